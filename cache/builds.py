@@ -1,0 +1,139 @@
+"""Build records: what one build produced, and which runs refer to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import IntegrityError, UserError
+from .atomic import create_file, make_folder, read_file
+from .marker import Key, first_error
+from .spec import fingerprint_of
+
+BUILD_DIGITS = 16
+_MAX_RECORD = 2**30
+_BUILD = re.compile(r"[0-9a-f]{16}")
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class BuiltFeature(BaseModel):
+    """One feature of a build: which spec, which shards in order, for which splits of the dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+    folder: Annotated[str, Field(pattern=r"\A[a-z0-9_]+-[0-9a-f]{16}\z")]
+    shards: tuple[Key, ...]
+    splits: tuple[str, ...]
+
+
+class BuildRecord(BaseModel):
+    """A dataset's revision and the features that were built for it.
+
+    ``id`` is the hash of the dataset, revision and features; ``created`` and ``versions`` (library -> version) do not
+    enter it, so the same build made again is the same record.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
+    dataset: str
+    revision: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
+    features: dict[str, BuiltFeature]
+    created: AwareDatetime
+    versions: dict[str, str]
+
+    @classmethod
+    def new(
+        cls, dataset: str, revision: str, features: Mapping[str, BuiltFeature], versions: Mapping[str, str]
+    ) -> Self:
+        """Return the record of a build that ends now."""
+        return cls(
+            id=_id_of(dataset, revision, features),
+            dataset=dataset,
+            revision=revision,
+            features=dict(features),
+            created=datetime.now(UTC).replace(microsecond=0),
+            versions=dict(versions),
+        )
+
+
+class Ref(BaseModel):
+    """A run that uses a build record. ``path`` is where the run lay when the reference was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    build: str
+    path: str
+
+
+class BuildStore:
+    """The folders ``builds`` and ``refs`` of a cache."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.folder = root / "builds"
+        self.refs_folder = root / "refs"
+
+    def write(self, record: BuildRecord) -> None:
+        """Store a record; one that exists already is kept as it is."""
+        make_folder(self.folder)
+        create_file(self.folder / f"{record.id}.json", record.model_dump_json(indent=2).encode() + b"\n")
+
+    def read(self, build_id: str) -> BuildRecord:
+        """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""
+        path = self.folder / f"{build_id}.json"
+        if not _BUILD.fullmatch(build_id) or not path.is_file():
+            how_to_list = f"List them with: distil-cache cache ls {self._root}"
+            raise UserError(f"{self._root}: has no build {build_id}. {how_to_list}")
+        record = _read(path, BuildRecord)
+        if record.id != build_id or record.id != _id_of(record.dataset, record.revision, record.features):
+            raise IntegrityError(f"{path}: the content does not belong to this build's id, so the file is damaged.")
+        return record
+
+    def ids(self) -> list[str]:
+        """Return the ids of all builds, sorted."""
+        return sorted(path.stem for path in self.folder.glob("*.json") if _BUILD.fullmatch(path.stem))
+
+    def all(self) -> list[BuildRecord]:
+        """Return all records, oldest first."""
+        return sorted((self.read(build) for build in self.ids()), key=lambda record: (record.created, record.id))
+
+    def find(self, dataset: str) -> list[BuildRecord]:
+        """Return the records of one dataset, oldest first."""
+        return [record for record in self.all() if record.dataset == dataset]
+
+    def add_ref(self, run_id: str, build_id: str, path: Path | str) -> None:
+        """Remember that a run uses a build. A run keeps its first reference; another build is a UserError."""
+        if not _RUN.fullmatch(run_id):
+            raise UserError(f"{run_id!r}: cannot name a run. Use letters, digits, dots, dashes and underscores.")
+        make_folder(self.refs_folder)
+        target = self.refs_folder / f"{run_id}.json"
+        ref = Ref(run=run_id, build=self.read(build_id).id, path=str(path))
+        if not create_file(target, ref.model_dump_json(indent=2).encode() + b"\n"):
+            known = _read(target, Ref)
+            if known.build != ref.build:
+                raise UserError(f"{target}: run {run_id} already uses build {known.build}. Give the run a new name.")
+
+    def refs(self) -> list[Ref]:
+        """Return all references, sorted by run."""
+        return [_read(path, Ref) for path in sorted(self.refs_folder.glob("*.json")) if _RUN.fullmatch(path.stem)]
+
+
+def _id_of(dataset: str, revision: str, features: Mapping[str, BuiltFeature]) -> str:
+    plain = {name: feature.model_dump(mode="json") for name, feature in features.items()}
+    return fingerprint_of({"dataset": dataset, "revision": revision, "features": plain})[:BUILD_DIGITS]
+
+
+def _read(path: Path, model: type[_Model]) -> _Model:
+    try:
+        return model.model_validate_json(read_file(path, _MAX_RECORD))
+    except ValidationError as error:
+        raise IntegrityError(f"{path}: is not a valid record ({first_error(error)}).") from error

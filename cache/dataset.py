@@ -1,0 +1,192 @@
+"""Datasets: named tables with one row per occurrence of a sample, kept as immutable revisions.
+
+``datasets/NAME/REVISION.parquet`` is the table, ``REVISION.rejects.jsonl`` the files that could not be used, and the
+highest ``HEAD-000001.json`` names the newest revision. Each head is created exclusively (compare and swap): a builder
+that finds its number taken reads the new head and tries the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import IntegrityError, UserError
+from .atomic import create_file, make_folder, read_file
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("generator", pa.string(), nullable=False),
+        pa.field("family", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+    ]
+)
+REVISION_DIGITS = 16
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_REVISION = re.compile(r"[0-9a-f]{16}")
+_HEAD = re.compile(r"HEAD-(\d{6,})\.json")
+_MAX_REJECTS = 2**30
+
+
+def revision_of(table: pa.Table) -> str:
+    """Return the hash of the sorted (key, label, split, generator, group) rows, 16 hex digits.
+
+    Paths, sizes and the order of the rows do not enter: moving or touching a file changes nothing.
+    """
+    columns = [table.column(name).to_pylist() for name in ("key", "label", "split", "generator", "group")]
+    digest = hashlib.sha256()
+    for row in sorted(zip(*columns, strict=True)):
+        digest.update(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()[:REVISION_DIGITS]
+
+
+class DatasetStore:
+    """The datasets of a cache. Names are letters, digits, dots, dashes and underscores."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
+        """Store a table (columns as in ``SCHEMA``) and its rejects, make it the head, and return its revision.
+
+        A revision that exists keeps the table it was first written with. ValueError if the table is not as it should.
+        """
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+        _check_values(table)
+        folder = self._folder(name)
+        make_folder(folder)
+        revision = revision_of(table)
+        target = folder / f"{revision}.parquet"
+        if not target.exists():
+            lines = "".join(json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects)
+            create_file(folder / f"{revision}.rejects.jsonl", lines.encode())
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd")
+            create_file(target, buffer.getvalue())
+        self._move_head(name, revision)
+        return revision
+
+    def head(self, name: str) -> str:
+        """Return the newest revision; UserError if there is no such dataset."""
+        number, revision = self._head(name)
+        if number == 0:
+            known = ", ".join(self.names()) or "none"
+            raise UserError(f"{self.folder.parent}: has no dataset {name!r} (there are: {known}). Build it first.")
+        return revision
+
+    def read(self, name: str, revision: str | None = None) -> pa.Table:
+        """Return the table of a revision (default: the head) with ``SCHEMA``.
+
+        UserError if it does not exist; IntegrityError if the file has other columns, types, or impossible values.
+        """
+        path = self._path(name, revision, ".parquet")
+        try:
+            file = pq.ParquetFile(path)
+            found = file.schema_arrow
+            if found.names != SCHEMA.names or found.types != SCHEMA.types:
+                raise ValueError(f"its columns are not those of a dataset: {_differing(found)}")
+            table = file.read().cast(SCHEMA)
+            _check_values(table)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise IntegrityError(f"{path}: cannot be used ({error}).") from error
+        return table
+
+    def rejects(self, name: str, revision: str | None = None) -> list[dict[str, object]]:
+        """Return what could not be used when a revision (default: the head) was first written."""
+        path = self._path(name, revision, ".rejects.jsonl")
+        try:
+            rows = [json.loads(line) for line in read_file(path, _MAX_REJECTS).decode().splitlines()]
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"{path}: is not a list of rejects, so the file is damaged.") from error
+        if not all(isinstance(row, dict) for row in rows):
+            raise IntegrityError(f"{path}: is not a list of rejects, so the file is damaged.")
+        return rows
+
+    def names(self) -> list[str]:
+        """Return the datasets that have a head, sorted."""
+        found = {path.parent.name for path in self.folder.glob("*/HEAD-*.json")}
+        return sorted(name for name in found if _NAME.fullmatch(name) and self._head_number(name))
+
+    def revisions(self, name: str) -> list[str]:
+        """Return all revisions of a dataset, sorted by hash."""
+        found = (path.name.removesuffix(".parquet") for path in self._folder(name).glob("*.parquet"))
+        return sorted(revision for revision in found if _REVISION.fullmatch(revision))
+
+    def scan_file(self, name: str) -> Path:
+        """Return where a builder may remember path, size and time of scanned files. The folder may not exist yet."""
+        return self._folder(name) / "scan.parquet"
+
+    def _folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{name!r}: cannot name a dataset. Use letters, digits, dots, dashes and underscores.")
+        return self.folder / name
+
+    def _path(self, name: str, revision: str | None, suffix: str) -> Path:
+        revision = self.head(name) if revision is None else revision
+        path = self._folder(name) / f"{revision}{suffix}"
+        if not _REVISION.fullmatch(revision) or not path.exists():
+            raise UserError(f"{self.folder.parent}: dataset {name} has no revision {revision} (file {path.name}).")
+        return path
+
+    def _head_number(self, name: str) -> int:
+        matches = (_HEAD.fullmatch(path.name) for path in self._folder(name).glob("HEAD-*.json"))
+        return max((int(match[1]) for match in matches if match), default=0)
+
+    def _head(self, name: str) -> tuple[int, str]:
+        number = self._head_number(name)
+        if number == 0:
+            return 0, ""
+        path = self._folder(name) / _head_name(number)
+        try:
+            revision = json.loads(read_file(path, 1 << 16))["revision"]
+            if not isinstance(revision, str) or not _REVISION.fullmatch(revision):
+                raise ValueError("no revision")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise IntegrityError(f"{path}: does not name a revision, so the file is damaged.") from error
+        return number, revision
+
+    def _move_head(self, name: str, revision: str) -> None:
+        while True:
+            number, current = self._head(name)
+            if current == revision:
+                return
+            target = self._folder(name) / _head_name(number + 1)
+            if create_file(target, json.dumps({"revision": revision}).encode() + b"\n"):
+                return
+
+
+def _head_name(number: int) -> str:
+    return f"HEAD-{number:06d}.json"
+
+
+def _differing(found: pa.Schema) -> str:
+    expected = {(field.name, str(field.type)) for field in SCHEMA}
+    wrong = sorted(expected ^ {(field.name, str(field.type)) for field in found})
+    return ", ".join(f"{name} {kind}" for name, kind in wrong) or "another order"
+
+
+def _check_values(table: pa.Table) -> None:
+    """Raise ValueError for the first column with a null, a malformed key, or a label that is neither 0 nor 1."""
+    for name in SCHEMA.names:
+        if table.column(name).null_count:
+            raise ValueError(f"column {name} has empty cells")
+    if not pc.all(pc.match_substring_regex(table.column("key"), r"\A[0-9a-f]{32}\z"), min_count=0).as_py():
+        raise ValueError("column key holds something that is not 32 hex digits")
+    if not pc.all(pc.is_in(table.column("label"), pa.array([0, 1], pa.int8())), min_count=0).as_py():
+        raise ValueError("column label holds something other than 0 and 1")

@@ -1,0 +1,84 @@
+"""What a shard format must do, and the checksum that all formats share.
+
+A format writes the rows of one shard to one new object (a folder or a file) and reads contiguous rows back. Naming,
+flushing, markers and checksums are not its business: the store does them alike for every format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from ..errors import IntegrityError
+from .marker import Marker
+
+Rows = NDArray[Any]
+_BLOCK = 1 << 20
+
+
+class ShardReader(Protocol):
+    """An opened shard."""
+
+    def read(self, start: int, stop: int, view: int | None) -> Rows:
+        """Return rows ``start`` to ``stop`` as (rows, *shape), or with one ``view`` as (rows, *shape[1:])."""
+
+
+class ShardFormat(Protocol):
+    """One way to store the rows of a shard."""
+
+    name: str
+    suffix: str
+
+    def write(self, path: Path, rows: Rows, chunk_tail: tuple[int, ...]) -> str:
+        """Write ``rows`` (N, *shape) to the new object ``path`` and return the codec's name.
+
+        ``chunk_tail`` is the part of one row that is compressed and read together. The same rows give the same bytes.
+        """
+
+    def open(self, path: Path, marker: Marker) -> ShardReader:
+        """Open an object whose size has been checked; raise IntegrityError if it is not what ``marker`` says."""
+
+
+def data_files(path: Path) -> list[tuple[str, Path, int]]:
+    """List (relative name, path, size) of a data object's files, sorted by name; a single file is called ''.
+
+    Raises IntegrityError if the object is absent or holds anything but plain files and folders.
+    """
+    found: list[tuple[str, Path, int]] = []
+    waiting = [path]
+    while waiting:
+        item = waiting.pop()
+        try:
+            status = item.lstat()
+        except OSError as error:
+            raise IntegrityError(f"{item}: the shard's data is missing ({error.strerror}).") from error
+        if stat.S_ISDIR(status.st_mode):
+            waiting.extend(item.iterdir())
+        elif stat.S_ISREG(status.st_mode):
+            name = "" if item == path else item.relative_to(path).as_posix()
+            found.append((name, item, status.st_size))
+        else:
+            raise IntegrityError(f"{item}: is neither a file nor a folder, and a shard holds nothing else.")
+    return sorted(found)
+
+
+def stored_bytes(path: Path) -> int:
+    """Return the summed size of a data object's files, or raise IntegrityError if it is absent."""
+    return sum(size for _, _, size in data_files(path))
+
+
+def checksum(path: Path) -> tuple[int, str]:
+    """Return the total bytes of a data object and the SHA-256 over its sorted (name, length, bytes)."""
+    digest = hashlib.sha256()
+    total = 0
+    for name, file_path, size in data_files(path):
+        digest.update(f"{name}\0{size}\0".encode())
+        with file_path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        total += size
+    return total, digest.hexdigest()

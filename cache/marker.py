@@ -1,0 +1,123 @@
+"""The marker: the small JSON file that makes a shard exist, and what a reader may believe of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import IntegrityError
+from .atomic import read_file
+
+MAX_SHARD_BYTES = 16 * 2**30
+"""Largest shard, uncompressed, that is written or believed."""
+MAX_MARKER_BYTES = 256 * 2**20
+ID_DIGITS = 32
+
+_ID = re.compile(r"[0-9a-f]{32}")
+Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
+DType = Literal["uint8", "float16", "float32"]
+Size = Annotated[int, Field(ge=1, le=MAX_SHARD_BYTES)]
+
+
+class Marker(BaseModel):
+    """What one shard holds.
+
+    ``keys`` are the stored rows in order, ``rejected`` maps planned keys that have no row to the reason. ``shape`` is
+    that of one row. ``bytes`` and ``sha256`` cover the files of the data object, see :func:`.formats.checksum`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Literal[1] = 1
+    shard: Key
+    data: Annotated[str, Field(pattern=r"\A[0-9a-f]{32}-[0-9a-f]{16}\.[a-z]{1,8}\z")]
+    format: str
+    keys: tuple[Key, ...]
+    rejected: dict[Key, str] = {}
+    dtype: DType
+    shape: Annotated[tuple[Size, ...], Field(max_length=8)]
+    codec: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.data.startswith(self.shard):
+            raise ValueError("the data belongs to another shard")
+        if len(set(self.keys)) != len(self.keys):
+            raise ValueError("a key is named twice")
+        if not self.rejected.keys().isdisjoint(self.keys):
+            raise ValueError("a key is both stored and rejected")
+        if self.decoded_bytes > MAX_SHARD_BYTES:
+            raise ValueError(f"{self.decoded_bytes:,} bytes decoded are more than {MAX_SHARD_BYTES:,}")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Number of stored rows."""
+        return len(self.keys)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Size of the rows in memory."""
+        return self.rows * math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def planned(self) -> list[str]:
+        """The keys that name the shard: the stored ones, or all in sorted order where some were rejected."""
+        return sorted((*self.keys, *self.rejected)) if self.rejected else list(self.keys)
+
+
+def is_id(text: str) -> bool:
+    """Say whether ``text`` is a key or a shard id: 32 lower-case hex digits."""
+    return _ID.fullmatch(text) is not None
+
+
+def shard_id_of(fingerprint: str, planned_keys: Sequence[str]) -> str:
+    """Return the shard's id: the first 32 hex digits of the SHA-256 over the fingerprint and the keys in order."""
+    return hashlib.sha256("\n".join((fingerprint, *planned_keys)).encode()).hexdigest()[:ID_DIGITS]
+
+
+def read_marker(path: Path) -> Marker:
+    """Read one marker; anything that is not a valid marker of that name is an IntegrityError."""
+    text = read_file(path, MAX_MARKER_BYTES)
+    try:
+        marker = Marker.model_validate_json(text)
+    except ValidationError as error:
+        raise IntegrityError(f"{path}: is not a valid marker ({first_error(error)}). {how_to_check(path)}") from error
+    if path.name != f"{marker.shard}.json":
+        raise IntegrityError(f"{path}: is the marker of another shard, {marker.shard}. {how_to_check(path)}")
+    return marker
+
+
+def how_to_check(path: Path) -> str:
+    """Return the sentence that tells how to look for damage in the cache whose feature holds ``path``."""
+    return f"Check the cache with: distil-cache cache verify {_cache_root(path)}"
+
+
+def first_error(error: ValidationError) -> str:
+    """Return pydantic's first complaint as ``field: message``."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Raise ValueError for the first key that is not 32 lower-case hex digits."""
+    for key in keys:
+        if not is_id(key):
+            raise ValueError(f"{key!r} is not a sample key")
+
+
+def _cache_root(path: Path) -> Path:
+    for folder in path.parents:
+        if folder.name == "features":
+            return folder.parent
+    return path.parent

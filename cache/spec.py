@@ -1,0 +1,77 @@
+"""Feature specs and their fingerprints.
+
+A spec is everything that decides a feature's value. Its fingerprint is the SHA-256 of the spec as canonical JSON
+(RFC 8785), so it depends on neither a path, a time, a field's place in the class, nor on Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import ClassVar
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict
+
+FOLDER_DIGITS = 16
+
+
+def fingerprint_of(canonical: Mapping[str, object]) -> str:
+    """Return the SHA-256 (64 hex digits) of a JSON object in its RFC 8785 form."""
+    return hashlib.sha256(rfc8785.dumps(dict(canonical))).hexdigest()  # type: ignore[arg-type]
+
+
+class SpecPart(BaseModel):
+    """A frozen group of settings that can stand inside a spec, such as the description of a network's weights.
+
+    Fields hold strings, integers, finite floats, booleans, None, further parts, or tuples and mappings of these.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ADDED: ClassVar[frozenset[str]] = frozenset()
+    """Fields added after the first release: left out of the JSON at their default, so old fingerprints stay."""
+
+    def canonical(self) -> dict[str, object]:
+        """Return the settings as plain nested JSON values, without added fields that have their default."""
+        fields = type(self).model_fields
+        result: dict[str, object] = {}
+        for name in fields:
+            value = getattr(self, name)
+            if name in self.ADDED and value == fields[name].get_default(call_default_factory=True):
+                continue
+            result[name] = _plain(value, f"{type(self).__name__}.{name}")
+        return result
+
+
+class Spec(SpecPart):
+    """The spec of one feature. Subclasses narrow ``feature`` and ``algorithm`` to literals with a default."""
+
+    feature: str
+    algorithm: int
+
+    def fingerprint(self) -> str:
+        """Return the spec's SHA-256 as 64 hex digits."""
+        return fingerprint_of(self.canonical())
+
+    @property
+    def folder(self) -> str:
+        """Name of the feature's folder in a cache: the feature and the first 16 digits of the fingerprint."""
+        return folder_name(self.feature, self.fingerprint())
+
+
+def folder_name(feature: str, fingerprint: str) -> str:
+    """Return the name of the folder that holds a feature with this fingerprint."""
+    return f"{feature}-{fingerprint[:FOLDER_DIGITS]}"
+
+
+def _plain(value: object, where: str) -> object:
+    if isinstance(value, SpecPart):
+        return value.canonical()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, tuple):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, where) for key, item in value.items()}
+    raise TypeError(f"{where}: a spec cannot hold a {type(value).__name__}")

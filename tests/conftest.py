@@ -1,0 +1,27 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("DISTIL_CACHE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    import torch
+
+    # Two busy threads on a busy machine wait for each other most of the time.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with the optional test material (golden vectors, real images); skips where it is absent."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip(f"no test material at {SHARED} (set DISTIL_CACHE_SHARED)")
+    return SHARED
