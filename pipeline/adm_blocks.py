@@ -1,0 +1,172 @@
+"""Building blocks of the ADM UNet (Dhariwal & Nichol 2021): residual blocks, attention, resampling.
+
+Attribute names are those of the official checkpoints, so that a ``state_dict`` loads strictly. Normalisation runs in float32 whatever
+the rest runs in. The layers that end a residual branch start at zero, as in the paper's training.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 32
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group normalisation with 32 groups, computed in float32 and returned in the input's dtype."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (B, C, ...); same shape and dtype."""
+        return super().forward(x.float()).to(x.dtype)
+
+
+class EmbeddedSequential(nn.Sequential):
+    """A sequence whose residual blocks also receive the time embedding."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
+        """Run x (B, C, H, W) through the layers; emb is (B, E) float32."""
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+class Upsample(nn.Module):
+    """Double height and width (nearest neighbour), then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2H, 2W)."""
+        return cast(Tensor, self.conv(upsampled(x)))
+
+
+class Downsample(nn.Module):
+    """Halve height and width with a strided 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H/2, W/2)."""
+        return cast(Tensor, self.op(x))
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the time embedding between them, and a skip connection.
+
+    Parameters
+    ----------
+    resample : ``"up"``, ``"down"`` or ``"none"``; both branches are resampled before the first convolution.
+    scale_shift : the embedding scales and shifts the second normalisation instead of being added before it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        emb_channels: int,
+        *,
+        dropout: float,
+        scale_shift: bool,
+        resample: str = "none",
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.scale_shift = scale_shift
+        self.in_layers = nn.Sequential(
+            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels if scale_shift else out_channels)
+        )
+        self.out_layers = nn.Sequential(
+            GroupNorm32(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Transform x (B, C, H, W) under emb (B, E) float32."""
+        norm, activation, conv = self.in_layers
+        h = conv(resampled(activation(norm(x)), self.resample))
+        shift = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
+        out_norm, *out_rest = self.out_layers
+        if self.scale_shift:
+            scale, shift = shift.chunk(2, dim=1)
+            h = out_norm(h) * (1 + scale) + shift
+        else:
+            h = out_norm(h + shift)
+        for layer in out_rest:
+            h = layer(h)
+        return cast(Tensor, self.skip_connection(resampled(x, self.resample)) + h)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over positions, with a skip connection.
+
+    ``qkv`` makes 3C channels. In the legacy order they are (head, q/k/v, channel); in the new one (q/k/v, head, channel).
+    """
+
+    def __init__(self, channels: int, heads: int, *, new_order: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.new_order = new_order
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each image of x (B, C, H, W)."""
+        batch, channels, height, width = x.shape
+        tokens = x.reshape(batch, channels, height * width)
+        qkv = self.qkv(self.norm(tokens))
+        if self.new_order:
+            qkv = qkv.reshape(batch, 3, self.heads, -1, height * width)
+        else:
+            qkv = qkv.reshape(batch, self.heads, 3, -1, height * width).transpose(1, 2)
+        # (3, B, heads, positions, channels); contiguous, or the fast kernels fall back
+        q, k, v = qkv.permute(1, 0, 2, 4, 3).contiguous().unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        h = self.proj_out(attended.transpose(2, 3).reshape(batch, channels, height * width))
+        return cast(Tensor, (tokens + h).reshape(batch, channels, height, width))
+
+
+def zeroed(module: Layer) -> Layer:
+    """Set every parameter of a layer to zero."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def upsampled(x: Tensor) -> Tensor:
+    """Repeat every pixel twice in both directions."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def resampled(x: Tensor, how: str) -> Tensor:
+    """X doubled (``"up"``), averaged over 2x2 pixels (``"down"``) or as it is (``"none"``)."""
+    if how == "up":
+        return upsampled(x)
+    return F.avg_pool2d(x, 2) if how == "down" else x
+
+
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """Sinusoids of timesteps t (B,): (B, width) float32, the cosines first; periods from 2 pi to 20000 pi."""
+    half = width // 2
+    exponents = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    angles = t.float()[:, None] * exponents.exp()
+    return torch.cat([angles.cos(), angles.sin()], dim=1)

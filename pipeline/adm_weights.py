@@ -1,0 +1,197 @@
+"""From what a user names to a loaded diffusion model: a shipped one, an official one by name, or a file with its flags.
+
+The flags of a file are, in this order: those of the official file that has its SHA-256; those of ``--adm-config``;
+those of the JSON beside it; those in the safetensors' metadata. Official files whose SHA-256 nobody has published are
+not fetched by name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from ..errors import UserError
+from ..models.download import Progress, WeightsFile, download, weights_folder
+from ..models.weights import file_sha256, file_weights_digest, load_frozen, read_metadata, read_state_dict
+from .adm import Adm, AdmConfig
+
+OFFICIAL_URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
+
+SHIPPED = ("demo", "demo-b")
+"""Small models that come with this package, ``data/adm-NAME.safetensors``."""
+
+
+@dataclass(frozen=True)
+class OfficialAdm:
+    """A published checkpoint that can be checked: the file and its guided-diffusion flags."""
+
+    file: WeightsFile
+    config: AdmConfig
+
+
+OFFICIAL = {
+    "adm256": OfficialAdm(
+        file=WeightsFile(
+            name="256x256_diffusion_uncond.pt",
+            url=OFFICIAL_URL + "256x256_diffusion_uncond.pt",
+            bytes=2_211_383_297,
+            sha256="a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1",
+        ),
+        config=AdmConfig(
+            image_size=256,
+            num_channels=256,
+            num_res_blocks=2,
+            num_head_channels=64,
+            attention_resolutions="32,16,8",
+            use_scale_shift_norm=True,
+            resblock_updown=True,
+            learn_sigma=True,
+        ),
+    ),
+}
+
+UNCHECKED = {
+    "lsun-bedroom": "lsun_bedroom.pt",
+    "adm64-cond": "64x64_diffusion.pt",
+    "adm128-cond": "128x128_diffusion.pt",
+    "adm256-cond": "256x256_diffusion.pt",
+    "adm512-cond": "512x512_diffusion.pt",
+}
+"""Official files without a published SHA-256; those ending in -cond are class-conditional."""
+
+
+@dataclass(frozen=True)
+class FoundAdm:
+    """A diffusion model that lies on disk: enough for its identity, without the network in memory.
+
+    digest : weights digest of the tensors as stored. source : the name or path that the user gave.
+    """
+
+    path: Path
+    config: AdmConfig
+    digest: str
+    source: str
+
+
+@dataclass(frozen=True)
+class LoadedAdm:
+    """A diffusion model ready for extraction: float32, on the CPU, evaluation mode, no gradients."""
+
+    model: Adm
+    config: AdmConfig
+    digest: str
+    source: str
+
+
+def load_adm(
+    weights: str | Path,
+    config: Path | None = None,
+    download_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> LoadedAdm:
+    """Find a diffusion model as `find_adm` does and load it; weights stored as float16 or bfloat16 become float32.
+
+    Raises `UserError` as `find_adm` does, and for weights that do not fit the flags: it names the first key that
+    differs.
+    """
+    found = find_adm(weights, config, download_folder, progress)
+    model = load_frozen(lambda: Adm(found.config), read_state_dict(found.path), str(found.path))
+    return LoadedAdm(model, found.config, found.digest, found.source)
+
+
+def find_adm(
+    weights: str | Path,
+    config: Path | None = None,
+    download_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> FoundAdm:
+    """Find weights and flags of a diffusion model; an official one is fetched into ``download_folder`` if need be.
+
+    weights : a name of `SHIPPED` or `OFFICIAL`, or a file. config : JSON with guided-diffusion flags, for a file of
+    unknown origin.
+    download_folder : by default the one of `weights_folder`.
+    Raises `UserError` for what cannot be found, flags that are unknown or wrong, and class-conditional models.
+    """
+    name = str(weights)
+    if name in SHIPPED:
+        path = _shipped(name)
+    elif name in OFFICIAL:
+        path = download(OFFICIAL[name].file, download_folder or weights_folder(), progress)
+    elif name in UNCHECKED and not Path(name).exists():
+        raise UserError(_why_unchecked(name))
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            names = ", ".join([*SHIPPED, *OFFICIAL])
+            raise UserError(f"--adm {name}: there is no such file, and it is none of the names {names}.")
+    flags = _config_of(path, config)
+    if flags.class_cond:
+        raise UserError(
+            f"{path}: is class-conditional. Its noise depends on a label that these images do not have, and "
+            "features from labels drawn at random could not be reproduced. Use an unconditional ADM, such as adm256."
+        )
+    return FoundAdm(path, flags, file_weights_digest(path), name)
+
+
+def _shipped(name: str) -> Path:
+    path = Path(str(resources.files(__package__).joinpath("data", f"adm-{name}.safetensors")))
+    if not path.is_file():
+        raise UserError(f"--adm {name}: {path} is missing from this installation. Install distil-cache again.")
+    return path
+
+
+def _why_unchecked(name: str) -> str:
+    if name.endswith("-cond"):
+        return f"--adm {name}: class-conditional, so no use for extraction. Use an unconditional ADM, such as adm256."
+    return (
+        f"--adm {name}: no SHA-256 of this file is published, so it is not fetched by name. "
+        f"Fetch {OFFICIAL_URL}{UNCHECKED[name]} yourself and give it with --adm FILE "
+        "--adm-config JSON (its guided-diffusion flags)."
+    )
+
+
+def _config_of(path: Path, given: Path | None) -> AdmConfig:
+    """Return the flags of a weights file by the order of precedence in the module's text."""
+    for name, official in OFFICIAL.items():
+        if path.stat().st_size == official.file.bytes and file_sha256(path) == official.file.sha256:
+            if given is not None and _read_config(given) != official.config:
+                raise UserError(
+                    f"{path}: is the official {name}, whose flags are not those of {given}. Leave --adm-config out."
+                )
+            return official.config
+    beside = path.with_suffix(".json")
+    if given is not None:
+        return _read_config(given)
+    if beside.is_file():
+        return _read_config(beside)
+    metadata = read_metadata(path)
+    if "flags" in metadata:
+        return _parse_config(metadata["flags"], f"{path}, metadata `flags`")
+    raise UserError(
+        f"{path}: its flags are not known: it is no official file, there is no {beside.name} beside it, and it has no "
+        "metadata `flags`. Give the guided-diffusion flags with --adm-config JSON."
+    )
+
+
+def _read_config(path: Path) -> AdmConfig:
+    try:
+        return _parse_config(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the ADM's flags cannot be read ({error}). Give a JSON file.") from error
+
+
+def _parse_config(text: str, where: str) -> AdmConfig:
+    """Read guided-diffusion flags from JSON: an object of flags, or one that holds it under ``flags``."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: is no JSON ({error}). Write guided-diffusion's flags as one JSON object.") from error
+    flags = content.get("flags", content) if isinstance(content, dict) else content
+    if not isinstance(flags, dict):
+        raise UserError(f"{where}: is no JSON object. Write guided-diffusion's flags as one JSON object.")
+    try:
+        return AdmConfig.from_flags(flags)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error

@@ -1,0 +1,63 @@
+"""Everything that one build is asked for, validated before any work starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import UsageError
+from .image_file import MAX_PIXELS, MIN_SIDE
+from .image_spec import ImagePreset
+from .specs import NoiseReduction, Precision
+from .teacher import TeacherPreset
+
+DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
+
+
+class BuildConfig(BaseModel):
+    """The arguments of a build.
+
+    The first group decides values and ends up in the specs; the second only says what to do it to, where, and how fast.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adm: str = "adm256"
+    adm_config: Path | None = None
+    preset: TeacherPreset = "paper"
+    image_preset: ImagePreset = "distildire"
+    image_size: int | None = Field(default=None, ge=16, le=1024)
+    steps: str = "ddim20"
+    real_step: int = Field(default=0, ge=0)
+    clip: bool = True
+    noise: NoiseReduction = "mean"
+    teacher: str = "resnet50"
+    teacher_weights: Path | None = None
+    train_size: int | None = Field(default=None, ge=16, le=1024)
+    precision: Precision = "fp32"
+
+    sources: tuple[Path, ...] = Field(min_length=1)
+    cache: Path
+    dataset: str = Field(pattern=DATASET_NAME)
+    layout: str | None = None
+    features: tuple[str, ...] = ()
+    min_side: int = Field(default=MIN_SIDE, ge=1)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
+    rehash: bool = False
+    device: str = "auto"
+    batch_size: Literal["auto"] | int = "auto"
+    shard_size: int = Field(default=512, ge=1, le=65536)
+    workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+
+    @classmethod
+    def checked(cls, **values: object) -> BuildConfig:
+        """Validate. Raises UsageError naming the first option whose value is wrong and what is wrong with it."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "build"
+            raise UsageError(f"--{option} {first['input']!s}: {first['msg'].lower()}.") from None

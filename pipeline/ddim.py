@@ -1,0 +1,159 @@
+"""DDIM inversion and sampling, and the features that come from them: eps, reconstruction, DIRE, DNF's noise.
+
+The steps are the deterministic DDIM (Song et al. 2021, eq. 12 with eta = 0) run forwards and backwards; DIRE is Wang et al. 2023, eq. 6;
+the noise is DNF's (Zhang and Xu 2023), reduced over the inversion. As in the papers' code the image counts as the state of the first
+timestep (abar = 0.9999), so the inversion ends one level above the one where sampling starts.
+
+All arithmetic outside the network is float32 whatever the network's precision, with a schedule computed in float64: at the
+first step the noise is a difference divided by about 0.01. Nothing in the loops waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .schedule import Schedule, Step
+
+#: Names that `extract` takes. ``recon`` and ``dire`` need inversion and sampling, ``noise`` the inversion, ``eps`` one call.
+EXTRACTS = frozenset({"eps", "recon", "dire", "noise"})
+
+
+class NoiseModel(Protocol):
+    """Predicts noise: x (B, 3, H, W) float32 and original timesteps (B,) int64 to (B, 3 or 6, H, W), noise in channels 0..2."""
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """Predict."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Noise and clean image at one step, (B, 3, H, W) float32; they explain the state exactly: the noise is re-derived from x0."""
+
+    eps: Tensor
+    x0: Tensor
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Result of `invert`, (B, 3, H, W) float32 each: the latent, the first step's noise, the mean noise over all steps."""
+
+    latent: Tensor
+    eps: Tensor
+    mean_eps: Tensor
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What one pass gave; None where it was not asked for.
+
+    eps : (B, 3, H, W) float32, the first step's noise. recon : float32 in about [-1, 1]. dire : uint8. noise_first, noise_mean : float32,
+    the noise along the inversion, reduced. calls : model calls that each image cost.
+    """
+
+    calls: int
+    eps: Tensor | None = None
+    recon: Tensor | None = None
+    dire: Tensor | None = None
+    noise_first: Tensor | None = None
+    noise_mean: Tensor | None = None
+
+
+def extract(
+    model: NoiseModel, x: Tensor, schedule: Schedule, wants: Set[str], *, clip: bool = True, real_step: int = 0
+) -> Extraction:
+    """Compute the wanted features of a batch in one pass, with as few model calls as they allow.
+
+    Parameters
+    ----------
+    x : (B, 3, H, W) float32 in [-1, 1].
+    wants : some of `EXTRACTS`.
+    clip : clip each predicted clean image to [-1, 1].
+    real_step : use only this many of the schedule's cleanest steps; 0 means all.
+
+    Returns
+    -------
+    Extraction
+        ``calls`` is 1 for eps alone, N for the noise (and eps), 2 N with reconstruction or DIRE; N is the number of steps used.
+
+    Raises
+    ------
+    UserError
+        ``real_step`` is negative or larger than the schedule.
+    """
+    if not wants or not wants <= EXTRACTS:
+        raise ValueError(f"wants must be some of {sorted(EXTRACTS)}, got {sorted(wants)}")
+    steps = used_steps(schedule, real_step)
+    if wants == {"eps"}:
+        return Extraction(calls=1, eps=predict(model, x, next(schedule.ascending()), clip=clip).eps)
+    inversion = invert(model, x, schedule, clip=clip, real_step=real_step)
+    noise = "noise" in wants
+    back = bool(wants & {"recon", "dire"})
+    recon = sample(model, inversion.latent, schedule, clip=clip, real_step=real_step) if back else None
+    return Extraction(
+        calls=2 * steps if back else steps,
+        eps=inversion.eps if "eps" in wants else None,
+        recon=recon if "recon" in wants else None,
+        dire=quantised(dire(x, recon)) if recon is not None and "dire" in wants else None,
+        noise_first=inversion.eps if noise else None,
+        noise_mean=inversion.mean_eps if noise else None,
+    )
+
+
+def used_steps(schedule: Schedule, real_step: int) -> int:
+    """How many steps a pass walks: ``real_step``, or all for 0. Raises UserError where the schedule has fewer."""
+    if not 0 <= real_step <= len(schedule):
+        raise UserError(
+            f"real_step {real_step}: the schedule has {len(schedule)} steps; use 0 (all) to {len(schedule)}."
+        )
+    return real_step or len(schedule)
+
+
+def predict(model: NoiseModel, x: Tensor, step: Step, *, clip: bool = True) -> Prediction:
+    """Ask the model once about the state x (B, 3, H, W) float32 at a step."""
+    t = torch.full((len(x),), step.timestep, dtype=torch.int64, device=x.device)
+    raw = model(x, t)[:, :3].float()
+    scaled = step.recip * x
+    x0 = scaled - step.recipm1 * raw
+    if clip:
+        x0 = x0.clamp(-1.0, 1.0)
+    return Prediction(eps=(scaled - x0) / step.recipm1, x0=x0)
+
+
+def invert(model: NoiseModel, x: Tensor, schedule: Schedule, *, clip: bool = True, real_step: int = 0) -> Inversion:
+    """Follow the deterministic path from images x (B, 3, H, W) float32 in [-1, 1] towards noise, one model call a step."""
+    steps = used_steps(schedule, real_step)
+    first = None
+    total = torch.zeros_like(x)
+    for step in schedule.ascending(steps):
+        seen = predict(model, x, step, clip=clip)
+        first = seen.eps if first is None else first
+        total += seen.eps
+        x = step.next_signal * seen.x0 + step.next_noise * seen.eps
+    assert first is not None
+    return Inversion(latent=x, eps=first, mean_eps=total / steps)
+
+
+def sample(model: NoiseModel, latent: Tensor, schedule: Schedule, *, clip: bool = True, real_step: int = 0) -> Tensor:
+    """Denoise latents (B, 3, H, W) float32 along the same steps back to images, deterministically (eta = 0)."""
+    x = latent
+    for step in schedule.descending(used_steps(schedule, real_step)):
+        seen = predict(model, x, step, clip=clip)
+        x = step.prev_signal * seen.x0 + step.prev_noise * seen.eps
+    return x
+
+
+def dire(x: Tensor, recon: Tensor) -> Tensor:
+    """The reconstruction error abs(x - recon), float32, 0 to 2 for images in [-1, 1]."""
+    return (x - recon).abs()
+
+
+def quantised(error: Tensor) -> Tensor:
+    """DIRE on 8 bits: 127.5 levels a unit, truncated (not rounded) as in the papers' code."""
+    return (error * 127.5).clamp(0.0, 255.0).to(torch.uint8)

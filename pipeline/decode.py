@@ -1,0 +1,157 @@
+"""Decoding: the bytes of an image file to the uint8 picture that the ADM sees.
+
+The steps, which are the meaning of :class:`.image_spec.ImageSpec`:
+
+1. **Bounds.** Width and height are read from the header and checked before any pixel is decoded.
+2. **Decode.** Whole or not at all: a truncated file is refused. Of an animated GIF or WebP the first frame, of a TIFF
+   the first page. No reduced-size JPEG decoding (Pillow's ``draft``): it changes values.
+3. **Orientation.** The picture is turned as its EXIF tag says.
+4. **Colour.** To 8-bit RGB: grey is repeated, a palette looked up, CMYK and YCbCr converted as Pillow does without a
+   colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and rounded (65535
+   becomes 255); 16-bit RGB keeps the high byte, as Pillow reads it. Embedded profiles are ignored. 32-bit pixels and
+   Lab are refused: nothing states their range.
+5. **Size**, by preset. A picture that already has the size passes bit for bit.
+
+   * ``distildire``: float in [0, 1], shorter side to N (the longer one to int(N * long / short)), bilinear with
+     antialiasing, then the centre NxN. As ``Resize(N, antialias=True)`` and ``CenterCrop(N)`` of torchvision on a
+     float tensor.
+   * ``dire``: the centre square of the shorter side, then bicubic without antialiasing, on floats.
+   * ``dnf``: both sides to N whatever the proportions, bicubic and antialiased, Pillow's filter on 8-bit values.
+
+6. **Rounding** half up to uint8, after clamping to [0, 255].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
+
+from .image_file import (
+    MAX_PIXELS,
+    PILLOW_ERRORS,
+    ImageRejected,
+    Limits,
+    open_image,
+    orientation,
+    rejection,
+)
+from .image_spec import ImageSpec
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to what undoes it."""
+
+_PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "RGBX", "LA", "PA", "La", "RGBa", "CMYK", "YCbCr"})
+
+WHITE = (255, 255, 255, 255)
+
+MEMORY_LIMITS = Limits(min_side=1)
+"""What a decoder needs to be safe. The smallest side is a choice about a dataset, and the scan has made it."""
+
+
+def decode(data: bytes, spec: ImageSpec, limits: Limits = MEMORY_LIMITS) -> NDArray[np.uint8]:
+    """Decode an image file as ``spec`` says.
+
+    Returns uint8 of shape (3, size, size), RGB, contiguous.
+    Raises :class:`.image_file.ImageRejected`: ``empty``, ``not-an-image``, ``truncated``, ``damaged``,
+    ``unsupported-mode``, ``too-large`` or ``too-small``.
+    """
+    pixels = load_rgb(data, limits)
+    return _PRESETS[spec.preset](pixels, spec.size)
+
+
+def load_rgb(data: bytes, limits: Limits) -> NDArray[np.uint8]:
+    """Steps 1 to 4: the whole picture, upright, as uint8 RGB of shape (height, width, 3). Raises as :func:`decode`."""
+    image = open_image(data)
+    limits.check(*image.size)
+    try:
+        image.load()
+        rgb = _to_rgb(image)
+    except PILLOW_ERRORS as error:
+        raise rejection(data, error) from None
+    turn = _TURNS.get(orientation(image))
+    return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode not in _PLAIN_MODES:
+        raise ImageRejected("unsupported-mode", f"Pillow's mode {image.mode}: convert it to 8-bit RGB or 16-bit grey")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    transparent = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), transparent).convert("RGB")
+
+
+def _distildire(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    short, long = min(height, width), max(height, width)
+    new_long = int(size * long / short)
+    if short == size:
+        return _channels_first(_centre(pixels, size))
+    if size * new_long > MAX_PIXELS:
+        raise ImageRejected("too-large", f"{width}x{height} pixels would become {size}x{new_long}")
+    new_size = (size, new_long) if height <= width else (new_long, size)
+    resized = functional.interpolate(_to_float(pixels), new_size, mode="bilinear", antialias=True)
+    top, left = _centre_corner(*new_size, size)
+    return _to_uint8(resized[:, :, top : top + size, left : left + size])
+
+
+def _dire(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    square = _centre(pixels, min(pixels.shape[:2]))
+    if square.shape[0] == size:
+        return _channels_first(square)
+    return _to_uint8(functional.interpolate(_to_float(square), (size, size), mode="bicubic", antialias=False))
+
+
+def _dnf(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if pixels.shape[:2] == (size, size):
+        return _channels_first(pixels)
+    return _channels_first(np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)))
+
+
+_PRESETS: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {
+    "distildire": _distildire,
+    "dire": _dire,
+    "dnf": _dnf,
+}
+
+
+def _centre_corner(height: int, width: int, side: int) -> tuple[int, int]:
+    """Top and left of the centre square; a half pixel goes to the even neighbour, as in torchvision."""
+    return round((height - side) / 2), round((width - side) / 2)
+
+
+def _centre(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    top, left = _centre_corner(pixels.shape[0], pixels.shape[1], side)
+    return pixels[top : top + side, left : left + side]
+
+
+def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _to_float(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """Uint8 (H, W, 3) to float32 (1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(_channels_first(pixels)).unsqueeze(0).float().div_(255)
+
+
+def _to_uint8(values: torch.Tensor) -> NDArray[np.uint8]:
+    """Float32 (1, 3, N, N), nominally in [0, 1], to uint8 (3, N, N), rounded half up."""
+    rounded = values[0].mul(255).clamp_(0, 255).add_(0.5).floor_()
+    array: NDArray[np.uint8] = rounded.to(torch.uint8).contiguous().numpy()
+    return array

@@ -1,0 +1,43 @@
+"""Where stage one computes and how exactly: device, precision, deterministic kernels."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import UsageError
+from .specs import Precision
+
+HALF: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions in which the networks' weights are not float32."""
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises UsageError if the device is unknown or not there."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: unknown; use auto, cpu or cuda:N.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UsageError(f"--device {name}: {count} CUDA devices are visible here; use a lower number or cpu.")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def set_precision(precision: Precision, device: torch.device) -> None:
+    """Make float32 mean float32 (or TF32 where that was asked for) and the same input give the same bytes.
+
+    cuDNN uses TF32 for convolutions unless told otherwise, and its benchmark mode may pick other kernels in every
+    process. Raises UsageError for tf32 without a CUDA device, where nothing would honour it.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise UsageError(f"--precision tf32 needs a CUDA device, this build runs on {device.type}; use fp32.")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

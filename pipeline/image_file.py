@@ -1,0 +1,233 @@
+"""Image files as they come from the outside: their headers, their limits, and why one cannot be used.
+
+Nothing here decodes pixels or imports torch, so a scan of a large folder stays cheap. Pillow does the parsing,
+restricted to the six formats of :data:`FORMATS`; whatever it raises on a bad file becomes :class:`ImageRejected` with a
+short reason.
+
+A file counts as truncated when pixels are missing. One that lacks only its end marker still has them all and is
+accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ..errors import UsageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""What is read, by Pillow's names. The content decides, not the extension."""
+
+EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
+
+MAX_PIXELS = 178_956_970
+"""Most pixels (width x height) an image may have: the number from which on Pillow itself refuses to open one."""
+
+MIN_SIDE = 8
+"""Fewest pixels of the shorter side."""
+
+MAX_BYTES = 2 * 1024**3
+"""Longest file that is read: a 16-bit RGB TIFF of MAX_PIXELS, uncompressed, is half of it."""
+
+Reason = Literal[
+    "empty",
+    "not-an-image",
+    "truncated",
+    "damaged",
+    "unsupported-mode",
+    "too-large",
+    "too-small",
+    "missing",
+    "not-a-file",
+    "unreadable",
+    "unreadable-name",
+    "changed-while-reading",
+    "changed",
+    "label-conflict",
+]
+"""``damaged``: it is an image, but its data are corrupt. ``unreadable``: the system does not let us read the file."""
+
+PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""Everything that Pillow is known to raise on damaged files."""
+
+# Pillow warns about damaged EXIF blocks and about sizes below its own limit. Neither makes an image unusable, and a
+# warning of a worker thread would land in the middle of a progress bar.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class ImageRejected(Exception):  # noqa: N818  (a verdict on one file, not a failure of the program)
+    """One file cannot be used. ``reason`` is a code of :data:`Reason`, ``detail`` a few words for a person."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which images are used at all. They decide no pixel's value, so they are no part of a spec.
+
+    max_pixels : most pixels (width x height), at most :data:`MAX_PIXELS`.
+    min_side : fewest pixels of the shorter side.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    min_side: int = MIN_SIDE
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for limits that could not be kept."""
+        if not 1 <= self.max_pixels <= MAX_PIXELS:
+            raise UsageError(f"--max-pixels {self.max_pixels}: must lie in 1..{MAX_PIXELS:,}.")
+        if self.min_side < 1:
+            raise UsageError(f"--min-side {self.min_side}: must be at least 1.")
+
+    def check(self, width: int, height: int) -> None:
+        """Raise :class:`ImageRejected` (``too-large``, ``too-small``) for a size outside the limits."""
+        if width * height > self.max_pixels:
+            raise ImageRejected("too-large", f"{width}x{height} pixels, more than {self.max_pixels:,}")
+        if min(width, height) < self.min_side:
+            raise ImageRejected("too-small", f"{width}x{height} pixels, a side is shorter than {self.min_side}")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says about its picture: size as it is shown (EXIF orientation applied), format in lower case."""
+
+    width: int
+    height: int
+    format: str
+
+
+def content_key(data: bytes) -> str:
+    """Return the key of a sample: the first 32 hex digits of the SHA-256 of the file's bytes."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Parse the header of an image file; the pixels stay undecoded.
+
+    Raises :class:`ImageRejected`: ``empty``, ``not-an-image``, ``truncated``, ``damaged``, or ``too-large`` if it has
+    more than MAX_PIXELS.
+    """
+    if not data:
+        raise ImageRejected("empty", "0 bytes")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except PILLOW_ERRORS as error:
+        raise rejection(data, error) from None
+
+
+def read_header(data: bytes) -> Header:
+    """Return size and format of an image file without decoding it. Raises as :func:`open_image`."""
+    image = open_image(data)
+    width, height = image.size
+    # The exception to "without decoding": Pillow decodes a PNG before it looks for EXIF, which may follow the pixels.
+    if _may_be_turned(data, image) and orientation(image) >= 5:
+        width, height = height, width
+    return Header(width, height, format_name(image))
+
+
+def format_name(image: Image.Image) -> str:
+    """Return the file format in lower case; a JPEG of several pictures (MPO, from phones) is a JPEG here."""
+    name = (image.format or "").lower()
+    return "jpeg" if name == "mpo" else name
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8, that is still to be applied; 1 where there is none or it cannot be read.
+
+    Pillow turns a TIFF by itself and reports the turned size, so for a TIFF this is 1.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except PILLOW_ERRORS:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def rejection(data: bytes, error: BaseException) -> ImageRejected:
+    """Turn what Pillow raised on ``data`` into a reason."""
+    detail = str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageRejected("too-large", f"more than {MAX_PIXELS:,} pixels")
+    kind = _signature(data)
+    if kind is None:
+        return ImageRejected("not-an-image", f"starts with {data[:8].hex(' ')}: none of {', '.join(FORMATS)}")
+    if isinstance(error, UnidentifiedImageError):
+        detail = "the header cannot be read"
+    if "truncated" in detail.lower() or _ends_early(kind, data):
+        return ImageRejected("truncated", f"{kind}, {len(data):,} bytes: the end is missing")
+    return ImageRejected("damaged", f"{kind}: {detail}")
+
+
+def _may_be_turned(data: bytes, image: Image.Image) -> bool:
+    """Spare a PNG the decoding that :func:`orientation` costs, when no chunk of it can hold an orientation."""
+    marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+    return image.format != "PNG" or any(mark in data for mark in marks)
+
+
+def _signature(data: bytes) -> str | None:
+    """Name the format that the first bytes promise."""
+    if data.startswith(b"RIFF") and data[8:12] in (b"WEBP", b""):
+        return "WEBP"
+    starts = {
+        b"\xff\xd8\xff": "JPEG",
+        b"\x89PNG\r\n\x1a\n": "PNG",
+        b"BM": "BMP",
+        b"II*\0": "TIFF",
+        b"MM\0*": "TIFF",
+        b"II+\0": "TIFF",
+        b"MM\0+": "TIFF",
+        b"GIF87a": "GIF",
+        b"GIF89a": "GIF",
+    }
+    return next((name for start, name in starts.items() if data.startswith(start)), None)
+
+
+def _ends_early(kind: str, data: bytes) -> bool:
+    """Say whether a file that failed to open lacks its end, by the length or the end marker that its format has."""
+    if kind == "JPEG":
+        return b"\xff\xd9" not in data
+    if kind == "PNG":
+        return b"IEND" not in data
+    if kind == "GIF":
+        return not data.rstrip(b"\0").endswith(b";")
+    if kind == "TIFF":
+        return _tiff_ends_early(data)
+    length = data[2:6] if kind == "BMP" else data[4:8]
+    if len(length) < 4:
+        return True
+    return len(data) < int.from_bytes(length, "little") + (0 if kind == "BMP" else 8)
+
+
+def _tiff_ends_early(data: bytes) -> bool:
+    """Say whether the first directory of a classic TIFF (TIFF 6.0, section 2) reaches past the end."""
+    order = "<" if data.startswith(b"II") else ">"
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", data, 4)
+        (entries,) = struct.unpack_from(f"{order}H", data, directory)
+    except struct.error:
+        return True
+    return len(data) < int(directory) + 2 + 12 * int(entries)

@@ -1,0 +1,213 @@
+"""Folder layouts: what a folder's place says about the images in it.
+
+A layout is a function from a :class:`Tree` to the :class:`Leaf` folders that it recognises; no leaf means "not this
+layout". All files below a leaf belong to it, however deep. Adding a layout is one function with its pattern.
+
+========== =========================================== ============= ============= ===============
+layout     pattern                                     fakes are by  reals are by  group
+========== =========================================== ============= ============= ===============
+distildire SPLIT/images/{reals,fakes}                  ``fake``      ``real``      none
+cnndet     SPLIT/GENERATOR[/CLASS]/{0_real,1_fake}     GENERATOR     GENERATOR     CLASS, if there
+dire       SPLIT/GROUP/{real,GENERATOR...}             GENERATOR     ``real``      GROUP
+genimage   GENERATOR/SPLIT/{ai,nature}                 GENERATOR     GENERATOR     none
+real-fake  [SPLIT/]{real,fake}, in any case            ``fake``      ``real``      none
+========== =========================================== ============= ============= ===============
+
+* SPLIT is ``train``, ``val`` (also ``valid``, ``validation``) or ``test``. It is taken as it stands: GenImage's
+  ``val``, which its paper tests on, stays ``val``. ``real-fake`` without split folders is all ``train``.
+* Where a folder holds the reals that its fakes are to be compared with (``cnndet``, ``genimage``), these carry its
+  generator too, so that the test set of a generator finds its own reals. Elsewhere they are found by their group.
+* In ``dire``, a folder is a GROUP if it has a subfolder ``real`` in one of the splits; its other subfolders are
+  generators.
+* The family follows from the generator's name (:func:`family_of`): reals that carry a generator have its family, the
+  others have ``real``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Name of a folder to the split that it holds."""
+
+_FAMILIES = {
+    "gan": "biggan cyclegan diffgan gaugan gigagan progan projectedgan stargan stylegan",
+    "diffusion": "adm dall dalle ddim ddpm diffusion flux glide guided if iddpm imagen latent ldm midjourney pixart "
+    "pndm sd sdv sdxl stable vqdiffusion vqdm wukong",
+    "real": "real",
+}
+"""Words in a generator's name that tell its family. GANs come first: ``diff-stylegan`` is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A folder (posix path relative to the root) whose images share these attributes; ``label`` 0 is real, 1 fake."""
+
+    folder: str
+    label: int
+    split: str
+    generator: str
+    group: str = ""
+
+
+@dataclass
+class Tree:
+    """The folders below ``root``, as far as they may be entered.
+
+    Hidden folders and ``__MACOSX`` are passed over. A linked folder is entered only if it leads to a place inside the
+    root, and never back to a folder that it lies in; those that lead out are collected in ``outside``.
+    """
+
+    root: Path
+    outside: set[str] = field(default_factory=set)
+    _known: dict[str, list[str]] = field(default_factory=dict)
+
+    def folders(self, relative: str = "") -> list[str]:
+        """Return the names of the subfolders of a folder, sorted. OSError if it cannot be listed."""
+        if relative not in self._known:
+            with os.scandir(self.root / relative) as entries:
+                self._known[relative] = sorted(entry.name for entry in entries if self.may_enter(entry))
+        return self._known[relative]
+
+    def splits(self, relative: str = "") -> Iterator[tuple[str, str]]:
+        """Yield (split, path) of the split folders in a folder."""
+        for name in self.folders(relative):
+            if name in SPLITS:
+                yield SPLITS[name], join(relative, name)
+
+    def may_enter(self, entry: os.DirEntry[str]) -> bool:
+        """Say whether an entry is a folder that belongs to this tree."""
+        if is_clutter(entry.name) or not is_folder(entry):
+            return False
+        if not entry.is_symlink():
+            return True
+        real_root, target = Path(os.path.realpath(self.root)), Path(os.path.realpath(entry.path))
+        if not target.is_relative_to(real_root):
+            self.outside.add(Path(entry.path).relative_to(self.root).as_posix())
+            return False
+        return not self._leads_back(Path(entry.path).parent, target)
+
+    def _leads_back(self, folder: Path, target: Path) -> bool:
+        """Say whether ``target`` is one of the folders on the way to ``folder``, or holds one of them."""
+        on_the_way = [folder, *(parent for parent in folder.parents if parent.is_relative_to(self.root))]
+        return any(Path(os.path.realpath(place)).is_relative_to(target) for place in on_the_way)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A layout: the pattern to show to a person, and the function that finds its leaves."""
+
+    name: str
+    pattern: str
+    leaves: Callable[[Tree], list[Leaf]]
+
+
+LAYOUTS: dict[str, Layout] = {}
+
+
+def _layout(name: str, pattern: str) -> Callable[[Callable[[Tree], list[Leaf]]], Callable[[Tree], list[Leaf]]]:
+    def register(leaves: Callable[[Tree], list[Leaf]]) -> Callable[[Tree], list[Leaf]]:
+        LAYOUTS[name] = Layout(name, pattern, leaves)
+        return leaves
+
+    return register
+
+
+@_layout("distildire", "{train,val,test}/images/{reals,fakes}")
+def _distildire(tree: Tree) -> list[Leaf]:
+    leaves = []
+    for split, folder in tree.splits():
+        if "images" in tree.folders(folder):
+            images = join(folder, "images")
+            leaves += _pair(tree, images, split, reals=("reals", "real"), fakes=("fakes", "fake"))
+    return leaves
+
+
+@_layout("cnndet", "{train,val,test}/GENERATOR[/CLASS]/{0_real,1_fake}")
+def _cnndet(tree: Tree) -> list[Leaf]:
+    leaves = []
+    for split, folder in tree.splits():
+        for generator in tree.folders(folder):
+            reals, fakes = ("0_real", generator), ("1_fake", generator)
+            place = join(folder, generator)
+            leaves += _pair(tree, place, split, reals, fakes)
+            for group in tree.folders(place):
+                if group not in ("0_real", "1_fake"):
+                    leaves += _pair(tree, join(place, group), split, reals, fakes, group)
+    return leaves
+
+
+@_layout("dire", "{train,val,test}/GROUP/{real,GENERATOR...}")
+def _dire(tree: Tree) -> list[Leaf]:
+    places = [(split, group, join(folder, group)) for split, folder in tree.splits() for group in tree.folders(folder)]
+    groups = {group for _, group, place in places if "real" in tree.folders(place)}
+    return [
+        Leaf(join(place, name), int(name != "real"), split, name, group)
+        for split, group, place in places
+        if group in groups
+        for name in tree.folders(place)
+    ]
+
+
+@_layout("genimage", "GENERATOR/{train,val}/{ai,nature}")
+def _genimage(tree: Tree) -> list[Leaf]:
+    leaves = []
+    for generator in tree.folders():
+        for split, folder in tree.splits(generator):
+            leaves += _pair(tree, folder, split, reals=("nature", generator), fakes=("ai", generator))
+    return leaves
+
+
+@_layout("real-fake", "[{train,val,test}/]{real,fake}")
+def _real_fake(tree: Tree) -> list[Leaf]:
+    leaves = []
+    for split, folder in (("train", ""), *tree.splits()):
+        for name in tree.folders(folder):
+            kind = name.casefold()
+            if kind in ("real", "fake"):
+                leaves.append(Leaf(join(folder, name), int(kind == "fake"), split, kind))
+    return leaves
+
+
+def family_of(generator: str) -> str:
+    """Return the family that a generator's name tells: ``gan``, ``diffusion``, ``real``, else ``unknown``.
+
+    Only the letters of each word count: ``sd14``, ``SDv1_new1`` and ``stylegan2-ada`` are known by ``sd``, ``sdv`` and
+    ``stylegan``.
+    """
+    words = set(re.findall("[a-z]+", generator.lower()))
+    return next((family for family, known in _FAMILIES.items() if words & set(known.split())), "unknown")
+
+
+def is_clutter(name: str) -> bool:
+    """Say whether a file or folder was left by an operating system: hidden ones, ``__MACOSX``, thumbnails."""
+    return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry is a folder or a link to one; a link that leads nowhere or to itself is not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def join(folder: str, name: str) -> str:
+    """Join two parts of a posix path; the root is the empty path."""
+    return f"{folder}/{name}" if folder else name
+
+
+def _pair(
+    tree: Tree, place: str, split: str, reals: tuple[str, str], fakes: tuple[str, str], group: str = ""
+) -> list[Leaf]:
+    """Return the leaves that ``place`` has; ``reals`` and ``fakes`` are (name of the folder, generator)."""
+    present = tree.folders(place)
+    return [
+        Leaf(join(place, name), label, split, generator, group)
+        for label, (name, generator) in enumerate((reals, fakes))
+        if name in present
+    ]

@@ -1,0 +1,46 @@
+"""How far a build in reduced precision is from float32, measured on a few of its own samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .adm import Adm
+from .ddim import extract
+from .schedule import Schedule
+
+SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Differences of one feature pass from the same pass in float32.
+
+    eps_relative : norm of the difference / norm, of eps. dire_changed : share of uint8 DIRE values that differ by more
+    than 1.
+    """
+
+    samples: int
+    eps_relative: float
+    dire_changed: float
+
+
+def measure_deviation(
+    exact: Adm, reduced: Adm, x: Tensor, schedule: Schedule, *, clip: bool, real_step: int
+) -> Deviation:
+    """Run both models over the same images, x (B, 3, S, S) float32 in [-1, 1] on their device, and compare."""
+    with torch.inference_mode():
+        a = extract(exact, x, schedule, {"eps", "dire"}, clip=clip, real_step=real_step)
+        b = extract(reduced, x, schedule, {"eps", "dire"}, clip=clip, real_step=real_step)
+    assert a.eps is not None
+    assert b.eps is not None
+    assert a.dire is not None
+    assert b.dire is not None
+    changed = (a.dire.int() - b.dire.int()).abs() > 1
+    return Deviation(
+        samples=len(x),
+        eps_relative=float((a.eps - b.eps).norm() / a.eps.norm()),
+        dire_changed=float(changed.float().mean()),
+    )

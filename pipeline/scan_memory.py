@@ -1,0 +1,90 @@
+"""What earlier scans found out about files: a Parquet file that is safe to delete.
+
+A finding is what follows from a file's bytes alone, so it holds whatever the limits of the next scan are. The memory
+names a file by the bytes of its absolute path. One that is damaged, or of another version, counts as empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from .image_file import ImageRejected, Reason
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.binary()),
+        pa.field("size", pa.int64()),
+        pa.field("mtime_ns", pa.int64()),
+        pa.field("key", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("format", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ],
+    metadata={"distil_cache.scan": "1"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one file holds: its size in bytes, time in ns, key, and header; ``reason`` is empty if it can be used."""
+
+    size: int
+    mtime_ns: int
+    key: str
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    reason: str = ""
+    detail: str = ""
+
+    def fits(self, status: os.stat_result) -> bool:
+        """Say whether a file with this status is unchanged."""
+        return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+    def rejected(self) -> ImageRejected | None:
+        """Return why the file cannot be used, if so."""
+        return ImageRejected(cast(Reason, self.reason), self.detail) if self.reason else None
+
+
+def recall(memory: Path) -> dict[bytes, Finding]:
+    """Read a memory: path -> finding. Empty if there is none, or none that can be understood."""
+    try:
+        with pa.parquet.ParquetFile(memory) as file:
+            if not file.schema_arrow.equals(_SCHEMA, check_metadata=True):
+                return {}
+            table = file.read()
+    except (OSError, ValueError, pa.ArrowException):
+        return {}
+    if any(column.null_count for column in table.columns):
+        return {}
+    paths, *columns = (table.column(name).to_pylist() for name in _SCHEMA.names)
+    return {path: Finding(*values) for path, *values in zip(paths, *columns, strict=True)}
+
+
+def remember(memory: Path, findings: Mapping[bytes, Finding]) -> None:
+    """Replace a memory. It is only a speed-up: where it cannot be written, nothing happens."""
+    rows = [(path, *astuple(finding)) for path, finding in findings.items()]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _SCHEMA]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    temporary = memory.with_name(f".{memory.name}.{secrets.token_hex(8)}.tmp")
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                pa.parquet.write_table(pa.table(arrays, schema=_SCHEMA), file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(memory)
+        finally:
+            temporary.unlink(missing_ok=True)

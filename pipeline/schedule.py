@@ -1,0 +1,167 @@
+"""Noise schedules of guided-diffusion and their respacing (Ho et al. 2020; Nichol & Dhariwal 2021; DDIM's strides).
+
+A schedule is a list of original timesteps with the cumulative products of alpha that belong to them, in float64. Index 0 is the
+cleanest step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import UserError
+
+Floats = NDArray[np.float64]
+
+MAX_COSINE_BETA = 0.999
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a schedule, as plain numbers.
+
+    ``recip`` and ``recipm1`` are sqrt(1/abar) and sqrt(1/abar - 1) of this step, in float64. ``next_*`` belong to the
+    noisier neighbour, ``prev_*`` to the cleaner one: signal is sqrt(abar), noise is sqrt(1 - abar). The reference rounds
+    abar to float32 before it takes these roots; so does this, or its results could not be reproduced to the bit.
+    """
+
+    timestep: int
+    recip: float
+    recipm1: float
+    next_signal: float
+    next_noise: float
+    prev_signal: float
+    prev_noise: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A respaced noise schedule: original timesteps (ascending) and, for each, float64 arrays of the same length.
+
+    ``alphas_cumprod_next`` ends in 0 and ``alphas_cumprod_prev`` begins with 1, as in the reference.
+    """
+
+    timesteps: tuple[int, ...]
+    betas: Floats
+    alphas_cumprod: Floats
+
+    @property
+    def alphas_cumprod_next(self) -> Floats:
+        """Abar of the next noisier step; 0 after the last."""
+        return np.append(self.alphas_cumprod[1:], 0.0)
+
+    @property
+    def alphas_cumprod_prev(self) -> Floats:
+        """Abar of the next cleaner step; 1 before the first."""
+        return np.append(1.0, self.alphas_cumprod[:-1])
+
+    @property
+    def sqrt_recip_alphas_cumprod(self) -> Floats:
+        """sqrt(1 / abar)."""
+        return np.sqrt(1.0 / self.alphas_cumprod)
+
+    @property
+    def sqrt_recipm1_alphas_cumprod(self) -> Floats:
+        """sqrt(1 / abar - 1)."""
+        return np.sqrt(1.0 / self.alphas_cumprod - 1.0)
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self.timesteps)
+
+    def ascending(self, count: int | None = None) -> Iterator[Step]:
+        """Steps from the cleanest on; only the first ``count`` where given."""
+        return iter(self._steps()[:count])
+
+    def descending(self, count: int | None = None) -> Iterator[Step]:
+        """The same steps as ``ascending(count)``, from the noisiest to the cleanest."""
+        return reversed(self._steps()[:count])
+
+    def _steps(self) -> list[Step]:
+        single = (torch.from_numpy(a).float() for a in (self.alphas_cumprod_next, self.alphas_cumprod_prev))
+        columns = [self.sqrt_recip_alphas_cumprod.tolist(), self.sqrt_recipm1_alphas_cumprod.tolist()]
+        for abar in single:
+            columns += [abar.sqrt().tolist(), (1.0 - abar).sqrt().tolist()]
+        return [Step(*row) for row in zip(self.timesteps, *columns, strict=True)]
+
+
+def betas_of(noise_schedule: str, steps: int) -> Floats:
+    """Betas of the full schedule, (steps,) float64. ``"linear"``: 1e-4..2e-2 at 1000 steps; ``"cosine"``: Nichol & Dhariwal."""
+    if noise_schedule == "linear":
+        scale = 1000.0 / steps
+        return np.linspace(scale * 1e-4, scale * 2e-2, steps, dtype=np.float64)
+    if noise_schedule == "cosine":
+        ratios = [_cosine_abar((i + 1) / steps) / _cosine_abar(i / steps) for i in range(steps)]
+        return np.array([min(1.0 - ratio, MAX_COSINE_BETA) for ratio in ratios])
+    raise UserError(f"Noise schedule {noise_schedule!r} is unknown; use linear or cosine.")
+
+
+def full_schedule(noise_schedule: str = "linear", steps: int = 1000) -> Schedule:
+    """The schedule that models are trained with: every timestep."""
+    betas = betas_of(noise_schedule, steps)
+    return Schedule(tuple(range(steps)), betas, (1.0 - betas).cumprod())
+
+
+def respace(text: str, *, noise_schedule: str = "linear", steps: int = 1000) -> Schedule:
+    """Keep some of the timesteps and make betas that lead through the same noise levels.
+
+    text : ``"ddimN"`` (N steps at a fixed integer stride), ``"N"`` (N evenly spaced) or ``"a,b,c"`` (the range is cut into equal parts
+    with a, b and c steps). Raises UserError where that does not exist.
+    """
+    kept = timesteps_of(text, steps)
+    full = full_schedule(noise_schedule, steps).alphas_cumprod[list(kept)]
+    betas = 1.0 - full / np.append(1.0, full[:-1])
+    return Schedule(kept, betas, (1.0 - betas).cumprod())
+
+
+def timesteps_of(text: str, steps: int = 1000) -> tuple[int, ...]:
+    """The original timesteps that a respacing keeps, ascending. See `respace`."""
+    if text.startswith("ddim"):
+        return _strided(text, steps)
+    counts = _counts(text, text.split(","))
+    size, larger = divmod(steps, len(counts))
+    kept: list[int] = []
+    start = 0
+    for part, count in enumerate(counts):
+        length = size + (part < larger)
+        if count > length:
+            raise UserError(f"Steps {text!r}: part {part + 1} has {length} timesteps, not {count}; ask for fewer.")
+        kept += [start + offset for offset in _spread(length, count)]
+        start += length
+    return tuple(kept)
+
+
+def _strided(text: str, steps: int) -> tuple[int, ...]:
+    (count,) = _counts(text, [text.removeprefix("ddim")])
+    for stride in range(1, steps):
+        kept = range(0, steps, stride)
+        if len(kept) == count:
+            return tuple(kept)
+    raise UserError(
+        f"Steps {text!r}: no integer stride through {steps} timesteps gives {count}; use ddim20, ddim50 or {count}."
+    )
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """``count`` integers from 0 to length - 1 with both ends, spaced by a summed stride as the reference does."""
+    stride = (length - 1) / (count - 1) if count > 1 else 1.0
+    offsets, position = [], 0.0
+    for _ in range(count):
+        offsets.append(round(position))
+        position += stride
+    return offsets
+
+
+def _counts(text: str, parts: list[str]) -> list[int]:
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"Steps {text!r} is no respacing; write ddim20, 20 or 10,10.")
+    return [int(part) for part in parts]
+
+
+def _cosine_abar(fraction: float) -> float:
+    return math.cos((fraction + 0.008) / 1.008 * math.pi / 2) ** 2

@@ -1,0 +1,92 @@
+"""The teacher's features of a DIRE image: a frozen backbone's last feature map for each view (DistilDIRE).
+
+The paper feeds DIRE in [0, 1], normalised as the backbone's weights expect, at 224 pixels for images of 256; the
+official code feeds DIRE in [-1, 1] at the image's own size. A spec holds the numbers themselves, not the preset's
+name. Teacher(flip(x)) is not flip(Teacher(x)), so the flipped view is stored beside the plain one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..cache.spec import Spec
+from ..errors import IntegrityError
+from ..models.backbones import HALF, Triple, backbone_entry
+from .device import HALF as HALF_TYPES
+from .specs import DireSpec, Precision
+
+TeacherPreset = Literal["paper", "official-code"]
+View = Literal["identity", "hflip"]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class TeacherSpec(Spec):
+    """Feature map of a frozen backbone, (V, F, h, w) float16, V in the order of ``views``.
+
+    DIRE / 255, resized to ``size`` (bilinear, antialiased; nothing where it has that size), then the view, then (x -
+    mean) / std.
+    weights : digest of the backbone's weights, without a classifier's.
+    """
+
+    feature: Literal["teacher"] = "teacher"
+    algorithm: Literal[1] = 1
+    dire: DireSpec
+    backbone: str
+    weights: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=1)
+    filter: Literal["bilinear-antialias"] = "bilinear-antialias"
+    mean: Triple
+    std: tuple[Positive, Positive, Positive]
+    views: tuple[View, ...] = Field(default=("identity", "hflip"), min_length=1)
+    precision: Precision = "fp32"
+    storage: Literal["float16"] = "float16"
+
+
+def default_train_size(image_size: int, preset: TeacherPreset) -> int:
+    """Return the side that teacher and student see: 7/8 of the image's in the paper (224 of 256), all in the code."""
+    return (image_size * 7 + 4) // 8 if preset == "paper" else image_size
+
+
+def normalisation(backbone: str, preset: TeacherPreset) -> tuple[Triple, Triple]:
+    """Return mean and standard deviation for DIRE in [0, 1]: the backbone's own, or those that lead to [-1, 1]."""
+    if preset == "official-code":
+        return HALF, HALF
+    entry = backbone_entry(backbone)
+    return entry.mean, entry.std
+
+
+def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tensor:
+    """Run the backbone on every view of DIRE images, on the device where both are.
+
+    dire_u8 : (B, 3, S, S) uint8. Returns (B, V, F, h, w) float16. With bf16 and fp16, autocast chooses what runs in
+    that type.
+    Raises `IntegrityError` if a feature is not finite as float16.
+    """
+    images = resized(dire_u8.float() / 255, spec.size)
+    mean = images.new_tensor(spec.mean).view(3, 1, 1)
+    std = images.new_tensor(spec.std).view(3, 1, 1)
+    views = []
+    half = HALF_TYPES.get(spec.precision)
+    with torch.inference_mode(), torch.autocast(images.device.type, dtype=half, enabled=half is not None):
+        for view in spec.views:
+            seen = images.flip(-1) if view == "hflip" else images
+            views.append(model((seen - mean) / std).half())
+    features = torch.stack(views, dim=1)
+    if not bool(torch.isfinite(features).all()):
+        raise IntegrityError(
+            f"teacher {spec.backbone}: a feature is not a finite float16 number. "
+            "Its weights are damaged, or do not belong to this normalisation or precision; try --precision fp32."
+        )
+    return features
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Resize (B, C, H, W) floats to size x size, bilinear and antialiased; images of that size stay as they are."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -1,0 +1,110 @@
+"""Compare this program with the golden vectors in the reference's own arithmetic, and print the differences as JSON.
+
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python golden_arithmetic.py STEM...
+
+The golden networks are random, not denoisers: over 40 steps they amplify rounding a hundredfold, so that other CPU kernels
+(AVX-512, one thread instead of two, a fused attention) move the reconstruction by up to 1e-4. Here the kernels are those that
+made the vectors, and attention is spelled out as a product, a softmax and a product. What is left are differences of the
+program. This runs as a process of its own, because the kernels are chosen when torch is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from distil_cache.pipeline import adm_blocks
+from distil_cache.pipeline.adm import Adm, AdmConfig
+from distil_cache.pipeline.ddim import dire, invert, predict, quantised, sample
+from distil_cache.pipeline.schedule import respace
+from safetensors.torch import load_file
+from torch import Tensor
+
+RUNS = [(real_step, clip) for real_step in (0, 10) for clip in (True, False)]
+
+
+class Recorder:
+    """A noise model that remembers the states it was asked about and the noise it answered."""
+
+    def __init__(self, model: Adm) -> None:
+        self.model = model
+        self.states: list[Tensor] = []
+        self.noises: list[Tensor] = []
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """Predict and remember."""
+        answer: Tensor = self.model(x, t)
+        self.states.append(x)
+        self.noises.append(answer[:, :3])
+        return answer
+
+
+def spelled_out_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention without a fused kernel; q, k, v are (B, heads, positions, channels).
+
+    Positions are innermost and both factors are scaled before their product, as in the reference.
+    """
+    scale = 1.0 / math.sqrt(math.sqrt(q.shape[-1]))
+    q, k, v = (part.transpose(2, 3).contiguous() for part in (q, k, v))
+    weights = torch.einsum("bhct,bhcs->bhts", q * scale, k * scale).softmax(dim=-1)
+    return torch.einsum("bhts,bhcs->bhct", weights, v).transpose(2, 3)
+
+
+def load_golden_adm(stem: Path) -> Adm:
+    """The network of a golden variant: float16 on disk, used as float32."""
+    flags = json.loads(stem.with_suffix(".json").read_text())["flags"]
+    model = Adm(AdmConfig.from_flags(flags)).eval().requires_grad_(False)
+    model.load_state_dict({k: v.float() for k, v in load_file(f"{stem}.weights.safetensors").items()})
+    return model
+
+
+def results(model: Adm, x: Tensor) -> dict[str, Tensor]:
+    """Everything that the golden file of a variant holds, computed here, under the same names."""
+    schedule = respace("ddim20")
+    made: dict[str, Tensor] = {}
+    for t in (0, 50, 500, 950):
+        made[f"raw_t{t}"] = model(x, torch.full((len(x),), t))
+    made["raw_tmixed"] = model(x, torch.tensor([0, 50, 500, 950]))
+    for real_step, clip in RUNS:
+        name = f"rs{real_step}_clip{int(clip)}"
+        seen = Recorder(model)
+        inversion = invert(seen, x, schedule, clip=clip, real_step=real_step)
+        recon = sample(model, inversion.latent, schedule, clip=clip, real_step=real_step)
+        made[f"eps0_clip{int(clip)}"] = inversion.eps
+        made[f"latent_{name}"], made[f"recon_{name}"] = inversion.latent, recon
+        made[f"dire_f32_{name}"], made[f"dire_u8_{name}"] = dire(x, recon), quantised(dire(x, recon))
+        made[f"dnf_mean_eps_{name}"] = inversion.mean_eps
+        made[f"dnf_mean_raw_{name}"] = torch.stack(seen.noises).mean(0)
+        if real_step == 0 and clip:
+            steps = list(schedule.ascending())
+            for i in (1, 5, 10, 19):
+                made[f"inv_state{i}_clip1"] = seen.states[i]
+                made[f"inv_eps{i}_clip1"] = predict(model, seen.states[i], steps[i]).eps
+    return made
+
+
+def difference(ours: Tensor, theirs: Tensor) -> dict[str, float]:
+    """Relative difference of the norms, largest absolute difference, and the share of values that differ."""
+    a, b = ours.double(), theirs.double()
+    return {
+        "relative": float((a - b).norm() / b.norm()),
+        "largest": float((a - b).abs().max()),
+        "changed": float((a != b).double().mean()),
+    }
+
+
+def compare(stem: Path) -> dict[str, dict[str, float]]:
+    """Differences of every golden array of a variant, by its name."""
+    golden = load_file(f"{stem}.golden.safetensors")
+    with torch.inference_mode():
+        made = results(load_golden_adm(stem), golden["x"])
+    return {name: difference(made[name], value) for name, value in golden.items() if name != "x"}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    adm_blocks.F.scaled_dot_product_attention = spelled_out_attention  # type: ignore[assignment]
+    print(json.dumps({stem: compare(Path(stem)) for stem in sys.argv[1:]}))

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from distil_cache.errors import UsageError
+from distil_cache.pipeline.decode import decode, load_rgb
+from distil_cache.pipeline.image_file import MAX_PIXELS, ImageRejected, Limits, read_header
+from distil_cache.pipeline.image_spec import ImagePreset, ImageSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_bytes import bad_files, noise, png_of_size, saved, turned
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import ValidationError
+from torchvision.transforms import functional as reference
+from torchvision.transforms.functional import InterpolationMode
+
+PRESETS: tuple[ImagePreset, ...] = ("distildire", "dire", "dnf")
+SIZES = [(24, 32), (33, 20), (40, 40), (7, 64), (90, 61), (16, 31), (200, 150)]
+
+
+def rgb(data: bytes) -> NDArray[np.uint8]:
+    return load_rgb(data, Limits())
+
+
+def as_float(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float().div(255)
+
+
+def rounded(values: torch.Tensor) -> NDArray[np.uint8]:
+    return np.floor(values.double().mul(255).clamp(0, 255).numpy() + 0.5).astype(np.uint8)
+
+
+def assert_equal_but_for_rounding(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> None:
+    difference = np.abs(ours.astype(int) - theirs.astype(int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.001
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_distildire_equals_torchvision_resize_and_centre_crop_of_a_float_tensor(shape: tuple[int, int]) -> None:
+    pixels = noise(*shape)
+    resized = reference.resize(as_float(pixels), [16], InterpolationMode.BILINEAR, antialias=True)
+    theirs = rounded(reference.center_crop(resized, [16]))
+    assert_equal_but_for_rounding(decode(saved(pixels), ImageSpec(size=16), Limits(min_side=1)), theirs)
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_dire_crops_the_centre_square_and_resizes_bicubically_without_antialiasing(shape: tuple[int, int]) -> None:
+    pixels = noise(*shape)
+    square = reference.center_crop(as_float(pixels), [min(shape)])
+    theirs = rounded(reference.resize(square, [16, 16], InterpolationMode.BICUBIC, antialias=False))
+    assert_equal_but_for_rounding(decode(saved(pixels), ImageSpec(size=16, preset="dire")), theirs)
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_dnf_equals_torchvision_squashing_a_pil_image(shape: tuple[int, int]) -> None:
+    pixels = noise(*shape)
+    squashed = reference.resize(Image.fromarray(pixels), [16, 16], InterpolationMode.BICUBIC)
+    ours = decode(saved(pixels), ImageSpec(size=16, preset="dnf"))
+    np.testing.assert_array_equal(ours, np.asarray(squashed).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_picture_that_has_the_size_passes_bit_for_bit(preset: ImagePreset) -> None:
+    pixels = noise(32, 32)
+    result = decode(saved(pixels), ImageSpec(size=32, preset=preset))
+    assert result.dtype == np.uint8
+    assert result.flags.c_contiguous
+    np.testing.assert_array_equal(result, pixels.transpose(2, 0, 1))
+
+
+def test_a_picture_whose_shorter_side_has_the_size_is_only_cropped() -> None:
+    pixels = noise(32, 41)
+    result = decode(saved(pixels), ImageSpec(size=32))
+    np.testing.assert_array_equal(result, pixels[:, 4:36].transpose(2, 0, 1))
+
+
+def test_a_flat_picture_stays_flat_in_every_preset() -> None:
+    data = saved(np.full((50, 70, 3), 201, np.uint8))
+    for preset in PRESETS:
+        assert np.unique(decode(data, ImageSpec(size=16, preset=preset))).tolist() == [201]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_every_format_decodes_to_what_pillow_shows(preset: ImagePreset, format: str) -> None:  # noqa: A002
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = saved(noise(20, 30), format, **options)
+    assert decode(data, ImageSpec(size=16, preset=preset)).shape == (3, 16, 16)
+    assert read_header(data).format == format.lower()
+    if format in ("PNG", "WEBP", "BMP", "TIFF"):
+        np.testing.assert_array_equal(rgb(data), noise(20, 30))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_honoured_and_the_header_gives_the_size_as_shown(orientation: int, format: str) -> None:  # noqa: A002
+    options = {"lossless": True} if format == "WEBP" else {}
+    picture = Image.fromarray(noise(20, 30))
+    data = saved(picture, format, exif=turned(orientation), **options)
+    plain = Image.fromarray(rgb(saved(picture, format, **options)))
+    plain.getexif()[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(plain))
+    np.testing.assert_array_equal(rgb(data), upright)
+    header = read_header(data)
+    assert (header.height, header.width) == upright.shape[:2]
+
+
+def test_orientation_in_a_png_chunk_after_the_pixels_is_honoured() -> None:
+    plain, with_exif = saved(noise(20, 30)), saved(noise(20, 30), exif=turned(6))
+    start = with_exif.index(b"eXIf") - 4
+    chunk = with_exif[start : start + 12 + int.from_bytes(with_exif[start : start + 4], "big")]
+    moved = plain[:-12] + chunk + plain[-12:]
+    assert rgb(moved).shape == (30, 20, 3)
+    assert (read_header(moved).width, read_header(moved).height) == (20, 30)
+
+
+def test_damaged_exif_data_do_not_make_a_picture_unusable() -> None:
+    data = saved(noise(20, 30), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert rgb(data).shape == (20, 30, 3)
+
+
+def test_grey_is_repeated_in_three_channels() -> None:
+    grey = noise()[..., 0]
+    np.testing.assert_array_equal(rgb(saved(grey)), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_16_bit_grey_is_scaled_by_257_and_rounded_not_clipped() -> None:
+    values = np.array([0, 128, 129, 257, 32896, 40000, 65406, 65407, 65535, 300, 600, 900], np.uint16).repeat(6)
+    expected = np.round(values / 257).astype(np.uint8).reshape(8, 9)
+    for format in ("PNG", "TIFF"):  # noqa: A001
+        np.testing.assert_array_equal(rgb(saved(values.reshape(8, 9), format))[..., 1], expected)
+
+
+def test_black_and_white_becomes_0_and_255() -> None:
+    bits = noise()[..., 0] > 128
+    np.testing.assert_array_equal(rgb(saved(Image.fromarray(bits)))[..., 2], np.where(bits, 255, 0))
+
+
+def test_a_palette_is_looked_up() -> None:
+    picture = Image.fromarray(noise()).quantize(16)
+    np.testing.assert_array_equal(rgb(saved(picture)), np.asarray(picture.convert("RGB")))
+
+
+def test_cmyk_is_converted() -> None:
+    data = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "TIFF")
+    assert np.unique(rgb(data).reshape(-1, 3), axis=0).tolist() == [[255, 0, 0]]
+
+
+def test_transparent_pixels_lie_on_white_and_opaque_ones_are_untouched() -> None:
+    pixels = np.dstack([noise(), np.full((24, 32), 255, np.uint8)])
+    pixels[:8, :, 3] = 0
+    pixels[8:16] = (0, 0, 0, 128)
+    result = rgb(saved(pixels))
+    assert (result[:8] == 255).all()
+    assert (result[8:16] == 127).all()
+    np.testing.assert_array_equal(result[16:], pixels[16:, :, :3])
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF"])
+def test_a_transparent_palette_entry_lies_on_white(format: str) -> None:  # noqa: A002
+    picture = Image.new("P", (16, 16), 3)
+    picture.putpalette([10, 20, 30] * 256)
+    picture.paste(5, (0, 0, 8, 16))
+    result = rgb(saved(picture, format, transparency=5))
+    assert (result[:, :8] == 255).all()
+    assert (result[:, 8:] == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(format: str) -> None:  # noqa: A002
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = saved(frames[0], format, save_all=True, append_images=frames[1:], duration=50, **options)
+    assert (rgb(data) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("name", list(bad_files()))
+def test_a_bad_file_is_refused_for_the_right_reason(name: str) -> None:
+    data, reason, _ = bad_files()[name]
+    with pytest.raises(ImageRejected) as caught:
+        decode(data, ImageSpec(size=16), Limits())
+    assert caught.value.reason == reason
+    assert caught.value.detail
+
+
+def test_the_pixel_limit_is_checked_before_anything_is_decoded() -> None:
+    with pytest.raises(ImageRejected) as caught:
+        decode(png_of_size(1001, 1000), ImageSpec(size=16), Limits(max_pixels=1_000_000))
+    assert caught.value.reason == "too-large"
+
+
+def test_a_strip_whose_resized_form_would_be_huge_is_refused() -> None:
+    data = saved(Image.new("L", (200_000, 1)))
+    with pytest.raises(ImageRejected, match="too-large"):
+        decode(data, ImageSpec(size=1024))
+    assert decode(data, ImageSpec(size=1024, preset="dnf")).shape == (3, 1024, 1024)
+
+
+def test_limits_that_pillow_would_not_keep_are_refused() -> None:
+    with pytest.raises(UsageError, match="max-pixels"):
+        Limits(max_pixels=MAX_PIXELS + 1)
+    with pytest.raises(UsageError, match="min-side"):
+        Limits(min_side=0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), name=st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]))
+def test_whatever_bytes_are_damaged_the_file_decodes_or_is_refused(data: st.DataObject, name: str) -> None:
+    damaged = bytearray(saved(noise(), name))
+    for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=4)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    whole = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        picture = rgb(whole)
+    except ImageRejected:
+        return
+    header = read_header(whole)
+    assert picture.shape == (header.height, header.width, 3)
+
+
+def test_size_and_preset_decide_the_fingerprint_and_are_validated() -> None:
+    fingerprints = {ImageSpec(size=size, preset=preset).fingerprint() for size in (32, 256) for preset in PRESETS}
+    assert len(fingerprints) == 6
+    for bad in ({"size": 15}, {"size": 1025}, {"size": 256, "preset": "other"}):
+        with pytest.raises(ValidationError):
+            ImageSpec.model_validate(bad)
+
+
+def test_fingerprints_are_pinned() -> None:
+    assert ImageSpec(size=256).folder == "image-9b0f293d17472dec"
+    assert ImageSpec(size=32, preset="dnf").folder == "image-0b0f971350177a76"

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import os
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from distil_cache.errors import UserError
+from distil_cache.pipeline.layouts import LAYOUTS, family_of
+from distil_cache.pipeline.sources import Discovery, SourceFile, discover
+
+# A listing never opens a file, so these need not be images.
+TREES = {
+    "distildire": ["train/images/reals/a.png", "train/images/fakes/b.png", "test/images/fakes/c.png"],
+    "cnndet": [
+        "train/progan/horse/0_real/a.png",
+        "train/progan/horse/1_fake/b.png",
+        "val/adm/0_real/c.png",
+        "val/adm/1_fake/d.png",
+    ],
+    "dire": [
+        "train/imagenet/real/n01/a.JPEG",
+        "train/imagenet/adm/b.png",
+        "test/imagenet/sdv1/c.png",
+        "test/lsun_bedroom/real/d.jpg",
+        "test/lsun_bedroom/stylegan/e.png",
+    ],
+    "genimage": ["Midjourney/train/ai/a.png", "Midjourney/val/nature/b.JPEG", "BigGAN/val/ai/c.png"],
+    "real-fake": ["train/REAL/a.jpg", "train/FAKE/b.jpg", "test/REAL/c.jpg"],
+}
+
+
+def plant(root: Path, paths: list[str]) -> Path:
+    for path in paths:
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    return root
+
+
+def described(found: Discovery) -> dict[str, tuple[int, str, str, str, str]]:
+    return {file.path: (file.label, file.split, file.generator, file.family, file.group) for file in found.files}
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_a_layout_is_recognised_on_sight_and_by_name(layout: str, tmp_path: Path) -> None:
+    root = plant(tmp_path, TREES[layout])
+    on_sight = discover(root)
+    assert on_sight.layout == layout
+    assert on_sight == discover(root, layout)
+    assert [file.path for file in on_sight.files] == sorted(TREES[layout])
+    assert {file.root for file in on_sight.files} == {str(root)}
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_a_tree_is_not_taken_for_another_layout(layout: str, tmp_path: Path) -> None:
+    root = plant(tmp_path, TREES[layout])
+    for other in set(LAYOUTS) - {layout}:
+        with pytest.raises(UserError, match=f"Looked for .*{other}"):
+            discover(root, other)
+
+
+def test_distildire_names_its_images_real_and_fake(tmp_path: Path) -> None:
+    assert described(discover(plant(tmp_path, TREES["distildire"]))) == {
+        "train/images/reals/a.png": (0, "train", "real", "real", ""),
+        "train/images/fakes/b.png": (1, "train", "fake", "unknown", ""),
+        "test/images/fakes/c.png": (1, "test", "fake", "unknown", ""),
+    }
+
+
+def test_cnndet_reals_belong_to_the_generator_of_their_folder_and_a_class_is_the_group(tmp_path: Path) -> None:
+    assert described(discover(plant(tmp_path, TREES["cnndet"]))) == {
+        "train/progan/horse/0_real/a.png": (0, "train", "progan", "gan", "horse"),
+        "train/progan/horse/1_fake/b.png": (1, "train", "progan", "gan", "horse"),
+        "val/adm/0_real/c.png": (0, "val", "adm", "diffusion", ""),
+        "val/adm/1_fake/d.png": (1, "val", "adm", "diffusion", ""),
+    }
+
+
+def test_dire_reals_belong_to_their_group_and_every_other_folder_is_a_generator(tmp_path: Path) -> None:
+    assert described(discover(plant(tmp_path, TREES["dire"]))) == {
+        "train/imagenet/real/n01/a.JPEG": (0, "train", "real", "real", "imagenet"),
+        "train/imagenet/adm/b.png": (1, "train", "adm", "diffusion", "imagenet"),
+        "test/imagenet/sdv1/c.png": (1, "test", "sdv1", "diffusion", "imagenet"),
+        "test/lsun_bedroom/real/d.jpg": (0, "test", "real", "real", "lsun_bedroom"),
+        "test/lsun_bedroom/stylegan/e.png": (1, "test", "stylegan", "gan", "lsun_bedroom"),
+    }
+
+
+def test_genimage_keeps_val_and_takes_the_generator_from_the_folder(tmp_path: Path) -> None:
+    assert described(discover(plant(tmp_path, TREES["genimage"]))) == {
+        "Midjourney/train/ai/a.png": (1, "train", "Midjourney", "diffusion", ""),
+        "Midjourney/val/nature/b.JPEG": (0, "val", "Midjourney", "diffusion", ""),
+        "BigGAN/val/ai/c.png": (1, "val", "BigGAN", "gan", ""),
+    }
+
+
+def test_real_and_fake_folders_without_splits_are_all_for_training(tmp_path: Path) -> None:
+    assert described(discover(plant(tmp_path, ["Real/a.jpg", "fake/sub/b.jpg"]))) == {
+        "Real/a.jpg": (0, "train", "real", "real", ""),
+        "fake/sub/b.jpg": (1, "train", "fake", "unknown", ""),
+    }
+
+
+def test_a_folder_called_valid_is_the_split_val(tmp_path: Path) -> None:
+    assert [file.split for file in discover(plant(tmp_path, ["valid/real/a.jpg"])).files] == ["val"]
+
+
+@pytest.mark.parametrize(
+    ("generator", "family"),
+    [
+        ("latent-diffusion", "diffusion"),
+        ("sd14", "diffusion"),
+        ("sdv1_new1", "diffusion"),
+        ("stable_diffusion_v_1_4", "diffusion"),
+        ("imagenet_ai_0419_vqdm", "diffusion"),
+        ("glide_100_27", "diffusion"),
+        ("DALL-E", "diffusion"),
+        ("dalle2", "diffusion"),
+        ("IF", "diffusion"),
+        ("StyleGAN2-ada", "gan"),
+        ("diff-projectedgan", "gan"),
+        ("real", "real"),
+        ("fake", "unknown"),
+        ("deepfake", "unknown"),
+    ],
+)
+def test_the_family_follows_from_the_name_of_the_generator(generator: str, family: str) -> None:
+    assert family_of(generator) == family
+
+
+def test_names_with_dots_spaces_and_other_letters_are_kept(tmp_path: Path) -> None:
+    names = ["fake/a.b.c.PNG", "fake/a b.Jpeg", "fake/größe 写真.webp", "fake/x;y'z\\.tiff"]
+    assert [file.path for file in discover(plant(tmp_path, names)).files] == sorted(names)
+
+
+def test_other_files_are_ignored_and_counted_and_clutter_is_passed_over(tmp_path: Path) -> None:
+    files = ["real/a.png", "real/notes.txt", "fake/b.png.part", "fake/labels.csv"]
+    clutter = ["real/.a.png", "real/._b.jpg", "fake/Thumbs.db", "__MACOSX/real/c.png", "real/__MACOSX/d.png"]
+    found = discover(plant(tmp_path, files + clutter + [".git/fake/e.png", "real/.cache/f.png"]))
+    assert [file.path for file in found.files] == ["real/a.png"]
+    assert found.ignored == 3
+
+
+def test_linked_folders_are_followed_inside_the_source_only(tmp_path: Path) -> None:
+    elsewhere = plant(tmp_path / "elsewhere", ["x.png"])
+    root = plant(tmp_path / "source", ["train/adm/0_real/a.png", "train/adm/1_fake/b.png"])
+    (root / "train/ldm").mkdir()
+    (root / "train/ldm/0_real").symlink_to(root / "train/adm/0_real")
+    (root / "train/ldm/1_fake").symlink_to(elsewhere)
+    (root / "train/adm/1_fake/more").symlink_to(elsewhere)
+    (root / "train/adm/1_fake/linked.png").symlink_to(elsewhere / "x.png")
+    assert [file.path for file in discover(root).files] == [
+        "train/adm/0_real/a.png",
+        "train/adm/1_fake/b.png",
+        "train/adm/1_fake/linked.png",
+        "train/ldm/0_real/a.png",
+    ]
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["real/one/a.png", "real/two/b.png", "fake/c.png"])
+    (root / "real/up").symlink_to(root)
+    (root / "real/one/two").symlink_to(root / "real/two")
+    (root / "real/two/one").symlink_to(root / "real/one")
+    (root / "real/self.png").symlink_to(root / "real/self.png")
+    (root / "real/dangling.jpg").symlink_to(root / "nowhere.jpg")
+    found = {file.path: file.label for file in discover(root).files}
+    assert found == {
+        "fake/c.png": 1,
+        "real/dangling.jpg": 0,
+        "real/one/a.png": 0,
+        "real/one/two/b.png": 0,
+        "real/self.png": 0,
+        "real/two/b.png": 0,
+        "real/two/one/a.png": 0,
+    }
+
+
+def test_an_unknown_structure_is_refused_with_what_was_looked_for_and_found(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["photos/cats/a.png", "b.png"])
+    with pytest.raises(UserError) as caught:
+        discover(root)
+    message = str(caught.value)
+    assert str(root) in message
+    assert "photos/cats/" in message
+    assert all(layout.pattern in message for layout in LAYOUTS.values())
+
+
+def test_links_that_lead_out_are_named_when_nothing_else_is_there(tmp_path: Path) -> None:
+    elsewhere = plant(tmp_path / "elsewhere", ["x.png"])
+    root = plant(tmp_path / "source", ["other/a.png"])
+    (root / "real").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"lead out of the source are not followed: real\."):
+        discover(root)
+
+
+def test_a_tree_of_two_layouts_asks_for_one(tmp_path: Path) -> None:
+    root = plant(tmp_path, TREES["cnndet"] + TREES["real-fake"])
+    with pytest.raises(UserError, match=r"cnndet and real-fake.*--layout"):
+        discover(root)
+    assert len(discover(root, "cnndet").files) == 4
+
+
+def test_a_layout_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no image file"):
+        discover(plant(tmp_path, ["real/a.txt", "fake/b.txt"]))
+
+
+def test_a_source_that_is_not_there_or_a_layout_that_is_unknown_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        discover(tmp_path / "missing")
+    with pytest.raises(UserError, match="no such layout"):
+        discover(tmp_path, "imagenet")
+    with pytest.raises(UserError, match="needs a CSV or Parquet file"):
+        discover(tmp_path, "table")
+
+
+def test_a_folder_whose_name_cannot_be_stored_is_refused(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    try:
+        plant(odd, TREES["real-fake"])
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(UserError, match=r"odd\\xff: the name is not valid UTF-8"):
+        discover(odd)
+
+
+def test_real_photographs_in_the_cnndet_layout_are_found(shared: Path, tmp_path: Path) -> None:
+    with tarfile.open(shared / "data" / "photos256.tar") as archive:
+        archive.extractall(tmp_path, filter="data")
+    found = discover(tmp_path / "photos256")
+    assert (found.layout, len(found.files), found.ignored) == ("cnndet", 192, 0)
+    assert {(file.generator, file.family, file.group) for file in found.files} == {
+        ("latent-diffusion", "diffusion", "")
+    }
+    assert Counter(Path(file.path).suffix for file in found.files) == {".jpg": 96, ".png": 96}
+    assert all((file.label == 0) == file.path.endswith(".jpg") for file in found.files)
+
+
+def test_a_file_knows_where_it_lies() -> None:
+    assert SourceFile("data/x", "real/a.png", 0, "train", "real", "real", "").location == "data/x/real/a.png"
