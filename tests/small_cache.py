@@ -1,0 +1,136 @@
+"""A small real cache of 32-pixel pictures, written through the cache's own API, for the tests of training.
+
+Generated pictures are brighter in the middle, so that a student has something to learn. Eps and DIRE are drawn at
+random, the teacher's features come from a real (untrained) backbone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from distil_cache.cache.builds import BuildRecord, BuiltFeature
+from distil_cache.cache.dataset import SCHEMA
+from distil_cache.cache.spec import Spec
+from distil_cache.cache.store import Cache
+from distil_cache.models.backbones import HALF, build_backbone
+from distil_cache.pipeline.adm import AdmConfig
+from distil_cache.pipeline.image_spec import ImageSpec
+from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec
+from distil_cache.pipeline.teacher import TeacherSpec, teacher_views
+
+SIDE = 32
+TRAIN_SIDE = 28
+SHARD_ROWS = 40
+EVERYWHERE = ("image", "eps", "dire")
+
+Row = dict[str, Any]
+
+
+def rows(split: str, real: int, fake: Mapping[str, int], *, group: str = "scenes", real_of: str = "") -> list[Row]:
+    """Rows of one split; the reals carry ``real_of`` as their generator."""
+    found = [_row(f"{split} real {group} {real_of} {n}", 0, split, real_of, group) for n in range(real)]
+    for generator, count in fake.items():
+        found += [_row(f"{split} {generator} {group} {n}", 1, split, generator, group) for n in range(count)]
+    return found
+
+
+def make_cache(
+    root: Path,
+    table: Sequence[Row],
+    *,
+    features: Mapping[str, Sequence[str]] | None = None,
+    steps: str = "ddim20",
+    adm: str = "a",
+    name: str = "pictures",
+    views: tuple[str, ...] = ("identity", "hflip"),
+    shard_rows: int = SHARD_ROWS,
+) -> tuple[Cache, BuildRecord]:
+    """Write a dataset, its features and the build record.
+
+    features : feature -> splits; by default the teacher for train and all others for every split.
+    """
+    cache = Cache.create(root)
+    revision = cache.datasets().write(name, pa.Table.from_pylist(list(table), schema=SCHEMA))
+    splits = sorted({row["split"] for row in table})
+    wanted = features or {**dict.fromkeys(EVERYWHERE, splits), "teacher": ["train"]}
+    split_of = {row["key"]: row["split"] for row in table}
+    label_of = {row["key"]: row["label"] for row in table}
+    specs = make_specs(steps, adm, views)
+    built = {}
+    for feature, of_splits in wanted.items():
+        store = cache.feature(specs[feature])
+        shards = []
+        for split in splits:
+            keys = sorted(key for key, where in split_of.items() if where == split and where in of_splits)
+            for start in range(0, len(keys), shard_rows):
+                piece = keys[start : start + shard_rows]
+                values = np.stack([values_of(feature, key, label_of[key], specs) for key in piece])
+                shards.append(store.commit(piece, values).shard)
+        built[feature] = BuiltFeature(
+            fingerprint=store.fingerprint, folder=store.folder.name, shards=tuple(shards), splits=tuple(of_splits)
+        )
+    record = BuildRecord.new(name, revision, built, {})
+    cache.builds().write(record)
+    return cache, record
+
+
+def make_specs(
+    steps: str = "ddim20", adm: str = "a", views: tuple[str, ...] = ("identity", "hflip")
+) -> dict[str, Spec]:
+    """The specs of the four features."""
+    image = ImageSpec(size=SIDE)
+    identity = AdmIdentity.of(adm * 64, AdmConfig(image_size=SIDE, num_channels=32, channel_mult="1,2"))
+    dire = DireSpec(image=image, adm=identity, steps=steps)
+    teacher = TeacherSpec(
+        dire=dire, backbone="small", weights="b" * 64, size=TRAIN_SIDE, mean=HALF, std=HALF, views=views
+    )
+    return {"image": image, "eps": EpsSpec(image=image, adm=identity), "dire": dire, "teacher": teacher}
+
+
+def values_of(feature: str, key: str, label: int, specs: Mapping[str, Spec]) -> np.ndarray:
+    """One row of a feature, from the key alone."""
+    rng = np.random.default_rng([int(key[:12], 16), ("image", "eps", "dire", "teacher").index(feature) % 3])
+    if feature == "eps":
+        return rng.normal(size=(3, SIDE, SIDE)).astype(np.float16)
+    if feature == "dire":
+        return rng.integers(0, 90, (3, SIDE, SIDE), dtype=np.uint8)
+    if feature == "image":
+        pixels = rng.integers(0, 200, (3, SIDE, SIDE), dtype=np.uint8)
+        pixels[:, 8:24, 8:24] += np.uint8(50 * label)
+        return pixels
+    spec = specs["teacher"]
+    assert isinstance(spec, TeacherSpec)
+    dire = torch.from_numpy(values_of("dire", key, label, specs))[None]
+    return teacher_views(teacher_network(), dire, spec)[0].numpy()
+
+
+@functools.cache
+def teacher_network() -> torch.nn.Module:
+    """The untrained backbone that teaches in these tests, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return build_backbone("small", 3).eval()
+
+
+def _row(text: str, label: int, split: str, generator: str, group: str) -> Row:
+    return {
+        "key": hashlib.sha256(text.encode()).hexdigest()[:32],
+        "source": "pictures folder",
+        "path": f"{text}.png",
+        "label": label,
+        "split": split,
+        "generator": generator,
+        "family": "diffusion" if label else "",
+        "group": group,
+        "width": SIDE,
+        "height": SIDE,
+        "format": "PNG",
+        "bytes": 1,
+    }

@@ -1,0 +1,129 @@
+"""Evaluation: every occurrence scored once, kept in the run, read by the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from distil_cache.errors import UserError
+from distil_cache.train.config import TrainConfig
+from distil_cache.train.evaluate import run_evaluation
+from distil_cache.train.gallery import as_pixels, chosen_rows
+from distil_cache.train.loop import run_training
+from distil_cache.train.run_data import read_runs
+from PIL import Image
+from small_cache import make_cache, make_specs, rows, values_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(cache, run); the test split has one picture twice, under two generators."""
+    folder = tmp_path_factory.mktemp("trained")
+    table = rows("train", 30, {"adm": 30}) + rows("test", 21, {"adm": 12, "sd": 9})
+    table += [{**table[-1], "generator": "copy", "path": "again.png"}]
+    cache, _ = make_cache(folder / "cache", table)
+    config = TrainConfig.checked(dataset="pictures", backbone="small", epochs=2, batch_size=16, lr=1e-3)
+    run_training(config, cache.root, folder / "run")
+    return cache.root, folder / "run"
+
+
+def test_every_occurrence_is_scored_once_and_the_report_can_read_it(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    found = run_evaluation(run, cache, "pictures")
+    scores = pq.read_table(run / "evaluations" / "pictures-test-crop" / "scores.parquet")
+    assert found["counts"] == {"real": 21, "fake": 22}
+    assert scores.num_rows == 43
+    assert scores.column_names == ["key", "label", "generator", "family", "group", "score", "logit"]
+    assert scores["generator"].to_pylist().count("copy") == 1
+    np.testing.assert_allclose(scores["score"].to_numpy(), 1 / (1 + np.exp(-scores["logit"].to_numpy())), rtol=1e-5)
+    evaluation = next(one for one in read_runs([run])[0].evaluations if one.name == "pictures-test-crop")
+    assert len(evaluation.scores) == 43
+    assert evaluation.seen == {"adm"}
+
+
+def test_evaluating_again_changes_nothing(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    first = run_evaluation(run, cache, "pictures")
+    files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+    assert run_evaluation(run, cache, "pictures") == first
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()} == files
+
+
+def test_the_batch_size_changes_no_score(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, run = trained
+    run_evaluation(run, cache, "pictures", transform="resize", batch_size=5)
+    path = run / "evaluations" / "pictures-test-resize" / "scores.parquet"
+    small = pq.read_table(path)
+    (path.parent / "evaluation.json").unlink()
+    run_evaluation(run, cache, "pictures", transform="resize", batch_size=43)
+    large = pq.read_table(path)
+    assert small.select(["key", "generator"]) == large.select(["key", "generator"])
+    np.testing.assert_allclose(small["logit"].to_numpy(), large["logit"].to_numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_selection_is_another_evaluation(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    found = run_evaluation(run, cache, "pictures", select="generator=sd")
+    assert found["counts"] == {"real": 21, "fake": 9}
+    assert found["select"] == "generator=sd"
+    assert len(list((run / "evaluations").glob("pictures-test-crop-*/scores.parquet"))) == 1
+
+
+def test_mean_dire_and_pictures_are_kept_for_the_report(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    run_evaluation(run, cache, "pictures")
+    folder = run / "evaluations" / "pictures-test-crop"
+    means = pq.read_table(folder / "dire.parquet").to_pylist()
+    assert len(means) == 43
+    expected = values_of("dire", means[7]["key"], means[7]["label"], make_specs()).mean() / 255
+    assert means[7]["mean_dire"] == pytest.approx(expected, rel=1e-5)
+    entries = json.loads((folder / "gallery" / "gallery.json").read_text())
+    assert len(entries) == 12
+    assert len({entry["key"] for entry in entries}) == 12
+    picture = np.asarray(Image.open(folder / "gallery" / entries[0]["image"]))
+    stored = values_of("image", entries[0]["key"], entries[0]["label"], make_specs())
+    np.testing.assert_array_equal(picture, stored.transpose(1, 2, 0))
+
+
+def test_the_gallery_shows_the_surest_mistakes_first() -> None:
+    keys = np.array([f"{n:032x}" for n in range(20)] + [f"{3:032x}"])
+    label = np.array([0, 1] * 10 + [1])
+    logits = np.where(label == 1, 2.0, -2.0)
+    logits[4], logits[7], logits[11] = 1.5, -3.0, -0.5
+    shown = chosen_rows(keys, label, logits)
+    assert shown[:3].tolist() == [7, 4, 11]
+    assert len(set(keys[shown])) == len(shown) == 12
+    assert abs(int(label[shown[3:]].sum()) * 2 - 9) == 1
+    assert as_pixels(np.array([-9.0, 0.0, 3.0], np.float16).reshape(3, 1, 1)).ravel().tolist() == [0, 128, 255]
+
+
+def test_what_cannot_be_evaluated_is_refused_with_a_sentence(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, run = trained
+    with pytest.raises(UserError, match="pictures: has no split 'val', only test, train"):
+        run_evaluation(run, cache, "pictures", split="val")
+    with pytest.raises(UserError, match="is no run"):
+        run_evaluation(tmp_path, cache, "pictures")
+    make_cache(cache, rows("test", 4, {"adm": 4}), name="other-adm", adm="c")
+    with pytest.raises(UserError, match="were made with other settings than those the student learnt from"):
+        run_evaluation(run, cache, "other-adm")
+
+
+def test_another_dataset_with_the_same_features_is_evaluated(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    make_cache(cache, rows("test", 6, {"new": 5}, group="other"), name="unseen")
+    found = run_evaluation(run, cache, "unseen")
+    assert found["counts"] == {"real": 6, "fake": 5}
+    assert found["seen_generators"] == ["adm"]

@@ -1,0 +1,149 @@
+"""Which rows train, which choose the checkpoint, and which build serves them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from distil_cache.cache.dataset import SCHEMA
+from distil_cache.errors import UsageError, UserError
+from distil_cache.train.select import (
+    choose_build,
+    column,
+    held_out,
+    parse_select,
+    select_rows,
+    split_rows,
+    training_parts,
+)
+from small_cache import make_cache, rows
+
+NEEDED = {"train": ("image", "eps", "teacher")}
+
+
+def as_table(found: list[dict[str, object]]) -> pa.Table:
+    return pa.Table.from_pylist(found, schema=SCHEMA)
+
+
+def counts(table: pa.Table) -> dict[tuple[int, str, str], int]:
+    found: dict[tuple[int, str, str], int] = {}
+    for label, generator, group in zip(*(column(table, n) for n in ("label", "generator", "group")), strict=True):
+        found[int(label), str(generator), str(group)] = found.get((int(label), str(generator), str(group)), 0) + 1
+    return found
+
+
+def test_a_selection_is_read_from_its_text() -> None:
+    found = parse_select("generator=adm|sd v1.4, source_group=imagenet")
+    assert found.generator == {"adm", "sd v1.4"}
+    assert found.group == {"imagenet"}
+    assert parse_select(None) == parse_select("")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("colour=red", "no field 'colour', only generator, family, group, source_group"),
+        ("generator", "generator needs values, as in generator=a|b"),
+        ("generator=|", "generator needs values"),
+        ("generator=a,generator=b", "generator is given twice"),
+    ],
+)
+def test_a_selection_that_cannot_be_read_is_a_usage_error(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        parse_select(text)
+
+
+def test_choosing_a_generator_keeps_the_reals_of_its_folder_or_else_of_its_source_group() -> None:
+    table = as_table(
+        rows("train", 5, {"adm": 3}, group="beds")
+        + rows("train", 4, {"sd": 2}, group="faces")
+        + rows("train", 6, {"progan": 3}, group="cats", real_of="progan")
+    )
+    adm = select_rows(table, parse_select("generator=adm"), "pictures")
+    assert counts(adm) == {(0, "", "beds"): 5, (1, "adm", "beds"): 3}
+    progan = select_rows(table, parse_select("generator=progan"), "pictures")
+    assert counts(progan) == {(0, "progan", "cats"): 6, (1, "progan", "cats"): 3}
+    faces = select_rows(table, parse_select("group=faces"), "pictures")
+    assert counts(faces) == {(0, "", "faces"): 4, (1, "sd", "faces"): 2}
+
+
+def test_a_selection_that_leaves_nothing_names_what_there_is() -> None:
+    table = as_table(rows("train", 2, {"adm": 2}))
+    with pytest.raises(UserError, match=r"leaves no generated image\. There are generators adm, families diffusion"):
+        select_rows(table, parse_select("generator=midjourney"), "pictures, split train")
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "val"), ("train", "test"), ("train", "val", "test")])
+def test_selection_never_sees_test(splits: tuple[str, ...]) -> None:
+    found = [row for split in splits for row in rows(split, 100, {"adm": 100})]
+    table = as_table(found + [row for row in found if row["split"] == "train"][:50])
+    parts = training_parts(table, parse_select(None), 0.1, "pictures")
+    expected = "val" if len(splits) == 3 else "train"
+    assert parts.val_split == expected
+    assert set(column(parts.train, "split")) == {"train"}
+    assert set(column(parts.val, "split")) == {expected}
+    assert not set(column(parts.train, "key")) & set(column(parts.val, "key"))
+    if expected == "train":
+        assert parts.train.num_rows + parts.val.num_rows == 250
+        assert 5 <= len(set(column(parts.val, "key"))) <= 40
+        assert list(held_out(column(parts.val, "key"), 0.1)) == [True] * parts.val.num_rows
+
+
+def test_a_dataset_that_cannot_train_says_why() -> None:
+    with pytest.raises(UserError, match="has no split 'train', only test, val"):
+        split_rows(as_table(rows("val", 1, {"adm": 1}) + rows("test", 1, {"adm": 1})), "train", "pictures")
+    with pytest.raises(UserError, match="holds no real image to learn from"):
+        training_parts(as_table(rows("train", 0, {"adm": 5})), parse_select(None), 0.1, "pictures")
+
+
+def test_a_missing_feature_is_named_with_the_command_that_builds_it(tmp_path: Path) -> None:
+    cache, _ = make_cache(tmp_path / "c", rows("train", 3, {"adm": 4}), features={"image": ["train"], "eps": ["train"]})
+    with pytest.raises(UserError) as error:
+        choose_build(cache, "pictures", None, NEEDED, purpose="method distildire")
+    assert str(error.value) == (
+        "pictures: method distildire needs feature `teacher` for 7 of 7 samples of split train. Build it with: "
+        f"distil-cache build 'pictures folder' --cache {tmp_path / 'c'} --dataset pictures "
+        "--features train:eps,image,teacher (and the other options of the build before)"
+    )
+
+
+def test_several_builds_that_fit_are_listed_with_what_tells_them_apart(tmp_path: Path) -> None:
+    table = rows("train", 3, {"adm": 3})
+    cache, one = make_cache(tmp_path / "cache", table)
+    _, two = make_cache(tmp_path / "cache", table, steps="ddim10")
+    with pytest.raises(UserError) as error:
+        choose_build(cache, "pictures", None, NEEDED, purpose="method distildire")
+    assert "several builds serve method distildire" in str(error.value)
+    assert re.search(rf"{one.id} of [-0-9]+ [:0-9]+: image \(train\).*dire\.steps=ddim20", str(error.value))
+    assert re.search(rf"{two.id} of .*dire\.steps=ddim10", str(error.value))
+    assert str(error.value).endswith("Choose one with --build ID.")
+    assert choose_build(cache, "pictures", two.id, NEEDED, purpose="method distildire") == two
+
+
+def test_builds_whose_needed_features_are_the_same_count_as_one(tmp_path: Path) -> None:
+    table = rows("train", 3, {"adm": 3})
+    cache, _ = make_cache(tmp_path / "cache", table)
+    _, two = make_cache(tmp_path / "cache", table, steps="ddim10")
+    found = choose_build(cache, "pictures", None, {"train": ("image", "eps")}, purpose="method eps")
+    assert found.features["eps"] == two.features["eps"]
+
+
+def test_only_builds_of_the_newest_revision_count_unless_one_is_named(tmp_path: Path) -> None:
+    table = rows("train", 3, {"adm": 3})
+    cache, old = make_cache(tmp_path / "cache", table)
+    cache.datasets().write("pictures", as_table(table[1:]))
+    with pytest.raises(UserError, match="needs feature `image` for 5 of 5 samples"):
+        choose_build(cache, "pictures", None, NEEDED, purpose="method distildire")
+    assert choose_build(cache, "pictures", old.id, NEEDED, purpose="method distildire") == old

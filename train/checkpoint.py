@@ -1,0 +1,178 @@
+"""Checkpoints: safetensors and JSON, never a pickle, and always whole.
+
+``last.json`` is what counts: it names the weights and the optimiser's file of the newest state and holds all else that
+a training needs to go on exactly as if it had never stopped. It is replaced after both files are on the disk, so a kill
+at any moment leaves a state that fits together. ``best.safetensors`` is the student to evaluate.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..errors import UserError
+
+BEST = "best.safetensors"
+LAST = "last.json"
+
+
+class State(BaseModel):
+    """Where a training stands.
+
+    epoch : epochs finished. batch : batches of the next epoch that are done. step : optimiser steps altogether.
+    sums : total, bce and kd of the unfinished epoch, each summed over samples. seconds : time spent in it.
+    best : epoch of the best checkpoint (0: none yet) and what it was chosen by, larger is better.
+    history : the lines of ``metrics.jsonl``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    first_loss: float | None = None
+    sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    samples: int = 0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_rank: tuple[float, float] | None = None
+    history: list[dict[str, float | int | None]] = []
+
+
+class _Saved(BaseModel):
+    """The content of ``last.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weights: str
+    optimiser: str
+    param_groups: list[dict[str, Any]]
+    random: dict[str, Any]
+    progress: State
+
+
+def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str]) -> None:
+    """Write a student's tensors to one safetensors file, replaced in one step; ``facts`` are its metadata."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    _replace(path, lambda target: save_file(tensors, target, metadata=dict(facts)))
+
+
+def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
+    """Load a file of ``save_weights`` into a student of the same shape and return the metadata."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = dict(file.metadata() or {})
+        student.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be loaded into this student ({_first_line(error)}). Train again.") from error
+    return facts
+
+
+def save_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer, progress: State) -> None:
+    """Make the present state the newest one of a run; the files of the state before it are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"last-{progress.step:08d}"
+    weights, optimiser_file = f"{stem}.safetensors", f"{stem}.optim.safetensors"
+    state = optimiser.state_dict()
+    tensors = {
+        f"{number}.{name}": value.detach().cpu().contiguous()
+        for number, slots in state["state"].items()
+        for name, value in slots.items()
+    }
+    tensors |= _torch_random_state()
+    save_weights(folder / weights, student, {"step": str(progress.step)})
+    _replace(folder / optimiser_file, lambda target: save_file(tensors, target))
+    saved = _Saved(
+        weights=weights,
+        optimiser=optimiser_file,
+        param_groups=state["param_groups"],
+        random=_python_random_state(),
+        progress=progress,
+    )
+    _replace(folder / LAST, lambda target: target.write_text(saved.model_dump_json(), encoding="utf-8"))
+    for old in folder.glob("last-*.safetensors"):
+        if old.name not in (weights, optimiser_file):
+            old.unlink()
+
+
+def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> State | None:
+    """Restore the newest state, random generators included, and return where the training stands; None without one."""
+    path = folder / LAST
+    if not path.exists():
+        return None
+    try:
+        saved = _Saved.model_validate_json(path.read_bytes())
+        tensors = load_file(folder / saved.optimiser)
+    except (OSError, ValidationError, SafetensorError) as error:
+        raise UserError(f"{path}: is damaged ({_first_line(error)}). Train again into a new folder.") from error
+    load_weights(folder / saved.weights, student)
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, slot = name.partition(".")
+        if number.isdigit():
+            slots.setdefault(int(number), {})[slot] = tensor
+    optimiser.load_state_dict({"state": slots, "param_groups": saved.param_groups})
+    _set_random_state(tensors, saved.random)
+    return saved.progress
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file that is replaced in one step."""
+    _replace(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def _torch_random_state() -> dict[str, Tensor]:
+    state = {"random.torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        state["random.cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _python_random_state() -> dict[str, Any]:
+    version, numbers, gauss = random.getstate()
+    state = np.random.get_state(legacy=False)
+    state = {**state, "state": {**state["state"], "key": state["state"]["key"].tolist()}}
+    return {"python": [version, list(numbers), gauss], "numpy": state}
+
+
+def _set_random_state(tensors: Mapping[str, Tensor], other: Mapping[str, Any]) -> None:
+    torch.set_rng_state(tensors["random.torch"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    version, numbers, gauss = other["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    state = other["numpy"]
+    np.random.set_state({**state, "state": {**state["state"], "key": np.array(state["state"]["key"], dtype=np.uint32)}})
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    write(temporary)
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.replace(path)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,221 @@
+"""The report's figures: small matplotlib panels as inline SVG that follows the page's colours.
+
+A figure is a row of panels which the page lays out to its width, so that text stays readable on a phone. Colours are
+written as CSS variables (light and dark are the page's business), every series also has its own dash pattern, text
+stays text, and the same data give the same bytes: fixed hash salt, no date, identifiers prefixed by the caller.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from .metrics import Array, Interval
+
+SERIES = 6
+DASHES = ("", "6 2", "2 2", "6 2 2 2")
+_INK, _RULE = "#fe1000", "#fe2000"  # stand-ins, replaced by currentColor and a CSS variable
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "distil-cache",
+    "text.parse_math": False,
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.5,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.4,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a figure: an inline SVG, or an image as a data URI, and what it shows in words (``alt``)."""
+
+    title: str
+    alt: str
+    svg: str = ""
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels under one caption; ``legend`` names the series in the order of their colours."""
+
+    caption: str
+    panels: tuple[Panel, ...]
+    legend: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one line, and its place in the legend (which decides its colour and dash)."""
+
+    series: int
+    x: Sequence[float] | Array
+    y: Sequence[float] | Array
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One row of a distribution: the values, their mean's interval, and what they belong to."""
+
+    label: str
+    values: npt.NDArray[np.float64]
+    interval: Interval | None
+    series: int
+
+
+def png_panel(title: str, alt: str, png: bytes) -> Panel:
+    """A PNG's bytes as a panel that needs no second file."""
+    return Panel(title, alt, image="data:image/png;base64," + base64.b64encode(png).decode("ascii"))
+
+
+def line_panel(title: str, alt: str, curves: Sequence[Curve], x_label: str, y_label: str) -> Panel:
+    """Lines over whole numbers (epochs); a single point is drawn as a dot."""
+
+    def draw(axes: Axes) -> None:
+        for curve in curves:
+            axes.plot(curve.x, curve.y, marker="o" if len(curve.x) == 1 else "", markersize=3, **_line(curve.series))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.set(xlabel=x_label, ylabel=y_label)
+
+    return _panel(title, alt, draw)
+
+
+def roc_panel(title: str, alt: str, scored: Mapping[int, tuple[Array, Array]]) -> Panel:
+    """ROC curves; ``scored`` gives labels and scores by series."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1)
+        for series, (labels, scores) in scored.items():
+            false_positive, true_positive, _ = roc_curve(labels, scores)
+            axes.plot(false_positive, true_positive, **_line(series))
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="reals called generated", ylabel="generated found")
+
+    return _panel(title, alt, draw)
+
+
+def pr_panel(title: str, alt: str, scored: Mapping[int, tuple[Array, Array]]) -> Panel:
+    """Precision-recall steps, and the share of generated images as the line that guessing reaches."""
+
+    def draw(axes: Axes) -> None:
+        for series, (labels, scores) in scored.items():
+            precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
+            axes.axhline(float(np.mean(labels == 1)), color=_RULE, linewidth=1)
+            axes.step(recall, precision, where="post", **_line(series))
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", ylabel="precision")
+
+    return _panel(title, alt, draw)
+
+
+def histogram_panel(title: str, alt: str, scores: Mapping[int, Array]) -> Panel:
+    """Share of images in each twentieth of the scores' range 0..1, by series; series 0 is filled, 0.5 is marked."""
+
+    def draw(axes: Axes) -> None:
+        edges = np.linspace(0, 1, 21)
+        for series, values in scores.items():
+            shares = np.histogram(np.clip(values, 0, 1), edges)[0] / max(1, len(values))
+            if series == 0:
+                axes.stairs(shares, edges, fill=True, color=_colour(series), alpha=0.3)
+            axes.stairs(shares, edges, **_line(series))
+        axes.axvline(0.5, color=_INK, linewidth=0.8)
+        axes.set(xlim=(-0.01, 1.01), xlabel="score (probability of generated)", ylabel="share of images")
+
+    return _panel(title, alt, draw)
+
+
+def spread_panel(title: str, alt: str, rows: Sequence[Spread], x_label: str) -> Panel:
+    """A row each: line from the 5th to the 95th percentile, box of the middle half, mean with its 95 % interval."""
+
+    def draw(axes: Axes) -> None:
+        for place, row in enumerate(rows):
+            colour = _colour(row.series)
+            low, first, third, high = np.percentile(row.values, (5, 25, 75, 95))
+            axes.plot([low, high], [place, place], color=colour, linewidth=1)
+            axes.barh(place, third - first, left=first, height=0.5, color=colour, alpha=0.35)
+            if row.interval:
+                axes.plot(row.interval, [place, place], color=_INK, linewidth=2.6)
+            axes.plot(float(np.mean(row.values)), place, marker="o", markersize=4.5, color=_INK)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        axes.set(yticks=range(len(rows)), yticklabels=[_short(row.label) for row in rows], xlabel=x_label)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+
+    with mpl.rc_context(_STYLE):
+        canvas = Canvas(figsize=(3.9, 0.75 + 0.34 * len(rows)), layout="constrained")
+        draw(canvas.add_subplot())
+        return Panel(title, alt, _svg(canvas, f"{title}: {alt}"))
+
+
+def with_prefix(figure: Figure, prefix: str) -> Figure:
+    """The same figure with identifiers that are unique on a page which holds several."""
+    panels = []
+    for number, panel in enumerate(figure.panels):
+        own = f"{prefix}-{number}-"
+        svg = re.sub(r'\bid="', f'id="{own}', panel.svg)
+        svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{own}", svg)
+        panels.append(Panel(panel.title, panel.alt, svg, panel.image))
+    return Figure(figure.caption, tuple(panels), figure.legend)
+
+
+def _panel(title: str, alt: str, draw: Callable[[Axes], None]) -> Panel:
+    """A panel of one size with one place for the axes, so that panels side by side line up."""
+    with mpl.rc_context(_STYLE):
+        canvas = Canvas(figsize=(3.5, 2.6))
+        draw(canvas.add_axes((0.175, 0.17, 0.8, 0.8)))
+        return Panel(title, alt, _svg(canvas, f"{title}: {alt}"))
+
+
+def _line(series: int) -> dict[str, Any]:
+    dash = DASHES[series % len(DASHES)]
+    # matplotlib scales dashes by the line's width; the pattern is in points
+    return {"color": _colour(series), "linestyle": (0, tuple(float(n) / 1.4 for n in dash.split())) if dash else "-"}
+
+
+def _colour(series: int) -> str:
+    return f"#fe00{series % SERIES:02x}"
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 20 else label[:19] + "…"
+
+
+def _svg(canvas: Canvas, words: str) -> str:
+    """The drawing as one ``<svg>`` element with the page's colours, without prologue, metadata or fixed size."""
+    stream = io.StringIO()
+    canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :].replace("xlink:href=", "href=")
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s*<defs>\s*<style.*?</defs>", "", text, count=1, flags=re.DOTALL)
+    text = text.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
+    text = re.sub(r"#fe00(\d\d)", lambda found: f"var(--s{int(found[1])})", text)
+    box = re.search(r'viewBox="[^"]+"', text)
+    if box is None:
+        raise RuntimeError("matplotlib wrote an SVG without a viewBox")
+    opening = f'<svg {box[0]} role="img" aria-label="{html.escape(words, quote=True)}">'
+    return opening + text[text.index(">") + 1 :].strip()

@@ -1,0 +1,60 @@
+"""Verdicts of a student on the rows of a part: the same code validates during training and evaluates after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..errors import UsageError
+from .augment import TestTransform, test_input
+from .data import Part
+from .methods import Method
+from .student import Student
+
+
+def predict(
+    student: Student,
+    part: Part,
+    method: Method,
+    *,
+    size: int,
+    transform: TestTransform,
+    batch_size: int,
+    device: torch.device,
+    seen: Callable[[int], None] = lambda _: None,
+) -> npt.NDArray[np.float32]:
+    """Logit of every row of a part, (rows,) float32 in the order of its table: each occurrence exactly once.
+
+    ``seen`` is told the number of rows after each batch. The student is in evaluation mode afterwards.
+    """
+    student.eval()
+    logits: npt.NDArray[np.float32] = np.full(len(part), np.nan, dtype=np.float32)
+    with torch.inference_mode():
+        for batch in part.in_order(batch_size):
+            inputs = {name: batch.features[name].to(device) for name in method.inputs}
+            logit, _ = student(test_input(inputs, method, size, transform))
+            logits[batch.rows] = logit.cpu().numpy()
+            seen(len(batch.rows))
+    return logits
+
+
+def probability(logits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """P(generated) of logits, float32 in 0..1."""
+    probabilities: npt.NDArray[np.float32] = torch.sigmoid(torch.from_numpy(logits)).numpy()
+    return probabilities
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` (a GPU if there is one), ``cpu`` or ``cuda:N`` -> device; UsageError for anything that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: is not available here. Use auto, cpu or cuda:N.") from error
+    return device

@@ -1,0 +1,31 @@
+"""What a long step of training or evaluation tells about itself; rendering is the caller's."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives stages, counted in samples, how far each has come, and what it has to say."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Begin a stage of ``total`` samples."""
+
+    def advance(self, stage: str, units: int) -> None:
+        """Note that ``units`` more are done."""
+
+    def note(self, stage: str, text: str) -> None:
+        """Show a text beside a stage, such as its losses."""
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, stage: str, units: int) -> None:
+        """Do nothing."""
+
+    def note(self, stage: str, text: str) -> None:
+        """Do nothing."""

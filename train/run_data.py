@@ -1,0 +1,250 @@
+"""What lies in run folders, read into plain typed structures for the report. Reads only; knows no model, no cache."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UsageError, UserError
+from .metrics import Array
+
+GALLERY_PICTURES = ("image", "eps", "dire")
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One evaluated image: its pictures as PNG bytes by name (``image``, ``eps``, ``dire``; those that exist)."""
+
+    key: str
+    label: int
+    generator: str
+    score: float
+    pictures: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class MeanDire:
+    """Mean of the DIRE of some images: ``values`` float64 in 0..1, the other columns of the same length."""
+
+    keys: Array
+    labels: Array
+    generators: Array
+    values: Array
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run: a row an image, sorted by generator, label and key."""
+
+    name: str
+    info: Mapping[str, Any]
+    keys: Array
+    labels: Array
+    generators: Array
+    groups: Array
+    scores: Array
+    dire: MeanDire | None
+    gallery: tuple[GalleryItem, ...]
+
+    @property
+    def setting(self) -> tuple[str, str, str, str, str]:
+        """Dataset, revision, split, transform and selection: results of one setting stand in one table."""
+        return (
+            str(self.info["dataset"]),
+            str(self.info["revision"]),
+            str(self.info["split"]),
+            str(self.info.get("transform") or ""),
+            str(self.info.get("select") or ""),
+        )
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """Generators whose fakes the run was trained on."""
+        return frozenset(map(str, self.info.get("seen_generators") or ()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its configuration as stored, a mapping an epoch, and its evaluations by name."""
+
+    name: str
+    config: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]
+    evaluations: tuple[Evaluation, ...]
+
+    def get(self, name: str) -> Any:
+        """A fact that was resolved when training began, else a setting; ``None`` where the run has none."""
+        found = self.config.get(name)
+        return self.config["config"].get(name) if found is None else found
+
+    @property
+    def kd_weight(self) -> float | None:
+        """Weight of the distillation loss; ``None`` for methods without one."""
+        value = self.get("kd_weight")
+        return None if value is None or self.get("method") != "distildire" else float(value)
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """Generators of the fakes that it was trained on."""
+        return frozenset(map(str, self.get("seen_generators") or ()))
+
+    def configuration(self, *, besides_distillation: bool = False) -> str:
+        """The settings as text, equal for runs that share everything but the seed.
+
+        besides_distillation : equal also for runs that differ in the weight of the distillation loss, and so in whether
+            they read the teacher's features.
+        """
+        dropped = {"seed", "build"} | ({"kd_weight"} if besides_distillation else set())
+        kept = {name: value for name, value in self.config["config"].items() if name not in dropped}
+        read = dict(self.get("fingerprints") or {})
+        if besides_distillation:
+            read.pop("teacher", None)
+        return json.dumps([kept, self.get("revision"), read], sort_keys=True, default=str)
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+    """Read run folders, in the order given; names are the folders' and made unique.
+
+    Raises ``UsageError`` without a folder or with one given twice, ``UserError`` for a folder that is no run or holds
+    an unreadable file.
+    """
+    if not folders:
+        raise UsageError("no run was given: name at least one run folder")
+    resolved = [folder.resolve() for folder in folders]
+    twice = [str(folder) for folder, times in Counter(resolved).items() if times > 1]
+    if twice:
+        raise UsageError(f"{twice[0]}: the same run was given twice")
+    same_name = Counter(folder.name for folder in resolved)
+    return tuple(
+        _read_run(folder, folder.name if same_name[folder.name] == 1 else f"{folder.parent.name}/{folder.name}")
+        for folder in resolved
+    )
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: not a run folder (it has no config.json). Train one with: distil-cache train --run …"
+        )
+    metrics = folder / "metrics.jsonl"
+    history = tuple(_json_lines(metrics)) if metrics.is_file() else ()
+    found = sorted(path.parent for path in folder.glob("evaluations/*/evaluation.json"))
+    config = _json_object(path)
+    if not isinstance(config.get("config"), dict):
+        raise UserError(f"{path}: holds no training configuration, so it is not a run's. Train again into a new folder")
+    evaluations = tuple(_read_evaluation(one) for one in found)
+    return Run(name, config, history, evaluations)
+
+
+def _read_evaluation(folder: Path) -> Evaluation:
+    info = _json_object(folder / "evaluation.json")
+    lacking = [name for name in ("dataset", "revision", "split") if name not in info]
+    if lacking:
+        raise UserError(f"{folder}/evaluation.json: has no {lacking[0]!r}. Delete {folder} and evaluate again")
+    table = _table(folder / "scores.parquet", ("key", "label", "generator", "group", "score"))
+    table = table.sort_by([(name, "ascending") for name in ("generator", "label", "key", "group")])
+    scores = table["score"].to_numpy().astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"{folder}/scores.parquet: {int((~np.isfinite(scores)).sum())} scores are not numbers, so the training "
+            "diverged. Train again with a lower --lr, or leave this run out"
+        )
+    return Evaluation(
+        name=folder.name,
+        info=info,
+        keys=_texts(table, "key"),
+        labels=table["label"].to_numpy().astype(np.int64),
+        generators=_texts(table, "generator"),
+        groups=_texts(table, "group"),
+        scores=scores,
+        dire=_read_dire(folder / "dire.parquet"),
+        gallery=_read_gallery(folder / "gallery"),
+    )
+
+
+def _read_dire(path: Path) -> MeanDire | None:
+    if not path.is_file():
+        return None
+    table = _table(path, ("key", "label", "generator", "mean_dire"))
+    table = table.sort_by([(name, "ascending") for name in ("generator", "label", "key")])
+    return MeanDire(
+        _texts(table, "key"),
+        table["label"].to_numpy().astype(np.int64),
+        _texts(table, "generator"),
+        table["mean_dire"].to_numpy().astype(np.float64),
+    )
+
+
+def _read_gallery(folder: Path) -> tuple[GalleryItem, ...]:
+    path = folder / "gallery.json"
+    if not path.is_file():
+        return ()
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(
+            GalleryItem(
+                key=str(entry["key"]),
+                label=int(entry["label"]),
+                generator=str(entry["generator"]),
+                score=float(entry["score"]),
+                pictures={
+                    name: _picture(folder, str(entry[name])) for name in GALLERY_PICTURES if entry.get(name) is not None
+                },
+            )
+            for entry in entries
+        )
+    except (KeyError, TypeError, ValueError) as problem:
+        raise UserError(f"{path}: unreadable ({problem}). Delete {folder.parent} and evaluate again") from problem
+
+
+def _picture(folder: Path, name: str) -> bytes:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+        raise UserError(f"{folder}/gallery.json: picture {name!r} is not in the folder. Evaluate again")
+    return path.read_bytes()
+
+
+def _table(path: Path, columns: Sequence[str]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=list(columns))
+    except (OSError, pa.ArrowException) as problem:
+        raise UserError(f"{path}: unreadable ({problem}). Delete {path.parent} and evaluate again") from problem
+
+
+def _texts(table: pa.Table, name: str) -> Array:
+    return np.asarray(["" if value is None else str(value) for value in table[name].to_pylist()], dtype=str)
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: unreadable ({problem})") from problem
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: a JSON object was expected")
+    return found
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines; a last line that was cut off by a kill is left out."""
+    found = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+        except ValueError as problem:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number}: not JSON ({problem})") from problem
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found

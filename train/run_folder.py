@@ -1,0 +1,126 @@
+"""The folder of one run: what was asked, what it was resolved to, and where the parts of it lie."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from ..errors import UserError
+from .checkpoint import BEST, load_weights, replace_text
+from .config import TrainConfig
+from .methods import METHODS, Method
+from .student import Student, build_student
+
+
+class RunRecord(BaseModel):
+    """The content of ``config.json``.
+
+    config : what was asked. The rest is what it was resolved to when the training began: the build record and the
+    fingerprints of the features it read, the input side in pixels, the channels of the teacher's map (None: no
+    teacher), the generators whose fakes were learnt from, and how many samples trained and validated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = 1
+    run: str
+    config: TrainConfig
+    cache: str
+    dataset: str
+    revision: str
+    build: str
+    fingerprints: dict[str, str]
+    train_size: int
+    teacher_channels: int | None
+    seen_generators: tuple[str, ...]
+    samples: dict[str, int]
+    validation: str
+    created: AwareDatetime
+    versions: dict[str, str]
+
+    @property
+    def method(self) -> Method:
+        """What the student learnt from."""
+        return METHODS[self.config.method]
+
+
+class RunFolder:
+    """Paths of a run, and its record."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.json"
+        self.metrics = folder / "metrics.jsonl"
+        self.checkpoints = folder / "checkpoints"
+        self.tensorboard = folder / "tensorboard"
+        self.evaluations = folder / "evaluations"
+
+    def read(self) -> RunRecord:
+        """The run's record; UserError if the folder is no run."""
+        if not self.config.is_file():
+            raise UserError(f"{self.folder}: is no run (it has no config.json). Make one with: distil-cache train")
+        try:
+            return RunRecord.model_validate_json(self.config.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{self.config}: is not a run's configuration ({where}: {first['msg']}).") from error
+
+    def write(self, record: RunRecord) -> None:
+        """Store the run's record, in one step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_text(self.config, record.model_dump_json(indent=2) + "\n")
+
+    def admit(self, config: TrainConfig, *, resume: bool) -> RunRecord | None:
+        """The record of the training to go on with, or None for a new one.
+
+        Raises UserError if the folder holds another training, or this one without ``resume``. A training that goes on
+        may be asked for more epochs.
+        """
+        if not self.config.exists():
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise UserError(f"{self.folder}: is neither empty nor a run. Choose another --run folder.")
+            return None
+        record = self.read()
+        old, new = record.config.model_dump(), config.model_dump()
+        differing = [name for name in new if old[name] != new[name] and name != "epochs"]
+        if differing or new["epochs"] < old["epochs"]:
+            name = (differing or ["epochs"])[0]
+            other = f"{self.folder}: holds a training with {name} {old[name]!r}, not {new[name]!r}"
+            raise UserError(f"{other}. Choose another --run folder.")
+        if not resume:
+            known = f"{self.folder}: holds this training already"
+            raise UserError(f"{known}. Go on with --resume, or choose another --run folder.")
+        return record
+
+    def load_student(self) -> tuple[Student, RunRecord, dict[str, str]]:
+        """The best student so far (on the CPU, evaluation mode), the run's record, and the checkpoint's facts."""
+        record = self.read()
+        path = self.checkpoints / BEST
+        if not path.is_file():
+            raise UserError(f"{self.folder}: has no checkpoint yet. Let its first epoch end with train --resume")
+        student = build_student(record.config.backbone, record.method.channels, record.teacher_channels)
+        facts = load_weights(path, student)
+        return student.eval(), record, facts
+
+
+def new_run_id(folder: Path) -> str:
+    """A name that no other run has: the folder's, as far as a file name may hold it, and random digits."""
+    stem = re.sub("[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-")
+    return f"{stem[:60] or 'run'}-{secrets.token_hex(4)}"
+
+
+def now() -> datetime:
+    """The present second, in UTC."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def append_line(path: Path, line: dict[str, float | int | None]) -> None:
+    """Add one line of JSON to a file and flush it."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
