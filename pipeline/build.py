@@ -23,6 +23,7 @@ from ..cache.gather import gather
 from ..cache.index import Index
 from ..errors import UserError
 from ..models.backbones import load_teacher
+from ..progress import Progress
 from .adm import Adm
 from .adm_weights import load_adm
 from .config import BuildConfig
@@ -31,7 +32,6 @@ from .estimate import predicted_calls, row_bytes
 from .image_file import Limits, Reason
 from .precision import SAMPLES, Deviation, measure_deviation
 from .prepare import Prepared, prepare
-from .progress import Progress
 from .run import Tools, run_tasks, to_signal
 from .scan import Reject, ScannedRow, to_table
 from .sources import printable

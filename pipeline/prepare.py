@@ -12,11 +12,11 @@ from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import UserError
 from ..models.backbones import load_teacher
+from ..progress import Progress
 from .adm_weights import FoundAdm, find_adm
 from .config import BuildConfig
 from .device import choose_device, set_precision
 from .plan import Plan, make_plan
-from .progress import Progress
 from .scan import ScanResult, scan
 from .schedule import Schedule, respace
 from .sources import SourceFile, discover

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 
 from ..cache.builds import BuildRecord
 from ..cache.store import Cache
+from ..progress import Progress, Silent
 from .augment import checked_transform
 from .checkpoint import BEST
 from .data import Part
 from .gallery import write_gallery
 from .metrics import accuracy, auc, average_precision, test_sets, unweighted_mean
 from .predict import pick_device, predict, probability
-from .progress import Progress, Silent
 from .run_folder import RunFolder, RunRecord
 from .select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 

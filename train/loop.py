@@ -17,13 +17,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..cache.store import Cache
 from ..errors import UserError
+from ..progress import Progress, Silent
 from .augment import train_input
 from .checkpoint import BEST, State, load_state, replace_text, save_state, save_weights
 from .config import TrainConfig
 from .loss import Losses, losses
 from .metrics import accuracy, average_precision
 from .predict import pick_device, predict, probability
-from .progress import Progress, Silent
 from .run_folder import RunFolder, append_line
 from .session import Session, open_session
 

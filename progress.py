@@ -1,4 +1,4 @@
-"""What a long step of training or evaluation tells about itself; rendering is the caller's."""
+"""What a long step tells about itself; rendering is the caller's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives stages, counted in samples, how far each has come, and what it has to say."""
+    """Receives stages, such as ``scan`` or ``training``, how far each has come, and what it has to say."""
 
     def start(self, stage: str, total: int) -> None:
-        """Begin a stage of ``total`` samples."""
+        """Begin a stage of ``total`` units."""
 
     def advance(self, stage: str, units: int) -> None:
         """Note that ``units`` more are done."""

@@ -1,0 +1,179 @@
+"""The demo's three datasets, written once as PNG files with a manifest.
+
+demo : real crops and their twins. Training knows the twins of one ADM; the test sets are its twins, its samples, and
+    the twins of a second ADM, each beside the same reals.
+demo-blurred : the test crops filtered to their twins' spectra, as reals, beside the twins: what is left to be found
+    when smoothness says nothing.
+demo-dire : a part of the crops of all scenes with their filtered versions and twins, and of the samples, for the
+    statistics of DIRE.
+
+Every file is an uncompressed PNG without metadata, all of the same size in bytes, so that neither size nor format tells
+anything. The layout is ``cnndet``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from ..pipeline.adm_weights import find_adm
+from ..progress import Progress
+from .generate import STAGE, Generator
+from .recipe import MANIFEST, ImageRecord, Kind, Manifest, Recipe, read_manifest
+from .scenes import Crop, Pixels, Split, crops_of, scenes_of
+from .spectrum import filtered_like
+
+MAIN, BLURRED, DIRE = "demo", "demo-blurred", "demo-dire"
+"""Names of the datasets."""
+
+SEEN, HELD_OUT = "demo", "demo-b"
+"""Names of the ADMs: the one whose twins are trained on, and the other."""
+
+SAMPLES = f"{SEEN}-samples"
+PHOTOGRAPHS, FILTERED = "photographs", "filtered"
+KEY_DIGITS = 32
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, (3, 32, 32) uint8, and what it is. ``for_dire``: it is one of those whose DIRE is measured."""
+
+    kind: Kind
+    pixels: Pixels
+    split: Split
+    pair: str
+    for_dire: bool
+    adm: str | None = None
+    crop: Crop | None = None
+    strength: int | None = None
+
+
+def make_images(folder: Path, recipe: Recipe, progress: Progress) -> tuple[Manifest, bool]:
+    """Return the manifest of the images in ``folder``, and whether they were made now.
+
+    The folder is filled under another name, with the manifest last, and then put in its place: it is there whole or not
+    at all. Raises UserError if it holds images of another recipe or of other weights.
+    """
+    digests = {name: find_adm(name).digest for name in (SEEN, HELD_OUT)}
+    known = read_manifest(folder)
+    if known is not None:
+        if known.recipe != recipe or known.adms != digests:
+            raise UserError(f"{folder}: was made with other settings or weights. Delete it, or choose another --out.")
+        return known, False
+    if folder.exists():
+        raise UserError(f"{folder}: is there, but is not the demo's. Move it away, or choose another --out.")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    seen, held_out = (Generator(name, recipe.steps, progress) for name in (SEEN, HELD_OUT))
+    records = tuple(
+        _saved(partial, place, picture)
+        for picture in make_pictures(recipe, seen, held_out)
+        for place in places(picture)
+    )
+    manifest = Manifest(recipe=recipe, adms=digests, adm_calls=seen.calls + held_out.calls, images=records)
+    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    partial.rename(folder)
+    return manifest, True
+
+
+def make_pictures(recipe: Recipe, seen: Generator, held_out: Generator) -> Iterator[Picture]:
+    """Make all pictures: for each split crops, twins and filtered crops; at last the samples."""
+    train, test = (_crops(split, recipe) for split in ("train", "test"))
+    seen.progress.start(STAGE, len(train) + 2 * len(test) + recipe.samples)
+    for crops in (train, test):
+        twins = _twins(crops, seen, recipe)
+        yield from crops
+        yield from twins
+        for real, twin in zip(crops, twins, strict=True):
+            pixels = filtered_like(real.pixels, twin.pixels)
+            yield Picture("blurred", pixels, real.split, real.pair, real.for_dire, crop=real.crop)
+    yield from _twins(test, held_out, recipe)
+    names = [f"sample-{number:03}" for number in range(recipe.samples)]
+    for number, pixels in enumerate(seen.samples([f"{recipe.seed} {name}" for name in names])):
+        yield Picture("sample", pixels, "test", names[number], number < recipe.dire_samples, adm=seen.adm)
+
+
+def places(picture: Picture) -> list[str]:
+    """Return the folders that a picture is saved in, relative to the images' folder."""
+    split, found = picture.split, []
+    if picture.kind == "real":
+        found = [
+            f"{MAIN}/{split}/{name}/0_real" for name in ((SEEN, SAMPLES, HELD_OUT) if split == "test" else (SEEN,))
+        ]
+    elif picture.kind == "blurred" and split == "test":
+        found = [f"{BLURRED}/{split}/{SEEN}/0_real"]
+    elif picture.kind == "sample":
+        found = [f"{MAIN}/{split}/{SAMPLES}/1_fake"]
+    elif picture.kind == "twin":
+        found = [f"{MAIN}/{split}/{picture.adm}/1_fake"]
+        found += [f"{BLURRED}/{split}/{SEEN}/1_fake"] if split == "test" and picture.adm == SEEN else []
+    if picture.for_dire and picture.adm != HELD_OUT:
+        # reals and fakes share a group, so that fakes are compared with photographs and not with filtered ones
+        where = {
+            "real": f"{PHOTOGRAPHS}/plain/0_real",
+            "blurred": f"{FILTERED}/filtered/0_real",
+            "twin": f"{SEEN}/plain/1_fake",
+            "sample": f"{SAMPLES}/plain/1_fake",
+        }
+        found.append(f"{DIRE}/{split}/{where[picture.kind]}")
+    return found
+
+
+def encode(pixels: Pixels) -> bytes:
+    """Return (3, 32, 32) uint8 as a PNG whose size does not depend on the content: no compression, no metadata."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(stream, "PNG", compress_level=0)
+    return stream.getvalue()
+
+
+def _crops(split: Split, recipe: Recipe) -> list[Picture]:
+    count = recipe.train_crops if split == "train" else recipe.test_crops
+    return [
+        Picture("real", crop.pixels, split, f"{scene.name}-{number:03}", number < recipe.dire_crops, crop=crop)
+        for scene in scenes_of(split)
+        for number, crop in enumerate(crops_of(scene, count, recipe.seed))
+    ]
+
+
+def _twins(crops: list[Picture], generator: Generator, recipe: Recipe) -> list[Picture]:
+    """Return a twin of each crop; the strengths take turns."""
+    strengths = [recipe.strengths[number % len(recipe.strengths)] for number in range(len(crops))]
+    names = [f"{recipe.seed} {crop.pair}" for crop in crops]
+    made = generator.twins(np.stack([crop.pixels for crop in crops]), strengths, names)
+    return [
+        Picture("twin", pixels, real.split, real.pair, real.for_dire, generator.adm, real.crop, strength)
+        for real, pixels, strength in zip(crops, made, strengths, strict=True)
+    ]
+
+
+def _saved(root: Path, place: str, picture: Picture) -> ImageRecord:
+    """Write one file and return its record."""
+    content = encode(picture.pixels)
+    path = root / place / f"{picture.pair}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    dataset, _, generator, *_ = place.split("/")
+    crop = picture.crop
+    return ImageRecord(
+        path=f"{place}/{path.name}",
+        key=hashlib.sha256(content).hexdigest()[:KEY_DIGITS],
+        dataset=dataset,
+        split=picture.split,
+        generator=generator,
+        label=1 if place.endswith("1_fake") else 0,
+        kind=picture.kind,
+        adm=picture.adm,
+        pair=picture.pair,
+        scene=crop.scene.name if crop else None,
+        photograph=crop.photograph if crop else None,
+        window=crop.window if crop else None,
+        strength=picture.strength,
+    )

@@ -1,0 +1,191 @@
+"""The command line: light start, sentences for mistakes, exit codes, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from distil_cache.cli import app
+from image_bytes import noise, saved
+from small_models import STEPS, write_adm, write_images, write_teacher
+
+HEAVY = ("torch", "torchvision", "zarr", "pydantic", "pyarrow", "numpy", "matplotlib", "sklearn")
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from distil_cache.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def imported_by(*arguments: str) -> set[str]:
+    code = (
+        "import sys\nfrom distil_cache.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print(*sorted(name for name in sys.modules if '.' not in name), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option: str) -> None:
+    assert imported_by(option).isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("command", ["build", "train", "evaluate", "report", "demo"])
+def test_the_help_of_a_command_imports_nothing_heavy_but_what_typer_itself_does(command: str) -> None:
+    assert imported_by(command, "--help").isdisjoint(set(HEAVY) - {"pydantic"})
+
+
+def test_every_option_of_every_command_says_what_it_changes() -> None:
+    group = typer.main.get_command(app)
+    commands = dict(group.commands.items()) | dict(group.commands["cache"].commands.items())  # type: ignore[attr-defined]
+    del commands["cache"]
+    assert set(commands) == {"build", "train", "evaluate", "report", "demo", "ls", "verify"}
+    for name, command in commands.items():
+        assert command.help, name
+        for option in command.params:
+            assert getattr(option, "help", None), f"{name} {option.name}"
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    write_adm(folder / "adm.safetensors")
+    write_teacher(folder / "teacher.safetensors")
+    images = write_images(folder / "images", {"train": 8, "test": 4})
+    (images / "train" / "gen" / "0_real" / "bad.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def build_arguments(material: Path, cache: Path) -> list[str | Path]:
+    return [
+        "build", material / "images", "--cache", cache, "--dataset", "d", "--adm", material / "adm.safetensors",
+        "--teacher", "small", "--teacher-weights", material / "teacher.safetensors", "--steps", STEPS,
+    ]  # fmt: skip
+
+
+def test_build_train_evaluate_report_from_the_shell(material: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    built = run(*build_arguments(material, cache), "--json", "--strict")
+    assert built.returncode == 3, built.stderr
+    result = json.loads(built.stdout)
+    wanted = {
+        "dataset",
+        "revision",
+        "build",
+        "samples",
+        "rejected",
+        "label_conflicts",
+        "leaked",
+        "adm_calls",
+        "seconds",
+    }
+    assert wanted <= result.keys()
+    assert all({"fingerprint", "computed", "reused", "bytes"} <= row.keys() for row in result["features"].values())
+    assert "ADM calls" in built.stderr
+
+    again = run(*build_arguments(material, cache))
+    assert again.returncode == 0, again.stderr
+    assert "0 ADM calls, no image decoded" in again.stdout
+    assert "bad.jpg: not-an-image" in again.stdout.replace("\n", "")
+
+    train = [
+        "train",
+        "--cache",
+        cache,
+        "--dataset",
+        "d",
+        "--run",
+        tmp_path / "r",
+        "--backbone",
+        "small",
+        "--epochs",
+        "2",
+    ]
+    trained = run(*train, "--json")
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["epochs"] == 2
+    assert run(*train).returncode == 1
+
+    evaluate = ["evaluate", tmp_path / "r", "--cache", cache, "--dataset", "d"]
+    assert json.loads(run(*evaluate, "--json").stdout)["split"] == "test"
+    report = run("report", tmp_path / "r", "--out", tmp_path / "report", "--json")
+    assert report.returncode == 0, report.stderr
+    assert {"report.html", "report.md", "report.json"} <= {path.name for path in (tmp_path / "report").iterdir()}
+
+    listing = json.loads(run("cache", "ls", cache, "--json").stdout)
+    assert listing["datasets"][0]["samples"] == 24
+    assert run("cache", "ls", cache).returncode == 0
+    assert "sound" in run("cache", "verify", cache).stdout
+    data = next(path for path in cache.glob("features/dire-*/shards/*.zarr/c/**/*") if path.is_file())
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    verified = run("cache", "verify", cache)
+    assert verified.returncode == 4
+    assert "checksum" in verified.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["cache", "ls", "nowhere"], 1, "nowhere: is not a cache"),
+        (["build", "nowhere", "--cache", "c", "--dataset", "d", "--adm", "demo"], 1, "nowhere: no such file or folder"),
+        (["build", ".", "--cache", "c", "--dataset", "a/b"], 2, "--dataset a/b"),
+        (["build", ".", "--cache", "c", "--dataset", "d", "--batch-size", "many"], 2, "neither auto nor a number"),
+        (["build", ".", "--cache", "c"], 2, "Missing option '--dataset'"),
+        (["train", "--cache", "nowhere", "--dataset", "d", "--run", "r"], 1, "nowhere: is not a cache"),
+        (["train", "--cache", "c", "--dataset", "d", "--run", "r", "--method", "magic"], 2, "no method 'magic'"),
+        (["evaluate", "nowhere", "--cache", "c", "--dataset", "d"], 1, "nowhere: is no run"),
+        (["report", "nowhere", "--out", "o"], 1, "nowhere"),
+    ],
+)
+def test_a_mistake_ends_with_its_sentence_and_code_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments, COLUMNS="200")
+    assert done.returncode == code, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_reads_no_source_and_loads_no_diffusion_model(material: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    images = shutil.copytree(material / "images", tmp_path / "images")
+    arguments = build_arguments(material, cache)
+    arguments[1] = images
+    assert run(*arguments).returncode == 0
+    shutil.rmtree(images)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom distil_cache.train import *\n"
+        "c, r = map(Path, sys.argv[1:])\n"
+        "run_training(TrainConfig(dataset='d', backbone='small', epochs=1), c, r)\n"
+        "run_evaluation(r, c, 'd')\n"
+        "print(*(name for name in sys.modules if name.startswith('distil_cache.pipeline')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, cache, tmp_path / "r"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_an_image_that_is_not_square_is_cached_at_the_size_of_the_adm(material: Path, tmp_path: Path) -> None:
+    place = tmp_path / "images" / "train" / "gen"
+    for name, size in (("0_real", (90, 31)), ("1_fake", (17, 300))):
+        (place / name).mkdir(parents=True)
+        (place / name / "x.webp").write_bytes(saved(noise(*size), "WEBP"))
+    arguments = build_arguments(material, tmp_path / "c")
+    arguments[1] = tmp_path / "images"
+    done = run(*arguments, "--json", "--features", "image,eps")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["features"]["eps"]["computed"] == 2
