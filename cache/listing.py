@@ -68,7 +68,7 @@ def _dataset(cache: Cache, name: str) -> Entry:
             "rows": table.num_rows,
             "samples": len(table.column("key").unique()),
             "splits": splits,
-            "rejected": len(store.rejects(name)),
+            "rejected": sum(reject.get("reason") != "leaked" for reject in store.rejects(name)),
         }
     except UserError as error:
         return {"name": name, "problem": str(error)}

@@ -106,7 +106,8 @@ def _record(config: BuildConfig, ready: Prepared, totals: Totals) -> Result:
         first = f"{rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
         raise UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used (the first, {first}).")
     datasets = ready.cache.datasets()
-    revision = datasets.write(config.dataset, to_table(rows), [asdict(reject) for reject in rejects])
+    set_aside = [asdict(reject) for reject in [*rejects, *ready.scanned.leaks]]
+    revision = datasets.write(config.dataset, to_table(rows), set_aside)
     split_of = {row.key: row.file.split for row in rows}
     built = _built(split_of, ready)
     versions = {"distil-cache": __version__, **{name: version(name) for name in VERSIONS}}
@@ -166,7 +167,7 @@ def _scan_result(config: BuildConfig, ready: Prepared, rejects: Sequence[Reject]
         "dataset": config.dataset,
         "rejected": len(rejects),
         "label_conflicts": ready.scanned.label_conflicts,
-        "leaked": ready.scanned.leaked,
+        "leaked": len(ready.scanned.leaks),
         "opened": ready.scanned.opened,
         "rejects": [asdict(reject) for reject in rejects],
     }

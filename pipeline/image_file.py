@@ -51,6 +51,7 @@ Reason = Literal[
     "changed-while-reading",
     "changed",
     "label-conflict",
+    "leaked",
 ]
 """``damaged``: it is an image, but its data are corrupt. ``unreadable``: the system does not let us read the file."""
 

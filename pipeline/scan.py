@@ -64,12 +64,12 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Rows without conflicts, the rejected files, how many these are, and how many were left out as leaks."""
+    """Rows without conflicts, the rejected files, how many these are, and the files left out as leaks."""
 
     rows: list[ScannedRow]
     rejects: list[Reject]
     label_conflicts: int
-    leaked: int
+    leaks: list[Reject]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class ScanResult:
     rows, rejects : in the order of the files, conflicts after the others.
     opened : files that were read. remembered : files known from an earlier scan and not opened.
     label_conflicts : files whose bytes carry both labels (they are among the rejects).
-    leaked : files left out because their bytes are also in a split that takes precedence (they are no rejects).
+    leaks : files left out because their bytes are also in a split that takes precedence; they are not among the rejects.
     """
 
     rows: list[ScannedRow]
@@ -87,7 +87,7 @@ class ScanResult:
     opened: int
     remembered: int
     label_conflicts: int
-    leaked: int
+    leaks: list[Reject]
 
 
 def scan(
@@ -135,7 +135,7 @@ def scan(
         opened=opened,
         remembered=remembered,
         label_conflicts=resolution.label_conflicts,
-        leaked=resolution.leaked,
+        leaks=resolution.leaks,
     )
 
 
@@ -157,7 +157,12 @@ def resolve_conflicts(rows: Sequence[ScannedRow]) -> Resolution:
     for row in clear:
         keeper[row.key] = min(keeper.get(row.key, row.file.split), row.file.split, key=_PRECEDENCE.index)
     kept = [row for row in clear if row.file.split == keeper[row.key]]
-    return Resolution(kept, rejects, len(rejects), len(clear) - len(kept))
+    leaks = [
+        Reject(printable(row.file.location), "leaked", f"the same bytes are in {keeper[row.key]} (key {row.key})")
+        for row in clear
+        if row.file.split != keeper[row.key]
+    ]
+    return Resolution(kept, rejects, len(rejects), leaks)
 
 
 def to_table(rows: Sequence[ScannedRow]) -> pa.Table:

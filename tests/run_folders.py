@@ -80,6 +80,7 @@ def write_evaluation(
     applied: str = "",
     dire: bool = False,
     gallery: int = 0,
+    set_aside: dict[str, int] | None = None,
 ) -> Path:
     """An evaluation of the run with the given rows; DIRE means and a gallery of the first images where asked.
 
@@ -97,6 +98,7 @@ def write_evaluation(
         "select": None,
         "checkpoint": {"file": "best.safetensors", "epoch": 3, "sha256": "4" * 64},
         "applied_transform": applied or transform,
+        "set_aside": set_aside or {},
         "method": record["config"]["method"],
         "seen_generators": record["seen_generators"],
     }

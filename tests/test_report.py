@@ -163,6 +163,15 @@ def test_a_crop_that_cropped_nothing_is_noted(tmp_path):
     assert "nothing to crop" in note
 
 
+def test_files_that_the_build_set_aside_are_counted_by_reason(tmp_path):
+    folder = write_run(tmp_path / "kd05")
+    write_evaluation(folder, rows(FAKES), set_aside={"leaked": 2, "label-conflict": 1})
+
+    (note,) = write_report([folder], tmp_path / "out")["notes"]
+
+    assert "1 label-conflict, 2 leaked" in note
+
+
 def test_intervals_resample_whole_clusters_where_they_are_given(run, tmp_path):
     scored = rows(FAKES)
     scenes = {row["key"]: f"scene {number % 5}" for number, row in enumerate(scored)}

@@ -240,7 +240,7 @@ def test_the_same_bytes_with_both_labels_are_rejected_wherever_they_are(tmp_path
     result = scan(discover(tmp_path).files)
     assert [row.file.path for row in result.rows] == ["test/real/d.png"]
     assert {reject.reason for reject in result.rejects} == {"label-conflict"}
-    assert (len(result.rejects), result.label_conflicts, result.leaked) == (3, 3, 0)
+    assert (len(result.rejects), result.label_conflicts, len(result.leaks)) == (3, 3, 0)
 
 
 def test_the_same_bytes_in_train_and_test_stay_in_test_only(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_the_same_bytes_in_train_and_test_stay_in_test_only(tmp_path: Path) -> N
     put(tmp_path, {"train/real/e.png": two, "val/real/f.png": two})
     result = scan(discover(tmp_path).files)
     assert [row.file.path for row in result.rows] == ["test/real/d.png", "val/real/f.png"]
-    assert (result.rejects, result.label_conflicts, result.leaked) == ([], 0, 4)
+    assert (result.rejects, result.label_conflicts, len(result.leaks)) == ([], 0, 4)
 
 
 def test_the_same_bytes_twice_in_one_split_stay_two_rows(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_after_resolving_every_key_has_one_label_and_one_split_and_nothing_is_lo
     for row in result.rows:
         seen.setdefault(row.key, set()).add((row.file.label, row.file.split))
     assert all(len(places) == 1 for places in seen.values())
-    assert len(result.rows) + result.label_conflicts + result.leaked == len(rows)
+    assert len(result.rows) + result.label_conflicts + len(result.leaks) == len(rows)
     assert resolve_conflicts(result.rows).rows == result.rows
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,18 @@ def run_evaluation(
         "applied_transform": "crop" if cropped else "resize",
         "train_size": record.train_size,
         "seen_generators": list(record.seen_generators),
+        "set_aside": set_aside(cache, dataset, source.revision),
         "counts": {"real": int(np.sum(part.label == 0)), "fake": int(np.sum(part.label == 1))},
         "metrics": _metrics(part.label, logits, scores),
         **_by_generator(part, scores),
     }
     _store(folder, target, info, cache, source, part, split, logits, scores)
     return info
+
+
+def set_aside(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
+    """How many files a dataset's build set aside, by reason, such as ``label-conflict`` or ``leaked``."""
+    return dict(Counter(str(row.get("reason")) for row in cache.datasets().rejects(dataset, revision)))
 
 
 def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: str | None) -> BuildRecord:

@@ -52,6 +52,13 @@ def notes(runs: Sequence[Run], measured: Mapping[str, Sequence[Result]]) -> list
                 f"{title}: the test set of {generator_title(name)} has no real images (none carries its name, none is "
                 "of its source group), so it has no AP and is left out of the mean."
             )
+        aside = results[0].evaluation.info.get("set_aside")
+        if isinstance(aside, Mapping) and aside:
+            found.append(
+                f"{title}: when the dataset was built, files were set aside: "
+                f"{', '.join(f'{count:,} {reason}' for reason, count in sorted(aside.items()))}. The same bytes under "
+                "both labels count as label-conflict; bytes that are also in the test split, and kept there alone, as leaked."
+            )
         if any(_uncropped(result) for result in results):
             found.append(
                 f"{title}: the images are no larger than the student's input, so there was nothing to crop; they were "
