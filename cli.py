@@ -126,7 +126,7 @@ def build(
         list[str] | None,
         typer.Option(
             help="Features to make (image, eps, recon, dire, noise, teacher), for all splits or, as in test:image,eps, "
-            "for one; may be given several times. [default: image,eps; for train also dire,teacher]",
+            "for one; may be given several times. Default: image,eps; for train also dire,teacher.",
             show_default=False,
         ),
     ] = None,
@@ -137,7 +137,7 @@ def build(
         NoiseReduction, typer.Option(help="For the feature noise: mean over the inversion, or its first step.")
     ] = NoiseReduction.mean,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the cached image in pixels. [default: the ADM's]", show_default=False)
+        int | None, typer.Option(help="Side of the cached image in pixels. Default: the ADM's.", show_default=False)
     ] = None,
     image_preset: Annotated[
         ImagePreset, typer.Option(help="Resize and crop as in the DistilDIRE, DIRE or DNF code.")
@@ -145,13 +145,13 @@ def build(
     train_size: Annotated[
         int | None,
         typer.Option(
-            help="Side of the teacher's input. [default: 7/8 of the image; official-code: all]", show_default=False
+            help="Side of the teacher's input. Default: 7/8 of the image; official-code: all.", show_default=False
         ),
     ] = None,
     teacher: Annotated[str, typer.Option(help="Backbone of the teacher: resnet50, efficientnet_lite0.")] = "resnet50",
     teacher_weights: Annotated[
         Path | None,
-        typer.Option(help="The teacher's weights. [default: its published ImageNet ones]", show_default=False),
+        typer.Option(help="The teacher's weights. Default: its published ImageNet ones.", show_default=False),
     ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic of ADM and teacher; part of what a feature is.")
@@ -206,7 +206,7 @@ def train(
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-4,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and flips.")] = 0,
     train_size: Annotated[
-        int | None, typer.Option(help="Side of the student's input. [default: the teacher's]", show_default=False)
+        int | None, typer.Option(help="Side of the student's input. Default: the teacher's.", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,

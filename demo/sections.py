@@ -34,10 +34,10 @@ Row = dict[str, Any]
 Baseline = Mapping[str, Mapping[str, GeneratorScores]]
 
 
-def dire_section(path: str, study: DireStudy) -> Section:
+def dire_section(path: str, study: DireStudy, caveat: str = "") -> Section:
     """Mean DIRE of every class and differences within pairs, and in words whether the effect is there.
 
-    path : the steps that were inverted, in words.
+    path : the steps that were inverted, in words. caveat : a sentence that a reader of the verdict must know.
     """
     rows = [_dire_row(TITLES[kind], mean) for kind, mean in study.classes.items()]
     for (one, other), difference in study.differences.items():
@@ -61,7 +61,12 @@ def dire_section(path: str, study: DireStudy) -> Section:
         (spread_panel("Mean DIRE", alt, spreads, "mean |x - reconstruction| (share of the grey range)"),),
         ("real", "generated"),
     )
-    return Section(f"Mean DIRE, and what blur explains of it: {path}", dire_verdict(path, study), table, (figure,))
+    return Section(
+        f"Mean DIRE, and what blur explains of it: {path}",
+        f"{dire_verdict(path, study)} {caveat}".strip(),
+        table,
+        (figure,),
+    )
 
 
 def dire_verdict(path: str, study: DireStudy) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from distil_cache.errors import UserError
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.evaluate import run_evaluation
@@ -18,14 +16,6 @@ from distil_cache.train.loop import run_training
 from distil_cache.train.run_data import read_runs
 from PIL import Image
 from small_cache import make_cache, make_specs, rows, values_of
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import torch
 from distil_cache.cache.dataset import SCHEMA
 from distil_cache.errors import UsageError, UserError
 from distil_cache.train.select import (
@@ -41,14 +39,6 @@ def test_a_selection_is_read_from_its_text() -> None:
     assert found.generator == {"adm", "sd v1.4"}
     assert found.group == {"imagenet"}
     assert parse_select(None) == parse_select("")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ def _read_run(folder: Path, name: str) -> Run:
     config = _json_object(path)
     if not isinstance(config.get("config"), dict):
         raise UserError(f"{path}: holds no training configuration, so it is not a run's. Train again into a new folder")
-    evaluations = tuple(_read_evaluation(one) for one in found)
-    return Run(name, config, history, evaluations)
+    evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
+    return Run(name, config, history, tuple(evaluations))
 
 
 def _read_evaluation(folder: Path) -> Evaluation:

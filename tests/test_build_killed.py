@@ -1,0 +1,70 @@
+"""A real build in a process of its own, killed with SIGKILL while it works, and started again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from distil_cache.cache.store import Cache
+from distil_cache.cache.verify import verify
+from small_models import STEPS, write_adm, write_images, write_teacher
+
+
+def command(folder: Path, cache: Path) -> list[str]:
+    return [
+        sys.executable, "-c", "from distil_cache.cli import main; main()",
+        "build", str(folder / "images"), "--cache", str(cache), "--dataset", "d", "--json", "--steps", STEPS,
+        "--adm", str(folder / "adm.safetensors"), "--teacher", "small",
+        "--teacher-weights", str(folder / "teacher.safetensors"), "--shard-size", "8", "--device", "cpu",
+    ]  # fmt: skip
+
+
+def built(folder: Path, cache: Path) -> dict[str, int]:
+    done = subprocess.run(command(folder, cache), capture_output=True, text=True, check=True)
+    return {name: row["computed"] for name, row in json.loads(done.stdout)["features"].items()}
+
+
+def checksums(cache: Path) -> dict[str, str]:
+    return {
+        f"{store.feature} {marker.shard}": marker.sha256
+        for store in Cache.open(cache).features()
+        for marker in store.markers()
+    }
+
+
+def kill_when(folder: Path, cache: Path, pattern: str) -> None:
+    """Start a build and kill it as soon as a file of this pattern is there."""
+    process = subprocess.Popen(command(folder, cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not list(cache.glob(pattern)) and process.poll() is None:
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_killed_build_goes_on_where_it_was_and_makes_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
+    write_adm(tmp_path / "adm.safetensors")
+    write_teacher(tmp_path / "teacher.safetensors")
+    write_images(tmp_path / "images", {"train": 12, "test": 4})
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    computed = built(tmp_path, whole)
+    assert computed == {"image": 32, "eps": 32, "dire": 24, "teacher": 24}
+
+    for pattern in (
+        "features/eps-*/shards/*.zarr",
+        "features/dire-*/shards/*.json",
+        "features/teacher-*/shards/*.zarr",
+    ):
+        kill_when(tmp_path, killed, pattern)
+    kept = {store.feature: len(store.index()) for store in Cache.open(killed).features()}
+    assert kept["dire"] >= 8
+
+    rest = built(tmp_path, killed)
+    assert rest == {name: count - kept[name] for name, count in computed.items()}
+    assert checksums(killed) == checksums(whole)
+    assert verify(Cache.open(killed)) == []
