@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distil_cache.cache.gather import read_rows
 from distil_cache.errors import UserError
 from distil_cache.train.augment import checked_transform, normalised, test_input
-from distil_cache.train.data import BLOCK_ROWS, Part, batch_sizes, read_rows, shuffled_pools
+from distil_cache.train.data import BLOCK_ROWS, Part, batch_sizes, shuffled_pools
 from distil_cache.train.methods import METHODS
 from small_cache import make_cache, make_specs, rows, values_of
 

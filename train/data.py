@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..cache.builds import BuildRecord
+from ..cache.gather import read_rows
 from ..cache.store import Cache, FeatureStore
 from ..errors import UserError
 from .select import column, missing_feature
@@ -34,8 +35,6 @@ Mask = npt.NDArray[np.bool_]
 
 BLOCK_ROWS = 64
 POOL_BLOCKS = 8
-MAX_GAP = 8
-"""Rows nobody asked for that are read over rather than starting another read."""
 
 
 @dataclass(frozen=True)
@@ -185,27 +184,6 @@ def batch_sizes(rows: int, batch_size: int) -> list[int]:
     if batch_size > 1 and len(sizes) > 1 and sizes[-1] == 1:
         sizes[-2:] = [sizes[-2] + 1]
     return sizes
-
-
-def read_rows(store: FeatureStore, shard: Numbers, row: Numbers, view: int | None = None) -> Array:
-    """Rows of a feature, in the order asked, by contiguous reads.
-
-    shard : (N,) positions in the index' list of shards; row : (N,) rows in those shards; N > 0.
-    Returns (N, *row shape), without the axis of views if one ``view`` is asked.
-    """
-    shards = store.index().shards
-    order = np.lexsort((row, shard))
-    breaks = (np.diff(shard[order]) != 0) | (np.diff(row[order]) > MAX_GAP + 1)
-    found: Array | None = None
-    for run in np.split(order, np.flatnonzero(breaks) + 1):
-        start, stop = int(row[run[0]]), int(row[run[-1]]) + 1
-        block = store.read(shards[shard[run[0]]], start, stop, view)
-        if found is None:
-            found = np.empty((len(order), *block.shape[1:]), block.dtype)
-        found[run] = block[row[run] - start]
-    if found is None:
-        raise ValueError("no rows were asked for")
-    return found
 
 
 def _decoded(cache: Cache, build: BuildRecord, table: pa.Table) -> pa.Table:
