@@ -73,7 +73,7 @@ def run_build(config: BuildConfig, progress: Progress, *, dry_run: bool = False)
 def _run(config: BuildConfig, ready: Prepared, progress: Progress) -> Totals:
     """Run all tasks of the plan; each commits what it made."""
     progress.start("image", ready.plan.missing["image"])
-    progress.start("ADM calls", predicted_calls(ready.plan, ready.schedule, config.real_step))
+    progress.start("ADM calls", predicted_calls(ready.plan, ready.specs, ready.schedule, config.real_step))
     if "teacher" in ready.specs:
         progress.start("teacher", ready.plan.missing["teacher"])
     tools = Tools(
@@ -81,6 +81,8 @@ def _run(config: BuildConfig, ready: Prepared, progress: Progress) -> Totals:
         specs=ready.specs,
         files={row.key: row.file for row in reversed(ready.scanned.rows)},
         schedule=ready.schedule,
+        clip=config.clip,
+        real_step=config.real_step,
         device=ready.device,
         batch_size=_batch_size(config, ready.device),
         decoders=config.workers,
@@ -155,7 +157,7 @@ def _plan_result(config: BuildConfig, ready: Prepared, began: float) -> Result:
         "samples": plan.wanted["image"],
         "occurrences": len(ready.scanned.rows),
         "decoded": plan.missing["image"],
-        "adm_calls": predicted_calls(plan, ready.schedule, config.real_step),
+        "adm_calls": predicted_calls(plan, ready.specs, ready.schedule, config.real_step),
         "features": features,
         "rejects_file": None,
         "seconds": round(time.monotonic() - began, 3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from ..cache.spec import Spec
@@ -10,16 +12,19 @@ from .ddim import used_steps
 from .image_spec import ImageSpec
 from .plan import Plan, routes
 from .schedule import Schedule
-from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec
+from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, one_call_features
 from .teacher import TeacherSpec
 
 
-def predicted_calls(plan: Plan, schedule: Schedule, real_step: int) -> int:
+def predicted_calls(plan: Plan, specs: Mapping[str, Spec], schedule: Schedule, real_step: int) -> int:
     """Return images x ADM calls of all tasks, if every image can be decoded."""
     inversion = used_steps(schedule, real_step)
+    one_call = one_call_features(specs)
     cost = {"path": 2 * inversion, "inversion": inversion, "first": 1}
     return sum(
-        cost[route] * len(keys) for task in plan.tasks for route, keys in routes(task.keys, task.missing).items()
+        cost[route] * len(keys)
+        for task in plan.tasks
+        for route, keys in routes(task.keys, task.missing, one_call).items()
     )
 
 

@@ -18,9 +18,6 @@ FEATURES = ("image", "eps", "recon", "dire", "noise", "teacher")
 PASS_FEATURES = ("eps", "recon", "dire", "noise")
 """Made by one fused pass of the ADM over the cached image."""
 
-ROUTES = {"path": ("recon", "dire"), "inversion": ("noise",), "first": ("eps",)}
-"""How far the pass walks, and the features that need it to: inversion and sampling, inversion alone, its first step."""
-
 
 @dataclass(frozen=True)
 class Task:
@@ -36,13 +33,24 @@ class Task:
     missing: Mapping[str, tuple[str, ...]]
 
 
-def routes(keys: Sequence[str], missing: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
-    """Divide keys by the shortest route that makes all that each of them lacks; order is kept, empty routes left out."""
-    lacking = {feature: frozenset(missing.get(feature, ())) for feature in PASS_FEATURES}
+def routes(
+    keys: Sequence[str], missing: Mapping[str, Collection[str]], one_call: Collection[str]
+) -> dict[str, list[str]]:
+    """Divide keys by the shortest route that makes all that each of them lacks.
+
+    one_call : the pass features that the first step of the inversion gives. Routes: ``path`` (inversion and sampling, for
+    recon and dire), ``inversion`` (for noise over all steps), ``first``. Order is kept, empty routes are left out.
+    """
+    needing = {
+        "path": [missing.get("recon", ()), missing.get("dire", ())],
+        "inversion": [missing.get(feature, ()) for feature in ("eps", "noise") if feature not in one_call],
+        "first": [missing.get(feature, ()) for feature in one_call],
+    }
+    lacking = {route: frozenset().union(*lists) for route, lists in needing.items()}
     divided: dict[str, list[str]] = {}
     for key in keys:
-        for route, features in ROUTES.items():
-            if any(key in lacking[feature] for feature in features):
+        for route, wanting in lacking.items():
+            if key in wanting:
                 divided.setdefault(route, []).append(key)
                 break
     return divided
@@ -55,11 +63,6 @@ class Plan:
     tasks: tuple[Task, ...]
     wanted: Mapping[str, int]
     missing: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def nothing_to_do(self) -> bool:
-        """True if the cache holds every wanted row."""
-        return not self.tasks
 
 
 def with_dependencies(wanted: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:

@@ -29,7 +29,7 @@ from .plan import PASS_FEATURES, Task, routes
 from .scan import read_source
 from .schedule import Schedule
 from .sources import SourceFile
-from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec
+from .specs import EpsSpec, NoiseSpec, ReconSpec, one_call_features
 from .teacher import TeacherSpec, teacher_views
 
 Rows = NDArray[Any]
@@ -47,6 +47,8 @@ class Tools:
     specs: Mapping[str, Spec]
     files: Mapping[str, SourceFile]
     schedule: Schedule
+    clip: bool
+    real_step: int
     device: torch.device
     batch_size: int
     decoders: int
@@ -182,11 +184,11 @@ def _run_pass(task: Task, images: Images, tools: Tools, done: Done) -> dict[str,
     place = {feature: {key: number for number, key in enumerate(keys)} for feature, keys in lacking.items()}
     row_of = {key: row for row, key in enumerate(images.keys)}
     made: dict[str, Rows] = {}
-    for keys in routes(images.keys, lacking).values():
+    for route, keys in routes(images.keys, lacking, one_call_features(tools.specs)).items():
         wants = frozenset(feature for feature, places in place.items() if not places.keys().isdisjoint(keys))
         for batch in _batches(keys, tools.batch_size):
             pixels = images.pixels[_padded([row_of[key] for key in batch], tools.batch_size)]
-            result = _extract(torch.from_numpy(pixels), wants, tools)
+            result = _extract(torch.from_numpy(pixels), frozenset({"eps"}) if route == "first" else wants, tools)
             for feature in wants:
                 values = stored_rows(feature, result, tools.specs[feature])
                 rows = made.setdefault(feature, np.empty((len(lacking[feature]), *values.shape[1:]), values.dtype))
@@ -199,13 +201,10 @@ def _run_pass(task: Task, images: Images, tools: Tools, done: Done) -> dict[str,
 
 
 def _extract(pixels: Tensor, wants: frozenset[str], tools: Tools) -> Extraction:
-    """Run the pass over uint8 pixels (B, 3, S, S) as the specs of the wanted features say (they share their settings)."""
-    spec = tools.specs[min(wants)]
-    assert isinstance(spec, EpsSpec | ReconSpec | DireSpec | NoiseSpec)
-    real_step = 0 if isinstance(spec, EpsSpec) else spec.real_step
+    """Run the pass over uint8 pixels (B, 3, S, S) with the tools' settings, which all specs of a build share."""
     x = to_signal(pixels.to(tools.device, non_blocking=True))
     with torch.inference_mode():
-        return extract(tools.adm, x, tools.schedule, wants, clip=spec.clip, real_step=real_step)
+        return extract(tools.adm, x, tools.schedule, wants, clip=tools.clip, real_step=tools.real_step)
 
 
 def to_signal(pixels: Tensor) -> Tensor:
@@ -219,7 +218,8 @@ def stored_rows(feature: str, result: Extraction, spec: Spec) -> Rows:
         assert result.eps is not None
         return _numpy(result.eps.to(getattr(torch, spec.storage)))
     if isinstance(spec, NoiseSpec):
-        noise = result.noise_mean if spec.reduction == "mean" else result.noise_first
+        first = result.eps if result.noise_first is None else result.noise_first  # the same, of a pass of one call
+        noise = result.noise_mean if spec.reduction == "mean" else first
         assert noise is not None
         return _numpy(noise.to(getattr(torch, spec.storage)))
     if isinstance(spec, ReconSpec):

@@ -6,6 +6,7 @@ The image's spec stands beside its decoder, the teacher's beside the teacher. A 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -78,3 +79,12 @@ class NoiseSpec(_InversionSpec):
     algorithm: Literal[1] = 1
     reduction: NoiseReduction = "mean"
     storage: FloatStorage = "float16"
+
+
+def one_call_features(specs: Mapping[str, Spec]) -> frozenset[str]:
+    """Return the features among the specs that one ADM call makes: eps, and DNF's noise if only its first step is kept."""
+    return frozenset(
+        feature
+        for feature, spec in specs.items()
+        if isinstance(spec, EpsSpec) or (isinstance(spec, NoiseSpec) and spec.reduction == "first")
+    )

@@ -136,6 +136,31 @@ def test_noise_costs_the_inversion_alone_and_gives_eps_for_nothing(material: Pat
     assert result["features"]["eps"]["computed"] == 20
 
 
+def test_the_first_noise_of_dnf_is_eps_and_costs_one_call(material: Path, tmp_path: Path) -> None:
+    result = build(material, tmp_path / "c", features=("eps,noise",), noise="first")
+    assert result["adm_calls"] == 20
+    keys = store(tmp_path / "c", "eps").markers()[0].keys
+    eps, noise = (gather(store(tmp_path / "c", feature), keys) for feature in ("eps", "noise"))
+    np.testing.assert_array_equal(eps, noise)
+
+
+@pytest.mark.parametrize("features", ["recon", "eps,recon", "eps,noise,recon", "eps,noise"])
+def test_a_partial_inversion_is_partial_whatever_else_is_made_in_the_same_pass(
+    material: Path, tmp_path: Path, features: str
+) -> None:
+    result = build(material, tmp_path / "c", features=(features,), real_step=2)
+    assert result["adm_calls"] == 20 * (4 if "recon" in features else 2)
+    name = "recon" if "recon" in features else "noise"
+    keys = store(tmp_path / "c", name).markers()[0].keys
+    x = to_signal(torch.from_numpy(gather(store(tmp_path / "c", "image"), keys)))
+    with torch.inference_mode():
+        plain = extract(load_adm(material / "adm.safetensors").model, x, respace(STEPS), {name}, real_step=2)
+    cached = torch.from_numpy(gather(store(tmp_path / "c", name), keys)).float()
+    expected = plain.noise_mean if plain.recon is None else (plain.recon + 1) * 127.5
+    assert expected is not None
+    assert float((cached - expected).abs().max()) < (0.51 if name == "recon" else 0.05)
+
+
 def test_another_teacher_reuses_dire_and_makes_no_call(material: Path, built: Any, tmp_path: Path) -> None:
     cache = shutil.copytree(built[0], tmp_path / "c")
     other = build(material, cache, teacher_weights=write_teacher(tmp_path / "other.safetensors", seed=1))

@@ -46,7 +46,6 @@ def test_a_plan_of_what_is_there_already_has_no_task() -> None:
     held = index(keys(4))
     made = plan(dict.fromkeys(keys(4), "train"), {"image": TRAIN, "eps": TRAIN}, image=held, eps=held)
     assert made.tasks == ()
-    assert made.nothing_to_do
 
 
 def test_the_rest_of_an_interrupted_build_is_cut_at_the_same_places() -> None:
@@ -66,8 +65,9 @@ def test_a_key_that_was_found_undecodable_is_wanted_by_nobody_and_moves_no_cut()
 
 def test_each_row_takes_the_shortest_route_that_makes_all_that_it_lacks() -> None:
     a, b, c, d = keys(4)
-    found = routes((a, b, c, d), {"eps": (a, b, c), "noise": (b,), "dire": (c,), "teacher": (d,)})
-    assert found == {"first": [a], "inversion": [b], "path": [c]}
+    missing = {"eps": (a, b, c), "noise": (b,), "dire": (c,), "teacher": (d,)}
+    assert routes((a, b, c, d), missing, {"eps"}) == {"first": [a], "inversion": [b], "path": [c]}
+    assert routes((a, b, c, d), missing, {"eps", "noise"}) == {"first": [a, b], "path": [c]}
 
 
 def test_without_a_list_train_gets_dire_and_teacher_and_every_split_image_and_eps() -> None:
