@@ -49,8 +49,10 @@ class RichProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the bars as they stand."""
+        """Leave the bars as they stand, and tell who interrupted the program what is kept."""
         self._bars.stop()
+        if kind is KeyboardInterrupt:
+            self._console.print("Interrupted. What was finished is kept: run the same command again to go on.")
 
     def start(self, stage: str, total: int) -> None:
         """Begin a stage; one of the same name is begun anew."""

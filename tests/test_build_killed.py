@@ -47,6 +47,21 @@ def kill_when(folder: Path, cache: Path, pattern: str) -> None:
         process.wait()
 
 
+def test_an_interrupted_build_says_that_what_was_finished_is_kept(tmp_path: Path) -> None:
+    write_adm(tmp_path / "adm.safetensors")
+    write_teacher(tmp_path / "teacher.safetensors")
+    write_images(tmp_path / "images", {"train": 40})
+    cache = tmp_path / "cache"
+    process = subprocess.Popen(command(tmp_path, cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(cache.glob("features/eps-*/shards/*.json")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "What was finished is kept" in said
+    assert "Traceback" not in said
+
+
 def test_a_killed_build_goes_on_where_it_was_and_makes_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
     write_adm(tmp_path / "adm.safetensors")
     write_teacher(tmp_path / "teacher.safetensors")
