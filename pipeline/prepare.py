@@ -12,10 +12,11 @@ from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import UserError
 from ..models.backbones import load_teacher
+from ..models.device import choose_device
 from ..progress import Progress
-from .adm_weights import FoundAdm, find_adm
+from .adm_weights import find_adm
 from .config import BuildConfig
-from .device import choose_device, set_precision
+from .device import set_precision
 from .plan import Plan, make_plan
 from .scan import ScanResult, scan
 from .schedule import Schedule, respace
@@ -34,7 +35,6 @@ class Prepared:
 
     cache: Cache | None
     device: torch.device
-    adm: FoundAdm
     schedule: Schedule
     scanned: ScanResult
     wanted: Mapping[str, frozenset[str]]
@@ -73,7 +73,7 @@ def prepare(config: BuildConfig, progress: Progress, *, dry_run: bool) -> Prepar
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
     split_of = {row.key: row.file.split for row in scanned.rows}
     plan = make_plan(split_of, wanted, indexes, config.shard_size)
-    return Prepared(cache, device, adm, schedule, scanned, wanted, specs, stores, plan)
+    return Prepared(cache, device, schedule, scanned, wanted, specs, stores, plan)
 
 
 def _discover(config: BuildConfig) -> list[SourceFile]:

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..cache.spec import Spec
 from ..errors import IntegrityError
 from ..models.backbones import HALF, Triple, backbone_entry
+from ..models.inputs import paper_size, resized
 from .device import HALF as HALF_TYPES
 from .specs import DireSpec, Precision
 
@@ -49,7 +49,7 @@ class TeacherSpec(Spec):
 
 def default_train_size(image_size: int, preset: TeacherPreset) -> int:
     """Return the side that teacher and student see: 7/8 of the image's in the paper (224 of 256), all in the code."""
-    return (image_size * 7 + 4) // 8 if preset == "paper" else image_size
+    return paper_size(image_size) if preset == "paper" else image_size
 
 
 def normalisation(backbone: str, preset: TeacherPreset) -> tuple[Triple, Triple]:
@@ -83,10 +83,3 @@ def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tenso
             "Its weights are damaged, or do not belong to this normalisation or precision; try --precision fp32."
         )
     return features
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    """Resize (B, C, H, W) floats to size x size, bilinear and antialiased; images of that size stay as they are."""
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from distil_cache.errors import IntegrityError
 from distil_cache.models import build_backbone
+from distil_cache.models.inputs import resized
 from distil_cache.pipeline.adm import AdmConfig
 from distil_cache.pipeline.image_spec import ImageSpec
 from distil_cache.pipeline.specs import AdmIdentity, DireSpec
-from distil_cache.pipeline.teacher import TeacherSpec, default_train_size, normalisation, resized, teacher_views
+from distil_cache.pipeline.teacher import TeacherSpec, default_train_size, normalisation, teacher_views
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TV

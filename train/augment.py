@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
 from ..models.backbones import IMAGENET_MEAN, IMAGENET_STD
+from ..models.inputs import resized
 from .methods import Method
 
 TestTransform = Literal["crop", "resize"]
@@ -57,13 +57,6 @@ test_input.__test__ = False  # type: ignore[attr-defined]  # the name is the des
 def as_float(x: Tensor) -> Tensor:
     """Stored values as float32: uint8 becomes 0..1, noise keeps its values."""
     return x.float() / 255 if x.dtype == torch.uint8 else x.float()
-
-
-def resized(x: Tensor, size: int) -> Tensor:
-    """(B, C, S, S) float32 to side ``size``: bilinear, antialiased; the same tensor if it has that size."""
-    if x.shape[-2:] == (size, size):
-        return x
-    return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def centre(x: Tensor, size: int) -> Tensor:

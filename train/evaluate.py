@@ -20,13 +20,14 @@ import torch.nn.functional as F
 
 from ..cache.builds import BuildRecord
 from ..cache.store import Cache
+from ..models.device import choose_device
 from ..progress import Progress, Silent
 from .augment import checked_transform
 from .checkpoint import BEST
 from .data import Part
 from .gallery import write_gallery
 from .metrics import accuracy, auc, average_precision, test_sets, unweighted_mean
-from .predict import pick_device, predict, probability
+from .predict import predict, probability
 from .run_folder import RunFolder, RunRecord
 from .select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 
@@ -78,7 +79,7 @@ def run_evaluation(
         return known
 
     part = Part(cache, source, table, record.method.inputs, split=split, purpose=f"method {record.method.name}")
-    on = pick_device(device)
+    on = choose_device(device)
     told, stage = progress or Silent(), f"evaluation {name}"
     told.start(stage, len(part))
     logits = predict(

@@ -17,13 +17,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..cache.store import Cache
 from ..errors import UserError
+from ..models.device import choose_device
 from ..progress import Progress, Silent
 from .augment import train_input
 from .checkpoint import BEST, State, load_state, replace_text, save_state, save_weights
 from .config import TrainConfig
 from .loss import Losses, losses
 from .metrics import accuracy, average_precision
-from .predict import pick_device, predict, probability
+from .predict import predict, probability
 from .run_folder import RunFolder, append_line
 from .session import Session, open_session
 
@@ -53,7 +54,7 @@ def run_training(
     folder = RunFolder(run)
     known = folder.admit(config, resume=resume)
     cache = Cache.open(cache_root)
-    session = open_session(config, cache, folder, known, pick_device(device))
+    session = open_session(config, cache, folder, known, choose_device(device))
     folder.write(session.record)
     cache.builds().add_ref(session.record.run, session.record.build, run.resolve())
     state = load_state(folder.checkpoints, session.student, session.optimiser) or State()

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..errors import UsageError
 from .augment import TestTransform, test_input
 from .data import Part
 from .methods import Method
@@ -46,15 +45,3 @@ def probability(logits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """P(generated) of logits, float32 in 0..1."""
     probabilities: npt.NDArray[np.float32] = torch.sigmoid(torch.from_numpy(logits)).numpy()
     return probabilities
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` (a GPU if there is one), ``cpu`` or ``cuda:N`` -> device; UsageError for anything that is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: is not available here. Use auto, cpu or cuda:N.") from error
-    return device

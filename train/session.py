@@ -12,6 +12,7 @@ from .. import __version__
 from ..cache.builds import BuildRecord
 from ..cache.store import Cache
 from ..errors import UserError
+from ..models.inputs import paper_size
 from .checkpoint import seed_everything
 from .config import TrainConfig
 from .data import Part
@@ -97,7 +98,7 @@ def _train_size(config: TrainConfig, cache: Cache, build: BuildRecord, train: Pa
     if "teacher" in build.features:
         cached = int(str(cache.open_feature(build.features["teacher"].folder).spec["size"]))
     if config.train_size is None:
-        return cached or (train.row_shape(METHODS[config.method].inputs[0])[-1] * 7 + 4) // 8
+        return cached or paper_size(train.row_shape(METHODS[config.method].inputs[0])[-1])
     if "teacher" in train.stores and cached != config.train_size:
         raise UserError(
             f"train_size {config.train_size}: the cached teacher saw {cached} pixels, the student must see the same. "

@@ -1,0 +1,25 @@
+"""The device that a stage computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises UsageError if the device is unknown or not there."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: unknown; use auto, cpu or cuda:N.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UsageError(f"--device {name}: {count} CUDA devices are visible here; use a lower number or cpu.")
+        return torch.device("cuda", device.index or 0)
+    return device
