@@ -5,16 +5,18 @@ Heavy modules are imported inside the commands, so that ``--help`` and ``--versi
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from . import __version__
+from .cli_cache import cache_app
+from .cli_options import CacheOption, JsonOption, Preset, ShardForm
+from .cli_options import render as _render
+from .cli_train import train
 from .errors import UserError
 
 app = typer.Typer(
@@ -24,8 +26,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cache_app = typer.Typer(help="Look into a cache: what it holds, and whether it is sound.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+checkpoint_app = typer.Typer(
+    help="Exchange trained students with the reference implementation of DistilDIRE.", no_args_is_help=True
+)
+app.add_typer(checkpoint_app, name="checkpoint")
 
 
 class Layout(str, Enum):
@@ -37,13 +42,7 @@ class Layout(str, Enum):
     genimage = "genimage"
     real_fake = "real-fake"
     table = "table"
-
-
-class Preset(str, Enum):
-    """How the teacher sees DIRE."""
-
-    paper = "paper"
-    official_code = "official-code"
+    webdataset = "webdataset"
 
 
 class ImagePreset(str, Enum):
@@ -77,13 +76,11 @@ class Transform(str, Enum):
     resize = "resize"
 
 
-CacheOption = Annotated[Path, typer.Option("--cache", help="Folder of the cache.", show_default=False)]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="Name of the dataset in the cache.", show_default=False)]
 SelectOption = Annotated[
     str | None,
     typer.Option("--select", help='Only these samples, such as "generator=adm|ldm,source_group=imagenet".'),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a summary.")]
 
 
 def _version(wanted: bool) -> None:
@@ -104,7 +101,8 @@ def _main(
 @app.command()
 def build(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="Image folders, or CSV or Parquet tables.")
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="Image folders, CSV or Parquet tables, or webdataset tars."),
     ],
     cache: CacheOption,
     dataset: DatasetOption,
@@ -158,7 +156,16 @@ def build(
     ] = Precision.fp32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Images in one ADM call: a number, or auto.")] = "auto",
+    compile_adm: Annotated[
+        bool, typer.Option("--compile", help="Compile the ADM first: a minute or more, then faster calls.")
+    ] = False,
     shard_size: Annotated[int, typer.Option(help="Images in a new shard.")] = 512,
+    form: Annotated[
+        ShardForm,
+        typer.Option(
+            "--format", help="New shards as zarr arrays (compressed), or as tars of .npy files that webdataset streams."
+        ),
+    ] = ShardForm.zarr,
     min_side: Annotated[int, typer.Option(help="Reject images with a shorter side than this, in pixels.")] = 8,
     max_pixels: Annotated[int, typer.Option(help="Reject images with more pixels than this.")] = 178_956_970,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, also those that look unchanged.")] = False,
@@ -177,8 +184,8 @@ def build(
         adm_config=adm_config, preset=preset.value, features=tuple(features or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise.value, image_size=image_size, image_preset=image_preset.value, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, precision=precision.value, device=device,
-        batch_size=batch_size if batch_size == "auto" else _number("--batch-size", batch_size), shard_size=shard_size,
-        min_side=min_side, max_pixels=max_pixels, rehash=rehash,
+        batch_size=batch_size if batch_size == "auto" else _number("--batch-size", batch_size), shard_size=shard_size, compile=compile_adm,
+        format=form.value, min_side=min_side, max_pixels=max_pixels, rehash=rehash,
     )  # fmt: skip
     with RichProgress() as progress:
         result = run_build(config, progress, dry_run=dry_run)
@@ -187,42 +194,7 @@ def build(
         raise typer.Exit(3)
 
 
-@app.command()
-def train(
-    cache: CacheOption,
-    dataset: DatasetOption,
-    run: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
-    select: SelectOption = None,
-    build_id: Annotated[
-        str | None, typer.Option("--build", help="Build record to train from, if several fit.", show_default=False)
-    ] = None,
-    method: Annotated[str, typer.Option(help="What the student learns from: distildire, dire, eps.")] = "distildire",
-    kd_weight: Annotated[float, typer.Option(help="Weight of the distillation loss; 0 trains without it.")] = 0.5,
-    backbone: Annotated[
-        str, typer.Option(help="The student: resnet50, efficientnet_lite0, small, small32.")
-    ] = "resnet50",
-    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = 64,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-4,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and flips.")] = 0,
-    train_size: Annotated[
-        int | None, typer.Option(help="Side of the student's input. Default: the teacher's.", show_default=False)
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a student from cached features alone: no source image, no diffusion model."""
-    from .rendering import RichProgress, show_train
-    from .train import TrainConfig, run_training
-
-    config = TrainConfig.checked(
-        dataset=dataset, select=select, build=build_id, method=method, kd_weight=kd_weight, backbone=backbone,
-        epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, train_size=train_size,
-    )  # fmt: skip
-    with RichProgress() as progress:
-        result = run_training(config, cache, run, resume=resume, device=device, progress=progress)
-    _render(result, as_json, show_train)
+app.command()(train)
 
 
 @app.command()
@@ -267,6 +239,45 @@ def report(
 
 
 @app.command()
+def audit(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[SOURCE...]", help="Image folders, CSV or Parquet tables, or webdataset tars.", show_default=False
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="In place of sources: cache of the dataset to audit.", show_default=False)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="The dataset in the cache; its files must still be where they were.", show_default=False),
+    ] = None,
+    layout: Annotated[
+        Layout | None, typer.Option(help="Layout of the sources; recognised on sight if left out.")
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Images of each class whose pixels are looked at for traces; 0 for none.")
+    ] = 400,
+    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 5 if the label is given away.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether real and generated can be told apart without looking at what the images show."""
+    from .pipeline.audit import run_audit
+    from .rendering import RichProgress
+    from .rendering_audit import show_audit
+
+    with RichProgress() as progress:
+        result = run_audit(
+            tuple(sources or ()), layout=layout and layout.value, cache=cache, dataset=dataset, sample=sample,
+            progress=progress,
+        )  # fmt: skip
+    _render(result, as_json, show_audit)
+    if strict and result["found"]:
+        raise typer.Exit(5)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-out"),
     as_json: JsonOption = False,
@@ -280,42 +291,39 @@ def demo(
     _render(result, as_json, show_demo)
 
 
-@cache_app.command("ls")
-def cache_ls(
-    cache: Annotated[Path, typer.Argument(help="Folder of the cache.", show_default=False)], as_json: JsonOption = False
+@checkpoint_app.command("import")
+def checkpoint_import(
+    file: Annotated[Path, typer.Argument(help="A .pth file of the reference implementation.", show_default=False)],
+    run: Annotated[Path, typer.Option(help="Folder of the run to make.", show_default=False)],
+    method: Annotated[
+        str, typer.Option(help="What the student sees: distildire (image and eps), or eps.")
+    ] = "distildire",
+    as_json: JsonOption = False,
 ) -> None:
-    """List datasets, builds and features with their sizes, and which runs use what."""
-    from .cache import Cache, summary
-    from .rendering import show_listing
+    """Make a run of a published DistilDIRE checkpoint, so that evaluate and report can use it."""
+    from .rendering import show_checkpoint
+    from .train.official import import_checkpoint
 
-    _render(summary(Cache.open(cache)), as_json, show_listing)
+    _render(import_checkpoint(file, run, method), as_json, show_checkpoint)
 
 
-@cache_app.command("verify")
-def cache_verify(
-    cache: Annotated[Path, typer.Argument(help="Folder of the cache.", show_default=False)], as_json: JsonOption = False
+@checkpoint_app.command("export")
+def checkpoint_export(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="File to write: .pth for the reference's loader, or .safetensors.")],
+    as_json: JsonOption = False,
 ) -> None:
-    """Check every marker, checksum, shape and value; end with exit code 4 if anything is damaged."""
-    from .cache import Cache, verification
-    from .rendering import show_verification
+    """Write a run's best student under the names that the reference implementation loads."""
+    from .rendering import show_checkpoint
+    from .train.official import export_checkpoint
 
-    result = verification(Cache.open(cache))
-    _render(result, as_json, show_verification)
-    if result["problems"]:
-        raise typer.Exit(4)
+    _render(export_checkpoint(run, file), as_json, show_checkpoint)
 
 
 def _number(option: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise typer.BadParameter(f"{text!r} is neither auto nor a number from 1 on.", param_hint=option)
     return int(text)
-
-
-def _render(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
-    else:
-        show(result)
 
 
 def main() -> None:

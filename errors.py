@@ -9,6 +9,10 @@ class UserError(Exception):
     exit_code = 1
 
 
+class ReadOnlyError(UserError):
+    """What was to be written lies where this user may only read."""
+
+
 class UsageError(UserError):
     """The arguments of a command do not fit together."""
 

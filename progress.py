@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -29,3 +30,17 @@ class Silent:
 
     def note(self, stage: str, text: str) -> None:
         """Do nothing."""
+
+
+def counter(progress: Progress, stage: str) -> Callable[[int, int], None]:
+    """Return a function that takes (done, total) and reports the stage, which begins with its first call."""
+    before: int | None = None
+
+    def tell(done: int, total: int) -> None:
+        nonlocal before
+        if before is None:
+            progress.start(stage, total)
+        progress.advance(stage, done - (before or 0))
+        before = done
+
+    return tell

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -98,14 +96,19 @@ def show_build(result: Result) -> None:
     else:
         verb = "would make" if plan else "made"
         console.print(f"{verb} {result['adm_calls']:,} ADM calls (images x calls).", highlight=False)
+    show_rejects(console, result)
+    if not plan:
+        console.print(f"build {result['build']} in {result['seconds']:,.1f} s", highlight=False)
+
+
+def show_rejects(console: Console, result: Result) -> None:
+    """Show the first files that a build or an import set aside, and where the others are listed."""
     for reject in result["rejects"][:5]:
         console.print(Text(f"  rejected {reject['path']}: {reject['reason']} ({reject['detail']})", style="yellow"))
     if len(result["rejects"]) > 5:
         console.print(
             f"  and {len(result['rejects']) - 5:,} more; all of them: {result['rejects_file']}", highlight=False
         )
-    if not plan:
-        console.print(f"build {result['build']} in {result['seconds']:,.1f} s", highlight=False)
 
 
 def show_train(result: Result) -> None:
@@ -116,6 +119,22 @@ def show_train(result: Result) -> None:
         if name != "run" and not isinstance(value, (dict, list)):
             table.add_row(name.replace("_", " "), _plain(value))
     console.print(table)
+
+
+def show_sweep(result: Result) -> None:
+    """Show a row for each run of a sweep."""
+    console = Console()
+    settings = list(result["runs"][0]["settings"])
+    columns = [*settings, "epochs", "best epoch", "loss", "val AP", "val accuracy", "seconds"]
+    table = _table(f"sweep {result['folder']}", columns)
+    for run in result["runs"]:
+        measures = (run["epochs"], run["best_epoch"], run["last_loss"], run["val"]["ap"], run["val"]["acc"])
+        shown = (_plain(value) for value in (*measures, round(run["seconds"], 1)))
+        table.add_row(*(str(run["settings"][name]) for name in settings), *shown)
+    console.print(table)
+    console.print(
+        f"report them with: distil-cache report {result['folder']} --out report", highlight=False, soft_wrap=True
+    )
 
 
 def show_evaluation(result: Result) -> None:
@@ -131,60 +150,22 @@ def show_evaluation(result: Result) -> None:
             *(_plain(row.get(name)) for name in ("real", "fake", "accuracy", "average_precision", "auc")),
         )
     console.print(table)
+    for note in result.get("notes") or ():
+        console.print(Text(f"Note: {note}."))
+
+
+def show_checkpoint(result: Result) -> None:
+    """Say what was imported or exported."""
+    console = Console()
+    table = _table("checkpoint", ["", "value"])
+    for name, value in result.items():
+        table.add_row(name, _plain(value))
+    console.print(table)
 
 
 def show_report(result: Result) -> None:
     """Say where the report is."""
     Console().print(f"{len(result['runs'])} runs compared: {result['html']}", highlight=False, soft_wrap=True)
-
-
-def show_listing(result: Result) -> None:
-    """Show what a cache holds; an entry that cannot be read is shown with its problem."""
-    console = Console()
-    runs = Counter(ref["build"] for ref in result["refs"] if "build" in ref)
-    datasets = _table("datasets", ["dataset", "revision", "samples", "occurrences", "rejected", "splits (real + fake)"])
-    for row in _sound(result["datasets"], datasets):
-        splits = ", ".join(f"{name} {count['real']:,} + {count['fake']:,}" for name, count in row["splits"].items())
-        datasets.add_row(
-            row["name"], row["revision"], f"{row['samples']:,}", f"{row['rows']:,}", f"{row['rejected']:,}", splits
-        )
-    features = _table("features", ["feature", "samples", "shards", "size", "a sample"])
-    for row in _sound(result["features"], features):
-        sizes = size_of(row["bytes"]), size_of(row["bytes_per_sample"])
-        features.add_row(row["folder"], f"{row['rows']:,}", f"{row['shards']:,}", *sizes)
-    builds = _table("builds", ["build", "dataset", "revision", "made", "features", "runs"])
-    for row in _sound(result["builds"], builds):
-        made = ", ".join(f"{name} ({'+'.join(feature['splits'])})" for name, feature in row["features"].items())
-        builds.add_row(row["id"], row["dataset"], row["revision"], row["created"], made, f"{runs[row['id']]:,}")
-    for table in (datasets, builds, features):
-        console.print(table)
-        console.print()
-    for row in result["features"]:
-        if "words" in row:
-            console.print(Text(f"{row['folder']}: {row['words']}"), soft_wrap=True)
-
-
-def show_verification(result: Result) -> None:
-    """Show what is damaged."""
-    console = Console()
-    for problem in result["problems"]:
-        console.print(Text(f"{problem['feature']} {problem['shard'] or ''}: {problem['what']}", style="red"))
-    verdict = "sound" if not result["problems"] else f"{len(result['problems']):,} problems"
-    console.print(
-        f"{result['shards']:,} shards, {size_of(result['bytes'])} checked: {verdict}."
-        f" {len(result['garbage']):,} leftovers of interrupted writes, which harm nothing.",
-        highlight=False,
-    )
-
-
-def _sound(entries: list[Result], table: Table) -> Iterator[Result]:
-    """Yield the entries that could be read; put the others into the table with their problem."""
-    for entry in entries:
-        if "problem" in entry:
-            name = entry.get("name") or entry.get("folder") or entry.get("id")
-            table.add_row(Text(str(name), style="red"), Text(entry["problem"], style="red"))
-        else:
-            yield entry
 
 
 def show_demo(result: Result) -> None:

@@ -6,14 +6,34 @@ A file is written under a temporary name beside its target, flushed to the disk,
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import IntegrityError, UserError
+from ..errors import IntegrityError, ReadOnlyError, UserError
 
 TEMPORARY_PREFIX = ".tmp-"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+_flushed: set[Path] = set()
+"""Folders whose names this process has flushed."""
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Return the error that says why ``path`` was not written and what to do; a ReadOnlyError where writing is forbidden."""
+    what = f"{path}: cannot be written ({error.strerror or error})."
+    if error.errno in _FULL:
+        return UserError(f"{what} Make room there and run the command again: what was finished is kept.")
+    if error.errno == errno.EFBIG:
+        return UserError(f"{what} Raise the limit on the size of files (ulimit -f) or lower --shard-size.")
+    if error.errno in _NOT_ALLOWED:
+        return ReadOnlyError(f"{what} Get the right to write there, or use another folder.")
+    return UserError(what)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -34,23 +54,35 @@ def fsync_tree(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents so that they outlive a power failure; one that exists is fine."""
+    """Create a folder and its missing parents so that they outlive a power failure; one that exists is fine.
+
+    The name of one that exists is flushed too, once a process: who made it may have been killed before that.
+    """
     if folder.is_dir():
+        if folder not in _flushed:
+            with contextlib.suppress(OSError):  # the folder above may be out of reach
+                fsync_folder(folder.parent)
+            _flushed.add(folder)
         return
     make_folder(folder.parent)
     try:
         folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
     except OSError as error:
-        raise UserError(f"{folder}: cannot create the folder ({error.strerror}).") from error
-    fsync_folder(folder.parent)
+        raise cannot_write(folder, error) from error
+    _flushed.add(folder)
 
 
-def create_file(path: Path, data: bytes) -> bool:
-    """Create ``path`` with ``data`` in one step, unless it exists.
+def create_file(path: Path, *data: bytes | memoryview) -> bool:
+    """Create ``path`` with ``data``, the pieces one after the other, in one step, unless it exists.
 
     Returns whether this call created it. The file is on the disk when the call returns True. A process killed on the
-    way leaves at most a temporary file.
+    way leaves at most a temporary file. Where the file exists already, nothing is written, so that a folder which
+    cannot be written to will do. UserError if it cannot be written (ReadOnlyError for lack of the right to): the file
+    may be there all the same, if flushing its folder was what failed.
     """
+    if path.exists():
+        return False
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
     try:
         try:
@@ -59,14 +91,34 @@ def create_file(path: Path, data: bytes) -> bool:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from error
+        raise cannot_write(path, error) from error
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line to a file, made if it is absent. It is not flushed to the disk. UserError if it cannot be written.
+
+    The line begins on a new one even if a writer was killed, or found the disk full, in the middle of its own.
+    """
+    try:
+        with path.open("a+b", buffering=0) as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            written = file.write(line + b"\n")
+            if written != len(line) + 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def read_file(path: Path, limit: int) -> bytes:
     """Return a small file's bytes; one that is larger than ``limit`` bytes, or unreadable, is an IntegrityError."""
     try:
+        if path.exists() and not path.is_file():
+            raise IntegrityError(f"{path}: is no file.")  # opening a pipe would wait for ever
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, limit) + 1)  # read(n) sets n bytes aside, however short the file is
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error
     if len(data) > limit:
@@ -74,9 +126,9 @@ def read_file(path: Path, limit: int) -> bytes:
     return data
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
     with path.open("xb") as file:
-        file.write(data)
+        file.writelines(data)
         file.flush()
         os.fsync(file.fileno())
 
@@ -85,7 +137,8 @@ def _link(temporary: Path, path: Path) -> bool:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return False
+        if temporary.stat().st_nlink == 1:
+            return False  # with 2, this link was made: a network file system asked twice and lost the first answer
     except OSError as error:
         if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise UserError(

@@ -124,7 +124,12 @@ class BuildStore:
 
     def refs(self) -> list[Ref]:
         """Return all references, sorted by run."""
-        return [_read(path, Ref) for path in sorted(self.refs_folder.glob("*.json")) if _RUN.fullmatch(path.stem)]
+        return [read_ref(path) for path in sorted(self.refs_folder.glob("*.json")) if _RUN.fullmatch(path.stem)]
+
+
+def read_ref(path: Path) -> Ref:
+    """Read one reference; IntegrityError if the file is damaged."""
+    return _read(path, Ref)
 
 
 def _id_of(dataset: str, revision: str, features: Mapping[str, BuiltFeature]) -> str:

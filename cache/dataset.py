@@ -7,8 +7,6 @@ that finds its number taken reads the new head and tries the next one.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,8 @@ import pyarrow.parquet as pq
 
 from ..errors import IntegrityError, UserError
 from .atomic import create_file, make_folder, read_file
+from .parquet_file import read_bounded
+from .revision import revision_of
 
 SCHEMA = pa.schema(
     [
@@ -37,23 +37,12 @@ SCHEMA = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
     ]
 )
-REVISION_DIGITS = 16
+REPEATED = ["source", "split", "generator", "family", "group", "format"]
+"""Columns stored with a dictionary; in the others hardly a value comes twice."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REVISION = re.compile(r"[0-9a-f]{16}")
 _HEAD = re.compile(r"HEAD-(\d{6,})\.json")
 _MAX_REJECTS = 2**30
-
-
-def revision_of(table: pa.Table) -> str:
-    """Return the hash of the sorted (key, label, split, generator, group) rows, 16 hex digits.
-
-    Paths, sizes and the order of the rows do not enter: moving or touching a file changes nothing.
-    """
-    columns = [table.column(name).to_pylist() for name in ("key", "label", "split", "generator", "group")]
-    digest = hashlib.sha256()
-    for row in sorted(zip(*columns, strict=True)):
-        digest.update(json.dumps(row, separators=(",", ":")).encode() + b"\n")
-    return digest.hexdigest()[:REVISION_DIGITS]
 
 
 class DatasetStore:
@@ -63,7 +52,13 @@ class DatasetStore:
         self.folder = folder
 
     def write(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
-        """Store a table (columns as in ``SCHEMA``) and its rejects, make it the head, and return its revision.
+        """Store a table and its rejects as in :meth:`add`, make it the head, and return its revision."""
+        revision = self.add(name, table, rejects)
+        self.move_head(name, revision)
+        return revision
+
+    def add(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
+        """Store a table (columns as in ``SCHEMA``) and its rejects, and return its revision; the head stays where it is.
 
         A revision that exists keeps the table it was first written with. ValueError if the table is not as it should.
         """
@@ -76,11 +71,20 @@ class DatasetStore:
         if not target.exists():
             lines = "".join(json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects)
             create_file(folder / f"{revision}.rejects.jsonl", lines.encode())
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer, compression="zstd")
-            create_file(target, buffer.getvalue())
-        self._move_head(name, revision)
+            buffer = pa.BufferOutputStream()
+            pq.write_table(table, buffer, compression="zstd", use_dictionary=REPEATED, write_page_checksum=True)
+            create_file(target, memoryview(buffer.getvalue()))
         return revision
+
+    def move_head(self, name: str, revision: str) -> None:
+        """Make a stored revision the newest one."""
+        while True:
+            number, current = self._head(name)
+            if current == revision:
+                return
+            target = self._folder(name) / _head_name(number + 1)
+            if create_file(target, json.dumps({"revision": revision}).encode() + b"\n"):
+                return
 
     def head(self, name: str) -> str:
         """Return the newest revision; UserError if there is no such dataset."""
@@ -90,18 +94,25 @@ class DatasetStore:
             raise UserError(f"{self.folder.parent}: has no dataset {name!r} (there are: {known}). Build it first.")
         return revision
 
-    def read(self, name: str, revision: str | None = None) -> pa.Table:
-        """Return the table of a revision (default: the head) with ``SCHEMA``.
+    def history(self, name: str) -> list[str]:
+        """Return the revisions that have been the head, each once, the newest first."""
+        matches = (_HEAD.fullmatch(path.name) for path in self._folder(name).glob("HEAD-*.json"))
+        numbers = sorted((int(match[1]) for match in matches if match), reverse=True)
+        return list(dict.fromkeys(named_revision(self._folder(name) / _head_name(number)) for number in numbers))
 
-        UserError if it does not exist; IntegrityError if the file has other columns, types, or impossible values.
+    def read(self, name: str, revision: str | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the table of a revision (default: the head) with ``SCHEMA``, or only these of its columns.
+
+        UserError if it does not exist; IntegrityError if the file has other columns, types, or impossible values, or
+        stands for more bytes than a file of its size should (see :mod:`.parquet_file`).
         """
         path = self._path(name, revision, ".parquet")
         try:
-            file = pq.ParquetFile(path)
-            found = file.schema_arrow
+            found = pq.read_schema(path)
             if found.names != SCHEMA.names or found.types != SCHEMA.types:
                 raise ValueError(f"its columns are not those of a dataset: {_differing(found)}")
-            table = file.read().cast(SCHEMA)
+            table = read_bounded(path, columns)
+            table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
             _check_values(table)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise IntegrityError(f"{path}: cannot be used ({error}).") from error
@@ -140,6 +151,9 @@ class DatasetStore:
     def _path(self, name: str, revision: str | None, suffix: str) -> Path:
         revision = self.head(name) if revision is None else revision
         path = self._folder(name) / f"{revision}{suffix}"
+        removed = self._folder(name) / "removed" / path.name
+        if not path.exists() and removed.exists():  # somebody found it before gc removed it
+            path = removed
         if not _REVISION.fullmatch(revision) or not path.exists():
             raise UserError(f"{self.folder.parent}: dataset {name} has no revision {revision} (file {path.name}).")
         return path
@@ -152,27 +166,22 @@ class DatasetStore:
         number = self._head_number(name)
         if number == 0:
             return 0, ""
-        path = self._folder(name) / _head_name(number)
-        try:
-            revision = json.loads(read_file(path, 1 << 16))["revision"]
-            if not isinstance(revision, str) or not _REVISION.fullmatch(revision):
-                raise ValueError("no revision")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise IntegrityError(f"{path}: does not name a revision, so the file is damaged.") from error
-        return number, revision
-
-    def _move_head(self, name: str, revision: str) -> None:
-        while True:
-            number, current = self._head(name)
-            if current == revision:
-                return
-            target = self._folder(name) / _head_name(number + 1)
-            if create_file(target, json.dumps({"revision": revision}).encode() + b"\n"):
-                return
+        return number, named_revision(self._folder(name) / _head_name(number))
 
 
 def _head_name(number: int) -> str:
     return f"HEAD-{number:06d}.json"
+
+
+def named_revision(path: Path) -> str:
+    """Return the revision that a head file names; IntegrityError if it names none."""
+    try:
+        revision = json.loads(read_file(path, 1 << 16))["revision"]
+        if not isinstance(revision, str) or not _REVISION.fullmatch(revision):
+            raise ValueError("no revision")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"{path}: does not name a revision, so the file is damaged.") from error
+    return revision
 
 
 def _differing(found: pa.Schema) -> str:
@@ -183,10 +192,14 @@ def _differing(found: pa.Schema) -> str:
 
 def _check_values(table: pa.Table) -> None:
     """Raise ValueError for the first column with a null, a malformed key, or a label that is neither 0 nor 1."""
-    for name in SCHEMA.names:
+    for name in table.column_names:
         if table.column(name).null_count:
             raise ValueError(f"column {name} has empty cells")
-    if not pc.all(pc.match_substring_regex(table.column("key"), r"\A[0-9a-f]{32}\z"), min_count=0).as_py():
+    if "key" in table.column_names and not _all(pc.match_substring_regex(table.column("key"), r"\A[0-9a-f]{32}\z")):
         raise ValueError("column key holds something that is not 32 hex digits")
-    if not pc.all(pc.is_in(table.column("label"), pa.array([0, 1], pa.int8())), min_count=0).as_py():
+    if "label" in table.column_names and not _all(pc.is_in(table.column("label"), pa.array([0, 1], pa.int8()))):
         raise ValueError("column label holds something other than 0 and 1")
+
+
+def _all(values: pa.ChunkedArray) -> bool:
+    return bool(pc.all(values, min_count=0).as_py())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,10 +22,13 @@ _BLOCK = 1 << 20
 
 
 class ShardReader(Protocol):
-    """An opened shard."""
+    """An opened shard. It may be used by several threads, and is closed with the last reference to it."""
 
-    def read(self, start: int, stop: int, view: int | None) -> Rows:
-        """Return rows ``start`` to ``stop`` as (rows, *shape), or with one ``view`` as (rows, *shape[1:])."""
+    def read(self, start: int, stop: int, view: int | None, out: Rows | None = None) -> Rows:
+        """Return rows ``start`` to ``stop`` as (rows, *shape), or with one ``view`` as (rows, *shape[1:]).
+
+        out : an array of that shape and of the shard's type, contiguous, to fill and return.
+        """
 
 
 class ShardFormat(Protocol):
@@ -33,13 +37,18 @@ class ShardFormat(Protocol):
     name: str
     suffix: str
 
-    def write(self, path: Path, rows: Rows, chunk_tail: tuple[int, ...]) -> str:
-        """Write ``rows`` (N, *shape) to the new object ``path`` and return the codec's name.
+    def write(
+        self, path: Path, rows: Rows, keys: Sequence[str], feature: str, chunk_tail: tuple[int, ...]
+    ) -> tuple[str, tuple[int, ...]]:
+        """Write ``rows`` (N, *shape) to the new object ``path``.
 
-        ``chunk_tail`` is the part of one row that is compressed and read together. The same rows give the same bytes.
+        keys : one for each row. feature : the feature's name. chunk_tail : the part of one row that is compressed and
+        read together, where the format compresses.
+        Returns the codec's name and the marker's offsets (empty if the format needs none). The same arguments give the
+        same bytes.
         """
 
-    def open(self, path: Path, marker: Marker) -> ShardReader:
+    def open(self, path: Path, marker: Marker, feature: str) -> ShardReader:
         """Open an object whose size has been checked; raise IntegrityError if it is not what ``marker`` says."""
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import IntegrityError
 from .formats import Rows
+from .marker import how_to_check
 from .store import FeatureStore
 
 Numbers = NDArray[np.integer[Any]]
@@ -23,29 +24,53 @@ def gather(store: FeatureStore, keys: Sequence[str]) -> Rows:
 
     Raises IntegrityError if the feature lacks a key or a shard is damaged.
     """
-    shards, rows = store.index().locate(keys)
+    index = store.index()
+    shards, rows = index.locate(keys)
     absent = [key for key, shard in zip(keys, shards, strict=True) if shard < 0]
     if absent:
         raise IntegrityError(f"{store.folder}: has no row for {len(absent)} of {len(keys)} keys (first: {absent[0]}).")
-    return read_rows(store, shards, rows)
+    return read_rows(store, index.shards, shards, rows)
 
 
-def read_rows(store: FeatureStore, shard: Numbers, row: Numbers, view: int | None = None) -> Rows:
+def read_rows(
+    store: FeatureStore,
+    shards: Sequence[str],
+    shard: Numbers,
+    row: Numbers,
+    view: int | Numbers | None = None,
+    *,
+    max_gap: int = MAX_GAP,
+    out: Rows | None = None,
+) -> Rows:
     """Rows of a feature, in the order asked, by contiguous reads.
 
-    shard : (N,) positions in the index' list of shards; row : (N,) rows in those shards; N > 0.
-    Returns (N, *row shape), without the axis of views if one ``view`` is asked.
+    shards : ids. shard : (N,) positions in ``shards``; row : (N,) rows in those shards; N > 0. view : one for all rows,
+    (N,) one for each, or None for whole rows. max_gap : rows nobody asked for that may be read over; with 0, rows that
+    do not follow each other in the answer either are read one by one, which spares a copy of large ones.
+    out : a contiguous array to fill. Returns (N, *row shape), without the axis of views if views are asked.
     """
-    shards = store.index().shards
-    order = np.lexsort((row, shard))
-    breaks = (np.diff(shard[order]) != 0) | (np.diff(row[order]) > MAX_GAP + 1)
-    found: Rows | None = None
+    views = np.broadcast_to(-1 if view is None else view, shard.shape)
+    order = np.lexsort((row, shard, views))
+    breaks = (np.diff(views[order]) != 0) | (np.diff(shard[order]) != 0) | (np.diff(row[order]) > max_gap + 1)
+    if max_gap == 0:
+        breaks |= np.diff(order) != 1
     for run in np.split(order, np.flatnonzero(breaks) + 1):
         start, stop = int(row[run[0]]), int(row[run[-1]]) + 1
-        block = store.read(shards[shard[run[0]]], start, stop, view)
-        if found is None:
-            found = np.empty((len(order), *block.shape[1:]), block.dtype)
-        found[run] = block[row[run] - start]
-    if found is None:
+        place = slice(int(run[0]), int(run[0]) + len(run))
+        asked = shards[shard[run[0]]], start, stop, None if view is None else int(views[run[0]])
+        if out is not None and len(run) == stop - start and (np.diff(run) == 1).all():
+            store.read(*asked, out=out[place])
+            continue
+        block = store.read(*asked)
+        if out is None:
+            out = np.empty((len(order), *block.shape[1:]), block.dtype)
+        if (block.shape[1:], block.dtype) != (out.shape[1:], out.dtype):
+            raise IntegrityError(
+                f"{store.folder}: holds rows of different shapes, {block.shape[1:]} in shard {asked[0]} and "
+                f"{out.shape[1:]} elsewhere. {how_to_check(store.folder)}"
+            )
+        for target, source in zip(run, row[run] - start, strict=True):
+            out[target] = block[source]
+    if out is None:
         raise ValueError("no rows were asked for")
-    return found
+    return out

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from ..errors import UserError
+from .lease import FOLDER as BUILDERS
+from .roots import read_briefs
 from .store import Cache, FeatureStore
 
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
@@ -14,15 +18,22 @@ Entry = dict[str, object]
 
 
 def summary(cache: Cache) -> dict[str, list[Entry]]:
-    """Return the lists ``datasets``, ``builds``, ``features`` and ``refs``.
+    """Return the lists ``datasets``, ``builds``, ``features``, ``refs`` and ``builders`` (leases, of killed ones too).
 
-    Something that cannot be read is listed with its name and a ``problem``; the others are listed all the same.
+    Builds and features say which ``runs`` use them, features also which ``builds``. Something that cannot be read is
+    listed with its name and a ``problem``; the others are listed all the same.
     """
+    refs = _refs(cache)
+    runs: dict[object, list[object]] = {}
+    for ref in refs:
+        runs.setdefault(ref.get("build"), []).append(ref.get("run"))
+    builds = [_build(cache, build, runs.get(build, [])) for build in cache.builds().ids()]
     return {
         "datasets": [_dataset(cache, name) for name in cache.datasets().names()],
-        "builds": [_build(cache, build) for build in cache.builds().ids()],
-        "features": [_feature(folder) for folder in cache.feature_folders()],
-        "refs": _refs(cache),
+        "builds": builds,
+        "features": [_feature(folder, builds) for folder in cache.feature_folders()],
+        "refs": refs,
+        "builders": [{"lease": path.stem} for path in sorted((cache.root / BUILDERS).glob("*.json"))],
     }
 
 
@@ -35,15 +46,16 @@ def words(spec: Mapping[str, object]) -> str:
         if isinstance(value, dict) and "feature" in value:
             parts.append(f"from {value['feature']}")
         elif isinstance(value, dict):
-            parts.append(f"{name} {_short(value['weights'])}" if "weights" in value else f"{name} ({words(value)})")
+            parts.append(f"{name} {short(value['weights'])}" if "weights" in value else f"{name} ({words(value)})")
         else:
-            parts.append(f"{name} {_short(value)}")
+            parts.append(f"{name} {short(value)}")
     return ", ".join(parts)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return one setting in few letters: long digests cut, lists with slashes, truth as yes or no."""
     if isinstance(value, list):
-        return "/".join(_short(item) for item in value)
+        return "/".join(short(item) for item in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -74,7 +86,7 @@ def _dataset(cache: Cache, name: str) -> Entry:
         return {"name": name, "problem": str(error)}
 
 
-def _build(cache: Cache, build: str) -> Entry:
+def _build(cache: Cache, build: str, runs: list[object]) -> Entry:
     try:
         record = cache.builds().read(build)
     except UserError as error:
@@ -88,17 +100,21 @@ def _build(cache: Cache, build: str) -> Entry:
             name: {"folder": feature.folder, "shards": len(feature.shards), "splits": list(feature.splits)}
             for name, feature in record.features.items()
         },
+        "runs": runs,
     }
 
 
-def _feature(folder: Path) -> Entry:
+def _feature(folder: Path, builds: list[Entry]) -> Entry:
     try:
         store = FeatureStore(folder)
-        markers = store.markers()
+        briefs = read_briefs(store)
     except UserError as error:
         return {"folder": folder.name, "problem": str(error)}
+    replaced = {shard for brief in briefs.values() for shard in brief.merged}
+    markers = [brief for brief in briefs.values() if brief.shard not in replaced]
     rows = sum(marker.rows for marker in markers)
     size = sum(marker.bytes for marker in markers)
+    using = [build for build in builds if _uses(build, folder.name)]
     return {
         "folder": folder.name,
         "feature": store.feature,
@@ -107,8 +123,20 @@ def _feature(folder: Path) -> Entry:
         "rows": rows,
         "bytes": size,
         "bytes_per_sample": round(size / rows) if rows else 0,
+        "formats": dict(sorted(Counter(Path(marker.data).suffix[1:] for marker in markers).items())),
+        "merged_away": {
+            "shards": len(briefs) - len(markers),
+            "bytes": sum(one.bytes for one in briefs.values()) - size,
+        },
+        "builds": [build["id"] for build in using],
+        "runs": sorted({run for build in using for run in cast(list[str], build["runs"])}),
         "words": words(store.spec),
     }
+
+
+def _uses(build: Entry, folder: str) -> bool:
+    features = cast(dict[str, dict[str, object]], build.get("features", {}))
+    return any(feature["folder"] == folder for feature in features.values())
 
 
 def _refs(cache: Cache) -> list[Entry]:

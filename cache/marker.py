@@ -6,18 +6,30 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ..errors import IntegrityError
 from .atomic import read_file
 
 MAX_SHARD_BYTES = 16 * 2**30
 """Largest shard, uncompressed, that is written or believed."""
-MAX_MARKER_BYTES = 256 * 2**20
+MAX_ROW_BYTES = 256 * 2**20
+"""Largest row; a row is what is read at once whatever a reader does."""
+MAX_ROWS = 2**20
+MAX_MARKER_BYTES = 64 * 2**20
 ID_DIGITS = 32
 
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -31,6 +43,8 @@ class Marker(BaseModel):
 
     ``keys`` are the stored rows in order, ``rejected`` maps planned keys that have no row to the reason. ``shape`` is
     that of one row. ``bytes`` and ``sha256`` cover the files of the data object, see :func:`.formats.checksum`.
+    ``merged`` names the smaller shards that this one replaces, ``offsets`` is where in a single file each row's array
+    data begin (formats that need it). Both are left out of the JSON when empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -39,13 +53,15 @@ class Marker(BaseModel):
     shard: Key
     data: Annotated[str, Field(pattern=r"\A[0-9a-f]{32}-[0-9a-f]{16}\.[a-z]{1,8}\z")]
     format: str
-    keys: tuple[Key, ...]
+    keys: Annotated[tuple[Key, ...], Field(max_length=MAX_ROWS)]
     rejected: dict[Key, str] = {}
     dtype: DType
-    shape: Annotated[tuple[Size, ...], Field(max_length=8)]
+    shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
     codec: str
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+    merged: tuple[Key, ...] = ()
+    offsets: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,7 +73,25 @@ class Marker(BaseModel):
             raise ValueError("a key is both stored and rejected")
         if self.decoded_bytes > MAX_SHARD_BYTES:
             raise ValueError(f"{self.decoded_bytes:,} bytes decoded are more than {MAX_SHARD_BYTES:,}")
+        if self.row_bytes > MAX_ROW_BYTES:
+            raise ValueError(f"{self.row_bytes:,} bytes of a row are more than {MAX_ROW_BYTES:,}")
+        if len({self.shard, *self.merged}) != 1 + len(self.merged):
+            raise ValueError("a merged shard is named twice, or is this one")
+        if self.offsets:
+            self._check_offsets()
         return self
+
+    def _check_offsets(self) -> None:
+        if len(self.offsets) != self.rows:
+            raise ValueError(f"{len(self.offsets)} offsets for {self.rows} rows")
+        spaces = (after - before for before, after in pairwise((*self.offsets, self.bytes)))
+        if self.offsets[0] < 0 or min(spaces) < self.row_bytes:
+            raise ValueError("the offsets do not give every row its own place in the file")
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value or name not in ("merged", "offsets")}
 
     @property
     def rows(self) -> int:
@@ -65,9 +99,14 @@ class Marker(BaseModel):
         return len(self.keys)
 
     @property
+    def row_bytes(self) -> int:
+        """Size of one row in memory."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
     def decoded_bytes(self) -> int:
         """Size of the rows in memory."""
-        return self.rows * math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return self.rows * self.row_bytes
 
     @property
     def planned(self) -> list[str]:

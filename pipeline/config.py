@@ -14,6 +14,8 @@ from .image_spec import ImagePreset
 from .specs import NoiseReduction, Precision
 from .teacher import TeacherPreset
 
+ShardForm = Literal["zarr", "webdataset"]
+"""How new shards are stored; it decides no value, and shards of the other format are reused."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 
 
@@ -49,7 +51,9 @@ class BuildConfig(BaseModel):
     rehash: bool = False
     device: str = "auto"
     batch_size: Literal["auto"] | int = "auto"
+    compile: bool = False
     shard_size: int = Field(default=512, ge=1, le=65536)
+    format: ShardForm = "zarr"
     workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
 
     @classmethod

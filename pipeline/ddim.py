@@ -54,10 +54,12 @@ class Extraction:
     """What one pass gave; None where it was not asked for.
 
     eps : (B, 3, H, W) float32, the first step's noise. recon : float32 in about [-1, 1]. dire : uint8. noise_first, noise_mean : float32,
-    the noise along the inversion, reduced. calls : model calls that each image cost.
+    the noise along the inversion, reduced. calls : model calls that each image cost. finite : (B,) bool, whether every number that the
+    model gave for an image was finite: 8 bits cannot show it.
     """
 
     calls: int
+    finite: Tensor
     eps: Tensor | None = None
     recon: Tensor | None = None
     dire: Tensor | None = None
@@ -91,13 +93,15 @@ def extract(
         raise ValueError(f"wants must be some of {sorted(EXTRACTS)}, got {sorted(wants)}")
     steps = used_steps(schedule, real_step)
     if wants == {"eps"}:
-        return Extraction(calls=1, eps=predict(model, x, next(schedule.ascending()), clip=clip).eps)
+        eps = predict(model, x, next(schedule.ascending()), clip=clip).eps
+        return Extraction(calls=1, finite=_finite(eps), eps=eps)
     inversion = invert(model, x, schedule, clip=clip, real_step=real_step)
     noise = "noise" in wants
     back = bool(wants & {"recon", "dire"})
     recon = sample(model, inversion.latent, schedule, clip=clip, real_step=real_step) if back else None
     return Extraction(
         calls=2 * steps if back else steps,
+        finite=_finite(inversion.latent if recon is None else recon),
         eps=inversion.eps if "eps" in wants else None,
         recon=recon if "recon" in wants else None,
         dire=quantised(dire(x, recon)) if recon is not None and "dire" in wants else None,
@@ -116,13 +120,16 @@ def used_steps(schedule: Schedule, real_step: int) -> int:
 
 
 def predict(model: NoiseModel, x: Tensor, step: Step, *, clip: bool = True) -> Prediction:
-    """Ask the model once about the state x (B, 3, H, W) float32 at a step."""
+    """Ask the model once about the state x (B, 3, H, W) float32 at a step.
+
+    NaN goes on to all later states. So does Inf, which clipping would hide.
+    """
     t = torch.full((len(x),), step.timestep, dtype=torch.int64, device=x.device)
     raw = model(x, t)[:, :3].float()
     scaled = step.recip * x
     x0 = scaled - step.recipm1 * raw
     if clip:
-        x0 = x0.clamp(-1.0, 1.0)
+        x0 = x0.clamp(-1.0, 1.0).where(raw.isfinite(), torch.nan)
     return Prediction(eps=(scaled - x0) / step.recipm1, x0=x0)
 
 
@@ -152,6 +159,11 @@ def sample(model: NoiseModel, latent: Tensor, schedule: Schedule, *, clip: bool 
 def dire(x: Tensor, recon: Tensor) -> Tensor:
     """The reconstruction error abs(x - recon), float32, 0 to 2 for images in [-1, 1]."""
     return (x - recon).abs()
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Which rows (B,) hold finite numbers alone."""
+    return torch.isfinite(values).flatten(1).all(dim=1)
 
 
 def quantised(error: Tensor) -> Tensor:

@@ -52,8 +52,16 @@ Reason = Literal[
     "changed",
     "label-conflict",
     "leaked",
+    "ambiguous",
+    "size-differs",
+    "lossy",
+    "out-of-range",
+    "turned",
+    "transparent",
 ]
-"""``damaged``: it is an image, but its data are corrupt. ``unreadable``: the system does not let us read the file."""
+"""``damaged``: it is an image, but its data are corrupt. ``unreadable``: the system does not let us read the file.
+
+From ``ambiguous`` on: why files that others computed cannot be imported, see :mod:`.import_read`."""
 
 PILLOW_ERRORS = (
     OSError,

@@ -29,6 +29,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -173,6 +174,7 @@ def _real_fake(tree: Tree) -> list[Leaf]:
     return leaves
 
 
+@cache
 def family_of(generator: str) -> str:
     """Return the family that a generator's name tells: ``gan``, ``diffusion``, ``real``, else ``unknown``.
 

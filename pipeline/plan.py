@@ -8,11 +8,17 @@ pieces of it: a build that was killed goes on with the very pieces that an undis
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from ..cache.index import Index
+from ..cache.keys import KeyArray, binary_keys, hex_keys
+
+Mask = NDArray[np.bool_]
 
 FEATURES = ("image", "eps", "recon", "dire", "noise", "teacher")
 PASS_FEATURES = ("eps", "recon", "dire", "noise")
@@ -78,71 +84,95 @@ def with_dependencies(wanted: Mapping[str, frozenset[str]]) -> dict[str, frozens
     return {feature: full[feature] for feature in FEATURES if full.get(feature)}
 
 
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a dataset: keys (N,) binary, distinct and sorted; split (N,) numbers of the names in ``splits``."""
+
+    keys: KeyArray
+    split: NDArray[np.int32]
+    splits: tuple[str, ...]
+
+    @classmethod
+    def of(cls, keys: Sequence[str] | KeyArray, splits: Sequence[str] | pa.ChunkedArray) -> Samples:
+        """Take them from two columns of equal length, in any order; a key that is there often is in one split."""
+        names = pa.chunked_array([splits]) if not isinstance(splits, pa.ChunkedArray) else splits
+        coded = names.combine_chunks().dictionary_encode()
+        distinct, first = np.unique(binary_keys(keys), return_index=True)
+        found = coded.dictionary.to_pylist()
+        place = {name: number for number, name in enumerate(sorted(found))}
+        renumber = np.array([place[name] for name in found], np.int32)
+        return cls(distinct, renumber[coded.indices.to_numpy()[first]], tuple(sorted(found)))
+
+    def only(self, chosen: Mask) -> Samples:
+        """Return the chosen ones, a mask (N,)."""
+        return Samples(self.keys[chosen], self.split[chosen], self.splits)
+
+    def within(self, splits: Collection[str]) -> Mask:
+        """Say of each sample whether its split is one of these."""
+        mask: Mask = np.array([name in splits for name in self.splits], bool)[self.split]
+        return mask
+
+
 def make_plan(
-    split_of: Mapping[str, str],
+    samples: Samples,
     wanted: Mapping[str, frozenset[str]],
     indexes: Mapping[str, Index],
     shard_size: int,
 ) -> Plan:
     """Compare what is wanted with what the cache holds.
 
-    split_of : key -> split, for every sample of the dataset.
     wanted : feature -> splits (with its dependencies).
     indexes : feature -> index of the rows that its spec's folder holds. Keys that the image shards record as
         undecodable are wanted by nobody.
     """
     image = indexes["image"]
-    rejected = image.rejected
-    keys = sorted(key for key in split_of if key not in rejected and split_of[key] in wanted["image"])
-    shard_numbers, rows = image.locate(keys)
+    samples = samples.only(samples.within(wanted["image"]) & ~_among(samples.keys, list(image.rejected)))
+    asked = {feature: samples.within(splits) for feature, splits in wanted.items()}
+    shard, row = image.locate(samples.keys)
+    lacking = {"image": shard < 0}
+    for feature in wanted.keys() - {"image"}:
+        lacking[feature] = asked[feature].copy()
+        lacking[feature][asked[feature]] = indexes[feature].locate(samples.keys[asked[feature]])[0] < 0
 
-    new: defaultdict[str, list[str]] = defaultdict(list)
-    held: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
-    for key, shard_number, row in zip(keys, shard_numbers.tolist(), rows.tolist(), strict=True):
-        if shard_number < 0:
-            new[split_of[key]].append(key)
-        else:
-            held[shard_number].append((row, key))
+    held = np.lexsort((row, shard))[np.count_nonzero(lacking["image"]) :]
+    groups = [(image.shards[shard[piece[0]]], piece) for piece in _runs(held, shard)]
+    new = np.flatnonzero(lacking["image"])
+    for same_split in _runs(new[np.argsort(samples.split[new], kind="stable")], samples.split):
+        groups += [(None, same_split[start : start + shard_size]) for start in range(0, len(same_split), shard_size)]
 
-    groups: list[tuple[str | None, tuple[str, ...]]] = [
-        (image.shards[number], tuple(key for _, key in sorted(held[number]))) for number in sorted(held)
-    ]
-    for split in sorted(new):
-        groups += [(None, piece) for piece in _cut(new[split], shard_size)]
-
-    tasks = []
-    missing_counts = dict.fromkeys(wanted, 0)
-    for image_shard, piece in groups:
-        missing = _missing(piece, split_of, wanted, indexes, is_new=image_shard is None)
-        for feature, gaps in missing.items():
-            missing_counts[feature] += len(gaps)
-        if missing:
-            tasks.append(Task(image_shard, piece, missing))
-
-    counts = {feature: sum(split_of[key] in splits for key in keys) for feature, splits in wanted.items()}
-    return Plan(tuple(tasks), counts, missing_counts)
+    incomplete = np.logical_or.reduce(list(lacking.values()))
+    tasks = tuple(
+        _task(image_shard, samples.keys[piece], {feature: lacking[feature][piece] for feature in wanted})
+        for image_shard, piece in groups
+        if incomplete[piece].any()
+    )
+    return Plan(tasks, _counts(asked), _counts({feature: lacking[feature] for feature in wanted}))
 
 
-def _cut(keys: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
-    return (tuple(keys[start : start + size]) for start in range(0, len(keys), size))
+def _among(keys: KeyArray, few: Sequence[str]) -> Mask:
+    """Say of each of the sorted, distinct keys whether it is one of a few."""
+    among = np.zeros(len(keys), bool)
+    place = np.searchsorted(keys, binary_keys(few))
+    inside = place < len(keys)
+    place = place[inside]
+    among[place[keys[place] == binary_keys(few)[inside]]] = True
+    return among
 
 
-def _missing(
-    piece: tuple[str, ...],
-    split_of: Mapping[str, str],
-    wanted: Mapping[str, frozenset[str]],
-    indexes: Mapping[str, Index],
-    *,
-    is_new: bool,
-) -> dict[str, tuple[str, ...]]:
-    missing: dict[str, tuple[str, ...]] = {}
-    for feature, splits in wanted.items():
-        if feature == "image":
-            gaps = piece if is_new else ()
-        else:
-            asked = [key for key in piece if split_of[key] in splits]
-            shard_numbers, _ = indexes[feature].locate(asked)
-            gaps = tuple(key for key, number in zip(asked, shard_numbers.tolist(), strict=True) if number < 0)
-        if gaps:
-            missing[feature] = gaps
-    return missing
+def _runs(order: NDArray[np.intp], value: NDArray[np.int32]) -> list[NDArray[np.intp]]:
+    """Cut an order where the value changes. No run is empty."""
+    return np.split(order, np.flatnonzero(np.diff(value[order])) + 1) if len(order) else []
+
+
+def _task(image_shard: str | None, keys: KeyArray, lacking: Mapping[str, Mask]) -> Task:
+    names = hex_keys(keys)
+    missing = {
+        feature: tuple(names[place] for place in np.flatnonzero(lacks))
+        for feature, lacks in lacking.items()
+        if lacks.any()
+    }
+    return Task(image_shard, tuple(names), missing)
+
+
+def _counts(masks: Mapping[str, Mask]) -> dict[str, int]:
+    return {feature: int(np.count_nonzero(mask)) for feature, mask in masks.items()}

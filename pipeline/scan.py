@@ -2,8 +2,10 @@
 
 Every file is read whole, hashed, and its header parsed. No pixel is decoded here: that a file ends too early comes to
 light in the decoder. What was learnt is remembered by (path, size, modification time), and a scan of unchanged files
-opens none of them. A file that was rewritten with its old size and time goes unnoticed until ``rehash``; its stale key
-does no harm, as :func:`read_source` compares the key again before anything is computed.
+opens none of them. An image in a tar is remembered by its place in it and the tar's size and time. A file that was
+rewritten with its old size and time goes unnoticed until its pixels are wanted, or until ``rehash``; its stale key does
+no harm, as :func:`read_source` compares the key again before anything is computed, and the build that finds it wrong
+lets the next scan open the file (:func:`forget_files`).
 
 The same bytes with both labels are rejected. The same bytes in several splits stay in test alone (else in val alone).
 The same bytes twice with one label in one split are two occurrences and stay two rows. All counts are of files.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +33,8 @@ from .image_file import (
     content_key,
     read_header,
 )
-from .scan_memory import Finding, recall, remember
-from .sources import SourceFile, is_storable, printable
+from .scan_memory import Finding, forget, recall, remember
+from .source_file import SourceFile, is_storable, printable, read_member
 
 _BLOCK = 32
 """Files that a worker takes at a time."""
@@ -190,10 +192,15 @@ def read_source(file: SourceFile, expected_key: str) -> bytes:
     Raises :class:`.image_file.ImageRejected`: ``changed`` if they are no longer those of ``expected_key``, or
     ``missing``, ``not-a-file``, ``unreadable``, ``changed-while-reading``.
     """
-    data, _ = _read_stable(file.location)
+    data, _ = _contents(file)
     if content_key(data) != expected_key:
         raise ImageRejected("changed", "the file is not the one that was scanned: build again")
     return data
+
+
+def forget_files(memory: Path, files: Iterable[SourceFile]) -> None:
+    """Let the next scan open these files, even if size and time are as they were: they turned out to be others."""
+    forget(memory, {_place(os.path.abspath(file.root), file) for file in files})  # noqa: PTH100
 
 
 def _looks(
@@ -205,7 +212,7 @@ def _looks(
     def look_at(block: Sequence[SourceFile]) -> list[tuple[SourceFile, bytes, Finding | ImageRejected]]:
         found = []
         for file in block:
-            place = os.fsencode(os.path.join(roots[file.root], file.path))  # noqa: PTH118
+            place = _place(roots[file.root], file)
             found.append((file, place, _look(file, trusted.get(place))))
         return found
 
@@ -218,22 +225,43 @@ def _looks(
         pool.shutdown(cancel_futures=True)
 
 
+def _place(root: str, file: SourceFile) -> bytes:
+    """Return what the memory calls a file of this absolute root, or an image in a tar there."""
+    place = os.fsencode(os.path.join(root, file.path))  # noqa: PTH118
+    return place if file.member is None else place + file.member.stamp
+
+
 def _look(file: SourceFile, known: Finding | None) -> Finding | ImageRejected:
     """Find out about one file, by reading it unless ``known`` still holds."""
     if not is_storable(file.path):
         return ImageRejected("unreadable-name", "the name is not valid UTF-8: rename the file")
     try:
-        if known is not None and known.fits(_status(file.location)):
+        if known is not None and _holds(known, file):
             return known
-        data, status = _read_stable(file.location)
+        data, mtime_ns = _contents(file)
     except ImageRejected as rejected:
         return rejected
-    unread = Finding(status.st_size, status.st_mtime_ns, content_key(data))
+    unread = Finding(len(data), mtime_ns, content_key(data))
     try:
         header = read_header(data)
     except ImageRejected as rejected:
         return replace(unread, reason=rejected.reason, detail=rejected.detail)
     return replace(unread, width=header.width, height=header.height, format=header.format)
+
+
+def _holds(known: Finding, file: SourceFile) -> bool:
+    """Say whether a file is as it was when it was read; of a tar, what counts is how it was when it was listed."""
+    if file.member is None:
+        return known.fits(_status(file.location))
+    return (known.size, known.mtime_ns) == (file.member.length, file.member.tar_mtime_ns)
+
+
+def _contents(file: SourceFile) -> tuple[bytes, int]:
+    """Return an image's bytes and the modification time of the file that holds them. Raises ImageRejected."""
+    if file.member is not None:
+        return read_member(file.root, file.member), file.member.tar_mtime_ns
+    data, status = read_stable(file.location)
+    return data, status.st_mtime_ns
 
 
 def _judge(file: SourceFile, found: Finding, limits: Limits) -> ScannedRow | ImageRejected:
@@ -260,7 +288,7 @@ def _status(location: str) -> os.stat_result:
     return status
 
 
-def _read_stable(location: str) -> tuple[bytes, os.stat_result]:
+def read_stable(location: str) -> tuple[bytes, os.stat_result]:
     """Read a whole file that nobody writes meanwhile; a second time if somebody did.
 
     Returns its bytes and the status that belongs to them. Raises ImageRejected.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import cast
@@ -17,6 +17,9 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.parquet
 
+from ..cache.atomic import TEMPORARY_PREFIX, make_folder
+from ..cache.parquet_file import read_bounded
+from ..errors import UserError
 from .image_file import ImageRejected, Reason
 
 _SCHEMA = pa.schema(
@@ -60,10 +63,9 @@ class Finding:
 def recall(memory: Path) -> dict[bytes, Finding]:
     """Read a memory: path -> finding. Empty if there is none, or none that can be understood."""
     try:
-        with pa.parquet.ParquetFile(memory) as file:
-            if not file.schema_arrow.equals(_SCHEMA, check_metadata=True):
-                return {}
-            table = file.read()
+        if not pa.parquet.read_schema(memory).equals(_SCHEMA, check_metadata=True):
+            return {}
+        table = read_bounded(memory)
     except (OSError, ValueError, pa.ArrowException):
         return {}
     if any(column.null_count for column in table.columns):
@@ -77,14 +79,24 @@ def remember(memory: Path, findings: Mapping[bytes, Finding]) -> None:
     rows = [(path, *astuple(finding)) for path, finding in findings.items()]
     columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _SCHEMA]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-    temporary = memory.with_name(f".{memory.name}.{secrets.token_hex(8)}.tmp")
-    with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = memory.with_name(f"{TEMPORARY_PREFIX}{memory.name}-{secrets.token_hex(8)}")
+    with contextlib.suppress(OSError, UserError):
+        make_folder(memory.parent)
         try:
             with temporary.open("wb") as file:
-                pa.parquet.write_table(pa.table(arrays, schema=_SCHEMA), file, compression="zstd")
+                pa.parquet.write_table(
+                    pa.table(arrays, schema=_SCHEMA), file, compression="zstd", write_page_checksum=True
+                )
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(memory)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def forget(memory: Path, places: Collection[bytes]) -> None:
+    """Drop findings that turned out to be wrong, so that the next scan opens these files again."""
+    known = recall(memory)
+    kept = {place: finding for place, finding in known.items() if place not in places}
+    if len(kept) < len(known):
+        remember(memory, kept)

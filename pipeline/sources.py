@@ -5,6 +5,9 @@ means. Files with an image's extension (jpg, jpeg, png, webp, bmp, tif, tiff, gi
 later by their content. Other files are counted as ignored. Hidden files and what operating systems leave behind are
 passed over without a word. A linked folder is followed only inside the source; a linked file is a file.
 
+**Tars** of webdataset samples are read where they lie: a ``.tar`` file, or a folder that has some itself or in its split
+folders and fits no image layout. :mod:`.tar_source` says what is read of them.
+
 A **table** is a CSV or Parquet file with the columns ``path`` and ``label`` and, if known, ``split``, ``generator``,
 ``family`` and ``group``; further columns are ignored. Relative paths start at the table's folder. A label is 0, 1,
 ``real`` or ``fake``. An empty cell or a missing column means: split ``train``, generator ``real`` or ``fake``, the
@@ -16,9 +19,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -27,49 +28,22 @@ import pyarrow.parquet
 from ..errors import UserError
 from .image_file import EXTENSIONS
 from .layouts import LAYOUTS, SPLITS, Layout, Leaf, Tree, family_of, is_clutter, is_folder, join
+from .source_file import LABELS, Discovery, SourceFile, is_storable, printable
+from .tar_source import PATTERN, SUFFIX, WEBDATASET, discover_tars
+
+__all__ = ["LAYOUT_NAMES", "Discovery", "SourceFile", "discover", "files_of", "is_storable", "printable"]
 
 TABLE = "table"
 TABLE_SUFFIXES = (".csv", ".parquet")
-LAYOUT_NAMES = (*LAYOUTS, TABLE)
+LAYOUT_NAMES = (*LAYOUTS, TABLE, WEBDATASET)
 
 _COLUMNS = ("path", "label", "split", "generator", "family", "group")
-_LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One occurrence of an image in a source.
-
-    root : the source as it was given (of a table: its folder). path : posix path relative to it.
-    label : 0 real, 1 fake. split : train, val or test. group : where the reals come from, empty if unknown.
-    """
-
-    root: str
-    path: str
-    label: int
-    split: str
-    generator: str
-    family: str
-    group: str
-
-    @property
-    def location(self) -> str:
-        """Where the file lies, as the user would write it."""
-        return os.path.join(self.root, self.path)  # noqa: PTH118  (a million of them; Path is ten times slower)
-
-
-class Discovery(NamedTuple):
-    """What a source holds: the layout's name, the image files in a fixed order, and the number of other files."""
-
-    layout: str
-    files: list[SourceFile]
-    ignored: int
 
 
 def discover(source: Path, layout: str | None = None) -> Discovery:
     """List the image files of a source, without opening any.
 
-    source : a folder, or a CSV or Parquet table. layout : one of :data:`LAYOUT_NAMES`, or None to recognise it.
+    source : a folder, a CSV or Parquet table, or a tar. layout : one of :data:`LAYOUT_NAMES`, or None to recognise it.
     Files of a folder are sorted by path; those of a table keep its order.
     Raises UserError if there is no such source, its structure is unknown or fits several layouts, or it has no image.
     """
@@ -80,6 +54,8 @@ def discover(source: Path, layout: str | None = None) -> Discovery:
     if not source.exists():
         raise UserError(f"{source}: no such file or folder.")
     if not source.is_dir():
+        if layout in (None, WEBDATASET) and source.suffix.lower() == SUFFIX:
+            return discover_tars(source.parent, [source.name])
         return _discover_table(source, layout)
     if layout == TABLE:
         raise UserError(f"{source}: is a folder. The layout `table` needs a CSV or Parquet file.")
@@ -89,43 +65,59 @@ def discover(source: Path, layout: str | None = None) -> Discovery:
         raise UserError(f"{printable(error.filename or str(source))}: cannot be listed ({error.strerror}).") from error
 
 
-def is_storable(name: str) -> bool:
-    """Say whether a file's name is valid Unicode; names with stray bytes cannot be written to Parquet or JSON."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in name
-
-
-def printable(name: str) -> str:
-    r"""Return a name that can be stored and shown: stray bytes become ``\xNN``."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
 def _discover_folder(source: Path, name: str | None) -> Discovery:
     tree = Tree(source)
+    if name == WEBDATASET:
+        return _discover_tars(tree)
     candidates = list(LAYOUTS.values()) if name is None else [LAYOUTS[name]]
     fitting = [(layout, leaves) for layout in candidates if (leaves := layout.leaves(tree))]
+    if not fitting and name is None and any(_tars_in(tree, folder) for folder in ("", *_split_folders(tree))):
+        return _discover_tars(tree)
     if not fitting:
         raise UserError(_unknown(tree, candidates))
     if len(fitting) > 1:
         raise UserError(f"{source}: fits the layouts {_names(fitting)}. Name one of them with --layout.")
     layout, leaves = fitting[0]
-    files: list[SourceFile] = []
-    ignored = 0
-    for leaf in leaves:
-        for path in _walk(tree, leaf.folder):
-            if path.rsplit(".", 1)[-1].lower() in EXTENSIONS:
-                files.append(_source_file(source, leaf, path))
-            else:
-                ignored += 1
+    files, ignored = files_of(tree, leaves)
     if not files:
         raise UserError(
             f"{source}: has the folders of the layout {layout.name}, but no image file in them "
             f"({ignored} other files; looked for {', '.join(sorted(EXTENSIONS))}).{_outside(tree)}"
         )
-    return Discovery(layout.name, sorted(files, key=lambda file: file.path), ignored)
+    return Discovery(layout.name, files, ignored)
+
+
+def files_of(tree: Tree, leaves: list[Leaf]) -> tuple[list[SourceFile], int]:
+    """List the image files below the leaves, sorted by path, and count the other files."""
+    files: list[SourceFile] = []
+    ignored = 0
+    for leaf in leaves:
+        for path in _walk(tree, leaf.folder):
+            if path.rsplit(".", 1)[-1].lower() in EXTENSIONS:
+                files.append(_source_file(tree.root, leaf, path))
+            else:
+                ignored += 1
+    return sorted(files, key=lambda file: file.path), ignored
+
+
+def _discover_tars(tree: Tree) -> Discovery:
+    """List the images in all tars below a folder."""
+    tars = [path for path in _walk(tree, "") if path.lower().endswith(SUFFIX)]
+    if not tars:
+        raise UserError(
+            f"{tree.root}: has no .tar file. The layout {WEBDATASET} needs uncompressed tars.{_outside(tree)}"
+        )
+    return discover_tars(tree.root, tars)
+
+
+def _tars_in(tree: Tree, folder: str) -> bool:
+    """Say whether a folder itself has a tar."""
+    with os.scandir(tree.root / folder) as entries:
+        return any(entry.name.lower().endswith(SUFFIX) and not is_clutter(entry.name) for entry in entries)
+
+
+def _split_folders(tree: Tree) -> list[str]:
+    return [folder for _, folder in tree.splits()]
 
 
 def _source_file(source: Path, leaf: Leaf, path: str) -> SourceFile:
@@ -150,7 +142,10 @@ def _names(fitting: list[tuple[Layout, list[Leaf]]]) -> str:
 
 def _unknown(tree: Tree, candidates: list[Layout]) -> str:
     """Say what was looked for and what was found instead."""
-    looked_for = "; ".join(f"{layout.pattern} ({layout.name})" for layout in candidates)
+    patterns = {layout.name: layout.pattern for layout in candidates}
+    if len(candidates) > 1:
+        patterns[WEBDATASET] = PATTERN
+    looked_for = "; ".join(f"{pattern} ({name})" for name, pattern in patterns.items())
     found = [join(top, name) + "/" for top in tree.folders() for name in (tree.folders(top) or [""])]
     shown = ", ".join(printable(name.rstrip("/") + "/") for name in found[:8]) + (", ..." if len(found) > 8 else "")
     return (
@@ -167,7 +162,8 @@ def _outside(tree: Tree) -> str:
 
 def _discover_table(source: Path, layout: str | None) -> Discovery:
     if layout not in (None, TABLE) or source.suffix.lower() not in TABLE_SUFFIXES:
-        raise UserError(f"{source}: is a file. Give a folder, or a table that ends in {' or '.join(TABLE_SUFFIXES)}.")
+        suffixes = " or ".join(TABLE_SUFFIXES)
+        raise UserError(f"{source}: is a file. Give a folder, a table that ends in {suffixes}, or a {SUFFIX}.")
     try:
         names, table = _read_table(source)
     except (OSError, pa.ArrowException) as error:
@@ -211,9 +207,9 @@ def _table_row(source: Path, row: int, cells: list[str]) -> SourceFile:
     kind, split, generator, family, group = (cell.strip() for cell in cells[1:])
     if not path:
         raise UserError(f"{source}, row {row}: the path is empty.")
-    label = _LABELS.get(kind.lower())
+    label = LABELS.get(kind.lower())
     if label is None:
-        raise UserError(f"{source}, row {row}: the label {kind!r} is none of {', '.join(_LABELS)}.")
+        raise UserError(f"{source}, row {row}: the label {kind!r} is none of {', '.join(LABELS)}.")
     split = split.lower() or "train"
     if split not in SPLITS:
         raise UserError(f"{source}, row {row}: the split {split!r} is none of train, val, test.")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from ..errors import IntegrityError
 from ..models.backbones import HALF, Triple, backbone_entry
 from ..models.inputs import paper_size, resized
 from .device import HALF as HALF_TYPES
+from .imported import ImportedDireSpec
 from .specs import DireSpec, Precision
 
 TeacherPreset = Literal["paper", "official-code"]
@@ -35,7 +38,7 @@ class TeacherSpec(Spec):
 
     feature: Literal["teacher"] = "teacher"
     algorithm: Literal[1] = 1
-    dire: DireSpec
+    dire: DireSpec | ImportedDireSpec
     backbone: str
     weights: str = Field(pattern="^[0-9a-f]{64}$")
     size: int = Field(ge=1)
@@ -64,8 +67,7 @@ def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tenso
     """Run the backbone on every view of DIRE images, on the device where both are.
 
     dire_u8 : (B, 3, S, S) uint8. Returns (B, V, F, h, w) float16. With bf16 and fp16, autocast chooses what runs in
-    that type.
-    Raises `IntegrityError` if a feature is not finite as float16.
+    that type. The result waits for nothing; see :func:`check_teacher`.
     """
     images = resized(dire_u8.float() / 255, spec.size)
     mean = images.new_tensor(spec.mean).view(3, 1, 1)
@@ -76,10 +78,13 @@ def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tenso
         for view in spec.views:
             seen = images.flip(-1) if view == "hflip" else images
             views.append(model((seen - mean) / std).half())
-    features = torch.stack(views, dim=1)
-    if not bool(torch.isfinite(features).all()):
+    return torch.stack(views, dim=1)
+
+
+def check_teacher(features: NDArray[np.float16], spec: TeacherSpec) -> None:
+    """Raise `IntegrityError` if a feature of :func:`teacher_views`, on the host, is not a finite number."""
+    if not np.isfinite(features).all():
         raise IntegrityError(
             f"teacher {spec.backbone}: a feature is not a finite float16 number. "
             "Its weights are damaged, or do not belong to this normalisation or precision; try --precision fp32."
         )
-    return features

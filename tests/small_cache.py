@@ -20,9 +20,10 @@ from distil_cache.cache.dataset import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
 from distil_cache.models.backbones import HALF, build_backbone
+from distil_cache.models.weights import weights_digest
 from distil_cache.pipeline.adm import AdmConfig
 from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec
+from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
 from distil_cache.pipeline.teacher import TeacherSpec, teacher_views
 
 SIDE = 32
@@ -51,6 +52,7 @@ def make_cache(
     name: str = "pictures",
     views: tuple[str, ...] = ("identity", "hflip"),
     shard_rows: int = SHARD_ROWS,
+    form: str = "zarr",
 ) -> tuple[Cache, BuildRecord]:
     """Write a dataset, its features and the build record.
 
@@ -65,7 +67,7 @@ def make_cache(
     specs = make_specs(steps, adm, views)
     built = {}
     for feature, of_splits in wanted.items():
-        store = cache.feature(specs[feature])
+        store = cache.feature(specs[feature], form)
         shards = []
         for split in splits:
             keys = sorted(key for key, where in split_of.items() if where == split and where in of_splits)
@@ -84,20 +86,21 @@ def make_cache(
 def make_specs(
     steps: str = "ddim20", adm: str = "a", views: tuple[str, ...] = ("identity", "hflip")
 ) -> dict[str, Spec]:
-    """The specs of the four features."""
+    """The specs of the features."""
     image = ImageSpec(size=SIDE)
     identity = AdmIdentity.of(adm * 64, AdmConfig(image_size=SIDE, num_channels=32, channel_mult="1,2"))
     dire = DireSpec(image=image, adm=identity, steps=steps)
     teacher = TeacherSpec(
-        dire=dire, backbone="small", weights="b" * 64, size=TRAIN_SIDE, mean=HALF, std=HALF, views=views
+        dire=dire, backbone="small", weights=_teacher_digest(), size=TRAIN_SIDE, mean=HALF, std=HALF, views=views
     )
-    return {"image": image, "eps": EpsSpec(image=image, adm=identity), "dire": dire, "teacher": teacher}
+    noise = NoiseSpec(image=image, adm=identity, steps=steps)
+    return {"image": image, "eps": EpsSpec(image=image, adm=identity), "dire": dire, "teacher": teacher, "noise": noise}
 
 
 def values_of(feature: str, key: str, label: int, specs: Mapping[str, Spec]) -> np.ndarray:
     """One row of a feature, from the key alone."""
-    rng = np.random.default_rng([int(key[:12], 16), ("image", "eps", "dire", "teacher").index(feature) % 3])
-    if feature == "eps":
+    rng = np.random.default_rng([int(key[:12], 16), ("image", "eps", "dire", "teacher", "noise").index(feature)])
+    if feature in ("eps", "noise"):
         return rng.normal(size=(3, SIDE, SIDE)).astype(np.float16)
     if feature == "dire":
         return rng.integers(0, 90, (3, SIDE, SIDE), dtype=np.uint8)
@@ -113,10 +116,23 @@ def values_of(feature: str, key: str, label: int, specs: Mapping[str, Spec]) -> 
 
 @functools.cache
 def teacher_network() -> torch.nn.Module:
-    """The untrained backbone that teaches in these tests, always the same."""
-    with torch.random.fork_rng(devices=[]):
+    """The untrained backbone that teaches in these tests, always the same.
+
+    Its normalisations know the range of DIRE here, so that its features are of the order of one and a wrong one shows.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(5)
-        return build_backbone("small", 3).eval()
+        network = build_backbone("small", 3)
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = None
+        network(torch.rand(64, 3, TRAIN_SIDE, TRAIN_SIDE) * 180 / 255 - 1)
+        return network.eval()
+
+
+@functools.cache
+def _teacher_digest() -> str:
+    return weights_digest(teacher_network().state_dict())
 
 
 def _row(text: str, label: int, split: str, generator: str, group: str) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from distil_cache.models.backbones import load_teacher
 from distil_cache.models.weights import read_metadata, read_state_dict
 from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.pipeline.compute import to_signal
 from distil_cache.pipeline.ddim import extract
 from distil_cache.pipeline.image_file import Limits
+from distil_cache.pipeline.images import load_images
 from distil_cache.pipeline.prepare import prepare
-from distil_cache.pipeline.run import Tools, load_images, to_signal
 from distil_cache.pipeline.schedule import respace
+from distil_cache.pipeline.tools import Tools
 from image_bytes import bad_files, noise, saved
 from small_models import STEPS, write_adm, write_images, write_teacher
 
@@ -262,7 +265,8 @@ def test_a_file_that_changed_after_the_scan_is_set_aside_and_wanted_again(materi
         sources=(images,), cache=tmp_path / "c", dataset="d", adm=str(material / "adm.safetensors"), steps=STEPS,
         features=("image",),
     )  # fmt: skip
-    ready = prepare(config, Silent(), dry_run=False)
+    with ExitStack() as held:
+        ready = prepare(config, Silent(), held, dry_run=False)
     files = {row.key: row.file for row in ready.scanned.rows}
     changed = ready.plan.tasks[0].keys[0]
     Path(files[changed].location).write_bytes(saved(noise(seed=7)))

@@ -5,6 +5,7 @@ The file is also the program that the tests start: it forks one child for each k
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -211,6 +212,34 @@ def test_processes_that_race_for_a_datasets_head_all_get_a_revision_and_one_is_t
     heads = sorted((tmp_path / "datasets" / "d").glob("HEAD-*.json"))
     assert [path.name for path in heads] == [f"HEAD-00000{n}.json" for n in (1, 2, 3)]
     assert datasets.head("d") == json.loads(heads[-1].read_text())["revision"]
+
+
+def test_a_link_that_was_made_although_it_was_said_to_exist_counts_as_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system that loses its answer asks again, and finds the name that it has just made."""
+    store = Cache.create(tmp_path).feature(Toy())
+    link = os.link
+
+    def answer_lost(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", answer_lost)
+        marker = store.commit(KEYS, ROWS)
+    np.testing.assert_array_equal(store.read(marker.shard), ROWS)
+    assert verify(Cache.open(tmp_path)) == []
+
+
+def test_a_line_that_a_killed_writer_left_half_done_does_not_swallow_the_next(tmp_path: Path) -> None:
+    store = Cache.create(tmp_path).feature(Toy())
+    store.log({"event": "first"})
+    with (store.folder / "log.jsonl").open("ab") as file:
+        file.write(b'{"event": "ha')
+    store.log({"event": "second"})
+    lines = (store.folder / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in (lines[0], lines[2])] == ["first", "second"]
 
 
 def test_a_forked_worker_reads_what_its_parent_has_open(tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pytest
-from distil_cache.cache.index import KEY_DTYPE, Index
+from distil_cache.cache.index import Index, Part, ShardRows
+from distil_cache.cache.keys import binary_keys
 from distil_cache.errors import UsageError
-from distil_cache.pipeline.plan import Plan, make_plan, routes
+from distil_cache.pipeline.plan import Plan, Samples, make_plan, routes
 from distil_cache.pipeline.wanted import parse_features, wanted_features
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_plan import plain_plan
 
 
 def keys(count: int, start: int = 0) -> list[str]:
@@ -15,12 +20,18 @@ def keys(count: int, start: int = 0) -> list[str]:
 
 
 def index(*shards: list[str], rejected: dict[str, str] | None = None) -> Index:
-    held = {f"{number:032x}": np.array(shard, KEY_DTYPE) for number, shard in enumerate(shards)}
-    return Index(held, {"0" * 32: rejected or {}})
+    refused = [rejected or {}, *({} for _ in shards[1:])]
+    return Index(
+        Part.build(
+            ShardRows(f"{number:032x}", binary_keys(shard), 1, why, ())
+            for number, (shard, why) in enumerate(zip(shards, refused, strict=True))
+        )
+    )
 
 
 def plan(split_of: dict[str, str], wanted: dict[str, frozenset[str]], size: int = 3, **indexes: Index) -> Plan:
-    return make_plan(split_of, wanted, {feature: indexes.get(feature, Index.empty()) for feature in wanted}, size)
+    samples = Samples.of(list(split_of), list(split_of.values()))
+    return make_plan(samples, wanted, {feature: indexes.get(feature, Index.empty()) for feature in wanted}, size)
 
 
 TRAIN = frozenset({"train"})
@@ -61,6 +72,31 @@ def test_a_key_that_was_found_undecodable_is_wanted_by_nobody_and_moves_no_cut()
     made = plan(split_of, {"image": TRAIN, "eps": TRAIN}, image=held)
     assert [task.keys for task in made.tasks] == [(keys(3)[0], keys(3)[2]), tuple(keys(3, 3))]
     assert made.wanted["image"] == 5
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[dict[str, str], dict[str, frozenset[str]], dict[str, Index], int]:
+    """A dataset, wanted features, and shards of any of its samples in any order, some of them in several shards."""
+    names = [f"{number * 2**100:032x}" for number in draw(st.lists(st.integers(0, 60), min_size=1, unique=True))]
+    split_of = {name: draw(st.sampled_from(["train", "val", "test"])) for name in names}
+    some_splits = st.frozensets(st.sampled_from(["train", "val", "test"]), min_size=1)
+    others = {feature: draw(some_splits) for feature in draw(st.sets(st.sampled_from(["eps", "dire", "teacher"])))}
+    wanted = {"image": frozenset().union(draw(some_splits), *others.values()), **others}
+    shards = st.lists(st.lists(st.sampled_from([*names, "f" * 32]), unique=True, max_size=8), min_size=1, max_size=5)
+    indexes = {feature: index(*draw(shards)) for feature in wanted}
+    if draw(st.booleans()):
+        indexes["image"] = index(*draw(shards), rejected=dict.fromkeys(draw(st.sets(st.sampled_from(names))), "bad"))
+    return split_of, wanted, indexes, draw(st.integers(1, 7))
+
+
+@settings(max_examples=300, deadline=None)
+@given(situations())
+def test_the_plan_is_that_of_the_plain_procedure(situation: Any) -> None:
+    split_of, wanted, indexes, size = situation
+    expected = plain_plan(split_of, wanted, indexes, size)
+    made = make_plan(Samples.of(list(split_of), list(split_of.values())), wanted, indexes, size)
+    assert made.tasks == expected.tasks
+    assert (made.wanted, made.missing) == (expected.wanted, expected.missing)
 
 
 def test_each_row_takes_the_shortest_route_that_makes_all_that_it_lacks() -> None:

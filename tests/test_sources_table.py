@@ -79,10 +79,10 @@ def test_a_table_with_a_mistake_is_refused_and_the_place_is_named(tmp_path: Path
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "images.tar").write_bytes(b"x")
+    (tmp_path / "images.txt").write_bytes(b"x")
     (tmp_path / "images.parquet").write_bytes(b"no parquet at all")
     with pytest.raises(UserError, match=r"ends in \.csv or \.parquet"):
-        discover(tmp_path / "images.tar")
+        discover(tmp_path / "images.txt")
     with pytest.raises(UserError, match="cannot be read as a table"):
         discover(tmp_path / "images.parquet")
     with pytest.raises(UserError, match=r"is a file"):

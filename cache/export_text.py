@@ -1,0 +1,110 @@
+"""What an exported training set says about itself: README.md for people, specs.json for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .formats import Rows
+from .listing import words
+from .store import FeatureStore
+
+_MEANING = {
+    "image": "the picture, RGB, channels first; all other features belong to it",
+    "eps": "the noise that the diffusion model predicts at the first step of DDIM inversion (DistilDIRE's input)",
+    "recon": "the picture after DDIM inversion and sampling, RGB, 0 to 255",
+    "dire": "abs(picture - reconstruction), both in [-1, 1], times 127.5 and truncated: 0 to 255",
+    "noise": "the noise along the DDIM inversion (DNF)",
+    "teacher": "the last feature map of a frozen image backbone that looked at DIRE, one for each view",
+}
+
+
+class FeatureFacts:
+    """What is known of one feature: its spec, and shape, dtype and range of the rows that were exported."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self.spec = store.spec
+        self.fingerprint = store.fingerprint
+        self.shape: tuple[int, ...] = ()
+        self.dtype = ""
+        self.low, self.high = float("inf"), float("-inf")
+
+    def see(self, rows: Rows) -> None:
+        """Take rows (N, *shape) into account."""
+        self.shape, self.dtype = rows.shape[1:], rows.dtype.name
+        self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
+
+    @property
+    def sentences(self) -> list[str]:
+        """The spec in words, followed by those of the features that it is made of."""
+        return list(_sentences(self.spec))
+
+
+def specs_json(about: Mapping[str, Any], facts: Mapping[str, FeatureFacts]) -> str:
+    """Return the content of ``specs.json``: what was exported, and everything that decides each feature's values."""
+    features = {
+        name: {
+            "fingerprint": fact.fingerprint,
+            "dtype": fact.dtype,
+            "shape": list(fact.shape),
+            "range": [fact.low, fact.high],
+            "words": fact.sentences,
+            "spec": fact.spec,
+        }
+        for name, fact in facts.items()
+    }
+    return json.dumps({**about, "features": features}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def readme(about: Mapping[str, Any], facts: Mapping[str, FeatureFacts]) -> str:
+    """Return the content of ``README.md``."""
+    lines = [
+        f"# {about['dataset']}",
+        "",
+        f"Cached features of the dataset `{about['dataset']}` (revision {about['revision']}, build {about['build']}), joined "
+        f"sample by sample and shuffled with seed {about['seed']}. Written by distil-cache.",
+        "",
+        "| split | samples | tars | features |",
+        "|---|---|---|---|",
+    ]
+    for name, split in about["splits"].items():
+        lines.append(f"| {name} | {split['samples']:,} | {len(split['tars'])} | {', '.join(split['features'])} |")
+    lines += [
+        "",
+        "The tars are uncompressed webdataset shards. A sample `KEY` has a member `KEY.FEATURE.npy` for each feature and "
+        "`KEY.json` with `label` (0 real, 1 fake), `split`, `generator`, `family`, `group` and `key`, the first 32 digits of "
+        "the SHA-256 of the image file. A picture that the dataset holds several times has a number after its KEY.",
+        "",
+        "| feature | dtype | shape | smallest to largest | what it is |",
+        "|---|---|---|---|---|",
+    ]
+    for name, fact in facts.items():
+        shape = " x ".join(map(str, fact.shape))
+        meaning = _MEANING.get(name, name)
+        lines.append(f"| {name} | {fact.dtype} | {shape} | {fact.low:g} to {fact.high:g} | {meaning} |")
+    lines += ["", "How each was made (all of it, for programs, in `specs.json`):", ""]
+    lines += [f"* {sentence}" for sentence in dict.fromkeys(line for fact in facts.values() for line in fact.sentences)]
+    lines += ["", "Read it with webdataset:", "", "```python", *_example(about), "```", ""]
+    lines += ["Check that the files are whole: `sha256sum -c SHA256SUMS`", ""]
+    return "\n".join(lines)
+
+
+def _example(about: Mapping[str, Any]) -> Iterator[str]:
+    name, split = next(iter(about["splits"].items()))
+    last = len(split["tars"]) - 1
+    tars = f"{name}-{{000000..{last:06d}}}.tar" if last else f"{name}-000000.tar"
+    members = ", ".join(f'"{feature}.npy"' for feature in split["features"])
+    yield "import webdataset"
+    yield ""
+    yield f'samples = webdataset.WebDataset("{tars}", shardshuffle=False).decode()'
+    yield f'for *features, about in samples.to_tuple({members}, "json"):'
+    yield '    print(about["label"], [feature.shape for feature in features])'
+    yield "    break"
+
+
+def _sentences(spec: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{spec['feature']}: {words(spec)}"
+    for value in spec.values():
+        if isinstance(value, dict) and "feature" in value:
+            yield from _sentences(value)

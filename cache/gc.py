@@ -1,0 +1,295 @@
+"""Removing what nobody needs, beside running builds and without a lock.
+
+In this order: what is not needed is set aside (build records and revisions, then the markers of shards); then leases,
+references, heads and records are read again, and whatever turns out to be needed is put back; and data are deleted when
+their marker has been gone for the grace period. A builder takes its lease before it looks at what there is and makes sure
+at its end that what it names is there, so either it sees that a shard is gone, or this sees its lease or its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import IntegrityError
+from .aside import REMOVED, put_back, restore_shard, set_aside
+from .atomic import fsync_folder
+from .builds import BuildRecord
+from .formats import checksum
+from .lease import Leases, file_time, read_leases
+from .litter import Litter, delete, feature_folders, find_litter
+from .roots import Roots, find_roots, needed_shards, read_briefs, replacements
+from .store import Cache, FeatureStore
+
+GRACE_HOURS = 24.0
+Kind = Literal["build", "revision", "shard", "data"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that goes.
+
+    path : relative to the cache. bytes : what its own files hold, for a shard those of its data. ``data`` are deleted,
+    the others are set aside and deleted when the grace period is over.
+    """
+
+    kind: Kind
+    path: str
+    bytes: int
+    why: str
+
+
+@dataclass
+class _Found:
+    """What a look at the cache came to."""
+
+    items: list[Item]
+    kept: list[str]
+    waiting: list[int]
+
+
+def collect(
+    cache: Cache, *, delete_them: bool = False, grace_hours: float = GRACE_HOURS, keep_revisions: int = 1
+) -> dict[str, Any]:
+    """Find, and with ``delete_them`` remove, what no root needs.
+
+    Returns ``items`` (what goes, or would), ``bytes`` (freed now), ``later`` (bytes freed when the grace period of the
+    shards among the items is over), ``waiting`` (bytes of data already without a marker whose grace period is not over)
+    and ``kept`` (what is left alone although nothing names it, as sentences).
+    Raises IntegrityError if it cannot be known what is needed.
+    """
+    grace = grace_hours * 3600
+    if delete_them:
+        _put_back_needed(cache, keep_revisions, [])
+    found = _look(cache, grace, keep_revisions, thorough=delete_them)
+    if delete_them:
+        moved = _set_aside(cache, found.items)
+        returned = _put_back_needed(cache, keep_revisions, moved)
+        found.items = [item for item in found.items if item.path not in returned]
+    items, bytes_now = list(found.items), 0
+    now_aside = {Path(item.path).name for item in items}
+    for litter in find_litter(cache):
+        if litter.age < max(grace, litter.at_least):
+            if (litter.record or litter.path).name not in now_aside:
+                found.waiting.append(litter.bytes)
+        elif not delete_them or delete(litter):
+            items.append(_item(cache, litter))
+            bytes_now += litter.bytes
+    return {
+        "dry_run": not delete_them,
+        "grace_hours": grace_hours,
+        "keep_revisions": keep_revisions,
+        "items": [asdict(item) for item in items],
+        "bytes": bytes_now,
+        "later": 0 if delete_them and not grace else sum(item.bytes for item in found.items),
+        "waiting": sum(found.waiting),
+        "kept": found.kept,
+    }
+
+
+def _look(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) -> _Found:
+    """Decide what would be set aside; ``thorough`` reads merged shards whole before what they replace may go."""
+    leases = read_leases(cache.root)
+    now = file_time(cache.root)
+    builds = cache.builds().folder
+    young = frozenset(path.stem for path in builds.glob("*.json") if now - _changed(path, now) < grace)
+    roots = find_roots(cache, keep_revisions, young)
+    if roots.absent:
+        build, run = next(iter(roots.absent.items()))
+        raise IntegrityError(
+            f"{cache.root}: {run} refers to the build {build}, which is missing, so nobody knows what it needs. "
+            f"See: distil-cache cache verify {cache.root}"
+        )
+    found = _Found([], [f"{one.work} on {one.host} (process {one.pid}) is running" for one in leases.live], [])
+    found.items += [*_records(cache, roots, leases), *_revisions(cache, roots, leases, now - grace)]
+    for folder in feature_folders(cache):
+        if folder.name in leases.features:
+            found.kept.append(f"{folder.name}: somebody is working with it")
+        elif (folder / "spec.json").exists():
+            _look_at_feature(cache, folder, roots, now - grace, found, thorough=thorough)
+    return found
+
+
+def _records(cache: Cache, roots: Roots, leases: Leases) -> Iterable[Item]:
+    """Yield the build records that nothing needs."""
+    for build, record in roots.records.items():
+        if build not in roots.builds and record.dataset not in leases.datasets:
+            path = cache.builds().folder / f"{build}.json"
+            why = f"neither a run nor a new revision of {record.dataset} needs it"
+            yield Item("build", _name(cache, path), _size(path), why)
+
+
+def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Iterable[Item]:
+    """Yield the files of revisions that nothing needs; one that was never the head only if it is older than ``oldest``."""
+    datasets = cache.datasets()
+    for name in sorted(set(datasets.names()) - leases.datasets):
+        past = datasets.history(name)
+        for revision in datasets.revisions(name):
+            table = datasets.folder / name / f"{revision}.parquet"
+            if (name, revision) in roots.revisions or (revision not in past and _changed(table, oldest) >= oldest):
+                continue
+            for path in (table, table.with_name(f"{revision}.rejects.jsonl")):
+                if path.exists():
+                    yield Item(
+                        "revision", _name(cache, path), _size(path), f"an older revision of {name}, which no run needs"
+                    )
+
+
+def _look_at_feature(cache: Cache, folder: Path, roots: Roots, oldest: float, found: _Found, *, thorough: bool) -> None:
+    """Add the shards of a feature that can go. oldest : time before which a shard that no build names is given up."""
+    try:
+        store = FeatureStore(folder)
+        briefs = read_briefs(store)
+    except IntegrityError as error:
+        found.kept.append(f"{folder.name}: {error}")
+        return
+    merging = [brief.shard for brief in briefs.values() if not briefs.keys().isdisjoint(brief.merged)]
+    unsound = {shard for shard in merging if not _sound(store, shard, thorough=thorough)}
+    found.kept += [
+        f"{folder.name}: merged shard {shard} is damaged, so what it replaces stays" for shard in sorted(unsound)
+    ]
+    sound = {shard: brief for shard, brief in briefs.items() if shard not in unsound}
+    replaced = replacements(store, sound)
+    needed = needed_shards(cache, store, sound, roots)
+    named = roots.named(folder.name, needed=False)
+    young = 0
+    for shard, brief in sound.items():
+        path = store.shards / f"{shard}.json"
+        if shard in needed or not brief.rows:  # without rows it remembers what cannot be decoded
+            continue
+        if replaced.get(shard) in needed:
+            why = "merged into a larger shard"
+        elif shard in named:
+            why = "no build that is needed names it"
+        elif _changed(path, oldest) < oldest:
+            why = "no build names it"
+        else:
+            young += 1
+            continue
+        found.items.append(Item("shard", _name(cache, path), brief.bytes, why))
+    if young:
+        found.kept.append(
+            f"{folder.name}: {young:,} shards may be the work of an interrupted build, and are still young"
+        )
+
+
+def _sound(store: FeatureStore, shard: str, *, thorough: bool) -> bool:
+    try:
+        marker = store.marker(shard)
+        store.open_shard(marker)
+        return not thorough or checksum(store.shards / marker.data) == (marker.bytes, marker.sha256)
+    except (IntegrityError, OSError):
+        return False
+
+
+def _set_aside(cache: Cache, items: Iterable[Item]) -> list[Path]:
+    """Set the items aside, flush the folders, and return the paths that were moved.
+
+    One kind after the other, so that a power failure brings back no record of something that is gone.
+    """
+    moved = []
+    for _, of_one_kind in groupby(items, key=lambda item: item.kind):
+        paths = [cache.root / item.path for item in of_one_kind]
+        paths = [path for path in paths if set_aside(path, removed_folder(path))]
+        for folder in sorted({folder for path in paths for folder in (path.parent, removed_folder(path))}):
+            fsync_folder(folder)
+        moved += paths
+    return moved
+
+
+def removed_folder(path: Path) -> Path:
+    """Return where a marker, a build record or a dataset's table goes when it is removed."""
+    return (path.parent.parent if path.parent.name == "shards" else path.parent) / REMOVED
+
+
+def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[Path]) -> set[str]:
+    """Put back what live builders use among what this process moved, and all that roots need, whoever moved it.
+
+    Returns the paths that are back, relative to the cache.
+    """
+    back: set[Path] = set()
+    leases = read_leases(cache.root)
+    for path in moved:
+        if _in_use(path, leases) and put_back(removed_folder(path) / path.name, path):
+            back.add(path)
+    roots = find_roots(cache, keep_revisions)
+    builds = cache.builds().folder
+    for aside in [builds / REMOVED / f"{build}.json" for build in roots.absent]:
+        if put_back(aside, builds / aside.name):
+            back.add(builds / aside.name)
+    roots = find_roots(cache, keep_revisions)
+    for path in moved:
+        if path.parent.name == "builds" and path not in back and _dataset_and_revision(path) in roots.revisions:
+            back.add(path)
+            put_back(removed_folder(path) / path.name, path)
+    roots = find_roots(cache, keep_revisions)
+    for name, revision in roots.revisions:
+        for suffix in (".parquet", ".rejects.jsonl"):
+            path = cache.datasets().folder / name / f"{revision}{suffix}"
+            if not path.exists() and put_back(removed_folder(path) / path.name, path):
+                back.add(path)
+    for folder in cache.feature_folders():
+        back |= set(_put_back_shards(folder, roots))
+    return {_name(cache, path) for path in back}
+
+
+def _in_use(path: Path, leases: Leases) -> bool:
+    """Say whether a live process uses the feature or the dataset whose marker, table or build record was at ``path``."""
+    if path.parent.name == "builds":
+        what = _dataset_and_revision(path)
+        return what is not None and what[0] in leases.datasets
+    return path.parent.name in leases.datasets or path.parents[1].name in leases.features
+
+
+def _dataset_and_revision(path: Path) -> tuple[str, str] | None:
+    """Return what a removed build record is of, or None if another process has deleted it."""
+    try:
+        record = BuildRecord.model_validate_json((removed_folder(path) / path.name).read_bytes())
+    except FileNotFoundError:
+        return None
+    return record.dataset, record.revision
+
+
+def _put_back_shards(folder: Path, roots: Roots) -> Iterable[Path]:
+    """Put back the removed shards of a feature that needed builds name, unless they were merged into others."""
+    gone = {path.stem for path in (folder / REMOVED).glob("*.json")}
+    wanted = {
+        shard
+        for shard in roots.named(folder.name, needed=True) & gone
+        if not (folder / "shards" / f"{shard}.json").exists()
+    }
+    if not wanted:
+        return
+    try:
+        store = FeatureStore(folder)
+        merged = {name for brief in read_briefs(store).values() for name in brief.merged}
+    except IntegrityError:
+        return  # told when the folder is looked at
+    for shard in sorted(wanted - merged):
+        if restore_shard(store, shard):
+            yield store.shards / f"{shard}.json"
+
+
+def _item(cache: Cache, litter: Litter) -> Item:
+    return Item("data", _name(cache, litter.path), litter.bytes, litter.why)
+
+
+def _name(cache: Cache, path: Path) -> str:
+    return path.relative_to(cache.root).as_posix()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _changed(path: Path, otherwise: float) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return otherwise

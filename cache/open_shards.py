@@ -1,0 +1,45 @@
+"""The shards that a feature keeps open, so that reading many rows of one does not open it many times."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .formats import ShardReader
+
+MAX_OPEN = 64
+"""Shards of a feature that stay open; those that were not read for the longest time are closed."""
+
+
+class OpenShard(NamedTuple):
+    """What reading needs to know of a shard, without the keys in its marker."""
+
+    rows: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    reader: ShardReader
+
+
+class OpenShards:
+    """Up to ``MAX_OPEN`` open shards of one feature.
+
+    There is no lock: what one thread sets aside stays open for whoever still reads it.
+    """
+
+    def __init__(self) -> None:
+        self._shards: OrderedDict[str, OpenShard] = OrderedDict()
+        self._process = os.getpid()
+
+    def get(self, shard_id: str, open_it: Callable[[str], OpenShard]) -> OpenShard:
+        """Return a shard that is open, or open it."""
+        if self._process != os.getpid():  # readers do not outlive a fork
+            self._shards, self._process = OrderedDict(), os.getpid()
+        shard = self._shards.pop(shard_id, None) or open_it(shard_id)
+        self._shards[shard_id] = shard
+        while len(self._shards) > MAX_OPEN:
+            self._shards.popitem(last=False)
+        return shard

@@ -1,0 +1,176 @@
+"""Setting damaged things aside, so that the next build makes them again.
+
+Nothing is deleted: what is damaged moves into a folder ``damaged`` near where it was, for shards the marker first. What
+lies in ``removed`` and is needed is put back. What cannot be made good here is said, with what would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import IntegrityError, UserError
+from . import index_file
+from .aside import DAMAGED, put_back, restore_shard, set_aside
+from .atomic import cannot_write, create_file, fsync_folder, make_folder
+from .gc import removed_folder
+from .marker import read_marker
+from .store import Cache, FeatureStore
+from .verify import Problem, report
+
+LOST = {"path": "", "reason": "lost", "detail": "the list was damaged and set aside by verify --repair"}
+
+
+def repair(cache: Cache) -> dict[str, Any]:
+    """Verify, set aside what is damaged, verify again, and return what :func:`.verify.report` returns, and more.
+
+    ``repaired`` : sentences about what was done. ``problems`` : the damage that remains. ``to_build`` : what the next
+    builds make again, ``dataset`` and ``command`` and ``why`` for each dataset.
+    """
+    repaired = [what for problem in _once(report(cache)["problems"]) for what in _mend(cache, problem)]
+    after = report(cache)
+    missing = [problem for problem in after["problems"] if problem["kind"] == "missing"]
+    return {
+        **after,
+        "problems": [problem for problem in after["problems"] if problem["kind"] == "damage"],
+        "repaired": repaired,
+        "to_build": list(_to_build(cache, missing)),
+    }
+
+
+def _once(problems: Iterable[dict[str, Any]]) -> Iterator[Problem]:
+    """Yield one problem of each thing: setting it aside twice would be an error of its own."""
+    seen: set[tuple[str | None, ...]] = set()
+    for plain in problems:
+        problem = Problem(**plain)
+        thing = (problem.feature, problem.shard, problem.path, problem.kind)
+        if thing not in seen:
+            seen.add(thing)
+            yield problem
+
+
+def _mend(cache: Cache, problem: Problem) -> Iterator[str]:
+    if problem.kind == "missing":
+        yield from _mend_missing(cache, problem)
+    elif problem.shard is not None:
+        yield from _set_shard_aside(cache, problem.feature, problem.shard)
+    elif problem.path is not None:
+        yield from _set_file_aside(cache, cache.root / problem.path)
+
+
+def _mend_missing(cache: Cache, problem: Problem) -> Iterator[str]:
+    """Put back what ``gc`` has removed and a record or a run still names."""
+    if problem.shard is not None:
+        folder = cache.root / "features" / problem.feature
+        for shard in _removed_and_named(cache, problem.feature):
+            if restore_shard(FeatureStore(folder), shard):
+                yield f"{problem.feature}: shard {shard}, which gc had removed, is back"
+        return
+    builds = cache.builds()
+    for ref in builds.refs() if problem.feature == "refs" else ():
+        path = builds.folder / f"{ref.build}.json"
+        if not path.exists() and put_back(removed_folder(path) / path.name, path):
+            yield f"builds/{path.name}, which gc had removed and run {ref.run} needs, is back"
+    for build in builds.ids() if problem.feature.startswith("builds/") else ():
+        record = builds.read(build)
+        for suffix in (".parquet", ".rejects.jsonl"):
+            path = cache.datasets().folder / record.dataset / f"{record.revision}{suffix}"
+            if not path.exists() and put_back(removed_folder(path) / path.name, path):
+                yield f"datasets/{record.dataset}/{path.name}, which gc had removed and build {build} needs, is back"
+
+
+def _removed_and_named(cache: Cache, folder: str) -> list[str]:
+    aside = {path.stem for path in (cache.root / "features" / folder / "removed").glob("*.json")}
+    named: set[str] = set()
+    for build in cache.builds().ids():
+        try:
+            features = cache.builds().read(build).features.values()
+        except UserError:
+            continue  # a problem of its own
+        named.update(shard for feature in features if feature.folder == folder for shard in feature.shards)
+    shards = cache.root / "features" / folder / "shards"
+    return sorted(shard for shard in aside & named if not (shards / f"{shard}.json").exists())
+
+
+def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
+    """Move a shard's marker, then its data. The data of a marker that cannot be read are left for ``gc``."""
+    folder = cache.root / "features" / name
+    path = folder / "shards" / f"{shard}.json"
+    try:
+        marker = read_marker(path)
+    except IntegrityError:
+        marker = None
+    if not set_aside(path, folder / DAMAGED):
+        return
+    fsync_folder(path.parent)
+    if marker is not None:
+        data = path.parent / marker.data
+        try:
+            data.rename(folder / DAMAGED / data.name)
+            os.utime(folder / DAMAGED / data.name)
+        except FileNotFoundError:
+            pass  # missing data were the damage
+        except OSError as error:
+            raise cannot_write(folder / DAMAGED / data.name, error) from error
+    rows = f"{marker.rows:,} rows" if marker is not None else "its rows"
+    yield f"{name}: shard {shard} is set aside, and {rows} will be made again"
+
+
+def _set_file_aside(cache: Cache, path: Path) -> Iterator[str]:
+    """Move one damaged file that is no shard, and say what that means."""
+    name = path.relative_to(cache.root).as_posix()
+    if path.suffix == index_file.SUFFIX:
+        path.unlink(missing_ok=True)
+        yield f"{name} is deleted: it only made opening the feature fast"
+        return
+    if not set_aside(path, path.parent / DAMAGED):
+        return
+    make_folder(path.parent)
+    if path.name == "spec.json":
+        yield f"{name} is set aside; its shards stay, and the next build with the same options writes it again"
+    elif path.name.startswith("HEAD-"):
+        newest = cache.datasets().history(path.parent.name)[:1]
+        yield f"{name} is set aside; the newest revision of {path.parent.name} is now {newest[0] if newest else 'none'}"
+    elif path.name.endswith(".rejects.jsonl"):
+        create_file(path, json.dumps(LOST, sort_keys=True).encode() + b"\n")
+        yield f"{name} is set aside; what that revision had rejected is not known any more"
+    elif path.parent.name == "refs":
+        yield f"{name} is set aside; the run writes it again when it is resumed, and until then gc does not know the run"
+    else:
+        yield f"{name} is set aside; building the same images with the same options writes it again"
+
+
+def _to_build(cache: Cache, missing: Iterable[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """Say which datasets to build again, and why."""
+    why: dict[str, list[str]] = {}
+    for problem in missing:
+        why.setdefault(_dataset_of(cache, problem), []).append(problem["what"])
+    for dataset, sentences in why.items():
+        yield {
+            "dataset": dataset,
+            "command": f"distil-cache build {_sources(cache, dataset)} --cache {shlex.quote(str(cache.root))} "
+            f"--dataset {shlex.quote(dataset or 'NAME')} (and the other options of the build before)",
+            "why": " ".join(sentences),
+        }
+
+
+def _dataset_of(cache: Cache, problem: dict[str, Any]) -> str:
+    """Return the dataset that a problem is about, '' if that is not known."""
+    if problem["feature"].startswith("datasets/"):
+        return str(problem["feature"]).removeprefix("datasets/")
+    for build in cache.builds().ids():
+        if f"builds/{build}:" in problem["what"]:
+            return cache.builds().read(build).dataset
+    return ""
+
+
+def _sources(cache: Cache, dataset: str) -> str:
+    try:
+        sources = sorted(set(cache.datasets().read(dataset).column("source").to_pylist()))
+    except UserError:
+        sources = []
+    return " ".join(shlex.quote(source) for source in sources if source) or "SOURCE"

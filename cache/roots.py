@@ -1,0 +1,162 @@
+"""What must stay: the builds that somebody needs, their datasets' revisions, and the shards that hold their rows.
+
+Needed are the builds that runs refer to and those of the newest revisions of each dataset. A build that was just
+recorded, and whose dataset's head has not moved yet (its builder may have been killed between the two), counts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..errors import IntegrityError, UserError
+from .builds import BuildRecord, BuildStore, BuiltFeature
+from .dataset import DatasetStore
+from .marker import read_marker
+from .store import Cache, FeatureStore
+
+
+@dataclass(frozen=True)
+class Roots:
+    """What is needed and why.
+
+    records : all build records, by id. builds : id -> why it is needed. absent : builds that runs refer to and that are
+    not there, id -> run. revisions : (dataset, revision) that are needed.
+    """
+
+    records: Mapping[str, BuildRecord]
+    builds: Mapping[str, str]
+    absent: Mapping[str, str]
+    revisions: frozenset[tuple[str, str]]
+
+    def named(self, folder: str, *, needed: bool) -> frozenset[str]:
+        """Return the shards of a feature folder that the needed builds name, or that any build names."""
+        records = [self.records[build] for build in (self.builds if needed else self.records)]
+        return frozenset(
+            shard
+            for record in records
+            for feature in record.features.values()
+            if feature.folder == folder
+            for shard in feature.shards
+        )
+
+
+def find_roots(cache: Cache, keep_revisions: int, young: frozenset[str] = frozenset()) -> Roots:
+    """Read all references, heads and build records and decide what is needed.
+
+    keep_revisions : how many revisions of each dataset count as new. young : builds recorded within the grace period.
+    Raises IntegrityError if any of them cannot be read: then nobody knows what is needed.
+    """
+    datasets = cache.datasets()
+    records = {record.id: record for record in _records(cache.builds())}
+    history = {name: datasets.history(name) for name in datasets.names()}
+    newest = {name: past[:keep_revisions] for name, past in history.items()}
+    why: dict[str, str] = {}
+    for build, record in records.items():
+        if record.revision in newest.get(record.dataset, ()):
+            why[build] = f"newest revision of {record.dataset}"
+        elif build in young and record.revision not in history.get(record.dataset, ()):
+            why[build] = "just recorded"
+    absent: dict[str, str] = {}
+    for ref in cache.builds().refs():
+        (why if ref.build in records else absent)[ref.build] = f"run {ref.run}"
+    revisions = {(name, revision) for name, past in newest.items() for revision in past}
+    revisions |= {(records[build].dataset, records[build].revision) for build in why}
+    return Roots(records, why, absent, frozenset(revisions))
+
+
+def _records(builds: BuildStore) -> Iterator[BuildRecord]:
+    """Yield all build records; one that another ``gc`` removes meanwhile is passed over."""
+    for build in builds.ids():
+        try:
+            yield builds.read(build)
+        except UserError:
+            if (builds.folder / f"{build}.json").exists():
+                raise
+
+
+@dataclass(frozen=True)
+class Brief:
+    """A marker without its keys, which are most of it."""
+
+    shard: str
+    data: str
+    rows: int
+    bytes: int
+    merged: tuple[str, ...]
+
+
+def read_briefs(store: FeatureStore) -> dict[str, Brief]:
+    """Return the markers of a feature in brief, by shard; IntegrityError if one is damaged.
+
+    One that another process removes meanwhile is passed over.
+    """
+    found = {}
+    for shard in store.marker_ids():
+        try:
+            marker = read_marker(store.shards / f"{shard}.json")
+        except IntegrityError:
+            if store.has(shard):
+                raise
+        else:
+            found[shard] = Brief(shard, marker.data, marker.rows, marker.bytes, marker.merged)
+    return found
+
+
+def replacements(store: FeatureStore, briefs: Mapping[str, Brief]) -> dict[str, str]:
+    """Return, for each shard that was merged into others, the one that holds its rows now: the largest, by id if equal.
+
+    Names of shards that are gone are among the results. A merged shard is believed only if its marker really names all
+    rows of a shard that is still there, and if it was not merged into another itself.
+    """
+    naming: dict[str, list[Brief]] = {}
+    for brief in sorted(briefs.values(), key=lambda one: (-one.rows, one.shard)):
+        for name in brief.merged:
+            naming.setdefault(name, []).append(brief)
+    found = {}
+    for name, candidates in naming.items():
+        for brief in candidates:
+            if brief.shard not in naming and (name not in briefs or _covers(store, brief.shard, name)):
+                found[name] = brief.shard
+                break
+    return found
+
+
+def needed_shards(cache: Cache, store: FeatureStore, briefs: Mapping[str, Brief], roots: Roots) -> set[str]:
+    """Return the shards of a feature that hold the rows of needed builds.
+
+    A shard that is gone stands for the one that it was merged into. Where it is gone without that (it was damaged and
+    made again in other shards), the rows are looked up by their keys.
+    """
+    replaced = replacements(store, briefs)
+    needed: set[str] = set()
+    for build in roots.builds:
+        record = roots.records[build]
+        for feature in record.features.values():
+            if feature.folder == store.folder.name:
+                here = {replaced.get(shard, shard) for shard in feature.shards}
+                needed |= here & briefs.keys()
+                if here - briefs.keys():
+                    needed |= _shards_of_rows(store, wanted_keys(cache.datasets(), record, feature)) & briefs.keys()
+    return needed
+
+
+def wanted_keys(datasets: DatasetStore, record: BuildRecord, feature: BuiltFeature) -> list[str]:
+    """Return the distinct keys of a build's revision in the splits for which a feature was built; none if it is gone."""
+    if record.revision not in datasets.revisions(record.dataset):
+        return []
+    table = datasets.read(record.dataset, record.revision)
+    pairs = zip(table.column("key").to_pylist(), table.column("split").to_pylist(), strict=True)
+    return list(dict.fromkeys(key for key, split in pairs if split in feature.splits))
+
+
+def _shards_of_rows(store: FeatureStore, keys: Iterable[str]) -> set[str]:
+    index = store.index(refresh=True)
+    numbers, _ = index.locate(list(keys))
+    return {index.shards[number] for number in set(numbers.tolist()) if number >= 0}
+
+
+def _covers(store: FeatureStore, shard: str, other: str) -> bool:
+    """Say whether a shard holds, or rejects, all that another one holds or rejects."""
+    large, small = store.marker(shard), store.marker(other)
+    return {*large.keys, *large.rejected}.issuperset((*small.keys, *small.rejected))

@@ -1,0 +1,37 @@
+"""What the modules of the command line share: options of several commands, and how a result is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a summary.")]
+CacheOption = Annotated[Path, typer.Option("--cache", help="Folder of the cache.", show_default=False)]
+CacheArgument = Annotated[Path, typer.Argument(metavar="CACHE", help="Folder of the cache.", show_default=False)]
+
+
+class Preset(str, Enum):
+    """How the teacher sees DIRE."""
+
+    paper = "paper"
+    official_code = "official-code"
+
+
+class ShardForm(str, Enum):
+    """How new shards are stored."""
+
+    zarr = "zarr"
+    webdataset = "webdataset"
+
+
+def render(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Print a result as JSON, or as ``show`` does it for people."""
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        show(result)

@@ -1,0 +1,178 @@
+"""Work cut into batches of one shape, launched one ahead of its results, with a size that fits the device's memory.
+
+A batch is launched before the one before it is fetched, so a device never waits for the host. When memory runs out the
+size is halved and the same items are tried again: nothing is lost. A good size is found once for a device, a model, an
+image size and a precision, and remembered in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from ..errors import UserError
+from ..models.weights import user_cache_folder
+from .transfer import Outgoing, Rows
+
+T = TypeVar("T")
+
+CPU_BATCH = 8
+"""Largest automatic batch on a CPU: more images at once bring nothing there."""
+CUDA_BATCH = 64
+"""Largest automatic batch on CUDA."""
+_USABLE = 0.8
+"""Share of the free memory that a batch may be expected to take."""
+_MEASURED_ON_CPU = 2
+"""Largest batch that is tried out on a CPU, where a call of a big model takes long; beyond it memory is extrapolated."""
+
+
+class BatchSize:
+    """A batch size that can only shrink. ``shrunk`` is called with each new size."""
+
+    def __init__(self, size: int, shrunk: Callable[[int], None] | None = None) -> None:
+        self.size = size
+        self._shrunk = shrunk
+
+    def halve(self) -> None:
+        """Take half the size from now on; UserError if a single image was too much."""
+        if self.size == 1:
+            raise UserError(
+                "The device's memory does not hold a batch of one image. "
+                "Free memory on it, or take a device with more, or --precision bf16."
+            )
+        self.size //= 2
+        if self._shrunk is not None:
+            self._shrunk(self.size)
+
+
+def run_batches(
+    items: Sequence[T],
+    size: BatchSize,
+    launch: Callable[[Sequence[T], int], Outgoing],
+    land: Callable[[Sequence[T], dict[str, Rows]], None],
+) -> None:
+    """Run all items through a device in batches.
+
+    launch : starts the work on a batch, padded to the given size, and returns its results on their way to the host.
+    land : takes a batch and its results; called in the order of the batches, each after the next one was launched.
+    """
+    flying: tuple[Sequence[T], Outgoing] | None = None
+    start = 0
+    while start < len(items):
+        batch = items[start : start + size.size]
+        launched = _launched(launch, batch, size.size)
+        if flying is not None:
+            land(flying[0], flying[1].arrays())
+        flying = None if launched is None else (batch, launched)
+        if launched is None:
+            size.halve()
+            torch.cuda.empty_cache()
+        else:
+            start += len(batch)
+    if flying is not None:
+        land(flying[0], flying[1].arrays())
+
+
+def _launched(launch: Callable[[Sequence[T], int], Outgoing], batch: Sequence[T], size: int) -> Outgoing | None:
+    """Launch a batch; None if the memory does not suffice. Returning drops the frames that hold what was allocated."""
+    try:
+        return launch(batch, size)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def padded(rows: Sequence[int], size: int) -> list[int]:
+    """Repeat the last row until the batch is full, so that all batches have one shape."""
+    return [*rows, *[rows[-1]] * (size - len(rows))]
+
+
+def remembered_size(
+    identity: Mapping[str, str | int], device: torch.device, attempt: Callable[[int], None]
+) -> BatchSize:
+    """Return the batch size for a model on a device, found now by :func:`find_size` or at an earlier time.
+
+    identity : what memory use depends on besides the device: the model's digest, image size, precision.
+    attempt : runs one batch of the given size.
+    """
+    memory = user_cache_folder() / "batch-sizes.json"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU of {platform.node()}"
+    key = json.dumps({"device": where, **identity}, sort_keys=True)
+    size = _known(memory).get(key) or find_size(device, attempt)
+    _note(memory, key, size)
+    return BatchSize(size, lambda smaller: _note(memory, key, smaller))
+
+
+def find_size(device: torch.device, attempt: Callable[[int], None]) -> int:
+    """Double the batch from 1 on while twice as many images are expected to fit into the free memory."""
+    limit = int(_free_bytes(device) * _USABLE)
+    before = _highest_bytes(device)
+    cap = CUDA_BATCH if device.type == "cuda" else CPU_BATCH
+    measured: list[int] = []
+    size = 1
+    while True:
+        if device.type == "cuda" or size <= _MEASURED_ON_CPU:
+            try:
+                attempt(size)
+            except torch.OutOfMemoryError:
+                return max(1, size // 2)
+            measured.append(_highest_bytes(device) - before)
+        if size >= cap or _expected(measured, 2 * size) > limit:
+            return size
+        size *= 2
+
+
+def _expected(measured: Sequence[int], size: int) -> int:
+    """Extrapolate the bytes of a batch from those of batches of 1, 2, 4, … images, along the last two measured."""
+    if len(measured) == 1:
+        return measured[0] * size
+    before, last = measured[-2:]
+    last_size = 1 << (len(measured) - 1)
+    return last + max(0, last - before) * (size - last_size) // (last_size // 2)
+
+
+def _highest_bytes(device: torch.device) -> int:
+    """Return the most memory that this process has used so far: allocated on the device, or resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest * 1024
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    names = os.sysconf_names
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _known(memory: Path) -> dict[str, int]:
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {key: size for key, size in known.items() if type(size) is int and 1 <= size <= CUDA_BATCH}
+
+
+def _note(memory: Path, key: str, size: int) -> None:
+    """Remember a size; a folder that cannot be written only costs the next build the search."""
+    known = _known(memory)
+    if known.get(key) == size:
+        return
+    temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({**known, key: size}, indent=1, sort_keys=True), encoding="utf-8")
+        temporary.replace(memory)
+    except OSError:
+        return

@@ -1,0 +1,145 @@
+"""The arithmetic of a task on its device: the fused pass of the ADM, then the teacher. Nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cache.gather import gather
+from ..cache.spec import Spec
+from ..errors import UserError
+from .batches import padded, run_batches
+from .ddim import Extraction, extract
+from .estimate import route_calls
+from .images import Images
+from .plan import PASS_FEATURES, Task, routes
+from .specs import EpsSpec, NoiseSpec, ReconSpec, one_call_features
+from .teacher import TeacherSpec, check_teacher, teacher_views
+from .tools import Tools
+from .transfer import Outgoing, Rows, incoming
+
+FINITE = "finite"
+
+
+def compute(task: Task, images: Images, tools: Tools) -> tuple[dict[str, Rows], int]:
+    """Make everything but the pictures that the task's images lack.
+
+    Returns feature -> rows, in the order of ``images.lacking``, and the number of images x ADM calls.
+    Raises UserError where a model gives anything but finite numbers, or the device's memory is too small.
+    """
+    made, calls = run_pass(task, images, tools)
+    wanted = images.lacking(task, "teacher")
+    if wanted:
+        fresh = dict(zip(images.lacking(task, "dire"), made.get("dire", ()), strict=True))
+        old = [key for key in wanted if key not in fresh]
+        rows = dict(zip(old, gather(tools.stores["dire"], old), strict=True)) if old else {}
+        made["teacher"] = run_teacher(np.stack([fresh[key] if key in fresh else rows[key] for key in wanted]), tools)
+    return made, calls
+
+
+def run_pass(task: Task, images: Images, tools: Tools) -> tuple[dict[str, Rows], int]:
+    """Make eps, recon, dire and noise with as few ADM calls as each row allows; returns as :func:`compute` does."""
+    lacking = {feature: images.lacking(task, feature) for feature in PASS_FEATURES}
+    place = {feature: {key: number for number, key in enumerate(keys)} for feature, keys in lacking.items() if keys}
+    row_of = {key: row for row, key in enumerate(images.keys)}
+    cost = route_calls(tools.schedule, tools.real_step)
+    made: dict[str, Rows] = {}
+    calls = 0
+    for route, keys in routes(images.keys, lacking, one_call_features(tools.specs)).items():
+        step = _Pass(route, cost[route], images.pixels, row_of, place, made, tools)
+        step.run(keys)
+        calls += len(keys) * cost[route]
+    return made, calls
+
+
+@dataclass
+class _Pass:
+    """The images of a task that take one route, and where their results go: row ``place[feature][key]`` of ``made``."""
+
+    route: str
+    cost: int
+    pixels: Rows
+    row_of: Mapping[str, int]
+    place: Mapping[str, Mapping[str, int]]
+    made: dict[str, Rows]
+    tools: Tools
+
+    def run(self, keys: Sequence[str]) -> None:
+        """Run the pass over the images of these keys."""
+        self.wants = [feature for feature, places in self.place.items() if not places.keys().isdisjoint(keys)]
+        run_batches(keys, self.tools.adm_batch, self._launch, self._land)
+
+    def _launch(self, batch: Sequence[str], size: int) -> Outgoing:
+        tools = self.tools
+        pixels = incoming(self.pixels[padded([self.row_of[key] for key in batch], size)], tools.device)
+        asked = {"eps"} if self.route == "first" else set(self.wants)
+        with torch.inference_mode():
+            x = to_signal(pixels)
+            found = extract(tools.adm, x, tools.schedule, asked, clip=tools.clip, real_step=tools.real_step)
+            rows = {feature: stored_rows(feature, found, tools.specs[feature]) for feature in self.wants}
+            return Outgoing({**rows, FINITE: found.finite})
+
+    def _land(self, batch: Sequence[str], values: dict[str, Rows]) -> None:
+        _check_finite(batch, values.pop(FINITE), self.wants)
+        for feature, rows in values.items():
+            place = self.place[feature]
+            target = self.made.setdefault(feature, np.empty((len(place), *rows.shape[1:]), rows.dtype))
+            for key, row in zip(batch, rows, strict=False):  # the rows may be padded
+                if key in place:
+                    target[place[key]] = row
+        self.tools.advance("ADM calls", len(batch) * self.cost)
+
+
+def _check_finite(keys: Sequence[str], finite: Rows, wants: Sequence[str]) -> None:
+    """Raise UserError if the model gave anything but finite numbers for one of the batch's images."""
+    bad = [key for key, fine in zip(keys, finite.tolist(), strict=False) if not fine]
+    if bad:
+        raise UserError(
+            f"{', '.join(wants)}: the diffusion model gave NaN or Inf for {len(bad)} of {len(keys)} images (first: {bad[0]}), "
+            "so nothing was stored for them. Try a wider --precision; if it is fp32, the weights are damaged."
+        )
+
+
+def to_signal(pixels: Tensor) -> Tensor:
+    """Map uint8 pixels to the float32 that a diffusion model sees, in [-1, 1] (k / 255 x 2 - 1, as the reference does)."""
+    return pixels.float() / 255 * 2 - 1
+
+
+def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:
+    """Return one feature of a pass in the type in which it is stored: float16 or float32 noises, uint8 pictures."""
+    if isinstance(spec, EpsSpec):
+        assert found.eps is not None
+        return found.eps.to(getattr(torch, spec.storage))
+    if isinstance(spec, NoiseSpec):
+        first = found.eps if found.noise_first is None else found.noise_first  # the same, of a pass of one call
+        noise = found.noise_mean if spec.reduction == "mean" else first
+        assert noise is not None
+        return noise.to(getattr(torch, spec.storage))
+    if isinstance(spec, ReconSpec):
+        assert found.recon is not None
+        return ((found.recon + 1) * 127.5 + 0.5).floor().clamp(0, 255).to(torch.uint8)
+    assert found.dire is not None
+    return found.dire
+
+
+def run_teacher(dire: Rows, tools: Tools) -> Rows:
+    """Run the backbone over uint8 DIRE rows (N, 3, S, S); returns (N, V, C, h, w) float16."""
+    spec = tools.specs["teacher"]
+    assert isinstance(spec, TeacherSpec)
+    parts: list[Rows] = []
+
+    def launch(batch: Sequence[int], size: int) -> Outgoing:
+        rows = incoming(dire[padded(batch, size)], tools.device)
+        return Outgoing({"teacher": teacher_views(tools.teacher, rows, spec)})
+
+    def land(batch: Sequence[int], values: dict[str, Rows]) -> None:
+        check_teacher(values["teacher"], spec)
+        parts.append(values["teacher"][: len(batch)])
+        tools.advance("teacher", len(batch))
+
+    run_batches(range(len(dire)), tools.teacher_batch, launch, land)
+    return np.concatenate(parts)

@@ -1,0 +1,65 @@
+"""The pictures of a task: read from the cache, or decoded from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cache.gather import gather
+from .decode import decode
+from .image_file import ImageRejected
+from .image_spec import ImageSpec
+from .plan import Task
+from .scan import read_source
+from .tools import Tools
+from .transfer import Rows
+
+
+@dataclass(frozen=True)
+class Images:
+    """The pictures of a task, uint8 (N, 3, S, S), with their keys, and why the other planned keys have none.
+
+    bad : the reason lies in the file's bytes and is final. gone : the file is no longer what was scanned, which says
+    nothing about those bytes. Both map keys to ``reason: detail``.
+    """
+
+    keys: tuple[str, ...]
+    pixels: Rows
+    bad: Mapping[str, str]
+    gone: Mapping[str, str]
+
+    def lacking(self, task: Task, feature: str) -> list[str]:
+        """Return the task's keys that miss the feature and have a picture, in row order."""
+        return [key for key in task.missing.get(feature, ()) if key not in self.bad and key not in self.gone]
+
+
+def load_images(task: Task, tools: Tools) -> Images:
+    """Read the task's pictures from the cache, or decode them from their files. Nothing is written here."""
+    if task.image_shard is not None:
+        return Images(task.keys, gather(tools.stores["image"], task.keys), {}, {})
+    spec = tools.specs["image"]
+    assert isinstance(spec, ImageSpec)
+    bad: dict[str, str] = {}
+    gone: dict[str, str] = {}
+
+    def one(key: str) -> NDArray[np.uint8] | None:
+        try:
+            data = read_source(tools.files[key], key)
+        except ImageRejected as why:
+            gone[key] = str(why)
+            return None
+        try:
+            return decode(data, spec, tools.limits)
+        except ImageRejected as why:
+            bad[key] = str(why)
+            return None
+
+    with ThreadPoolExecutor(max_workers=tools.decoders) as pool:
+        results = dict(zip(task.keys, pool.map(one, task.keys), strict=True))
+    good = {key: picture for key, picture in results.items() if picture is not None}
+    pixels = np.stack(list(good.values())) if good else np.empty((0, 3, spec.size, spec.size), np.uint8)
+    return Images(tuple(good), pixels, bad, gone)

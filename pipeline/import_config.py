@@ -1,0 +1,103 @@
+"""Everything that one import is asked for, validated before any work starts, and the specs that follow from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..cache.spec import Spec
+from ..errors import UsageError
+from .config import DATASET_NAME, ShardForm
+from .import_files import PARTS
+from .imported import (
+    ImportedDireSpec,
+    ImportedEpsSpec,
+    ImportedFiles,
+    ImportedImageSpec,
+    ImportedReconSpec,
+    ImportKind,
+    Origin,
+)
+from .specs import FloatStorage, Precision
+from .teacher import TeacherPreset, TeacherSpec, default_train_size, normalisation
+
+
+class ImportConfig(BaseModel):
+    """The arguments of an import; the first group decides what the specs say, and which values are taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ImportKind
+    origin: Origin = "not told"
+    resize: bool = False
+    lossy: bool = False
+    storage: FloatStorage = "float16"
+    teacher: str | None = None
+    teacher_weights: Path | None = None
+    preset: TeacherPreset = "paper"
+    train_size: int | None = Field(default=None, ge=16, le=1024)
+    precision: Precision = "fp32"
+
+    sources: tuple[Path, ...] = Field(min_length=1)
+    cache: Path
+    dataset: str = Field(pattern=DATASET_NAME)
+    layout: str | None = None
+    features: tuple[str, ...] = ()
+    device: str = "auto"
+    batch_size: int = Field(default=8, ge=1)
+    shard_size: int = Field(default=512, ge=1, le=65536)
+    format: ShardForm = "zarr"
+    workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+
+    @classmethod
+    def checked(cls, **values: object) -> ImportConfig:
+        """Validate. Raises UsageError for the first option whose value is wrong, or that does not fit the others."""
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "import"
+            raise UsageError(f"--{option} {first['input']!s}: {first['msg'].lower()}.") from None
+        unknown = sorted(set(config.features) - set(PARTS[config.kind]))
+        if unknown:
+            known = ", ".join(PARTS[config.kind])
+            raise UsageError(
+                f"--features {unknown[0]}: the kind {config.kind} has {known} (images come by themselves)."
+            )
+        if config.kind != "distildire" and config.resize:
+            raise UsageError(
+                "--resize: is what DistilDIRE's script does. For the kind dire, give images of the features' size."
+            )
+        if config.kind != "dire" and config.layout is not None:
+            raise UsageError("--layout: belongs to the kind dire. The folders of the kind distildire are fixed.")
+        return config
+
+
+def import_specs(
+    config: ImportConfig, size: int, features: Collection[str], teacher_digest: str | None
+) -> dict[str, Spec]:
+    """Return feature -> spec. ``size`` : side of the pictures. teacher_digest : of the teacher's weights, if it is wanted."""
+    imported = ImportedFiles(kind=config.kind, origin=config.origin)
+    dire = ImportedDireSpec(imported=imported, size=size, lossy=config.lossy)
+    resize = "distildire" if config.resize else "none"
+    specs: dict[str, Spec] = {
+        "image": ImportedImageSpec.model_validate({"imported": imported, "size": size, "resize": resize}),
+        "eps": ImportedEpsSpec(imported=imported, size=size, storage=config.storage),
+        "recon": ImportedReconSpec(imported=imported, size=size, lossy=config.lossy),
+        "dire": dire,
+    }
+    if config.teacher is not None and teacher_digest is not None:
+        mean, std = normalisation(config.teacher, config.preset)
+        specs["teacher"] = TeacherSpec(
+            dire=dire,
+            backbone=config.teacher,
+            weights=teacher_digest,
+            size=config.train_size or default_train_size(size, config.preset),
+            mean=mean,
+            std=std,
+            precision=config.precision,
+        )
+    return {feature: spec for feature, spec in specs.items() if feature in features}

@@ -1,0 +1,156 @@
+"""Reading imported files: a picture, a DIRE image, an eps tensor, each checked before it is believed.
+
+``.pt`` files come from strangers: only tensors are unpickled, only the uncompressed zip format of PyTorch 1.6 and later
+is read (so a small file cannot become a large one), and files are bounded in size. The official script saves each
+tensor with the storage of its whole batch; the file is mapped, so that only the tensor's own part is read.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.weights import DAMAGE
+from .decode import decode
+from .image_file import ImageRejected, format_name, open_image, orientation
+from .image_spec import ImageSpec
+from .import_files import LooseSample
+from .imported import MAX_SIDE, MIN_SIDE
+from .scan import ScannedRow, read_source, read_stable
+from .specs import FloatStorage
+
+Rows = NDArray[Any]
+
+MAX_EPS_BYTES = 512 * 2**20
+"""Longest .pt file that is opened: 170 tensors of 512 x 512 in one storage."""
+MAX_EPS = 1000.0
+"""Largest magnitude that is believed: at t = 0, clipping keeps eps below 201."""
+LOSSLESS = ("png", "bmp")
+
+_MAX_RECORDS = 64
+_SAMPLE = 16
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How imported files are read.
+
+    size : side of all pictures and tensors. resize : whether images of other sizes are resized as DistilDIRE does, or
+    rejected. lossy : whether JPEG and WebP are taken for DIRE and reconstructions. storage : type of eps.
+    """
+
+    size: int
+    resize: bool
+    lossy: bool
+    storage: FloatStorage
+
+    def read(self, feature: str, row: ScannedRow, sample: LooseSample) -> Rows:
+        """Return one row of a feature, (3, size, size). Raises ImageRejected."""
+        if feature == "image":
+            return self._image(read_source(row.file, row.key))
+        path = sample.parts[feature]
+        return self._eps(path) if feature == "eps" else self._picture(path)
+
+    def _image(self, data: bytes) -> Rows:
+        image = open_image(data)
+        if orientation(image) != 1:
+            raise ImageRejected("turned", "its EXIF tag turns the picture, and the scripts did not")
+        if image.has_transparency_data:
+            raise ImageRejected("transparent", "it has transparent pixels, which the scripts did not put on white")
+        if not self.resize:
+            self._check_size(image.size)
+        return decode(data, ImageSpec(size=self.size))
+
+    def _picture(self, path: str) -> Rows:
+        data, _ = read_stable(path)
+        image = open_image(data)
+        if format_name(image) not in LOSSLESS and not self.lossy:
+            raise ImageRejected("lossy", f"{path} is a {image.format}: its values are not those that were computed")
+        self._check_size(image.size)
+        if image.mode != "RGB":
+            raise ImageRejected("unsupported-mode", f"{path}: Pillow's mode {image.mode}, not RGB")
+        return decode(data, ImageSpec(size=self.size))
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        if size != (self.size, self.size):
+            raise ImageRejected(
+                "size-differs", f"{size[0]}x{size[1]} pixels; the features have {self.size}x{self.size}"
+            )
+
+    def _eps(self, path: str) -> Rows:
+        value = load_tensor(path)
+        if tuple(value.shape) not in ((3, self.size, self.size), (1, 3, self.size, self.size)):
+            raise ImageRejected(
+                "size-differs", f"{path} has the shape {tuple(value.shape)}, not (3, {self.size}, {self.size})"
+            )
+        rows: Rows = value.reshape(3, self.size, self.size).float().numpy()
+        if not (np.abs(rows) <= MAX_EPS).all():  # NaN is not
+            raise ImageRejected("out-of-range", f"{path} has values that are not finite, or beyond {MAX_EPS:g}")
+        return rows.astype(self.storage)
+
+
+def load_tensor(path: str) -> Tensor:
+    """Return the floating-point tensor in a ``.pt`` file, on the CPU, perhaps as a view of the mapped file.
+
+    Raises ImageRejected if the file is absent, too large, damaged, of PyTorch's old format, or holds anything else.
+    """
+    try:
+        if os.path.getsize(path) > MAX_EPS_BYTES:  # noqa: PTH202
+            raise ImageRejected("too-large", f"{path} is larger than {MAX_EPS_BYTES:,} bytes")
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+        if len(records) > _MAX_RECORDS or any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ImageRejected("damaged", f"{path} is no tensor as torch.save writes it")
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except zipfile.BadZipFile:
+        raise ImageRejected("damaged", f"{path} is cut off, or not in the format of PyTorch 1.6 and later") from None
+    except UnpicklingError:
+        raise ImageRejected("damaged", f"{path} holds more than a tensor; loading it could run code") from None
+    except FileNotFoundError:
+        raise ImageRejected("missing", f"there is no {path}") from None
+    except DAMAGE as error:
+        raise ImageRejected("damaged", f"{path} cannot be loaded ({type(error).__name__})") from None
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        raise ImageRejected("damaged", f"{path} holds no plain tensor")
+    if not value.is_floating_point():
+        raise ImageRejected("damaged", f"{path} holds {value.dtype} numbers, not floating-point ones")
+    return value.detach()
+
+
+def common_side(samples: Sequence[LooseSample], features: Sequence[str]) -> int:
+    """Return the side that most of a few samples' feature files have. UserError if none can be read."""
+    sides: Counter[int] = Counter()
+    why = ""
+    for sample in samples[:: max(1, len(samples) // _SAMPLE)]:
+        for feature in features:
+            if feature in sample.parts:
+                try:
+                    sides[_side(feature, sample.parts[feature])] += 1
+                except ImageRejected as rejected:
+                    why = f" ({rejected})"
+    if not sides:
+        raise UserError(f"{samples[0].file.root}: none of the feature files that were tried can be read{why}.")
+    side = sides.most_common(1)[0][0]
+    if not MIN_SIDE <= side <= MAX_SIDE:
+        raise UserError(
+            f"{samples[0].file.root}: its features have {side} pixels a side; {MIN_SIDE} to {MAX_SIDE} can be stored."
+        )
+    return side
+
+
+def _side(feature: str, path: str) -> int:
+    if feature == "eps":
+        shape = load_tensor(path).shape
+        return int(shape[-1]) if len(shape) else 0
+    return open_image(read_stable(path)[0]).size[0]

@@ -1,0 +1,268 @@
+"""An import from end to end: loose files that others computed become shards, a dataset's revision and a build record.
+
+It plans like a build: what the cache holds already is not read again, so an import that was interrupted goes on. Files
+that are missing, damaged or do not fit each other are set aside with the reason, and tried again by the next import.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..cache.gather import gather
+from ..cache.lease import lease
+from ..cache.spec import Spec
+from ..cache.store import Cache, FeatureStore
+from ..errors import UsageError, UserError
+from ..models.backbones import load_teacher
+from ..models.device import choose_device
+from ..progress import Progress, counter
+from .device import set_precision
+from .image_file import ImageRejected
+from .import_config import ImportConfig, import_specs
+from .import_files import LooseSample, find_loose, wanted_parts
+from .import_read import Reader, Rows, common_side
+from .plan import FEATURES, Plan, Samples, Task, make_plan
+from .record import write_record
+from .scan import Reject, ScannedRow, scan
+from .source_file import printable
+from .teacher import TeacherSpec, check_teacher, teacher_views
+
+Result = dict[str, Any]
+
+_COMPARED = 8
+"""Rows of each feature that are compared with their files before others are added to them."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the tasks of an import share. rows : one for each key; samples : path of an image -> its files."""
+
+    rows: Mapping[str, ScannedRow]
+    samples: Mapping[str, LooseSample]
+    specs: Mapping[str, Spec]
+    stores: Mapping[str, FeatureStore]
+    reader: Reader
+    workers: int
+
+    def read(self, feature: str, key: str) -> Rows:
+        """Return a row from its file. Raises ImageRejected."""
+        row = self.rows[key]
+        sample = self.samples[row.file.location]
+        if feature in sample.shared:
+            raise ImageRejected(
+                "ambiguous", f"another image's {feature} file would be the same, {sample.parts[feature]}"
+            )
+        if feature != "image" and feature not in sample.parts:
+            raise ImageRejected("missing", f"there is no {feature} file beside it")
+        return self.reader.read(feature, row, sample)
+
+
+@dataclass
+class _Totals:
+    imported: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, ImageRejected] = field(default_factory=dict)
+
+
+def run_import(config: ImportConfig, progress: Progress) -> Result:
+    """Import loose files, reusing every row that the cache holds. Returns what ``cache import --json`` prints.
+
+    Raises UserError for folders that are not as expected, for files that contradict those imported before under the same
+    origin, and if no image can be used.
+    """
+    began = time.monotonic()
+    found = [sample for source in config.sources for sample in find_loose(source, config.kind, config.layout)]
+    wanted = _wanted(config, found)
+    size = common_side(found, [feature for feature in wanted if feature not in ("image", "teacher")])
+    teacher = load_teacher(config.teacher, config.teacher_weights) if config.teacher else None
+    specs = import_specs(config, size, wanted, teacher.digest if teacher else None)
+    cache = Cache.create(config.cache)
+    scanned = scan(
+        [sample.file for sample in found],
+        memory=cache.datasets().scan_file(config.dataset),
+        workers=config.workers,
+        progress=counter(progress, "scan"),
+    )
+    if not scanned.rows:
+        raise _nothing_usable(config, scanned.rejects)
+    with lease(cache.root, "import", [spec.folder for spec in specs.values()], config.dataset):
+        stores = {feature: cache.feature(spec, config.format) for feature, spec in specs.items()}
+        work = _Work(
+            rows={row.key: row for row in reversed(scanned.rows)},
+            samples={sample.file.location: sample for sample in found},
+            specs=specs,
+            stores=stores,
+            reader=Reader(size, config.resize, config.lossy, config.storage),
+            workers=config.workers,
+        )
+        _compare(work, config)
+        keys = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
+        plan = make_plan(keys, wanted, {name: store.index() for name, store in stores.items()}, config.shard_size)
+        totals = _run(plan, work, config, teacher.model if teacher else None, progress)
+        rows, refused = _usable(scanned.rows, wanted, stores, totals.refused)
+        rejects = [*scanned.rejects, *refused]
+        if not rows:
+            raise _nothing_usable(config, rejects)
+        record = write_record(cache, config.dataset, rows, [*rejects, *scanned.leaks], wanted, stores)
+    split_of = {row.key: row.file.split for row in rows}
+    return {
+        "dataset": config.dataset,
+        "revision": record.revision,
+        "build": record.id,
+        "kind": config.kind,
+        "origin": config.origin,
+        "size": size,
+        "samples": len(split_of),
+        "occurrences": len(rows),
+        "rejected": len(rejects),
+        "label_conflicts": scanned.label_conflicts,
+        "leaked": len(scanned.leaks),
+        "rejects": [asdict(reject) for reject in rejects],
+        "rejects_file": str(cache.datasets().folder / config.dataset / f"{record.revision}.rejects.jsonl"),
+        "features": {
+            name: {
+                "fingerprint": feature.fingerprint,
+                "imported": totals.imported[name],
+                "rows": sum(split in feature.splits for split in split_of.values()),
+                "splits": list(feature.splits),
+                "bytes": stores[name].index().stored_bytes(feature.shards),
+            }
+            for name, feature in record.features.items()
+        },
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _wanted(config: ImportConfig, found: Sequence[LooseSample]) -> dict[str, frozenset[str]]:
+    """Feature -> splits, in the order of computation: what is there, and the teacher for train (else where DIRE is)."""
+    wanted = wanted_parts(found, config.features)
+    absent = sorted(set(config.features) - set(wanted))
+    if absent or not wanted:
+        what = ", ".join(absent) or "feature"
+        raise UserError(f"{config.sources[0]}: has no {what} file beside the images. Is it of the kind {config.kind}?")
+    wanted["image"] = frozenset(sample.file.split for sample in found)
+    if config.teacher is not None:
+        if "dire" not in wanted:
+            raise UsageError(f"--teacher {config.teacher}: looks at DIRE, and there is none to import.")
+        wanted["teacher"] = (wanted["dire"] & {"train"}) or wanted["dire"]
+    return {feature: wanted[feature] for feature in FEATURES if feature in wanted}
+
+
+def _nothing_usable(config: ImportConfig, rejects: Sequence[Reject]) -> UserError:
+    first = f"the first, {rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
+    return UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used ({first}).")
+
+
+def _compare(work: _Work, config: ImportConfig) -> None:
+    """Make sure that rows which are there came from such files: under one origin there is one row for a picture."""
+    for feature, store in work.stores.items():
+        if feature == "teacher":
+            continue
+        keys = list(work.rows)
+        there = [keys[place] for place in np.flatnonzero(store.index().locate(keys)[0] >= 0)]
+        for key in there[:: max(1, len(there) // _COMPARED)][:_COMPARED]:
+            try:
+                row = work.read(feature, key)
+            except ImageRejected:
+                continue
+            if not np.array_equal(row, gather(store, [key])[0]):
+                raise UserError(
+                    f"{work.rows[key].file.location}: the cache holds another {feature} for this picture, imported before "
+                    f"under the origin {config.origin!r}. If these files were made otherwise, give them their own --origin."
+                )
+
+
+def _run(plan: Plan, work: _Work, config: ImportConfig, teacher: nn.Module | None, progress: Progress) -> _Totals:
+    """Read and commit what the cache lacks, an image shard at a time."""
+    totals = _Totals()
+    progress.start("import", sum(len(task.keys) for task in plan.tasks))
+    if teacher is not None:
+        device = choose_device(config.device)
+        set_precision(config.precision, device)
+        teacher = teacher.to(device)
+        progress.start("teacher", plan.missing["teacher"])
+    for task in plan.tasks:
+        fresh = _import_task(task, work, totals)
+        progress.advance("import", len(task.keys))
+        wanted = [key for key in task.missing.get("teacher", ()) if key not in totals.refused]
+        if teacher is not None and wanted:
+            _run_teacher(teacher, wanted, fresh, work, config.batch_size)
+            totals.imported["teacher"] += len(wanted)
+            progress.advance("teacher", len(wanted))
+    return totals
+
+
+def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, Rows]:
+    """Commit the rows that one image shard lacks, and return its new rows of DIRE by key.
+
+    A sample of which one file cannot be used gets no row at all, so features of one shard hold the same keys.
+    """
+    lacking = {feature: frozenset(keys) for feature, keys in task.missing.items() if feature != "teacher"}
+
+    def one(key: str) -> dict[str, Rows] | ImageRejected:
+        try:
+            return {feature: work.read(feature, key) for feature, keys in lacking.items() if key in keys}
+        except ImageRejected as rejected:
+            return rejected
+
+    with ThreadPoolExecutor(max_workers=work.workers) as pool:
+        outcomes = dict(zip(task.keys, pool.map(one, task.keys), strict=True))
+    totals.refused |= {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ImageRejected)}
+    read = {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, ImageRejected)}
+    for feature in FEATURES:
+        rows = {key: found[feature] for key, found in read.items() if feature in found}
+        if rows:
+            work.stores[feature].commit(tuple(rows), np.stack(list(rows.values())))
+            totals.imported[feature] += len(rows)
+    return {key: found["dire"] for key, found in read.items() if "dire" in found}
+
+
+def _run_teacher(
+    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, Rows], work: _Work, batch_size: int
+) -> None:
+    """Compute and commit the teacher's features of these samples' imported DIRE."""
+    spec = work.specs["teacher"]
+    assert isinstance(spec, TeacherSpec)
+    device = next(model.parameters()).device
+    old = [key for key in keys if key not in fresh]
+    dire = dict(fresh) | (dict(zip(old, gather(work.stores["dire"], old), strict=True)) if old else {})
+    parts = []
+    for batch in _batches(keys, batch_size):
+        filled = [*batch, *[batch[-1]] * (batch_size - len(batch))]  # all batches have one shape
+        pixels = torch.from_numpy(np.stack([dire[key] for key in filled])).to(device)
+        parts.append(teacher_views(model, pixels, spec).cpu().numpy()[: len(batch)])
+    rows = np.concatenate(parts)
+    check_teacher(rows, spec)
+    work.stores["teacher"].commit(keys, rows)
+
+
+def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (keys[start : start + size] for start in range(0, len(keys), size))
+
+
+def _usable(
+    rows: Sequence[ScannedRow],
+    wanted: Mapping[str, frozenset[str]],
+    stores: Mapping[str, FeatureStore],
+    refused: Mapping[str, ImageRejected],
+) -> tuple[list[ScannedRow], list[Reject]]:
+    """Divide the rows into those that have all features of their split, and the others with the reason."""
+    lacking: set[str] = set()
+    for feature, splits in wanted.items():
+        keys = [row.key for row in rows if row.file.split in splits]
+        found = stores[feature].index(refresh=True).locate(keys)[0] >= 0
+        lacking.update(key for key, there in zip(keys, found, strict=True) if not there)
+    rejects = [
+        Reject(printable(row.file.location), refused[row.key].reason, refused[row.key].detail)
+        for row in rows
+        if row.key in lacking
+    ]
+    return [row for row in rows if row.key not in lacking], rejects

@@ -1,0 +1,68 @@
+"""The networks of a build on their device, and how many images they take at once."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from ..models.backbones import load_teacher
+from ..models.weights import user_cache_folder
+from .adm import Adm
+from .adm_weights import find_adm, load_adm
+from .batches import CPU_BATCH, BatchSize, remembered_size
+from .config import BuildConfig
+from .ddim import NoiseModel
+from .device import HALF
+
+TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
+
+
+def adm_on(config: BuildConfig, device: torch.device, *, reduced: bool = True) -> Adm:
+    """Load the diffusion model onto the device, in the build's precision or in float32.
+
+    On CUDA in channels-last order, which cuDNN's half-precision convolutions need to run at full speed.
+    """
+    model = load_adm(config.adm, config.adm_config).model
+    if reduced and config.precision in HALF:
+        model.to_half(HALF[config.precision])
+    if device.type == "cuda":
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device)
+
+
+def compiled(model: Adm, device: torch.device) -> NoiseModel:
+    """Compile a model for the one batch shape of a build, on CUDA as one graph; compiled code is kept for the next build."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_folder() / "compiled"))
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(model, dynamic=False, mode=mode)
+
+
+def teacher_on(config: BuildConfig, device: torch.device) -> nn.Module:
+    """Load the frozen backbone onto the device."""
+    return load_teacher(config.teacher, config.teacher_weights).model.to(device)
+
+
+def adm_batch(config: BuildConfig, device: torch.device, model: NoiseModel, size: int) -> BatchSize:
+    """Return the size that was asked for, or find one for images of ``size`` pixels; see :mod:`.batches`."""
+    if config.batch_size != "auto":
+        return BatchSize(config.batch_size)
+
+    def attempt(images: int) -> None:
+        with torch.inference_mode():
+            model(
+                torch.zeros(images, 3, size, size, device=device), torch.zeros(images, dtype=torch.int64, device=device)
+            )
+
+    identity: dict[str, str | int] = {
+        "model": find_adm(config.adm, config.adm_config).digest,
+        "size": size,
+        "precision": config.precision,
+    }
+    return remembered_size(identity, device, attempt)
+
+
+def teacher_batch(config: BuildConfig, device: torch.device) -> BatchSize:
+    """Return how many images the teacher takes at once: never dependent on the ADM, which a build may not need."""
+    return BatchSize(TEACHER_BATCH[device.type] if config.batch_size == "auto" else config.batch_size)

@@ -1,0 +1,56 @@
+"""The end of a build or an import: a dataset's revision, and the record of what was made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+
+from .. import __version__
+from ..cache.aside import keep_shards
+from ..cache.builds import BuildRecord, BuiltFeature
+from ..cache.store import Cache, FeatureStore
+from .scan import Reject, ScannedRow, to_table
+
+VERSIONS = ("torch", "torchvision", "numpy", "pillow", "zarr", "numcodecs")
+
+
+def write_record(
+    cache: Cache,
+    dataset: str,
+    rows: Sequence[ScannedRow],
+    set_aside: Sequence[Reject],
+    wanted: Mapping[str, frozenset[str]],
+    stores: Mapping[str, FeatureStore],
+) -> BuildRecord:
+    """Write the dataset's revision and the build record, and return the record.
+
+    wanted : feature -> splits. The head moves last: whoever reads the newest revision finds the build that serves it.
+    """
+    datasets = cache.datasets()
+    revision = datasets.add(dataset, to_table(rows), [asdict(reject) for reject in set_aside])
+    built = _built({row.key: row.file.split for row in rows}, wanted, stores)
+    for name, feature in built.items():
+        keep_shards(stores[name], feature.shards)
+    versions = {"distil-cache": __version__, **{name: version(name) for name in VERSIONS}}
+    record = BuildRecord.new(dataset, revision, built, versions)
+    cache.builds().write(record)
+    datasets.move_head(dataset, revision)
+    return record
+
+
+def _built(
+    split_of: Mapping[str, str], wanted: Mapping[str, frozenset[str]], stores: Mapping[str, FeatureStore]
+) -> dict[str, BuiltFeature]:
+    """Name, for each feature, the shards that hold the dataset's rows."""
+    built = {}
+    for feature, splits in wanted.items():
+        index = stores[feature].index(refresh=True)
+        numbers, _ = index.locate([key for key, split in split_of.items() if split in splits])
+        built[feature] = BuiltFeature(
+            fingerprint=stores[feature].fingerprint,
+            folder=stores[feature].folder.name,
+            shards=tuple(index.shards[number] for number in sorted(set(numbers.tolist()))),
+            splits=tuple(sorted(splits)),
+        )
+    return built

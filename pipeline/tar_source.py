@@ -1,0 +1,149 @@
+"""Webdataset tars as a source: images inside tars, read where they lie.
+
+The members whose names share everything before the first dot of their last part are one sample. A sample has one image
+(by its extension), and says its class in ``KEY.json`` (an object with ``label``, and if known ``split``, ``generator``,
+``family`` and ``group``) or in ``KEY.cls`` (0 real, 1 fake). A label is 0, 1, ``real`` or ``fake``; what is not said is
+filled in as for a table. Without a split in the JSON, the first word of the tar's name, or else of its folders from the
+inside out, that names one is taken, else ``train``. Samples without an image are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from ..errors import UserError
+from .image_file import EXTENSIONS
+from .layouts import SPLITS, family_of, is_clutter
+from .source_file import LABELS, Discovery, Member, SourceFile, printable
+from .tar_index import TarEntry, TarIndex, read_tar_index
+
+WEBDATASET = "webdataset"
+PATTERN = "[{train,val,test}/]NAME.tar"
+SUFFIX = ".tar"
+
+_MAX_NOTE = 1 << 16
+"""Longest .json or .cls member that is read."""
+
+
+@dataclass(slots=True)
+class _Sample:
+    """The members of one sample that matter; ``others`` are counted only."""
+
+    images: list[TarEntry] = field(default_factory=list)
+    notes: dict[str, TarEntry] = field(default_factory=dict)
+    others: int = 0
+
+
+def discover_tars(root: Path, tars: Sequence[str]) -> Discovery:
+    """List the images in tars, without opening one.
+
+    root : the source's folder. tars : posix paths relative to it.
+    Files come in the order of the tars' paths, then of the members. Raises UserError for a tar that cannot be used, a
+    sample with two images or without a label, or if there is no image at all.
+    """
+    files: list[SourceFile] = []
+    ignored = 0
+    for tar in sorted(tars):
+        index = read_tar_index(root / tar)
+        samples = _grouped(index)
+        ignored += sum(sample.others + (0 if sample.images else len(sample.notes)) for sample in samples.values())
+        with (root / tar).open("rb") as file:
+            for name, sample in samples.items():
+                if sample.images:
+                    files.append(_source_file(root, tar, index, name, sample, file))
+    if not files:
+        raise UserError(
+            f"{root}: no image in its {len(tars)} tars "
+            f"({ignored} other members; looked for {', '.join(sorted(EXTENSIONS))})."
+        )
+    return Discovery(WEBDATASET, files, ignored)
+
+
+def _grouped(index: TarIndex) -> dict[str, _Sample]:
+    """Return sample name -> members, in the order of their first members."""
+    samples: dict[str, _Sample] = {}
+    for entry in index.entries:
+        folder, _, base = entry.name.rpartition("/")
+        if any(is_clutter(part) for part in entry.name.split("/")):
+            continue
+        stem, _, extension = base.partition(".")
+        sample = samples.setdefault(f"{folder}/{stem}", _Sample())
+        if extension.rpartition(".")[2].lower() in EXTENSIONS:
+            sample.images.append(entry)
+        elif extension.lower() in ("json", "cls"):
+            sample.notes[extension.lower()] = entry
+        else:
+            sample.others += 1
+    return samples
+
+
+def _source_file(root: Path, tar: str, index: TarIndex, name: str, sample: _Sample, file: BinaryIO) -> SourceFile:
+    """Make a source file of one sample; ``file`` is its opened tar."""
+    where = f"{root / tar}, sample {printable(name.lstrip('/'))}"
+    if len(sample.images) > 1:
+        two = " and ".join(printable(image.name) for image in sample.images[:2])
+        raise UserError(f"{where}: has the images {two}; which is meant? Leave one in each sample.")
+    said = _said(where, sample, file)
+    label = LABELS.get(str(said.get("label", "")).strip().lower())
+    if label is None:
+        raise UserError(
+            f"{where}: needs a label, as `label` in a .json member or a .cls member: one of {', '.join(LABELS)}."
+        )
+    split = _text(where, said, "split").lower() or _split_of(tar)
+    if split not in SPLITS:
+        raise UserError(f"{where}: the split {split!r} is none of train, val, test.")
+    generator = _text(where, said, "generator") or ("real", "fake")[label]
+    (image,) = sample.images
+    return SourceFile(
+        root=str(root),
+        path=f"{tar}/{image.name}",
+        label=label,
+        split=SPLITS[split],
+        generator=generator,
+        family=_text(where, said, "family") or family_of(generator),
+        group=_text(where, said, "group"),
+        member=Member(tar, image.offset, image.length, index.bytes, index.mtime_ns),
+    )
+
+
+def _said(where: str, sample: _Sample, file: BinaryIO) -> dict[str, object]:
+    """Return what the sample's .json says, with the .cls as its label if the .json has none."""
+    said: dict[str, object] = {}
+    for kind, entry in sorted(sample.notes.items()):  # cls before json
+        if entry.length > _MAX_NOTE:
+            raise UserError(f"{where}: its .{kind} has {entry.length:,} bytes; more than {_MAX_NOTE:,} are not read.")
+        file.seek(entry.offset)
+        data = file.read(entry.length)
+        if kind == "cls":
+            said["label"] = data.decode("utf-8", "replace")
+            continue
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: its .json cannot be read ({error}).") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: its .json holds no object.")
+        said |= {name: value[name] for name in ("label", "split", "generator", "family", "group") if name in value}
+    return said
+
+
+def _text(where: str, said: dict[str, object], name: str) -> str:
+    value = said.get(name)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: `{name}` in its .json is {value!r}, not a text.")
+    return (value or "").strip()
+
+
+def _split_of(tar: str) -> str:
+    return next((word for word in _words(tar) if word in SPLITS), "train")
+
+
+def _words(tar: str) -> Iterator[str]:
+    """Yield the words of the tar's name, then of its folders from the inside out."""
+    for part in reversed(PurePosixPath(tar).parts):
+        yield from re.findall("[a-z]+", part.lower())

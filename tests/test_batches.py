@@ -1,0 +1,119 @@
+"""Batches: launched one ahead, halved when memory runs out, and of a size that is found once and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distil_cache.errors import UserError
+from distil_cache.pipeline import batches
+from distil_cache.pipeline.batches import BatchSize, padded, remembered_size, run_batches
+from distil_cache.pipeline.transfer import Outgoing, Rows, incoming
+
+CPU = torch.device("cpu")
+
+
+class Device:
+    """Doubles numbers, has memory for ``room`` of them at a time, and notes the order of events."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.events: list[str] = []
+        self.landed: list[int] = []
+
+    def launch(self, batch: Sequence[int], size: int) -> Outgoing:
+        if size > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        self.events.append(f"launch {len(batch)} of {size}")
+        return Outgoing({"doubled": torch.tensor(padded(batch, size)) * 2})
+
+    def land(self, batch: Sequence[int], values: dict[str, Rows]) -> None:
+        self.events.append(f"land {len(batch)}")
+        self.landed += values["doubled"][: len(batch)].tolist()
+
+
+def test_a_batch_is_launched_before_the_one_before_it_lands_and_the_last_is_padded() -> None:
+    device = Device(room=4)
+    run_batches(range(10), BatchSize(4), device.launch, device.land)
+    assert device.landed == [2 * number for number in range(10)]
+    assert device.events == ["launch 4 of 4", "launch 4 of 4", "land 4", "launch 2 of 4", "land 4", "land 2"]
+
+
+def test_running_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
+    shrunk: list[int] = []
+    device = Device(room=8)
+    size = BatchSize(8, shrunk.append)
+
+    def launch(batch: Sequence[int], images: int) -> Outgoing:
+        if len(device.landed) + len(device.events) > 1:
+            device.room = 3  # something else took the memory meanwhile
+        return device.launch(batch, images)
+
+    run_batches(range(30), size, launch, device.land)
+    assert device.landed == [2 * number for number in range(30)]
+    assert (size.size, shrunk) == (2, [4, 2])
+
+
+def test_a_device_that_cannot_hold_one_image_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="does not hold a batch of one image"):
+        run_batches(range(3), BatchSize(4), Device(room=0).launch, Device(room=0).land)
+
+
+def test_nothing_to_do_launches_nothing() -> None:
+    device = Device(room=1)
+    run_batches([], BatchSize(4), device.launch, device.land)
+    assert device.events == []
+
+
+def test_the_size_is_doubled_up_to_the_cap_where_memory_is_plenty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_free_bytes", lambda device: 1 << 60)
+    tried: list[int] = []
+    assert batches.find_size(CPU, tried.append) == batches.CPU_BATCH
+    assert tried == [1, 2], "larger batches are extrapolated on a CPU"
+
+
+def test_the_size_stops_where_twice_as_many_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    highest = iter([1000, 1060, 1090])  # at first, after a batch of one, after a batch of two
+    monkeypatch.setattr(batches, "_highest_bytes", lambda device: next(highest))
+    monkeypatch.setattr(batches, "_free_bytes", lambda device: 200)  # of which 160 may be used
+    assert batches.find_size(CPU, lambda size: None) == 4
+
+
+@pytest.mark.parametrize(
+    ("measured", "size", "expected"), [([10], 2, 20), ([10, 14], 4, 22), ([10, 14, 22], 8, 38), ([5, 5], 64, 5)]
+)
+def test_memory_is_extrapolated_along_the_last_two_sizes(measured: list[int], size: int, expected: int) -> None:
+    assert batches._expected(measured, size) == expected
+
+
+def test_a_size_is_found_once_and_a_smaller_one_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(batches, "_free_bytes", lambda device: 1 << 60)
+    tried: list[int] = []
+    first = remembered_size({"model": "m", "size": 32, "precision": "fp32"}, CPU, tried.append)
+    first.halve()
+    again = remembered_size({"model": "m", "size": 32, "precision": "fp32"}, CPU, tried.append)
+    assert (again.size, tried) == (batches.CPU_BATCH // 2, [1, 2])
+    remembered_size({"model": "m", "size": 32, "precision": "bf16"}, CPU, tried.append)
+    assert tried == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"x": 99999}', '{"x": "8"}', "{"])
+def test_a_damaged_memory_of_sizes_counts_as_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "distil-cache").mkdir()
+    (tmp_path / "distil-cache" / "batch-sizes.json").write_text(content)
+    tried: list[int] = []
+    assert remembered_size({"model": "m"}, CPU, tried.append).size >= 1
+    assert tried[0] == 1
+
+
+def test_rows_come_and_go_unchanged() -> None:
+    rows = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)[:, ::-1]
+    arrays = Outgoing({"same": incoming(rows, CPU)}).arrays()
+    assert np.array_equal(arrays["same"], rows)
