@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from ..errors import UserError
 BEST = "best.safetensors"
 LAST = "last.json"
 
+Line = dict[str, float | int | None]
+"""What ``metrics.jsonl`` holds of one epoch, by name; None where there is no validation."""
+
 
 class State(BaseModel):
     """Where a training stands.
@@ -33,7 +37,7 @@ class State(BaseModel):
     epoch : epochs finished. batch : batches of the next epoch that are done. step : optimiser steps altogether.
     sums : total, bce and kd of the unfinished epoch, each summed over samples. seconds : time spent in it.
     best : epoch of the best checkpoint (0: none yet) and what it was chosen by, larger is better.
-    history : the lines of ``metrics.jsonl``.
+    drops : epochs after which a plateau lowered the learning rate. history : the lines of ``metrics.jsonl``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -47,7 +51,8 @@ class State(BaseModel):
     seconds: float = 0.0
     best_epoch: int = 0
     best_rank: tuple[float, float] | None = None
-    history: list[dict[str, float | int | None]] = []
+    drops: list[int] = []
+    history: list[Line] = []
 
 
 class _Saved(BaseModel):
@@ -59,11 +64,13 @@ class _Saved(BaseModel):
     optimiser: str
     param_groups: list[dict[str, Any]]
     random: dict[str, Any]
+    scaler: dict[str, Any] = {}
     progress: State
 
 
 def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str]) -> None:
     """Write a student's tensors to one safetensors file, replaced in one step; ``facts`` are its metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     _replace(path, lambda target: save_file(tensors, target, metadata=dict(facts)))
 
@@ -79,9 +86,19 @@ def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
     return facts
 
 
-def save_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer, progress: State) -> None:
-    """Make the present state the newest one of a run; the files of the state before it are removed."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_state(
+    folder: Path,
+    student: torch.nn.Module,
+    optimiser: Optimizer,
+    progress: State,
+    *,
+    random_state: Mapping[str, Tensor],
+    scaler: Mapping[str, Any],
+) -> None:
+    """Make the present state the newest one of a run; the files of the state before it are removed.
+
+    random_state : torch's generators, by names that begin with ``random.``. scaler : state of the loss' scale.
+    """
     stem = f"last-{progress.step:08d}"
     weights, optimiser_file = f"{stem}.safetensors", f"{stem}.optim.safetensors"
     state = optimiser.state_dict()
@@ -90,14 +107,14 @@ def save_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer, pro
         for number, slots in state["state"].items()
         for name, value in slots.items()
     }
-    tensors |= _torch_random_state()
     save_weights(folder / weights, student, {"step": str(progress.step)})
-    _replace(folder / optimiser_file, lambda target: save_file(tensors, target))
+    _replace(folder / optimiser_file, lambda target: save_file({**tensors, **random_state}, target))
     saved = _Saved(
         weights=weights,
         optimiser=optimiser_file,
         param_groups=state["param_groups"],
         random=_python_random_state(),
+        scaler=dict(scaler),
         progress=progress,
     )
     _replace(folder / LAST, lambda target: target.write_text(saved.model_dump_json(), encoding="utf-8"))
@@ -106,16 +123,31 @@ def save_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer, pro
             old.unlink()
 
 
-def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> State | None:
-    """Restore the newest state, random generators included, and return where the training stands; None without one."""
+@dataclass(frozen=True)
+class Restored:
+    """What ``load_state`` does not put in its place itself: as ``save_state`` got it."""
+
+    progress: State
+    random_state: dict[str, Tensor]
+    scaler: dict[str, Any]
+
+
+def read_progress(folder: Path) -> State | None:
+    """Where the newest state of a run stands, without loading it; None without one."""
+    path = folder / LAST
+    return _read_saved(path).progress if path.exists() else None
+
+
+def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> Restored | None:
+    """Restore the newest state of student, optimiser, Python's and numpy's generators; None without one."""
     path = folder / LAST
     if not path.exists():
         return None
+    saved = _read_saved(path)
     try:
-        saved = _Saved.model_validate_json(path.read_bytes())
         tensors = load_file(folder / saved.optimiser)
-    except (OSError, ValidationError, SafetensorError) as error:
-        raise UserError(f"{path}: is damaged ({_first_line(error)}). Train again into a new folder.") from error
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
     load_weights(folder / saved.weights, student)
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -123,8 +155,9 @@ def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> 
         if number.isdigit():
             slots.setdefault(int(number), {})[slot] = tensor
     optimiser.load_state_dict({"state": slots, "param_groups": saved.param_groups})
-    _set_random_state(tensors, saved.random)
-    return saved.progress
+    _set_python_random_state(saved.random)
+    states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
+    return Restored(saved.progress, states, saved.scaler)
 
 
 def seed_everything(seed: int) -> None:
@@ -139,13 +172,6 @@ def replace_text(path: Path, text: str) -> None:
     _replace(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
-def _torch_random_state() -> dict[str, Tensor]:
-    state = {"random.torch": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        state["random.cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
 def _python_random_state() -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
     state = np.random.get_state(legacy=False)
@@ -153,14 +179,22 @@ def _python_random_state() -> dict[str, Any]:
     return {"python": [version, list(numbers), gauss], "numpy": state}
 
 
-def _set_random_state(tensors: Mapping[str, Tensor], other: Mapping[str, Any]) -> None:
-    torch.set_rng_state(tensors["random.torch"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    version, numbers, gauss = other["python"]
+def _set_python_random_state(saved: Mapping[str, Any]) -> None:
+    version, numbers, gauss = saved["python"]
     random.setstate((version, tuple(numbers), gauss))
-    state = other["numpy"]
+    state = saved["numpy"]
     np.random.set_state({**state, "state": {**state["state"], "key": np.array(state["state"]["key"], dtype=np.uint32)}})
+
+
+def _read_saved(path: Path) -> _Saved:
+    try:
+        return _Saved.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: is damaged ({_first_line(error)}). Train again into a new folder.")
 
 
 def _replace(path: Path, write: Any) -> None:

@@ -1,21 +1,19 @@
-"""Batches from the cache: contiguous reads, in an order that follows from (seed, epoch) alone.
+"""Batches from the cache: a few contiguous reads for each block of neighbouring rows, in an order that ``order`` gives.
 
-The rows of a part are sorted by where they lie and cut into blocks of 64. An epoch shuffles the blocks, joins eight of
-them to a pool, and shuffles the rows of the pool; batches are cut from the pools one after the other. So a batch mixes
-rows from eight random places of the cache (which itself is sorted by a hash of the pictures), every occurrence comes
-exactly once an epoch, and memory holds two pools whatever the size of the dataset.
-
-The flip of a sample is drawn before its features are read, and only the teacher's view that it needs is read: of each
-block one half, drawn anew every epoch, is mirrored. Every sample is mirrored with probability 1/2, independently of all
-earlier epochs and of all other blocks.
+The flip of a sample is drawn before its features are read, and only the teacher's view that it needs is read. Small rows
+are read block by block. Rows of more than 64 KiB, as those of 256 pixels, are decoded one by one anyway: they are read
+straight into their batch. What is held in memory is at most the rows of two pools that have not left yet, two pieces or
+batches that each reader has begun, and two finished batches, whatever the size of the dataset; only the table of the rows
+and their places, some 100 bytes a row, grow with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import functools
+import math
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,46 +23,44 @@ from torch import Tensor
 
 from ..cache.builds import BuildRecord
 from ..cache.gather import read_rows
+from ..cache.keys import keys_of_column
 from ..cache.store import Cache, FeatureStore
 from ..errors import UserError
+from .order import Blocks, Cut, Order, Piece, batch_sizes, divide, plain, shuffled
+from .reading import Change, Loading, Place, Request, ahead
 from .select import column, missing_feature
 
 Array = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
-BLOCK_ROWS = 64
-POOL_BLOCKS = 8
+READ_OVER_BYTES = 64 * 2**10
+"""Rows nobody asked for that are read over rather than starting another read: a fraction of what is decoded at once."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as they lie in the cache.
+    """Samples as they lie in the cache: all of a batch, or this process' share of it.
 
     rows : (B,) positions in the part's table. label : (B,) float32, 1 for generated. flip : (B,) bool.
     features : name -> (B, 3, S, S) uint8 or float16; ``teacher`` is the view of the flip, (B, C, h, w).
+    whole : samples of the batch over all processes.
     """
 
     rows: Numbers
     label: Tensor
     flip: Tensor
     features: dict[str, Tensor]
+    whole: int
 
     def to(self, device: torch.device) -> Batch:
         """Copy the tensors to a device, in their stored types."""
         features = {name: x.to(device, non_blocking=True) for name, x in self.features.items()}
-        return Batch(self.rows, self.label.to(device), self.flip.to(device), features)
-
-
-class Pool(NamedTuple):
-    """Rows that are read together, in the order in which they leave, and which of them are mirrored."""
-
-    rows: Numbers
-    flip: Mask
+        label, flip = self.label.to(device, non_blocking=True), self.flip.to(device, non_blocking=True)
+        return Batch(self.rows, label, flip, features, self.whole)
 
 
 class Part:
-    """The rows of one part of a dataset, joined to their features.
+    """The rows of one part of a dataset, or of several datasets with the same features, joined to their features.
 
     Rows whose picture the build could not decode are left out. ``table`` holds the rest, in the order of the dataset.
     Raises UserError if the build lacks a feature for one of them.
@@ -76,8 +72,8 @@ class Part:
         self.stores = {name: cache.open_feature(build.features[name].folder) for name in features}
         self.table = _decoded(cache, build, table)
         self.label = column(self.table, "label")
-        self._place: dict[str, tuple[Numbers, Numbers]] = {}
-        keys = column(self.table, "key")
+        self._where: dict[str, tuple[Array, Array]] = {}
+        keys = keys_of_column(self.table["key"])
         for name, store in self.stores.items():
             shard, row = store.index().locate(keys)
             lacking = int(np.sum(shard < 0))
@@ -85,8 +81,11 @@ class Part:
                 raise missing_feature(
                     cache, table, build.dataset, purpose, name, lacking, len(keys), split, tuple(features)
                 )
-            self._place[name] = (shard.astype(np.int64), row.astype(np.int64))
-        self._views = _views(self.stores["teacher"]) if "teacher" in self.stores else {}
+            self._where[name] = shard, row
+        self._blocks = Blocks.of(*next(iter(self._where.values())))
+        self._views = _views(self.stores["teacher"]) if "teacher" in self.stores else None
+        self._types = {name: self._type(name) for name in self.stores if len(self)}
+        self._gap = {name: READ_OVER_BYTES // (math.prod(s) * t.itemsize) for name, (s, t) in self._types.items()}
 
     def __len__(self) -> int:
         """Number of occurrences."""
@@ -94,140 +93,112 @@ class Part:
 
     def row_shape(self, feature: str) -> tuple[int, ...]:
         """Shape of one stored row of a feature."""
-        store, (shard, _) = self.stores[feature], self._place[feature]
+        store, (shard, _) = self.stores[feature], self._where[feature]
         return tuple(store.marker(store.index().shards[shard[0]]).shape)
 
-    def epoch(self, seed: int, epoch: int, batch_size: int, skip: int = 0) -> Iterator[Batch]:
-        """Training batches of one epoch, less the first ``skip``; the last may be smaller."""
-        return self._batches(shuffled_pools(self.blocks(), seed, epoch), batch_sizes(len(self), batch_size)[skip:])
+    def epoch(
+        self,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        skip: int = 0,
+        loading: Loading | None = None,
+        change: Change | None = None,
+    ) -> Iterator[Batch]:
+        """Training batches of one epoch, less the first ``skip``; the last may be smaller.
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All rows once, unmirrored, in the order of storage."""
-        return self._batches(plain_pools(self.blocks()), batch_sizes(len(self), batch_size))
+        batch_size : over all processes. change : what the readers do to the pictures before they leave.
+        """
+        changed = functools.partial(change, epoch=epoch) if change else None
+        order = shuffled(self._blocks, seed, epoch)
+        return ahead(self._batches(order, batch_size, skip, loading or Loading(), changed))
 
-    def blocks(self) -> list[Numbers]:
-        """Rows in the order of storage of the first feature, cut where a block is full or a shard ends."""
-        shard, row = next(iter(self._place.values()))
-        order = np.lexsort((row, shard))
-        pieces = np.split(order, np.flatnonzero(np.diff(shard[order])) + 1)
-        return [piece[i : i + BLOCK_ROWS] for piece in pieces for i in range(0, len(piece), BLOCK_ROWS)]
+    def in_order(self, batch_size: int, loading: Loading | None = None) -> Iterator[Batch]:
+        """All rows once, unmirrored, in the order of storage; of several processes, each gets other rows."""
+        return ahead(self._batches(plain(self._blocks), batch_size, 0, loading or Loading(), None))
 
-    def read(self, feature: str, rows: Numbers, view: int | None = None) -> Array:
-        """A feature of ``rows``, in their order."""
-        shard, row = self._place[feature]
-        return read_rows(self.stores[feature], shard[rows], row[rows], view)
+    def read(self, feature: str, rows: Numbers) -> Array:
+        """A feature of ``rows``, whole, in their order."""
+        shard, row = self._where[feature]
+        store = self.stores[feature]
+        return read_rows(store, store.index().shards, shard[rows], row[rows])
 
-    def _load(self, pool: Pool) -> dict[str, Array]:
-        found = {name: self.read(name, pool.rows) for name in self.stores if name != "teacher"}
-        if "teacher" in self.stores:
-            parts = {flip: np.flatnonzero(pool.flip == flip) for flip in (False, True)}
-            read = {
-                flip: self.read("teacher", pool.rows[where], self._views[flip])
-                for flip, where in parts.items()
-                if len(where)
-            }
-            shape, dtype = next((part.shape[1:], part.dtype) for part in read.values())
-            found["teacher"] = np.empty((len(pool.rows), *shape), dtype)
-            for flip, part in read.items():
-                found["teacher"][parts[flip]] = part
-        return found
+    def _batches(
+        self, order: Order, batch_size: int, skip: int, loading: Loading, change: Change | None
+    ) -> Generator[Batch]:
+        sizes = batch_sizes(len(self), batch_size)
+        pieces, cuts = divide(self._blocks, order, sizes, skip, loading.share)
+        cuts = [cut for cut in cuts if len(cut.rows)]
+        read = functools.partial(loading.readers.read, self.stores, change=change)
+        if any(self._gap.values()):
+            found = _collected(cuts, pieces, read(map(self._request, pieces)), loading.pin)
+        else:  # rows so large that each is read by itself need no detour over blocks
+            found = read((self._request(Piece(cut.rows, cut.flip)) for cut in cuts), pin=loading.pin)
+        for cut, features in zip(cuts, found, strict=True):
+            label = torch.from_numpy(self.label[cut.rows].astype(np.float32))
+            yield Batch(cut.rows, label, torch.from_numpy(cut.flip), features, cut.whole)
 
-    def _batches(self, pools: list[Pool], sizes: list[int]) -> Iterator[Batch]:
-        """Cut the last ``sum(sizes)`` rows of the pools into batches; the next pool is read while this one is used."""
-        pools = _without_first(pools, len(self) - sum(sizes))
-        waiting: list[Batch] = []
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            coming = [reader.submit(self._load, pool) for pool in pools[:1]]
-            for number, pool in enumerate(pools):
-                features = coming.pop().result()
-                coming += [reader.submit(self._load, after) for after in pools[number + 1 : number + 2]]
-                waiting.append(self._batch(pool, features))
-                while sizes and sizes[0] <= sum(len(part.rows) for part in waiting):
-                    batch, rest = _split(_joined(waiting), sizes[0])
-                    waiting, sizes = [rest], sizes[1:]
-                    yield batch
+    def _request(self, piece: Piece) -> Request:
+        """Where the rows of a piece lie, by shard id, so that a reader needs no index; teacher by the view of its flip."""
+        places = {}
+        for name, (shard, row) in self._where.items():
+            numbers, position = np.unique(shard[piece.rows], return_inverse=True)
+            shards = tuple(self.stores[name].index().shards[number] for number in numbers)
+            view = self._views[piece.flip.astype(np.int64)] if name == "teacher" and self._views is not None else None
+            places[name] = Place(shards, position, row[piece.rows], view, self._gap[name], *self._types[name])
+        return Request(piece.rows, places)
 
-    def _batch(self, pool: Pool, features: dict[str, Array]) -> Batch:
-        label = torch.from_numpy(self.label[pool.rows].astype(np.float32))
-        tensors = {name: torch.from_numpy(array) for name, array in features.items()}
-        return Batch(pool.rows, label, torch.from_numpy(pool.flip), tensors)
-
-
-def shuffled_pools(blocks: Sequence[Numbers], seed: int, epoch: int) -> list[Pool]:
-    """The pools of one epoch, from (seed, epoch) alone."""
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(blocks))
-    pools = []
-    for start in range(0, len(blocks), POOL_BLOCKS):
-        chosen = [blocks[i] for i in order[start : start + POOL_BLOCKS]]
-        flip = [(np.arange(len(block)) < len(block) // 2) ^ (rng.random() < 0.5) for block in chosen]
-        shuffle = rng.permutation(sum(len(block) for block in chosen))
-        pools.append(Pool(np.concatenate(chosen)[shuffle], np.concatenate(flip)[shuffle]))
-    return pools
+    def _type(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and type of what is read of one row: of the teacher, one view."""
+        store, (shard, _) = self.stores[name], self._where[name]
+        marker = store.marker(store.index().shards[shard[0]])
+        dtype = torch.from_numpy(np.empty(0, marker.dtype)).dtype
+        return (marker.shape[1:] if name == "teacher" else marker.shape), dtype
 
 
-def plain_pools(blocks: Sequence[Numbers]) -> list[Pool]:
-    """The blocks in their order, none of their rows mirrored."""
-    pools = []
-    for start in range(0, len(blocks), POOL_BLOCKS):
-        rows = np.concatenate(blocks[start : start + POOL_BLOCKS])
-        pools.append(Pool(rows, np.zeros(len(rows), dtype=bool)))
-    return pools
+def _collected(
+    cuts: Sequence[Cut], pieces: Sequence[Piece], arriving: Iterator[dict[str, Tensor]], pin: bool
+) -> Iterator[dict[str, Tensor]]:
+    """The features of each batch, put together from the pieces that its rows come with; a piece goes with its last row."""
+    held: dict[int, dict[str, Tensor]] = {}
+    left = [len(piece.rows) for piece in pieces]
+    arrived = 0
+    for cut in cuts:
+        for number in range(arrived, int(cut.piece.max()) + 1):
+            held[number] = next(arriving)
+            arrived += 1
+        numbers, counts = np.unique(cut.piece, return_counts=True)
+        yield {name: _copied(held, cut, name, pin) for name in held[int(numbers[0])]}
+        for number, used in zip(numbers.tolist(), counts.tolist(), strict=True):
+            left[number] -= used
+            if not left[number]:
+                del held[number]
 
 
-def batch_sizes(rows: int, batch_size: int) -> list[int]:
-    """Sizes of the batches that hold ``rows`` rows.
-
-    A last batch of one row joins the batch before it: normalisation over a batch is not defined for one sample.
-    """
-    sizes = [min(batch_size, rows - start) for start in range(0, rows, batch_size)]
-    if batch_size > 1 and len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [sizes[-2] + 1]
-    return sizes
+def _copied(held: dict[int, dict[str, Tensor]], cut: Cut, name: str, pin: bool) -> Tensor:
+    sources = {number: held[number][name].numpy() for number in np.unique(cut.piece).tolist()}
+    one = held[int(cut.piece[0])][name]
+    out = torch.empty((len(cut.rows), *one.shape[1:]), dtype=one.dtype, pin_memory=pin)
+    target = out.numpy()
+    for place, (number, at) in enumerate(zip(cut.piece.tolist(), cut.at.tolist(), strict=True)):
+        target[place] = sources[number][at]
+    return out
 
 
 def _decoded(cache: Cache, build: BuildRecord, table: pa.Table) -> pa.Table:
     if "image" not in build.features:
         return table
     rejected = cache.open_feature(build.features["image"].folder).index().rejected
-    keep = np.array([key not in rejected for key in column(table, "key")], dtype=bool)
+    keep = np.array([key not in rejected for key in table["key"].to_pylist()], dtype=bool)
     return table.filter(pa.array(keep))
 
 
-def _views(store: FeatureStore) -> dict[bool, int]:
-    """Which stored view of the teacher belongs to a plain and to a mirrored sample."""
+def _views(store: FeatureStore) -> Numbers:
+    """Which stored view of the teacher belongs to a plain and to a mirrored sample, (2,)."""
     views = store.spec.get("views")
     if not isinstance(views, list) or not {"identity", "hflip"} <= set(views):
         raise UserError(
             f"{store.folder.name}: holds the views {views}, and training mirrors pictures, so it needs identity and "
             "hflip. Build `teacher` with both."
         )
-    return {False: views.index("identity"), True: views.index("hflip")}
-
-
-def _without_first(pools: list[Pool], rows: int) -> list[Pool]:
-    """The pools without their first ``rows`` rows."""
-    kept = []
-    for pool in pools:
-        if rows < len(pool.rows):
-            kept.append(Pool(pool.rows[rows:], pool.flip[rows:]))
-        rows = max(0, rows - len(pool.rows))
-    return kept
-
-
-def _split(batch: Batch, size: int) -> tuple[Batch, Batch]:
-    return tuple(  # type: ignore[return-value]
-        Batch(batch.rows[at], batch.label[at], batch.flip[at], {name: x[at] for name, x in batch.features.items()})
-        for at in (slice(0, size), slice(size, None))
-    )
-
-
-def _joined(parts: Sequence[Batch]) -> Batch:
-    if len(parts) == 1:
-        return parts[0]
-    return Batch(
-        np.concatenate([part.rows for part in parts]),
-        torch.cat([part.label for part in parts]),
-        torch.cat([part.flip for part in parts]),
-        {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features},
-    )
+    return np.array([views.index("identity"), views.index("hflip")])

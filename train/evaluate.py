@@ -47,8 +47,8 @@ def run_evaluation(
 ) -> dict[str, Any]:
     """Score every occurrence of a split once with a run's best checkpoint, and return ``evaluation.json``.
 
-    The features must be those that the student learnt from, by fingerprint. ``build`` names the build to read (default:
-    the one that fits). On the dataset that it was trained on, the
+    The features must be those that the student learnt from, by fingerprint, unless it is an imported one: nobody knows
+    then. ``build`` names the build to read (default: the one that fits). On the dataset that it was trained on, the
     training's own build is used if it serves the split, so that no later revision can move training rows into the test.
     An evaluation that is there already, of the same checkpoint on the same rows, is returned as it is.
     Raises UserError for a folder that is no run, a split or a selection without rows, and features that are not there.
@@ -100,6 +100,8 @@ def run_evaluation(
         "applied_transform": "crop" if cropped else "resize",
         "train_size": record.train_size,
         "seen_generators": list(record.seen_generators),
+        "imported": record.imported,
+        "notes": record.notes(),
         "set_aside": set_aside(cache, dataset, source.revision),
         "counts": {"real": int(np.sum(part.label == 0)), "fake": int(np.sum(part.label == 1))},
         "metrics": _metrics(part.label, logits, scores),
@@ -115,9 +117,9 @@ def set_aside(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
 
 
 def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: str | None) -> BuildRecord:
-    own = record.build in cache.builds().ids() and dataset == record.dataset
-    if build_id is None and own:
-        trained = cache.builds().read(record.build)
+    own = next((one.build for one in record.trained_on if one.dataset == dataset), None)
+    if build_id is None and own in cache.builds().ids():
+        trained = cache.builds().read(own)
         build_id = trained.id if all(serves(trained, split, name) for name in record.method.inputs) else None
     revision, _ = candidate_builds(cache, dataset, build_id)
     split_rows(cache.datasets().read(dataset, revision), split, dataset)
@@ -127,7 +129,7 @@ def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: 
         build_id,
         {split: record.method.inputs},
         purpose=f"method {record.method.name}",
-        fingerprints={name: record.fingerprints[name] for name in record.method.inputs},
+        fingerprints={name: record.fingerprints[name] for name in record.method.inputs if not record.imported},
     )
 
 

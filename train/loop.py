@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import torch
-import torch.nn.functional as F
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor, nn
 
 from ..cache.store import Cache
-from ..errors import UserError
-from ..models.device import choose_device
+from ..errors import ReadOnlyError, UserError
 from ..progress import Progress, Silent
-from .augment import train_input
-from .checkpoint import BEST, State, load_state, replace_text, save_state, save_weights
+from .checkpoint import BEST, Line, State, load_state, read_progress, save_state, save_weights
 from .config import TrainConfig
-from .loss import Losses, losses
-from .metrics import accuracy, average_precision
-from .predict import predict, probability
-from .run_folder import RunFolder, append_line
+from .interrupt import interruptible
+from .journal import Journal
+from .loss import losses
+from .ranks import Ranks, join_ranks
+from .reading import Readers
+from .run_folder import RunFolder
+from .schedule import Schedule
 from .session import Session, open_session
+from .validate import rank, validate
 
-Metrics = dict[str, float | int | None]
-
-
-STAGE = "training"
+Values = tuple[float, float, float]
 
 
 def run_training(
@@ -41,128 +36,138 @@ def run_training(
     *,
     resume: bool = False,
     device: str = "auto",
+    workers: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Train one student and return what came of it, ready for JSON.
 
     ``run`` gets the configuration, checkpoints, ``metrics.jsonl`` and TensorBoard logs. With ``resume`` a training that
     was stopped goes on from its newest state as if it had never stopped (to the bit on a CPU); one that is not there
-    begins. ``device`` is auto, cpu or cuda:N.
+    begins. ``device`` is auto, cpu or cuda:N; ``workers`` processes read (0: a thread). Under ``torchrun`` each process
+    learns from its share of every batch; what is returned is empty in all but the first.
     Raises UserError for a run folder that holds another training, features that are not there, and a diverged loss;
-    what was saved before stays. Ctrl-C ends the step at hand, saves, and raises UserError.
+    what was saved before stays. Ctrl-C or SIGTERM ends the step at hand, saves, and raises UserError.
     """
+    with Readers(workers) as readers, join_ranks(device) as ranks:
+        return train_run(config, cache_root, run, ranks, readers, resume=resume, progress=progress)
+
+
+def train_run(
+    config: TrainConfig,
+    cache_root: Path,
+    run: Path,
+    ranks: Ranks,
+    readers: Readers,
+    *,
+    resume: bool,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """Do what ``run_training`` does, among processes that have met and with readers that others may use."""
     folder = RunFolder(run)
+    session = _begin(config, cache_root, folder, ranks, readers, resume=resume) if ranks.first else None
+    ranks.wait()
+    if not ranks.first:
+        session = _begin(config, cache_root, folder, ranks, readers, resume=True)
+    if session is not None:
+        _train(session, folder, progress or Silent())
+    return _result(folder) if ranks.first else {}
+
+
+def _begin(
+    config: TrainConfig, cache_root: Path, folder: RunFolder, ranks: Ranks, readers: Readers, *, resume: bool
+) -> Session | None:
+    """Open the training, its folder and its references in the cache; None if it is over already."""
     known = folder.admit(config, resume=resume)
+    state = read_progress(folder.checkpoints)
+    if known and state and Schedule(config, 1).ended(state):
+        return None
     cache = Cache.open(cache_root)
-    session = open_session(config, cache, folder, known, choose_device(device))
-    folder.write(session.record)
-    cache.builds().add_ref(session.record.run, session.record.build, run.resolve())
-    state = load_state(folder.checkpoints, session.student, session.optimiser) or State()
-    replace_text(folder.metrics, "")
-    for line in state.history:
-        append_line(folder.metrics, line)
-    if state.epoch < config.epochs:
-        _train(session, folder, state, progress or Silent())
-    return _result(session, folder, state)
+    session = open_session(config, cache, folder, known, ranks, readers)
+    if ranks.first:
+        folder.write(session.record)
+        for number, one in enumerate(session.record.trained_on):
+            name = session.record.run if number == 0 else f"{session.record.run}.{number}"
+            with suppress(ReadOnlyError):  # such a cache remembers no run, and serves all the same
+                cache.builds().add_ref(name, one.build, folder.folder.resolve())
+    return session
 
 
-def _train(session: Session, folder: RunFolder, state: State, progress: Progress) -> None:
+def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
+    state = _restored(session, folder)
+    model = session.ranks.wrap(session.student)
     samples = len(session.train)
-    progress.start(STAGE, samples * session.config.epochs)
-    progress.advance(STAGE, samples * state.epoch + state.samples)
+    total, done = samples * session.config.epochs, samples * state.epoch + state.samples
     with (
-        closing(SummaryWriter(str(folder.tensorboard), purge_step=state.step + 1)) as board,
-        _interruptible() as stopped,
+        Journal(folder, progress, state, total, done, tells=session.ranks.first) as journal,
+        interruptible() as stopped,
     ):
-        while state.epoch < session.config.epochs:
-            _train_epoch(session, folder, state, progress, board, stopped)
-            _finish_epoch(session, folder, state, board)
+        while not session.schedule.ended(state):
+            _train_epoch(session, model, folder, state, journal, stopped)
+            _finish_epoch(session, folder, state, journal)
 
 
 def _train_epoch(
-    session: Session,
-    folder: RunFolder,
-    state: State,
-    progress: Progress,
-    board: SummaryWriter,
-    stopped: threading.Event,
+    session: Session, model: nn.Module, folder: RunFolder, state: State, journal: Journal, stopped: threading.Event
 ) -> None:
-    config, student, optimiser = session.config, session.student, session.optimiser
+    config, student, ranks, precision = session.config, session.student, session.ranks, session.precision
     began = time.perf_counter() - state.seconds
     student.train()
-    for batch in session.train.epoch(config.seed, state.epoch + 1, config.batch_size, skip=state.batch):
-        batch = batch.to(session.device)
-        x = train_input(batch.features, batch.flip, session.method, session.size)
-        logit, features = student(x)
-        mapped, teacher = student.projection(features), batch.features.get("teacher")
-        loss = losses(logit, batch.label, mapped, teacher, config.distillation)
-        values = _finite(loss, folder, state)
-        optimiser.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+    for batch in session.batches(state):
+        rate = session.set_rate(state)
+        parts = session.parts(session.prepare(batch, state.epoch + 1), batch.whole)
+        seen = []
+        for part in parts:
+            with ranks.part(model, last=part is parts[-1]):
+                with precision.forward():
+                    logit, features = model(part.x)
+                    mapped = student.projection(features)
+                loss = losses(logit, part.label, mapped, part.teacher, config.distillation, session.record.pos_weight)
+                precision.backward(loss.total * ranks.share_of_loss(len(part.x), batch.whole))
+            seen.append(torch.stack(loss).detach() * len(part.x))
+        values, stop = _over_ranks(ranks, seen, batch.whole, stopped)
+        _check_finite(values[0], "loss", folder, state)
+        precision.step(session.optimiser, student, config.clip_grad)
 
-        _count(state, values, len(batch.rows))
-        state.seconds = time.perf_counter() - began
-        board.add_scalar("batch/loss", values[0], state.step)
-        progress.advance(STAGE, len(batch.rows))
-        progress.note(STAGE, "epoch {}: loss {:.4f} bce {:.4f} kd {:.4f}".format(state.epoch + 1, *values))
-        if stopped.is_set():
-            save_state(folder.checkpoints, student, optimiser, state)
+        _count(state, values, batch.whole, time.perf_counter() - began)
+        journal.step(state, values, batch.whole, rate)
+        if stop:
+            _save(session, folder, state)
             raise UserError(f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Go on with --resume.")
 
 
-def _finish_epoch(session: Session, folder: RunFolder, state: State, board: SummaryWriter) -> None:
+def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: Journal) -> None:
     """Validate, keep the checkpoint if it is the best so far, save the state and write the epoch's line."""
     began = time.perf_counter()
-    _check_weights(session, folder, state)
+    if not all(bool(torch.isfinite(weight).all()) for weight in session.student.state_dict().values()):
+        _check_finite(math.nan, "student's weight", folder, state)
     total, bce, kd = (value / state.samples for value in state.sums)
-    validation = _validate(session, folder, state)
-    line: Metrics = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd, **validation}
+    line: Line = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd}
+    line |= validate(session)
+    _check_finite(line["val_bce"] or 0.0, "validation loss", folder, state)
     line |= {"lr": session.optimiser.param_groups[0]["lr"], "seconds": state.seconds + time.perf_counter() - began}
     state.epoch += 1
     state.batch, state.samples, state.sums, state.seconds = 0, 0, (0.0, 0.0, 0.0), 0.0
     state.history.append(line)
-    rank = _rank(line)
-    if state.best_rank is None or rank > state.best_rank:
-        state.best_epoch, state.best_rank = state.epoch, rank
-        folder.checkpoints.mkdir(exist_ok=True)
-        save_weights(folder.checkpoints / BEST, session.student, {"epoch": str(state.epoch), "run": session.record.run})
-    save_state(folder.checkpoints, session.student, session.optimiser, state)
-    append_line(folder.metrics, line)
-    for name, value in line.items():
-        if value is not None and name not in ("epoch", "step"):
-            board.add_scalar(f"epoch/{name}", value, state.step)
+    if state.best_rank is None or rank(line) > state.best_rank:
+        state.best_epoch, state.best_rank = state.epoch, rank(line)
+        if session.ranks.first:
+            facts = {"epoch": str(state.epoch), "run": session.record.run}
+            save_weights(folder.checkpoints / BEST, session.student, facts)
+    session.schedule.after_epoch(state)
+    _save(session, folder, state)
+    journal.epoch(state, line)
 
 
-def _rank(line: Metrics) -> tuple[float, float]:
-    """What the best epoch is chosen by: validation AP, then low BCE; the last epoch where there is no validation."""
-    if line["val_bce"] is None:
-        return float(line["epoch"] or 0), 0.0
-    return -1.0 if line["val_ap"] is None else line["val_ap"], -line["val_bce"]
+def _over_ranks(ranks: Ranks, seen: list[Tensor], whole: int, stopped: threading.Event) -> tuple[Values, bool]:
+    """The batch's total, bce and kd, and whether any process was asked to stop.
+
+    seen : of each part, the losses times its number of samples, (3,).
+    """
+    total, bce, kd, stop = ranks.sum([*torch.stack(seen).sum(dim=0).tolist(), float(stopped.is_set())])
+    return (total / whole, bce / whole, kd / whole), stop > 0
 
 
-def _validate(session: Session, folder: RunFolder, state: State) -> Metrics:
-    """BCE, AP and accuracy of the validation part under the paper's test transform; None without such a part."""
-    if session.val is None:
-        return {"val_bce": None, "val_ap": None, "val_acc": None}
-    logits = predict(
-        session.student,
-        session.val,
-        session.method,
-        size=session.size,
-        transform="crop",
-        batch_size=session.config.batch_size,
-        device=session.device,
-    )
-    labels = session.val.label
-    bce = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float()).item()
-    if not math.isfinite(bce):
-        raise _diverged("validation loss", folder, state)
-    scores = probability(logits)
-    return {"val_bce": bce, "val_ap": average_precision(labels, scores), "val_acc": accuracy(labels, scores)}
-
-
-def _count(state: State, values: tuple[float, float, float], samples: int) -> None:
+def _count(state: State, values: Values, samples: int, seconds: float) -> None:
     if state.first_loss is None:
         state.first_loss = values[0]
     state.step += 1
@@ -170,57 +175,49 @@ def _count(state: State, values: tuple[float, float, float], samples: int) -> No
     state.samples += samples
     total, bce, kd = (done + value * samples for done, value in zip(state.sums, values, strict=True))
     state.sums = (total, bce, kd)
+    state.seconds = seconds
 
 
-def _finite(loss: Losses, folder: RunFolder, state: State) -> tuple[float, float, float]:
-    """The values of a loss; UserError if one is NaN or infinite, before it reaches the weights."""
-    total, bce, kd = torch.stack([loss.total.detach(), loss.bce.detach(), loss.kd.detach()]).tolist()
-    if not math.isfinite(total):
-        raise _diverged("loss", folder, state)
-    return total, bce, kd
+def _restored(session: Session, folder: RunFolder) -> State:
+    """Put the newest saved state in its place and return where the training stands."""
+    saved = load_state(folder.checkpoints, session.student, session.optimiser)
+    if saved is None:
+        return State()
+    session.precision.load(saved.scaler)
+    session.ranks.set_random_state(saved.random_state, session.config.seed)
+    return saved.progress
 
 
-def _check_weights(session: Session, folder: RunFolder, state: State) -> None:
-    if not all(bool(torch.isfinite(weight).all()) for weight in session.student.state_dict().values()):
-        raise _diverged("weights", folder, state)
+def _save(session: Session, folder: RunFolder, state: State) -> None:
+    random_state, scaler = session.ranks.random_state(), session.precision.state()
+    if session.ranks.first:
+        save_state(
+            folder.checkpoints, session.student, session.optimiser, state, random_state=random_state, scaler=scaler
+        )
 
 
-def _diverged(what: str, folder: RunFolder, state: State) -> UserError:
+def _check_finite(value: float, what: str, folder: RunFolder, state: State) -> None:
+    """Raise UserError if a value is NaN or infinite; the loss is looked at before it reaches the weights."""
+    if math.isfinite(value):
+        return
     kept = f"The checkpoint of epoch {state.epoch} is kept" if state.epoch else "No checkpoint was written yet"
-    return UserError(
+    raise UserError(
         f"{folder.folder}: the {what} is no longer a finite number in epoch {state.epoch + 1}, step {state.step + 1}. "
         f"{kept}; train with a lower --lr into another folder."
     )
 
 
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that a step is never torn; the second one interrupts as usual."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def request(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, request)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _result(session: Session, folder: RunFolder, state: State) -> dict[str, object]:
+def _result(folder: RunFolder) -> dict[str, object]:
     """first_loss: the first batch's, before any step; last_loss: the last epoch's mean; val: the best epoch's."""
+    record, state = folder.read(), read_progress(folder.checkpoints) or State()
     best = state.history[state.best_epoch - 1]
     return {
         "run": str(folder.folder),
-        "build": session.record.build,
-        "samples": session.record.samples,
+        "build": record.build,
+        "samples": record.samples,
         "epochs": state.epoch,
         "steps": state.step,
+        "ended": Schedule(record.config, 1).ended(state),
         "best_epoch": state.best_epoch,
         "first_loss": state.first_loss,
         "last_loss": state.history[-1]["loss"],

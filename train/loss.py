@@ -16,13 +16,17 @@ class Losses(NamedTuple):
     kd: Tensor
 
 
-def losses(logit: Tensor, label: Tensor, student: Tensor, teacher: Tensor | None, weight: float) -> Losses:
+def losses(
+    logit: Tensor, label: Tensor, student: Tensor, teacher: Tensor | None, weight: float, pos_weight: float = 1.0
+) -> Losses:
     """Loss of one batch, in float32.
 
-    logit, label : (B,), label 1 for generated. student, teacher : (B, C, h, w), last feature maps before pooling and
-    after the activation, not normalised. The distance is the mean square over batch, channels and positions.
+    logit, label : (B,), label 1 for generated, between 0 and 1 where pictures were mixed. student, teacher :
+    (B, C, h, w), last feature maps before pooling and after the activation, not normalised. The distance is the mean
+    square over batch, channels and positions. pos_weight : factor of the generated pictures' part of the cross-entropy.
     """
-    bce = F.binary_cross_entropy_with_logits(logit.float(), label.float())
+    factor = None if pos_weight == 1.0 else logit.new_tensor(pos_weight).float()
+    bce = F.binary_cross_entropy_with_logits(logit.float(), label.float(), pos_weight=factor)
     if teacher is None:
         return Losses(bce, bce, bce.new_zeros(()))
     kd = F.mse_loss(student.float(), teacher.float())

@@ -12,7 +12,10 @@ import torch
 from .augment import TestTransform, test_input
 from .data import Part
 from .methods import Method
+from .reading import Loading
 from .student import Student
+
+Floats = npt.NDArray[np.float32]
 
 
 def predict(
@@ -25,20 +28,23 @@ def predict(
     batch_size: int,
     device: torch.device,
     seen: Callable[[int], None] = lambda _: None,
+    loading: Loading | None = None,
+    joined: Callable[[Floats], Floats] = lambda logits: logits,
 ) -> npt.NDArray[np.float32]:
     """Logit of every row of a part, (rows,) float32 in the order of its table: each occurrence exactly once.
 
-    ``seen`` is told the number of rows after each batch. The student is in evaluation mode afterwards.
+    ``seen`` is told the number of rows after each batch. The student is in evaluation mode afterwards. Of several
+    processes, each scores the share that ``loading`` gives it, and ``joined`` adds up their arrays.
     """
     student.eval()
-    logits: npt.NDArray[np.float32] = np.full(len(part), np.nan, dtype=np.float32)
+    logits: Floats = np.zeros(len(part), dtype=np.float32)
     with torch.inference_mode():
-        for batch in part.in_order(batch_size):
+        for batch in part.in_order(batch_size, loading):
             inputs = {name: batch.features[name].to(device) for name in method.inputs}
             logit, _ = student(test_input(inputs, method, size, transform))
             logits[batch.rows] = logit.cpu().numpy()
             seen(len(batch.rows))
-    return logits
+    return joined(logits)
 
 
 def probability(logits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

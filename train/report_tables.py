@@ -252,8 +252,9 @@ def dire_table(title: str, classes: Sequence[DireClass]) -> Table:
 
 
 def method_title(run: Run) -> str:
-    """Method and distillation weight of a run."""
-    method = str(run.get("method"))
+    """Method, with its preset unless that is the paper's, and distillation weight of a run."""
+    preset = run.get("preset")
+    method = f"{run.get('method')}{f' ({preset})' if preset not in (None, 'paper') else ''}"
     return method if run.kd_weight is None else f"{method}, distillation weight {run.kd_weight:g}"
 
 
@@ -268,7 +269,7 @@ def percent(value: float | None) -> str:
 
 
 def _trained_on(run: Run) -> str:
-    return f"trained on {run.get('dataset')}"
+    return "trained elsewhere" if run.get("imported") else f"trained on {run.datasets}"
 
 
 def _counts(real: int, fake: int) -> str:

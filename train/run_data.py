@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UsageError, UserError
+from .config import SWEEP, TrainConfig
 from .metrics import Array
 
 GALLERY_PICTURES = ("image", "eps", "dire")
@@ -87,9 +88,10 @@ class Run:
 
     @property
     def kd_weight(self) -> float | None:
-        """Weight of the distillation loss; ``None`` for methods without one."""
+        """Weight of the distillation loss; ``None`` for methods without one, and where it is not known."""
         value = self.get("kd_weight")
-        return None if value is None or self.get("method") != "distildire" else float(value)
+        unknown = value is None or bool(self.get("imported"))
+        return None if unknown or self.get("method") != "distildire" else float(value)
 
     @property
     def seen(self) -> frozenset[str]:
@@ -102,23 +104,31 @@ class Run:
         besides_distillation : equal also for runs that differ in the weight of the distillation loss, and so in whether
             they read the teacher's features.
         """
-        dropped = {"seed", "build"} | ({"kd_weight"} if besides_distillation else set())
-        kept = {name: value for name, value in self.config["config"].items() if name not in dropped}
+        dropped = {"seed", "build", "dataset"} | ({"kd_weight"} if besides_distillation else set())
+        kept = {name: value for name, value in _settings(self.config).items() if name not in dropped}
         read = dict(self.get("fingerprints") or {})
         if besides_distillation:
             read.pop("teacher", None)
-        return json.dumps([kept, self.get("revision"), read], sort_keys=True, default=str)
+        revisions = [self.get("revision"), *(other.get("revision") for other in self.get("others") or ())]
+        return json.dumps([kept, revisions, read], sort_keys=True, default=str)
+
+    @property
+    def datasets(self) -> str:
+        """What it was trained on, such as ``a and b``."""
+        return " and ".join(
+            [str(self.get("dataset")), *(str(other.get("dataset")) for other in self.get("others") or ())]
+        )
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
-    """Read run folders, in the order given; names are the folders' and made unique.
+    """Read run folders, in the order given; names are the folders' and made unique. A sweep's folder is all its runs.
 
     Raises ``UsageError`` without a folder or with one given twice, ``UserError`` for a folder that is no run or holds
     an unreadable file.
     """
     if not folders:
         raise UsageError("no run was given: name at least one run folder")
-    resolved = [folder.resolve() for folder in folders]
+    resolved = [run.resolve() for folder in folders for run in _runs_of(folder)]
     twice = [str(folder) for folder, times in Counter(resolved).items() if times > 1]
     if twice:
         raise UsageError(f"{twice[0]}: the same run was given twice")
@@ -127,6 +137,25 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
         _read_run(folder, folder.name if same_name[folder.name] == 1 else f"{folder.parent.name}/{folder.name}")
         for folder in resolved
     )
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    """The folder itself, or the runs of a sweep's folder, as far as they have begun."""
+    path = folder / SWEEP
+    if not path.is_file():
+        return [folder]
+    names = [name for name in _json_object(path).get("runs", []) if isinstance(name, str) and Path(name).name == name]
+    return [folder / name for name in names if (folder / name / "config.json").is_file()]
+
+
+def _settings(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A run's settings as they would be stored today: older runs lack what came later; what does not fit stays as it is."""
+    config: Mapping[str, Any] = record["config"]
+    earlier = {"schedule": "constant"} if record.get("version", 1) == 1 else {}
+    try:
+        return TrainConfig.checked(**{**earlier, **config}).model_dump(mode="json")
+    except (UsageError, TypeError):
+        return config
 
 
 def _read_run(folder: Path, name: str) -> Run:

@@ -7,14 +7,25 @@ import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import UserError
 from .checkpoint import BEST, load_weights, replace_text
 from .config import TrainConfig
-from .methods import METHODS, Method
-from .student import Student, build_student
+from .methods import Method
+from .student import SCRATCH, Student, build_student
+
+
+class TrainedOn(BaseModel):
+    """A dataset that a run learnt from, and its build."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    revision: str
+    build: str
 
 
 class RunRecord(BaseModel):
@@ -23,11 +34,17 @@ class RunRecord(BaseModel):
     config : what was asked. The rest is what it was resolved to when the training began: the build record and the
     fingerprints of the features it read, the input side in pixels, the channels of the teacher's map (None: no
     teacher), the generators whose fakes were learnt from, and how many samples trained and validated.
+    dataset, revision, build : of the first dataset; others : those of the further ones.
+    pos_weight : weight of generated pictures in the loss. begun_as : run, epoch and digest of the student that a
+    fine-tuning began with.
+    initial_weights : what the student started from, in words; empty in runs of before it was recorded.
+    teacher : backbone, digest and origin of a teacher that ran online. imported : file and digest of a checkpoint that was
+    trained elsewhere; nothing is known of its data then, and the fields about them are empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = 1
+    version: int = 2
     run: str
     config: TrainConfig
     cache: str
@@ -42,11 +59,42 @@ class RunRecord(BaseModel):
     validation: str
     created: AwareDatetime
     versions: dict[str, str]
+    initial_weights: str = ""
+    teacher: dict[str, str] | None = None
+    imported: dict[str, str] | None = None
+    others: tuple[TrainedOn, ...] = ()
+    pos_weight: float = 1.0
+    begun_as: dict[str, str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was(cls, values: Any) -> Any:
+        """A run of version 1 had no choice of schedule, whatever its method prefers now."""
+        if isinstance(values, dict) and values.get("version", 1) == 1 and isinstance(values.get("config"), dict):
+            return {**values, "config": {"schedule": "constant", **values["config"]}}
+        return values
+
+    @property
+    def trained_on(self) -> tuple[TrainedOn, ...]:
+        """All datasets, in the order in which they were named."""
+        return (TrainedOn(dataset=self.dataset, revision=self.revision, build=self.build), *self.others)
 
     @property
     def method(self) -> Method:
         """What the student learnt from."""
-        return METHODS[self.config.method]
+        return self.config.definition
+
+    def notes(self) -> list[str]:
+        """What a reader of this run's results must know, a phrase each."""
+        found = [self.method.caveat] if self.method.caveat and not self.imported else []
+        if self.initial_weights.startswith(f"{SCRATCH}: "):
+            found.append(f"it started from {self.initial_weights}")
+        if self.imported:
+            found.append(
+                f"its weights are those of {self.imported['file']} (SHA-256 {self.imported['sha256'][:12]}…), trained elsewhere: "
+                "which images it has seen is not known, nor whether its features were made as those it is tested on"
+            )
+        return found
 
 
 class RunFolder:
@@ -80,7 +128,7 @@ class RunFolder:
         """The record of the training to go on with, or None for a new one.
 
         Raises UserError if the folder holds another training, or this one without ``resume``. A training that goes on
-        may be asked for more epochs.
+        may be asked for more epochs, unless its learning rate has followed from their number.
         """
         if not self.config.exists():
             if self.folder.exists() and any(self.folder.iterdir()):
@@ -88,7 +136,8 @@ class RunFolder:
             return None
         record = self.read()
         old, new = record.config.model_dump(), config.model_dump()
-        differing = [name for name in new if old[name] != new[name] and name != "epochs"]
+        fixed = config.schedule == "cosine"
+        differing = [name for name in new if old[name] != new[name] and (fixed or name != "epochs")]
         if differing or new["epochs"] < old["epochs"]:
             name = (differing or ["epochs"])[0]
             other = f"{self.folder}: holds a training with {name} {old[name]!r}, not {new[name]!r}"
@@ -96,6 +145,11 @@ class RunFolder:
         if not resume:
             known = f"{self.folder}: holds this training already"
             raise UserError(f"{known}. Go on with --resume, or choose another --run folder.")
+        if record.version == 1 and record.method.window != "resize":
+            raise UserError(
+                f"{self.folder}: began when method {record.config.method} resized its pictures instead of cropping them, "
+                "so it cannot go on as it was. Evaluate it as it is, or train anew into another --run folder."
+            )
         return record
 
     def load_student(self) -> tuple[Student, RunRecord, dict[str, str]]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..cache.builds import BuildRecord
+from ..cache.spec import imported_from
 from ..cache.store import Cache
 from ..errors import UsageError, UserError
 from .metrics import test_sets
@@ -182,7 +183,21 @@ def choose_build(
     if len(matching) > 1:
         described = "; ".join(describe(cache, matching))
         raise UserError(f"{dataset}: several builds serve {purpose}: {described}. Choose one with --build ID.")
+    _refuse_mixture(cache, matching[0], names)
     return matching[0]
+
+
+def _refuse_mixture(cache: Cache, record: BuildRecord, names: Sequence[str]) -> None:
+    """Raise UserError for a build that joins imported features with computed ones, or with imports of another origin.
+
+    Their eps and DIRE belong to pictures that were prepared differently.
+    """
+    origins = {name: imported_from(cache.open_feature(record.features[name].folder).spec) for name in names}
+    if len(set(origins.values())) > 1:
+        shown = ", ".join(
+            f"{name} ({f'imported, {origin}' if origin else 'computed'})" for name, origin in origins.items()
+        )
+        raise UserError(f"build {record.id}: joins {shown}. Train from features of one origin.")
 
 
 def serves(record: BuildRecord, split: str, feature: str) -> bool:

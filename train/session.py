@@ -3,105 +3,207 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch.optim import Adam, Optimizer
 
 from .. import __version__
-from ..cache.builds import BuildRecord
 from ..cache.store import Cache
-from ..errors import UserError
-from ..models.inputs import paper_size
-from .checkpoint import seed_everything
+from ..errors import UsageError, UserError
+from .checkpoint import LAST, State, seed_everything
 from .config import TrainConfig
-from .data import Part
-from .methods import METHODS, Method
-from .run_folder import RunFolder, RunRecord, new_run_id, now
-from .select import candidate_builds, choose_build, column, parse_select, training_parts
-from .student import Student, build_student, check_map
+from .data import Batch, Part
+from .degrade import Degrader
+from .fine_tune import begin_as
+from .methods import Method
+from .online import OnlineTeacher, open_online_teacher
+from .order import batch_sizes
+from .precision import Precision
+from .prepare import Example, Preparation
+from .ranks import Ranks
+from .reading import Loading, Readers
+from .rows import Rows, find_rows
+from .run_folder import RunFolder, RunRecord, TrainedOn, new_run_id, now
+from .schedule import Schedule
+from .select import column
+from .student import Student, build_student, check_map, initialise
 
 
 @dataclass(frozen=True)
 class Session:
-    """A training, ready to run. ``val`` is None where nothing was held out."""
+    """A training, ready to run. ``val`` is None where nothing was held out.
+
+    prepare : from a batch to what a step learns from. degrade : what happens to pictures where they are read, or None.
+    """
 
     config: TrainConfig
-    method: Method
     record: RunRecord
     train: Part
     val: Part | None
     student: Student
     optimiser: Optimizer
-    device: torch.device
+    prepare: Preparation
+    degrade: Degrader | None
+    precision: Precision
+    schedule: Schedule
+    ranks: Ranks
+    loading: Loading
+
+    @property
+    def method(self) -> Method:
+        """What the student learns from."""
+        return self.record.method
 
     @property
     def size(self) -> int:
         """Side of the student's input in pixels."""
         return self.record.train_size
 
+    def batches(self, state: State) -> Iterator[Batch]:
+        """What is left of the epoch at hand, on the device."""
+        config, device = self.config, self.ranks.device
+        coming = self.train.epoch(
+            config.seed, state.epoch + 1, config.batch_size, state.batch, self.loading, self.degrade
+        )
+        return (batch.to(device) for batch in coming)
+
+    def parts(self, example: Example, whole: int) -> list[Example]:
+        """Cut this process' examples of a batch of ``whole`` into the parts that go through the network one by one.
+
+        All processes cut as often, and no part of the batch has fewer than two examples.
+        """
+        count = max(1, min(self.config.accumulate, whole // (2 * self.ranks.share.ranks)))
+        teachers = [None] * count if example.teacher is None else example.teacher.tensor_split(count)
+        return [
+            Example(x, label, teacher)
+            for x, label, teacher in zip(
+                example.x.tensor_split(count), example.label.tensor_split(count), teachers, strict=True
+            )
+        ]
+
+    def set_rate(self, state: State) -> float:
+        """Give the optimiser the next step's learning rate, and return it."""
+        rate = self.schedule.rate(state)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
 
 def open_session(
-    config: TrainConfig, cache: Cache, run: RunFolder, known: RunRecord | None, device: torch.device
+    config: TrainConfig, cache: Cache, run: RunFolder, known: RunRecord | None, ranks: Ranks, readers: Readers
 ) -> Session:
-    """Find rows, build and features, seed the generators, and make the student and its optimiser (Adam, as the papers).
+    """Find rows, builds and features, seed the generators, and make the student and its optimiser (Adam, as the papers).
 
-    known : the record of a training that goes on: it keeps its build. Raises UserError for whatever does not fit.
+    known : the record of a training that goes on: it keeps its builds. Raises UserError for whatever does not fit.
     """
-    method = METHODS[config.method]
+    method, features = config.definition, config.training_features
     purpose = f"method {method.name}"
-    build_id = known.build if known else config.build
-    revision, _ = candidate_builds(cache, config.dataset, build_id)
-    table = cache.datasets().read(config.dataset, revision)
-    parts = training_parts(table, parse_select(config.select), config.val_fraction, config.dataset)
-    features = method.training_features(config.distillation)
-    needed = {"train": features}
-    if parts.val_split != "train":
-        needed[parts.val_split] = method.inputs
-    build = choose_build(cache, config.dataset, build_id, needed, purpose=purpose)
+    builds = {one.dataset: one.build for one in known.trained_on} if known else {}
+    rows = find_rows(config, cache, features, builds, purpose)
+    build = rows.builds[0]
+    train = Part(cache, build, rows.train, features, split="train", purpose=purpose)
+    val = Part(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
+    steps = _steps(config, len(train), len(val), ranks)
 
-    train = Part(cache, build, parts.train, features, split="train", purpose=purpose)
-    val = Part(cache, build, parts.val, method.inputs, split=parts.val_split, purpose=purpose)
-    size = _train_size(config, cache, build, train)
-    teacher = train.row_shape("teacher")[1:] if "teacher" in features else None
+    image = train.row_shape(method.inputs[0])[-1]
+    cached = cache.open_feature(build.features["teacher"].folder).spec if "teacher" in build.features else None
+    online = open_online_teacher(config, cached, image) if config.online else None
+    seen = online.size if online else int(str(cached["size"])) if cached else None
+    size = _side(config, image, seen, taught="teacher" in features or online is not None)
+    shape = online.shape() if online else train.row_shape("teacher")[1:] if "teacher" in features else None
 
     seed_everything(config.seed)
-    student = build_student(config.backbone, method.channels, teacher[0] if teacher else None)
-    if teacher:
-        check_map(student, config.backbone, method.channels, size, teacher)
-    student.to(device)
-    optimiser = Adam(student.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    student = build_student(config.backbone, method.channels, shape[0] if shape else None)
+    if shape:
+        check_map(student, config.backbone, method.channels, size, shape)
+    begun_as, initial = known.begun_as if known else None, known.initial_weights if known else ""
+    if not (run.checkpoints / LAST).exists():
+        begun_as = begin_as(student, config) if config.init_from else None
+        initial = "" if config.init_from else initialise(student, config.backbone, method, config.initial_weights)
+    if not ranks.first:
+        ranks.seed(config.seed)
+    ranks.normalise_together(student)
+    student.to(ranks.device)
 
-    fakes = train.label == 1
+    pos_weight = _balance(train.label) if config.pos_weight == "balanced" else float(config.pos_weight)
     record = RunRecord(
         run=known.run if known else new_run_id(run.folder),
         config=config,
         cache=str(cache.root.resolve()),
-        dataset=config.dataset,
-        revision=build.revision,
-        build=build.id,
         fingerprints={name: build.features[name].fingerprint for name in features},
         train_size=size,
-        teacher_channels=teacher[0] if teacher else None,
-        seen_generators=tuple(sorted(set(column(train.table, "generator")[fakes].tolist()))),
-        samples={"train": len(train), "val": len(val)},
-        validation="split val" if parts.val_split == "val" else f"{config.val_fraction:.0%} of train, by key",
+        teacher_channels=shape[0] if shape else None,
+        seen_generators=tuple(sorted(set(column(train.table, "generator")[train.label == 1].tolist()))),
+        samples={"train": len(train), "val": len(val)} | ({"left_out": rows.left_out} if rows.left_out else {}),
+        validation=rows.validation,
         created=known.created if known else now(),
         versions={"distil-cache": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        initial_weights=initial,
+        teacher=dict(online.facts) if online else None,
+        pos_weight=pos_weight,
+        begun_as=begun_as,
+        **_datasets(rows),
     )
-    return Session(config, method, record, train, val if len(val) else None, student, optimiser, device)
+    return Session(
+        config=config,
+        record=record,
+        train=train,
+        val=val if len(val) else None,
+        student=student,
+        optimiser=Adam(
+            student.parameters(), lr=config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay
+        ),
+        prepare=Preparation(method, size, config.seed, _moved(online, ranks.device)),
+        degrade=Degrader(method.degradation, config.seed) if method.degradation else None,
+        precision=Precision(config.amp, ranks.device),
+        schedule=Schedule(config, steps),
+        ranks=ranks,
+        loading=Loading(readers, ranks.share, pin=ranks.device.type == "cuda"),
+    )
 
 
-def _train_size(config: TrainConfig, cache: Cache, build: BuildRecord, train: Part) -> int:
-    """What was asked, else the teacher's input side if the build has a teacher, else 7/8 of the image (224 of 256)."""
-    cached = None
-    if "teacher" in build.features:
-        cached = int(str(cache.open_feature(build.features["teacher"].folder).spec["size"]))
-    if config.train_size is None:
-        return cached or paper_size(train.row_shape(METHODS[config.method].inputs[0])[-1])
-    if "teacher" in train.stores and cached != config.train_size:
+def _steps(config: TrainConfig, train: int, val: int, ranks: Ranks) -> int:
+    """Steps of one epoch; UserError for what these numbers of rows cannot serve."""
+    sizes = batch_sizes(train, config.batch_size)
+    if min(sizes, default=0) < ranks.share.ranks:
         raise UserError(
-            f"train_size {config.train_size}: the cached teacher saw {cached} pixels, the student must see the same. "
-            f"Leave it out, or build `teacher` with --train-size {config.train_size}."
+            f"--batch-size {config.batch_size}: the smallest batch of an epoch of {train:,} samples has {min(sizes)}, too "
+            f"few for {ranks.share.ranks} processes. Choose another batch size."
         )
-    return config.train_size
+    if config.definition.cutmix and ranks.several:
+        raise UsageError(
+            f"preset {config.preset}: mixes pictures of a whole batch, which {ranks.share.ranks} processes do not have. Use one."
+        )
+    needs = "--schedule plateau" if config.schedule == "plateau" else "--stop-after" if config.stop_after else None
+    if needs and not val:
+        raise UsageError(f"{needs}: looks at the validation, and nothing is held out for one. Raise --val-fraction.")
+    return len(sizes)
+
+
+def _side(config: TrainConfig, image: int, teacher: int | None, *, taught: bool) -> int:
+    """What was asked, else the method's side; the student must see the pixels that its teacher saw."""
+    side = config.train_size or config.definition.side(image, teacher)
+    if taught and side != teacher:
+        raise UserError(
+            f"train_size {side}: the teacher saw {teacher} pixels, the student must see the same. "
+            f"Leave it out, or build `teacher` with --train-size {side}."
+        )
+    return side
+
+
+def _balance(label: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+    """Real over generated pictures: with this weight, both classes count the same."""
+    generated = int(label.sum())
+    return (len(label) - generated) / generated
+
+
+def _datasets(rows: Rows) -> dict[str, object]:
+    first, *others = (TrainedOn(dataset=b.dataset, revision=b.revision, build=b.id) for b in rows.builds)
+    return {**first.model_dump(), "others": tuple(others)}
+
+
+def _moved(teacher: OnlineTeacher | None, device: torch.device) -> OnlineTeacher | None:
+    return None if teacher is None else replace(teacher, model=teacher.model.to(device))

@@ -1,6 +1,10 @@
 """The student: a backbone without its head, average pooling and one linear unit (DistilDIRE, section 3.3).
 
 The submodules are called ``student_backbone`` and ``student_head`` as in the published checkpoints.
+
+Weights at the start: by default PyTorch's rules, or torchvision's for ``resnet50``. A method that starts from ImageNet
+takes the backbone's published weights, except for a first convolution with other than three channels, which stays
+random. A backbone without such weights starts from scratch, and the run's record says so.
 """
 
 from __future__ import annotations
@@ -11,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.backbones import backbone_entry, build_backbone
+from ..models.backbones import backbone_entry, build_backbone, start_from_imagenet
+from .methods import InitialWeights, Method
+
+SCRATCH = "scratch"
 
 
 class Student(nn.Module):
@@ -39,10 +46,34 @@ def build_student(backbone: str, in_channels: int, teacher_channels: int | None 
     return Student(build_backbone(backbone, in_channels), backbone_entry(backbone).channels, teacher_channels)
 
 
+def initialise(student: Student, backbone: str, method: Method, asked: InitialWeights | None) -> str:
+    """Give a student of ``build_student`` the weights that its method starts from, and say in words which they are.
+
+    asked : what to start from instead of the method's choice. A method's choice that the backbone does not have means
+    scratch. Raises UserError for ImageNet weights that were asked for and do not exist, or that cannot be had.
+    """
+    if method.head is not None:
+        linear = student.student_head[2]
+        assert isinstance(linear, nn.Linear)
+        nn.init.normal_(linear.weight, 0.0, method.head)
+    if (asked or method.initial) == SCRATCH:
+        return SCRATCH
+    if asked is None and backbone_entry(backbone).start is None:
+        return f"{SCRATCH}: method {method.name} starts from ImageNet weights, and {backbone} has none"
+    try:
+        return start_from_imagenet(student.student_backbone, backbone)
+    except UserError as error:
+        raise UserError(
+            f"method {method.name} starts from ImageNet weights of {backbone}, which cannot be had: {error} "
+            "Or train without them: --initial-weights scratch"
+        ) from error
+
+
 def check_map(student: Student, backbone: str, in_channels: int, size: int, teacher_shape: Sequence[int]) -> None:
     """Raise UserError unless the student's map at this input size has the teacher map's height and width.
 
-    teacher_shape : (C, h, w).
+    teacher_shape : (C, h, w). Channels meet through the projection; positions must be the same, since resizing a map
+    would compare averages over places, which is another loss than the paper's.
     """
     was_training = student.training
     student.eval()
@@ -51,7 +82,7 @@ def check_map(student: Student, backbone: str, in_channels: int, size: int, teac
     student.train(was_training)
     if found != tuple(teacher_shape[-2:]):
         raise UserError(
-            f"--backbone {backbone}: its map at {size} pixels is {found[0]}x{found[1]}, the cached teacher's is "
+            f"--backbone {backbone}: its map at {size} pixels is {found[0]}x{found[1]}, the teacher's is "
             f"{teacher_shape[-2]}x{teacher_shape[-1]}. Choose a backbone of the teacher's stride, or build `teacher` "
             "with another one."
         )

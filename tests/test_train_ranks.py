@@ -1,0 +1,104 @@
+"""Several processes under ``torchrun``: what they learn from one global batch is what one process learns from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from distil_cache.train.config import TrainConfig
+from distil_cache.train.loop import run_training
+from safetensors.torch import load_file
+from small_cache import make_cache, rows
+from torch import Tensor
+
+SETTINGS = {
+    "dataset": ("pictures",),
+    "backbone": "small",
+    "batch_size": 9,
+    "lr": 1e-3,
+    "clip_grad": 1.0,
+    "pos_weight": "balanced",
+}
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from distil_cache.train.sweep import run_sweep
+
+torch.set_num_threads(1)
+settings, grid, cache, folder = json.loads(sys.argv[1])
+run_sweep(settings, grid, Path(cache), Path(folder), device="cpu")
+"""
+STOPPED = "epochs=500,accumulate=1"
+
+
+@dataclass
+class Torchrun:
+    """A sweep that two processes have run until SIGTERM stopped it in its third training."""
+
+    cache: Path
+    runs: Path
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Torchrun:
+    folder = tmp_path_factory.mktemp("ranks")
+    table = [*rows("train", 21, {"adm": 18}), *rows("val", 6, {"adm": 5}), *rows("test", 2, {"adm": 2})]
+    cache, runs = make_cache(folder / "cache", table)[0].root, folder / "runs"
+    (folder / "train.py").write_text(SCRIPT)
+    grid = {"epochs": ["2", "500"], "accumulate": ["1", "2"]}
+    arguments = json.dumps([SETTINGS, grid, str(cache), str(runs)])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = subprocess.Popen(
+        [*command, str(folder / "train.py"), arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while process.poll() is None and not lines(runs / STOPPED):
+        time.sleep(0.05)
+    process.terminate()
+    return Torchrun(cache, runs, process.communicate(timeout=120)[1])
+
+
+def newest(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "checkpoints" / json.loads((run / "checkpoints" / "last.json").read_text())["weights"])
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_two_processes_learn_from_a_global_batch_what_one_process_learns(two: Torchrun, tmp_path: Path) -> None:
+    run_training(TrainConfig.checked(**SETTINGS, epochs=2), two.cache, tmp_path / "one", device="cpu")
+    whole = two.runs / "epochs=2,accumulate=1"
+    for one, other in zip(lines(tmp_path / "one"), lines(whole), strict=True):
+        for name in ("step", "loss", "bce", "kd", "val_bce", "val_ap", "val_acc", "lr"):
+            assert other[name] == pytest.approx(one[name], rel=1e-3), name
+    for name, weight in newest(tmp_path / "one").items():
+        torch.testing.assert_close(newest(whole)[name], weight, rtol=1e-2, atol=2e-4)
+    parts = lines(two.runs / "epochs=2,accumulate=2")
+    assert [line["step"] for line in parts] == [line["step"] for line in lines(whole)]
+    assert parts[0]["loss"] == pytest.approx(lines(whole)[0]["loss"], rel=0.2)
+
+
+def test_sigterm_stops_all_processes_at_one_step_and_one_process_goes_on(two: Torchrun) -> None:
+    run = two.runs / STOPPED
+    assert f"{run}: stopped in epoch" in two.errors
+    saved = json.loads((run / "checkpoints" / "last.json").read_text())["progress"]
+    assert saved["epoch"] >= 1
+    record = json.loads((run / "config.json").read_text())
+    record["config"]["epochs"] = saved["epoch"] + 1
+    (run / "config.json").write_text(json.dumps(record))
+    config = TrainConfig.checked(**SETTINGS, epochs=saved["epoch"] + 1)
+    assert run_training(config, two.cache, run, resume=True, device="cpu")["epochs"] == saved["epoch"] + 1

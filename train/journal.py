@@ -1,0 +1,67 @@
+"""What a training tells while it runs: the progress line, TensorBoard, ``metrics.jsonl``. One process of several tells."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from ..progress import Progress, Silent
+from .checkpoint import Line, State, replace_text
+from .run_folder import RunFolder, append_line
+
+STAGE = "training"
+
+
+class Journal:
+    """Open it around a training.
+
+    total, done : samples of the whole training, and those that ``state`` has seen.
+    """
+
+    def __init__(
+        self, folder: RunFolder, progress: Progress, state: State, total: int, done: int, *, tells: bool
+    ) -> None:
+        self._folder = folder
+        self._tells = tells
+        self._progress = progress if tells else Silent()
+        self._total, self._done = total, done
+        self._board: SummaryWriter | None = None
+        self._state = state
+
+    def __enter__(self) -> Self:
+        """Begin to tell; what a stopped training had told beyond its state is taken back."""
+        if self._tells:
+            replace_text(self._folder.metrics, "")
+            for line in self._state.history:
+                append_line(self._folder.metrics, line)
+            self._board = SummaryWriter(str(self._folder.tensorboard), purge_step=self._state.step + 1)
+        self._progress.start(STAGE, self._total)
+        self._progress.advance(STAGE, self._done)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the files."""
+        if self._board is not None:
+            self._board.close()
+
+    def step(self, state: State, values: tuple[float, float, float], samples: int, rate: float) -> None:
+        """Tell a step's total, bce and kd, and its learning rate."""
+        if self._board is not None:
+            for name, value in zip(("loss", "bce", "kd", "lr"), (*values, rate), strict=True):
+                self._board.add_scalar(f"batch/{name}", value, state.step)
+        self._progress.advance(STAGE, samples)
+        shown = "epoch {}: loss {:.4f} bce {:.4f} kd {:.4f} lr {:.1e}"
+        self._progress.note(STAGE, shown.format(state.epoch + 1, *values, rate))
+
+    def epoch(self, state: State, line: Line) -> None:
+        """Tell an epoch's line."""
+        if not self._tells:
+            return
+        append_line(self._folder.metrics, line)
+        for name, value in line.items():
+            if self._board is not None and value is not None and name not in ("epoch", "step"):
+                self._board.add_scalar(f"epoch/{name}", value, state.step)

@@ -1,0 +1,124 @@
+"""Checkpoints of the reference implementation (github.com/miraflow/DistilDIRE), read and written.
+
+Its files are what ``torch.save`` made of ``{"model": …, "optimizer": …, "total_steps": …}``; the model's keys begin with
+``student_backbone.`` and ``student_head.``, and after training on several GPUs with ``module.`` before that. Our student
+has the same submodules, so that conversion renames nothing else; a projection to another teacher's width is no part of
+the verdict and is left behind.
+
+An imported checkpoint becomes a run that can be evaluated but not trained on. It reads what the reference's code feeds
+it: the image in [-1, 1] beside eps, at 256 pixels (``official-code``).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import __version__
+from ..errors import UsageError, UserError
+from ..models.weights import check_state, hash_file, read_state_dict
+from .checkpoint import BEST, save_weights
+from .config import TrainConfig
+from .methods import Preset
+from .run_folder import RunFolder, RunRecord, new_run_id, now
+from .student import build_student
+
+ARCHITECTURE = "resnet50"
+IMAGE_SIDE = 256
+PARALLEL = "module."
+UNKNOWN = "imported"
+PRESET_OF: dict[str, Preset] = {"distildire": "official-code", "eps": "paper"}
+"""What describes the input of each student that the reference trains. Eps alone it feeds as the paper's preset does."""
+
+
+def import_checkpoint(path: Path, run: Path, method: str = "distildire") -> dict[str, Any]:
+    """Make a run of a reference checkpoint and return its facts, ready for JSON.
+
+    method : ``distildire`` for the student of image and eps, ``eps`` for the one of eps alone (``--only_eps``).
+    Raises UserError for a file that is damaged or holds another network, and for a run folder that is not empty.
+    """
+    if method not in PRESET_OF:
+        raise UsageError(f"--method {method}: the reference implementation's students are {' and '.join(PRESET_OF)}.")
+    preset = PRESET_OF[method]
+    config = TrainConfig.checked(
+        dataset=UNKNOWN, method=method, preset=preset, backbone=ARCHITECTURE, train_size=IMAGE_SIDE
+    )
+    student = build_student(ARCHITECTURE, config.definition.channels)
+    state = official_state(read_state_dict(path))
+    check_state(student, state, f"{path} for method {method}")
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise UserError(f"{path}: {broken[0]} holds numbers that are not finite. Fetch the file again.")
+    student.load_state_dict(state, strict=True)
+
+    folder = RunFolder(run)
+    if run.exists() and any(run.iterdir()):
+        raise UserError(f"{run}: is not empty. Choose another --run folder.")
+    origin = {"file": str(path), "sha256": hash_file(path)}
+    record = RunRecord(
+        run=new_run_id(run),
+        config=config,
+        cache="",
+        dataset="",
+        revision="",
+        build="",
+        fingerprints={},
+        train_size=IMAGE_SIDE,
+        teacher_channels=None,
+        seen_generators=(),
+        samples={"train": 0, "val": 0},
+        validation="none",
+        created=now(),
+        versions={"distil-cache": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        imported=origin,
+    )
+    folder.checkpoints.mkdir(parents=True)
+    save_weights(folder.checkpoints / BEST, student, {"epoch": "0", "run": record.run})
+    folder.write(record)
+    return {"run": str(run), "method": method, "preset": preset, "tensors": len(state), **origin}
+
+
+def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
+    """Write a run's best student as a file that the reference implementation loads, and return its facts.
+
+    A ``.safetensors`` file holds the tensors alone. ``.pt`` and ``.pth`` are what ``torch.save`` makes, with the state of
+    an optimiser that has not stepped, since the reference's loader asks for one even to test. Raises UserError for
+    another backbone than the reference's, and for a file that is there already.
+    """
+    student, record, _ = RunFolder(run).load_student()
+    if record.config.backbone != ARCHITECTURE:
+        raise UserError(
+            f"{run}: its student is {record.config.backbone}, the reference implementation has {ARCHITECTURE} alone."
+        )
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise UserError(f"{path}: its name must end with .pth, .pt or .safetensors, which says what to write.")
+    if path.exists():
+        raise UserError(f"{path}: is there already. Choose another name.")
+    state = {name: value for name, value in student.state_dict().items() if not name.startswith("projection.")}
+    if path.suffix == ".safetensors":
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    else:
+        trained = [weight for name, weight in student.named_parameters() if name in state]
+        optimiser = torch.optim.Adam(trained, lr=record.config.lr).state_dict()
+        torch.save({"model": state, "optimizer": optimiser, "total_steps": 0}, path)
+    scale = ", ".join(f"{name} {scaled}" for name, scaled in record.method.scales.items())
+    fed = f"{scale}, at {record.train_size} pixels"
+    return {
+        "file": str(path),
+        "method": record.method.name,
+        "input": fed,
+        "tensors": len(state),
+        "sha256": hash_file(path),
+    }
+
+
+def official_state(content: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A reference checkpoint's tensors under the names of ``Student``."""
+    parallel = all(name.startswith(PARALLEL) for name in content)
+    return {name.removeprefix(PARALLEL) if parallel else name: value for name, value in content.items()}

@@ -1,0 +1,47 @@
+"""From a batch as it lies in the cache to what one training step learns from, on the batch's device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .augment import mixed, train_input
+from .chance import chances, mix_chances
+from .data import Batch
+from .methods import Method
+from .online import OnlineTeacher
+
+
+class Example(NamedTuple):
+    """What a step learns from: student input (B, channels, size, size), label (B,), teacher's map or None; float."""
+
+    x: Tensor
+    label: Tensor
+    teacher: Tensor | None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """One training's way from features to examples. ``teacher`` is None where its cached maps serve, or none is needed."""
+
+    method: Method
+    size: int
+    seed: int
+    teacher: OnlineTeacher | None
+
+    def __call__(self, batch: Batch, epoch: int) -> Example:
+        """Prepare a batch of one epoch, counted from 1: the same for the same (seed, epoch, rows), mixing included."""
+        method, features, label = self.method, dict(batch.features), batch.label
+        rows = batch.rows
+        if method.cutmix:
+            drawn = mix_chances(self.seed, epoch, int(rows[0]))
+            if drawn.mix < method.cutmix:
+                features, label = mixed(features, label, drawn)
+        window = chances(self.seed, epoch, rows) if method.window == "random-crop" else None
+        x = train_input(features, batch.flip, method, self.size, window)
+        if self.teacher is None:
+            return Example(x, label, features.get("teacher"))
+        flip = batch.flip if method.flips else batch.flip.new_zeros(batch.flip.shape)
+        return Example(x, label, self.teacher(features["dire"], flip))

@@ -1,0 +1,196 @@
+"""One process that trains, or several under ``torchrun`` that learn from one global batch.
+
+What they compute together is what one process computes on the same batch, up to the order of sums: each takes its share
+of every batch, batch normalisation sees all of it, and gradients are those of the mean over all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import UsageError
+from ..models.device import choose_device
+from .order import Share
+
+Floats = npt.NDArray[np.float32]
+
+
+class Ranks:
+    """One process among those that train: itself. ``first`` : it is the one that writes and tells."""
+
+    def __init__(self, device: torch.device, share: Share | None = None) -> None:
+        self.device = device
+        self.share = share or Share()
+        self.first = self.share.rank == 0
+        self.several = self.share.ranks > 1
+
+    def wrap(self, student: nn.Module) -> nn.Module:
+        """Return the student as training calls it: its gradients become the mean over the processes."""
+        if not self.several:
+            return student
+        return DistributedDataParallel(student, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+    def normalise_together(self, student: nn.Module) -> None:
+        """Let batch normalisation see the whole batch; names and weights stay as they are."""
+        if not self.several:
+            return
+        if self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+            return
+        for module in list(student.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.BatchNorm2d):
+                    setattr(module, name, JointBatchNorm.like(child))
+
+    def share_of_loss(self, here: int, whole: int) -> float:
+        """Factor of the mean loss over ``here`` samples that makes the processes' mean the mean over ``whole`` samples."""
+        return here * self.share.ranks / whole
+
+    def part(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of one part of a batch: gradients are exchanged after the last part alone."""
+        if last or not isinstance(model, DistributedDataParallel):
+            return nullcontext()
+        return model.no_sync()
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add up a few numbers over the processes."""
+        if not self.several:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def joined(self, values: Floats) -> Floats:
+        """Add up an array over the processes, such as scores where each has zeros for what the others scored."""
+        if not self.several:
+            return values
+        total = torch.from_numpy(values).to(self.device)
+        dist.all_reduce(total)
+        found: Floats = total.cpu().numpy()
+        return found
+
+    def random_state(self) -> dict[str, Tensor]:
+        """The states of torch's generators of all processes, by a name for each; each of them must call this."""
+        states = {"random.torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        if not self.several:
+            return states
+        found: dict[str, Tensor] = {}
+        for name, state in states.items():
+            received = [torch.empty_like(state, device=self.device) for _ in range(self.share.ranks)]
+            dist.all_gather(received, state.to(self.device))
+            found |= {_of_rank(name, rank): one.cpu() for rank, one in enumerate(received)}
+        return found
+
+    def set_random_state(self, states: dict[str, Tensor], seed: int) -> None:
+        """Go on with this process' generators; one that was not there when the states were saved is seeded."""
+        for name, put in (("random.torch", torch.set_rng_state), ("random.cuda", torch.cuda.set_rng_state)):
+            state = states.get(_of_rank(name, self.share.rank))
+            if name == "random.cuda" and self.device.type != "cuda":
+                continue
+            if state is not None:
+                put(state)
+        if _of_rank("random.torch", self.share.rank) not in states:
+            self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Seed torch's generators, differently in each process."""
+        torch.manual_seed(seed + (self.share.rank << 32))
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.several:
+            dist.barrier()
+
+
+@contextmanager
+def join_ranks(device: str) -> Iterator[Ranks]:
+    """Join the processes that ``torchrun`` started, or stand alone. ``device`` is auto, cpu or cuda:N.
+
+    Raises UsageError for one GPU given to several processes.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        yield Ranks(choose_device(device))
+        return
+    rank, local = int(os.environ["RANK"]), os.environ["LOCAL_RANK"]
+    if device.startswith("cuda:"):
+        raise UsageError(
+            f"--device {device}: {ranks} processes cannot share one GPU. Leave it out: each takes its own."
+        )
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    here = choose_device(f"cuda:{local}" if on_gpu else "cpu")
+    if on_gpu:
+        torch.cuda.set_device(here)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Ranks(here, Share(rank, ranks))
+    finally:
+        dist.destroy_process_group()
+
+
+class JointBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes, where torch's own wants a GPU."""
+
+    @classmethod
+    def like(cls, one: nn.BatchNorm2d) -> JointBatchNorm:
+        """Return one with the same parameters and buffers (the objects themselves) in the place of another."""
+        made = cls(one.num_features, one.eps, one.momentum, one.affine, one.track_running_stats)
+        made._parameters, made._buffers, made.training = one._parameters, one._buffers, one.training
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same, normalised with mean and variance over all processes."""
+        if not self.training or self.momentum is None or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        values, over = x.float(), (0, 2, 3)
+        count = values.new_tensor([values.numel() / self.num_features])
+        sums = _sum_over_ranks(torch.cat([values.sum(over), count]))
+        mean, n = sums[:-1] / sums[-1], sums[-1].detach()
+        centred = values - mean[:, None, None]
+        variance = _sum_over_ranks((centred * centred).sum(over)) / n
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            return (centred * (scale * self.weight)[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centred * scale[:, None, None]).to(x.dtype)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """A sum over the processes: each of them contributed to all of their losses, so gradients add up likewise."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(x)
+    return total
+
+
+def _of_rank(name: str, rank: int) -> str:
+    return name if rank == 0 else f"{name}.{rank}"

@@ -1,0 +1,104 @@
+"""A grid of trainings over one cache: ``--sweep kd_weight=0,0.5,1 --sweep seed=0,1,2`` is nine runs.
+
+Each run has a folder of its own below the sweep's, named by what it varies. A run that is there with the same
+configuration is taken as it is, and one that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, UserError
+from ..progress import Progress
+from .checkpoint import replace_text
+from .config import SWEEP, TrainConfig
+from .loop import train_run
+from .ranks import join_ranks
+from .reading import Readers
+
+
+def parse_sweep(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``["kd_weight=0,0.5", "seed=0,1"]`` -> setting -> values, as text; UsageError for what cannot be read."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        field = name.strip().replace("-", "_")
+        chosen = tuple(value.strip() for value in values.split(","))
+        if not equals or not field or not all(chosen):
+            raise UsageError(f"--sweep {text}: is not of the form setting=value,value.")
+        if field not in TrainConfig.model_fields:
+            raise UsageError(f"--sweep {text}: there is no training setting {field!r}.")
+        if field in found:
+            raise UsageError(f"--sweep {text}: {field} is given twice; separate its values by commas.")
+        if len(set(chosen)) < len(chosen):
+            raise UsageError(f"--sweep {text}: a value is given twice.")
+        found[field] = chosen
+    return found
+
+
+def plan_sweep(settings: Mapping[str, Any], grid: Mapping[str, Sequence[str]]) -> dict[str, TrainConfig]:
+    """The name and configuration of each run of a grid; UsageError if one of them is not valid, or two are the same.
+
+    settings : what all runs share, as for ``TrainConfig.checked``.
+    """
+    both = sorted(name for name in grid if settings.get(name) is not None)
+    if both:
+        raise UsageError(f"--sweep {both[0]}=…: --{both[0].replace('_', '-')} is given too. Leave one of them out.")
+    plan: dict[str, TrainConfig] = {}
+    for values in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, values, strict=True))
+        name = ",".join(f"{field}={value}" for field, value in chosen.items()).replace("/", "-")
+        config = TrainConfig.checked(**{**settings, **chosen})
+        same = next((other for other, known in plan.items() if known == config), name if name in plan else None)
+        if same is not None:
+            raise UsageError(f"--sweep: {name} and {same} are the same training.")
+        plan[name] = config
+    return plan
+
+
+def run_sweep(
+    settings: Mapping[str, Any],
+    grid: Mapping[str, Sequence[str]],
+    cache_root: Path,
+    folder: Path,
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """Train every run of a grid into ``folder / NAME`` and return their results, ready for JSON.
+
+    Stops at the first run that fails or is interrupted; the same call goes on from there. Raises UserError.
+    """
+    plan = plan_sweep(settings, grid)
+    runs = []
+    with Readers(workers) as readers, join_ranks(device) as ranks:
+        if ranks.first:
+            _note(folder, grid, plan)
+        for number, (name, config) in enumerate(plan.items(), 1):
+            try:
+                found = train_run(config, cache_root, folder / name, ranks, readers, resume=True, progress=progress)
+            except UserError as error:
+                raise type(error)(f"run {number} of {len(plan)}, {name}: {error}") from error
+            runs.append({"name": name, "settings": dict(zip(grid, _values(config, grid), strict=True)), **found})
+    return {"folder": str(folder), "runs": runs} if ranks.first else {}
+
+
+def _note(folder: Path, grid: Mapping[str, Sequence[str]], plan: Mapping[str, TrainConfig]) -> None:
+    """Leave the names of the runs in the sweep's folder, behind those of earlier sweeps there."""
+    path = folder / SWEEP
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
+    names = dict.fromkeys([*known["runs"], *plan])
+    content = json.dumps({"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}, indent=2)
+    if not path.is_file() or path.read_text(encoding="utf-8") != content:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(path, content)
+
+
+def _values(config: TrainConfig, grid: Mapping[str, Sequence[str]]) -> list[object]:
+    plain = config.model_dump(mode="json")
+    return [plain[name] for name in grid]
