@@ -1,0 +1,196 @@
+"""The checks of an audit: which images are judged together, by which features, and what is said about it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from .audit_classify import FEWEST, Judgement, judge
+from .audit_headers import HEADER_FEATURES, TOLD_ONLY, HeaderFacts, header_features
+from .audit_pixels import PixelFacts
+from .audit_words import in_words
+from .source_file import SourceFile
+
+SUSPICIOUS = 0.6
+"""AUC above which a check finds that the label is given away, if its interval lies above chance."""
+
+ERROR = 0.05
+"""Chance that any interval of an audit misses; each check gets its share of it."""
+
+_MOST_FEATURES = 5
+
+Value = str | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One image: its file, the key of its bytes, what its header says, what its pixels say if they were looked at.
+
+    group : images of the same number look alike and are kept together.
+    """
+
+    file: SourceFile
+    key: str
+    facts: HeaderFacts
+    group: int
+    pixels: PixelFacts | None = None
+
+
+def header_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
+    """Judge the headers of all rows, by split and by generator."""
+    return _checked(list(_of_headers(rows)))
+
+
+def all_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
+    """Judge headers and, where there are any, pixels."""
+    looked_at = [row for row in rows if row.pixels is not None]
+    return _checked([*_of_headers(rows), *(_of_pixels(looked_at) if looked_at else ())])
+
+
+def told(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
+    """Judge alone each feature that depends on the content as well; no verdict rests on it."""
+    found = []
+    for name in TOLD_ONLY:
+        judgement, values = _judged(rows, partial(_header_features, names=(name,)), 1 - ERROR)
+        if judgement is not None:
+            found.append(
+                {
+                    "feature": name,
+                    "auc": judgement.auc,
+                    "interval": list(judgement.interval),
+                    "words": _sentence(name, rows, values),
+                }
+            )
+    return found
+
+
+def spread(files: Sequence[SourceFile], keys: Sequence[str], most: int) -> list[int]:
+    """Choose the places of at most ``most`` images of each label, evenly over splits and generators.
+
+    Within these, in the order of the keys: as good as by chance, and the same for whatever order of the files.
+    """
+    chosen = []
+    for label in (0, 1):
+        cells: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for place in sorted(range(len(files)), key=lambda place: (keys[place], files[place].path)):
+            if files[place].label == label:
+                cells[files[place].split, files[place].generator].append(place)
+        turns = sorted((turn, cell, place) for cell, places in cells.items() for turn, place in enumerate(places))
+        chosen += [place for _, _, place in turns[:most]]
+    return sorted(chosen)
+
+
+def parts(files: Sequence[SourceFile]) -> Iterator[tuple[str, list[int]]]:
+    """Yield the name and the places of what is judged by itself: all images, each split, each generator.
+
+    A generator has its fakes and the reals that carry its name; where there are none, the reals of the splits and
+    source groups that its fakes are in. A part that is the whole, or lacks a class, is left out.
+    """
+    whole = list(range(len(files)))
+    yield "all", whole
+    for split in sorted({file.split for file in files}):
+        places = [place for place in whole if files[place].split == split]
+        if len(places) < len(whole) and _has_both(files, places):
+            yield f"split {split}", places
+    for generator in sorted({file.generator for file in files if file.label == 1}):
+        places = _of_generator(files, generator)
+        if len(places) < len(whole) and _has_both(files, places):
+            yield f"generator {generator}", places
+
+
+def _has_both(files: Sequence[SourceFile], places: Sequence[int]) -> bool:
+    return len({files[place].label for place in places}) == 2
+
+
+def _of_generator(files: Sequence[SourceFile], generator: str) -> list[int]:
+    own = [place for place, file in enumerate(files) if file.generator == generator]
+    if any(files[place].label == 0 for place in own):
+        return own
+    homes = {(files[place].split, files[place].group) for place in own}
+    return sorted(
+        [*own, *(place for place, file in enumerate(files) if file.label == 0 and (file.split, file.group) in homes)]
+    )
+
+
+Check = tuple[str, str, Sequence[AuditRow], Callable[[AuditRow], Mapping[str, Value]]]
+
+
+def _of_headers(rows: Sequence[AuditRow]) -> Iterator[Check]:
+    for name, places in parts([row.file for row in rows]):
+        yield name, "headers", [rows[place] for place in places], partial(_header_features, names=HEADER_FEATURES)
+
+
+def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[Check]:
+    for name, places in parts([row.file for row in rows]):
+        members = [rows[place] for place in places]
+        with_grid = all(_pixels_of(row).own_quality is None for row in members)
+        yield name, "pixels", members, partial(_pixel_features, with_grid=with_grid)
+
+
+def _header_features(row: AuditRow, names: Sequence[str]) -> dict[str, Value]:
+    values = header_features(row.facts)
+    return {name: values[name] for name in names}
+
+
+def _pixel_features(row: AuditRow, with_grid: bool) -> dict[str, Value]:
+    return _pixels_of(row).features(with_grid)
+
+
+def _pixels_of(row: AuditRow) -> PixelFacts:
+    assert row.pixels is not None
+    return row.pixels
+
+
+def _checked(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    level = 1 - ERROR / max(1, len(checks))
+    return [_result(part, kind, rows, features, level) for part, kind, rows, features in checks]
+
+
+def _judged(
+    rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, Value]], level: float
+) -> tuple[Judgement | None, list[Mapping[str, Value]]]:
+    values = [features(row) for row in rows]
+    return judge(values, [row.file.label for row in rows], [row.group for row in rows], level), values
+
+
+def _result(
+    part: str, kind: str, rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, Value]], level: float
+) -> dict[str, Any]:
+    judgement, values = _judged(rows, features, level)
+    fakes = sum(row.file.label for row in rows)
+    result: dict[str, Any] = {"part": part, "features": kind, "real": len(rows) - fakes, "fake": fakes}
+    if judgement is None:
+        few = f"fewer than {FEWEST} images of a class that do not look alike"
+        return {
+            **result,
+            "auc": None,
+            "interval": None,
+            "level": level,
+            "found": False,
+            "reason": few,
+            "carried_by": [],
+        }
+    found = judgement.auc > SUSPICIOUS and judgement.interval[0] > 0.5
+    clear = [(name, area) for name, area in judgement.alone if area > SUSPICIOUS] or judgement.alone[:1]
+    carried = [
+        {"feature": name, "auc": area, "words": _sentence(name, rows, values)} for name, area in clear[:_MOST_FEATURES]
+    ]
+    return {
+        **result,
+        "auc": judgement.auc,
+        "interval": list(judgement.interval),
+        "level": level,
+        "found": found,
+        "reason": "",
+        "carried_by": carried if found else [],
+    }
+
+
+def _sentence(name: str, rows: Sequence[AuditRow], values: Sequence[Mapping[str, Value]]) -> str:
+    of_label: list[list[Value]] = [[], []]
+    for row, value in zip(rows, values, strict=True):
+        of_label[row.file.label].append(value[name])
+    return in_words(name, *of_label)

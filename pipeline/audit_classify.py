@@ -1,0 +1,133 @@
+"""Whether some features tell real from generated: a cross-validated forest, its AUC with an interval, and what carries it.
+
+A forest of small trees asks what any shortcut learner could ask: is it this format, is the width 256, is the quality
+between 90 and 95. Near and exact duplicates stay in one fold. The interval is a percentile bootstrap over the groups of
+duplicates, of the scores that every image got from a forest that had not seen it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.tree import DecisionTreeClassifier
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Value = str | float | None
+
+FEWEST = 20
+"""Images of each class, and groups of them, below which nothing is concluded."""
+
+FOLDS = 5
+REPLICATES = 2000
+
+_TREES = 50
+_LEAF = 5  # images in a leaf: one odd file makes no rule
+_MOST_WORDS = 12  # values of a word feature that get a column of their own
+_ELEMENTS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a forest makes of some features.
+
+    auc : of its out-of-fold scores. interval : of the AUC, at ``level``. alone : for each feature, the cross-validated
+    AUC of a small tree that sees nothing else, highest first.
+    """
+
+    auc: float
+    interval: tuple[float, float]
+    level: float
+    alone: tuple[tuple[str, float], ...]
+
+
+def judge(
+    features: Sequence[Mapping[str, Value]], labels: Sequence[int], groups: Sequence[int], level: float = 0.95
+) -> Judgement | None:
+    """Say how well the features tell the labels (0 real, 1 generated).
+
+    features : one mapping an image, all with the same names; None is a value of its own. groups : images of one group
+    are kept together. level : of the interval.
+    None if there are fewer than FEWEST images or groups of a class.
+    """
+    truth, members = np.asarray(labels), np.unique(np.asarray(groups), return_inverse=True)[1]
+    if min(len(set(members[truth == label].tolist())) for label in (0, 1)) < FEWEST:
+        return None
+    values = {name: [row[name] for row in features] for name in features[0]}
+    columns = {name: _encoded(column) for name, column in values.items() if len(set(column)) > 1}
+    if not columns:
+        return Judgement(0.5, (0.5, 0.5), level, ())
+    folds = list(
+        StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(np.zeros(len(truth)), truth, groups=members)
+    )
+    forest = RandomForestClassifier(
+        _TREES, min_samples_leaf=_LEAF, class_weight="balanced", max_features="sqrt", random_state=0
+    )
+    scores = _out_of_fold(forest, np.hstack(list(columns.values())), truth, folds)
+    tree = DecisionTreeClassifier(max_leaf_nodes=8, min_samples_leaf=_LEAF, class_weight="balanced", random_state=0)
+    alone = {name: auc(truth, _out_of_fold(tree, values, truth, folds)) for name, values in columns.items()}
+    replicates = _bootstrap(truth, scores, members)
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Judgement(
+        auc(truth, scores),
+        (float(low), float(high)),
+        level,
+        tuple(sorted(alone.items(), key=lambda item: -item[1])),
+    )
+
+
+def auc(labels: Ints, scores: Floats) -> float:
+    """Area under the ROC curve; both classes must be there."""
+    return float(_weighted_auc(labels, scores, np.ones((1, len(labels))))[0])
+
+
+def _encoded(values: Sequence[Value]) -> Floats:
+    """Return a feature as (N, columns): a number as itself with NaN for None, a word as one column a common value."""
+    if all(value is None or isinstance(value, (int, float)) for value in values):
+        return np.array([[np.nan if value is None else float(value)] for value in values])
+    common = [value for value, _ in Counter(values).most_common(_MOST_WORDS)]
+    return np.array([[float(value == known) for known in common] for value in values])
+
+
+def _out_of_fold(
+    model: RandomForestClassifier | DecisionTreeClassifier, values: Floats, truth: Ints, folds: list[tuple[Ints, Ints]]
+) -> Floats:
+    scores = np.zeros(len(truth))
+    for seen, unseen in folds:
+        scores[unseen] = model.fit(values[seen], truth[seen]).predict_proba(values[unseen])[:, 1]
+    return scores
+
+
+def _bootstrap(truth: Ints, scores: Floats, members: Ints) -> Floats:
+    """Return the AUC of REPLICATES resamples of the groups; resamples that miss a class are left out."""
+    rng = np.random.default_rng(0)
+    count = int(members.max()) + 1
+    found = []
+    at_once = max(1, _ELEMENTS_AT_ONCE // len(truth))
+    for start in range(0, REPLICATES, at_once):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(at_once, REPLICATES - start))
+        found.append(_weighted_auc(truth, scores, drawn[:, members].astype(np.float64)))
+    areas = np.concatenate(found)
+    return areas[np.isfinite(areas)]
+
+
+def _weighted_auc(truth: Ints, scores: Floats, weights: Floats) -> Floats:
+    """AUC for each row of weights (replicates, N): the chance that a generated image scores higher, ties counting half.
+
+    NaN where the weights of a class are all 0.
+    """
+    order = np.argsort(scores, kind="stable")
+    ordered, generated = scores[order], truth[order] == 1
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    positive = np.add.reduceat(weights[:, order] * generated, starts, axis=1)
+    negative = np.add.reduceat(weights[:, order] * ~generated, starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    total = positive.sum(axis=1) * negative.sum(axis=1)
+    areas: Floats = np.divide((positive * below).sum(axis=1), total, out=np.full(len(weights), np.nan), where=total > 0)
+    return areas

@@ -1,0 +1,127 @@
+"""Traces of a picture's past in its pixels: JPEG under another format, the 8x8 grid, and resampling.
+
+Every measure compares a picture with itself (a frequency with its neighbours, a coefficient with a lattice), so that it
+answers to what was done to the picture and not to what it shows. Below :data:`SPECTRUM_SIDE` pixels the spectra of the
+last two have too few frequencies for that, and they are not measured.
+
+* **Earlier JPEG.** See :mod:`.audit_history`.
+* **8x8 grid.** The mean absolute second difference of each column, taken over the rows, has the blocks' borders as a
+  signal of period 8, wherever the grid begins. Its power at the four harmonics is set against that of neighbouring
+  frequencies. The upsampling layers of a generator can leave the same trace.
+* **Resampling.** Interpolation makes the second difference periodic too (Gallagher 2005): the highest peak at any
+  other frequency.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .audit_history import earlier_quality
+from .audit_jpeg import jpeg_facts, nearest_quality
+from .decode import load_rgb
+from .image_file import Limits
+
+Floats = NDArray[np.float64]
+
+SMALLEST_SIDE = 16
+"""Pixels of the shorter side below which nothing is measured."""
+
+SPECTRUM_SIDE = 64
+"""Pixels of the shorter side below which grid and resampling are not measured."""
+
+LARGEST_SIDE = 512
+"""Side in pixels of the window in the middle that is looked at."""
+
+PIXEL_LIMITS = Limits(max_pixels=64_000_000, min_side=SMALLEST_SIDE)
+"""A picture is decoded whole, and this bounds the memory: 64 megapixels are 192 MB."""
+
+JPEG_IN_PIXELS, GRID, PEAK = "JPEG quality in the pixels", "8x8 grid", "resampling peak"
+
+_HARMONICS = 4
+_LOWEST = 0.1  # cycles a pixel: below it, content rules the spectrum
+_CAP = 30.0  # grey levels of second difference that an edge may count for
+
+
+@dataclass(frozen=True, slots=True)
+class PixelFacts:
+    """What one picture's pixels tell.
+
+    own_quality : quality (1..100) of the file itself if it is a JPEG, or None.
+    earlier_quality : quality of a JPEG compression that the file's own format does not tell, or None.
+    grid : log of the power at period 8 over its surroundings. For a JPEG it depends on the content: smooth pictures show
+    the blocks of one quality more than others.
+    peak : power of the highest other peak over its surroundings, less what the number of frequencies leads to expect.
+    Both are None of a picture that is too small for them.
+    """
+
+    own_quality: int | None
+    earlier_quality: int | None
+    grid: float | None
+    peak: float | None
+
+    def features(self, with_grid: bool) -> dict[str, str | float | None]:
+        """Return the features by name; with the grid where the picture is compared with no JPEG."""
+        found: dict[str, str | float | None] = {
+            JPEG_IN_PIXELS: self.own_quality if self.earlier_quality is None else self.earlier_quality,
+            PEAK: self.peak,
+        }
+        return {**found, GRID: self.grid} if with_grid else found
+
+
+def pixel_facts(data: bytes) -> PixelFacts:
+    """Decode an image file and look for traces. Raises as :func:`.decode.load_rgb`, within PIXEL_LIMITS."""
+    grey = window(load_rgb(data, PIXEL_LIMITS)) @ np.array([0.299, 0.587, 0.114])
+    own = jpeg_facts(data).tables.get(0) if data.startswith(b"\xff\xd8") else None
+    grid, peak = _periodicity(grey) if min(grey.shape) >= SPECTRUM_SIDE else (None, None)
+    return PixelFacts(
+        own_quality=None if own is None else nearest_quality(dict(enumerate(own))),
+        earlier_quality=earlier_quality(grey, own),
+        grid=grid,
+        peak=peak,
+    )
+
+
+def window(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cut out the middle of (H, W, ...), with sides of a multiple of 8 up to LARGEST_SIDE, beginning on the 8x8 grid."""
+    cuts = []
+    for length in pixels.shape[:2]:
+        side = min(length, LARGEST_SIDE) // 8 * 8
+        start = (length - side) // 2 // 8 * 8
+        cuts.append(slice(start, start + side))
+    return pixels[cuts[0], cuts[1]]
+
+
+def _periodicity(grey: Floats) -> tuple[float, float]:
+    """Return grid and peak over both directions, as in :class:`PixelFacts`."""
+    grids, peaks = zip(*(_spectral(_spectrum(lines)) for lines in (grey, grey.T)), strict=True)
+    return math.log(sum(grids) / len(grids)), max(peaks)
+
+
+def _spectrum(grey: Floats) -> Floats:
+    """Power of the columns' mean absolute second difference, relative to neighbouring frequencies: white noise is 1."""
+    second = np.abs(grey[:, 2:] - 2 * grey[:, 1:-1] + grey[:, :-2])
+    level = np.pad(np.log(np.minimum(second, _CAP).mean(axis=0) + 0.05), 1, mode="edge")
+    average = np.r_[0.5, np.ones(15), 0.5] / 16  # of 16 columns: takes nothing from a period of 8
+    level = level - np.convolve(np.pad(level, 8, mode="reflect"), average, mode="valid")
+    power = np.abs(np.fft.rfft(level)) ** 2
+    half = max(4, len(level) // 32)
+    surroundings = [
+        np.median(power[max(1, place - half) : place + half + 1]) / math.log(2) for place in range(len(power))
+    ]
+    result: Floats = power / (np.array(surroundings) + 1e-9)
+    return result
+
+
+def _spectral(power: Floats) -> tuple[float, float]:
+    """Return the mean power at the harmonics of period 8, and the highest other peak, in excess of its expectation."""
+    count = 2 * (len(power) - 1)
+    harmonics = np.arange(1, _HARMONICS + 1) * count // 8
+    others = np.ones(len(power), dtype=bool)
+    others[: math.ceil(_LOWEST * count)] = False
+    for place in harmonics:
+        others[max(0, place - 1) : place + 2] = False
+    return float(power[harmonics].mean()) + 1e-9, float(power[others].max()) - math.log(others.sum())
