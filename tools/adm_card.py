@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
+from distil_cache.demo.generate import standardised
 from distil_cache.pipeline.adm import Adm
 from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.ddim import dire, invert, sample
@@ -60,7 +61,7 @@ def twins(adm: Adm, schedule: Schedule, x: Tensor, timestep: int, dice: torch.Ge
     """Noise images to a timestep of the schedule and denoise them from there."""
     step = schedule.timesteps.index(timestep)
     level = float(schedule.alphas_cumprod[step])
-    noise = torch.randn(x.shape, generator=dice)
+    noise = standardised(torch.randn(x.shape, generator=dice))
     return denoised(adm, schedule, level**0.5 * x + (1 - level) ** 0.5 * noise, step + 1)
 
 
@@ -120,7 +121,7 @@ def main() -> None:
         return to_signal(pictures[torch.randperm(len(pictures), generator=dice)[: options.count]])
 
     unseen = some(unseen_digits)
-    samples = denoised(adm, schedule, torch.randn(unseen.shape, generator=dice), len(schedule))
+    samples = denoised(adm, schedule, standardised(torch.randn(unseen.shape, generator=dice)), len(schedule))
     sets = {"seen reals": some(options.seen), "unseen reals": unseen}
     for strength in STRENGTHS:
         sets[f"twins of unseen reals, t = {strength}"] = twins(adm, schedule, unseen, strength, dice)

@@ -1,0 +1,224 @@
+"""One table for one GPU: how much of its matrix rate the ADM reaches, and how far the pipeline is from the plain procedure.
+
+    python benchmarks/gpu.py [--model adm256|demo] [--precision fp16] [--images 64] [--compile] [--json FILE]
+
+``adm256`` is the true architecture at 256 pixels, 552.8 million parameters, with random weights: speed does not depend on
+their values. The plain procedure runs batch 1, eager, float32 with TF32 allowed, einsum attention, eps and DIRE in separate passes
+(41 calls), and the teacher on each image. Without CUDA, ``--model demo`` runs everything on the CPU to try the program out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from adm_call import plain_adm
+from compare import conditions
+from distil_cache.models.backbones import build_backbone
+from distil_cache.pipeline.adm import Adm, AdmConfig
+from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.pipeline.batches import BatchSize, find_size, run_batches
+from distil_cache.pipeline.ddim import extract
+from distil_cache.pipeline.device import HALF
+from distil_cache.pipeline.networks import compiled
+from distil_cache.pipeline.schedule import Schedule, respace
+from distil_cache.pipeline.transfer import Outgoing, Rows, incoming
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+ADM256 = {
+    "image_size": 256, "num_channels": 256, "num_res_blocks": 2, "attention_resolutions": "32,16,8", "num_head_channels": 64,
+    "resblock_updown": True, "use_scale_shift_norm": True, "learn_sigma": True,
+}  # fmt: skip
+PLAIN_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements share."""
+
+    device: torch.device
+    model: Adm
+    teacher: nn.Module
+    schedule: Schedule
+    images: Rows
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Callable[[], object], rounds: int = 3) -> float:
+        """Shortest of a few runs, after one to warm up."""
+        work()
+        self.wait()
+        times = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            work()
+            self.wait()
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+
+def random_adm256() -> Adm:
+    """The architecture of ADM-256 with random weights."""
+    torch.manual_seed(0)
+    model = Adm(AdmConfig.from_flags(ADM256)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.01)
+    return model
+
+
+def matrix_rate(bench: Bench, dtype: torch.dtype) -> float:
+    """Measured FLOP/s of a large square matrix product."""
+    side = 8192 if bench.device.type == "cuda" else 512
+    a, b = (torch.randn(side, side, device=bench.device, dtype=dtype) for _ in range(2))
+    products = 8
+    return 2 * side**3 * products / bench.seconds(lambda: [a @ b for _ in range(products)])
+
+
+def call_flop(bench: Bench) -> float:
+    """FLOP of one image and ADM call; a multiplication and an addition count as two."""
+    size = bench.images.shape[-1]
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        bench.model(
+            torch.zeros(1, 3, size, size, device=bench.device), torch.zeros(1, dtype=torch.int64, device=bench.device)
+        )
+    return float(counter.get_total_flops())
+
+
+def teacher_view(teacher: nn.Module, dire: Tensor) -> Tensor:
+    """The teacher's features of uint8 DIRE, plain and mirrored."""
+    seen = F.interpolate(dire.float() / 255, size=max(32, dire.shape[-1] * 7 // 8), mode="bilinear", antialias=True)
+    return torch.stack([teacher(seen), teacher(seen.flip(-1))], dim=1).half()
+
+
+def plain_seconds(bench: Bench) -> float:
+    """Seconds an image of the plain procedure."""
+    model = plain_adm(bench.model.float())
+
+    def one(row: Rows) -> None:
+        x = torch.from_numpy(row[None]).to(bench.device).float() / 127.5 - 1
+        eps = extract(model, x, bench.schedule, {"eps"}).eps
+        dire = extract(model, x, bench.schedule, {"dire"}).dire
+        assert eps is not None
+        assert dire is not None
+        eps.cpu(), dire.cpu(), teacher_view(bench.teacher, dire).cpu()
+
+    def run() -> None:
+        with torch.inference_mode():
+            for row in bench.images[:PLAIN_IMAGES]:
+                one(row)
+
+    return bench.seconds(run, rounds=2) / PLAIN_IMAGES
+
+
+def pipeline_seconds(bench: Bench, model: Callable[[Tensor, Tensor], Tensor], size: BatchSize) -> float:
+    """Seconds an image of the pipeline: batches launched one ahead, results fetched to the host."""
+
+    def launch(batch: range, images: int) -> Outgoing:
+        rows = bench.images[[*batch, *[batch[-1]] * (images - len(batch))]]
+        with torch.inference_mode():
+            x = incoming(rows, bench.device).float() / 255 * 2 - 1
+            found = extract(model, x, bench.schedule, {"eps", "dire"})
+            assert found.eps is not None
+            assert found.dire is not None
+            return Outgoing(
+                {"eps": found.eps.half(), "dire": found.dire, "teacher": teacher_view(bench.teacher, found.dire)}
+            )
+
+    def run() -> None:
+        run_batches(range(len(bench.images)), size, launch, lambda batch, values: None)
+
+    return bench.seconds(run, rounds=2) / len(bench.images)
+
+
+def deviation(bench: Bench, exact: Adm, reduced: Adm) -> dict[str, float]:
+    """Relative error of eps and DIRE in half precision, and the share of uint8 DIRE values that change by more than 1."""
+    x = torch.from_numpy(bench.images[:4]).to(bench.device).float() / 255 * 2 - 1
+    with torch.inference_mode():
+        a, b = (extract(model, x, bench.schedule, {"eps", "recon", "dire"}) for model in (exact, reduced))
+    assert a.eps is not None
+    assert b.eps is not None
+    assert a.dire is not None
+    assert b.dire is not None
+    assert a.recon is not None
+    assert b.recon is not None
+    errors = [(x - recon).abs() for recon in (a.recon, b.recon)]
+    return {
+        "relative error of eps": float((a.eps - b.eps).norm() / a.eps.norm()),
+        "relative error of DIRE": float((errors[0] - errors[1]).norm() / errors[0].norm()),
+        "share of uint8 DIRE off by more than 1": float(((a.dire.int() - b.dire.int()).abs() > 1).float().mean()),
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, float | str]:
+    """Everything, in one process."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    make = (lambda: load_adm("demo").model) if options.model == "demo" else random_adm256
+    size = 32 if options.model == "demo" else 256
+    images = torch.randint(
+        0, 256, (options.images, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    ).numpy()
+    order = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    reduced = make().to_half(HALF[options.precision]).to(device, memory_format=order)
+    exact = make().to(device, memory_format=order)
+    teacher = build_backbone("resnet50").eval().requires_grad_(False).to(device)
+    bench = Bench(device, exact, teacher, respace("ddim20", noise_schedule="linear", steps=1000), images)
+    model = compiled(reduced, device) if options.compile else reduced
+
+    def attempt(count: int) -> None:
+        with torch.inference_mode():
+            model(
+                torch.zeros(count, 3, size, size, device=device), torch.zeros(count, dtype=torch.int64, device=device)
+            )
+
+    batch = BatchSize(options.batch or find_size(device, attempt))
+    table: dict[str, float | str] = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "batch": batch.size,
+    }
+    flop = call_flop(bench)
+    call = bench.seconds(lambda: attempt(batch.size)) / batch.size
+    rate = matrix_rate(bench, HALF[options.precision])
+    table |= {"TFLOP of a call": flop / 1e12, f"TFLOP/s of a matrix product, {options.precision}": rate / 1e12}
+    table |= {"TFLOP/s of the ADM": flop / call / 1e12, "share of the matrix rate": flop / call / rate}
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    plain = plain_seconds(bench)
+    tf32 = pipeline_seconds(bench, exact, batch)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    full = pipeline_seconds(bench, model, batch)
+    table |= {"images/s, plain procedure (TF32)": 1 / plain, "images/s, pipeline (TF32)": 1 / tf32}
+    table |= {f"images/s, pipeline ({options.precision})": 1 / full}
+    table |= {"ratio at equal precision": plain / tf32, "ratio in half precision": plain / full}
+    table |= {"share of time outside ADM calls": 1 - 40 * call / full}
+    return {**table, **deviation(bench, exact, reduced)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("adm256", "demo"), default="adm256")
+    parser.add_argument("--precision", choices=tuple(HALF), default="fp16")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--batch", type=int, help="images in a call; default: found under the memory limit")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    table = {**conditions(), **measure(options)}
+    for name, value in table.items():
+        print(f"{name:52}{value:>14.5g}" if isinstance(value, float) else f"{name:52}{value!s:>14}")
+    if options.json:
+        options.json.write_text(json.dumps(table, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Whole builds: as the papers' scripts go about it, as ours does, and the bare arithmetic between the two."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from adm_call import plain_adm
+from compare import Comparison
+from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.adm import Adm
+from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.pipeline.compute import to_signal
+from distil_cache.pipeline.ddim import extract
+from distil_cache.pipeline.schedule import Schedule, respace
+from PIL import Image
+from torch.nn import functional as F
+
+IMAGES = 16
+BATCH = 8
+STEPS = "ddim20"
+
+
+def write_sources(folder: Path, images: int, side: int = 96) -> Path:
+    """Save smooth random pictures as PNG, half of them in each class, in the layout of the papers."""
+    rng = np.random.default_rng(0)
+    for number in range(images):
+        coarse = torch.from_numpy(rng.random((1, 3, 12, 12), dtype=np.float32))
+        picture = F.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)[0]
+        place = folder / "train" / "adm" / ("0_real" if number % 2 else "1_fake")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((picture.permute(1, 2, 0) * 255).byte().numpy()).save(place / f"{number:06d}.png")
+    return folder
+
+
+def whole_build(folder: Path) -> Comparison:
+    """Image, eps and DIRE of a few images with the demo's ADM; ours makes the teacher's features as well."""
+    sources = write_sources(folder / "sources", IMAGES)
+    model = load_adm("demo").model
+    plain = plain_adm(model)
+    schedule = respace(STEPS, noise_schedule="linear", steps=1000)
+    fresh = (folder / f"out-{number}" for number in count())
+    return Comparison(
+        f"building one image: 32 pixels, demo ADM, {STEPS}",
+        {
+            "papers' procedure (41 calls, batch 1)": lambda: papers_procedure(sources, next(fresh), plain, schedule),
+            "distil-cache build (40 calls, and teacher)": lambda: ours(sources, next(fresh)),
+            "bare arithmetic of the ADM (40 calls)": bare(sources, model, schedule),
+        },
+        IMAGES,
+        rounds=3,
+    )
+
+
+def papers_procedure(sources: Path, out: Path, model: Adm, schedule: Schedule) -> None:
+    """One image at a time: a pass for eps, another for DIRE, and a loose file for each feature."""
+    out.mkdir()
+    for path in sorted(sources.rglob("*.png")):
+        x = read_unrounded(path)
+        with torch.inference_mode():
+            eps = extract(model, x, schedule, {"eps"}).eps
+            found = extract(model, x, schedule, {"dire"}).dire
+        assert eps is not None
+        assert found is not None
+        torch.save(eps[0].clone(), out / f"{path.stem}.pt")
+        Image.fromarray(found[0].permute(1, 2, 0).numpy()).save(out / f"{path.stem}-dire.png")
+        pixels = ((x[0] + 1) * 127.5).round().clamp(0, 255).byte()
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(out / f"{path.stem}-image.png")
+    shutil.rmtree(out)
+
+
+def ours(sources: Path, cache: Path) -> None:
+    """The same features and the teacher's into a new cache, scan and records included."""
+    config = BuildConfig.checked(
+        sources=(sources,), cache=cache, dataset="benchmark", adm="demo", steps=STEPS, teacher="efficientnet_lite0",
+        train_size=64, features=("image,eps,dire,teacher",), batch_size=BATCH, device="cpu",
+    )  # fmt: skip
+    assert run_build(config, Silent())["adm_calls"] == 40 * IMAGES
+    shutil.rmtree(cache)
+
+
+def bare(sources: Path, model: Adm, schedule: Schedule) -> Callable[[], object]:
+    """The pass over the same images from memory to memory, in the same batches."""
+    x = torch.cat([read_unrounded(path) for path in sorted(sources.rglob("*.png"))])
+    x = to_signal(((x + 1) * 127.5).round().byte())
+    own = copy.deepcopy(model)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for batch in x.split(BATCH):
+                extract(own, batch, schedule, {"eps", "dire"})
+
+    return run
+
+
+def read_unrounded(path: Path) -> torch.Tensor:
+    """An image as the papers' code feeds it: resized as floats, never rounded; (1, 3, 32, 32) in [-1, 1]."""
+    with Image.open(path) as picture:
+        pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)[None].float() / 255
+    return F.interpolate(pixels, size=(32, 32), mode="bilinear", antialias=True) * 2 - 1
+
+
+def scans(folder: Path, images: int = 2000) -> list[Comparison]:
+    """Reading and hashing alone, a cold scan, and a whole build that has nothing to do."""
+    import hashlib
+
+    from distil_cache.pipeline.scan import scan
+    from distil_cache.pipeline.sources import discover
+
+    sources = write_sources(folder / "many", images)
+    files = discover(sources, None).files
+    config = BuildConfig.checked(
+        sources=(sources,), cache=folder / "warm", dataset="benchmark", adm="demo", features=("image",), device="cpu"
+    )
+    run_build(config, Silent())
+
+    def nothing_to_do() -> None:
+        result = run_build(config, Silent())
+        assert (result["opened"], result["decoded"]) == (0, 0)
+
+    return [
+        Comparison(
+            "scanning one file of 15 kB",
+            {
+                "reading and SHA-256 alone": lambda: [
+                    hashlib.sha256(Path(file.location).read_bytes()).hexdigest() for file in files
+                ],
+                "cold scan, 1 thread": lambda: scan(files, workers=1),
+                "warm build (nothing to do)": nothing_to_do,
+            },
+            images,
+        )
+    ]
