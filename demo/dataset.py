@@ -97,7 +97,9 @@ def make_pictures(recipe: Recipe, seen: Generator, held_out: Generator) -> Itera
             yield Picture("blurred", pixels, real.split, real.pair, real.for_dire, crop=real.crop)
     yield from _twins(test, held_out, recipe)
     names = [f"sample-{number:03}" for number in range(recipe.samples)]
-    for number, pixels in enumerate(seen.samples([f"{recipe.seed} {name}" for name in names])):
+    colours = [test[number % len(test)].pixels.mean((1, 2)) / 127.5 - 1 for number in range(recipe.samples)]
+    made = seen.samples([f"{recipe.seed} {name}" for name in names], np.array(colours, np.float32))
+    for number, pixels in enumerate(made):
         yield Picture("sample", pixels, "test", names[number], number < recipe.dire_samples, adm=seen.adm)
 
 

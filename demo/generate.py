@@ -7,6 +7,8 @@ drawn from a generator that is seeded for it alone: neither the batch nor torch'
 The noise of each colour channel is brought to mean 0 and standard deviation 1. A network of 32 channels normalises each of
 them by itself (GroupNorm has 32 groups), so the mean and the scale of what it predicts are always the same, and the few
 per cent by which white noise of 1024 pixels misses them would come back a hundredfold: as a colour cast, and as grain.
+For the same reason such a network cannot choose the mean colour of a sample; it is given one, where a noised photograph
+has it: in the mean of the noisiest state.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
@@ -65,9 +68,14 @@ class Generator:
             result[rows] = self._denoised(noisy, self._schedule.timesteps.index(strength) + 1)
         return result
 
-    def samples(self, names: Sequence[str]) -> Pixels:
-        """Make one picture a name from pure noise, by all steps: (N, 3, 32, 32) uint8."""
-        return self._denoised(self._noise(names), len(self._schedule))
+    def samples(self, names: Sequence[str], colours: NDArray[np.float32]) -> Pixels:
+        """Make one picture a name from noise, by all steps: (N, 3, 32, 32) uint8.
+
+        colours : (N, 3), the mean that each channel of a picture is to have, in [-1, 1]; met about.
+        """
+        signal, noise = noise_level(self._schedule, self._schedule.timesteps[-1])
+        start = signal * torch.from_numpy(colours)[:, :, None, None] + noise * self._noise(names)
+        return self._denoised(start, len(self._schedule))
 
     def _noise(self, names: Sequence[str]) -> Tensor:
         return torch.stack([noise_of(f"{self.adm} {name}") for name in names])

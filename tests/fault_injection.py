@@ -44,6 +44,7 @@ def broken_disk() -> None:
 
 
 def interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background programs ignore it
     signal.raise_signal(signal.SIGINT)
 
 

@@ -47,12 +47,19 @@ def kill_when(folder: Path, cache: Path, pattern: str) -> None:
         process.wait()
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to the programs that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_build_says_that_what_was_finished_is_kept(tmp_path: Path) -> None:
     write_adm(tmp_path / "adm.safetensors")
     write_teacher(tmp_path / "teacher.safetensors")
     write_images(tmp_path / "images", {"train": 40})
     cache = tmp_path / "cache"
-    process = subprocess.Popen(command(tmp_path, cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tmp_path, cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     while not list(cache.glob("features/eps-*/shards/*.json")) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)

@@ -117,7 +117,7 @@ def test_the_summary_counts_what_is_there(cache: Cache) -> None:
 
 
 def test_the_summary_of_an_empty_cache_is_empty(cache: Cache) -> None:
-    assert summary(cache) == {"datasets": [], "builds": [], "features": [], "refs": []}
+    assert summary(cache) == {"datasets": [], "builds": [], "features": [], "refs": [], "builders": []}
 
 
 def test_damage_is_listed_beside_what_is_whole(cache: Cache) -> None:

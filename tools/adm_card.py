@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
-from distil_cache.demo.generate import standardised
+from distil_cache.demo.generate import noise_level, standardised
 from distil_cache.pipeline.adm import Adm
 from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.ddim import dire, invert, sample
@@ -121,7 +121,11 @@ def main() -> None:
         return to_signal(pictures[torch.randperm(len(pictures), generator=dice)[: options.count]])
 
     unseen = some(unseen_digits)
-    samples = denoised(adm, schedule, standardised(torch.randn(unseen.shape, generator=dice)), len(schedule))
+    signal, level = noise_level(
+        schedule, schedule.timesteps[-1]
+    )  # the mean colours of the samples are those of photographs
+    noise = standardised(torch.randn(unseen.shape, generator=dice))
+    samples = denoised(adm, schedule, signal * unseen.mean((2, 3), keepdim=True) + level * noise, len(schedule))
     sets = {"seen reals": some(options.seen), "unseen reals": unseen}
     for strength in STRENGTHS:
         sets[f"twins of unseen reals, t = {strength}"] = twins(adm, schedule, unseen, strength, dice)
