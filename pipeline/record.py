@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import version
 
 from .. import __version__
@@ -32,11 +33,16 @@ def write_record(
     built = _built({row.key: row.file.split for row in rows}, wanted, stores)
     for name, feature in built.items():
         keep_shards(stores[name], feature.shards)
-    versions = {"distil-cache": __version__, **{name: version(name) for name in VERSIONS}}
-    record = BuildRecord.new(dataset, revision, built, versions)
+    record = BuildRecord.new(dataset, revision, built, versions())
     cache.builds().write(record)
     datasets.move_head(dataset, revision)
     return record
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Return the versions of this program and of the libraries that have a part in the values."""
+    return {"distil-cache": __version__, **{name: version(name) for name in VERSIONS}}
 
 
 def _built(

@@ -44,7 +44,6 @@ def broken_disk() -> None:
 
 
 def interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background programs ignore it
     signal.raise_signal(signal.SIGINT)
 
 
@@ -102,6 +101,8 @@ class Watch:
         stage, _, number = (at or ":0").rpartition(":")
         self.target = (stage, int(number))
         self.act, self.tell = act, tell
+        if act is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background programs ignore it
         self.counts: Counter[str] = Counter()
         self.stage = "cache.json"
         self.trace = -1 if trace is None else os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
