@@ -11,6 +11,7 @@ import pytest
 import torch
 from distil_cache.demo.controls import file_facts, image_statistics, metadata_auc, read_pixels
 from distil_cache.demo.dataset import BLURRED, DIRE, HELD_OUT, MAIN, SAMPLES, SEEN, encode, make_images
+from distil_cache.demo.generate import Generator, noise_of
 from distil_cache.demo.recipe import MANIFEST, Manifest, Recipe, read_manifest
 from distil_cache.demo.scenes import SCENES, crops_of
 from distil_cache.demo.spectrum import cosine_transform, filtered_like, ring_energy
@@ -139,3 +140,19 @@ def test_a_filtered_picture_has_the_other_ones_spectrum_and_its_own_mean() -> No
     np.testing.assert_allclose(found, wanted, rtol=0.05)
     assert abs(filtered.mean() - image.mean()) < 1
     assert image_statistics(filtered[None])[0, 0] < image_statistics(image[None])[0, 0]
+
+
+def test_the_noise_of_a_picture_has_no_mean_and_unit_scale_in_each_channel_and_follows_from_its_name() -> None:
+    noise = noise_of("demo 0 sample-001")
+    assert noise.mean((1, 2)).abs().max() < 1e-6
+    assert (noise.std((1, 2)) - 1).abs().max() < 1e-6
+    assert noise.equal(noise_of("demo 0 sample-001"))
+    assert not noise.equal(noise_of("demo 0 sample-002"))
+
+
+def test_a_sample_takes_the_mean_colour_that_it_is_given() -> None:
+    colours = np.array([[0.5, -0.3, 0.0], [-0.4, 0.2, 0.3]], np.float32)
+    pictures = Generator("demo-b", "ddim10", Silent()).samples(["a", "b"], colours)
+    means = pictures.mean((2, 3)) / 127.5 - 1
+    assert np.abs(means - colours).max() < 0.2
+    assert np.corrcoef(means.ravel(), colours.ravel())[0, 1] > 0.95
