@@ -43,6 +43,11 @@ def broken_disk() -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to the programs that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
@@ -102,7 +107,7 @@ class Watch:
         self.target = (stage, int(number))
         self.act, self.tell = act, tell
         if act is interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background programs ignore it
+            heed_interrupts()
         self.counts: Counter[str] = Counter()
         self.stage = "cache.json"
         self.trace = -1 if trace is None else os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -254,6 +259,7 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
         child = os.fork()
         if child == 0:
             status = 1
+            heed_interrupts()
             try:
                 text = json.dumps(work())
                 status = 0
