@@ -14,7 +14,7 @@ import typer
 
 from . import __version__
 from .cli_cache import cache_app
-from .cli_options import CacheOption, JsonOption, Preset, ShardForm
+from .cli_options import CacheOption, JsonOption, Preset, SelectOption, ShardForm
 from .cli_options import render as _render
 from .cli_train import train
 from .errors import UserError
@@ -77,10 +77,6 @@ class Transform(str, Enum):
 
 
 DatasetOption = Annotated[str, typer.Option("--dataset", help="Name of the dataset in the cache.", show_default=False)]
-SelectOption = Annotated[
-    str | None,
-    typer.Option("--select", help='Only these samples, such as "generator=adm|ldm,source_group=imagenet".'),
-]
 
 
 def _version(wanted: bool) -> None:

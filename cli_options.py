@@ -15,8 +15,14 @@ CacheOption = Annotated[Path, typer.Option("--cache", help="Folder of the cache.
 CacheArgument = Annotated[Path, typer.Argument(metavar="CACHE", help="Folder of the cache.", show_default=False)]
 
 
+SelectOption = Annotated[
+    str | None,
+    typer.Option("--select", help='Only these samples, such as "generator=adm|ldm,source_group=imagenet".'),
+]
+
+
 class Preset(str, Enum):
-    """How the teacher sees DIRE."""
+    """Whose way it is done: as the paper says, or as its published code does."""
 
     paper = "paper"
     official_code = "official-code"

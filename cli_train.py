@@ -8,19 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import JsonOption
+from .cli_options import CacheOption, JsonOption, Preset, SelectOption
 from .cli_options import render as _render
 
 _RATE = "Learning rate"
 _STEP = "Step and selection"
 _TEACHER = "Loss and teacher"
-
-
-class MethodPreset(str, Enum):
-    """Whose recipe a method follows."""
-
-    paper = "paper"
-    official_code = "official-code"
 
 
 class InitialWeights(str, Enum):
@@ -48,16 +41,13 @@ class Amp(str, Enum):
 
 
 def train(
-    cache: Annotated[Path, typer.Option("--cache", help="Folder of the cache.", show_default=False)],
+    cache: CacheOption,
     dataset: Annotated[
         list[str],
         typer.Option(help="Dataset to learn from; given several times, their rows are joined.", show_default=False),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run; of all runs with --sweep.", show_default=False)],
-    select: Annotated[
-        str | None,
-        typer.Option("--select", help='Only these samples, such as "generator=adm|ldm,source_group=imagenet".'),
-    ] = None,
+    select: SelectOption = None,
     build: Annotated[
         list[str] | None,
         typer.Option(help="Build record to train from, if several fit; one for each dataset.", show_default=False),
@@ -67,7 +57,7 @@ def train(
         typer.Option(help="What it learns from: distildire, dire, dnf, cnndet, eps.", show_default="distildire"),
     ] = None,
     preset: Annotated[
-        MethodPreset | None, typer.Option(help="The paper's recipe, or its published code's.", show_default="paper")
+        Preset | None, typer.Option(help="The paper's recipe, or its published code's.", show_default="paper")
     ] = None,
     aug_prob: Annotated[
         float | None, typer.Option(help="Probability of cnndet's blur and of its JPEG.", show_default=False)

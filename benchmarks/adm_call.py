@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from compare import Comparison
@@ -46,9 +46,14 @@ def medium_adm() -> Adm:
         "image_size": 64, "num_channels": 64, "num_res_blocks": 2, "channel_mult": "1,2,3,4", "attention_resolutions": "32,16,8",
         "num_head_channels": 64, "resblock_updown": True, "use_scale_shift_norm": True, "learn_sigma": True,
     }  # fmt: skip
+    return random_adm(flags)
+
+
+def random_adm(flags: Mapping[str, object]) -> Adm:
+    """A network of these flags with random weights, none of them zero: the layers that start so would make it trivial."""
     torch.manual_seed(0)
     model = Adm(AdmConfig.from_flags(flags)).eval().requires_grad_(False)
-    for parameter in model.parameters():  # the layers that start at zero would make the numbers trivial
+    for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
     return model

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from adm_call import plain_adm
+from adm_call import plain_adm, random_adm
 from compare import conditions
 from distil_cache.models.backbones import build_backbone
-from distil_cache.pipeline.adm import Adm, AdmConfig
+from distil_cache.pipeline.adm import Adm
 from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.batches import BatchSize, find_size, run_batches
 from distil_cache.pipeline.ddim import extract
@@ -65,16 +65,6 @@ class Bench:
             self.wait()
             times.append(time.perf_counter() - began)
         return min(times)
-
-
-def random_adm256() -> Adm:
-    """The architecture of ADM-256 with random weights."""
-    torch.manual_seed(0)
-    model = Adm(AdmConfig.from_flags(ADM256)).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.01)
-    return model
 
 
 def matrix_rate(bench: Bench, dtype: torch.dtype) -> float:
@@ -164,7 +154,7 @@ def deviation(bench: Bench, exact: Adm, reduced: Adm) -> dict[str, float]:
 def measure(options: argparse.Namespace) -> dict[str, float | str]:
     """Everything, in one process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    make = (lambda: load_adm("demo").model) if options.model == "demo" else random_adm256
+    make = (lambda: load_adm("demo").model) if options.model == "demo" else (lambda: random_adm(ADM256))
     size = 32 if options.model == "demo" else 256
     images = torch.randint(
         0, 256, (options.images, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

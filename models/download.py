@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from ..errors import UserError
-from .weights import file_sha256, hash_file, user_cache_folder
+from .user_cache import user_cache_folder
+from .weights import file_sha256, hash_file
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes of the whole file."""

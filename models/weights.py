@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .user_cache import read_memory, write_memory
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -123,43 +123,16 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def user_cache_folder() -> Path:
-    """Return the user's folder for what can be made again: ``$XDG_CACHE_HOME/distil-cache``, else in ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "distil-cache"
-
-
 def _remembered(kind: str, path: Path, compute: Callable[[], str]) -> str:
     """Look a digest up in ``digests.json`` by path, size and time; compute and note it if it is not there."""
-    memory = user_cache_folder() / "digests.json"
     status = path.stat()
     key = f"{kind}:{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
-    known = _read_memory(memory)
+    memory = read_memory("digests.json")
+    known = {key: value for key, value in memory.items() if isinstance(value, str) and len(value) == 64}
     if key not in known:
         known[key] = compute()
-        _write_memory(memory, known)
+        write_memory("digests.json", known)
     return known[key]
-
-
-def _read_memory(memory: Path) -> dict[str, str]:
-    try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(known, dict):
-        return {}
-    return {key: value for key, value in known.items() if isinstance(value, str) and len(value) == 64}
-
-
-def _write_memory(memory: Path, known: Mapping[str, str]) -> None:
-    """Write the memory in one step; a folder that cannot be written only costs the next caller the time."""
-    temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        temporary.replace(memory)
-    except OSError:
-        return
 
 
 def load_frozen(build: Callable[[], ModuleT], state: Mapping[str, Tensor], source: str) -> ModuleT:

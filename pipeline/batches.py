@@ -13,13 +13,12 @@ import platform
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from ..errors import UserError
-from ..models.weights import user_cache_folder
+from ..models.user_cache import read_memory, write_memory
 from .transfer import Outgoing, Rows
 
 T = TypeVar("T")
@@ -28,6 +27,7 @@ CPU_BATCH = 8
 """Largest automatic batch on a CPU: more images at once bring nothing there."""
 CUDA_BATCH = 64
 """Largest automatic batch on CUDA."""
+MEMORY = "batch-sizes.json"
 _USABLE = 0.8
 """Share of the free memory that a batch may be expected to take."""
 _MEASURED_ON_CPU = 2
@@ -102,12 +102,11 @@ def remembered_size(
     identity : what memory use depends on besides the device: the model's digest, image size, precision.
     attempt : runs one batch of the given size.
     """
-    memory = user_cache_folder() / "batch-sizes.json"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU of {platform.node()}"
     key = json.dumps({"device": where, **identity}, sort_keys=True)
-    size = _known(memory).get(key) or find_size(device, attempt)
-    _note(memory, key, size)
-    return BatchSize(size, lambda smaller: _note(memory, key, smaller))
+    size = _known().get(key) or find_size(device, attempt)
+    _note(key, size)
+    return BatchSize(size, lambda smaller: _note(key, smaller))
 
 
 def find_size(device: torch.device, attempt: Callable[[int], None]) -> int:
@@ -154,25 +153,13 @@ def _free_bytes(device: torch.device) -> int:
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _known(memory: Path) -> dict[str, int]:
-    try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(known, dict):
-        return {}
-    return {key: size for key, size in known.items() if type(size) is int and 1 <= size <= CUDA_BATCH}
+def _known() -> dict[str, int]:
+    memory = read_memory(MEMORY)
+    return {key: size for key, size in memory.items() if type(size) is int and 1 <= size <= CUDA_BATCH}
 
 
-def _note(memory: Path, key: str, size: int) -> None:
-    """Remember a size; a folder that cannot be written only costs the next build the search."""
-    known = _known(memory)
-    if known.get(key) == size:
-        return
-    temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({**known, key: size}, indent=1, sort_keys=True), encoding="utf-8")
-        temporary.replace(memory)
-    except OSError:
-        return
+def _note(key: str, size: int) -> None:
+    """Remember a size."""
+    known = _known()
+    if known.get(key) != size:
+        write_memory(MEMORY, {**known, key: size})

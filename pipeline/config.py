@@ -62,6 +62,11 @@ class BuildConfig(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "build"
-            raise UsageError(f"--{option} {first['input']!s}: {first['msg'].lower()}.") from None
+            raise wrong_option(error, "build") from None
+
+
+def wrong_option(error: ValidationError, command: str) -> UsageError:
+    """Return the error that names the first wrong option of a command and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    option = str(first["loc"][0]).replace("_", "-") if first["loc"] else command
+    return UsageError(f"--{option} {first['input']!s}: {first['msg'].lower()}.")

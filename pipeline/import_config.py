@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache.spec import Spec
 from ..errors import UsageError
-from .config import DATASET_NAME, ShardForm
+from .config import DATASET_NAME, ShardForm, wrong_option
 from .import_files import PARTS
 from .imported import (
     ImportedDireSpec,
@@ -58,9 +58,7 @@ class ImportConfig(BaseModel):
         try:
             config = cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "import"
-            raise UsageError(f"--{option} {first['input']!s}: {first['msg'].lower()}.") from None
+            raise wrong_option(error, "import") from None
         unknown = sorted(set(config.features) - set(PARTS[config.kind]))
         if unknown:
             known = ", ".join(PARTS[config.kind])

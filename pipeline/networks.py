@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..models.backbones import load_teacher
-from ..models.weights import user_cache_folder
+from ..models.user_cache import user_cache_folder
 from .adm import Adm
 from .adm_weights import find_adm, load_adm
 from .batches import CPU_BATCH, BatchSize, remembered_size

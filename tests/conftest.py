@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,12 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip(f"no test material at {SHARED} (set DISTIL_CACHE_SHARED)")
     return SHARED
+
+
+@pytest.fixture
+def fast_folder() -> Iterator[Path]:
+    """A folder in memory where that is possible, for tests that flush a thousand times."""
+    from fault_checks import folder_in_memory
+
+    with folder_in_memory() as folder:
+        yield folder

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
+from fault_injection import heed_interrupts
 from small_models import STEPS, write_adm, write_images, write_teacher
 
 
@@ -45,11 +46,6 @@ def kill_when(folder: Path, cache: Path, pattern: str) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to the programs that it starts in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_an_interrupted_build_says_that_what_was_finished_is_kept(tmp_path: Path) -> None:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_checks import folder_in_memory
+from fault_checks import told_by
 from fault_disk import can_mount
 
-HERE = Path(__file__).parent
 SENTENCE = {"full": "No space left on device). Make room", "broken": "Input/output error)"}
 
 
-@pytest.fixture
-def fast_folder() -> Iterator[Path]:
-    with folder_in_memory() as folder:
-        yield folder
-
-
 def run(what: str, folder: Path, form: str = "zarr") -> list[dict[str, Any]]:
-    command = [sys.executable, str(HERE / "fault_disk.py"), what, str(folder), form]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    return told_by("fault_disk.py", what, folder, form)
 
 
 @pytest.mark.parametrize("form", ["zarr", "webdataset"])

@@ -5,31 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_builder import write_images
-from fault_checks import folder_in_memory
+from fault_checks import told_by
 
 HERE = Path(__file__).parent
 FORMS = pytest.mark.parametrize("form", ["zarr", "webdataset"])
 
 
-@pytest.fixture
-def fast_folder() -> Iterator[Path]:
-    with folder_in_memory() as folder:
-        yield folder
-
-
 def run(what: str, folder: Path, form: str = "zarr") -> list[dict[str, Any]]:
-    command = [sys.executable, str(HERE / "fault_races.py"), what, str(folder), form]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    assert found
-    return found
+    return told_by("fault_races.py", what, folder, form)
 
 
 @FORMS

@@ -1,0 +1,35 @@
+"""The user's folder for what can be made again, and the small JSON memories in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def user_cache_folder() -> Path:
+    """Return the user's folder for what can be made again: ``$XDG_CACHE_HOME/distil-cache``, else in ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "distil-cache"
+
+
+def read_memory(name: str) -> dict[str, object]:
+    """Read a memory by its file's name; empty if there is none that can be understood. The caller checks the values."""
+    try:
+        known = json.loads((user_cache_folder() / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def write_memory(name: str, known: Mapping[str, object]) -> None:
+    """Write a memory in one step; a folder that cannot be written only costs the next caller the time."""
+    memory = user_cache_folder() / name
+    temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        temporary.replace(memory)
+    except OSError:
+        return
