@@ -36,7 +36,13 @@ def test_every_data_file_of_the_tree_is_shipped() -> None:
     patterns = SETTINGS["tool"]["setuptools"]["package-data"]
     for package in PACKAGES:
         folder = ROOT / package
-        shipped = {path for pattern in patterns.get(f"distil_cache.{package}", []) for path in folder.glob(pattern)}
+        shipped = {
+            path
+            for name, globs in patterns.items()
+            if name == f"distil_cache.{package}" or name.startswith(f"distil_cache.{package}.")
+            for pattern in globs
+            for path in (ROOT / "/".join(name.split(".")[1:])).glob(pattern)
+        }
         there = {
             path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md", ".png")
         }
@@ -46,8 +52,9 @@ def test_every_data_file_of_the_tree_is_shipped() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_only_what_the_architecture_allows(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
+        levels_to_root = len(path.relative_to(ROOT).parts)
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ImportFrom) or node.level < 2:
+            if not isinstance(node, ast.ImportFrom) or node.level < levels_to_root:
                 continue
             names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
             assert set(names) <= ALLOWED[package], f"{path.relative_to(ROOT)} line {node.lineno} imports {names}"

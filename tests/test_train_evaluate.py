@@ -13,7 +13,7 @@ from distil_cache.train.config import TrainConfig
 from distil_cache.train.evaluate import run_evaluation
 from distil_cache.train.gallery import as_pixels, chosen_rows
 from distil_cache.train.loop import run_training
-from distil_cache.train.run_data import read_runs
+from distil_cache.train.report.runs import read_runs
 from PIL import Image
 from small_cache import make_cache, make_specs, rows, values_of
 

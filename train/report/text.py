@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .report_tables import Result, generator_title
-from .run_data import Run
+from .runs import Run
+from .tables import Result, generator_title
 
 _METHODS = {
     "distildire": "DistilDIRE (image and one-step noise)",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .metrics import (
+from ..metrics import (
     Array,
     GeneratorScores,
     Interval,
@@ -22,7 +22,7 @@ from .metrics import (
     per_generator,
     unweighted_mean,
 )
-from .run_data import Evaluation, MeanDire, Run
+from .runs import Evaluation, MeanDire, Run
 
 MEASURES = ("accuracy", "average_precision")
 REALS_WITHOUT_GENERATOR = frozenset({"", "real"})

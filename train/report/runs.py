@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UsageError, UserError
-from .config import SWEEP, TrainConfig
-from .metrics import Array
+from ...errors import UsageError, UserError
+from ..config import SWEEP, TrainConfig
+from ..metrics import Array
 
 GALLERY_PICTURES = ("image", "eps", "dire")
 

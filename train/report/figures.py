@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .figures import (
+from ..metrics import test_sets
+from .drawing import (
     Curve,
     Figure,
     Spread,
@@ -18,9 +19,8 @@ from .figures import (
     roc_panel,
     spread_panel,
 )
-from .metrics import test_sets
-from .report_tables import DireClass, Result, all_generators, generator_title, percent
-from .run_data import Run
+from .runs import Run
+from .tables import DireClass, Result, all_generators, generator_title, percent
 
 _TRAINING = (
     ("bce", "Training: cross entropy", "cross entropy"),

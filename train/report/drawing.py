@@ -23,7 +23,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from .metrics import Array, Interval
+from ..metrics import Array, Interval
 
 SERIES = 6
 DASHES = ("", "6 2", "2 2", "6 2 2 2")

@@ -19,12 +19,13 @@ from typing import Any
 
 import jinja2
 
-from .. import __version__
-from ..errors import UsageError, UserError
-from .figures import DASHES, SERIES, Figure, Panel, png_panel, with_prefix
-from .metrics import REPLICATES, mean_over_generators
-from .report_figures import curve_figures, dire_figure, histogram_figure, training_figure
-from .report_tables import (
+from ... import __version__
+from ...errors import UsageError, UserError
+from ..metrics import REPLICATES, mean_over_generators
+from .drawing import DASHES, SERIES, Figure, png_panel, with_prefix
+from .figures import curve_figures, dire_figure, histogram_figure, training_figure
+from .runs import Evaluation, GalleryItem, Run, read_runs
+from .tables import (
     DireClass,
     Distillation,
     Result,
@@ -40,10 +41,7 @@ from .report_tables import (
     results_table,
     seeds_table,
 )
-from .report_text import head_sentences, notes, setting_title
-from .run_data import Evaluation, GalleryItem, Run, read_runs
-
-__all__ = ["Figure", "Panel", "Section", "Table", "png_panel", "write_report"]
+from .text import head_sentences, notes, setting_title
 
 SCHEMA_VERSION = 1
 FILES = {"html": "report.html", "markdown": "report.md", "json": "report.json"}
