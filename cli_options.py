@@ -12,8 +12,8 @@ import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a summary.")]
 CacheOption = Annotated[Path, typer.Option("--cache", help="Folder of the cache.", show_default=False)]
+DatasetOption = Annotated[str, typer.Option("--dataset", help="Name of the dataset in the cache.", show_default=False)]
 CacheArgument = Annotated[Path, typer.Argument(metavar="CACHE", help="Folder of the cache.", show_default=False)]
-
 
 SelectOption = Annotated[
     str | None,
@@ -26,6 +26,18 @@ class Preset(str, Enum):
 
     paper = "paper"
     official_code = "official-code"
+
+
+class Layout(str, Enum):
+    """Folder layouts of the sources."""
+
+    distildire = "distildire"
+    cnndet = "cnndet"
+    dire = "dire"
+    genimage = "genimage"
+    real_fake = "real-fake"
+    table = "table"
+    webdataset = "webdataset"
 
 
 class ShardForm(str, Enum):

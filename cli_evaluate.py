@@ -1,0 +1,96 @@
+"""The commands that look at data and at trained students: ``evaluate``, ``report``, ``audit``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_options import CacheOption, DatasetOption, JsonOption, Layout, SelectOption
+from .cli_options import render as _render
+
+
+class Transform(str, Enum):
+    """What a test image goes through."""
+
+    crop = "crop"
+    resize = "resize"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
+    cache: CacheOption,
+    dataset: DatasetOption,
+    split: Annotated[str, typer.Option(help="Split to score.")] = "test",
+    select: SelectOption = None,
+    test_transform: Annotated[
+        Transform, typer.Option(help="Crop the centre, as the paper does, or resize, as in training.")
+    ] = Transform.crop,
+    build_id: Annotated[
+        str | None, typer.Option("--build", help="Build record to read, if several fit.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a split with a trained student and keep the scores in the run."""
+    from .rendering import RichProgress, show_evaluation
+    from .train import run_evaluation
+
+    with RichProgress() as progress:
+        result = run_evaluation(
+            run, cache, dataset, split=split, select=select, transform=test_transform.value, build=build_id,
+            device=device, progress=progress,
+        )  # fmt: skip
+    _render(result, as_json, show_evaluation)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluated runs.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and report.json.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare runs: accuracy and AP per test generator, curves, galleries. Reads the runs and nothing else."""
+    from .rendering import show_report
+    from .train import write_report
+
+    _render({**write_report(runs, out), "html": str(out / "report.html")}, as_json, show_report)
+
+
+def audit(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[SOURCE...]", help="Image folders, CSV or Parquet tables, or webdataset tars.", show_default=False
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="In place of sources: cache of the dataset to audit.", show_default=False)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="The dataset in the cache; its files must still be where they were.", show_default=False),
+    ] = None,
+    layout: Annotated[
+        Layout | None, typer.Option(help="Layout of the sources; recognised on sight if left out.")
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Images of each class whose pixels are looked at for traces; 0 for none.")
+    ] = 400,
+    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 5 if the label is given away.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether real and generated can be told apart without looking at what the images show."""
+    from .pipeline.audit import run_audit
+    from .rendering import RichProgress
+    from .rendering_audit import show_audit
+
+    with RichProgress() as progress:
+        result = run_audit(
+            tuple(sources or ()), layout=layout and layout.value, cache=cache, dataset=dataset, sample=sample,
+            progress=progress,
+        )  # fmt: skip
+    _render(result, as_json, show_audit)
+    if strict and result["found"]:
+        raise typer.Exit(5)
