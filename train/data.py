@@ -27,7 +27,7 @@ from ..cache.keys import keys_of_column
 from ..cache.store import Cache, FeatureStore
 from ..errors import UserError
 from .order import Blocks, Cut, Order, Piece, batch_sizes, divide, plain, shuffled
-from .reading import Change, Loading, Place, Request, ahead
+from .reading import Change, Loading, Place, Request, ahead, buffer
 from .select import column, missing_feature
 
 Array = npt.NDArray[Any]
@@ -178,7 +178,7 @@ def _collected(
 def _copied(held: dict[int, dict[str, Tensor]], cut: Cut, name: str, pin: bool) -> Tensor:
     sources = {number: held[number][name].numpy() for number in np.unique(cut.piece).tolist()}
     one = held[int(cut.piece[0])][name]
-    out = torch.empty((len(cut.rows), *one.shape[1:]), dtype=one.dtype, pin_memory=pin)
+    out = buffer((len(cut.rows), *one.shape[1:]), one.dtype, pin)
     target = out.numpy()
     for place, (number, at) in enumerate(zip(cut.piece.tolist(), cut.at.tolist(), strict=True)):
         target[place] = sources[number][at]

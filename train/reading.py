@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,7 +132,7 @@ def read_piece(
     """Read the rows of a request, each feature from its store."""
     found = {}
     for name, at in request.places.items():
-        found[name] = torch.empty((len(at.row), *at.shape), dtype=at.dtype, pin_memory=pin)
+        found[name] = buffer((len(at.row), *at.shape), at.dtype, pin)
         out = found[name].numpy()
         read_rows(stores[name], at.shards, at.shard, at.row, at.view, max_gap=at.max_gap, out=out)
     if change is not None:
@@ -150,6 +151,17 @@ def ahead(items: Generator[T]) -> Generator[T]:
     finally:
         thread.shutdown(cancel_futures=True)
         items.close()
+
+
+def buffer(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> Tensor:
+    """An uninitialised tensor to read into.
+
+    Unless it is pinned, numpy allocates it: numpy asks the kernel for huge pages and torch does not, and touching fresh
+    small pages takes longer than copying the rows.
+    """
+    if pin:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=dtype).numpy().dtype))
 
 
 def _in_order(
