@@ -119,6 +119,9 @@ class AttentionBlock(nn.Module):
     """Self-attention over positions, with a skip connection.
 
     ``qkv`` makes 3C channels. In the legacy order they are (head, q/k/v, channel); in the new one (q/k/v, head, channel).
+    Both convolutions have one tap, so they are matrix products, taken with the channels innermost: a map in channels-last
+    order is never copied, and queries, keys and values are what the fused kernels want, for which the innermost axis must lie
+    without gaps.
     """
 
     def __init__(self, channels: int, heads: int, *, new_order: bool) -> None:
@@ -132,17 +135,20 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each image of x (B, C, H, W)."""
         batch, channels, height, width = x.shape
-        tokens = x.reshape(batch, channels, height * width)
-        qkv = self.qkv(self.norm(tokens))
+        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        qkv = pointwise(self.qkv, tokens)
         if self.new_order:
-            qkv = qkv.reshape(batch, 3, self.heads, -1, height * width)
+            q, k, v = qkv.reshape(batch, height * width, 3, self.heads, -1).transpose(1, 3).unbind(2)
         else:
-            qkv = qkv.reshape(batch, self.heads, 3, -1, height * width).transpose(1, 2)
-        # (3, B, heads, positions, channels); contiguous, or the fast kernels fall back
-        q, k, v = qkv.permute(1, 0, 2, 4, 3).contiguous().unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        h = self.proj_out(attended.transpose(2, 3).reshape(batch, channels, height * width))
-        return cast(Tensor, (tokens + h).reshape(batch, channels, height, width))
+            q, k, v = qkv.reshape(batch, height * width, self.heads, 3, -1).transpose(1, 2).unbind(3)
+        attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, positions, channels of a head)
+        h = pointwise(self.proj_out, attended.transpose(1, 2).reshape(batch, height * width, channels))
+        return x + h.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def pointwise(conv: nn.Conv1d, tokens: Tensor) -> Tensor:
+    """A convolution of one tap on tokens (B, positions, channels in): (B, positions, channels out)."""
+    return F.linear(tokens, conv.weight[:, :, 0], conv.bias)
 
 
 def zeroed(module: Layer) -> Layer:

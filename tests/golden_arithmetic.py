@@ -3,9 +3,9 @@
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python golden_arithmetic.py STEM...
 
 The golden networks are random, not denoisers: over 40 steps they amplify rounding a hundredfold, so that other CPU kernels
-(AVX-512, one thread instead of two, a fused attention) move the reconstruction by up to 1e-4. Here the kernels are those that
-made the vectors, and attention is spelled out as a product, a softmax and a product. What is left are differences of the
-program. This runs as a process of its own, because the kernels are chosen when torch is imported.
+(AVX-512, one thread instead of two, another order of attention's products) move the reconstruction by up to 1e-4. Here the
+kernels are those that made the vectors, and attention is spelled out in the order of the reference. What is left are
+differences of the program. This runs as a process of its own, because the kernels are chosen when torch is imported.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 import torch
-from distil_cache.pipeline import adm_blocks
 from distil_cache.pipeline.adm import Adm, AdmConfig
+from distil_cache.pipeline.adm_blocks import AttentionBlock
 from distil_cache.pipeline.ddim import dire, invert, predict, quantised, sample
 from distil_cache.pipeline.schedule import respace
 from safetensors.torch import load_file
@@ -42,15 +42,22 @@ class Recorder:
         return answer
 
 
-def spelled_out_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without a fused kernel; q, k, v are (B, heads, positions, channels).
+def spelled_out_attention(block: AttentionBlock, x: Tensor) -> Tensor:
+    """What an attention block computes of x (B, C, H, W), in the order of operations of the reference.
 
-    Positions are innermost and both factors are scaled before their product, as in the reference.
+    Convolutions with one tap, positions innermost, both factors scaled before their product; no fused kernel.
     """
-    scale = 1.0 / math.sqrt(math.sqrt(q.shape[-1]))
-    q, k, v = (part.transpose(2, 3).contiguous() for part in (q, k, v))
+    batch, channels, height, width = x.shape
+    tokens = x.reshape(batch, channels, height * width)
+    qkv = block.qkv(block.norm(tokens))
+    if block.new_order:
+        qkv = qkv.reshape(batch, 3, block.heads, -1, height * width).transpose(1, 2)
+    qkv = qkv.reshape(batch, block.heads, 3, -1, height * width)
+    q, k, v = (part.contiguous() for part in qkv.unbind(2))
+    scale = 1.0 / math.sqrt(math.sqrt(q.shape[2]))
     weights = torch.einsum("bhct,bhcs->bhts", q * scale, k * scale).softmax(dim=-1)
-    return torch.einsum("bhts,bhcs->bhct", weights, v).transpose(2, 3)
+    attended = torch.einsum("bhts,bhcs->bhct", weights, v).reshape(batch, channels, height * width)
+    return (tokens + block.proj_out(attended)).reshape(batch, channels, height, width)
 
 
 def load_golden_adm(stem: Path) -> Adm:
@@ -106,5 +113,5 @@ def compare(stem: Path) -> dict[str, dict[str, float]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    adm_blocks.F.scaled_dot_product_attention = spelled_out_attention  # type: ignore[assignment]
+    AttentionBlock.forward = spelled_out_attention  # type: ignore[method-assign]
     print(json.dumps({stem: compare(Path(stem)) for stem in sys.argv[1:]}))
