@@ -12,11 +12,13 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .cli_bench import bench
 from .cli_build import build
 from .cli_cache import cache_app
 from .cli_evaluate import audit, evaluate, report
 from .cli_options import JsonOption
 from .cli_options import render as _render
+from .cli_predict import predict
 from .cli_train import train
 from .errors import UserError
 
@@ -54,6 +56,8 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(report)
 app.command()(audit)
+app.command()(predict)
+app.command()(bench)
 
 
 @app.command()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli_options import CacheOption, DatasetOption, JsonOption, Layout, Preset, ShardForm
+from .cli_options import CacheOption, DatasetOption, JsonOption, Layout, Preset, ShardForm, number_or_auto
 from .cli_options import render as _render
 
 
@@ -37,12 +38,37 @@ class NoiseReduction(str, Enum):
 
 
 def build(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="SOURCE...", help="Image folders, CSV or Parquet tables, or webdataset tars."),
-    ],
     cache: CacheOption,
     dataset: DatasetOption,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[SOURCE...]", help="Image folders, CSV or Parquet tables, or webdataset tars.", show_default=False
+        ),
+    ] = None,
+    from_cache: Annotated[
+        bool,
+        typer.Option(
+            "--from-cache", help="Start from the dataset's cached pictures and open no source; give the same --adm."
+        ),
+    ] = False,
+    perturb: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --from-cache: make a derived dataset of perturbed pictures, DATASET@KIND-STRENGTH: jpeg:QUALITY, "
+            "resize:SHARE, blur:SIGMA, noise:SIGMA or crop:SHARE; several times for several.",
+            show_default=False,
+        ),
+    ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option(
+            help="Splits of a derived dataset, such as val,test. Default: test, else val.", show_default=False
+        ),
+    ] = None,
+    derived_name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Name of the derived dataset.", show_default=False)
+    ] = None,
     layout: Annotated[
         Layout | None, typer.Option(help="Layout of the sources; recognised on sight if left out.")
     ] = None,
@@ -77,6 +103,14 @@ def build(
     image_preset: Annotated[
         ImagePreset, typer.Option(help="Resize and crop as in the DistilDIRE, DIRE or DNF code.")
     ] = ImagePreset.distildire,
+    harmonize: Annotated[
+        str | None,
+        typer.Option(
+            help="Bring all pictures to one codec history before anything is computed: jpeg:QUALITY puts each through JPEG "
+            "at its full size; png changes no pixel.",
+            show_default=False,
+        ),
+    ] = None,
     train_size: Annotated[
         int | None,
         typer.Option(
@@ -109,29 +143,60 @@ def build(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is missing and what it costs, and make nothing.")
     ] = False,
+    price: Annotated[
+        float | None,
+        typer.Option(help="With --dry-run: what an hour of one device costs, in any currency.", show_default=False),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="With --dry-run: measure for a few seconds how fast this device is.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Compute in this many processes of this machine, each with a GPU of its own if there are any. "
+            "Default: in this process.",
+            show_default=False,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute on the workers of this Dask scheduler, such as tcp://HOST:8786.", show_default=False
+        ),
+    ] = None,
+    array: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Make only the I-th of N parts, for array jobs; whichever build finds all there writes the record.",
+            show_default=False,
+        ),
+    ] = None,
+    tries: Annotated[
+        int,
+        typer.Option(help="With workers: set a shard aside when it has failed this often, and go on with the others."),
+    ] = 4,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 if any image was rejected.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compute the features of a dataset's images into the cache; what is there already is reused."""
-    from .pipeline import BuildConfig, run_build
-    from .rendering import RichProgress, show_build
+    from .pipeline import Placement, Quote, build_requests, run_builds
+    from .rendering import RichProgress, show_builds
 
-    config = BuildConfig.checked(
-        sources=tuple(sources), cache=cache, dataset=dataset, layout=layout and layout.value, adm=adm,
+    gc.freeze()  # the libraries' objects stay: collections between those of a large build need not look at them
+    configs = build_requests(
+        sources=tuple(sources or ()), cache=cache, dataset=dataset, layout=layout and layout.value, adm=adm,
         adm_config=adm_config, preset=preset.value, features=tuple(features or ()), steps=steps, real_step=real_step,
-        clip=clip, noise=noise.value, image_size=image_size, image_preset=image_preset.value, train_size=train_size,
+        clip=clip, noise=noise.value, image_size=image_size, image_preset=image_preset.value, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, precision=precision.value, device=device,
-        batch_size=batch_size if batch_size == "auto" else _number("--batch-size", batch_size), shard_size=shard_size, compile=compile_adm,
+        batch_size=number_or_auto("--batch-size", batch_size), shard_size=shard_size, compile=compile_adm,
         format=form.value, min_side=min_side, max_pixels=max_pixels, rehash=rehash,
+        from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,
     )  # fmt: skip
+    place = Placement.checked(scheduler, workers, array, tries)
+    quote = Quote.checked(price, calibrate, place.processes, dry_run=dry_run)
     with RichProgress() as progress:
-        result = run_build(config, progress, dry_run=dry_run)
-    _render(result, as_json, show_build)
-    if strict and result["rejected"]:
+        results = run_builds(configs, progress, dry_run=dry_run, place=place, quote=quote)
+    _render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
+    if strict and any(result["rejected"] for result in results):
         raise typer.Exit(3)
-
-
-def _number(option: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither auto nor a number from 1 on.", param_hint=option)
-    return int(text)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -45,6 +45,15 @@ class ShardForm(str, Enum):
 
     zarr = "zarr"
     webdataset = "webdataset"
+
+
+def number_or_auto(option: str, text: str) -> int | Literal["auto"]:
+    """Read the value of an option that takes a number from 1 on, or ``auto``."""
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number from 1 on.", param_hint=option)
+    return int(text)
 
 
 def render(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:

@@ -18,6 +18,9 @@ class Progress(Protocol):
     def note(self, stage: str, text: str) -> None:
         """Show a text beside a stage, such as its losses."""
 
+    def say(self, text: str) -> None:
+        """Show a line that stays, such as an address to look at."""
+
 
 class Silent:
     """Progress that nobody looks at."""
@@ -29,6 +32,9 @@ class Silent:
         """Do nothing."""
 
     def note(self, stage: str, text: str) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
         """Do nothing."""
 
 

@@ -21,10 +21,17 @@ from rich.text import Text
 Result = dict[str, Any]
 
 
-class RichProgress:
-    """Progress bars on stderr; where stderr is no terminal, one line a finished stage."""
+GO_ON = "Interrupted. What was finished is kept: run the same command again to go on."
 
-    def __init__(self) -> None:
+
+class RichProgress:
+    """Progress bars on stderr; where stderr is no terminal, one line a finished stage.
+
+    interrupted : what to tell somebody who ends the program.
+    """
+
+    def __init__(self, interrupted: str = GO_ON) -> None:
+        self._interrupted = interrupted
         self._console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -50,7 +57,7 @@ class RichProgress:
         """Leave the bars as they stand, and tell who interrupted the program what is kept."""
         self._bars.stop()
         if kind is KeyboardInterrupt:
-            self._console.print("Interrupted. What was finished is kept: run the same command again to go on.")
+            self._console.print(self._interrupted)
 
     def start(self, stage: str, total: int) -> None:
         """Begin a stage; one of the same name is begun anew."""
@@ -72,6 +79,10 @@ class RichProgress:
     def note(self, stage: str, text: str) -> None:
         """Show a text beside a stage."""
         self._bars.update(self._tasks[stage], note=text)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(Text(text), soft_wrap=True)
 
 
 def show_build(result: Result) -> None:
@@ -96,9 +107,59 @@ def show_build(result: Result) -> None:
     else:
         verb = "would make" if plan else "made"
         console.print(f"{verb} {result['adm_calls']:,} ADM calls (images x calls).", highlight=False)
+    for note in result["notes"]:
+        console.print(Text(f"Note: {note}"))
+    if result["audit"] and result["audit"]["found"]:
+        console.print(Text(f"Warning: {result['audit']['warning']}", style="yellow"), soft_wrap=True)
     show_rejects(console, result)
-    if not plan:
+    if plan:
+        show_estimate(console, result["estimate"])
+    elif result["part"] and result["build"] is None:
+        part = result["part"]
+        console.print(
+            f"Part {part['number']} of {part['of']} is done in {result['seconds']:,.1f} s; {part['shards_left']:,} shards of"
+            " other parts are not there yet, so no build record was written. The part that ends last writes it, or the same"
+            " command without --array.",
+            highlight=False,
+        )
+    else:
         console.print(f"build {result['build']} in {result['seconds']:,.1f} s", highlight=False)
+
+
+def show_estimate(console: Console, estimate: Result) -> None:
+    """Say what a plan takes on the devices whose rate is known."""
+    console.print(f"At most {size_of(estimate['bytes'])} before compression.", highlight=False)
+    processes = estimate["processes"]
+    for one in estimate["devices"]:
+        if one["device_hours"] is None:
+            continue
+        shared = f", {_duration(one['hours'])} on {processes:,} of them" if processes > 1 else ""
+        cost = "" if one["cost"] is None else f", cost {one['cost']:,.2f} at {estimate['price_per_hour']:,.2f} an hour"
+        rate = (
+            f"{one['adm_calls_per_second']:,.1f} ADM calls/s, {one['source']}"
+            if one["adm_calls_per_second"]
+            else one["source"]
+        )
+        console.print(
+            Text(f"{one['device']}: {_duration(one['device_hours'])} of one device{shared}{cost} ({rate})."),
+            soft_wrap=True,
+        )
+    if not estimate["devices"]:
+        console.print(
+            "No rate of this model is known, so there is no estimate of time. Measure it with --calibrate on a device that"
+            " will do the work.",
+            highlight=False,
+        )
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
+
+
+def show_builds(result: Result) -> None:
+    """Summarise a build, or several that one command ran."""
+    for one in result.get("builds", [result]):
+        show_build(one)
 
 
 def show_rejects(console: Console, result: Result) -> None:

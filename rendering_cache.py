@@ -27,6 +27,8 @@ def show_listing(result: Result) -> None:
             _more(console, f"{split}: {count['real']:,} real, {count['fake']:,} generated")
     for row in _sound(console, "builds", result["builds"]):
         _line(console, row["id"], f"{row['dataset']} at {row['revision']}, {row['created'][:16].replace('T', ' ')}")
+        if row["origin"]:
+            _more(console, f"from {row['origin']['dataset']} by {row['origin']['perturbation']}")
         by_splits = defaultdict(list)
         for name, feature in row["features"].items():
             by_splits["+".join(feature["splits"])].append(name)

@@ -17,25 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from adm_call import plain_adm, random_adm
+from adm_call import plain_adm
 from compare import conditions
+from distil_cache.inference.bench_model import random_adm
+from distil_cache.inference.counted import adm_call
 from distil_cache.models.backbones import build_backbone
 from distil_cache.pipeline.adm import Adm
-from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.pipeline.adm_weights import OFFICIAL, load_adm
 from distil_cache.pipeline.batches import BatchSize, find_size, run_batches
 from distil_cache.pipeline.ddim import extract
 from distil_cache.pipeline.device import HALF
 from distil_cache.pipeline.networks import compiled
+from distil_cache.pipeline.precision import SAMPLES, measure_deviation
 from distil_cache.pipeline.schedule import Schedule, respace
 from distil_cache.pipeline.transfer import Outgoing, Rows, incoming
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-ADM256 = {
-    "image_size": 256, "num_channels": 256, "num_res_blocks": 2, "attention_resolutions": "32,16,8", "num_head_channels": 64,
-    "resblock_updown": True, "use_scale_shift_norm": True, "learn_sigma": True,
-}  # fmt: skip
 PLAIN_IMAGES = 2
 
 
@@ -73,17 +71,6 @@ def matrix_rate(bench: Bench, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=bench.device, dtype=dtype) for _ in range(2))
     products = 8
     return 2 * side**3 * products / bench.seconds(lambda: [a @ b for _ in range(products)])
-
-
-def call_flop(bench: Bench) -> float:
-    """FLOP of one image and ADM call; a multiplication and an addition count as two."""
-    size = bench.images.shape[-1]
-    counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
-        bench.model(
-            torch.zeros(1, 3, size, size, device=bench.device), torch.zeros(1, dtype=torch.int64, device=bench.device)
-        )
-    return float(counter.get_total_flops())
 
 
 def teacher_view(teacher: nn.Module, dire: Tensor) -> Tensor:
@@ -133,33 +120,26 @@ def pipeline_seconds(bench: Bench, model: Callable[[Tensor, Tensor], Tensor], si
 
 
 def deviation(bench: Bench, exact: Adm, reduced: Adm) -> dict[str, float]:
-    """Relative error of eps and DIRE in half precision, and the share of uint8 DIRE values that change by more than 1."""
-    x = torch.from_numpy(bench.images[:4]).to(bench.device).float() / 255 * 2 - 1
-    with torch.inference_mode():
-        a, b = (extract(model, x, bench.schedule, {"eps", "recon", "dire"}) for model in (exact, reduced))
-    assert a.eps is not None
-    assert b.eps is not None
-    assert a.dire is not None
-    assert b.dire is not None
-    assert a.recon is not None
-    assert b.recon is not None
-    errors = [(x - recon).abs() for recon in (a.recon, b.recon)]
+    """How far half precision is from float32, as a build measures it."""
+    x = torch.from_numpy(bench.images[:SAMPLES]).to(bench.device).float() / 255 * 2 - 1
+    found = measure_deviation(exact, reduced, x, bench.schedule, clip=True, real_step=0)
     return {
-        "relative error of eps": float((a.eps - b.eps).norm() / a.eps.norm()),
-        "relative error of DIRE": float((errors[0] - errors[1]).norm() / errors[0].norm()),
-        "share of uint8 DIRE off by more than 1": float(((a.dire.int() - b.dire.int()).abs() > 1).float().mean()),
+        "relative error of eps": found.eps_relative,
+        "share of uint8 DIRE off by more than 1": found.dire_changed,
     }
 
 
 def measure(options: argparse.Namespace) -> dict[str, float | str]:
     """Everything, in one process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    make = (lambda: load_adm("demo").model) if options.model == "demo" else (lambda: random_adm(ADM256))
+    make = (
+        (lambda: load_adm("demo").model) if options.model == "demo" else (lambda: random_adm(OFFICIAL["adm256"].config))
+    )
     size = 32 if options.model == "demo" else 256
     images = torch.randint(
         0, 256, (options.images, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     ).numpy()
-    order = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    order = torch.channels_last
     reduced = make().to_half(HALF[options.precision]).to(device, memory_format=order)
     exact = make().to(device, memory_format=order)
     teacher = build_backbone("resnet50").eval().requires_grad_(False).to(device)
@@ -177,7 +157,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "batch": batch.size,
     }
-    flop = call_flop(bench)
+    flop, _ = adm_call(exact.config, size)
     call = bench.seconds(lambda: attempt(batch.size)) / batch.size
     rate = matrix_rate(bench, HALF[options.precision])
     table |= {"TFLOP of a call": flop / 1e12, f"TFLOP/s of a matrix product, {options.precision}": rate / 1e12}

@@ -16,8 +16,9 @@ from pathlib import Path
 from adm_call import adm_calls, medium_adm, shipped_calls
 from compare import Comparison, compare, conditions, show
 from loader import loader_comparisons
+from scanning import cold_scans
 from shards import shard_comparisons
-from whole_build import scans, whole_build
+from whole_build import warm_build, whole_build
 
 SUBJECTS: dict[str, Callable[[Path, bool], list[Comparison]]] = {
     "adm": lambda _, compiled: [
@@ -25,7 +26,7 @@ SUBJECTS: dict[str, Callable[[Path, bool], list[Comparison]]] = {
         adm_calls(medium_adm(), "25 M parameters", compiled=compiled, rounds=3),
     ],
     "build": lambda folder, _: [whole_build(folder)],
-    "scan": lambda folder, _: scans(folder),
+    "scan": lambda folder, _: [*cold_scans(folder / "cold"), warm_build(folder)],
     "shards": lambda folder, _: shard_comparisons(folder),
     "loader": lambda folder, _: loader_comparisons(folder),
 }

@@ -33,11 +33,22 @@ class BuiltFeature(BaseModel):
     splits: tuple[str, ...]
 
 
+class Derived(BaseModel):
+    """Where a derived dataset comes from: the dataset and revision whose cached pictures were perturbed, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    revision: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
+    perturbation: Annotated[str, Field(pattern=r"\A[a-z]+:[0-9.]+\z")]
+
+
 class BuildRecord(BaseModel):
     """A dataset's revision and the features that were built for it.
 
-    ``id`` is the hash of the dataset, revision and features; ``created`` and ``versions`` (library -> version) do not
-    enter it, so the same build made again is the same record.
+    ``id`` is the hash of the dataset, revision and features; ``created``, ``versions`` (library -> version) and ``origin``
+    (of a derived dataset) do not enter it, so the same build made again is the same record. The perturbation is part of
+    the features' fingerprints, so datasets that share their rows still have other records.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,10 +59,16 @@ class BuildRecord(BaseModel):
     features: dict[str, BuiltFeature]
     created: AwareDatetime
     versions: dict[str, str]
+    origin: Derived | None = None
 
     @classmethod
     def new(
-        cls, dataset: str, revision: str, features: Mapping[str, BuiltFeature], versions: Mapping[str, str]
+        cls,
+        dataset: str,
+        revision: str,
+        features: Mapping[str, BuiltFeature],
+        versions: Mapping[str, str],
+        origin: Derived | None = None,
     ) -> Self:
         """Return the record of a build that ends now."""
         return cls(
@@ -61,6 +78,7 @@ class BuildRecord(BaseModel):
             features=dict(features),
             created=datetime.now(UTC).replace(microsecond=0),
             versions=dict(versions),
+            origin=origin,
         )
 
 
@@ -85,7 +103,9 @@ class BuildStore:
     def write(self, record: BuildRecord) -> None:
         """Store a record; one that exists already is kept as it is."""
         make_folder(self.folder)
-        create_file(self.folder / f"{record.id}.json", record.model_dump_json(indent=2).encode() + b"\n")
+        unknown_before = {"origin"} if record.origin is None else set()
+        text = record.model_dump_json(indent=2, exclude=unknown_before)
+        create_file(self.folder / f"{record.id}.json", text.encode() + b"\n")
 
     def read(self, build_id: str) -> BuildRecord:
         """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""

@@ -1,7 +1,8 @@
 """Datasets: named tables with one row per occurrence of a sample, kept as immutable revisions.
 
-``datasets/NAME/REVISION.parquet`` is the table, ``REVISION.rejects.jsonl`` the files that could not be used, and the
-highest ``HEAD-000001.json`` names the newest revision. Each head is created exclusively (compare and swap): a builder
+``datasets/NAME/REVISION.parquet`` is the table, ``REVISION.rejects.jsonl`` the files that could not be used,
+``REVISION.audit.json`` an audit of the files' headers (see :mod:`.audit_record`), and the highest ``HEAD-000001.json``
+names the newest revision. Each head is created exclusively (compare and swap): a builder
 that finds its number taken reads the new head and tries the next one.
 """
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..errors import IntegrityError, UserError
 from .atomic import create_file, make_folder, read_file
+from .audit_record import MOST_BYTES, HeaderAudit, parse_audit
 from .parquet_file import read_bounded
 from .revision import revision_of
 
@@ -39,14 +41,16 @@ SCHEMA = pa.schema(
 )
 REPEATED = ["source", "split", "generator", "family", "group", "format"]
 """Columns stored with a dictionary; in the others hardly a value comes twice."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+OF_REVISION = (".parquet", ".rejects.jsonl", ".audit.json")
+"""Suffixes of the files of a revision; the last is not there of every one."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 _REVISION = re.compile(r"[0-9a-f]{16}")
 _HEAD = re.compile(r"HEAD-(\d{6,})\.json")
 _MAX_REJECTS = 2**30
 
 
 class DatasetStore:
-    """The datasets of a cache. Names are letters, digits, dots, dashes and underscores."""
+    """The datasets of a cache. Names are letters, digits, dots, dashes and underscores; derived ones also have an @."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -128,6 +132,16 @@ class DatasetStore:
         if not all(isinstance(row, dict) for row in rows):
             raise IntegrityError(f"{path}: is not a list of rejects, so the file is damaged.")
         return rows
+
+    def add_audit(self, name: str, revision: str, audit: HeaderAudit) -> None:
+        """Store the audit of a revision; one that exists stays."""
+        create_file(self._folder(name) / f"{revision}.audit.json", audit.as_json())
+
+    def audit(self, name: str, revision: str | None = None) -> HeaderAudit | None:
+        """Return the audit of a revision (default: the head), or None if it has none. IntegrityError for a damaged one."""
+        table = self._path(name, revision, ".parquet")
+        path = table.with_name(f"{table.stem}.audit.json")
+        return parse_audit(read_file(path, MOST_BYTES), str(path)) if path.exists() else None
 
     def names(self) -> list[str]:
         """Return the datasets that have a head, sorted."""

@@ -18,6 +18,7 @@ from ..errors import IntegrityError
 from .aside import REMOVED, put_back, restore_shard, set_aside
 from .atomic import fsync_folder
 from .builds import BuildRecord
+from .dataset import OF_REVISION
 from .formats import checksum
 from .lease import Leases, file_time, read_leases
 from .litter import Litter, delete, feature_folders, find_litter
@@ -131,7 +132,7 @@ def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Ite
             table = datasets.folder / name / f"{revision}.parquet"
             if (name, revision) in roots.revisions or (revision not in past and _changed(table, oldest) >= oldest):
                 continue
-            for path in (table, table.with_name(f"{revision}.rejects.jsonl")):
+            for path in [table.with_name(f"{revision}{suffix}") for suffix in OF_REVISION]:
                 if path.exists():
                     yield Item(
                         "revision", _name(cache, path), _size(path), f"an older revision of {name}, which no run needs"
@@ -227,7 +228,7 @@ def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[Path]) -
             put_back(removed_folder(path) / path.name, path)
     roots = find_roots(cache, keep_revisions)
     for name, revision in roots.revisions:
-        for suffix in (".parquet", ".rejects.jsonl"):
+        for suffix in OF_REVISION:
             path = cache.datasets().folder / name / f"{revision}{suffix}"
             if not path.exists() and put_back(removed_folder(path) / path.name, path):
                 back.add(path)

@@ -44,12 +44,20 @@ def words(spec: Mapping[str, object]) -> str:
         if name == "feature" or (name == "algorithm" and value == 1):
             continue
         if isinstance(value, dict) and "feature" in value:
-            parts.append(f"from {value['feature']}")
+            parts.append(f"from {value['feature']}{_perturbed(value)}")
         elif isinstance(value, dict):
             parts.append(f"{name} {short(value['weights'])}" if "weights" in value else f"{name} ({words(value)})")
         else:
             parts.append(f"{name} {short(value)}")
     return ", ".join(parts)
+
+
+def _perturbed(spec: Mapping[str, object]) -> str:
+    """Say that a feature is made of perturbed pictures, however far down."""
+    found = spec.get("perturb")
+    if isinstance(found, dict):
+        return f" (perturb {words(found)})"
+    return next((text for part in spec.values() if isinstance(part, dict) and (text := _perturbed(part))), "")
 
 
 def short(value: object) -> str:
@@ -96,6 +104,7 @@ def _build(cache: Cache, build: str, runs: list[object]) -> Entry:
         "dataset": record.dataset,
         "revision": record.revision,
         "created": record.created.isoformat(),
+        "origin": record.origin.model_dump() if record.origin else None,
         "features": {
             name: {"folder": feature.folder, "shards": len(feature.shards), "splits": list(feature.splits)}
             for name, feature in record.features.items()

@@ -17,6 +17,7 @@ from ..errors import IntegrityError, UserError
 from . import index_file
 from .aside import DAMAGED, put_back, restore_shard, set_aside
 from .atomic import cannot_write, create_file, fsync_folder, make_folder
+from .dataset import OF_REVISION
 from .gc import removed_folder
 from .marker import read_marker
 from .store import Cache, FeatureStore
@@ -77,7 +78,7 @@ def _mend_missing(cache: Cache, problem: Problem) -> Iterator[str]:
             yield f"builds/{path.name}, which gc had removed and run {ref.run} needs, is back"
     for build in builds.ids() if problem.feature.startswith("builds/") else ():
         record = builds.read(build)
-        for suffix in (".parquet", ".rejects.jsonl"):
+        for suffix in OF_REVISION:
             path = cache.datasets().folder / record.dataset / f"{record.revision}{suffix}"
             if not path.exists() and put_back(removed_folder(path) / path.name, path):
                 yield f"datasets/{record.dataset}/{path.name}, which gc had removed and build {build} needs, is back"

@@ -65,6 +65,22 @@ def folder_name(feature: str, fingerprint: str) -> str:
     return f"{feature}-{fingerprint[:FOLDER_DIGITS]}"
 
 
+def unperturbed_fingerprint(spec: Mapping[str, object]) -> str:
+    """Return the fingerprint that a feature would have if the pictures that it is made of were not perturbed.
+
+    spec : its settings as plain nested JSON values.
+    """
+    return fingerprint_of(_unperturbed(spec))
+
+
+def _unperturbed(spec: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: _unperturbed(value) if isinstance(value, Mapping) else value
+        for name, value in spec.items()
+        if name != "perturb"
+    }
+
+
 def imported_from(spec: Mapping[str, object]) -> str:
     """Say where a feature's values, or those that it is made of, were imported from; empty if all were computed here.
 

@@ -145,6 +145,10 @@ def _verify_dataset(cache: Cache, name: str) -> Iterator[Problem]:
             store.rejects(name, revision)
         except UserError as error:
             yield Problem(where, None, str(error), f"{where}/{revision}.rejects.jsonl")
+        try:
+            store.audit(name, revision)
+        except UserError as error:
+            yield Problem(where, None, str(error), f"{where}/{revision}.audit.json")
 
 
 def _verify_builds(cache: Cache) -> Iterator[Problem]:

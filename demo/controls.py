@@ -20,7 +20,9 @@ from sklearn.preprocessing import StandardScaler
 
 from ..cache.gather import gather
 from ..cache.store import Cache
-from ..train.metrics import GeneratorScores, Interval, auc, bootstrap_mean, per_generator
+from ..train.generators import GeneratorScores, per_generator
+from ..train.intervals import bootstrap_mean
+from ..train.metrics import Interval, auc
 from .recipe import ImageRecord, Kind
 from .scenes import Pixels
 

@@ -19,6 +19,7 @@ from ..cache.store import Cache
 from ..pipeline import BuildConfig, run_build
 from ..progress import Progress
 from ..train import TrainConfig, run_evaluation, run_training, write_report
+from ..train.report import Addition
 from .controls import DireStudy, baseline_scores, metadata_auc, study_dire
 from .dataset import BLURRED, DIRE, MAIN, SEEN, make_images
 from .recipe import Manifest, Recipe
@@ -186,7 +187,8 @@ def _report(out: Path, manifest: Manifest, runs: list[Path], dire_builds: dict[s
         baseline_section(rows, [run.name for run in runs], metadata),
         images_section(manifest),
     ]
-    content = write_report(runs, out / "report", extra=sections, clusters=manifest.scenes())
+    added = Addition("demo", sections)
+    content = write_report(runs, out / "report", additions=[added], clusters=manifest.scenes())
     return {
         "test_sets": rows,
         "dire": [_dire(path, study) for path, study in studies.items()],

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..train.metrics import GeneratorScores
+from ..train.generators import GeneratorScores
 from ..train.report import Section, Table
 from ..train.report.drawing import Figure, Spread, spread_panel
+from ..train.report.measured import measure
 from ..train.report.runs import read_runs
-from ..train.report.tables import measure
 from .controls import DireMean, DireStudy
 from .dataset import BLURRED, DIRE, HELD_OUT, MAIN, SAMPLES, SEEN
 from .recipe import Kind, Manifest

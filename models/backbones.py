@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
-from torchvision.models import resnet50
 
 from ..errors import UserError
 from .download import Progress, WeightsFile, download, weights_folder
@@ -190,6 +189,8 @@ def _find_efficientnet_lite0(progress: Progress | None) -> Path:
 )
 def _resnet50(in_channels: int) -> nn.Module:
     """Build torchvision's network under its own key names: its children run one after the other."""
+    from torchvision.models import resnet50  # it takes as long to import as torch, and many commands do without
+
     children = OrderedDict(resnet50(weights=None).named_children())
     del children["avgpool"], children["fc"]
     if in_channels != 3:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import torch
 
 from ..errors import UsageError
@@ -23,3 +26,13 @@ def choose_device(name: str) -> torch.device:
             raise UsageError(f"--device {name}: {count} CUDA devices are visible here; use a lower number or cpu.")
         return torch.device("cuda", device.index or 0)
     return device
+
+
+def device_title(device: torch.device) -> str:
+    """What a device is called: the GPU's name, or the processor's where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8", errors="replace").splitlines() if about.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

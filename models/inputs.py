@@ -6,11 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def paper_size(image_size: int) -> int:
-    """Return the side that the paper's teacher and student see, 7/8 of the image: 224 of 256 pixels."""
-    return (image_size * 7 + 4) // 8
-
-
 def resized(images: Tensor, size: int) -> Tensor:
     """Resize (B, C, H, W) floats to size x size, bilinear and antialiased; images of that size stay as they are."""
     if images.shape[-2:] == (size, size):

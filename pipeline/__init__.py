@@ -11,12 +11,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..progress import Progress, Silent
-    from .build import run_build
+    from .build import run_build, run_builds
+    from .cluster.placement import Placement
     from .config import BuildConfig
+    from .quote import Quote
+    from .requests import build_requests
 
-__all__ = ["BuildConfig", "Progress", "Silent", "run_build"]
+__all__ = ["BuildConfig", "Placement", "Progress", "Quote", "Silent", "build_requests", "run_build", "run_builds"]
 
-_WHERE = {"BuildConfig": ".config", "Progress": "..progress", "Silent": "..progress", "run_build": ".build"}
+_WHERE = {
+    "BuildConfig": ".config",
+    "Placement": ".cluster.placement",
+    "Progress": "..progress",
+    "Quote": ".quote",
+    "Silent": "..progress",
+    "build_requests": ".requests",
+    "run_build": ".build",
+    "run_builds": ".build",
+}
 
 
 def __getattr__(name: str) -> object:

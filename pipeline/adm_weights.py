@@ -156,16 +156,16 @@ def _config_of(path: Path, given: Path | None) -> AdmConfig:
     """Return the flags of a weights file by the order of precedence in the module's text."""
     for name, official in OFFICIAL.items():
         if path.stat().st_size == official.file.bytes and file_sha256(path) == official.file.sha256:
-            if given is not None and _read_config(given) != official.config:
+            if given is not None and read_config(given) != official.config:
                 raise UserError(
                     f"{path}: is the official {name}, whose flags are not those of {given}. Leave --adm-config out."
                 )
             return official.config
     beside = path.with_suffix(".json")
     if given is not None:
-        return _read_config(given)
+        return read_config(given)
     if beside.is_file():
-        return _read_config(beside)
+        return read_config(beside)
     metadata = read_metadata(path)
     if "flags" in metadata:
         return _parse_config(metadata["flags"], f"{path}, metadata `flags`")
@@ -175,7 +175,8 @@ def _config_of(path: Path, given: Path | None) -> AdmConfig:
     )
 
 
-def _read_config(path: Path) -> AdmConfig:
+def read_config(path: Path) -> AdmConfig:
+    """Read guided-diffusion flags from a JSON file. Raises UserError naming what is wrong with it."""
     try:
         return _parse_config(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:

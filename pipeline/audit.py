@@ -20,7 +20,7 @@ from ..errors import UsageError, UserError
 from ..progress import Progress, Silent
 from .audit_checks import AuditRow, all_checks, header_checks, spread, told
 from .audit_duplicates import Look, groups, look_of, near_pairs
-from .audit_headers import HeaderFacts, header_facts
+from .audit_headers import HeaderFacts, header_facts, row_facts
 from .audit_pixels import PixelFacts, pixel_facts
 from .image_file import ImageRejected
 from .scan import ScannedRow, ScanResult, read_source, scan
@@ -90,8 +90,8 @@ def run_audit(
     if len({row.file.label for row in rows}) < 2:
         raise UserError(f"{_names(sources, dataset)}: needs usable images of both classes.{_first(aside)}")
 
-    near, group, unseen = _near(rows, progress)
-    judged, refused = _looked_at(rows, group, sample, progress)
+    near, group, unseen = near_duplicates(rows, progress)
+    judged, refused = looked_at(rows, group, sample, progress)
     failed = {file.location: (file, seen) for file, seen in [*unseen, *refused] if seen.reason not in _NOT_MEASURED}
     aside += [_aside(printable(file.location), seen.reason, seen.detail) for file, seen in failed.values()]
     checks = all_checks(judged)
@@ -148,28 +148,23 @@ def _scanned(files: Sequence[SourceFile], progress: Progress) -> ScanResult:
     return scan(files, workers=_WORKERS, progress=advance)
 
 
-def _looked_at(
+def looked_at(
     rows: Sequence[ScannedRow], group: dict[str, int], sample: int, progress: Progress
 ) -> tuple[list[AuditRow], list[Refusal]]:
-    """Read the headers of a sample, and the pixels of a part of it; return what was read and what could not be."""
+    """Take the headers of a sample, and read the pixels of a part of it; return these and what could not be read."""
     files, keys = [row.file for row in rows], [row.key for row in rows]
     places = spread(files, keys, max(HEADER_SAMPLE, sample))
-    facts = _read([rows[place] for place in places], _facts, "headers", progress)
     chosen = spread(files, keys, sample)
     pixels = dict(zip(chosen, _read([rows[place] for place in chosen], _pixels, "pixels", progress), strict=True))
     judged = [
         AuditRow(rows[place].file, rows[place].key, fact, group[rows[place].key], _kept(pixels.get(place)))
-        for place, fact in zip(places, facts, strict=True)
-        if isinstance(fact, HeaderFacts)
+        for place in places
+        if (fact := row_facts(rows[place])) is not None
     ]
-    return judged, [
-        (rows[place].file, seen)
-        for place, seen in [*zip(places, facts, strict=True), *pixels.items()]
-        if isinstance(seen, ImageRejected)
-    ]
+    return judged, [(rows[place].file, seen) for place, seen in pixels.items() if isinstance(seen, ImageRejected)]
 
 
-def _near(rows: Sequence[ScannedRow], progress: Progress) -> tuple[Result, dict[str, int], list[Refusal]]:
+def near_duplicates(rows: Sequence[ScannedRow], progress: Progress) -> tuple[Result, dict[str, int], list[Refusal]]:
     """Look for near duplicates among different files; number the groups of keys that look alike; return failures too."""
     one_of = list({row.key: row for row in rows}.values())
     compared = [one_of[place] for place in spread([r.file for r in one_of], [r.key for r in one_of], LOOK_SAMPLE)]
@@ -219,10 +214,6 @@ def _read(
             found.append(seen)
             progress.advance(stage, 1)
     return found
-
-
-def _facts(row: ScannedRow) -> HeaderFacts:
-    return header_facts(read_source(row.file, row.key), row.file.path)
 
 
 def _pixels(row: ScannedRow) -> PixelFacts:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.tree import DecisionTreeClassifier
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.tree import DecisionTreeClassifier
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -63,6 +65,10 @@ def judge(
     columns = {name: _encoded(column) for name, column in values.items() if len(set(column)) > 1}
     if not columns:
         return Judgement(0.5, (0.5, 0.5), level, ())
+    from sklearn.ensemble import RandomForestClassifier  # a second to import, and most builds have nothing to judge
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.tree import DecisionTreeClassifier
+
     folds = list(
         StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(np.zeros(len(truth)), truth, groups=members)
     )

@@ -6,18 +6,12 @@ verdict rests on it (see :data:`TOLD_ONLY`).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from PIL import Image
+from .file_facts import read_facts, read_traits
+from .scan import ScannedRow
 
-from .audit_jpeg import JpegFacts, jpeg_facts, nearest_quality
-from .image_file import format_name, open_image
-
-_PNG_START = 8
-_MOST_CHUNKS = 100_000
 _USUAL = {"jpeg": ("jpg", "jpeg"), "tiff": ("tif", "tiff")}
 
 
@@ -63,25 +57,16 @@ def header_facts(data: bytes, name: str) -> HeaderFacts:
 
     data : the whole file. name : its name, for the extension. Raises as :func:`.image_file.open_image`.
     """
-    image = open_image(data)
-    kind = format_name(image)
-    extension = _extension(name, kind)
-    if kind == "jpeg":
-        return _of_jpeg(data, image, extension)
-    chunks = list(_chunks(data, kind))
-    extras = [(label, length) for label, length in chunks if _is_metadata(label, kind)]
-    return HeaderFacts(
-        format=kind,
-        extension=extension,
-        mode=_mode(image, data, kind),
-        width=image.width,
-        height=image.height,
-        bytes=len(data),
-        metadata=_joined(sorted({label for label, _ in extras} | _named(image, kind))),
-        metadata_bytes=sum(length for _, length in extras),
-        structure=_joined(_without_repeats([label for label, _ in chunks])),
-        scan="interlaced" if image.info.get("interlace") else "plain",
-    )
+    found = read_facts(data)
+    return _with_traits(name, found.format, found.width, found.height, len(data), found.metadata_bytes, found.traits)
+
+
+def row_facts(row: ScannedRow) -> HeaderFacts | None:
+    """Return the facts that a scan gathered of a file; None of a row that comes from elsewhere."""
+    if not row.traits:
+        return None
+    width, height = (row.height, row.width) if row.turned else (row.width, row.height)
+    return _with_traits(row.file.path, row.format, width, height, row.bytes, row.metadata_bytes, row.traits)
 
 
 def header_features(facts: HeaderFacts) -> dict[str, Value]:
@@ -104,32 +89,25 @@ def header_features(facts: HeaderFacts) -> dict[str, Value]:
     }
 
 
-def _of_jpeg(data: bytes, image: Image.Image, extension: str) -> HeaderFacts:
-    facts = jpeg_facts(data)
-    extras = [segment for segment in facts.segments if segment.is_metadata]
-    luminance = facts.tables.get(0)
+def _with_traits(
+    name: str, kind: str, width: int, height: int, size: int, metadata_bytes: int, text: str
+) -> HeaderFacts:
+    traits = read_traits(text)
     return HeaderFacts(
-        format="jpeg",
-        extension=extension,
-        mode=image.mode,
-        width=image.width,
-        height=image.height,
-        bytes=len(data),
-        metadata=_joined(sorted({segment.name for segment in extras})),
-        metadata_bytes=sum(len(segment.content) for segment in extras),
-        structure=_joined(_without_repeats([segment.name for segment in facts.segments])),
-        scan="progressive" if facts.progressive else "plain",
-        jpeg_quality=None if luminance is None else nearest_quality(dict(enumerate(luminance))),
-        jpeg_tables=_tables_name(facts),
-        subsampling=facts.sampling,
+        format=kind,
+        extension=_extension(name, kind),
+        mode=traits.mode,
+        width=width,
+        height=height,
+        bytes=size,
+        metadata=traits.metadata,
+        metadata_bytes=metadata_bytes,
+        structure=traits.structure,
+        scan=traits.scan,
+        jpeg_quality=traits.jpeg_quality,
+        jpeg_tables=traits.jpeg_tables,
+        subsampling=traits.subsampling,
     )
-
-
-def _tables_name(facts: JpegFacts) -> str:
-    """Name a set of tables by its first steps and a hash."""
-    text = repr(sorted(facts.tables.items()))
-    first = ",".join(str(step) for step in facts.tables.get(0, ())[:4])
-    return f"{first}… #{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _extension(name: str, kind: str) -> str:
@@ -138,52 +116,3 @@ def _extension(name: str, kind: str) -> str:
     if suffix.lower() not in usual:
         return f"{kind} named .{suffix}"
     return "as it should" if suffix == usual[0] else f".{suffix}"
-
-
-def _mode(image: Image.Image, data: bytes, kind: str) -> str:
-    depth = data[24] if kind == "png" and len(data) > 24 else 8
-    return image.mode if depth == 8 else f"{image.mode} {depth}-bit"
-
-
-def _named(image: Image.Image, kind: str) -> set[str]:
-    """Return the metadata that Pillow names, of the formats whose chunks are not walked here."""
-    if kind in ("png", "webp"):
-        return set()
-    return {str(name) for name, value in image.info.items() if isinstance(value, (bytes, str))}
-
-
-def _chunks(data: bytes, kind: str) -> Iterator[tuple[str, int]]:
-    """Yield label and length of the chunks of a PNG or WebP. Ends quietly where the file contradicts itself."""
-    big, place = kind == "png", _PNG_START if kind == "png" else 12
-    if kind not in ("png", "webp"):
-        return
-    for _ in range(_MOST_CHUNKS):
-        if place + 8 > len(data):
-            return
-        first, second = data[place : place + 4], data[place + 4 : place + 8]
-        label, length = (second, int.from_bytes(first, "big")) if big else (first, int.from_bytes(second, "little"))
-        if not (label.isascii() and label.decode().isprintable()):
-            return
-        yield _label(label.decode().strip(), data[place + 8 : place + 8 + 40]), min(length, len(data) - place)
-        place += 12 + length if big else 8 + length + length % 2
-
-
-def _label(label: str, start: bytes) -> str:
-    """Add to a PNG's text its keyword: generators leave their prompt and settings under a name of their own."""
-    if label not in ("tEXt", "zTXt", "iTXt"):
-        return label
-    word = start.split(b"\0", 1)[0].decode("latin-1")
-    return f"{label}({word[:20]})" if word.isprintable() else label
-
-
-def _is_metadata(label: str, kind: str) -> bool:
-    """Say whether a decoder may skip a chunk: a PNG says so itself by a small first letter."""
-    return label[:1].islower() if kind == "png" else label in ("EXIF", "XMP", "ICCP")
-
-
-def _without_repeats(labels: list[str]) -> list[str]:
-    return [label for number, label in enumerate(labels) if number == 0 or label != labels[number - 1]]
-
-
-def _joined(labels: list[str]) -> str:
-    return " ".join(labels) if len(labels) <= 40 else " ".join([*labels[:40], "…"])

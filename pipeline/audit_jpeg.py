@@ -6,15 +6,22 @@ off or contradicts itself gives what was read until there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
+
+import numpy as np
+
+DQT = 0xDB
+"""Second byte of the marker of a segment that defines quantisation tables."""
 
 _NAMES = {0xC4: "DHT", 0xCC: "DAC", 0xDB: "DQT", 0xDD: "DRI", 0xFE: "COM"}
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCAN = 0xDA
 _MOST_SEGMENTS = 10_000
+_MOST_REMEMBERED = 1024  # bytes of tables
 
 # The luminance table of T.81, annex K, in the order of its rows; qualities 1..100 of the IJG's library scale it.
 _STANDARD = (
@@ -34,53 +41,65 @@ ZIGZAG = tuple(
 """Place in a JPEG's order of coefficients to 8 * row + column."""
 
 
-class Segment(NamedTuple):
-    """One segment before the scan: its marker's second byte, and what it holds."""
-
-    marker: int
-    content: bytes
-
-    @property
-    def name(self) -> str:
-        """The marker in letters; of an application's segment also the name that it gives itself."""
-        if 0xE0 <= self.marker <= 0xEF:
-            label = self.content[:28].split(b"\0", 1)[0]
-            word = "".join(map(chr, label)) if label.isascii() and label.decode().isprintable() else ""
-            return f"APP{self.marker - 0xE0}" + (f"({word.rsplit('/', 2)[0][-20:]})" if word else "")
-        if self.marker in _FRAMES:
-            return f"SOF{self.marker - 0xC0}"
-        return _NAMES.get(self.marker, f"{self.marker:02X}")
-
-    @property
-    def is_metadata(self) -> bool:
-        """Whether a decoder may pass it over."""
-        return 0xE0 <= self.marker <= 0xEF or self.marker == 0xFE
+Segment = tuple[int, bytes]
+"""One segment before the scan: its marker's second byte, and what it holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class JpegFacts:
-    """What the segments say.
+class Quantisation(NamedTuple):
+    """Quantisation tables.
 
-    tables : quantisation steps by table number, 64 each, row by row. sampling : as in ``4:2:0``, or grey.
+    tables : steps by table number, 64 each, row by row. quality : whose standard luminance table is nearest to table 0.
+    name : the first steps and a hash of all. whole : nothing is missing of any table.
     """
 
     tables: Mapping[int, tuple[int, ...]]
+    quality: int | None
+    name: str
+    whole: bool
+
+
+class JpegFacts(NamedTuple):
+    """What the segments say.
+
+    sampling : as in ``4:2:0``, or grey. reaches_scan : every segment is whole, up to the first scan's header and with it.
+    """
+
+    quantisation: Quantisation
     sampling: str
     progressive: bool
-    segments: tuple[Segment, ...]
+    segments: list[Segment]
+    reaches_scan: bool
+
+    @property
+    def tables(self) -> Mapping[int, tuple[int, ...]]:
+        """Quantisation steps by table number, 64 each, row by row."""
+        return self.quantisation.tables
 
 
 def jpeg_facts(data: bytes) -> JpegFacts:
     """Read what stands before a JPEG's first scan. Never raises: what cannot be read is left out."""
-    segments = _segments(data)
-    tables: dict[int, tuple[int, ...]] = {}
+    segments, reaches_scan = _segments(data)
+    tables = []
     sampling, progressive = "unknown", False
-    for segment in segments:
-        if segment.marker == 0xDB:
-            tables.update(_tables(segment.content))
-        elif segment.marker in _FRAMES:
-            sampling, progressive = _sampling(segment.content), segment.marker in _PROGRESSIVE
-    return JpegFacts(tables, sampling, progressive, tuple(segments))
+    for marker, content in segments:
+        if marker == DQT:
+            tables.append(content)
+        elif marker in _FRAMES:
+            sampling, progressive = _sampling(content), marker in _PROGRESSIVE
+    return JpegFacts(_quantisation(tuple(tables)), sampling, progressive, segments, reaches_scan)
+
+
+def segment_names(segments: Sequence[Segment]) -> list[str]:
+    """Name segments by their markers; those of applications also by the names that these give themselves."""
+    return [
+        _application_name(marker, content[:28]) if 0xE0 <= marker <= 0xEF else _MARKER_NAMES[marker]
+        for marker, content in segments
+    ]
+
+
+def is_metadata(name: str) -> bool:
+    """Say whether a decoder may pass over a segment of this name."""
+    return name.startswith("APP") or name == "COM"
 
 
 def standard_table(quality: int) -> tuple[int, ...]:
@@ -94,46 +113,79 @@ def nearest_quality(steps: Mapping[int, int]) -> int:
 
     steps : 8 * row + column -> step. The distance is the mean relative difference; the higher quality wins a tie.
     """
-
-    def distance(quality: int) -> float:
-        table = _TABLES[quality]
-        return sum(abs(step - table[place]) / max(step, table[place]) for place, step in steps.items())
-
-    return min(range(100, 0, -1), key=distance)
+    found = np.array(list(steps.values()), dtype=np.float64)
+    tables = _TABLES[:, list(steps)]
+    distances = (np.abs(found - tables) / np.maximum(found, tables)).sum(axis=1)
+    return 100 - int(np.argmin(distances))
 
 
-_TABLES = {quality: standard_table(quality) for quality in range(1, 101)}
+_TABLES = np.array([standard_table(quality) for quality in range(100, 0, -1)], dtype=np.float64)
+_MARKER_NAMES = {
+    marker: f"SOF{marker - 0xC0}" if marker in _FRAMES else _NAMES.get(marker, f"{marker:02X}") for marker in range(256)
+}
 
 
-def _segments(data: bytes) -> list[Segment]:
+@lru_cache(maxsize=4096)
+def _application_name(marker: int, start: bytes) -> str:
+    label = start.split(b"\0", 1)[0]
+    word = label.decode() if label.isascii() and label.decode().isprintable() else ""
+    return f"APP{marker - 0xE0}" + (f"({word.rsplit('/', 2)[0][-20:]})" if word else "")
+
+
+def _segments(data: bytes) -> tuple[list[Segment], bool]:
+    """Return the segments before the first scan, and whether they are whole and the scan's header follows."""
     found: list[Segment] = []
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF and len(found) < _MOST_SEGMENTS:
+    place, size = 2, len(data)
+    while place + 4 <= size and data[place] == 0xFF and len(found) < _MOST_SEGMENTS:
         marker = data[place + 1]
         if marker == 0xFF:  # a fill byte
             place += 1
             continue
-        length = int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == _SCAN or length < 2:
-            break
-        found.append(Segment(marker, data[place + 4 : place + 2 + length]))
-        place += 2 + length
-    return found
+        end = place + 2 + (data[place + 2] << 8 | data[place + 3])
+        if marker == _SCAN or end < place + 4:
+            return found, marker == _SCAN and place + 4 <= end <= size
+        found.append((marker, data[place + 4 : end]))
+        place = end
+    return found, False
 
 
-def _tables(content: bytes) -> dict[int, tuple[int, ...]]:
-    found = {}
+def _quantisation(contents: tuple[bytes, ...]) -> Quantisation:
+    """Read tables; those of a usual size are remembered, as many files share them."""
+    usual = sum([len(content) for content in contents]) <= _MOST_REMEMBERED
+    return _known_quantisation(contents) if usual else _read_quantisation(contents)
+
+
+def _read_quantisation(contents: tuple[bytes, ...]) -> Quantisation:
+    tables: dict[int, tuple[int, ...]] = {}
+    whole = True
+    for content in contents:
+        whole = _add_tables(content, tables) and whole
+    luminance = tables.get(0)
+    first = ",".join(str(step) for step in (luminance or ())[:4])
+    return Quantisation(
+        tables=tables,
+        quality=None if luminance is None else nearest_quality(dict(enumerate(luminance))),
+        name=f"{first}… #{hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:6]}",
+        whole=whole,
+    )
+
+
+_known_quantisation = lru_cache(maxsize=1024)(_read_quantisation)
+
+
+def _add_tables(content: bytes, tables: dict[int, tuple[int, ...]]) -> bool:
+    """Read the tables of one segment into ``tables``; say whether it holds whole ones and nothing else."""
     while content:
         width = 2 if content[0] >> 4 else 1
         values = content[1 : 1 + 64 * width]
         if len(values) < 64 * width:
-            break
+            return False
         table = [0] * 64
         for number, place in enumerate(ZIGZAG):
             table[place] = int.from_bytes(values[width * number : width * (number + 1)], "big")
-        found[content[0] & 15] = tuple(table)
+        tables[content[0] & 15] = tuple(table)
         content = content[1 + 64 * width :]
-    return found
+    return True
 
 
 def _sampling(content: bytes) -> str:

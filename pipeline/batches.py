@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 
 from ..errors import UserError
 from ..models.user_cache import read_memory, write_memory
+from .device import device_name
 from .transfer import Outgoing, Rows
 
 T = TypeVar("T")
@@ -102,8 +102,7 @@ def remembered_size(
     identity : what memory use depends on besides the device: the model's digest, image size, precision.
     attempt : runs one batch of the given size.
     """
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU of {platform.node()}"
-    key = json.dumps({"device": where, **identity}, sort_keys=True)
+    key = json.dumps({"device": device_name(device), **identity}, sort_keys=True)
     size = _known().get(key) or find_size(device, attempt)
     _note(key, size)
     return BatchSize(size, lambda smaller: _note(key, smaller))

@@ -25,6 +25,14 @@ from .transfer import Outgoing, Rows, incoming
 FINITE = "finite"
 
 
+def load_models(task: Task, images: Images, tools: Tools) -> None:
+    """Load the models that :func:`compute` will use for this task, unless they are there."""
+    if any(images.lacking(task, feature) for feature in PASS_FEATURES):
+        _ = tools.adm_batch
+    if images.lacking(task, "teacher"):
+        _ = tools.teacher
+
+
 def compute(task: Task, images: Images, tools: Tools) -> tuple[dict[str, Rows], int]:
     """Make everything but the pictures that the task's images lack.
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
 from .image_file import MAX_PIXELS, MIN_SIDE
-from .image_spec import ImagePreset
+from .image_spec import ImagePreset, parse_harmonization, parse_perturbation
 from .specs import NoiseReduction, Precision
 from .teacher import TeacherPreset
 
 ShardForm = Literal["zarr", "webdataset"]
 """How new shards are stored; it decides no value, and shards of the other format are reused."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
+DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
 
 
 class BuildConfig(BaseModel):
     """The arguments of a build.
 
     The first group decides values and ends up in the specs; the second only says what to do it to, where, and how fast.
+
+    harmonize : ``jpeg:QUALITY`` or ``png``, see :func:`.image_spec.parse_harmonization`. perturb : such as ``jpeg:75``.
+    origin : the dataset whose cached pictures are taken in place of ``sources``; ``splits`` of it, see :mod:`.derive`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +35,8 @@ class BuildConfig(BaseModel):
     adm_config: Path | None = None
     preset: TeacherPreset = "paper"
     image_preset: ImagePreset = "distildire"
+    harmonize: str | None = None
+    perturb: str | None = None
     image_size: int | None = Field(default=None, ge=16, le=1024)
     steps: str = "ddim20"
     real_step: int = Field(default=0, ge=0)
@@ -41,9 +47,11 @@ class BuildConfig(BaseModel):
     train_size: int | None = Field(default=None, ge=16, le=1024)
     precision: Precision = "fp32"
 
-    sources: tuple[Path, ...] = Field(min_length=1)
+    sources: tuple[Path, ...] = ()
+    origin: str | None = None
+    splits: tuple[str, ...] = ()
     cache: Path
-    dataset: str = Field(pattern=DATASET_NAME)
+    dataset: str = Field(pattern=rf"\A{DERIVED_NAME}\z")
     layout: str | None = None
     features: tuple[str, ...] = ()
     min_side: int = Field(default=MIN_SIDE, ge=1)
@@ -55,6 +63,23 @@ class BuildConfig(BaseModel):
     shard_size: int = Field(default=512, ge=1, le=65536)
     format: ShardForm = "zarr"
     workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Raise UsageError for settings that do not go together."""
+        parse_harmonization(self.harmonize)
+        if self.perturb is not None:
+            parse_perturbation(self.perturb)
+        if bool(self.sources) == (self.origin is not None):
+            raise UsageError("build: takes its pictures either from a SOURCE or, with --from-cache, from a dataset.")
+        if self.perturb is not None and self.origin is None:
+            raise UsageError(f"--perturb {self.perturb}: needs --from-cache.")
+        if "@" in self.dataset and self.perturb is None:
+            raise UsageError(
+                f"--dataset {self.dataset}: a name with an @ is that of a derived dataset. "
+                "Build it with --from-cache --dataset NAME --perturb KIND:STRENGTH."
+            )
+        return self
 
     @classmethod
     def checked(cls, **values: object) -> BuildConfig:

@@ -10,7 +10,10 @@ The steps, which are the meaning of :class:`.image_spec.ImageSpec`:
    colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and rounded (65535
    becomes 255); 16-bit RGB keeps the high byte, as Pillow reads it. Embedded profiles are ignored. 32-bit pixels and
    Lab are refused: nothing states their range.
-5. **Size**, by preset. A picture that already has the size passes bit for bit.
+5. **One history**, if the spec says ``harmonize``: the whole upright picture goes through JPEG (:mod:`.recompress`), as
+   if the data set had been saved anew as JPEG files. Before the resize, because that is where the files' own compression
+   happened: its 8x8 grid is then resized like theirs, and nothing is quantised at the pixels that the ADM sees.
+6. **Size**, by preset. A picture that already has the size passes bit for bit.
 
    * ``distildire``: float in [0, 1], shorter side to N (the longer one to int(N * long / short)), bilinear with
      antialiasing, then the centre NxN. As ``Resize(N, antialias=True)`` and ``CenterCrop(N)`` of torchvision on a
@@ -18,7 +21,9 @@ The steps, which are the meaning of :class:`.image_spec.ImageSpec`:
    * ``dire``: the centre square of the shorter side, then bicubic without antialiasing, on floats.
    * ``dnf``: both sides to N whatever the proportions, bicubic and antialiased, Pillow's filter on 8-bit values.
 
-6. **Rounding** half up to uint8, after clamping to [0, 255].
+7. **Rounding** half up to uint8, after clamping to [0, 255].
+8. **Perturbation** of the finished picture, if the spec says ``perturb``; see :mod:`.perturb`. A build does it to the
+   cached picture, which gives the same bytes.
 """
 
 from __future__ import annotations
@@ -36,11 +41,14 @@ from .image_file import (
     PILLOW_ERRORS,
     ImageRejected,
     Limits,
+    content_key,
     open_image,
     orientation,
     rejection,
 )
 from .image_spec import ImageSpec
+from .perturb import perturbed
+from .recompress import MAX_SIDE, recompressed
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,13 +76,30 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits = MEMORY_LIMITS) -> NDAr
     Raises :class:`.image_file.ImageRejected`: ``empty``, ``not-an-image``, ``truncated``, ``damaged``,
     ``unsupported-mode``, ``too-large`` or ``too-small``.
     """
-    pixels = load_rgb(data, limits)
-    return _PRESETS[spec.preset](pixels, spec.size)
+    return decode_image(open_image(data), spec, limits, data)
+
+
+def decode_image(
+    image: Image.Image, spec: ImageSpec, limits: Limits = MEMORY_LIMITS, data: bytes = b""
+) -> NDArray[np.uint8]:
+    """Decode an image that Pillow has opened; ``data`` are the bytes of its file, if there was one. As :func:`decode`."""
+    pixels = _upright_rgb(image, limits, data)
+    if spec.harmonize is not None:
+        if max(pixels.shape[:2]) > MAX_SIDE:
+            raise ImageRejected("too-large", f"a side is longer than {MAX_SIDE:,}, which no JPEG file holds")
+        pixels = recompressed(pixels, spec.harmonize.quality)
+    picture = _PRESETS[spec.preset](pixels, spec.size)
+    if spec.perturb is None:
+        return picture
+    return perturbed(picture, content_key(data or pixels.tobytes()), spec.perturb)
 
 
 def load_rgb(data: bytes, limits: Limits) -> NDArray[np.uint8]:
     """Steps 1 to 4: the whole picture, upright, as uint8 RGB of shape (height, width, 3). Raises as :func:`decode`."""
-    image = open_image(data)
+    return _upright_rgb(open_image(data), limits, data)
+
+
+def _upright_rgb(image: Image.Image, limits: Limits, data: bytes) -> NDArray[np.uint8]:
     limits.check(*image.size)
     try:
         image.load()

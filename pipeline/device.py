@@ -1,6 +1,8 @@
-"""How exactly stage one computes: precision, deterministic kernels."""
+"""The device of stage one: its name, and how exactly it computes (precision, deterministic kernels)."""
 
 from __future__ import annotations
+
+import platform
 
 import torch
 
@@ -9,6 +11,11 @@ from .specs import Precision
 
 HALF: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions in which the networks' weights are not float32."""
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called: the card's name, or which machine's CPU it is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU of {platform.node()}"
 
 
 def set_precision(precision: Precision, device: torch.device) -> None:

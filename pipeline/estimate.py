@@ -10,7 +10,7 @@ from ..cache.spec import Spec
 from ..models.backbones import build_backbone
 from .ddim import used_steps
 from .image_spec import ImageSpec
-from .plan import Plan, routes
+from .plan import Plan, Task, routes
 from .schedule import Schedule
 from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, one_call_features
 from .teacher import TeacherSpec
@@ -18,13 +18,14 @@ from .teacher import TeacherSpec
 
 def predicted_calls(plan: Plan, specs: Mapping[str, Spec], schedule: Schedule, real_step: int) -> int:
     """Return images x ADM calls of all tasks, if every image can be decoded."""
-    one_call = one_call_features(specs)
+    return sum(task_calls(task, specs, schedule, real_step) for task in plan.tasks)
+
+
+def task_calls(task: Task, specs: Mapping[str, Spec], schedule: Schedule, real_step: int) -> int:
+    """Return images x ADM calls of one task, if every image can be decoded."""
     cost = route_calls(schedule, real_step)
-    return sum(
-        cost[route] * len(keys)
-        for task in plan.tasks
-        for route, keys in routes(task.keys, task.missing, one_call).items()
-    )
+    divided = routes(task.keys, task.missing, one_call_features(specs))
+    return sum(cost[route] * len(keys) for route, keys in divided.items())
 
 
 def route_calls(schedule: Schedule, real_step: int) -> dict[str, int]:
@@ -52,3 +53,16 @@ def image_size(specs: Mapping[str, Spec]) -> int:
     image = specs["image"]
     assert isinstance(image, ImageSpec)
     return image.size
+
+
+def device_hours(adm_calls: int, teacher_rows: int, adm_rate: float | None, teacher_rate: float | None) -> float | None:
+    """Return the hours of one device for this work.
+
+    adm_rate : images x calls a second. teacher_rate : images a second; where it is None the teacher is taken to be part of
+    ``adm_rate``. None if there are calls and no rate for them.
+    """
+    if adm_calls and adm_rate is None:
+        return None
+    seconds = adm_calls / adm_rate if adm_rate else 0.0
+    seconds += teacher_rows / teacher_rate if teacher_rate else 0.0
+    return seconds / 3600

@@ -58,10 +58,12 @@ Reason = Literal[
     "out-of-range",
     "turned",
     "transparent",
+    "no-video-support",
 ]
 """``damaged``: it is an image, but its data are corrupt. ``unreadable``: the system does not let us read the file.
 
-From ``ambiguous`` on: why files that others computed cannot be imported, see :mod:`.import_read`."""
+From ``ambiguous`` to ``transparent``: why files that others computed cannot be imported, see :mod:`.import_read`.
+``no-video-support``: it is a video, and the optional package that reads videos is not installed."""
 
 PILLOW_ERRORS = (
     OSError,
@@ -118,15 +120,6 @@ class Limits:
             raise ImageRejected("too-small", f"{width}x{height} pixels, a side is shorter than {self.min_side}")
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says about its picture: size as it is shown (EXIF orientation applied), format in lower case."""
-
-    width: int
-    height: int
-    format: str
-
-
 def content_key(data: bytes) -> str:
     """Return the key of a sample: the first 32 hex digits of the SHA-256 of the file's bytes."""
     return hashlib.sha256(data).hexdigest()[:32]
@@ -144,16 +137,6 @@ def open_image(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except PILLOW_ERRORS as error:
         raise rejection(data, error) from None
-
-
-def read_header(data: bytes) -> Header:
-    """Return size and format of an image file without decoding it. Raises as :func:`open_image`."""
-    image = open_image(data)
-    width, height = image.size
-    # The exception to "without decoding": Pillow decodes a PNG before it looks for EXIF, which may follow the pixels.
-    if _may_be_turned(data, image) and orientation(image) >= 5:
-        width, height = height, width
-    return Header(width, height, format_name(image))
 
 
 def format_name(image: Image.Image) -> str:
@@ -191,7 +174,7 @@ def rejection(data: bytes, error: BaseException) -> ImageRejected:
     return ImageRejected("damaged", f"{kind}: {detail}")
 
 
-def _may_be_turned(data: bytes, image: Image.Image) -> bool:
+def may_be_turned(data: bytes, image: Image.Image) -> bool:
     """Spare a PNG the decoding that :func:`orientation` costs, when no chunk of it can hold an orientation."""
     marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
     return image.format != "PNG" or any(mark in data for mark in marks)

@@ -1,8 +1,8 @@
-"""The pictures of a task: read from the cache, or decoded from their files."""
+"""The pictures of a task: read from the cache, perturbed from others there, or decoded from their files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache.gather import gather
+from ..cache.store import FeatureStore
 from .decode import decode
 from .image_file import ImageRejected
 from .image_spec import ImageSpec
+from .perturb import perturbed
 from .plan import Task
 from .scan import read_source
 from .tools import Tools
@@ -38,11 +40,13 @@ class Images:
 
 
 def load_images(task: Task, tools: Tools) -> Images:
-    """Read the task's pictures from the cache, or decode them from their files. Nothing is written here."""
+    """Read the task's pictures from the cache, or make them. Nothing is written here."""
     if task.image_shard is not None:
         return Images(task.keys, gather(tools.stores["image"], task.keys), {}, {})
     spec = tools.specs["image"]
     assert isinstance(spec, ImageSpec)
+    if tools.pictures is not None:
+        return Images(task.keys, _perturbed(task.keys, spec, tools.pictures, tools.decoders), {}, {})
     bad: dict[str, str] = {}
     gone: dict[str, str] = {}
 
@@ -63,3 +67,11 @@ def load_images(task: Task, tools: Tools) -> Images:
     good = {key: picture for key, picture in results.items() if picture is not None}
     pixels = np.stack(list(good.values())) if good else np.empty((0, 3, spec.size, spec.size), np.uint8)
     return Images(tuple(good), pixels, bad, gone)
+
+
+def _perturbed(keys: Sequence[str], spec: ImageSpec, store: FeatureStore, workers: int) -> NDArray[np.uint8]:
+    """Return the perturbed pictures of these keys, (N, 3, S, S)."""
+    how = spec.perturb
+    assert how is not None
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        return np.stack(list(pool.map(lambda picture, key: perturbed(picture, key, how), gather(store, keys), keys)))

@@ -25,6 +25,7 @@ from ..errors import UsageError, UserError
 from ..models.backbones import load_teacher
 from ..models.device import choose_device
 from ..progress import Progress, counter
+from .audit_summary import summarise
 from .device import set_precision
 from .image_file import ImageRejected
 from .import_config import ImportConfig, import_specs
@@ -111,7 +112,9 @@ def run_import(config: ImportConfig, progress: Progress) -> Result:
         rejects = [*scanned.rejects, *refused]
         if not rows:
             raise _nothing_usable(config, rejects)
-        record = write_record(cache, config.dataset, rows, [*rejects, *scanned.leaks], wanted, stores)
+        record = write_record(
+            cache, config.dataset, rows, [*rejects, *scanned.leaks], wanted, stores, audit=lambda: summarise(rows)
+        )
     split_of = {row.key: row.file.split for row in rows}
     return {
         "dataset": config.dataset,

@@ -35,6 +35,7 @@ from pathlib import Path
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Name of a folder to the split that it holds."""
 
+_CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _FAMILIES = {
     "gan": "biggan cyclegan diffgan gaugan gigagan progan projectedgan stargan stylegan",
     "diffusion": "adm dall dalle ddim ddpm diffusion flux glide guided if iddpm imagen latent ldm midjourney pixart "
@@ -187,7 +188,7 @@ def family_of(generator: str) -> str:
 
 def is_clutter(name: str) -> bool:
     """Say whether a file or folder was left by an operating system: hidden ones, ``__MACOSX``, thumbnails."""
-    return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
+    return name[:1] == "." or name.lower() in _CLUTTER
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,21 +15,26 @@ from .batches import CPU_BATCH, BatchSize, remembered_size
 from .config import BuildConfig
 from .ddim import NoiseModel
 from .device import HALF
+from .specs import Precision
 
 TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
 
 
 def adm_on(config: BuildConfig, device: torch.device, *, reduced: bool = True) -> Adm:
-    """Load the diffusion model onto the device, in the build's precision or in float32.
-
-    On CUDA in channels-last order, which cuDNN's half-precision convolutions need to run at full speed.
-    """
+    """Load the diffusion model onto the device, in the build's precision or in float32."""
     model = load_adm(config.adm, config.adm_config).model
-    if reduced and config.precision in HALF:
-        model.to_half(HALF[config.precision])
-    if device.type == "cuda":
-        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    return model.to(device)
+    return placed(model, config.precision if reduced else "fp32", device)
+
+
+def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
+    """Bring a loaded diffusion model to its precision and onto its device.
+
+    In channels-last order: cuDNN's half-precision convolutions need it to run at full speed, oneDNN's spare the copies of
+    every map, and attention reads a map as it lies.
+    """
+    if precision in HALF:
+        model.to_half(HALF[precision])
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def compiled(model: Adm, device: torch.device) -> NoiseModel:
@@ -48,6 +53,11 @@ def adm_batch(config: BuildConfig, device: torch.device, model: NoiseModel, size
     """Return the size that was asked for, or find one for images of ``size`` pixels; see :mod:`.batches`."""
     if config.batch_size != "auto":
         return BatchSize(config.batch_size)
+    return automatic_batch(find_adm(config.adm, config.adm_config).digest, config.precision, device, model, size)
+
+
+def automatic_batch(digest: str, precision: Precision, device: torch.device, model: NoiseModel, size: int) -> BatchSize:
+    """Find how many images of ``size`` pixels the model with these weights takes at once, or remember it."""
 
     def attempt(images: int) -> None:
         with torch.inference_mode():
@@ -55,11 +65,7 @@ def adm_batch(config: BuildConfig, device: torch.device, model: NoiseModel, size
                 torch.zeros(images, 3, size, size, device=device), torch.zeros(images, dtype=torch.int64, device=device)
             )
 
-    identity: dict[str, str | int] = {
-        "model": find_adm(config.adm, config.adm_config).digest,
-        "size": size,
-        "precision": config.precision,
-    }
+    identity: dict[str, str | int] = {"model": digest, "size": size, "precision": precision}
     return remembered_size(identity, device, attempt)
 
 

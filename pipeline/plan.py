@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..cache.index import Index
 from ..cache.keys import KeyArray, binary_keys, hex_keys
+from ..errors import UsageError
 
 Mask = NDArray[np.bool_]
 
@@ -37,6 +38,30 @@ class Task:
     image_shard: str | None
     keys: tuple[str, ...]
     missing: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part ``number`` (1 to ``of``) of a plan that several builds share out among them, without talking to each other."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """``2/8`` -> the second of eight. UsageError for anything else."""
+        number, _, of = text.partition("/")
+        if not (_is_count(number) and _is_count(of) and 1 <= int(number) <= int(of)):
+            raise UsageError(f"--array {text}: write I/N, the I-th of N parts, with I from 1 to N, such as 1/8.")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        """Return the form in which it is asked for."""
+        return f"{self.number}/{self.of}"
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
 
 
 def routes(
@@ -118,15 +143,20 @@ def make_plan(
     wanted: Mapping[str, frozenset[str]],
     indexes: Mapping[str, Index],
     shard_size: int,
+    part: Part | None = None,
 ) -> Plan:
     """Compare what is wanted with what the cache holds.
 
     wanted : feature -> splits (with its dependencies).
     indexes : feature -> index of the rows that its spec's folder holds. Keys that the image shards record as
         undecodable are wanted by nobody.
+    part : plan only these shards. Whatever of the plan is finished meanwhile, a shard stays in the same part.
     """
     image = indexes["image"]
-    samples = samples.only(samples.within(wanted["image"]) & ~_among(samples.keys, list(image.rejected)))
+    samples = samples.only(samples.within(wanted["image"]))
+    places = _places(samples, shard_size)
+    decodable = ~_among(samples.keys, list(image.rejected))
+    samples, places = samples.only(decodable), places[decodable]
     asked = {feature: samples.within(splits) for feature, splits in wanted.items()}
     shard, row = image.locate(samples.keys)
     lacking = {"image": shard < 0}
@@ -139,6 +169,8 @@ def make_plan(
     new = np.flatnonzero(lacking["image"])
     for same_split in _runs(new[np.argsort(samples.split[new], kind="stable")], samples.split):
         groups += [(None, same_split[start : start + shard_size]) for start in range(0, len(same_split), shard_size)]
+    if part is not None:
+        groups = [group for group in groups if _place_of(group[1], places) % part.of == part.number - 1]
 
     incomplete = np.logical_or.reduce(list(lacking.values()))
     tasks = tuple(
@@ -146,7 +178,24 @@ def make_plan(
         for image_shard, piece in groups
         if incomplete[piece].any()
     )
-    return Plan(tasks, _counts(asked), _counts({feature: lacking[feature] for feature in wanted}))
+    missing = {feature: sum(len(task.missing.get(feature, ())) for task in tasks) for feature in wanted}
+    return Plan(tasks, _counts(asked), missing)
+
+
+def _places(samples: Samples, shard_size: int) -> NDArray[np.int64]:
+    """Number the shards that a cache without any of these samples would get, and return each sample's number, (N,)."""
+    places = np.empty(len(samples.keys), np.int64)
+    first = 0
+    for split in range(len(samples.splits)):
+        inside = np.flatnonzero(samples.split == split)
+        places[inside] = first + np.arange(len(inside)) // shard_size
+        first += -(-len(inside) // shard_size)
+    return places
+
+
+def _place_of(piece: NDArray[np.intp], places: NDArray[np.int64]) -> int:
+    """Return the number of a shard: that of its middle sample, which a few that left or came do not change."""
+    return int(places[np.sort(piece)[len(piece) // 2]])
 
 
 def _among(keys: KeyArray, few: Sequence[str]) -> Mask:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..cache.gather import gather
 from .adm import Adm
+from .compute import to_signal
+from .config import BuildConfig
 from .ddim import extract
+from .networks import adm_on
 from .schedule import Schedule
+from .tools import Tools
 
 SAMPLES = 4
 
@@ -43,4 +49,14 @@ def measure_deviation(
         samples=len(x),
         eps_relative=float((a.eps - b.eps).norm() / a.eps.norm()),
         dire_changed=float(changed.float().mean()),
+    )
+
+
+def deviation_on(config: BuildConfig, tools: Tools, keys: Sequence[str]) -> Deviation:
+    """Compare a build's reduced precision with float32 on the cached pictures of these keys."""
+    tools.stores["image"].index(refresh=True)
+    pixels = torch.from_numpy(gather(tools.stores["image"], keys)).to(tools.device)
+    exact, reduced = (adm_on(config, tools.device, reduced=choice) for choice in (False, True))
+    return measure_deviation(
+        exact, reduced, to_signal(pixels), tools.schedule, clip=config.clip, real_step=config.real_step
     )

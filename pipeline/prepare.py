@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
+from ..cache.builds import Derived
 from ..cache.index import Index
 from ..cache.lease import lease
 from ..cache.spec import Spec
@@ -18,19 +20,26 @@ from ..models.device import choose_device
 from ..progress import Progress, counter
 from .adm_weights import find_adm
 from .config import BuildConfig
+from .derive import cached_pictures, read_origin
 from .device import set_precision
-from .plan import Plan, Samples, make_plan
+from .image_spec import ImageSpec
+from .plan import Part, Plan, Samples, make_plan
 from .scan import ScanResult, scan
 from .schedule import Schedule, respace
 from .sources import SourceFile, discover
 from .spec_sheet import make_specs
 from .wanted import parse_features, wanted_features
 
+if TYPE_CHECKING:
+    from .cluster.crew import Crew
+
 
 @dataclass(frozen=True)
 class Prepared:
     """All that is known before anything is computed.
 
+    pictures : the cached pictures that are perturbed, and derived : what the derived dataset comes from; else None.
+    lease : the file's name of the lease that the build holds, empty for a dry run.
     cache is None only for the dry run of a build into a cache that does not exist yet; stores lacks the features whose
     folder a dry run did not find.
     """
@@ -43,22 +52,35 @@ class Prepared:
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
     plan: Plan
+    pictures: FeatureStore | None = None
+    derived: Derived | None = None
+    lease: str = ""
 
 
-def prepare(config: BuildConfig, progress: Progress, held: ExitStack, *, dry_run: bool) -> Prepared:
-    """Check the arguments against each other and the cache, scan the sources and make the plan.
+def prepare(
+    config: BuildConfig,
+    progress: Progress,
+    held: ExitStack,
+    *,
+    dry_run: bool,
+    part: Part | None = None,
+    crew: Crew | None = None,
+) -> Prepared:
+    """Check the arguments against each other and the cache, scan the sources (or read the origin) and make the plan.
 
     held : gets the lease on the features, taken before anybody looks what the cache has of them.
+    part : plan only these shards. crew : workers that look at the sources and will compute, in the place of this process.
     Raises UserError or UsageError for whatever cannot be used. A dry run makes neither a cache nor a feature's folder.
     """
-    device = choose_device(config.device)
-    set_precision(config.precision, device)
+    device = choose_device("cpu" if crew else config.device)
+    if crew is None:
+        set_precision(config.precision, device)
     lists = parse_features(config.features)
     files = _discover(config)
+    origin = None if config.origin is None else read_origin(config)
     adm = find_adm(config.adm, config.adm_config, progress=counter(progress, f"download {config.adm}"))
     schedule = respace(config.steps, noise_schedule=adm.config.noise_schedule, steps=adm.config.diffusion_steps)
-    cache = None if dry_run and not (config.cache / "cache.json").exists() else Cache.create(config.cache)
-    scanned = _scan(config, cache, files, progress)
+    cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, crew, dry_run=dry_run)
     if not scanned.rows:
         first = scanned.rejects[0]
         raise UserError(
@@ -72,28 +94,58 @@ def prepare(config: BuildConfig, progress: Progress, held: ExitStack, *, dry_run
             config.teacher, config.teacher_weights, counter(progress, f"download {config.teacher}")
         ).digest
     specs = make_specs(config, adm, wanted, digest)
-    may_write = True
+    image = specs["image"]
+    assert isinstance(image, ImageSpec)
+    may_write, held_lease = True, ""
     if cache is not None and not dry_run:
-        folders = [spec.folder for spec in specs.values()]
-        may_write = held.enter_context(lease(cache.root, "build", folders, config.dataset)).exists()
+        folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
+        taken = held.enter_context(lease(cache.root, "build", folders, config.dataset))
+        may_write, held_lease = taken.exists(), taken.name
+    pictures = None
+    if origin is not None:
+        pictures = cached_pictures(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])
     stores = _stores(cache, specs, config.format, create=not dry_run)
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
     samples = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
-    plan = make_plan(samples, wanted, indexes, config.shard_size)
+    plan = make_plan(samples, wanted, indexes, config.shard_size, part)
     if plan.tasks and not may_write:
         raise ReadOnlyError(
             f"{config.cache}: may only be read, and this build has something to add. "
             "Get the right to write there, or use another folder."
         )
-    return Prepared(cache, device, schedule, scanned, wanted, specs, stores, plan)
+    derived = origin.derived if origin is not None else None
+    return Prepared(
+        cache,
+        device,
+        schedule,
+        scanned,
+        wanted,
+        specs,
+        stores,
+        plan,
+        pictures if derived else None,
+        derived,
+        held_lease,
+    )
+
+
+def plan_again(config: BuildConfig, ready: Prepared, without: Collection[str]) -> Plan:
+    """Plan all parts of a build anew, as the cache is now. without : keys that cannot be had, whatever the cache says."""
+    rows = [row for row in ready.scanned.rows if row.key not in without]
+    samples = Samples.of([row.key for row in rows], [row.file.split for row in rows])
+    indexes = {feature: store.index(refresh=True) for feature, store in ready.stores.items()}
+    return make_plan(samples, ready.wanted, indexes, config.shard_size)
 
 
 def _discover(config: BuildConfig) -> list[SourceFile]:
     return [file for source in config.sources for file in discover(source, config.layout).files]
 
 
-def _scan(config: BuildConfig, cache: Cache | None, files: list[SourceFile], progress: Progress) -> ScanResult:
-    return scan(
+def _scan(
+    config: BuildConfig, files: list[SourceFile], progress: Progress, crew: Crew | None, *, dry_run: bool
+) -> tuple[Cache | None, ScanResult]:
+    cache = None if dry_run and not (config.cache / "cache.json").exists() else Cache.create(config.cache)
+    scanned = scan(
         files,
         memory=cache.datasets().scan_file(config.dataset) if cache else None,
         workers=config.workers,
@@ -101,7 +153,9 @@ def _scan(config: BuildConfig, cache: Cache | None, files: list[SourceFile], pro
         max_pixels=config.max_pixels,
         rehash=config.rehash,
         progress=counter(progress, "scan"),
+        sights=crew.sights if crew else None,
     )
+    return cache, scanned
 
 
 def _stores(cache: Cache | None, specs: Mapping[str, Spec], form: str, *, create: bool) -> dict[str, FeatureStore]:

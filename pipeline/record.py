@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
 
 from .. import __version__
 from ..cache.aside import keep_shards
-from ..cache.builds import BuildRecord, BuiltFeature
+from ..cache.audit_record import HeaderAudit
+from ..cache.builds import BuildRecord, BuiltFeature, Derived
 from ..cache.store import Cache, FeatureStore
 from .scan import Reject, ScannedRow, to_table
 
@@ -23,19 +24,28 @@ def write_record(
     set_aside: Sequence[Reject],
     wanted: Mapping[str, frozenset[str]],
     stores: Mapping[str, FeatureStore],
+    *,
+    audit: Callable[[], HeaderAudit | None],
+    origin: Derived | None = None,
+    moves_head: bool = True,
 ) -> BuildRecord:
     """Write the dataset's revision and the build record, and return the record.
 
     wanted : feature -> splits. The head moves last: whoever reads the newest revision finds the build that serves it.
+    audit : called for a revision that has no audit yet; it may have none to give. origin : of a derived dataset.
+    moves_head : make the revision the newest; False where it is one that was read.
     """
     datasets = cache.datasets()
     revision = datasets.add(dataset, to_table(rows), [asdict(reject) for reject in set_aside])
+    if datasets.audit(dataset, revision) is None and (found := audit()) is not None:
+        datasets.add_audit(dataset, revision, found)
     built = _built({row.key: row.file.split for row in rows}, wanted, stores)
     for name, feature in built.items():
         keep_shards(stores[name], feature.shards)
-    record = BuildRecord.new(dataset, revision, built, versions())
+    record = BuildRecord.new(dataset, revision, built, versions(), origin)
     cache.builds().write(record)
-    datasets.move_head(dataset, revision)
+    if moves_head:
+        datasets.move_head(dataset, revision)
     return record
 
 

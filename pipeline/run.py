@@ -6,11 +6,14 @@ an undisturbed one. Memory holds three tasks, whatever the size of the build.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from .compute import compute
+from ..cache.store import FeatureStore
+from .compute import compute, load_models
 from .images import Images, load_images
 from .plan import FEATURES, Task
 from .tools import Tools
@@ -19,11 +22,38 @@ from .transfer import Rows
 
 @dataclass
 class Done:
-    """What one task did: rows computed by feature, images x ADM calls, and why keys have no picture."""
+    """What one task did.
+
+    computed : rows by feature. adm_calls : images x ADM calls. unusable : why keys have no picture.
+    shards : feature -> id of the shard that holds these rows. seconds : the device's time, without loading models.
+    batch_size : images in an ADM call at the end; None if there was none.
+    """
 
     computed: dict[str, int] = field(default_factory=dict)
     adm_calls: int = 0
     unusable: dict[str, str] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of one task, by which worker (empty: this process), on a device of which name."""
+
+    done: Done
+    worker: str
+    device: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the device made for a task: feature -> rows, images x ADM calls, seconds, and the batch size at the end."""
+
+    rows: Mapping[str, Rows]
+    calls: int
+    seconds: float
+    batch_size: int | None
 
 
 def run_tasks(tasks: Sequence[Task], tools: Tools) -> Iterator[Done]:
@@ -35,35 +65,80 @@ def run_tasks(tasks: Sequence[Task], tools: Tools) -> Iterator[Done]:
             images = coming.pop().result()
             coming += [reader.submit(load_images, after, tools) for after in tasks[number + 1 : number + 2]]
             pictures = writer.submit(commit_images, task, images, tools)
-            made, calls = compute(task, images, tools)
-            pictures.result()
+            made = _compute(task, images, tools)
+            shards = pictures.result()
             for earlier in writing:
                 yield earlier.result()
-            writing = [writer.submit(_finish, task, images, made, calls, tools)]
+            writing = [writer.submit(_finish, task, images, made, shards, tools)]
         for last in writing:
             yield last.result()
 
 
-def commit_images(task: Task, images: Images, tools: Tools) -> None:
-    """Commit the pictures that were decoded for a task.
+def run_task(task: Task, images: Images, tools: Tools, device: threading.Lock) -> Done:
+    """Run one task whose pictures were read, among others of this process that wait for the same device."""
+    shards = commit_images(task, images, tools)
+    with device:
+        made = _compute(task, images, tools)
+    return _finish(task, images, made, shards, tools)
+
+
+def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task, Done]:
+    """Divide a task into what is left of it and what came since it was planned, by another builder or one that was lost.
+
+    Returns the rest, which misses nothing if all is there, and what is there as if it had just been done.
+    """
+    found = Done()
+    rest = task
+    image = stores["image"]
+    shard = image.shard_id(task.keys)
+    if task.image_shard is None and image.has(shard):
+        keys = image.marker(shard).keys
+        stored = frozenset(keys)
+        kept = {name: tuple(key for key in wanted if key in stored) for name, wanted in task.missing.items()}
+        found.computed["image"], found.shards["image"] = len(keys), shard
+        rest = Task(shard, keys, {name: wanted for name, wanted in kept.items() if wanted and name != "image"})
+    if rest.image_shard is not None:
+        for name, wanted in rest.missing.items():
+            shard = stores[name].shard_id(wanted)
+            if stores[name].has(shard):
+                found.computed[name], found.shards[name] = len(wanted), shard
+        missing = {name: wanted for name, wanted in rest.missing.items() if name not in found.shards}
+        rest = Task(rest.image_shard, rest.keys, missing)
+    return rest, found
+
+
+def _compute(task: Task, images: Images, tools: Tools) -> _Made:
+    load_models(task, images, tools)
+    began = time.perf_counter()
+    rows, calls = compute(task, images, tools)
+    return _Made(rows, calls, time.perf_counter() - began, tools.adm_batch.size if calls else None)
+
+
+def commit_images(task: Task, images: Images, tools: Tools) -> dict[str, str]:
+    """Commit the pictures that were decoded for a task; returns ``image`` -> id of their shard if there are any.
 
     Keys whose bytes cannot be decoded go into the marker with the reason and are never tried again. Those whose file is
     gone are left out of the shard, so the next build wants them again.
     """
     if task.image_shard is not None:
-        return
+        return {}
     planned = [key for key in task.keys if key not in images.gone]
+    shards = {}
     if planned:
-        tools.stores["image"].commit(planned, images.pixels, keys=images.keys, rejected=images.bad)
+        marker = tools.stores["image"].commit(planned, images.pixels, keys=images.keys, rejected=images.bad)
+        shards["image"] = marker.shard
     tools.advance("image", len(task.keys))
+    return shards
 
 
-def _finish(task: Task, images: Images, made: Mapping[str, Rows], calls: int, tools: Tools) -> Done:
+def _finish(task: Task, images: Images, made: _Made, shards: Mapping[str, str], tools: Tools) -> Done:
     """Commit what was computed for a task, each feature after those that it is made of."""
     computed = {"image": len(images.keys)} if task.image_shard is None else {}
+    there = dict(shards)
     for feature in FEATURES:
         keys = images.lacking(task, feature)
-        if feature in made and keys:
-            tools.stores[feature].commit(keys, made[feature])
+        if feature in made.rows and keys:
+            there[feature] = tools.stores[feature].commit(keys, made.rows[feature]).shard
             computed[feature] = len(keys)
-    return Done(computed, calls, {**images.bad, **images.gone})
+    unusable = {**images.bad, **images.gone}
+    return Done(computed, made.calls, unusable, there, made.seconds, made.batch_size)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Collection, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -20,6 +19,7 @@ import pyarrow.parquet
 from ..cache.atomic import TEMPORARY_PREFIX, make_folder
 from ..cache.parquet_file import read_bounded
 from ..errors import UserError
+from .file_facts import read_traits
 from .image_file import ImageRejected, Reason
 
 _SCHEMA = pa.schema(
@@ -33,14 +33,22 @@ _SCHEMA = pa.schema(
         pa.field("format", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
+        pa.field("turned", pa.bool_()),
+        pa.field("metadata_bytes", pa.int64()),
+        pa.field("traits", pa.string()),
     ],
-    metadata={"distil_cache.scan": "1"},
+    metadata={"distil_cache.scan": "2"},
 )
+_REPEATED = ("format", "reason", "detail", "traits")
+"""Columns in which many files say the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one file holds: its size in bytes, time in ns, key, and header; ``reason`` is empty if it can be used."""
+class Finding(NamedTuple):
+    """What one file holds: its size in bytes, time in ns, key, and header; ``reason`` is empty if it can be used.
+
+    width, height : pixels as the picture is shown; ``turned`` says that they are stored the other way round.
+    metadata_bytes, traits : see :class:`.file_facts.FileFacts`; no bytes and an empty text of a file without a header.
+    """
 
     size: int
     mtime_ns: int
@@ -50,14 +58,17 @@ class Finding:
     format: str = ""
     reason: str = ""
     detail: str = ""
+    turned: bool = False
+    metadata_bytes: int = 0
+    traits: str = ""
 
     def fits(self, status: os.stat_result) -> bool:
         """Say whether a file with this status is unchanged."""
         return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
-    def rejected(self) -> ImageRejected | None:
-        """Return why the file cannot be used, if so."""
-        return ImageRejected(cast(Reason, self.reason), self.detail) if self.reason else None
+    def rejected(self) -> ImageRejected:
+        """Return why a file with a ``reason`` cannot be used."""
+        return ImageRejected(cast(Reason, self.reason), self.detail)
 
 
 def recall(memory: Path) -> dict[bytes, Finding]:
@@ -70,14 +81,28 @@ def recall(memory: Path) -> dict[bytes, Finding]:
         return {}
     if any(column.null_count for column in table.columns):
         return {}
-    paths, *columns = (table.column(name).to_pylist() for name in _SCHEMA.names)
-    return {path: Finding(*values) for path, *values in zip(paths, *columns, strict=True)}
+    try:
+        paths, *columns = (_values(table.column(name), name in _REPEATED) for name in _SCHEMA.names)
+        for traits in set(columns[-1]) - {""}:
+            read_traits(traits)
+    except ValueError:
+        return {}
+    return dict(zip(paths, map(Finding._make, zip(*columns, strict=True)), strict=True))
+
+
+def _values(column: pa.ChunkedArray, repeated: bool) -> Sequence[Any]:
+    """Return a column as Python values; of one whose values are often the same, each is there once."""
+    if not repeated:
+        values: list[Any] = column.to_pylist()
+        return values
+    coded = column.combine_chunks().dictionary_encode()
+    names = coded.dictionary.to_pylist()
+    return [names[number] for number in coded.indices.to_pylist()]
 
 
 def remember(memory: Path, findings: Mapping[bytes, Finding]) -> None:
     """Replace a memory. It is only a speed-up: where it cannot be written, nothing happens."""
-    rows = [(path, *astuple(finding)) for path, finding in findings.items()]
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _SCHEMA]
+    columns = [list(findings), *map(list, zip(*findings.values(), strict=True))] if findings else [[] for _ in _SCHEMA]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     temporary = memory.with_name(f"{TEMPORARY_PREFIX}{memory.name}-{secrets.token_hex(8)}")
     with contextlib.suppress(OSError, UserError):

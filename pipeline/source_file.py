@@ -54,7 +54,9 @@ class SourceFile:
     @property
     def location(self) -> str:
         """Where the image lies, as the user would write it."""
-        return os.path.join(self.root, self.path)  # noqa: PTH118  (a million of them; Path is ten times slower)
+        if not self.root or self.root[-1] == "/":
+            return self.root + self.path
+        return f"{self.root}/{self.path}"  # a million of them: os.path.join is three times slower, Path thirty times
 
 
 class Discovery(NamedTuple):

@@ -31,7 +31,7 @@ from .layouts import LAYOUTS, SPLITS, Layout, Leaf, Tree, family_of, is_clutter,
 from .source_file import LABELS, Discovery, SourceFile, is_storable, printable
 from .tar_source import PATTERN, SUFFIX, WEBDATASET, discover_tars
 
-__all__ = ["LAYOUT_NAMES", "Discovery", "SourceFile", "discover", "files_of", "is_storable", "printable"]
+__all__ = ["LAYOUT_NAMES", "Discovery", "SourceFile", "discover", "files_of", "is_storable", "printable", "walk"]
 
 TABLE = "table"
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -91,10 +91,12 @@ def files_of(tree: Tree, leaves: list[Leaf]) -> tuple[list[SourceFile], int]:
     """List the image files below the leaves, sorted by path, and count the other files."""
     files: list[SourceFile] = []
     ignored = 0
+    root = str(tree.root)
     for leaf in leaves:
-        for path in _walk(tree, leaf.folder):
+        family = family_of(leaf.generator)
+        for path in walk(tree, leaf.folder):
             if path.rsplit(".", 1)[-1].lower() in EXTENSIONS:
-                files.append(_source_file(tree.root, leaf, path))
+                files.append(SourceFile(root, path, leaf.label, leaf.split, leaf.generator, family, leaf.group))
             else:
                 ignored += 1
     return sorted(files, key=lambda file: file.path), ignored
@@ -102,7 +104,7 @@ def files_of(tree: Tree, leaves: list[Leaf]) -> tuple[list[SourceFile], int]:
 
 def _discover_tars(tree: Tree) -> Discovery:
     """List the images in all tars below a folder."""
-    tars = [path for path in _walk(tree, "") if path.lower().endswith(SUFFIX)]
+    tars = [path for path in walk(tree, "") if path.lower().endswith(SUFFIX)]
     if not tars:
         raise UserError(
             f"{tree.root}: has no .tar file. The layout {WEBDATASET} needs uncompressed tars.{_outside(tree)}"
@@ -120,20 +122,16 @@ def _split_folders(tree: Tree) -> list[str]:
     return [folder for _, folder in tree.splits()]
 
 
-def _source_file(source: Path, leaf: Leaf, path: str) -> SourceFile:
-    return SourceFile(str(source), path, leaf.label, leaf.split, leaf.generator, family_of(leaf.generator), leaf.group)
-
-
-def _walk(tree: Tree, folder: str) -> Iterator[str]:
+def walk(tree: Tree, folder: str) -> Iterator[str]:
     """Yield the files below a folder, clutter excepted. A dangling link is a file, for the scan to reject."""
     with os.scandir(tree.root / folder) as entries:
         for entry in entries:
             if is_clutter(entry.name):
                 continue
-            if tree.may_enter(entry):
-                yield from _walk(tree, join(folder, entry.name))
-            elif not is_folder(entry):
+            if not is_folder(entry):
                 yield join(folder, entry.name)
+            elif tree.may_enter(entry):
+                yield from walk(tree, join(folder, entry.name))
 
 
 def _names(fitting: list[tuple[Layout, list[Leaf]]]) -> str:

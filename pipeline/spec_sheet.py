@@ -9,7 +9,8 @@ from ..errors import UsageError
 from .adm import AdmConfig
 from .adm_weights import FoundAdm
 from .config import BuildConfig
-from .image_spec import ImageSpec
+from .image_spec import ImageSpec, parse_harmonization, parse_perturbation
+from .perturb import check_perturbation
 from .schedule import respace
 from .specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
 from .teacher import TeacherSpec, default_train_size, normalisation
@@ -28,7 +29,11 @@ def make_specs(
         raise UsageError(f"--real-step {config.real_step}: --steps {config.steps} has only {len(schedule)} steps.")
     size = image_size(config, adm.config)
     identity = AdmIdentity.of(adm.digest, adm.config)
-    image = ImageSpec(size=size, preset=config.image_preset)
+    perturbation = None if config.perturb is None else parse_perturbation(config.perturb)
+    if perturbation is not None:
+        check_perturbation(perturbation, size)
+    harmonization = parse_harmonization(config.harmonize)
+    image = ImageSpec(size=size, preset=config.image_preset, harmonize=harmonization, perturb=perturbation)
     path = {
         "image": image,
         "adm": identity,

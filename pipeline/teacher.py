@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..cache.spec import Spec
 from ..errors import IntegrityError
 from ..models.backbones import HALF, Triple, backbone_entry
-from ..models.inputs import paper_size, resized
+from ..models.inputs import resized
+from ..models.sides import paper_size
 from .device import HALF as HALF_TYPES
 from .imported import ImportedDireSpec
 from .specs import DireSpec, Precision

@@ -22,6 +22,7 @@ from .sources import SourceFile
 class Tools:
     """Everything that a task needs besides its keys.
 
+    pictures : the store of the pictures to perturb, or None where pictures are decoded from ``files``.
     load_adm and load_teacher are called once, when a task first needs the model; the models come back on ``device``.
     choose_batch finds the ADM's batch size when the model is there. The teacher's never depends on whether the ADM was
     loaded, so a build that was interrupted between the two makes the same bytes.
@@ -29,6 +30,7 @@ class Tools:
 
     stores: Mapping[str, FeatureStore]
     specs: Mapping[str, Spec]
+    pictures: FeatureStore | None
     files: Mapping[str, SourceFile]
     schedule: Schedule
     clip: bool

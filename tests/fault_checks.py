@@ -21,7 +21,7 @@ from distil_cache.cache.verify import garbage, verify
 
 _KNOWN = (
     r"cache\.json",
-    r"datasets/[^/]+/(HEAD-\d{6}\.json|scan\.parquet|[0-9a-f]{16}\.(parquet|rejects\.jsonl))",
+    r"datasets/[^/]+/(HEAD-\d{6}\.json|scan\.parquet|[0-9a-f]{16}\.(parquet|rejects\.jsonl|audit\.json))",
     r"(builds|refs)/[^/.]+\.json",
     r"builders/[^/]+\.json",
     r"features/[^/]+/(spec\.json|log\.jsonl|(shards|removed)/[0-9a-f]{32}\.json|index/\d{6}\.index)",
@@ -65,7 +65,11 @@ def snapshot(root: Path) -> dict[str, Any]:
             for name in datasets.names()
         },
         "tables": {
-            f"{name} {revision}": [datasets.read(name, revision).to_pylist(), datasets.rejects(name, revision)]
+            f"{name} {revision}": [
+                datasets.read(name, revision).to_pylist(),
+                datasets.rejects(name, revision),
+                audit.as_json().decode() if (audit := datasets.audit(name, revision)) else None,
+            ]
             for name in datasets.names()
             for revision in datasets.revisions(name)
         },

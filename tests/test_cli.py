@@ -39,7 +39,7 @@ def test_help_and_version_import_nothing_heavy(option: str) -> None:
     assert imported_by(option).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("command", ["build", "train", "evaluate", "report", "demo"])
+@pytest.mark.parametrize("command", ["bench", "build", "train", "evaluate", "report", "demo"])
 def test_the_help_of_a_command_imports_nothing_heavy_but_what_typer_itself_does(command: str) -> None:
     assert imported_by(command, "--help").isdisjoint(set(HEAVY) - {"pydantic"})
 

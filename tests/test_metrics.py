@@ -1,11 +1,12 @@
-"""Accuracy, AP, AUC, test sets and bootstrap intervals."""
+"""What is measured of scores, and which images a generator is tested on."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from distil_cache.train import metrics
-from sklearn.metrics import average_precision_score
+from distil_cache.train import generators, intervals, metrics
+from scipy.optimize import brentq
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_curve
 
 
 def some_scores(rows: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,8 +40,9 @@ def test_ap_and_auc_of_one_class_are_undefined_and_accuracy_is_not(labels):
 def test_nothing_is_defined_of_no_image():
     assert metrics.accuracy([], []) is None
     assert metrics.average_precision([], []) is None
-    assert metrics.bootstrap_mean([]) is None
-    assert metrics.interval(metrics.bootstrap([], [], replicates=5).accuracy) is None
+    assert set(metrics.measures([], [], 0.5).values()) == {None}
+    assert intervals.bootstrap_mean([]) is None
+    assert intervals.bootstrap([], [], {}, replicates=5) == {}
 
 
 def test_scores_that_are_no_numbers_are_refused():
@@ -72,80 +74,89 @@ def test_a_generator_without_reals_of_its_own_takes_all_reals_of_its_source_grou
 
 def test_each_generator_is_measured_on_its_own_test_set():
     labels, scores = [0, 0, 1, 1, 1], [0.1, 0.7, 0.9, 0.2, 0.9]
-    found = metrics.per_generator(labels, scores, ["", "", "a", "a", "b"], ["g"] * 4 + ["elsewhere"], replicates=20)
+    found = generators.per_generator(labels, scores, ["", "", "a", "a", "b"], ["g"] * 4 + ["elsewhere"], replicates=20)
 
     assert (found["a"].real, found["a"].fake) == (2, 2)
     assert found["a"].accuracy == 0.5
-    assert (found["a"].real_accuracy, found["a"].fake_accuracy) == (0.5, 0.5)
+    assert (found["a"].values["real_accuracy"], found["a"].values["fake_accuracy"]) == (0.5, 0.5)
     assert (found["b"].real, found["b"].fake) == (0, 1)
     assert found["b"].average_precision is None
-    assert found["b"].real_accuracy is None
+    assert found["b"].values["real_accuracy"] is None
+    assert found["b"].interval("average_precision") is None
 
 
 def test_the_mean_counts_every_generator_once_and_leaves_out_test_sets_of_one_class():
     labels = [0, 1, 0, 1, 1, 1, 1]
     scores = [0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.9]
-    generators = ["a", "a", "b", "b", "b", "b", "lonely"]
-    found = metrics.per_generator(labels, scores, generators, ["g"] * 6 + ["elsewhere"], replicates=5)
+    names = ["a", "a", "b", "b", "b", "b", "lonely"]
+    found = generators.per_generator(labels, scores, names, ["g"] * 6 + ["elsewhere"], replicates=5)
 
     assert found["a"].accuracy == 1.0
     assert found["b"].accuracy == 0.25
-    assert metrics.mean_over_generators(found, "accuracy") == pytest.approx((1.0 + 0.25) / 2)
+    assert generators.mean_over_generators(found, "accuracy") == pytest.approx((1.0 + 0.25) / 2)
     assert metrics.unweighted_mean([None, 0.5, 1.0]) == 0.75
     assert metrics.unweighted_mean([None]) is None
 
 
-@pytest.mark.parametrize("clusters", [None, [f"scene {n // 4}" for n in range(60)]])
-def test_every_resample_has_the_ap_and_accuracy_of_its_repeated_rows(clusters):
+def test_the_balanced_ap_is_that_of_a_test_set_with_as_many_reals_as_fakes():
     labels, scores = some_scores()
-    drawn = metrics.bootstrap(labels, scores, clusters, replicates=30, seed=5)
+    fakes, reals = scores[labels == 1], scores[labels == 0]
+    truth = [1] * len(fakes) * len(reals) + [0] * len(fakes) * len(reals)
+    balanced = [*np.repeat(fakes, len(reals)), *np.repeat(reals, len(fakes))]
 
-    numbers = metrics._cluster_numbers(clusters, len(labels))
-    order = np.argsort(-scores, kind="stable")
-    times = np.concatenate(list(metrics._draws(numbers[order], 30, 5)))
-    for replicate, repeats in enumerate(times):
-        rows = np.repeat(order, repeats)
-        assert drawn.average_precision[replicate] == pytest.approx(average_precision_score(labels[rows], scores[rows]))
-        assert drawn.accuracy[replicate] == pytest.approx(np.mean((scores[rows] > 0.5) == labels[rows]))
+    assert metrics.balanced_average_precision(labels, scores) == pytest.approx(average_precision_score(truth, balanced))
 
 
-def test_resamples_without_both_classes_are_left_out_of_the_interval():
-    drawn = metrics.bootstrap([0, 1], [0.2, 0.8], replicates=100)
+def test_what_is_found_at_a_false_positive_rate_is_what_some_threshold_finds_without_exceeding_it():
+    labels = [0] * 20 + [1] * 4
+    scores = [0.9, 0.6, *([0.1] * 18), 0.95, 0.7, 0.65, 0.2]
 
-    assert np.isnan(drawn.average_precision).any()
-    assert metrics.interval(drawn.average_precision) == (1.0, 1.0)
-
-
-def test_the_same_seed_gives_the_same_resamples_whatever_the_order_of_the_rows():
-    labels, scores = some_scores()
-    keys = np.array([f"{n:03d}" for n in range(len(labels))])
-    other = np.random.default_rng(1).permutation(len(labels))
-
-    first = metrics.bootstrap(labels, scores, keys, replicates=50, seed=3)
-    again = metrics.bootstrap(labels[other], scores[other], keys[other], replicates=50, seed=3)
-
-    np.testing.assert_allclose(first.average_precision, again.average_precision)
-    np.testing.assert_allclose(first.accuracy, again.accuracy)
+    assert metrics.tpr_at_fpr(labels, scores, 0.01) == 0.25  # no real above the threshold
+    assert metrics.tpr_at_fpr(labels, scores, 0.05) == 0.75  # one real of twenty
+    assert metrics.tpr_at_fpr([0, 1], [0.9, 0.1], 0.05) == 0.0
 
 
-def test_images_that_are_resampled_together_give_a_wider_interval():
-    values = np.repeat(np.random.default_rng(0).normal(size=20), 10)
-    scenes = np.repeat([f"scene {n}" for n in range(20)], 10)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_equal_error_rate_is_where_the_roc_curve_meets_its_diagonal(seed: int):
+    labels, scores = some_scores(seed=seed)
+    false_positive, true_positive, _ = roc_curve(labels, scores)
 
-    by_image, by_scene = metrics.bootstrap_mean(values), metrics.bootstrap_mean(values, scenes)
+    expected = brentq(lambda x: 1 - x - np.interp(x, false_positive, true_positive), 0, 1)
 
-    assert by_scene.high - by_scene.low > 2 * (by_image.high - by_image.low)
-
-
-def test_the_interval_of_a_mean_is_that_of_the_normal_approximation_for_many_values():
-    values = np.random.default_rng(0).normal(size=2000)
-    low, high = metrics.bootstrap_mean(values)
-    error = values.std() / np.sqrt(len(values))
-
-    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
-    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
+    assert metrics.equal_error_rate(labels, scores) == pytest.approx(expected, abs=1e-6)
+    assert metrics.equal_error_rate([0, 1], [0.1, 0.9]) == 0.0
+    assert metrics.equal_error_rate([0, 1], [0.9, 0.1]) == 1.0
 
 
-def test_clusters_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="one cluster a row"):
-        metrics.bootstrap([0, 1], [0.1, 0.9], ["a"])
+def test_brier_score_and_calibration_error_compare_scores_with_shares():
+    labels, scores = some_scores(200)
+    tenths = np.maximum(1, np.round(scores * 10))  # scores have one digit: a bin holds its upper end
+
+    assert metrics.brier(labels, scores) == pytest.approx(brier_score_loss(labels, scores))
+    bins = [tenths == number for number in set(tenths)]
+    expected = sum(rows.sum() * abs(scores[rows].mean() - labels[rows].mean()) for rows in bins) / 200
+    assert metrics.calibration_error(labels, scores) == pytest.approx(expected)
+    assert metrics.calibration_error([0, 1], [0.0, 1.0]) == 0.0
+    assert metrics.brier([1, 1], [0.5, 0.5]) == 0.25
+
+
+def test_the_calibrated_accuracy_needs_a_threshold():
+    labels, scores = [0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9]
+
+    assert metrics.measures(labels, scores)["calibrated_accuracy"] is None
+    assert metrics.measures(labels, scores, 0.65)["calibrated_accuracy"] == 1.0
+
+
+def test_means_by_family_count_every_generator_of_the_family_once():
+    labels, scores = [0, 1, 0, 1, 1, 0, 1], [0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.9]
+    names = ["a", "a", "b", "b", "b", "c", "c"]
+    kinds = ["diffusion", "diffusion", "gan", "gan", "gan", "gan", "gan"]
+    found = generators.per_generator(labels, scores, names, ["g"] * 7, families=kinds, replicates=5)
+
+    families = generators.by_family(found)
+
+    assert {family: list(of) for family, of in families.items()} == {"diffusion": ["a"], "gan": ["b", "c"]}
+    assert generators.mean_over_generators(families["gan"], "accuracy") == pytest.approx((1 / 3 + 1) / 2)
+    assert generators.by_family(generators.per_generator(labels, scores, names, ["g"] * 7, replicates=2)).keys() == {
+        "unknown"
+    }

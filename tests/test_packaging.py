@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = ("cache", "demo", "models", "pipeline", "train")
+PACKAGES = ("cache", "demo", "inference", "models", "pipeline", "train")
 
 ALLOWED = {
     "cache": {"errors"},
     "models": {"errors"},
     "pipeline": {"errors", "progress", "cache", "models", "__version__"},
     "train": {"errors", "progress", "cache", "models", "__version__"},
+    "inference": {"errors", "progress", "cache", "models", "pipeline", "train", "__version__"},
     "demo": {"errors", "progress", "cache", "models", "pipeline", "train", "__version__"},
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distil_cache.errors import UsageError, UserError
-from distil_cache.train.report import SCHEMA_VERSION, Figure, Section, Table, png_panel, write_report
+from distil_cache.train.report import SCHEMA_VERSION, Addition, Figure, Section, Table, png_panel, write_report
 from run_folders import rows, write_evaluation, write_run
 
 FAKES = {"adm-a": 2.5, "adm-b": 0.8}
@@ -83,7 +83,7 @@ def test_a_generator_that_only_some_runs_saw_is_marked_in_their_cells(run, tmp_p
 
     write_report([run, other], tmp_path / "out")
 
-    page = page_of(tmp_path / "out")
+    page = page_of(tmp_path / "out").partition('<section id="setting-')[2]
     assert "adm-b*" not in page
     assert len(re.findall(r"\d \*|\d\*<", page)) == 1
 
@@ -151,7 +151,7 @@ def test_each_evaluation_setting_has_its_own_tables(run, tmp_path):
         "photos, split test, centre crop",
         "photos, split test, resized",
     ]
-    assert page_of(tmp_path / "out").count("<table>") == 2
+    assert page_of(tmp_path / "out").count("<caption>Accuracy and AP by test generator") == 2
 
 
 def test_a_crop_that_cropped_nothing_is_noted(tmp_path):
@@ -297,7 +297,8 @@ def test_names_from_files_cannot_become_markup(tmp_path):
 
     write_report([folder], tmp_path / "out")
 
-    assert "<script" not in page_of(tmp_path / "out")
+    assert page_of(tmp_path / "out").count("<script") == 1  # the page's own
+    assert "<script>alert" not in page_of(tmp_path / "out")
     assert "&lt;script&gt;" in page_of(tmp_path / "out")
     table_rows = [line for line in (tmp_path / "out/report.md").read_text().splitlines() if line.startswith("|")]
     assert "<script" not in "".join(table_rows)
@@ -324,7 +325,7 @@ def test_a_caller_can_add_sections_with_text_table_and_figures(run, tmp_path):
     figure = Figure("Samples.", (png_panel("Samples", "a grid of samples", b"png"),))
     section = Section("Controls", "First & foremost.\n\nSecond.", table, [figure])
 
-    content = write_report([run], tmp_path / "out", extra=[section])
+    content = write_report([run], tmp_path / "out", additions=[Addition("controls", [section], {"AP": 0.61})])
 
     page = page_of(tmp_path / "out")
     assert "<p>First &amp; foremost.</p>" in page
@@ -332,6 +333,7 @@ def test_a_caller_can_add_sections_with_text_table_and_figures(run, tmp_path):
     assert 'alt="a grid of samples"' in page
     assert "Laplacian energy" in (tmp_path / "out/report.md").read_text()
     assert content["sections"][0]["table"]["rows"] == [["Laplacian energy", "61.0"]]
+    assert content["extra"] == {"controls": {"AP": 0.61}}
 
 
 def test_every_identifier_on_the_page_is_there_once_and_every_reference_meets_one(run, tmp_path):

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -292,7 +291,7 @@ def test_the_table_has_the_columns_of_a_dataset(tmp_path: Path) -> None:
 def test_reading_a_source_checks_its_key(tmp_path: Path) -> None:
     (row,) = scan(discover(put(tmp_path, {"real/a.png": saved(noise())})).files).rows
     assert read_source(row.file, row.key) == saved(noise())
-    for changed, reason in ((replace(row, key="0" * 32), "changed"), (replace(row, file=source("gone")), "missing")):
+    for changed, reason in ((row._replace(key="0" * 32), "changed"), (row._replace(file=source("gone")), "missing")):
         with pytest.raises(ImageRejected) as caught:
             read_source(changed.file, changed.key)
         assert caught.value.reason == reason

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str])
     """Write a student's tensors to one safetensors file, replaced in one step; ``facts`` are its metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    _replace(path, lambda target: save_file(tensors, target, metadata=dict(facts)))
+    replace_file(path, lambda target: save_file(tensors, target, metadata=dict(facts)))
 
 
 def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
@@ -108,7 +108,7 @@ def save_state(
         for name, value in slots.items()
     }
     save_weights(folder / weights, student, {"step": str(progress.step)})
-    _replace(folder / optimiser_file, lambda target: save_file({**tensors, **random_state}, target))
+    replace_file(folder / optimiser_file, lambda target: save_file({**tensors, **random_state}, target))
     saved = _Saved(
         weights=weights,
         optimiser=optimiser_file,
@@ -117,7 +117,7 @@ def save_state(
         scaler=dict(scaler),
         progress=progress,
     )
-    _replace(folder / LAST, lambda target: target.write_text(saved.model_dump_json(), encoding="utf-8"))
+    replace_file(folder / LAST, lambda target: target.write_text(saved.model_dump_json(), encoding="utf-8"))
     for old in folder.glob("last-*.safetensors"):
         if old.name not in (weights, optimiser_file):
             old.unlink()
@@ -169,7 +169,7 @@ def seed_everything(seed: int) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file that is replaced in one step."""
-    _replace(path, lambda target: target.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
 def _python_random_state() -> dict[str, Any]:
@@ -197,7 +197,8 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: is damaged ({_first_line(error)}). Train again into a new folder.")
 
 
-def _replace(path: Path, write: Any) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file under another name, flush it, and put it in its place in one step."""
     temporary = path.with_name(f".tmp-{path.name}")
     write(temporary)
     handle = os.open(temporary, os.O_RDONLY)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
+from ..cache.audit_record import AUDIT, HeaderAudit
 from ..cache.builds import BuildRecord
 from ..cache.store import Cache
 from ..models.device import choose_device
@@ -28,7 +29,7 @@ from .data import Part
 from .gallery import write_gallery
 from .metrics import accuracy, auc, average_precision, test_sets, unweighted_mean
 from .predict import predict, probability
-from .run_folder import RunFolder, RunRecord
+from .run_folder import RunFolder, RunRecord, versions
 from .select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 
 
@@ -68,6 +69,7 @@ def run_evaluation(
         "dataset": dataset,
         "revision": source.revision,
         "build": source.id,
+        "origin": source.origin.model_dump() if source.origin else None,
         "split": split,
         "transform": chosen,
         "select": select or None,
@@ -102,6 +104,8 @@ def run_evaluation(
         "seen_generators": list(record.seen_generators),
         "imported": record.imported,
         "notes": record.notes(),
+        "fingerprints": {name: source.features[name].fingerprint for name in record.method.inputs},
+        "versions": versions(),
         "set_aside": set_aside(cache, dataset, source.revision),
         "counts": {"real": int(np.sum(part.label == 0)), "fake": int(np.sum(part.label == 1))},
         "metrics": _metrics(part.label, logits, scores),
@@ -114,6 +118,12 @@ def run_evaluation(
 def set_aside(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
     """How many files a dataset's build set aside, by reason, such as ``label-conflict`` or ``leaked``."""
     return dict(Counter(str(row.get("reason")) for row in cache.datasets().rejects(dataset, revision)))
+
+
+def _audit(cache: Cache, build: BuildRecord) -> HeaderAudit | None:
+    """Return what the build found in the headers of the dataset's files; of a derived dataset, in those of its origin."""
+    source = build.origin or build
+    return cache.datasets().audit(source.dataset, source.revision)
 
 
 def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: str | None) -> BuildRecord:
@@ -130,6 +140,7 @@ def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: 
         {split: record.method.inputs},
         purpose=f"method {record.method.name}",
         fingerprints={name: record.fingerprints[name] for name in record.method.inputs if not record.imported},
+        perturbed=True,
     )
 
 
@@ -160,6 +171,8 @@ def _store(
         if pictures:
             shown = Part(cache, build, part.table, pictures, split=split, purpose="the gallery")
             write_gallery(temporary / "gallery", shown, logits, scores)
+        if (audit := _audit(cache, build)) is not None:
+            (temporary / AUDIT).write_bytes(audit.as_json())
         (temporary / "evaluation.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
         _put(temporary, target)
     finally:

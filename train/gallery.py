@@ -49,22 +49,27 @@ def write_gallery(folder: Path, part: Part, logits: Array, scores: Array) -> Non
 
 
 def chosen_rows(keys: Array, label: Array, logits: Array) -> npt.NDArray[np.int64]:
-    """Rows to show, at most 12 and every picture once: up to 8 mistakes, the surest first, then right ones, likewise.
+    """Rows to show, at most 12 and every picture once: up to 8 mistakes, then right ones, each the surest first.
 
-    The right ones take turns between the classes.
+    keys, label, logits : (rows,). Both parts take as many reals as generated images, as far as there are so many, so that
+    neither class crowds out the other.
     """
     sure_first = np.argsort(-np.abs(logits), kind="stable")
     _, first = np.unique(keys[sure_first], return_index=True)
     order = sure_first[np.sort(first)]
     right = (logits[order] > 0) == (label[order] == 1)
-    mistakes = order[~right][:MISTAKES]
-    correct = order[right]
-    turn = np.zeros(len(correct), dtype=np.int64)
+    mistakes = _of_both_classes(order[~right], label, MISTAKES)
+    correct = _of_both_classes(order[right], label, SAMPLES - len(mistakes))
+    return np.concatenate([mistakes, correct]).astype(np.int64)
+
+
+def _of_both_classes(order: Array, label: Array, count: int) -> Array:
+    """Take up to ``count`` rows in turns from the two classes, each from its head; they keep the order they came in."""
+    turn = np.empty(len(order), dtype=np.int64)
     for value in (0, 1):
-        of_class = label[correct] == value
+        of_class = label[order] == value
         turn[of_class] = np.arange(of_class.sum())
-    correct = correct[np.argsort(turn, kind="stable")]
-    return np.concatenate([mistakes, correct[: SAMPLES - len(mistakes)]]).astype(np.int64)
+    return order[np.sort(np.argsort(turn, kind="stable")[:count])]
 
 
 def as_pixels(values: Array) -> npt.NDArray[np.uint8]:

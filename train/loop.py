@@ -24,7 +24,7 @@ from .reading import Readers
 from .run_folder import RunFolder
 from .schedule import Schedule
 from .session import Session, open_session
-from .validate import rank, validate
+from .validate import keep_scores, rank, validate
 
 Values = tuple[float, float, float]
 
@@ -142,7 +142,8 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: Jo
         _check_finite(math.nan, "student's weight", folder, state)
     total, bce, kd = (value / state.samples for value in state.sums)
     line: Line = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd}
-    line |= validate(session)
+    validated, logits = validate(session)
+    line |= validated
     _check_finite(line["val_bce"] or 0.0, "validation loss", folder, state)
     line |= {"lr": session.optimiser.param_groups[0]["lr"], "seconds": state.seconds + time.perf_counter() - began}
     state.epoch += 1
@@ -153,6 +154,8 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: Jo
         if session.ranks.first:
             facts = {"epoch": str(state.epoch), "run": session.record.run}
             save_weights(folder.checkpoints / BEST, session.student, facts)
+            if logits is not None:
+                keep_scores(session, folder, logits)
     session.schedule.after_epoch(state)
     _save(session, folder, state)
     journal.epoch(state, line)

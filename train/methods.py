@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import UsageError
-from ..models.inputs import paper_size
+from ..models.sides import paper_size
 
 CHANNELS_PER_FEATURE = 3
 

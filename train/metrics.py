@@ -1,89 +1,144 @@
-"""What a detector's scores are worth: accuracy, AP, AUC, the test set of each generator, bootstrap intervals.
+"""What a detector's scores are worth, by scikit-learn, and which images a generator is tested on.
 
-Label 1 is generated, label 0 is real; a score is the probability of "generated". Accuracy calls a score above the
-threshold generated. AP and AUC are scikit-learn's. A measure that needs both classes is ``None`` where one is absent:
-never 0, never NaN. Intervals are percentile bootstraps (Efron and Tibshirani 1993, chapter 13) over images, or over
-clusters of images that belong together (one scene, one source).
+Label 1 is generated, label 0 is real; a score is the probability of "generated". A score above the threshold is called
+generated. A measure that needs both classes is ``None`` where one is absent, and every measure is ``None`` of no image:
+never 0, never NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.intp]
 
-REPLICATES = 1000
-_ELEMENTS_AT_ONCE = 1_000_000  # resampled weights held in memory together: 8 MB
+THRESHOLD = 0.5
+CALIBRATION_BINS = 10
+
+MEASURES = (
+    "accuracy",
+    "average_precision",
+    "auc",
+    "balanced_average_precision",
+    "tpr_at_fpr_1",
+    "tpr_at_fpr_5",
+    "equal_error_rate",
+    "brier",
+    "calibration_error",
+    "real_accuracy",
+    "fake_accuracy",
+    "calibrated_accuracy",
+)
+"""Names of all measures. ``calibrated_accuracy`` is the accuracy at a threshold that validation chose."""
 
 
 class Interval(NamedTuple):
-    """A 95 % bootstrap interval, in the unit of the measure."""
+    """A 95 % interval, in the unit of the measure."""
 
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class Replicates:
-    """The measures of every bootstrap resample, float64 of shape (replicates,).
-
-    Two students scored on the same images with the same seed are resampled alike, so the difference of their replicates
-    is a paired bootstrap. NaN where a resample holds one class only.
-    """
-
-    accuracy: FloatArray
-    average_precision: FloatArray
-
-
-@dataclass(frozen=True)
-class GeneratorScores:
-    """The measures on one generator's test set, each in 0..1; ``None`` where the test set does not define it."""
-
-    generator: str
-    real: int
-    fake: int
-    accuracy: float | None
-    average_precision: float | None
-    auc: float | None
-    real_accuracy: float | None
-    fake_accuracy: float | None
-    replicates: Replicates = field(repr=False, compare=False)
-
-    @property
-    def accuracy_interval(self) -> Interval | None:
-        """95 % interval of the accuracy."""
-        return interval(self.replicates.accuracy)
-
-    @property
-    def average_precision_interval(self) -> Interval | None:
-        """95 % interval of the AP; ``None`` where there is no AP."""
-        return interval(self.replicates.average_precision)
+def measures(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, calibrated_threshold: float | None = None
+) -> dict[str, float | None]:
+    """All of ``MEASURES``; ``calibrated_accuracy`` is ``None`` without a threshold."""
+    truth, values = checked(labels, scores)
+    reals, fakes = truth == 0, truth == 1
+    return {
+        "accuracy": accuracy(truth, values),
+        "average_precision": average_precision(truth, values),
+        "auc": auc(truth, values),
+        "balanced_average_precision": balanced_average_precision(truth, values),
+        "tpr_at_fpr_1": tpr_at_fpr(truth, values, 0.01),
+        "tpr_at_fpr_5": tpr_at_fpr(truth, values, 0.05),
+        "equal_error_rate": equal_error_rate(truth, values),
+        "brier": brier(truth, values),
+        "calibration_error": calibration_error(truth, values),
+        "real_accuracy": accuracy(truth[reals], values[reals]),
+        "fake_accuracy": accuracy(truth[fakes], values[fakes]),
+        "calibrated_accuracy": (
+            None if calibrated_threshold is None else accuracy(truth, values, calibrated_threshold)
+        ),
+    }
 
 
-def accuracy(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float = 0.5) -> float | None:
-    """Share of images on their own side of the threshold (a score above it says generated); ``None`` of no image."""
-    truth, values = _checked(labels, scores)
+def accuracy(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float = THRESHOLD) -> float | None:
+    """Share of images on their own side of the threshold (a score above it says generated)."""
+    truth, values = checked(labels, scores)
     return float(np.mean((values > threshold) == (truth == 1))) if len(truth) else None
 
 
 def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Area under the precision-recall steps, as scikit-learn computes it; ``None`` unless both classes are there."""
-    truth, values = _checked(labels, scores)
-    return float(average_precision_score(truth, values)) if _both_classes(truth) else None
+    """Area under the precision-recall steps."""
+    truth, values = checked(labels, scores)
+    return float(average_precision_score(truth, values)) if both_classes(truth) else None
+
+
+def balanced_average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
+    """The AP if there were as many reals as generated images: each class has the same total weight."""
+    truth, values = checked(labels, scores)
+    if not both_classes(truth):
+        return None
+    weights = np.where(truth == 1, 1 / np.sum(truth == 1), 1 / np.sum(truth == 0))
+    return float(average_precision_score(truth, values, sample_weight=weights))
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve; ``None`` unless both classes are there."""
-    truth, values = _checked(labels, scores)
-    return float(roc_auc_score(truth, values)) if _both_classes(truth) else None
+    """Area under the ROC curve."""
+    truth, values = checked(labels, scores)
+    return float(roc_auc_score(truth, values)) if both_classes(truth) else None
+
+
+def tpr_at_fpr(labels: npt.ArrayLike, scores: npt.ArrayLike, rate: float) -> float | None:
+    """Largest share of generated images found by a threshold that calls at most ``rate`` of the reals generated."""
+    truth, values = checked(labels, scores)
+    if not both_classes(truth):
+        return None
+    false_positive, true_positive, _ = roc_curve(truth, values, drop_intermediate=False)
+    return float(true_positive[false_positive <= rate].max())
+
+
+def equal_error_rate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
+    """Where the ROC curve, its points joined by lines, has as large a share of wrong reals as of wrong generated images."""
+    truth, values = checked(labels, scores)
+    if not both_classes(truth):
+        return None
+    false_positive, true_positive, _ = roc_curve(truth, values, drop_intermediate=False)
+    balance = false_positive + true_positive - 1  # from -1 to 1
+    after = int(np.argmax(balance >= 0))
+    way = -balance[after - 1] / (balance[after] - balance[after - 1])
+    return float(false_positive[after - 1] + way * (false_positive[after] - false_positive[after - 1]))
+
+
+def brier(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
+    """Mean squared difference of score and label: 0 is perfect, 0.25 is what the score 0.5 for all gets."""
+    truth, values = checked(labels, scores)
+    return float(brier_score_loss(truth == 1, values, pos_label=True)) if len(truth) else None
+
+
+def calibration_error(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
+    """Expected calibration error (Guo et al. 2017) in bins of equal width over 0..1, of the probability of "generated".
+
+    The difference of mean score and share of generated images in each bin, as a mean weighted by its number of images.
+    """
+    truth, values = checked(labels, scores)
+    if not len(truth):
+        return None
+    excess = np.bincount(calibration_bin(values), values - (truth == 1), CALIBRATION_BINS)
+    return float(np.abs(excess).sum() / len(truth))
+
+
+def calibration_bin(scores: npt.ArrayLike) -> IndexArray:
+    """Number of the bin of each score in 0..1; a bin holds its upper end, the first one its lower end as well."""
+    numbers = np.ceil(np.asarray(scores, dtype=np.float64) * CALIBRATION_BINS).astype(np.intp) - 1
+    return np.clip(numbers, 0, CALIBRATION_BINS - 1)
 
 
 def unweighted_mean(values: Iterable[float | None]) -> float | None:
@@ -111,137 +166,8 @@ def test_sets(
     return found
 
 
-def per_generator(
-    labels: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    generators: Sequence[str] | Array,
-    groups: Sequence[str] | Array,
-    *,
-    clusters: Sequence[str] | Array | None = None,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> dict[str, GeneratorScores]:
-    """The measures of every generator's own test set (see ``test_sets``), with 95 % intervals.
-
-    All arguments are of one length, a row an image; ``clusters`` names what is resampled together (default: each row).
-    """
-    truth, values = _checked(labels, scores)
-    found: dict[str, GeneratorScores] = {}
-    for generator, rows in test_sets(truth, generators, groups).items():
-        part, part_scores = truth[rows], values[rows]
-        drawn = bootstrap(
-            part,
-            part_scores,
-            None if clusters is None else np.asarray(clusters)[rows],
-            replicates=replicates,
-            seed=seed,
-        )
-        found[generator] = GeneratorScores(
-            generator=generator,
-            real=int(np.sum(part == 0)),
-            fake=int(np.sum(part == 1)),
-            accuracy=accuracy(part, part_scores),
-            average_precision=average_precision(part, part_scores),
-            auc=auc(part, part_scores),
-            real_accuracy=accuracy(part[part == 0], part_scores[part == 0]),
-            fake_accuracy=accuracy(part[part == 1], part_scores[part == 1]),
-            replicates=drawn,
-        )
-    return found
-
-
-def mean_over_generators(results: Mapping[str, GeneratorScores], measure: str) -> float | None:
-    """Unweighted mean of a measure (a field's name) over the generators whose test set has reals and fakes."""
-    return unweighted_mean(getattr(r, measure) for r in results.values() if r.real and r.fake)
-
-
-def bootstrap(
-    labels: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    clusters: Sequence[str] | Array | None = None,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-    threshold: float = 0.5,
-) -> Replicates:
-    """Accuracy and AP of ``replicates`` resamples with replacement of the images, or of whole clusters of images.
-
-    Ties in the score are one step of the precision-recall curve, as in scikit-learn.
-    """
-    truth, values = _checked(labels, scores)
-    if not len(truth):
-        return Replicates(np.full(replicates, np.nan), np.full(replicates, np.nan))
-    order = np.argsort(-values, kind="stable")
-    positive, falling = truth[order] == 1, values[order]
-    correct = (falling > threshold) == positive
-    step_ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
-    found_accuracy, found_ap = [], []
-    for drawn in _draws(_cluster_numbers(clusters, len(truth))[order], replicates, seed):
-        size = drawn.sum(axis=1)
-        found_accuracy.append((drawn * correct).sum(axis=1) / size)
-        true_positive = np.cumsum(drawn * positive, axis=1)[:, step_ends]
-        called = np.cumsum(drawn, axis=1)[:, step_ends]
-        gained = np.diff(true_positive, axis=1, prepend=0)
-        precision = true_positive / np.maximum(called, 1)
-        positives = true_positive[:, -1]
-        both = (positives > 0) & (positives < size)
-        area = (gained * precision).sum(axis=1) / np.maximum(positives, 1)
-        found_ap.append(np.where(both, area, np.nan))
-    return Replicates(np.concatenate(found_accuracy), np.concatenate(found_ap))
-
-
-def bootstrap_mean(
-    values: npt.ArrayLike,
-    clusters: Sequence[str] | Array | None = None,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> Interval | None:
-    """95 % interval of the mean of ``values``, resampled by row or by cluster; ``None`` of no value."""
-    numbers = np.asarray(values, dtype=np.float64)
-    if not len(numbers):
-        return None
-    found = [
-        (drawn * numbers).sum(axis=1) / drawn.sum(axis=1)
-        for drawn in _draws(_cluster_numbers(clusters, len(numbers)), replicates, seed)
-    ]
-    return interval(np.concatenate(found))
-
-
-def interval(replicates: FloatArray) -> Interval | None:
-    """The middle 95 % of the replicates, NaN left out; ``None`` if nothing is left."""
-    kept = replicates[~np.isnan(replicates)]
-    if not len(kept):
-        return None
-    low, high = np.percentile(kept, (2.5, 97.5))
-    return Interval(float(low), float(high))
-
-
-def _draws(cluster_of_row: IndexArray, replicates: int, seed: int) -> Iterable[npt.NDArray[np.int64]]:
-    """How often each row is drawn in each resample, (some replicates, rows), as many at once as memory allows.
-
-    What is drawn depends on the clusters' numbers, not on the order of the rows: that makes resamples pairable.
-    """
-    rng = np.random.default_rng(seed)
-    count = int(cluster_of_row.max()) + 1
-    step = max(1, _ELEMENTS_AT_ONCE // len(cluster_of_row))
-    for start in range(0, replicates, step):
-        now = min(step, replicates - start)
-        picked = rng.integers(0, count, size=(now, count)) + np.arange(now)[:, None] * count
-        times = np.bincount(picked.ravel(), minlength=now * count).reshape(now, count)
-        yield times[:, cluster_of_row]
-
-
-def _cluster_numbers(clusters: Sequence[str] | Array | None, rows: int) -> IndexArray:
-    if clusters is None:
-        return np.arange(rows)
-    names = np.asarray(clusters)
-    if names.shape != (rows,):
-        raise ValueError(f"one cluster a row is needed: {names.shape} for {rows} rows")
-    return np.unique(names, return_inverse=True)[1].astype(np.intp)
-
-
-def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Array, FloatArray]:
+def checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Array, FloatArray]:
+    """Labels and scores as arrays of one length; ValueError if they are not, or if a score is no finite number."""
     truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if truth.shape != values.shape or truth.ndim != 1:
         raise ValueError(f"labels and scores must be two lists of one length: {truth.shape} and {values.shape}")
@@ -250,5 +176,6 @@ def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Array, Float
     return truth, values
 
 
-def _both_classes(labels: Array) -> bool:
+def both_classes(labels: Array) -> bool:
+    """Whether there are reals and generated images."""
     return bool((labels == 1).any() and (labels == 0).any())

@@ -11,7 +11,6 @@ it: the image in [-1, 1] beside eps, at 256 pixels (``official-code``).
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import __version__
 from ..errors import UsageError, UserError
 from ..models.weights import check_state, hash_file, read_state_dict
 from .checkpoint import BEST, save_weights
 from .config import TrainConfig
 from .methods import Preset
-from .run_folder import RunFolder, RunRecord, new_run_id, now
-from .student import build_student
+from .run_folder import RunFolder, RunRecord, new_run_id, now, versions
+from .student import Student, build_student
 
 ARCHITECTURE = "resnet50"
 IMAGE_SIDE = 256
@@ -43,6 +41,27 @@ def import_checkpoint(path: Path, run: Path, method: str = "distildire") -> dict
     method : ``distildire`` for the student of image and eps, ``eps`` for the one of eps alone (``--only_eps``).
     Raises UserError for a file that is damaged or holds another network, and for a run folder that is not empty.
     """
+    student, record = read_checkpoint(path, method, new_run_id(run))
+    folder = RunFolder(run)
+    if run.exists() and any(run.iterdir()):
+        raise UserError(f"{run}: is not empty. Choose another --run folder.")
+    folder.checkpoints.mkdir(parents=True)
+    save_weights(folder.checkpoints / BEST, student, {"epoch": "0", "run": record.run})
+    folder.write(record)
+    return {
+        "run": str(run),
+        "method": method,
+        "preset": record.config.preset,
+        "tensors": len(student.state_dict()),
+        **(record.imported or {}),
+    }
+
+
+def read_checkpoint(path: Path, method: str = "distildire", run: str = UNKNOWN) -> tuple[Student, RunRecord]:
+    """The student of a reference checkpoint, in evaluation mode on the CPU, and the record that a run of it has.
+
+    Raises UserError for a file that is damaged or holds another network, UsageError for another method than the reference's.
+    """
     if method not in PRESET_OF:
         raise UsageError(f"--method {method}: the reference implementation's students are {' and '.join(PRESET_OF)}.")
     preset = PRESET_OF[method]
@@ -56,13 +75,8 @@ def import_checkpoint(path: Path, run: Path, method: str = "distildire") -> dict
     if broken:
         raise UserError(f"{path}: {broken[0]} holds numbers that are not finite. Fetch the file again.")
     student.load_state_dict(state, strict=True)
-
-    folder = RunFolder(run)
-    if run.exists() and any(run.iterdir()):
-        raise UserError(f"{run}: is not empty. Choose another --run folder.")
-    origin = {"file": str(path), "sha256": hash_file(path)}
     record = RunRecord(
-        run=new_run_id(run),
+        run=run,
         config=config,
         cache="",
         dataset="",
@@ -75,13 +89,10 @@ def import_checkpoint(path: Path, run: Path, method: str = "distildire") -> dict
         samples={"train": 0, "val": 0},
         validation="none",
         created=now(),
-        versions={"distil-cache": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        imported=origin,
+        versions=versions(),
+        imported={"file": str(path), "sha256": hash_file(path)},
     )
-    folder.checkpoints.mkdir(parents=True)
-    save_weights(folder.checkpoints / BEST, student, {"epoch": "0", "run": record.run})
-    folder.write(record)
-    return {"run": str(run), "method": method, "preset": preset, "tensors": len(state), **origin}
+    return student.eval(), record
 
 
 def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
 
+from .. import __version__
 from ..errors import UserError
+from ..models.weights import hash_file
+from .calibrate import CALIBRATION, VALIDATION, Calibration, read_calibration
 from .checkpoint import BEST, load_weights, replace_text
 from .config import TrainConfig
 from .methods import Method
@@ -35,9 +40,12 @@ class RunRecord(BaseModel):
     fingerprints of the features it read, the input side in pixels, the channels of the teacher's map (None: no
     teacher), the generators whose fakes were learnt from, and how many samples trained and validated.
     dataset, revision, build : of the first dataset; others : those of the further ones.
+    groups : source groups of the training rows; empty in runs of before it was recorded.
     pos_weight : weight of generated pictures in the loss. begun_as : run, epoch and digest of the student that a
     fine-tuning began with.
     initial_weights : what the student started from, in words; empty in runs of before it was recorded.
+    specs : of the features that were read, as plain JSON: with them the student can be fed when the cache is gone. Empty in
+    runs of before they were recorded.
     teacher : backbone, digest and origin of a teacher that ran online. imported : file and digest of a checkpoint that was
     trained elsewhere; nothing is known of its data then, and the fields about them are empty.
     """
@@ -52,6 +60,7 @@ class RunRecord(BaseModel):
     revision: str
     build: str
     fingerprints: dict[str, str]
+    specs: dict[str, dict[str, Any]] = {}
     train_size: int
     teacher_channels: int | None
     seen_generators: tuple[str, ...]
@@ -65,6 +74,7 @@ class RunRecord(BaseModel):
     others: tuple[TrainedOn, ...] = ()
     pos_weight: float = 1.0
     begun_as: dict[str, str] | None = None
+    groups: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -107,6 +117,8 @@ class RunFolder:
         self.checkpoints = folder / "checkpoints"
         self.tensorboard = folder / "tensorboard"
         self.evaluations = folder / "evaluations"
+        self.validation = folder / VALIDATION
+        self.calibration_file = folder / CALIBRATION
 
     def read(self) -> RunRecord:
         """The run's record; UserError if the folder is no run."""
@@ -162,11 +174,23 @@ class RunFolder:
         facts = load_weights(path, student)
         return student.eval(), record, facts
 
+    def calibration(self) -> Calibration | None:
+        """The threshold that validation chose for the best student; None where none was, or for another student."""
+        found, best = read_calibration(self.calibration_file), self.checkpoints / BEST
+        if found is None or not best.is_file() or hash_file(best) != found.checkpoint_sha256:
+            return None
+        return found
+
 
 def new_run_id(folder: Path) -> str:
     """A name that no other run has: the folder's, as far as a file name may hold it, and random digits."""
     stem = re.sub("[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-")
     return f"{stem[:60] or 'run'}-{secrets.token_hex(4)}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that decides what a training or an evaluation gives."""
+    return {"distil-cache": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def now() -> datetime:

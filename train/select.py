@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..cache.builds import BuildRecord
-from ..cache.spec import imported_from
+from ..cache.spec import imported_from, unperturbed_fingerprint
 from ..cache.store import Cache
 from ..errors import UsageError, UserError
 from .metrics import test_sets
@@ -149,12 +149,14 @@ def choose_build(
     *,
     purpose: str,
     fingerprints: Mapping[str, str] | None = None,
+    perturbed: bool = False,
 ) -> BuildRecord:
     """The build whose features serve.
 
     build : an id, or None for the one that fits among those of the dataset's newest revision. Builds whose needed
         features are the same count as one, the newest of them.
-    needed : split -> features. fingerprints : what a feature must be, by name, to count.
+    needed : split -> features. fingerprints : what a feature must be, by name, to count. perturbed : one of a derived
+        dataset counts too if it would be that feature but for the perturbation of its pictures.
     purpose : who needs them, for the message, such as ``method distildire``.
     Raises UserError where none or several fit.
     """
@@ -164,12 +166,8 @@ def choose_build(
     for record in candidates:
         if all(serves(record, split, name) for split, features in needed.items() for name in features):
             fitting[tuple(record.features[name].fingerprint for name in names)] = record
-    fixed = [(fingerprints or {}).get(name) for name in names]
-    matching = [
-        record
-        for found, record in fitting.items()
-        if all(want in (None, have) for want, have in zip(fixed, found, strict=True))
-    ]
+    fixed = {name: fingerprint for name, fingerprint in (fingerprints or {}).items() if name in names}
+    matching = [record for record in fitting.values() if _same_features(cache, record, fixed, perturbed=perturbed)]
     if fitting and not matching:
         raise UserError(
             f"{dataset}: its features {', '.join(names)} were made with other settings than those the student learnt "
@@ -185,6 +183,16 @@ def choose_build(
         raise UserError(f"{dataset}: several builds serve {purpose}: {described}. Choose one with --build ID.")
     _refuse_mixture(cache, matching[0], names)
     return matching[0]
+
+
+def _same_features(cache: Cache, record: BuildRecord, fixed: Mapping[str, str], *, perturbed: bool) -> bool:
+    """Say whether a build's features have these fingerprints, if need be but for a perturbation of all of them alike."""
+    if all(record.features[name].fingerprint == want for name, want in fixed.items()):
+        return True
+    if not perturbed or record.origin is None:
+        return False
+    specs = {name: cache.open_feature(record.features[name].folder).spec for name in fixed}
+    return all(unperturbed_fingerprint(specs[name]) == want for name, want in fixed.items())
 
 
 def _refuse_mixture(cache: Cache, record: BuildRecord, names: Sequence[str]) -> None:
@@ -217,12 +225,20 @@ def missing_feature(
     features: Sequence[str],
 ) -> UserError:
     """The error for ``lacking`` of ``rows`` rows of a split without a feature, with the command that makes it."""
-    sources = " ".join(shlex.quote(source) for source in sorted(set(column(table, "source"))) if source) or "SOURCE"
+    origin = next((record.origin for record in cache.builds().find(dataset) if record.origin), None)
+    if origin is None:
+        sources = " ".join(shlex.quote(source) for source in sorted(set(column(table, "source"))) if source) or "SOURCE"
+        named = f"--dataset {shlex.quote(dataset)}"
+    else:
+        sources = "--from-cache"
+        named = f"--dataset {shlex.quote(origin.dataset)} --perturb {origin.perturbation} --as {shlex.quote(dataset)}"
+        splits = cache.datasets().read(dataset, columns=["split"])
+        named += f" --splits {','.join(sorted(set(column(splits, 'split'))))}"
     asked = ",".join(sorted(features))
     return UserError(
         f"{dataset}: {purpose} needs feature `{feature}` for {lacking:,} of {rows:,} samples of split {split}. "
         f"Build it with: distil-cache build {sources} --cache {shlex.quote(str(cache.root))} "
-        f"--dataset {shlex.quote(dataset)} --features {split}:{asked} (and the other options of the build before)"
+        f"{named} --features {split}:{asked} (and the other options of the build before)"
     )
 
 

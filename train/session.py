@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from torch.optim import Adam, Optimizer
 
-from .. import __version__
 from ..cache.store import Cache
 from ..errors import UsageError, UserError
 from .checkpoint import LAST, State, seed_everything
@@ -26,7 +24,7 @@ from .prepare import Example, Preparation
 from .ranks import Ranks
 from .reading import Loading, Readers
 from .rows import Rows, find_rows
-from .run_folder import RunFolder, RunRecord, TrainedOn, new_run_id, now
+from .run_folder import RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
 from .schedule import Schedule
 from .select import column
 from .student import Student, build_student, check_map, initialise
@@ -134,17 +132,19 @@ def open_session(
         config=config,
         cache=str(cache.root.resolve()),
         fingerprints={name: build.features[name].fingerprint for name in features},
+        specs={name: dict(cache.open_feature(build.features[name].folder).spec) for name in features},
         train_size=size,
         teacher_channels=shape[0] if shape else None,
         seen_generators=tuple(sorted(set(column(train.table, "generator")[train.label == 1].tolist()))),
         samples={"train": len(train), "val": len(val)} | ({"left_out": rows.left_out} if rows.left_out else {}),
         validation=rows.validation,
         created=known.created if known else now(),
-        versions={"distil-cache": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions=versions(),
         initial_weights=initial,
         teacher=dict(online.facts) if online else None,
         pos_weight=pos_weight,
         begun_as=begun_as,
+        groups=tuple(sorted(set(column(train.table, "group").tolist()))),
         **_datasets(rows),
     )
     return Session(

@@ -1,31 +1,40 @@
-"""How good a student is on the validation part, and which of its epochs is the best."""
+"""How good a student is on the validation part, which of its epochs is the best, and what is kept of that one's scores."""
 
 from __future__ import annotations
 
 import math
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
-from .checkpoint import Line
+from ..models.weights import hash_file
+from .augment import TestTransform
+from .calibrate import calibrate
+from .checkpoint import BEST, Line, replace_file, replace_text
 from .metrics import accuracy, average_precision
-from .predict import predict, probability
+from .predict import Floats, predict, probability
+from .run_folder import RunFolder
 from .session import Session
 
+TRANSFORM: TestTransform = "crop"
+KEPT = ("key", "label", "generator", "family", "group")
 
-def validate(session: Session) -> Line:
+
+def validate(session: Session) -> tuple[Line, Floats | None]:
     """BCE, AP and accuracy of the validation part under the paper's test transform; None without such a part.
 
-    Several processes divide the rows among them and all get the same values.
+    Also the logits of its rows, or None. Several processes divide the rows among them and all get the same values.
     """
     if session.val is None:
-        return {"val_bce": None, "val_ap": None, "val_acc": None}
+        return {"val_bce": None, "val_ap": None, "val_acc": None}, None
     logits = predict(
         session.student,
         session.val,
         session.method,
         size=session.size,
-        transform="crop",
+        transform=TRANSFORM,
         batch_size=session.config.batch_size,
         device=session.ranks.device,
         loading=session.loading,
@@ -34,9 +43,10 @@ def validate(session: Session) -> Line:
     labels = session.val.label
     bce = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float()).item()
     if not math.isfinite(bce):
-        return {"val_bce": bce, "val_ap": None, "val_acc": None}
+        return {"val_bce": bce, "val_ap": None, "val_acc": None}, None
     scores = probability(logits)
-    return {"val_bce": bce, "val_ap": average_precision(labels, scores), "val_acc": accuracy(labels, scores)}
+    line: Line = {"val_bce": bce, "val_ap": average_precision(labels, scores), "val_acc": accuracy(labels, scores)}
+    return line, logits
 
 
 def rank(line: Line) -> tuple[float, float]:
@@ -44,3 +54,24 @@ def rank(line: Line) -> tuple[float, float]:
     if line["val_bce"] is None:
         return float(line["epoch"] or 0), 0.0
     return -1.0 if line["val_ap"] is None else line["val_ap"], -line["val_bce"]
+
+
+def keep_scores(session: Session, folder: RunFolder, logits: Floats) -> None:
+    """Leave the validation scores of the student that was just saved as the best, and the threshold that they give.
+
+    A kill between the student and these files is mended by ``--resume``, which trains that epoch again.
+    """
+    if session.val is None:
+        return
+    scores = probability(logits)
+    table = session.val.table.select(KEPT).append_column("score", pa.array(scores))
+    replace_file(folder.validation, lambda target: pq.write_table(table, target, compression="zstd"))
+    found = calibrate(
+        session.val.label,
+        scores,
+        split="val",
+        transform=TRANSFORM,
+        checkpoint_sha256=hash_file(folder.checkpoints / BEST),
+    )
+    if found is not None:
+        replace_text(folder.calibration_file, found.model_dump_json(indent=2) + "\n")

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,10 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ..metrics import Array, Interval
+from .reliability import Bin
 
 SERIES = 6
+BARRED = 4
 DASHES = ("", "6 2", "2 2", "6 2 2 2")
 _INK, _RULE = "#fe1000", "#fe2000"  # stand-ins, replaced by currentColor and a CSS variable
 _STYLE: Any = {
@@ -94,13 +97,30 @@ def png_panel(title: str, alt: str, png: bytes) -> Panel:
     return Panel(title, alt, image="data:image/png;base64," + base64.b64encode(png).decode("ascii"))
 
 
-def line_panel(title: str, alt: str, curves: Sequence[Curve], x_label: str, y_label: str) -> Panel:
-    """Lines over whole numbers (epochs); a single point is drawn as a dot."""
+def line_panel(
+    title: str,
+    alt: str,
+    curves: Sequence[Curve],
+    x_label: str,
+    y_label: str,
+    ticks: Mapping[float, str] | None = None,
+    y_range: tuple[float, float] | None = None,
+) -> Panel:
+    """Lines over whole numbers (epochs), a single point drawn as a dot; with ``ticks`` a dot at each, named on the axis.
+
+    y_range : of panels that are to be compared.
+    """
 
     def draw(axes: Axes) -> None:
         for curve in curves:
-            axes.plot(curve.x, curve.y, marker="o" if len(curve.x) == 1 else "", markersize=3, **_line(curve.series))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            dots = ticks is not None or len(curve.x) == 1
+            axes.plot(curve.x, curve.y, marker="o" if dots else "", markersize=3, **_line(curve.series))
+        if ticks is None:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        else:
+            axes.set_xticks(list(ticks), list(ticks.values()))
+        if y_range is not None:
+            axes.set_ylim(y_range)
         axes.set(xlabel=x_label, ylabel=y_label)
 
     return _panel(title, alt, draw)
@@ -132,8 +152,34 @@ def pr_panel(title: str, alt: str, scored: Mapping[int, tuple[Array, Array]]) ->
     return _panel(title, alt, draw)
 
 
-def histogram_panel(title: str, alt: str, scores: Mapping[int, Array]) -> Panel:
-    """Share of images in each twentieth of the scores' range 0..1, by series; series 0 is filled, 0.5 is marked."""
+def reliability_panel(title: str, alt: str, binned: Mapping[int, Sequence[Bin]]) -> Panel:
+    """Mean score against the share of generated images, by series: larger dots hold more images.
+
+    Bars are intervals; more than ``BARRED`` series have none, which would hide one another.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1)
+        for series, bins in binned.items():
+            means, shares = [one.mean_score for one in bins], [one.share for one in bins]
+            total = sum(one.images for one in bins)
+            if len(binned) <= BARRED:
+                ends = np.asarray([one.interval for one in bins]).T
+                axes.vlines(means, *ends, color=_colour(series), linewidth=0.8, alpha=0.6)
+            axes.plot(means, shares, **_line(series))
+            axes.scatter(
+                means, shares, s=[6 + 60 * one.images / total for one in bins], color=_colour(series), zorder=3
+            )
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="mean score of the bin", ylabel="share of generated")
+
+    return _panel(title, alt, draw)
+
+
+def histogram_panel(title: str, alt: str, scores: Mapping[int, Array], validated: float | None = None) -> Panel:
+    """Share of images in each twentieth of the scores' range 0..1, by series; series 0 is filled.
+
+    The threshold 0.5 is marked by a line, the one that validation chose (``validated``) by a dashed one.
+    """
 
     def draw(axes: Axes) -> None:
         edges = np.linspace(0, 1, 21)
@@ -143,6 +189,8 @@ def histogram_panel(title: str, alt: str, scores: Mapping[int, Array]) -> Panel:
                 axes.stairs(shares, edges, fill=True, color=_colour(series), alpha=0.3)
             axes.stairs(shares, edges, **_line(series))
         axes.axvline(0.5, color=_INK, linewidth=0.8)
+        if validated is not None:
+            axes.axvline(validated, color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
         axes.set(xlim=(-0.01, 1.01), xlabel="score (probability of generated)", ylabel="share of images")
 
     return _panel(title, alt, draw)
@@ -207,15 +255,23 @@ def _short(label: str) -> str:
 def _svg(canvas: Canvas, words: str) -> str:
     """The drawing as one ``<svg>`` element with the page's colours, without prologue, metadata or fixed size."""
     stream = io.StringIO()
-    canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # text stays text: the page's fonts show it
+        canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :].replace("xlink:href=", "href=")
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"\s*<defs>\s*<style.*?</defs>", "", text, count=1, flags=re.DOTALL)
     text = text.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
+    text = re.sub(r' (d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), text)
     text = re.sub(r"#fe00(\d\d)", lambda found: f"var(--s{int(found[1])})", text)
     box = re.search(r'viewBox="[^"]+"', text)
     if box is None:
         raise RuntimeError("matplotlib wrote an SVG without a viewBox")
     opening = f'<svg {box[0]} role="img" aria-label="{html.escape(words, quote=True)}">'
     return opening + text[text.index(">") + 1 :].strip()
+
+
+def _rounded(attribute: str) -> str:
+    """Coordinates of a hundredth of a point are as fine as anything that is seen, and half as long."""
+    return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", attribute)

@@ -8,19 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import test_sets
+from ..metrics import CALIBRATION_BINS, Array, test_sets
+from .cells import generator_title, percent
+from .comparisons import DireClass
 from .drawing import (
+    BARRED,
     Curve,
     Figure,
     Spread,
     histogram_panel,
     line_panel,
     pr_panel,
+    reliability_panel,
     roc_panel,
     spread_panel,
 )
+from .measured import Result, all_generators
+from .reliability import FEWEST, Bin, reliability
 from .runs import Run
-from .tables import DireClass, Result, all_generators, generator_title, percent
 
 _TRAINING = (
     ("bce", "Training: cross entropy", "cross entropy"),
@@ -49,18 +54,17 @@ def training_figure(runs: Sequence[Run]) -> Figure | None:
     return Figure("Training curves, a line for each run.", tuple(panels), tuple(run.name for run in runs))
 
 
+def comparison_figures(title: str, results: Sequence[Result], classes: Sequence[DireClass]) -> list[Figure]:
+    """Everything that is drawn of one evaluation setting, in the order of the page."""
+    found = [*curve_figures(title, results), *reliability_figures(title, results), histogram_figure(title, results)]
+    return [*found, dire_figure(title, classes)] if classes else found
+
+
 def curve_figures(title: str, results: Sequence[Result]) -> list[Figure]:
     """ROC and precision-recall curves, a panel a generator, a line a run."""
     roc, pr = [], []
     for generator in all_generators(results):
-        scored = {}
-        for series, result in enumerate(results):
-            scores = result.scores.get(generator)
-            if scores is None or not scores.real or not scores.fake:
-                continue
-            one = result.evaluation
-            rows = test_sets(one.labels, one.generators, one.groups)[generator]
-            scored[series] = (one.labels[rows], one.scores[rows])
+        scored = _scored(results, generator)
         if not scored:
             continue
         name = generator_title(generator)
@@ -80,6 +84,26 @@ def curve_figures(title: str, results: Sequence[Result]) -> list[Figure]:
     ]
 
 
+def reliability_figures(title: str, results: Sequence[Result]) -> list[Figure]:
+    """Reliability diagrams, a panel a generator, a line a run."""
+    panels = []
+    for generator in all_generators(results):
+        scored = _scored(results, generator)
+        if scored:
+            binned = {series: reliability(labels, scores) for series, (labels, scores) in scored.items()}
+            binned = {series: bins for series, bins in binned.items() if bins}
+            words = "; ".join(f"{results[series].run.name}: {_ends(bins)}" for series, bins in binned.items())
+            panels.append(reliability_panel(generator_title(generator), words, binned))
+    if not panels:
+        return []
+    caption = (
+        f"Reliability by test generator: {title}. Scores in {CALIBRATION_BINS} bins of equal width, without those of fewer than {FEWEST} "
+        "images. On the diagonal scores are probabilities; below it fewer images are generated than they say, above it more. "
+        f"Larger dots hold more images{', upright bars are 95 % intervals' if len(results) <= BARRED else ''}."
+    )
+    return [Figure(caption, tuple(panels), tuple(result.run.name for result in results))]
+
+
 def histogram_figure(title: str, results: Sequence[Result]) -> Figure:
     """Scores of reals and of each generator's fakes, a panel a run."""
     generators = all_generators(results)
@@ -92,9 +116,12 @@ def histogram_figure(title: str, results: Sequence[Result]) -> Figure:
         shown = {series: values for series, values in groups.items() if len(values)}
         names = ["reals", *map(generator_title, generators)]
         words = "; ".join(f"median score of {names[series]} {np.median(v):.2f}" for series, v in shown.items())
-        panels.append(histogram_panel(result.run.name, words, shown))
+        threshold = result.run.threshold(one)
+        words += "" if threshold is None else f"; validated threshold {threshold:.2f}"
+        panels.append(histogram_panel(result.run.name, words, shown, threshold))
     return Figure(
-        f"Scores of real and generated images: {title}. The upright line is the threshold.",
+        f"Scores of real and generated images: {title}. Upright lines are thresholds: 0.5, and dashed the "
+        "one that validation chose, where there is one.",
         tuple(panels),
         ("real", *map(generator_title, generators)),
     )
@@ -110,6 +137,25 @@ def dire_figure(title: str, classes: Sequence[DireClass]) -> Figure:
         "mean and its 95 % interval."
     )
     return Figure(caption, (panel,), ("real", "generated"))
+
+
+def _scored(results: Sequence[Result], generator: str) -> dict[int, tuple[Array, Array]]:
+    """Labels and scores of the generator's test set, by the run's place; only where it has reals and generated images."""
+    found = {}
+    for series, result in enumerate(results):
+        scores = result.scores.get(generator)
+        if scores is None or not scores.real or not scores.fake:
+            continue
+        one = result.evaluation
+        rows = test_sets(one.labels, one.generators, one.groups)[generator]
+        found[series] = (one.labels[rows], one.scores[rows])
+    return found
+
+
+def _ends(bins: Sequence[Bin]) -> str:
+    """The lowest and the highest bin in words."""
+    words = [f"{100 * one.share:.0f} % generated where the mean score is {one.mean_score:.2f}" for one in bins]
+    return words[0] if len(words) == 1 else f"{words[0]}, {words[-1]}"
 
 
 def _number(entry: Mapping[str, Any], name: str) -> float | None:

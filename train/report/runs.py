@@ -1,4 +1,4 @@
-"""What lies in run folders, read into plain typed structures for the report. Reads only; knows no model, no cache."""
+"""What lies in run folders, read into plain typed structures for the report. Reads only; opens no cache, knows no model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...cache.atomic import read_file
+from ...cache.audit_record import AUDIT, MOST_BYTES, HeaderAudit, parse_audit
 from ...errors import UsageError, UserError
+from ..calibrate import CALIBRATION, Calibration, read_calibration
 from ..config import SWEEP, TrainConfig
 from ..metrics import Array
 
@@ -29,6 +32,11 @@ class GalleryItem:
     generator: str
     score: float
     pictures: Mapping[str, bytes]
+
+    @property
+    def right(self) -> bool:
+        """Whether the verdict at 0.5 is right."""
+        return (self.score > 0.5) == (self.label == 1)
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,11 @@ class Evaluation:
     labels: Array
     generators: Array
     groups: Array
+    families: Array
     scores: Array
     dire: MeanDire | None
     gallery: tuple[GalleryItem, ...]
+    audit: HeaderAudit | None = None
 
     @property
     def setting(self) -> tuple[str, str, str, str, str]:
@@ -74,12 +84,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its configuration as stored, a mapping an epoch, and its evaluations by name."""
+    """One training: its configuration as stored, a mapping an epoch, its evaluations, and the threshold of validation."""
 
     name: str
     config: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...]
     evaluations: tuple[Evaluation, ...]
+    calibration: Calibration | None = None
 
     def get(self, name: str) -> Any:
         """A fact that was resolved when training began, else a setting; ``None`` where the run has none."""
@@ -111,6 +122,13 @@ class Run:
             read.pop("teacher", None)
         revisions = [self.get("revision"), *(other.get("revision") for other in self.get("others") or ())]
         return json.dumps([kept, revisions, read], sort_keys=True, default=str)
+
+    def threshold(self, evaluation: Evaluation) -> float | None:
+        """The threshold that validation chose for the student that was evaluated; ``None`` where there is none."""
+        checkpoint = evaluation.info.get("checkpoint") or {}
+        if self.calibration is None or self.calibration.checkpoint_sha256 != checkpoint.get("sha256"):
+            return None
+        return self.calibration.threshold
 
     @property
     def datasets(self) -> str:
@@ -171,7 +189,7 @@ def _read_run(folder: Path, name: str) -> Run:
     if not isinstance(config.get("config"), dict):
         raise UserError(f"{path}: holds no training configuration, so it is not a run's. Train again into a new folder")
     evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
-    return Run(name, config, history, tuple(evaluations))
+    return Run(name, config, history, tuple(evaluations), read_calibration(folder / CALIBRATION))
 
 
 def _read_evaluation(folder: Path) -> Evaluation:
@@ -179,7 +197,7 @@ def _read_evaluation(folder: Path) -> Evaluation:
     lacking = [name for name in ("dataset", "revision", "split") if name not in info]
     if lacking:
         raise UserError(f"{folder}/evaluation.json: has no {lacking[0]!r}. Delete {folder} and evaluate again")
-    table = _table(folder / "scores.parquet", ("key", "label", "generator", "group", "score"))
+    table = _table(folder / "scores.parquet", ("key", "label", "generator", "group", "family", "score"))
     table = table.sort_by([(name, "ascending") for name in ("generator", "label", "key", "group")])
     scores = table["score"].to_numpy().astype(np.float64)
     if not np.isfinite(scores).all():
@@ -194,10 +212,16 @@ def _read_evaluation(folder: Path) -> Evaluation:
         labels=table["label"].to_numpy().astype(np.int64),
         generators=_texts(table, "generator"),
         groups=_texts(table, "group"),
+        families=_texts(table, "family"),
         scores=scores,
         dire=_read_dire(folder / "dire.parquet"),
         gallery=_read_gallery(folder / "gallery"),
+        audit=_read_audit(folder / AUDIT),
     )
+
+
+def _read_audit(path: Path) -> HeaderAudit | None:
+    return parse_audit(read_file(path, MOST_BYTES), str(path)) if path.is_file() else None
 
 
 def _read_dire(path: Path) -> MeanDire | None:

@@ -1,38 +1,59 @@
-"""The report's comparisons: every run on every generator, over seeds, with and without the distillation loss.
-
-Each comparison is computed into a plain structure first (that is what report.json holds) and laid out as a ``Table``
-afterwards. Accuracy and AP are in 0..1 in the structures and in percent in the tables.
-"""
+"""The report's tables: the comparisons laid out as text. Accuracy, AP and their like are in percent here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
-
-from ..metrics import (
-    Array,
-    GeneratorScores,
-    Interval,
-    bootstrap_mean,
-    interval,
-    mean_over_generators,
-    per_generator,
-    unweighted_mean,
+from ..generators import GeneratorScores, by_family, mean_interval, mean_over_generators
+from ..metrics import Interval
+from .cells import (
+    MISSING,
+    bounds,
+    counts,
+    decimal,
+    family_title,
+    generator_title,
+    method_title,
+    paper_line,
+    percent,
+    signed,
+    signed_bounds,
+    training_title,
 )
-from .runs import Evaluation, MeanDire, Run
+from .comparisons import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
+from .measured import Result, all_families, all_generators
+from .paper import TITLE, PaperCell, paper_cell, paper_mean
+from .runs import Run
 
-MEASURES = ("accuracy", "average_precision")
-REALS_WITHOUT_GENERATOR = frozenset({"", "real"})
+MAIN = ("accuracy", "average_precision")
+FURTHER = {
+    "auc": "AUC",
+    "tpr_at_fpr_1": "found at 1 % FPR",
+    "tpr_at_fpr_5": "found at 5 % FPR",
+    "equal_error_rate": "EER",
+    "balanced_average_precision": "AP, balanced",
+    "real_accuracy": "reals right",
+    "fake_accuracy": "generated right",
+    "calibrated_accuracy": "accuracy, validated threshold",
+    "brier": "Brier",
+    "calibration_error": "ECE",
+}
+"""What stands in the table of further measures, and its head."""
+
+_DECIMAL = ("brier", "calibration_error")
+_PAPER_NOTE = (
+    f' Lines that begin with "paper" are figures of {TITLE}, tables 1 and 3, for the same method, training source and generator, and test '
+    "source and generator, matched by name: its images and its student may be others."
+)
 
 
 @dataclass(frozen=True)
 class Table:
     """A table as text. A cell's lines after the first are shown small; the first column heads its row.
 
-    Columns from ``numeric_from`` on hold numbers and are aligned to the right.
+    Columns from ``numeric_from`` on hold numbers and are aligned to the right. The last ``sums`` rows sum up those above
+    and stay below them when the page sorts. ``shades`` makes a heat map of it: 0..1 for each cell but the row's head.
     """
 
     caption: str
@@ -40,322 +61,212 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
     numeric_from: int = 1
-
-
-@dataclass(frozen=True)
-class Result:
-    """One evaluation of one run, measured: a ``GeneratorScores`` for each generator."""
-
-    run: Run
-    evaluation: Evaluation
-    scores: Mapping[str, GeneratorScores]
-
-
-class MeanSpread(NamedTuple):
-    """Mean and sample standard deviation of a few runs' values; the spread needs at least two."""
-
-    mean: float | None
-    spread: float | None
-
-
-@dataclass(frozen=True)
-class SeedSummary:
-    """Runs that share everything but the seed: values by generator and measure, and of the mean over generators."""
-
-    runs: tuple[Run, ...]
-    generators: Mapping[str, Mapping[str, MeanSpread]]
-    mean: Mapping[str, MeanSpread]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A measure without and with the distillation loss (means over the runs of each side), and with minus without.
-
-    ``interval`` is a paired bootstrap over the test images; ``spread`` the standard deviation over common seeds.
-    """
-
-    without: float | None
-    with_loss: float | None
-    difference: float | None
-    interval: Interval | None
-    spread: float | None
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """The effect of the distillation loss: runs that differ in nothing but ``kd_weight`` and the seed."""
-
-    kd_weight: float
-    without: tuple[Run, ...]
-    with_loss: tuple[Run, ...]
-    generators: Mapping[str, Mapping[str, Difference]]
-    mean: Mapping[str, Difference]
-
-
-@dataclass(frozen=True)
-class DireClass:
-    """Mean DIRE (0..1) of the images of one class: their values, the mean and its 95 % interval."""
-
-    label: int
-    generator: str
-    values: Array
-    mean: float
-    interval: Interval | None
-
-    @property
-    def title(self) -> str:
-        """The class in words."""
-        if self.label == 1:
-            return generator_title(self.generator)
-        return "real" if self.generator in REALS_WITHOUT_GENERATOR else f"real ({self.generator})"
-
-
-def measure(runs: Iterable[Run], clusters: Mapping[str, str] | None) -> dict[tuple[str, ...], list[Result]]:
-    """All evaluations of all runs, measured, by their setting; ``clusters`` names what each key is resampled with."""
-    found: dict[tuple[str, ...], list[Result]] = {}
-    for run in runs:
-        for one in run.evaluations:
-            scores = per_generator(
-                one.labels, one.scores, one.generators, one.groups, clusters=cluster_names(one.keys, clusters)
-            )
-            found.setdefault(one.setting, []).append(Result(run, one, scores))
-    return found
-
-
-def cluster_names(keys: Array, clusters: Mapping[str, str] | None) -> Array:
-    """What each image is resampled with: its cluster where it has one, else itself (a repeated image is one)."""
-    return keys if clusters is None else np.asarray([clusters.get(key, key) for key in keys.tolist()], dtype=str)
-
-
-def all_generators(results: Iterable[Result]) -> list[str]:
-    """Names of all test generators, sorted."""
-    return sorted({generator for result in results for generator in result.scores})
-
-
-def over_seeds(results: Sequence[Result]) -> list[SeedSummary]:
-    """A summary for each configuration that has at least two seeds among the results of one setting."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result.run.configuration(), []).append(result)
-    found = []
-    for group in map(_one_a_seed, groups.values()):
-        if len(group) < 2:
-            continue
-        generators = {
-            name: {m: _mean_spread(getattr(r.scores[name], m) for r in group if name in r.scores) for m in MEASURES}
-            for name in all_generators(group)
-        }
-        mean = {m: _mean_spread(mean_over_generators(r.scores, m) for r in group) for m in MEASURES}
-        found.append(SeedSummary(tuple(result.run for result in group), generators, mean))
-    return found
-
-
-def distillation(results: Sequence[Result]) -> list[Distillation]:
-    """Every pair of configurations that differ only in ``kd_weight``, one of them without the loss (weight 0)."""
-    groups: dict[str, dict[float, list[Result]]] = {}
-    for result in results:
-        if result.run.kd_weight is not None:
-            by_weight = groups.setdefault(result.run.configuration(besides_distillation=True), {})
-            by_weight.setdefault(result.run.kd_weight, []).append(result)
-    found = []
-    for by_weight in groups.values():
-        without = _one_a_seed(by_weight.get(0.0, []))
-        for weight in sorted(by_weight):
-            if not without or weight == 0.0:
-                continue
-            with_loss = _one_a_seed(by_weight[weight])
-            names = [name for name in all_generators(without) if name in all_generators(with_loss)]
-            generators = {name: {m: _difference(without, with_loss, name, m) for m in MEASURES} for name in names}
-            mean = {m: _mean_difference(without, with_loss, m) for m in MEASURES}
-            found.append(Distillation(weight, _runs(without), _runs(with_loss), generators, mean))
-    return found
-
-
-def dire_classes(dire: MeanDire, clusters: Mapping[str, str] | None) -> list[DireClass]:
-    """Mean DIRE of the reals and of each generator's fakes, reals first."""
-    found = []
-    for label, generator in sorted(set(zip(dire.labels.tolist(), dire.generators.tolist(), strict=True))):
-        rows = (dire.labels == label) & (dire.generators == generator)
-        values = dire.values[rows]
-        spread = bootstrap_mean(values, cluster_names(dire.keys[rows], clusters))
-        found.append(DireClass(label, generator, values, float(values.mean()), spread))
-    return found
+    sums: int = 0
+    shades: Sequence[Sequence[float | None]] = ()
 
 
 def results_table(title: str, results: Sequence[Result]) -> Table:
-    """Rows are runs, columns are test generators: accuracy / AP, their intervals, and the unweighted mean."""
+    """Rows are runs; columns are test generators, the mean over them, and means by family where there are several."""
     generators = all_generators(results)
     seen = {name: [name in r.evaluation.seen for r in results] for name in generators}
-    counts = {
+    sizes = {
         name: {(r.scores[name].real, r.scores[name].fake) for r in results if name in r.scores} for name in generators
     }
     columns = ["run"]
     for name in generators:
-        size = _counts(*next(iter(counts[name]))) if len(counts[name]) == 1 else "counts in the cells"
+        size = counts(*next(iter(sizes[name]))) if len(sizes[name]) == 1 else "counts in the cells"
         columns.append(f"{generator_title(name)}{'*' if all(seen[name]) else ''}\n{size}")
+    families = _shown_families(results)
     rows = []
     for result in results:
         row = [
-            f"{result.run.name}\n{method_title(result.run)}, seed {result.run.get('seed')}\n{_trained_on(result.run)}"
+            f"{result.run.name}\n{method_title(result.run)}, seed {result.run.get('seed')}\n{training_title(result.run)}"
         ]
         for name in generators:
             scores = result.scores.get(name)
             mark = "*" if name in result.evaluation.seen and not all(seen[name]) else ""
-            row.append(_score_cell(scores, mark, with_counts=len(counts[name]) > 1) if scores else "–")
-        row.append(" / ".join(percent(mean_over_generators(result.scores, m)) for m in MEASURES))
-        rows.append(row)
-    note = "Accuracy at 0.5 / AP, in percent, and below it their 95 % intervals in this order. In the head: real + generated test images."
+            row.append(
+                _score_cell(scores, mark, paper_cell(result, name), with_counts=len(sizes[name]) > 1)
+                if scores
+                else MISSING
+            )
+        own = by_family(result.scores)
+        row.append(_mean_cell(result.scores, paper_mean(result)))
+        rows.append([*row, *(_mean_cell(own.get(name, {}), None) for name in families)])
+    note = (
+        "Accuracy at 0.5 / AP, in percent, and below it their 95 % intervals in this order. In the head: real + generated "
+        "test images. Means count every generator once."
+    )
     if any(any(flags) for flags in seen.values()):
         note += " * generator seen in training."
-    return Table(f"Accuracy and AP by test generator: {title}.", [*columns, "mean"], rows, note)
+    return Table(
+        f"Accuracy and AP by test generator: {title}.",
+        [*columns, "mean", *(f"mean of {family_title(name)}" for name in families)],
+        rows,
+        note + (_PAPER_NOTE if _has_paper(rows) else ""),
+    )
+
+
+def measures_table(title: str, results: Sequence[Result]) -> Table:
+    """Rows are runs on generators, with the mean over these: everything that is measured besides accuracy and AP."""
+    rows = []
+    for result in results:
+        threshold = result.run.threshold(result.evaluation)
+        words = "no validated threshold" if threshold is None else f"validated threshold {threshold:.3f}"
+        for name, scores in result.scores.items():
+            cells = [_measure_cell(m, scores.values[m], scores.interval(m)) for m in FURTHER]
+            size = counts(scores.real, scores.fake)
+            rows.append([f"{result.run.name}\n{words}", f"{generator_title(name)}\n{size}", *cells])
+        if sum(scores.complete for scores in result.scores.values()) > 1:
+            means = [
+                _measure_cell(m, mean_over_generators(result.scores, m), mean_interval(result.scores, m))
+                for m in FURTHER
+            ]
+            rows.append([f"{result.run.name}\n{words}", "mean", *means])
+    note = (
+        "In percent, Brier score and ECE (expected calibration error in ten bins of equal width) as they are, each above its "
+        "95 % interval. Found at 1 % or 5 % FPR: share of generated images found while at most that share of reals is called "
+        "generated. EER: where reals and generated images are wrong equally often. AP, balanced: as if there were as many "
+        "reals as generated images. Reals right, generated right: accuracy at 0.5 of each alone. The validated threshold was "
+        "chosen on validation images, never on these."
+    )
+    columns = ["run", "generator", *FURTHER.values()]
+    return Table(f"Further measures: {title}.", columns, rows, note, numeric_from=2)
 
 
 def seeds_table(title: str, summaries: Sequence[SeedSummary]) -> Table:
     """Rows are configurations with several seeds: mean ± sample standard deviation of accuracy / AP."""
     generators = sorted({name for summary in summaries for name in summary.generators})
+    families = sorted({name for summary in summaries for name in summary.families})
+    families = families if len(families) > 1 else []
     rows = []
     for summary in summaries:
         first, seeds = summary.runs[0], ", ".join(str(run.get("seed")) for run in summary.runs)
         names = ", ".join(run.name for run in summary.runs)
-        row = [f"{method_title(first)}\nseeds {seeds}, {_trained_on(first)}\n{names}"]
-        for name in generators:
-            row.append(_spread_cell(summary.generators[name]) if name in summary.generators else "–")
-        rows.append([*row, _spread_cell(summary.mean)])
+        row = [f"{method_title(first)}\nseeds {seeds}, {training_title(first)}\n{names}"]
+        row += [_spread_cell(summary.generators.get(name)) for name in generators]
+        rows.append(
+            [*row, _spread_cell(summary.mean), *(_spread_cell(summary.families.get(name)) for name in families)]
+        )
     columns = ["configuration", *map(generator_title, generators), "mean"]
+    columns += [f"mean of {family_title(name)}" for name in families]
     note = "Accuracy at 0.5 / AP, in percent: mean ± sample standard deviation over seeds."
     return Table(f"The same over seeds: {title}.", columns, rows, note)
 
 
-def distillation_table(title: str, one: Distillation) -> Table:
+def distillation_table(title: str, one: Distillation, results: Sequence[Result]) -> Table:
     """Rows are test generators: accuracy and AP without and with the loss, and the difference in points."""
-    rows = [[generator_title(name), *_difference_cells(found)] for name, found in one.generators.items()]
-    rows.append(["mean", *_difference_cells(one.mean)])
-    sides = [
+    found = one.contrast
+    sides = [next((r for r in results if r.run is runs[0]), None) for runs in (found.first, found.second)]
+    rows = []
+    for name, differences in found.generators.items():
+        papers = [paper_cell(side, name) if side else None for side in sides]
+        rows.append([generator_title(name), *_difference_cells(differences, papers)])
+    families = found.families if len(found.families) > 1 else {}
+    rows += [[f"mean of {family_title(name)}", *_difference_cells(of, ())] for name, of in families.items()]
+    rows.append(["mean", *_difference_cells(found.mean, [paper_mean(side) if side else None for side in sides])])
+    words = [
         f"{label} ({', '.join(run.name for run in runs)})"
-        for label, runs in (("without", one.without), (f"with weight {one.kd_weight:g}", one.with_loss))
+        for label, runs in (("without", found.first), (f"with weight {one.kd_weight:g}", found.second))
     ]
     columns = ["generator", *(f"{m}\n{side}" for m in ("accuracy", "AP") for side in ("without", "with", "difference"))]
     note = (
-        f"{sides[0]}; {sides[1]}; the same configuration otherwise. Percent, differences in percentage points with "
+        f"{words[0]}; {words[1]}; the same configuration otherwise. Percent, differences in percentage points with "
         "their 95 % interval from a paired bootstrap over test images (it does not cover the choice of seed)"
     )
-    if any(found.spread is not None for found in one.mean.values()):
+    if any(difference.spread is not None for difference in found.mean.values()):
         note += "; ± is the standard deviation of the difference over common seeds"
-    return Table(f"With and without the distillation loss: {title}.", columns, rows, note + ".")
+    return Table(
+        f"With and without the distillation loss: {title}.",
+        columns,
+        rows,
+        note + "." + (_PAPER_NOTE if _has_paper(rows) else ""),
+        sums=1 + len(families),
+    )
+
+
+def methods_table(title: str, contrasts: Sequence[Contrast]) -> Table:
+    """Rows are pairs of configurations of different methods: the second minus the first, in points."""
+    generators = sorted({name for one in contrasts for name in one.generators})
+    rows = []
+    for one in contrasts:
+        row = [f"{_side(one.second)}\nminus {_side(one.first)}"]
+        row += [_change_cell(one.generators.get(name)) for name in generators]
+        rows.append([*row, _change_cell(one.mean)])
+    note = (
+        "Accuracy at 0.5 / AP: differences in percentage points, and below them their 95 % intervals in this order, from a "
+        "paired bootstrap over the test images that both have scored (it does not cover the choice of seed)."
+    )
+    columns = ["methods", *map(generator_title, generators), "mean"]
+    return Table(f"Differences between methods: {title}.", columns, rows, note)
 
 
 def dire_table(title: str, classes: Sequence[DireClass]) -> Table:
     """Rows are classes: images, mean DIRE and its interval."""
-    rows = [[one.title, str(len(one.values)), f"{one.mean:.4f}", _bounds(one.interval, 1.0, 4)] for one in classes]
+    rows = [[one.title, str(len(one.values)), f"{one.mean:.4f}", bounds(one.interval, 1.0, 4)] for one in classes]
     note = "Mean over pixels and channels of the reconstruction error, as a share of the grey range (0 to 1)."
     return Table(f"Mean DIRE by class: {title}.", ["class", "images", "mean DIRE", "95 % interval"], rows, note)
 
 
-def method_title(run: Run) -> str:
-    """Method, with its preset unless that is the paper's, and distillation weight of a run."""
-    preset = run.get("preset")
-    method = f"{run.get('method')}{f' ({preset})' if preset not in (None, 'paper') else ''}"
-    return method if run.kd_weight is None else f"{method}, distillation weight {run.kd_weight:g}"
+def _shown_families(results: Sequence[Result]) -> list[str]:
+    """Families whose means say something that the mean over all generators does not."""
+    found = all_families(results)
+    return found if len(found) > 1 else []
 
 
-def generator_title(name: str) -> str:
-    """A generator's name as shown."""
-    return name or "(no name)"
+def _has_paper(rows: Sequence[Sequence[str]]) -> bool:
+    return any("\npaper" in cell for row in rows for cell in row[1:])
 
 
-def percent(value: float | None) -> str:
-    """0.9345 as ``93.5`` (no sign), ``–`` for a value that is not defined."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _trained_on(run: Run) -> str:
-    return "trained elsewhere" if run.get("imported") else f"trained on {run.datasets}"
-
-
-def _counts(real: int, fake: int) -> str:
-    return f"{real} + {fake}"
-
-
-def _bounds(bounds: Interval | None, scale: float = 100.0, digits: int = 1) -> str:
-    return "–" if bounds is None else f"{bounds.low * scale:.{digits}f} to {bounds.high * scale:.{digits}f}"
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _score_cell(scores: GeneratorScores, mark: str, *, with_counts: bool) -> str:
+def _score_cell(scores: GeneratorScores, mark: str, paper: PaperCell | None, *, with_counts: bool) -> str:
     lines = [f"{percent(scores.accuracy)} / {percent(scores.average_precision)}{mark}"]
-    lines += [_bounds(bounds) for bounds in (scores.accuracy_interval, scores.average_precision_interval) if bounds]
-    if with_counts:
-        lines.append(_counts(scores.real, scores.fake))
-    return "\n".join(lines)
+    lines += [bounds(found) for found in map(scores.interval, MAIN) if found]
+    lines += [counts(scores.real, scores.fake)] if with_counts else []
+    return "\n".join([*lines, paper_line(paper)] if paper else lines)
 
 
-def _spread_cell(values: Mapping[str, MeanSpread]) -> str:
-    return " / ".join(f"{percent(values[m].mean)} ± {percent(values[m].spread)}" for m in MEASURES)
+def _mean_cell(scores: Mapping[str, GeneratorScores], paper: PaperCell | None) -> str:
+    if not any(one.complete for one in scores.values()):
+        return MISSING
+    lines = [" / ".join(percent(mean_over_generators(scores, m)) for m in MAIN)]
+    lines += [bounds(found) for m in MAIN if (found := mean_interval(scores, m))]
+    return "\n".join([*lines, paper_line(paper)] if paper else lines)
 
 
-def _difference_cells(found: Mapping[str, Difference]) -> list[str]:
+def _measure_cell(measure: str, value: float | None, interval: Interval | None) -> str:
+    small = measure in _DECIMAL
+    shown = decimal(value) if small else percent(value)
+    return f"{shown}\n{bounds(interval, 1.0, 3) if small else bounds(interval)}" if interval else shown
+
+
+def _spread_cell(values: Mapping[str, MeanSpread] | None) -> str:
+    if values is None:
+        return MISSING
+    return " / ".join(f"{percent(values[m].mean)} ± {percent(values[m].spread)}" for m in MAIN)
+
+
+def _difference_cells(found: Mapping[str, Difference], papers: Sequence[PaperCell | None]) -> list[str]:
+    """First, second and difference of accuracy and of AP, with the paper's below where it has both sides."""
     cells = []
-    for m in MEASURES:
+    for m in MAIN:
         one = found[m]
         spread = f" ± {percent(one.spread)}" if one.spread is not None else ""
-        bounds = f"\n{_signed(one.interval.low)} to {_signed(one.interval.high)}" if one.interval else ""
-        cells += [percent(one.without), percent(one.with_loss), f"{_signed(one.difference)}{spread}{bounds}"]
+        within = f"\n{signed_bounds(one.interval)}" if one.interval else ""
+        lines = [percent(one.first), percent(one.second), f"{signed(one.difference)}{spread}{within}"]
+        known: list[float] = [getattr(paper, m) for paper in papers if paper is not None]
+        if len(known) == 2:
+            shown = (percent(known[0]), percent(known[1]), signed(known[1] - known[0]))
+            lines = [f"{line}\npaper: {value}" for line, value in zip(lines, shown, strict=True)]
+        cells += lines
     return cells
 
 
-def _mean_spread(values: Iterable[float | None]) -> MeanSpread:
-    defined = [value for value in values if value is not None]
-    return MeanSpread(unweighted_mean(defined), float(np.std(defined, ddof=1)) if len(defined) > 1 else None)
+def _change_cell(found: Mapping[str, Difference] | None) -> str:
+    if found is None:
+        return MISSING
+    lines = [" / ".join(signed(found[m].difference) for m in MAIN)]
+    return "\n".join([*lines, *(signed_bounds(one) for m in MAIN if (one := found[m].interval))])
 
 
-def _one_a_seed(results: Iterable[Result]) -> list[Result]:
-    """The first result of each seed: a training that was merely repeated is no second draw."""
-    first: dict[object, Result] = {}
-    for result in results:
-        first.setdefault(result.run.get("seed"), result)
-    return list(first.values())
-
-
-def _runs(results: Sequence[Result]) -> tuple[Run, ...]:
-    return tuple(result.run for result in results)
-
-
-def _difference(without: Sequence[Result], with_loss: Sequence[Result], name: str, m: str) -> Difference:
-    sides = [
-        {r.run.get("seed"): getattr(r.scores[name], m) for r in side if name in r.scores}
-        for side in (without, with_loss)
-    ]
-    return _compare(sides[0], sides[1], _paired(without, with_loss, name, m))
-
-
-def _mean_difference(without: Sequence[Result], with_loss: Sequence[Result], m: str) -> Difference:
-    sides = [{r.run.get("seed"): mean_over_generators(r.scores, m) for r in side} for side in (without, with_loss)]
-    return _compare(sides[0], sides[1], None)
-
-
-def _compare(
-    without: Mapping[object, float | None], with_loss: Mapping[object, float | None], bounds: Interval | None
-) -> Difference:
-    before, after = unweighted_mean(without.values()), unweighted_mean(with_loss.values())
-    change = None if before is None or after is None else after - before
-    pairs = [(without[seed], with_loss[seed]) for seed in without if seed in with_loss]
-    spread = _mean_spread(b - a for a, b in pairs if a is not None and b is not None).spread
-    return Difference(before, after, change, bounds, spread)
-
-
-def _paired(without: Sequence[Result], with_loss: Sequence[Result], name: str, m: str) -> Interval | None:
-    """Interval of the difference; ``None`` unless all runs were scored on the very same images."""
-    everything = [*without, *with_loss]
-    first = everything[0].evaluation
-    for result in everything:
-        same = all(
-            np.array_equal(getattr(result.evaluation, column), getattr(first, column))
-            for column in ("keys", "labels", "generators", "groups")
-        )
-        if not same:
-            return None
-    sides = [np.mean([getattr(r.scores[name].replicates, m) for r in side], axis=0) for side in (without, with_loss)]
-    return interval(sides[1] - sides[0])
+def _side(runs: Sequence[Run]) -> str:
+    return f"{method_title(runs[0])} ({', '.join(run.name for run in runs)})"

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .cells import generator_title
+from .measured import Result
 from .runs import Run
-from .tables import Result, generator_title
 
 _METHODS = {
     "distildire": "DistilDIRE (image and one-step noise)",
@@ -20,12 +21,16 @@ _METHODS = {
 
 def setting_title(setting: tuple[str, ...], among: Mapping[tuple[str, ...], object]) -> str:
     """An evaluation setting in words; the revision is named where another setting differs in nothing else."""
-    dataset, revision, split, transform, select = setting
-    words = [dataset, f"split {split}"]
+    dataset, revision, *way = setting
+    same = [other for other in among if (other[0], *other[2:]) == (dataset, *way)]
+    return f"{dataset}, {way_title(*way)}{f', revision {revision}' if len(same) > 1 else ''}"
+
+
+def way_title(split: str, transform: str, select: str) -> str:
+    """How a dataset was tested, in words."""
+    words = [f"split {split}"]
     words += [{"crop": "centre crop", "resize": "resized"}.get(transform, transform)] if transform else []
-    words += [f"only {select}"] if select else []
-    same = [other for other in among if (other[0], *other[2:]) == (dataset, split, transform, select)]
-    return ", ".join([*words, f"revision {revision}"] if len(same) > 1 else words)
+    return ", ".join([*words, f"only {select}"] if select else words)
 
 
 def head_sentences(runs: Sequence[Run], measured: Mapping[tuple[str, ...], Sequence[Result]]) -> list[str]:

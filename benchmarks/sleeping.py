@@ -1,0 +1,45 @@
+"""A model that sleeps as long as a real one would compute: what is left of a build's time is the engine's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from distil_cache.pipeline.batches import BatchSize
+from distil_cache.pipeline.cluster.worker import BuildPlugin
+from distil_cache.pipeline.source_file import SourceFile
+from distil_cache.pipeline.tools import Tools
+from torch import Tensor
+
+BATCH = 8
+
+
+def with_sleep(tools: Tools, seconds: float) -> Tools:
+    """Put a model into the tools that takes ``seconds`` for an image and no processor."""
+
+    def model(x: Tensor, _t: Tensor) -> Tensor:
+        time.sleep(seconds * len(x))
+        return torch.zeros_like(x)
+
+    tools.load_adm = lambda: model
+    tools.choose_batch = lambda _model: BatchSize(BATCH)
+    return tools
+
+
+class SleepPlugin(BuildPlugin):
+    """A build on a worker with such a model."""
+
+    def __init__(self, name: str, request: str, seconds: float) -> None:
+        super().__init__(name, request)
+        self.seconds = seconds
+
+    def open_tools(self, files: Mapping[str, SourceFile]) -> Tools:
+        """Return the build's tools with the sleeping model."""
+        return with_sleep(super().open_tools(files), self.seconds)
+
+
+def sleeping(seconds: float) -> Any:
+    """Return what makes the plugin of a build."""
+    return lambda name, request: SleepPlugin(name, request, seconds)

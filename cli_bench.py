@@ -1,0 +1,75 @@
+"""The command ``bench``: what each method costs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_build import Precision
+from .cli_options import JsonOption
+from .cli_options import render as _render
+
+
+class BenchMethod(str, Enum):
+    """A row of the table."""
+
+    cnndet = "cnndet"
+    dire = "dire"
+    dnf = "dnf"
+    distildire = "distildire"
+    eps = "eps"
+
+
+def bench(
+    adm: Annotated[
+        str,
+        typer.Option(help="The diffusion model: a checkpoint (.pt, .safetensors), or a name: adm256, demo, demo-b."),
+    ] = "adm256",
+    adm_config: Annotated[
+        Path | None,
+        typer.Option(help="JSON with the checkpoint's guided-diffusion flags, if nothing beside it has them."),
+    ] = None,
+    random_adm: Annotated[
+        bool,
+        typer.Option(
+            "--random-adm", help="Random weights in the shape of adm256, or of --adm-config: no file is needed."
+        ),
+    ] = False,
+    method: Annotated[
+        list[BenchMethod] | None,
+        typer.Option(help="Only this method; may be given several times. Default: all.", show_default=False),
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="Network of the student: resnet50, small, …")] = "resnet50",
+    size: Annotated[
+        int | None, typer.Option(help="Side of the decoded image in pixels. Default: the ADM's.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; times are per image all the same.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="How often all methods are timed in turn.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="Arithmetic of the ADM; the student's is fp32.")
+    ] = Precision.fp32,
+    timing: Annotated[
+        bool, typer.Option("--timing/--no-timing", help="Time it, or only count parameters, FLOPs and calls.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file to write, for report --bench.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what detecting one image costs by each method: ADM calls, parameters, FLOPs, time and memory."""
+    from .inference.bench import BenchConfig, run_bench
+    from .rendering import RichProgress
+    from .rendering_bench import show_bench
+
+    config = BenchConfig(
+        adm=adm, adm_config=adm_config, random_adm=random_adm,
+        methods=tuple(one.value for one in method or BenchMethod), backbone=backbone, size=size, batch_size=batch_size,
+        rounds=rounds, device=device, precision=precision.value, timed=timing,
+    )  # fmt: skip
+    with RichProgress() as progress:
+        result = run_bench(config, progress, out)
+    _render(result, as_json, show_bench)

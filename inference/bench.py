@@ -1,0 +1,253 @@
+"""Table 2 by itself: what detecting one image costs by each method, for one diffusion model on one device.
+
+Counted for each method: ADM calls, parameters, FLOPs. Timed: an image when everything is warm, in interleaved rounds;
+and a cold start with the memory that it takes, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from ..errors import UsageError, UserError
+from ..models.device import choose_device, device_title
+from ..pipeline.adm import AdmConfig
+from ..pipeline.decode import decode
+from ..pipeline.device import set_precision
+from ..pipeline.image_spec import ImageSpec
+from ..pipeline.record import versions
+from ..pipeline.schedule import respace
+from ..pipeline.specs import Precision
+from ..progress import Progress, Silent
+from ..train.checkpoint import replace_text, save_weights
+from ..train.costs import METHODS_IN_ORDER, Cold, Conditions, Costs, MethodCosts, with_ratios
+from ..train.methods import METHODS, find_method
+from ..train.student import build_student
+from .bench_model import DEFAULT_ADM, BenchModel, find_model, random_adm
+from .cold import ColdStart, cold_start
+from .counted import Counter
+from .rounds import Clock, Work, interleaved, medians, waiter
+from .ways import Job, Way, load_adm_of, load_way, prepare, some_images
+
+STEPS = "ddim20"
+"""The papers' steps: DIRE costs 40 calls, DNF 20."""
+
+COLD_STARTS = 3
+"""Processes of each method, at most; fewer if fewer rounds are asked for."""
+
+PHOTOGRAPH = (500, 375)
+"""Width and height of the file whose decoding is timed: ImageNet's usual size."""
+
+DECODE = "decode"
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What a bench is asked for.
+
+    adm, adm_config : the diffusion model, as in a build. random_adm : its shape alone, see `find_model`.
+    methods : which rows. size : side of the decoded image in pixels; None for the model's own. timed : run it, or only
+    count.
+    """
+
+    adm: str = DEFAULT_ADM
+    adm_config: Path | None = None
+    random_adm: bool = False
+    methods: tuple[str, ...] = METHODS_IN_ORDER
+    backbone: str = "resnet50"
+    size: int | None = None
+    batch_size: int = 1
+    rounds: int = 5
+    device: str = "auto"
+    precision: Precision = "fp32"
+    timed: bool = True
+
+
+def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path | None = None) -> dict[str, Any]:
+    """Make the table; returns what `Costs` holds, as plain values, and writes it to ``out`` as JSON.
+
+    Raises UserError for a diffusion model, backbone, device or size that cannot be had, and for too little memory.
+    """
+    if config.batch_size < 1 or config.rounds < 1:
+        raise UsageError("bench: --batch-size and --rounds have to be at least 1.")
+    names = [find_method(name).name for name in config.methods]
+    device = choose_device(config.device)
+    if config.timed:
+        set_precision(config.precision, device)
+    if out is not None:
+        _check_place(out)
+    model = find_model(config.adm, config.adm_config, random=config.random_adm, loaded=config.timed)
+    size = _side(config.size, model.config)
+    schedule = respace(STEPS, noise_schedule=model.config.noise_schedule, steps=model.config.diffusion_steps)
+    count = Counter(model.config, size, schedule, config.backbone)
+    rows = [count(METHODS[name]) for name in METHODS_IN_ORDER if name in names]
+    decoding = None
+    if config.timed:
+        rows, decoding = _timed(config, model, size, device, rows, progress or Silent())
+    costs = Costs(
+        created=datetime.now(UTC).replace(microsecond=0),
+        conditions=_conditions(config, model, size, device),
+        rows=with_ratios(rows),
+        decode=decoding,
+        decoded="JPEG of {} x {} pixels, resized and cropped".format(*PHOTOGRAPH) if config.timed else "",
+    )
+    result: dict[str, Any] = costs.model_dump(mode="json")
+    if out is not None:
+        replace_text(out, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def _side(asked: int | None, adm: AdmConfig) -> int:
+    size = asked or adm.image_size
+    factor = 2 ** (len(adm.multipliers()) - 1)
+    if size % factor or not 16 <= size <= 1024:
+        raise UsageError(f"--size {size}: this ADM takes multiples of {factor}, from 16 to 1024.")
+    return size
+
+
+def _conditions(config: BenchConfig, model: BenchModel, size: int, device: torch.device) -> Conditions:
+    return Conditions(
+        device=device_title(device) if config.timed else "none: counted, not run",
+        threads=torch.get_num_threads(),
+        precision=config.precision,
+        image_size=size,
+        batch_size=config.batch_size,
+        rounds=config.rounds,
+        steps=STEPS,
+        adm=model.name,
+        weights=model.digest,
+        flags=model.config.model_dump(),
+        backbone=config.backbone,
+        software=dict(versions()),
+    )
+
+
+def _timed(
+    config: BenchConfig,
+    model: BenchModel,
+    size: int,
+    device: torch.device,
+    rows: Sequence[MethodCosts],
+    progress: Progress,
+) -> tuple[list[MethodCosts], float]:
+    """Add times and memory to the rows; returns them and the seconds to decode a file."""
+    with tempfile.TemporaryDirectory(prefix="distil-cache-bench-") as folder:
+        jobs = _jobs(config, [row.method for row in rows], model, size, device, Path(folder))
+        cold = _cold(jobs, min(config.rounds, COLD_STARTS), progress)
+        passes = _warm(jobs, config.rounds, progress)
+    timed = []
+    for row in rows:
+        warm = medians(passes[row.method], config.batch_size)
+        timed.append(row.model_copy(update={"cold": _summed_up(cold[row.method]), "warm": warm}))
+    return timed, statistics.median(one.seconds for one in passes[DECODE])
+
+
+def _jobs(
+    config: BenchConfig, names: Sequence[str], model: BenchModel, size: int, device: torch.device, folder: Path
+) -> dict[str, Job]:
+    """Write the weights that have to be drawn, and say what each method's process needs to know."""
+    adm = model.path or folder / "adm.safetensors"
+    if model.path is None and any(METHODS[name].inputs != ("image",) for name in names):
+        save_file(random_adm(model.config).state_dict(), adm)
+    jobs = {}
+    for name in names:
+        student = folder / f"{name}.safetensors"
+        save_weights(student, build_student(config.backbone, METHODS[name].channels), {})
+        jobs[name] = Job(
+            method=name,
+            adm=str(adm),
+            flags=model.config.model_dump(),
+            student=str(student),
+            backbone=config.backbone,
+            size=size,
+            steps=STEPS,
+            batch_size=config.batch_size,
+            device=str(device),
+            precision=config.precision,
+            threads=torch.get_num_threads(),
+        )
+    return jobs
+
+
+def _cold(jobs: Mapping[str, Job], rounds: int, progress: Progress) -> dict[str, list[ColdStart]]:
+    """Start a process for each method in turn, ``rounds`` times."""
+    progress.start("cold starts", rounds * len(jobs))
+    found: dict[str, list[ColdStart]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            found[name].append(cold_start(job))
+            progress.advance("cold starts", 1)
+    return found
+
+
+def _summed_up(found: Sequence[ColdStart]) -> Cold:
+    return Cold(
+        processes=len(found),
+        start=statistics.median(one.start for one in found),
+        load=statistics.median(one.load for one in found),
+        first=statistics.median(one.first for one in found),
+        peak_bytes=int(statistics.median(one.peak_bytes for one in found)),
+    )
+
+
+def _warm(jobs: Mapping[str, Job], rounds: int, progress: Progress) -> dict[str, list[Clock]]:
+    """Run all methods, and the decoding of a file, in interleaved rounds in this process."""
+    any_job = next(iter(jobs.values()))
+    device = prepare(any_job)
+    adm = functools.cache(lambda: load_adm_of(any_job, device))
+    images = some_images(any_job.batch_size, any_job.size)
+
+    def work_of(way: Way) -> Work:
+        return lambda clock: way(images, clock)
+
+    works = {name: work_of(load_way(job, device, adm)) for name, job in jobs.items()}
+    works[DECODE] = _decoding(any_job.size)
+    progress.start("rounds", rounds * len(works))
+    try:
+        return interleaved(works, rounds, wait=waiter(device), done=lambda: progress.advance("rounds", 1))
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"bench: the device's memory does not hold a batch of {any_job.batch_size}. Give a smaller --batch-size."
+        ) from None
+
+
+def _decoding(size: int) -> Work:
+    """Decode one photograph-like file: from its bytes to the uint8 picture that everything else derives from."""
+    width, height = PHOTOGRAPH
+    y, x = np.mgrid[0:height, 0:width]
+    shades = np.stack([x * 255 / width, y * 255 / height, 127 + 100 * np.sin(x / 17) * np.cos(y / 11)], axis=-1)
+    grain = np.random.default_rng(0).normal(0, 6, shades.shape)
+    file = io.BytesIO()
+    Image.fromarray((shades + grain).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    data, spec = file.getvalue(), ImageSpec(size=size)
+
+    def work(clock: Clock) -> None:
+        decode(data, spec)
+        clock.mark(DECODE)
+
+    return work
+
+
+def _check_place(out: Path) -> None:
+    """Raise UsageError now, and not after minutes of timing, for a file that cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}). Name another file.") from error
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder. Name a file.")

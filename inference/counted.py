@@ -1,0 +1,75 @@
+"""What a method costs by counting: ADM calls, parameters, FLOPs. No network is run, no weight is drawn.
+
+The networks are built on torch's ``meta`` device, which knows shapes alone, and `FlopCounterMode` counts the
+convolutions and matrix products of one image. Attention is taken apart into its two products for that: the fused
+kernel of a CPU is unknown to the counter, which would leave it out. Elementwise work (normalisation, activations, the
+DDIM arithmetic, resizing) is not counted, as is usual; it takes time but few operations.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..pipeline.adm import Adm, AdmConfig
+from ..pipeline.estimate import route_calls
+from ..pipeline.schedule import Schedule
+from ..train.costs import Flops, MethodCosts, Parameters
+from ..train.methods import Method
+from ..train.student import build_student
+
+ROUTES = {"image": None, "eps": "first", "noise": "inversion", "dire": "path"}
+"""Feature to how far its image goes through the diffusion model; see `pipeline.plan.routes`."""
+
+
+def adm_calls(method: Method, schedule: Schedule) -> int:
+    """ADM calls that one image costs before the method's student can judge it."""
+    cost = route_calls(schedule, 0)
+    return max(cost[route] if route else 0 for route in (ROUTES[feature] for feature in method.inputs))
+
+
+def operations(module: nn.Module, *inputs: Tensor) -> int:
+    """FLOPs of one call of a module, two for each multiply-add of its convolutions and matrix products."""
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        module(*inputs)
+    return counter.get_total_flops()
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def adm_call(config: AdmConfig, size: int) -> tuple[int, int]:
+    """FLOPs of one call on one image of ``size`` pixels, and parameters, of a diffusion model with these flags."""
+    with torch.device("meta"):
+        adm = Adm(config).eval()
+        x, t = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64)
+    return operations(adm, x, t), parameters(adm)
+
+
+class Counter:
+    """Counts the methods' costs for one diffusion model, image side (pixels), schedule and student backbone."""
+
+    def __init__(self, config: AdmConfig, size: int, schedule: Schedule, backbone: str) -> None:
+        self._size, self._schedule, self._backbone = size, schedule, backbone
+        self._adm_flops, self._adm_parameters = adm_call(config, size)
+
+    def __call__(self, method: Method) -> MethodCosts:
+        """Count one method."""
+        calls, side = adm_calls(method, self._schedule), method.side(self._size, None)
+        with torch.device("meta"):
+            student = build_student(self._backbone, method.channels).eval()
+            x = torch.zeros(1, method.channels, side, side)
+        of_student = operations(student, x)
+        of_call = self._adm_flops if calls else 0
+        return MethodCosts(
+            method=method.name,
+            adm_calls=calls,
+            student_size=side,
+            parameters=Parameters(adm=self._adm_parameters if calls else 0, student=parameters(student)),
+            flops=Flops(adm_call=of_call, student=of_student, image=calls * of_call + of_student),
+        )

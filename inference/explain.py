@@ -1,0 +1,49 @@
+"""Pictures that explain a verdict: the image, its eps and its DIRE side by side, as a PNG."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from ..pipeline.sources import printable
+from ..pipeline.transfer import Rows
+from ..train.gallery import as_pixels
+
+SHOWN = ("image", "eps", "dire")
+GAP = 4
+"""White pixels between two pictures."""
+
+
+class Explainer:
+    """Writes triptychs into a folder, which is made; UserError if it holds something already, or cannot be made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            taken = any(folder.iterdir())
+        except OSError as error:
+            raise UserError(f"--explain {folder}: cannot be made or listed ({error.strerror}).") from error
+        if taken:
+            raise UserError(f"--explain {folder}: is not empty. Choose another folder.")
+
+    def write(self, number: int, name: str, frame: int | None, features: dict[str, Rows]) -> str:
+        """Write the triptych of one picture and return its path.
+
+        number : place in the input. frame : of a video, counted from 0. features : image and dire uint8, eps float,
+        (3, S, S) each.
+        """
+        shown = [as_pixels(features[feature]) for feature in SHOWN]
+        gap = np.full((shown[0].shape[0], GAP, 3), 255, np.uint8)
+        pixels = np.concatenate([shown[0], gap, shown[1], gap, shown[2]], axis=1)
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-")[:60]
+        path = self.folder / f"{number:06d}-{stem}{'' if frame is None else f'-frame{frame:03d}'}.png"
+        try:
+            Image.fromarray(pixels).save(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from error
+        return printable(str(path))

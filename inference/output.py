@@ -1,0 +1,72 @@
+"""Predictions in files and on stdout: one JSON object, JSON lines, or CSV; lines leave as soon as they are known."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import UsageError, UserError
+from .prediction import COLUMNS, Prediction
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+class Form(str, Enum):
+    """How predictions are written."""
+
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+def form_of(path: Path) -> Form:
+    """What a file's suffix asks for; UsageError if it is none of them."""
+    with suppress(ValueError):
+        return Form(path.suffix.removeprefix(".").lower())
+    raise UsageError(f"--out {path}: its name must end with .json, .jsonl or .csv, which says what to write.")
+
+
+def line_writer(stream: TextIO, form: Form) -> Callable[[Prediction], None]:
+    """Return what writes one prediction to a stream, as a line of JSON or as rows of a CSV whose header is written now."""
+    if form is Form.jsonl:
+        return lambda prediction: print(json.dumps(prediction.as_json(), ensure_ascii=False), file=stream, flush=True)
+    table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    table.writeheader()
+
+    def write(prediction: Prediction) -> None:
+        table.writerows(prediction.as_rows())
+        stream.flush()
+
+    return write
+
+
+def write_object(stream: TextIO, result: dict[str, Any]) -> None:
+    """Write a whole result as one JSON object."""
+    print(json.dumps(result, indent=2, ensure_ascii=False), file=stream)
+
+
+@contextmanager
+def opened(path: Path, form: Form) -> Iterator[TextIO]:
+    """Open a file to write, in UTF-8, before the work begins. One that is there is replaced.
+
+    Lines go into the file itself as they come, so those of a run that was interrupted are kept. A JSON object comes last and is
+    put in its place whole. Raises UserError if the file cannot be written.
+    """
+    target = path.with_name(f".tmp-{path.name}") if form is Form.json else path
+    try:
+        with target.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        target.replace(path)
+    except OSError as error:
+        if error.filename != str(target) and error.errno not in _FULL:
+            raise
+        raise UserError(f"--out {path}: cannot be written ({error.strerror}).") from error
+    finally:
+        if target != path:
+            target.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""The command ``predict`` as a function: name files, score them, write what was found."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from ..pipeline.sources import printable
+from ..progress import Progress
+from .detector import Detector
+from .named import named_files
+from .output import Form, form_of, line_writer, opened, write_object
+from .prediction import GENERATED, REAL, Prediction
+
+KIND, VERSION = "distil-cache-predictions", 1
+
+
+def run_predict(
+    arguments: Sequence[str],
+    load: Callable[[], Detector],
+    progress: Progress,
+    *,
+    listed: BinaryIO | None = None,
+    out: Path | None = None,
+    lines: tuple[TextIO, Form] | None = None,
+) -> dict[str, Any]:
+    """Score what the arguments name, in their order, and return the result as plain values.
+
+    arguments : files, folders, patterns, and ``-`` for the list in ``listed``. load : makes the detector, once it is known
+    that there is something to look at. out : file to write, its form by its suffix. lines : stream for lines as they come.
+    Raises UserError and UsageError as :func:`.named.named_files`, ``load`` and :meth:`.detector.Detector.stream` do, and for a
+    file that cannot be written.
+    """
+    began = time.monotonic()
+    form = form_of(out) if out else None
+    files = named_files(arguments, listed)
+    detector = load()
+    predictions: list[Prediction] = []
+    with ExitStack() as held:
+        writers = [line_writer(*lines)] if lines else []
+        file = held.enter_context(opened(out, form)) if out and form else None
+        if file and form is not Form.json and form:
+            writers.append(line_writer(file, form))
+        progress.start("predict", len(files))
+        for prediction in detector.stream(files):
+            for write in writers:
+                write(prediction)
+            predictions.append(prediction)
+            progress.advance("predict", 1)
+        result = _result(detector, predictions, time.monotonic() - began)
+        if file and form is Form.json:
+            write_object(file, result)
+    return result
+
+
+def _result(detector: Detector, predictions: Sequence[Prediction], seconds: float) -> dict[str, Any]:
+    record, maker = detector.record, detector.maker
+    verdicts = Counter(prediction.verdict for prediction in predictions)
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "run": record.run,
+        "method": record.method.name,
+        "preset": record.method.preset,
+        "trained_on": [one.dataset for one in record.trained_on if one.dataset],
+        "imported": record.imported and {name: printable(text) for name, text in record.imported.items()},
+        "threshold": detector.threshold.value,
+        "threshold_from": detector.threshold.origin,
+        "transform": detector.options.transform,
+        "device": str(detector.device),
+        "adm": maker.adm_file and {"name": printable(maker.adm_file.name), "digest": maker.adm_file.identity.weights},
+        "features": {name: spec.fingerprint() for name, spec in maker.specs.items()},
+        "adm_calls_per_image": maker.calls,
+        "notes": list(detector.notes),
+        "counts": {
+            "files": len(predictions),
+            GENERATED: verdicts[GENERATED],
+            REAL: verdicts[REAL],
+            "set_aside": verdicts[None],
+        },
+        "seconds": round(seconds, 3),
+        "predictions": [prediction.as_json() for prediction in predictions],
+    }

@@ -1,0 +1,140 @@
+"""Frames of a video, sampled evenly over its length, with the optional package ``av`` (PyAV, which brings FFmpeg along).
+
+Memory holds one whole frame and what the caller makes of those that were chosen, whatever the length of the video. FFmpeg
+is told to read containers of video alone: a playlist would let a file name other files or addresses to open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from PIL import Image
+
+from ..pipeline.image_file import ImageRejected, Limits
+from ..pipeline.scan import file_status
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+T = TypeVar("T")
+
+CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,m4v,h264,hevc"
+SEEK_OVER = 4.0
+"""Seconds up to which decoding on is tried rather than jumping to the keyframe before the next wanted frame."""
+INSTALL = 'videos need the package av: pip install "distil-cache[video]"'
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(Generic[T]):
+    """One frame: its place in the video in seconds (None if the video does not say), and what was made of it."""
+
+    seconds: float | None
+    value: T
+
+
+def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limits) -> list[Sampled[T]]:
+    """Take up to ``count`` frames of a video, those shown in the middles of as many equal stretches, upright, as RGB pictures.
+
+    take : makes what is kept of a frame, at once. A video that does not say how long it is is decoded whole.
+    Raises ImageRejected: ``no-video-support`` without the package, ``too-large``, ``empty``, ``missing``, ``not-a-file``,
+    ``unreadable``, or ``damaged`` for what FFmpeg cannot read.
+    """
+    if find_spec("av") is None:
+        raise ImageRejected("no-video-support", INSTALL)
+    import av
+
+    if not file_status(path).st_size:
+        raise ImageRejected("empty", "0 bytes")
+    try:
+        with (
+            Path(path).open("rb") as file,
+            av.open(file, mode="r", options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as video,
+        ):
+            found = _frames(video, count, take, limits)
+    except av.error.FFmpegError as error:
+        raise ImageRejected("damaged", f"FFmpeg: {error.strerror}") from None
+    except OSError as error:
+        raise ImageRejected("unreadable", error.strerror or str(error)) from None
+    if not found:
+        raise ImageRejected("damaged", "it has no frame that can be decoded")
+    return found
+
+
+def _frames(video: InputContainer, count: int, take: Callable[[Image.Image], T], limits: Limits) -> list[Sampled[T]]:
+    if not video.streams.video:
+        raise ImageRejected("damaged", "it has no picture track")
+    stream = video.streams.video[0]
+    limits.check(stream.width, stream.height)
+
+    def taken(frame: VideoFrame) -> Sampled[T]:
+        limits.check(frame.width, frame.height)
+        return Sampled(frame.time, take(_upright(frame)))
+
+    length = _length(video, stream)
+    if length is None:
+        return _thinned(video.decode(stream), taken, count)
+    start = float((stream.start_time or 0) * (stream.time_base or 0))
+    return [taken(frame) for frame in _at_times(video, stream, start, length, count)]
+
+
+def _length(video: InputContainer, stream: VideoStream) -> float | None:
+    """Seconds that a video lasts, by its track or its container."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return video.duration / 1_000_000 if video.duration else None  # FFmpeg's AV_TIME_BASE
+
+
+def _at_times(
+    video: InputContainer, stream: VideoStream, start: float, length: float, count: int
+) -> Iterator[VideoFrame]:
+    """Yield the frames that are shown at ``count`` moments, each frame once."""
+    frames = _timed(video.decode(stream))
+    shown = following = next(frames, None)
+    before: float | None = None
+    for number in range(count):
+        moment = start + length * (number + 0.5) / count
+        if shown is None or moment - _time(shown) > SEEK_OVER:
+            video.seek(int(moment / (stream.time_base or 1)), stream=stream)
+            frames = _timed(video.decode(stream))
+            shown = following = next(frames, shown)
+        while following is not None and _time(following) <= moment:
+            shown, following = following, next(frames, None)
+        if shown is not None and (before is None or _time(shown) > before):
+            before = _time(shown)
+            yield shown
+
+
+def _timed(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    return (frame for frame in frames if frame.time is not None)
+
+
+def _time(frame: VideoFrame) -> float:
+    assert frame.time is not None
+    return frame.time
+
+
+def _thinned(frames: Iterator[VideoFrame], taken: Callable[[VideoFrame], Sampled[T]], count: int) -> list[Sampled[T]]:
+    """Decode all frames and take every n-th; n doubles whenever twice as many as wanted are held."""
+    kept: list[Sampled[T]] = []
+    stride = 1
+    for number, frame in enumerate(frames):
+        if number % stride == 0:
+            kept.append(taken(frame))
+        if len(kept) > 2 * count:
+            kept, stride = kept[::2], 2 * stride
+    if len(kept) <= count:
+        return kept
+    return [kept[(2 * number + 1) * len(kept) // (2 * count)] for number in range(count)]
+
+
+def _upright(frame: VideoFrame) -> Image.Image:
+    """Turn a frame as the recording device says, which FFmpeg gives in degrees against the clock."""
+    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+    angle = int(getattr(frame, "rotation", 0)) % 360
+    return picture.rotate(angle, expand=True) if angle and angle % 90 == 0 else picture

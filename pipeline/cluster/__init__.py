@@ -1,0 +1,42 @@
+"""A build on many processes: the tasks of the plan, handed out by Dask to workers that each hold the models.
+
+What a worker does with a task is what the loop of :mod:`..run` does; see docs/cluster.md for how it is used. ``distributed``
+is an optional dependency: it is imported when a build asks for workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ...errors import UserError
+from ...progress import Progress
+from .placement import Placement
+
+if TYPE_CHECKING:
+    from .crew import Crew
+
+__all__ = ["Placement", "open_crew"]
+
+
+@contextmanager
+def open_crew(place: Placement, device: str, progress: Progress) -> Iterator[Crew | None]:
+    """Start the workers of this machine, or connect to a scheduler; yields None for a build in this process.
+
+    device : what ``--device`` says. Raises UserError if Dask is not installed, the scheduler does not answer, or the
+    workers do not start.
+    """
+    if not place.on_cluster:
+        yield None
+        return
+    if find_spec("distributed") is None:
+        option = "--scheduler" if place.scheduler else "--workers"
+        raise UserError(f"{option}: needs Dask. Install it with: pip install 'distil-cache[cluster]'")
+    from .crew import connect, start_here
+
+    opened = connect(place.scheduler) if place.scheduler else start_here(place.workers or 1, device)
+    with opened as crew:
+        progress.say(f"{crew.name}; dashboard: {crew.dashboard}")
+        yield crew

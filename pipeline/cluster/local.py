@@ -1,0 +1,140 @@
+"""Workers on this machine: a process for each GPU, or as many CPU processes as were asked for.
+
+Everything listens on the loopback interface alone, and connections are encrypted with a key that lives as long as the build:
+whoever can talk to a Dask scheduler can run code as its user, and a machine may have other users.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import torch
+from distributed import Nanny, Scheduler, SpecCluster, Status
+from distributed.security import Security
+
+from ...errors import UsageError, UserError
+
+LOOPBACK = "127.0.0.1"
+OVERLAP = 3
+"""Tasks of a worker: one reads, one is computed, one is written."""
+THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""Run by each worker as it starts: Ctrl-C in a terminal reaches all processes, and it is the build that ends them."""
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_each(processes: int) -> int:
+    """Return how many threads each of several processes may compute with."""
+    return max(1, cores() // processes)
+
+
+def environments(processes: int, device: str) -> list[dict[str, str]]:
+    """Return the environment of each process: one GPU each, or none where ``device`` is cpu or there is no GPU.
+
+    Raises UsageError if a GPU was named, or there are fewer GPUs than processes.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"--device {device}: with --workers each process takes a GPU of its own. Leave it out, or say cpu."
+        )
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return [{"CUDA_VISIBLE_DEVICES": ""} for _ in range(processes)]
+    count = torch.cuda.device_count()
+    if processes > count:
+        raise UsageError(f"--workers {processes}: this machine has {count} GPUs for them, and each takes one.")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in names[:processes]]
+
+
+class LocalWorkers:
+    """The worker processes of this machine, each under a nanny of this process that starts it again when it dies."""
+
+    def __init__(self, cluster: SpecCluster) -> None:
+        self.cluster = cluster
+
+    def revive(self) -> None:
+        """Start workers anew whose nanny gave up, as it does when one dies while it starts."""
+
+        async def replace() -> None:
+            for name, nanny in list(self.cluster.workers.items()):
+                if nanny.status in (Status.closed, Status.failed):
+                    del self.cluster.workers[name]
+            self.cluster.scale(len(self.cluster.worker_spec))
+
+        self.cluster.sync(replace)
+
+    def dismiss(self, address: str) -> None:
+        """End a worker for good."""
+
+        async def remove() -> None:
+            for name, nanny in list(self.cluster.workers.items()):
+                if nanny.worker_address == address:
+                    self.cluster.worker_spec.pop(name)
+                    await nanny.close()
+
+        self.cluster.sync(remove)
+
+
+@contextmanager
+def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
+    """Run a scheduler and workers for the length of a ``with`` block. UserError if they do not start."""
+    security = Security.temporary()
+    threads = str(threads_each(processes))
+    common: dict[str, Any] = {"host": LOOPBACK, "protocol": "tls://", "security": security}
+    workers = {
+        number: {
+            "cls": Nanny,
+            "options": {
+                **common,
+                "nthreads": OVERLAP,
+                "memory_limit": 0,  # data goes to the cache and never stays in a worker
+                "dashboard_address": f"{LOOPBACK}:0",
+                "preload": [_IGNORE_INTERRUPTS],
+                "env": environment,
+                "silence_logs": logging.CRITICAL,
+            },
+        }
+        for number, environment in enumerate(environments(processes, device))
+    }
+    scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{LOOPBACK}:0"}}
+    settings = {
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_LIMITS, threads),
+        "distributed.scheduler.allowed-failures": 0,  # the build counts, and tells a shard that kills from its neighbours
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.deploy.lost-worker-timeout": "1 day",  # Dask gives up those that take long to start again
+        "distributed.logging.distributed": "critical",
+        "distributed.worker.profile.enabled": False,  # it looks at every thread a hundred times a second
+    }
+    with _restored(THREAD_LIMITS), dask.config.set(settings):
+        try:
+            cluster = SpecCluster(
+                workers=workers, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL
+            )
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise UserError(f"--workers {processes}: the workers did not start ({error}).") from error
+        with cluster:
+            yield LocalWorkers(cluster)
+
+
+@contextmanager
+def _restored(names: tuple[str, ...]) -> Iterator[None]:
+    """Give environment variables back the values they had: Dask sets them here for the processes it starts."""
+    before: Mapping[str, str | None] = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

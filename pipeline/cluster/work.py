@@ -1,0 +1,180 @@
+"""The tasks of a plan through a crew: messages out, reports in, progress told, and what could not be made named at the end."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ... import __version__
+from ...cache.store import FeatureStore
+from ...errors import UserError
+from ...progress import Progress
+from ..adm_weights import OFFICIAL, SHIPPED
+from ..config import BuildConfig
+from ..estimate import task_calls
+from ..plan import Task
+from ..precision import Deviation
+from ..prepare import Prepared
+from ..run import Report
+from ..source_file import SourceFile, printable
+from .crew import Crew, Failure
+from .dispatch import Dispatch, Shard
+from .local import threads_each
+from .messages import Request, write_task
+from .placement import Placement
+from .worker import BuildPlugin, measure
+
+VISIBLE_SECONDS = 120.0
+"""How long a network file system may take to show this machine what workers wrote."""
+_NAMED = 5
+"""Shards that a sentence names."""
+
+
+class CrewWork:
+    """One build's work on a crew, for the length of a ``with crew.plugin(work.plugin)`` block.
+
+    plugin : what the workers get. failures : tries that failed, so far.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        config: BuildConfig,
+        ready: Prepared,
+        place: Placement,
+        progress: Progress,
+        make_plugin: Callable[[str, str], BuildPlugin] = BuildPlugin,
+    ) -> None:
+        self._crew, self._config, self._ready, self._place, self._progress = crew, config, ready, place, progress
+        name = f"build-{secrets.token_hex(4)}"
+        self.plugin = make_plugin(name, _request(config, ready, place).model_dump_json())
+        self._dispatch: Dispatch | None = None
+
+    @property
+    def failures(self) -> int:
+        """Tries that failed."""
+        return self._dispatch.failures if self._dispatch else 0
+
+    def reports(self) -> Iterator[Report]:
+        """Yield what workers report of each task.
+
+        UserError at the end if shards were set aside, with everything else made, or if the scheduler went away.
+        """
+        ready, progress = self._ready, self._progress
+        files: Mapping[str, SourceFile] = {row.key: row.file for row in reversed(ready.scanned.rows)}
+        images = ready.stores["image"]
+        shards = [Shard(task.image_shard or images.shard_id(task.keys), task) for task in ready.plan.tasks]
+        self._dispatch = Dispatch(
+            self._crew, self.plugin.name, shards, lambda task: write_task(task, files), self._place.tries, progress.say
+        )
+        progress.start("shards", len(shards))
+        rates = Rates()
+        made: dict[str, set[str]] = {}
+        for event in self._dispatch.events():
+            if event is not None:
+                shard, report = event
+                rates.add(report.worker, len(shard.task.keys))
+                self._advance(shard.task)
+                for feature, made_shard in report.done.shards.items():
+                    made.setdefault(feature, set()).add(made_shard)
+                yield report
+            progress.note("shards", rates.text(len(self._crew.workers()), self.failures))
+        _wait_until_visible(ready.stores, made)
+        if self._dispatch.aside:
+            raise _set_aside(self._dispatch.aside, len(shards), self._place.tries, files)
+
+    def deviation(self, keys: Collection[str]) -> Deviation | None:
+        """Let a worker compare reduced precision with float32 on these pictures; None if it could not."""
+        key = f"deviation-{self.plugin.name}"
+        self._crew.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
+        while True:
+            for outcome in self._crew.ended():
+                if isinstance(outcome.result, Failure):
+                    self._progress.say(f"reduced precision could not be compared with float32: {outcome.result.text}")
+                    return None
+                return Deviation(**json.loads(outcome.result))
+
+    def _advance(self, task: Task) -> None:
+        ready, progress = self._ready, self._progress
+        progress.advance("shards", 1)
+        if task.image_shard is None:
+            progress.advance("image", len(task.keys))
+        progress.advance("ADM calls", task_calls(task, ready.specs, ready.schedule, self._config.real_step))
+        if "teacher" in ready.specs:
+            progress.advance("teacher", len(task.missing.get("teacher", ())))
+
+
+class Rates:
+    """How many images a second each worker has finished since the work began."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._images: Counter[str] = Counter()
+
+    def add(self, worker: str, images: int) -> None:
+        """Note what a worker has finished."""
+        self._images[worker] += images
+
+    def text(self, workers: int, failures: int) -> str:
+        """Return a line about workers, their rates and the tries that failed."""
+        if not workers:
+            return "waiting for a worker"
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        rates = [images / seconds for _, images in self._images.most_common(workers)] or [0.0]
+        failed = f"; {failures} failed tries" if failures else ""
+        each = f"{rates[-1]:.2f} to {rates[0]:.2f}" if len(rates) > 1 else f"{rates[0]:.2f}"
+        return f"{workers} workers, {each} images/s each{failed}"
+
+
+def _request(config: BuildConfig, ready: Prepared, place: Placement) -> Request:
+    """Return what a worker must know. What was not given is left out, so that it takes the worker machine's default."""
+    assert ready.cache is not None
+    changes: dict[str, object] = {"cache": config.cache.absolute()}
+    if config.adm_config is not None:
+        changes["adm_config"] = config.adm_config.absolute()
+    if config.teacher_weights is not None:
+        changes["teacher_weights"] = config.teacher_weights.absolute()
+    if config.adm not in (*SHIPPED, *OFFICIAL):
+        changes["adm"] = str(Path(config.adm).absolute())
+    if place.workers is not None:
+        changes |= {"workers": threads_each(place.workers), "device": "cpu" if config.device == "cpu" else "auto"}
+    sent = config.model_copy(update=changes)
+    return Request(
+        version=__version__,
+        config=sent.model_dump(mode="json", exclude_unset=True),
+        fingerprints={feature: spec.fingerprint() for feature, spec in ready.specs.items()},
+        lease=ready.lease,
+        pictures=ready.pictures.folder.name if ready.pictures else None,
+    )
+
+
+def _wait_until_visible(stores: Mapping[str, FeatureStore], made: Mapping[str, set[str]]) -> None:
+    """Wait until this machine sees the shards that workers made; UserError if it does not."""
+    end = time.monotonic() + VISIBLE_SECONDS
+    for feature, shards in made.items():
+        while absent := shards - set(stores[feature].marker_ids()):
+            if time.monotonic() > end:
+                raise UserError(
+                    f"{stores[feature].folder}: {len(absent)} shards that workers made cannot be seen here. "
+                    "Put the cache on a file system that all machines share, and run the same command again."
+                )
+            time.sleep(0.5)
+
+
+def _set_aside(aside: Sequence[Shard], shards: int, tries: int, files: Mapping[str, SourceFile]) -> UserError:
+    """Return the error that names the shards which could not be made."""
+    named = [f"{shard.id[:16]} ({_first_file(shard, files)}{shard.last})" for shard in aside[:_NAMED]]
+    more = f"; and {len(aside) - _NAMED} more" if len(aside) > _NAMED else ""
+    return UserError(
+        f"{len(aside)} of {shards} shards failed in each of {tries} tries and were set aside: {'; '.join(named)}{more}. "
+        "Everything else is kept: run the same command again to try them again."
+    )
+
+
+def _first_file(shard: Shard, files: Mapping[str, SourceFile]) -> str:
+    key = shard.task.keys[0]
+    return f"its first file {printable(files[key].location)}: " if key in files else ""

@@ -1,0 +1,155 @@
+"""What runs on a worker: the tasks of a build, with models that are loaded once, and the look at source files.
+
+A worker runs several tasks at a time, so that one reads its pictures and another writes its features while the device
+works on a third; the device takes one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from distributed import Worker, WorkerPlugin, get_worker
+
+from ... import __version__
+from ...cache.lease import FOLDER as LEASES
+from ...cache.store import Cache
+from ...errors import UserError
+from ...models.backbones import load_teacher
+from ...models.device import choose_device
+from ..adm_weights import find_adm
+from ..config import BuildConfig
+from ..device import device_name, set_precision
+from ..images import Images, load_images
+from ..plan import Task
+from ..precision import deviation_on
+from ..run import Report, run_task, still_missing
+from ..scan import look_at_file
+from ..scan_memory import Finding
+from ..schedule import respace
+from ..source_file import SourceFile
+from ..spec_sheet import make_specs
+from ..toolbox import make_tools
+from ..tools import Tools
+from .messages import Request, read_files, read_task, write_findings, write_report
+
+
+class BuildPlugin(WorkerPlugin):
+    """One build's place on a worker: its tools, opened when the first task comes, and the lock of the device."""
+
+    def __init__(self, name: str, request: str) -> None:
+        self.name = name
+        self.request = request
+
+    def setup(self, worker: Worker) -> None:
+        """Get ready; called once on every worker, also on those that join later."""
+        self._address = worker.address
+        self._files: dict[str, SourceFile] = {}
+        self._tools: Tools | None = None
+        self._opening = threading.Lock()
+        self._device = threading.Lock()
+
+    def open_tools(self, files: Mapping[str, SourceFile]) -> Tools:
+        """Return the build's tools, with models that are yet to be loaded."""
+        return open_tools(Request.model_validate_json(self.request), files)
+
+    def make(self, message: str) -> str:
+        """Do a task. What goes wrong is raised with the worker's address as a note."""
+        try:
+            with self._opening:
+                self._tools = self._tools or self.open_tools(self._files)
+            return write_report(self._make(message, self._tools))
+        except Exception as error:
+            error.add_note(self._address)
+            raise
+
+    def deviation(self, keys: Sequence[str]) -> str:
+        """Compare reduced precision with float32 on these pictures; returns the deviation as JSON."""
+        config = BuildConfig.model_validate(Request.model_validate_json(self.request).config)
+        with self._opening:
+            self._tools = self._tools or self.open_tools(self._files)
+        with self._device:
+            return json.dumps(asdict(deviation_on(config, self._tools, keys)))
+
+    def _make(self, message: str, tools: Tools) -> Report:
+        planned, files = read_task(message)
+        task, found = still_missing(planned, tools.stores)
+        if not task.missing:
+            return Report(found, self._address, device_name(tools.device))
+        if found.shards:  # what this task reads came after the index was opened
+            for store in tools.stores.values():
+                store.index(refresh=True)
+        self._files.update(files)
+        try:
+            images = load_images(task, tools)
+            _check_sight(task, images, tools)
+        finally:
+            for key in files:
+                self._files.pop(key, None)
+        done = run_task(task, images, tools, self._device)
+        done.computed.update(found.computed)
+        done.shards.update(found.shards)
+        return Report(done, self._address, device_name(tools.device))
+
+
+def make_shard(plugin: str, message: str) -> str:
+    """Do a task with the tools of the plugin of this name."""
+    found = get_worker().plugins[plugin]
+    assert isinstance(found, BuildPlugin)
+    return found.make(message)
+
+
+def measure(plugin: str, keys: str) -> str:
+    """Compare reduced precision with float32 on the pictures of these keys, a JSON list."""
+    found = get_worker().plugins[plugin]
+    assert isinstance(found, BuildPlugin)
+    return found.deviation(json.loads(keys))
+
+
+def look_at(message: str) -> str:
+    """Look at source files as a scan does. A file that cannot be read here is left to whoever asked."""
+    findings: list[Finding | bool] = []
+    for file, known in read_files(message):
+        found = look_at_file(file, known)
+        findings.append(found is known if not isinstance(found, Finding) or found is known else found)
+    return write_findings(findings)
+
+
+def open_tools(request: Request, files: Mapping[str, SourceFile]) -> Tools:
+    """Find cache, models and specs again. UserError if they are not those of the build that sent the request."""
+    if request.version != __version__:
+        raise UserError(f"the worker runs distil-cache {__version__}, the build {request.version}: install the same.")
+    config = BuildConfig.model_validate(request.config)
+    device = choose_device(config.device)
+    set_precision(config.precision, device)
+    cache = Cache.open(config.cache)
+    if not (cache.root / LEASES / request.lease).is_file():
+        raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
+    adm = find_adm(config.adm, config.adm_config)
+    digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None
+    specs = make_specs(config, adm, request.fingerprints, digest)
+    for feature, fingerprint in request.fingerprints.items():
+        if specs[feature].fingerprint() != fingerprint:
+            raise UserError(f"{feature}: the worker's model files are not those of the build: share or copy them.")
+    return make_tools(
+        config,
+        device,
+        respace(config.steps, noise_schedule=adm.config.noise_schedule, steps=adm.config.diffusion_steps),
+        specs,
+        {feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
+        pictures=None if request.pictures is None else cache.open_feature(request.pictures),
+        files=files,
+        advance=lambda stage, units: None,
+    )
+
+
+def _check_sight(task: Task, images: Images, tools: Tools) -> None:
+    """Raise UserError if not one file of a task is where the scan saw it: then the worker lacks the folder."""
+    absent = [key for key, why in images.gone.items() if not why.startswith("changed")]
+    if absent and len(absent) == len(task.keys):
+        first = tools.files[absent[0]].location
+        raise UserError(
+            f"{first}: {images.gone[absent[0]]}; the worker has none of the {len(absent)} files of this shard."
+        )

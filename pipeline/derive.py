@@ -1,0 +1,133 @@
+"""A build from a dataset's cached pictures instead of its sources: which rows, which pictures, under which name.
+
+With a perturbation it makes a derived dataset: rows of the origin under another name, with the same keys, labels, splits,
+generators and groups, whose pictures are the origin's cached ones, perturbed. The key of a row remains the hash of the
+source's bytes; that the picture is another one stands in the image's spec, and through it in that of every feature.
+Without a perturbation it adds features to the origin itself. No source is opened, and all of it works when they are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..cache.builds import Derived
+from ..cache.dataset import SCHEMA
+from ..cache.spec import imported_from
+from ..cache.store import Cache, FeatureStore
+from ..errors import UsageError, UserError
+from .config import BuildConfig
+from .image_spec import ImageSpec
+from .scan import ScannedRow, ScanResult
+from .source_file import SourceFile
+
+
+class Origin(NamedTuple):
+    """The cache, the rows that are built, as a scan would find them, and what a derived dataset comes from."""
+
+    cache: Cache
+    rows: ScanResult
+    derived: Derived | None
+
+
+def read_origin(config: BuildConfig) -> Origin:
+    """Read the dataset ``config.origin``.
+
+    Raises UserError or UsageError if there is no such cache, dataset or split, if the dataset is derived itself, or if the
+    name of the one to make belongs to another.
+    """
+    assert config.origin is not None
+    cache = Cache.open(config.cache)
+    revision = cache.datasets().head(config.origin)
+    _refuse_derived(cache, config.origin)
+    table = cache.datasets().read(config.origin, revision)
+    if config.perturb is None:
+        return Origin(cache, _scanned(table), None)
+    derived = Derived(dataset=config.origin, revision=revision, perturbation=config.perturb)
+    _check_name(cache, config.dataset, derived)
+    chosen = _splits(sorted(set(table.column("split").to_pylist())), config)
+    return Origin(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
+
+
+def cached_pictures(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> FeatureStore:
+    """Return the store of the origin's pictures; ``spec`` is theirs. UserError unless it has one for each key."""
+    wanted = list(dict.fromkeys(keys))
+    there = {folder.name for folder in cache.feature_folders()}
+    store = cache.feature(spec) if spec.folder in there else None
+    lacking = len(wanted) if store is None else int(np.count_nonzero(store.index().locate(wanted)[0] < 0))
+    if store is None or lacking:
+        raise UserError(
+            f"{config.origin}: the cache lacks {lacking:,} of its {len(wanted):,} pictures as these options would have "
+            f"them ({_words(spec)}). Give the options of its build; {_known(cache, config)}."
+        )
+    return store
+
+
+def _scanned(table: pa.Table) -> ScanResult:
+    columns = [table.column(name).to_pylist() for name in SCHEMA.names]
+    rows = [
+        ScannedRow(SourceFile(source, path, label, split, generator, family, group), key, width, height, form, size)
+        for key, source, path, label, split, generator, family, group, width, height, form, size in zip(
+            *columns, strict=True
+        )
+    ]
+    return ScanResult(rows, rejects=[], opened=0, remembered=len(rows), label_conflicts=0, leaks=[])
+
+
+def _refuse_derived(cache: Cache, origin: str) -> None:
+    found = next((record.origin for record in cache.builds().find(origin) if record.origin), None)
+    if found is not None:
+        raise UsageError(
+            f"{origin}: is derived from {found.dataset} by {found.perturbation}. Give --dataset {found.dataset}, whose "
+            f"pictures are not perturbed, and --perturb."
+        )
+
+
+def _check_name(cache: Cache, name: str, derived: Derived) -> None:
+    """Raise UsageError if a dataset of this name is anything but the same perturbation of the same dataset."""
+    if name not in cache.datasets().names():
+        return
+    same = (derived.dataset, derived.perturbation)
+    for record in cache.builds().find(name):
+        origin = record.origin
+        if origin is None:
+            raise UsageError(f"--as {name}: is a dataset of its own. Take a name that is free.")
+        if (origin.dataset, origin.perturbation) != same:
+            made = f"derived from {origin.dataset} by {origin.perturbation}"
+            raise UsageError(f"--as {name}: is {made}. Take a name that is free.")
+
+
+def _splits(present: Sequence[str], config: BuildConfig) -> list[str]:
+    """Return the splits that were asked for; by default test, or val where there is no test."""
+    absent = sorted(set(config.splits) - set(present))
+    if absent:
+        raise UsageError(f"--splits {','.join(config.splits)}: {config.origin} has only {', '.join(present)}.")
+    default = [split for split in ("test", "val") if split in present][:1]
+    if not config.splits and not default:
+        raise UsageError(
+            f"{config.origin}: has neither test nor val, only {', '.join(present)}. Name it with --splits."
+        )
+    return list(config.splits) or default
+
+
+def _words(spec: ImageSpec) -> str:
+    harmonized = "" if spec.harmonize is None else f", harmonize {spec.harmonize.codec}:{spec.harmonize.quality}"
+    return f"image-size {spec.size}, image-preset {spec.preset}{harmonized}"
+
+
+def _known(cache: Cache, config: BuildConfig) -> str:
+    """Say which pictures the origin's builds have."""
+    assert config.origin is not None
+    folders = {
+        record.features["image"].folder for record in cache.builds().find(config.origin) if "image" in record.features
+    }
+    known = []
+    for folder in sorted(folders):
+        spec = cache.open_feature(folder).spec
+        imported = imported_from(spec)
+        known.append(f"imported ones ({imported})" if imported else _words(ImageSpec.model_validate(spec)))
+    return f"it has {'; '.join(known)}" if known else "it has none"

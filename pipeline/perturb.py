@@ -1,0 +1,123 @@
+"""Perturbations of the finished picture: what an image meets on its way through the world, with a known strength.
+
+Each takes the cached uint8 picture (3, S, S) and returns another of that shape, from which eps, DIRE and all else are
+computed anew. What a kind does, to the pixel:
+
+* ``jpeg:Q``: saved as JPEG of quality Q and read again; see :mod:`.recompress`.
+* ``resize:F``: to round(S * F) pixels a side (half up) and back to S, both by Pillow's bicubic filter (a = -0.5) on 8-bit
+  values: antialiased on the way down.
+* ``blur:SIGMA``: a Gaussian in float64, sampled at whole pixels up to int(4 * SIGMA + 0.5), its weights made to sum to
+  1; down the columns, then along the rows. Beyond the edge the picture goes on mirrored, its last pixel repeated.
+* ``noise:SIGMA``: independent normal noise of SIGMA grey levels on every pixel and channel. It is drawn from the key
+  alone, so a picture has the same noise in every build and dataset, and the noise of twice the sigma is twice the noise.
+* ``crop:F``: the centre square of round(S * F) pixels (half up; an odd rest goes below and to the right), enlarged to S
+  by the same bicubic filter.
+
+Blur and noise are rounded half up after clamping to [0, 255].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import UsageError
+from .image_spec import Perturbation
+from .recompress import recompressed
+
+Pixels = NDArray[np.uint8]
+"""Uint8 RGB of shape (S, S, 3)."""
+
+TRUNCATE = 4.0
+"""The Gaussian is cut at this many standard deviations."""
+
+
+def perturbed(picture: Pixels, key: str, how: Perturbation) -> Pixels:
+    """Return the perturbed picture, uint8 (3, S, S), contiguous. key : the sample's, 32 hex digits."""
+    pixels = np.ascontiguousarray(picture.transpose(1, 2, 0))
+    return np.ascontiguousarray(_KINDS[how.kind](pixels, how.strength, key).transpose(2, 0, 1))
+
+
+def check_perturbation(how: Perturbation, size: int) -> None:
+    """Raise UsageError for a share of the side that leaves pictures of this size as they are."""
+    if how.kind in ("resize", "crop") and part_of(size, how.strength) == size:
+        raise UsageError(f"--perturb {how}: leaves pictures of {size} pixels as they are. Take a smaller share.")
+
+
+def part_of(size: int, share: float) -> int:
+    """Return the share of a side in whole pixels, half up, at least one."""
+    return max(1, math.floor(size * share + 0.5))
+
+
+def _jpeg(pixels: Pixels, quality: float, key: str) -> Pixels:
+    return recompressed(pixels, int(quality))
+
+
+def _resize(pixels: Pixels, share: float, key: str) -> Pixels:
+    size = pixels.shape[0]
+    return _scaled(_scaled(pixels, part_of(size, share)), size)
+
+
+def _blur(pixels: Pixels, sigma: float, key: str) -> Pixels:
+    radius = int(TRUNCATE * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    place = _mirrored(pixels.shape[0], radius)
+    values = pixels.astype(np.float64)
+    for axis in (0, 1):
+        spread = values.take(place, axis)
+        windows = np.lib.stride_tricks.sliding_window_view(spread, len(weights), axis)
+        values = sum(weight * windows[..., number] for number, weight in enumerate(weights))
+    return _to_uint8(values)
+
+
+def _noise(pixels: Pixels, sigma: float, key: str) -> Pixels:
+    return _to_uint8(pixels + sigma * unit_noise(key, pixels.size).reshape(pixels.shape))
+
+
+def _crop(pixels: Pixels, share: float, key: str) -> Pixels:
+    size = pixels.shape[0]
+    side = part_of(size, share)
+    corner = (size - side) // 2
+    return _scaled(pixels[corner : corner + side, corner : corner + side], size)
+
+
+_KINDS: dict[str, Callable[[Pixels, float, str], Pixels]] = {
+    "jpeg": _jpeg,
+    "resize": _resize,
+    "blur": _blur,
+    "noise": _noise,
+    "crop": _crop,
+}
+
+
+def unit_noise(key: str, count: int) -> NDArray[np.float64]:
+    """Return ``count`` standard normal numbers that the key decides.
+
+    Box and Muller's cosines of the raw 64-bit stream of PCG64 seeded with the key, whose numbers NumPy keeps between
+    versions (those of its own normal distribution it does not). The first half of the stream gives the radii, the second
+    the angles; the upper 53 bits of a number n stand for (n + 0.5) / 2**53.
+    """
+    raw = np.random.PCG64(int(key, 16)).random_raw(2 * count)
+    uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
+    drawn: NDArray[np.float64] = np.sqrt(-2 * np.log(uniform[:count])) * np.cos(2 * np.pi * uniform[count:])
+    return drawn
+
+
+def _scaled(pixels: Pixels, side: int) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _mirrored(length: int, radius: int) -> NDArray[np.intp]:
+    """Return indices that continue a line of pixels beyond both ends: c b a | a b c | c b a, as often as needed."""
+    place = np.arange(-radius, length + radius) % (2 * length)
+    return np.minimum(place, 2 * length - 1 - place)
+
+
+def _to_uint8(values: NDArray[np.float64]) -> Pixels:
+    return np.floor(np.clip(values, 0, 255) + 0.5).astype(np.uint8)

@@ -1,0 +1,214 @@
+"""How fast devices make features: measured now, remembered from an earlier measurement, or from the logs of builds.
+
+A measurement is remembered in the user's cache folder for device, model, image size, precision and ``--compile``. Where
+home folders are shared, a login node without a GPU so knows what was measured on the nodes that have one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from ..cache.spec import Spec
+from ..cache.store import Cache, FeatureStore
+from ..errors import IntegrityError
+from ..models.user_cache import read_memory, write_memory
+from .compute import to_signal
+from .config import BuildConfig
+from .device import device_name
+from .estimate import image_size
+from .networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
+from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec
+from .teacher import TeacherSpec, teacher_views
+
+MEMORY = "rates.json"
+MEASURE_SECONDS = 3.0
+SLOW_SECONDS = 30.0
+"""A batch that would take longer is measured with one image instead."""
+LEAST_SECONDS = 1.0
+"""Device time of a build below which its rate says nothing."""
+_TAIL = 1 << 20
+"""Bytes at the end of a log that are looked at."""
+_MOST_CALLS = 2**62
+_SPEED = ("device", "adm_calls", "seconds")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one device does in a second: images x ADM calls, and images through the teacher (None: not known).
+
+    source : where the numbers come from, for people.
+    """
+
+    device: str
+    adm_calls: float | None
+    teacher_rows: float | None
+    source: str
+
+
+def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> list[Rate]:
+    """Return the rates of all devices that are remembered for this model, sorted by device.
+
+    A build's log is believed before a measurement: it is about longer work, though its seconds include the teacher's.
+    """
+    rates: dict[str, Rate] = {}
+    teachers = {device: rate for device, rate, _ in _remembered(_teacher_key(specs))}
+    for device, calls, date in _remembered(_adm_key(config, specs)):
+        rates[device] = Rate(device, calls, teachers.get(device), f"measured on {date}")
+    for device, calls, source in _logged(config, specs, cache):
+        rates[device] = Rate(device, calls, None, source)
+    return [rates[device] for device in sorted(rates)]
+
+
+def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> Rate:
+    """Measure the ADM, and the teacher if it is wanted, on a device for a few seconds each, and remember the rates."""
+    name = device_name(device)
+    calls = rows = None
+    adm, teacher = _adm_key(config, specs), _teacher_key(specs)
+    if adm is not None:
+        calls = _measure_adm(config, specs, device)
+        _remember(name, adm, calls)
+    if teacher is not None:
+        rows = _measure_teacher(config, specs, device)
+        _remember(name, teacher, rows)
+    return Rate(name, calls, rows, "measured now")
+
+
+def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> float:
+    """Return images x calls a second, at the build's batch size unless that takes very long."""
+    side = image_size(specs)
+    adm = adm_on(config, device)
+    size = adm_batch(config, device, adm, side).size
+    model = compiled(adm, device) if config.compile else adm
+
+    def call(images: int) -> None:
+        x = to_signal(torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, device=device))
+        with torch.inference_mode():
+            model(x, torch.zeros(images, dtype=torch.int64, device=device))
+
+    if device.type == "cpu" and _seconds(lambda: call(1), device) * size > SLOW_SECONDS:
+        size = 1
+    return size * _per_second(lambda: call(size), device)
+
+
+def _measure_teacher(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> float:
+    """Return images a second, with all views of each."""
+    spec = specs["teacher"]
+    assert isinstance(spec, TeacherSpec)
+    model, size, side = teacher_on(config, device), teacher_batch(config, device).size, image_size(specs)
+
+    def call() -> None:
+        dire = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, device=device)
+        teacher_views(model, dire, spec)
+
+    return size * _per_second(call, device)
+
+
+def _per_second(call: Callable[[], None], device: torch.device) -> float:
+    """Return how often a call can be made in a second; the first one, which may tune and compile, is not counted."""
+    _seconds(call, device)
+    count, spent = 0, 0.0
+    while spent < MEASURE_SECONDS:
+        spent += _seconds(call, device)
+        count += 1
+    return count / spent
+
+
+def _seconds(call: Callable[[], None], device: torch.device) -> float:
+    began = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def _adm_key(config: BuildConfig, specs: Mapping[str, Spec]) -> dict[str, object] | None:
+    """Return what the ADM's rate depends on besides the device; None if no feature needs the ADM."""
+    for spec in specs.values():
+        if isinstance(spec, EpsSpec | NoiseSpec | ReconSpec | DireSpec):
+            return {
+                "adm": spec.adm.weights, "size": spec.image.size, "precision": spec.precision, "compile": config.compile
+            }  # fmt: skip
+    return None
+
+
+def _teacher_key(specs: Mapping[str, Spec]) -> dict[str, object] | None:
+    spec = specs.get("teacher")
+    if not isinstance(spec, TeacherSpec):
+        return None
+    return {"teacher": spec.weights, "size": spec.size, "precision": spec.precision}
+
+
+def _remember(device: str, key: Mapping[str, object], rate: float) -> None:
+    known = read_memory(MEMORY)
+    name = json.dumps({**key, "device": device}, sort_keys=True)
+    entry = {"device": device, "key": dict(key), "per_second": rate, "date": datetime.now(UTC).date().isoformat()}
+    write_memory(MEMORY, {**known, name: entry})
+
+
+def _remembered(key: Mapping[str, object] | None) -> Iterator[tuple[str, float, str]]:
+    """Yield device, rate and date of what was measured for this key."""
+    for entry in read_memory(MEMORY).values():
+        if isinstance(entry, dict) and key is not None and entry.get("key") == key:
+            device, rate, date = (entry.get(name) for name in ("device", "per_second", "date"))
+            if isinstance(device, str) and isinstance(date, str) and isinstance(rate, float) and _usable(rate):
+                yield device, rate, date
+
+
+def _logged(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> Iterator[tuple[str, float, str]]:
+    """Yield device, rate and source of the builds that ran this model, the newest of a feature last."""
+    key = _adm_key(config, specs)
+    if cache is None or key is None:
+        return
+    for folder in cache.feature_folders():
+        try:
+            store = FeatureStore(folder)
+        except IntegrityError:
+            continue  # another feature's damage is no matter of this plan
+        spec = store.spec
+        adm, image = spec.get("adm"), spec.get("image")
+        if not isinstance(adm, dict) or not isinstance(image, dict):
+            continue
+        same = {"adm": adm.get("weights"), "size": image.get("size"), "precision": spec.get("precision", "fp32")}
+        for event in _events(store.folder / "log.jsonl"):
+            if {**same, "compile": event.get("compile")} == key:
+                yield from _speeds(event)
+
+
+def _events(log: Path) -> Iterator[dict[str, object]]:
+    """Yield the last events of a log; lines that are no JSON object are left out."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL))
+            lines = file.read(_TAIL).splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def _speeds(event: Mapping[str, object]) -> Iterator[tuple[str, float, str]]:
+    speed, build = event.get("speed"), event.get("build")
+    source = f"build {build}" if isinstance(build, str) else "a part of a build"
+    for one in speed if isinstance(speed, list) else []:
+        device, calls, seconds = (one.get(name) if isinstance(one, dict) else None for name in _SPEED)
+        if not isinstance(device, str) or type(calls) is not int or not isinstance(seconds, float):
+            continue
+        if 0 < calls < _MOST_CALLS and seconds > LEAST_SECONDS and _usable(calls / seconds):
+            yield device, calls / seconds, source
+
+
+def _usable(rate: float) -> bool:
+    return math.isfinite(rate) and rate > 0

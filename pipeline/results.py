@@ -1,0 +1,198 @@
+"""What a build says of itself: the totals of its tasks, and the plain values that ``build --json`` prints."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+from ..cache.audit_record import HeaderAudit
+from ..cache.index import Index
+from ..errors import UserError
+from .audit_summary import audit_result, summarise
+from .config import BuildConfig
+from .estimate import predicted_calls, row_bytes
+from .image_file import Reason
+from .image_spec import LOSSLESS
+from .plan import Part, Plan
+from .prepare import Prepared
+from .record import write_record
+from .run import Report
+from .scan import Reject, ScannedRow
+from .sources import printable
+
+Result = dict[str, Any]
+
+
+@dataclass
+class Totals:
+    """What the tasks of a build did together.
+
+    Rows by feature, images x ADM calls, keys without a picture, ids of shards by feature, the smallest number of images in
+    one ADM call (None if there was none), and for each name of a device ADM calls and seconds.
+    """
+
+    computed: Counter[str] = field(default_factory=Counter)
+    adm_calls: int = 0
+    unusable: dict[str, str] = field(default_factory=dict)
+    shards: dict[str, set[str]] = field(default_factory=dict)
+    batch_size: int | None = None
+    speed: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def add(self, report: Report) -> None:
+        """Add what one task did."""
+        done = report.done
+        self.computed.update(done.computed)
+        self.adm_calls += done.adm_calls
+        self.unusable.update(done.unusable)
+        for feature, shard in done.shards.items():
+            self.shards.setdefault(feature, set()).add(shard)
+        if done.batch_size is not None:
+            self.batch_size = min(done.batch_size, self.batch_size or done.batch_size)
+        if done.adm_calls:
+            calls, seconds = self.speed.get(report.device, (0, 0.0))
+            self.speed[report.device] = calls + done.adm_calls, seconds + done.seconds
+
+
+def record_result(
+    config: BuildConfig, ready: Prepared, totals: Totals, audit: HeaderAudit | None, part: Part | None
+) -> Result:
+    """Write the dataset's revision and the build record, and return what they say.
+
+    audit : of the scanned rows, if it was made; it is the revision's if all of them are usable.
+    """
+    assert ready.cache is not None
+    rows, undecodable = _usable(ready.scanned.rows, ready.stores["image"].index(refresh=True), totals.unusable)
+    rejects = [*ready.scanned.rejects, *undecodable]
+    if not rows:
+        first = f"{rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
+        raise UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used (the first, {first}).")
+    set_aside = [*rejects, *ready.scanned.leaks]
+    record = write_record(
+        ready.cache, config.dataset, rows, set_aside, ready.wanted, ready.stores,
+        audit=lambda: audit if audit is not None and not undecodable else summarise(rows),
+        origin=ready.derived, moves_head=config.dataset != config.origin,
+    )  # fmt: skip
+    split_of = {row.key: row.file.split for row in rows}
+    features = {
+        name: {
+            "fingerprint": feature.fingerprint,
+            "computed": totals.computed[name],
+            "reused": sum(split in feature.splits for split in split_of.values()) - totals.computed[name],
+            "bytes": ready.stores[name].index().stored_bytes(feature.shards),
+        }
+        for name, feature in record.features.items()
+    }
+    return {
+        **_scan_result(config, ready, rejects),
+        "part": _part(part, 0),
+        "dry_run": False,
+        "revision": record.revision,
+        "build": record.id,
+        "samples": len(split_of),
+        "occurrences": len(rows),
+        "decoded": totals.computed["image"],
+        "adm_calls": totals.adm_calls,
+        "features": features,
+        "audit": audit_result(ready.cache.datasets().audit(config.dataset, record.revision), config.harmonize),
+        "rejects_file": str(ready.cache.datasets().folder / config.dataset / f"{record.revision}.rejects.jsonl"),
+    }
+
+
+def part_result(config: BuildConfig, ready: Prepared, totals: Totals, part: Part, rest: Plan) -> Result:
+    """Return what a build says that has done its part, while ``rest`` of the whole plan is not there yet."""
+    features = {
+        name: {
+            "fingerprint": spec.fingerprint(),
+            "computed": totals.computed[name],
+            "reused": rest.wanted[name] - rest.missing[name] - totals.computed[name],
+            "bytes": ready.stores[name].index().stored_bytes(sorted(totals.shards.get(name, ()))),
+        }
+        for name, spec in ready.specs.items()
+    }
+    return {
+        **_scan_result(config, ready, ready.scanned.rejects),
+        "part": _part(part, len(rest.tasks)),
+        "dry_run": False,
+        "revision": None,
+        "build": None,
+        "samples": rest.wanted["image"],
+        "occurrences": len(ready.scanned.rows),
+        "decoded": totals.computed["image"],
+        "adm_calls": totals.adm_calls,
+        "features": features,
+        "rejects_file": None,
+    }
+
+
+def plan_result(config: BuildConfig, ready: Prepared, began: float) -> Result:
+    """Return the plan of a dry run that began at this time of the monotonic clock."""
+    plan = ready.plan
+    features = {
+        name: {
+            "fingerprint": spec.fingerprint(),
+            "missing": plan.missing[name],
+            "reused": plan.wanted[name] - plan.missing[name],
+            "bytes": plan.missing[name] * row_bytes(spec),
+        }
+        for name, spec in ready.specs.items()
+    }
+    return {
+        **_scan_result(config, ready, ready.scanned.rejects),
+        "part": None,
+        "dry_run": True,
+        "revision": None,
+        "build": None,
+        "samples": plan.wanted["image"],
+        "occurrences": len(ready.scanned.rows),
+        "decoded": plan.missing["image"],
+        "adm_calls": predicted_calls(plan, ready.specs, ready.schedule, config.real_step),
+        "features": features,
+        "rejects_file": None,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _scan_result(config: BuildConfig, ready: Prepared, rejects: Sequence[Reject]) -> Result:
+    return {
+        "dataset": config.dataset,
+        "origin": ready.derived.model_dump() if ready.derived else None,
+        "rejected": len(rejects),
+        "label_conflicts": ready.scanned.label_conflicts,
+        "leaked": len(ready.scanned.leaks),
+        "opened": ready.scanned.opened,
+        "notes": _notes(config),
+        "audit": None,
+        "part": None,
+        "rejects": [asdict(reject) for reject in rejects],
+    }
+
+
+def _part(part: Part | None, left: int) -> Result | None:
+    """Return which part was built, if any, and how many shards of the other parts were not there at its end."""
+    return {"number": part.number, "of": part.of, "shards_left": left} if part else None
+
+
+def _notes(config: BuildConfig) -> list[str]:
+    """Return what a reader of the result must know, a sentence each."""
+    return [LOSSLESS] if config.harmonize == "png" else []
+
+
+def _usable(
+    rows: Sequence[ScannedRow], image: Index, unusable: dict[str, str]
+) -> tuple[list[ScannedRow], list[Reject]]:
+    """Divide the rows into those that have a picture and those that have none, with the reason."""
+    present = image.locate([row.key for row in rows])[0] >= 0
+    if present.all():
+        return list(rows), []
+    usable: list[ScannedRow] = []
+    rejects: list[Reject] = []
+    for row, there in zip(rows, present.tolist(), strict=True):
+        if there:
+            usable.append(row)
+            continue
+        reason, _, detail = (image.rejected.get(row.key) or unusable[row.key]).partition(": ")
+        rejects.append(Reject(printable(row.file.location), cast(Reason, reason), detail))
+    return usable, rejects

@@ -1,0 +1,106 @@
+"""The rows of a scan: what is known of each usable file, conflicts between them, and the dataset's table.
+
+The same bytes with both labels are rejected. The same bytes in several splits stay in test alone (else in val alone).
+The same bytes twice with one label in one split are two occurrences and stay two rows. All counts are of files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from ..cache.dataset import SCHEMA
+from .image_file import Reason
+from .source_file import SourceFile, printable
+
+_PRECEDENCE = ("test", "val", "train")
+"""The split that keeps a picture that is in several."""
+
+
+class ScannedRow(NamedTuple):
+    """One usable occurrence: the file, the key of its bytes, and width and height in pixels as the picture is shown.
+
+    turned, metadata_bytes, traits : what an audit asks for, see :class:`.scan_memory.Finding`; a row that was not
+    scanned has an empty text.
+    """
+
+    file: SourceFile
+    key: str
+    width: int
+    height: int
+    format: str
+    bytes: int
+    turned: bool = False
+    metadata_bytes: int = 0
+    traits: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One file that cannot be used: where it lies, a reason of :data:`.image_file.Reason`, and a few words."""
+
+    path: str
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Rows without conflicts, the rejected files, how many these are, and the files left out as leaks."""
+
+    rows: list[ScannedRow]
+    rejects: list[Reject]
+    label_conflicts: int
+    leaks: list[Reject]
+
+
+def resolve_conflicts(rows: Sequence[ScannedRow]) -> Resolution:
+    """Reject bytes that carry both labels, and keep bytes that are in several splits in one of them.
+
+    Test comes before val, val before train. Conflicting labels are looked for first, over all splits.
+    """
+    repeated = {key for key, count in Counter([row.key for row in rows]).items() if count > 1}
+    if not repeated:
+        return Resolution(list(rows), [], 0, [])
+    labels: dict[str, set[int]] = {key: set() for key in repeated}
+    splits: dict[str, list[str]] = {key: [] for key in repeated}
+    for row in rows:
+        if row.key in repeated:
+            labels[row.key].add(row.file.label)
+            splits[row.key].append(row.file.split)
+    kept, rejects, leaks = [], [], []
+    for row in rows:
+        if row.key not in repeated:
+            kept.append(row)
+        elif len(labels[row.key]) > 1:
+            both = f"the same bytes are real and fake (key {row.key})"
+            rejects.append(Reject(printable(row.file.location), "label-conflict", both))
+        elif row.file.split == (keeper := min(splits[row.key], key=_PRECEDENCE.index)):
+            kept.append(row)
+        else:
+            why = f"the same bytes are in {keeper} (key {row.key})"
+            leaks.append(Reject(printable(row.file.location), "leaked", why))
+    return Resolution(kept, rejects, len(rejects), leaks)
+
+
+def to_table(rows: Sequence[ScannedRow]) -> pa.Table:
+    """Return the rows as a table with the columns of :data:`..cache.dataset.SCHEMA`."""
+    columns = {
+        "key": [row.key for row in rows],
+        "source": [row.file.root for row in rows],
+        "path": [row.file.path for row in rows],
+        "label": [row.file.label for row in rows],
+        "split": [row.file.split for row in rows],
+        "generator": [row.file.generator for row in rows],
+        "family": [row.file.family for row in rows],
+        "group": [row.file.group for row in rows],
+        "width": [row.width for row in rows],
+        "height": [row.height for row in rows],
+        "format": [row.format for row in rows],
+        "bytes": [row.bytes for row in rows],
+    }
+    return pa.table(columns, schema=SCHEMA)

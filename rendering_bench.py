@@ -1,0 +1,104 @@
+"""What the command `bench` prints for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .rendering import size_of
+from .train.costs import CONVENTION, Costs, shares, times
+
+Result = dict[str, Any]
+
+
+def show_bench(result: Result) -> None:
+    """Show the table, where the time of each method goes, and under which conditions that is."""
+    costs = Costs.model_validate(result)
+    console = Console()
+    console.print(_counted(costs))
+    console.print(Text(f"{CONVENTION} x: DIRE's over this method's."), soft_wrap=True)
+    if any(row.warm for row in costs.rows):
+        for table in (_warm(costs), _cold(costs), _stages(costs)):
+            console.print()
+            console.print(table)
+        console.print(Text(f"From a file ({costs.decoded}) to the verdict, everything warm."), soft_wrap=True)
+    console.print(Text(_conditions(costs)), soft_wrap=True)
+
+
+def amount(value: float) -> str:
+    """A number of four digits with an SI prefix: 89.59 T, 23.51 M."""
+    for prefix in ("", "k", "M", "G"):
+        if value < 1000:
+            return f"{value:#.4g} {prefix}".strip()
+        value /= 1000
+    return f"{value:#.4g} T"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits: 0.59 ms, 2.25 s."""
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:,.2f} s"
+
+
+def _counted(costs: Costs) -> Table:
+    table = _table(
+        "What one image costs", ["method", "ADM calls", "parameters", "of the ADM", "of the student", "FLOPs", "x"]
+    )
+    for row in costs.rows:
+        own = row.parameters
+        numbers = (amount(own.total), amount(own.adm) if own.adm else "-", amount(own.student), amount(row.flops.image))
+        table.add_row(row.title, str(row.adm_calls), *numbers, times(row.dire.flops))
+    return table
+
+
+def _warm(costs: Costs) -> Table:
+    table = _table("Everything warm, an image", ["method", "time", "half of them within", "x", "CPU time", "x"])
+    for row in costs.rows:
+        if row.warm is not None:
+            low, high = map(duration, row.warm.quartiles)
+            clock = (duration(row.warm.seconds), f"{low} to {high}", times(row.dire.warm))
+            table.add_row(row.title, *clock, duration(row.warm.cpu_seconds), times(row.dire.cpu))
+    return table
+
+
+def _cold(costs: Costs) -> Table:
+    columns = ["method", "from nothing", "imports", "loading", "first image", "x", "memory", "x"]
+    table = _table("Cold start", columns)
+    for row in costs.rows:
+        if row.cold is not None:
+            parts = map(duration, (row.cold.seconds, row.cold.start, row.cold.load, row.cold.first))
+            memory = (size_of(row.cold.peak_bytes), times(row.dire.memory))
+            table.add_row(row.title, *parts, times(row.dire.cold), *memory)
+    return table
+
+
+def _stages(costs: Costs) -> Table:
+    found = {row.title: shares(costs, row) for row in costs.rows}
+    longest = max(found.values(), key=len)
+    table = _table("Where the time goes", ["method", *longest])
+    for title, spent in found.items():
+        table.add_row(title, *(f"{100 * spent[stage]:.1f} %" if stage in spent else "-" for stage in longest))
+    return table
+
+
+def _conditions(costs: Costs) -> str:
+    c = costs.conditions
+    software = ", ".join(
+        f"{name} {version}" for name, version in c.software.items() if name in ("distil-cache", "torch")
+    )
+    what = f"ADM {c.adm}, {c.image_size} pixels, {c.steps}; student {c.backbone}"
+    if all(row.warm is None for row in costs.rows):
+        return f"{what}. Counted, not run; {software}."
+    return (
+        f"{what}, its weights drawn at random (they change no time). {c.device}, CPU threads: {c.threads}, {c.precision}, "
+        f"images at once: {c.batch_size}; {software}."
+    )
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    return table

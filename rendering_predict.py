@@ -1,0 +1,57 @@
+"""What ``predict`` prints for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {"generated": "red", "real": "green"}
+
+
+def show_predictions(result: dict[str, Any], out: Path | None) -> None:
+    """Show each verdict, unless they were written to a file, what was set aside, and how to read it."""
+    console = Console()
+    scored = [row for row in result["predictions"] if row["verdict"]]
+    if scored and out is None:
+        console.print(_verdicts(scored))
+    aside = [row for row in result["predictions"] if not row["verdict"]]
+    for row in aside if out is None else aside[:5]:
+        words = f"  set aside {shown(row['path'])}: {row['reason']} ({shown(row['detail'])})"
+        console.print(Text(words, style="yellow"), soft_wrap=True)
+    counts = result["counts"]
+    console.print(
+        f"{counts['files']:,} files: {counts['generated']:,} generated, {counts['real']:,} real, "
+        f"{counts['set_aside']:,} set aside; {result['adm_calls_per_image']:,} ADM calls an image, "
+        f"{result['seconds']:,.1f} s.",
+        highlight=False,
+    )
+    for note in result["notes"]:
+        console.print(Text(f"Note: {note}."))
+    if out is not None:
+        console.print(Text(f"written: {out}", style="bold"), soft_wrap=True)
+
+
+def shown(text: str) -> str:
+    """Return a text in which no character can move the cursor, colour the screen or hide another one."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
+        for letter in text
+    )
+
+
+def _verdicts(rows: list[dict[str, Any]]) -> Table:
+    videos = any("frames" in row for row in rows)
+    table = Table(header_style="dim", box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for column in ("P(generated)", "verdict", *(("frames", "highest frame") if videos else ())):
+        table.add_column(column, justify="right")
+    for row in rows:
+        cells = [Text(f"{row['score']:.4f}"), Text(row["verdict"], style=_STYLES[row["verdict"]])]
+        if videos and "frames" in row:
+            cells += [Text(str(len(row["frames"]))), Text(f"{row['highest']:.4f}")]
+        table.add_row(Text(shown(row["path"])), *cells)
+    return table

@@ -1,0 +1,55 @@
+"""A small cache, runs that learnt from it, and the detectors of these runs, for the tests of prediction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from distil_cache.cache.store import Cache
+from distil_cache.inference import Detector
+from distil_cache.inference.pictures import Item
+from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.train import TrainConfig, run_evaluation, run_training
+from small_models import STEPS
+
+BATCH = 4
+
+Row = dict[str, Any]
+
+
+def build(place: Path, images: Path, features: str, **options: object) -> None:
+    config = BuildConfig.checked(
+        sources=(images,), cache=place / "cache", dataset="d", adm=str(place / "adm.safetensors"), steps=STEPS,
+        features=(features,), batch_size=BATCH, device="cpu", **options,
+    )  # fmt: skip
+    run_build(config, Silent())
+
+
+def train(place: Path, method: str) -> Path:
+    config = TrainConfig.checked(
+        dataset="d", method=method, backbone="small", epochs=4, batch_size=5, lr=1e-2, kd_weight=0, seed=3
+    )
+    run_training(config, place / "cache", place / method)
+    run_evaluation(place / method, place / "cache", "d")
+    return place / method
+
+
+def evaluated(run: Path) -> list[Row]:
+    """Rows of the run's evaluation, with the file of each."""
+    (info,) = (json.loads(path.read_text()) for path in run.glob("evaluations/d-test-crop/evaluation.json"))
+    table = Cache.open(run.parent / "cache").datasets().read("d", info["revision"]).to_pylist()
+    files = {row["key"]: str(Path(row["source"]) / row["path"]) for row in table}
+    scores = pq.read_table(run / "evaluations" / "d-test-crop" / "scores.parquet").to_pylist()
+    return [{**row, "file": files[row["key"]]} for row in scores]
+
+
+def picture(one: Detector, file: str) -> np.ndarray:
+    return one.eye.one(Item.of(1, file)).pictures[0]
+
+
+def detector(folder: Path, method: str = "distildire", **options: Any) -> Detector:
+    adm = str(folder / "adm.safetensors")
+    return Detector.from_run(folder / method, **{"adm": adm, "device": "cpu", "batch_size": BATCH, **options})

@@ -1,0 +1,107 @@
+"""``build --dry-run``: what a plan takes on devices whose rate was measured, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_help import config_of, write_material
+from distil_cache.errors import UsageError
+from distil_cache.pipeline import Placement, Quote, Silent, run_build
+from distil_cache.pipeline.estimate import device_hours
+from distil_cache.rendering import show_build
+
+
+@pytest.fixture(autouse=True)
+def _own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_material(tmp_path_factory.mktemp("material"), {"train": 4, "test": 2})
+
+
+def plan(material: Path, cache: Path, quote: Quote | None = None, **changes: Any) -> dict[str, Any]:
+    place = Placement(workers=4)
+    quoted = quote or Quote(processes=place.processes)
+    return run_build(config_of(material, cache, **changes), Silent(), dry_run=True, place=place, quote=quoted)
+
+
+def test_hours_follow_from_calls_and_rates() -> None:
+    assert device_hours(7200, 0, 2.0, None) == 1.0
+    assert device_hours(7200, 3600, 2.0, 1.0) == 2.0
+    assert device_hours(7200, 3600, 2.0, None) == 1.0
+    assert device_hours(0, 0, None, None) == 0.0
+    assert device_hours(1, 0, None, 5.0) is None
+
+
+def test_without_a_measured_rate_there_is_no_estimate_and_the_plan_says_so(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = plan(material, tmp_path / "cache")
+    assert planned["estimate"]["devices"] == []
+    assert planned["estimate"]["bytes"] == sum(row["bytes"] for row in planned["features"].values()) > 0
+    show_build(planned)
+    assert "no estimate of time. Measure it with --calibrate" in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_calibration_is_remembered_for_this_model_size_and_precision_and_priced(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("distil_cache.pipeline.rates.MEASURE_SECONDS", 0.05)
+    planned = plan(material, tmp_path / "cache", Quote(price=3.0, calibrate=True, processes=4))
+    (here,) = planned["estimate"]["devices"]
+    calls, rows = planned["adm_calls"], planned["features"]["teacher"]["missing"]
+    hours = (calls / here["adm_calls_per_second"] + rows / here["teacher_rows_per_second"]) / 3600
+    assert here["device_hours"] == pytest.approx(hours)
+    assert here["hours"] == pytest.approx(hours / 4)
+    assert here["cost"] == pytest.approx(hours * 3)
+    assert here["source"] == "measured now"
+    show_build(planned)
+    assert "ADM calls/s, measured now" in " ".join(capsys.readouterr().out.split())
+
+    (later,) = plan(material, tmp_path / "cache")["estimate"]["devices"]
+    assert (later["adm_calls_per_second"], later["cost"]) == (here["adm_calls_per_second"], None)
+    assert later["source"].startswith("measured on 20")
+    assert plan(material, tmp_path / "cache", precision="bf16")["estimate"]["devices"] == []
+    assert plan(material, tmp_path / "cache", image_size=32)["estimate"]["devices"] == []
+
+
+def test_the_log_of_a_build_gives_the_rate_of_the_next_and_nonsense_in_it_is_passed_over(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distil_cache.pipeline.rates.LEAST_SECONDS", 0.0)
+    built = run_build(config_of(material, tmp_path, features=("image,eps",)), Silent())
+    (log,) = tmp_path.glob("features/eps-*/log.jsonl")
+    event = json.loads(log.read_text())
+    (speed,) = event["speed"]
+    with log.open("a") as file:
+        for wrong in (0, -5, 10**400, True, "9", None):
+            file.write(json.dumps({**event, "speed": [{**speed, "device": "Odd", "adm_calls": wrong}]}) + "\n")
+        file.write(json.dumps({**event, "speed": [{**speed, "device": "Odd", "seconds": float("nan")}]}) + "\n")
+        file.write(json.dumps({**event, "speed": 7}) + "\n[1]\nno json\n" + "[" * 100_000 + "\n")
+    (here,) = plan(material, tmp_path)["estimate"]["devices"]
+    assert here["device"] == speed["device"]
+    assert here["adm_calls_per_second"] == pytest.approx(event["adm_calls"] / speed["seconds"])
+    assert here["source"] == f"build {built['build']}"
+    assert plan(material, tmp_path, compile=True)["estimate"]["devices"] == []
+
+
+@pytest.mark.parametrize(
+    ("price", "calibrate", "dry_run", "said"),
+    [
+        (2.0, False, False, "--price"),
+        (None, True, False, "--calibrate"),
+        (-1.0, False, True, "--price -1"),
+        (float("nan"), False, True, "--price nan"),
+    ],
+)
+def test_questions_about_cost_belong_to_a_dry_run(
+    price: float | None, calibrate: bool, dry_run: bool, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        Quote.checked(price, calibrate, 1, dry_run=dry_run)

@@ -1,0 +1,267 @@
+"""What a user names, frames of videos, and what is written: names that are odd, loops, patterns, lists, formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from distil_cache.errors import UsageError, UserError
+from distil_cache.inference.named import is_video, named_files, read_list
+from distil_cache.inference.output import Form, form_of, line_writer, opened, write_object
+from distil_cache.inference.prediction import COLUMNS, Frame, Prediction
+from distil_cache.inference.video import Sampled, sample
+from distil_cache.pipeline.image_file import ImageRejected, Limits
+from distil_cache.rendering_predict import show_predictions, shown
+from image_bytes import noise, saved
+from PIL import Image
+
+RATE = 10
+IMAGE = saved(noise(16, 16))
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(IMAGE)
+
+
+def named(folder: Path, *arguments: str) -> list[str]:
+    return [path.removeprefix(f"{folder}/") for path in named_files([f"{folder}/{name}" for name in arguments])]
+
+
+def test_names_keep_their_order_and_folders_are_read_by_path(tmp_path: Path) -> None:
+    write(tmp_path, "z.png", "photos/b.jpg", "photos/A.JPG", "photos/in/c.mp4", "photos/.hidden.png", "photos/note.txt")
+    expected = ["z.png", "photos/A.JPG", "photos/b.jpg", "photos/in/c.mp4", "note.odd", "z.png"]
+    assert named(tmp_path, "z.png", "photos", "note.odd", "z.png") == expected
+    assert [is_video(path) for path in expected] == [False, False, False, True, False, False]
+
+
+def test_links_are_followed_inside_a_folder_and_never_in_a_circle(tmp_path: Path) -> None:
+    write(tmp_path, "photos/in/a.png", "outside/b.png")
+    (tmp_path / "photos" / "in" / "up").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos" / "in")
+    (tmp_path / "photos" / "out").symlink_to(tmp_path / "outside")
+    found = named(tmp_path, "photos")
+    assert found == ["photos/again/a.png", "photos/in/a.png"]
+    assert named(tmp_path, "photos/**/*.png") == ["photos/in/a.png"]
+    assert named(tmp_path, "photos/*/*.png") == ["photos/again/a.png", "photos/in/a.png", "photos/out/b.png"]
+
+
+def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path: Path) -> None:
+    write(tmp_path, "p/1.png", "p/2.jpg", "p/in/3.png", "p/.4.png", "p/x[1].png", "p/notes.txt")
+    assert named(tmp_path, "p/**/*.png") == ["p/1.png", "p/in/3.png", "p/x[1].png"]
+    assert named(tmp_path, "p/*") == ["p/1.png", "p/2.jpg", "p/notes.txt", "p/x[1].png"]
+    assert named(tmp_path, "p/x[1].png") == ["p/x[1].png"]
+    assert named(tmp_path, "p/[12].*") == ["p/1.png", "p/2.jpg"]
+    with pytest.raises(UserError, match="as a pattern it matches none"):
+        named(tmp_path, "p/*.webp")
+    with pytest.raises(UsageError, match="is no pattern"):
+        named(tmp_path, "p/**x/*.png")
+
+
+def test_a_pattern_is_seen_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "p/1.png", "2.png")
+    monkeypatch.chdir(tmp_path / "p")
+    assert named_files(["*.png", "../*.png"]) == ["1.png", "../2.png"]
+
+
+def test_a_list_has_a_name_a_line_or_names_that_end_in_nul(tmp_path: Path) -> None:
+    write(tmp_path, "in/a.png")
+    listed = io.BytesIO(f"{tmp_path}/in\n\nx.png\n".encode() + b"caf\xe9 \n")
+    assert named_files(["first.png", "-", "last.png"], listed) == [
+        "first.png", f"{tmp_path}/in/a.png", "x.png", os.fsdecode(b"caf\xe9 "), "last.png"
+    ]  # fmt: skip
+    assert read_list(io.BytesIO(b"two\nlines.png\0b.png\0")) == ["two\nlines.png", "b.png"]
+    with pytest.raises(UserError, match="the list on stdin is empty"):
+        named_files(["-"], io.BytesIO(b"\n"))
+
+
+def test_a_folder_without_an_image_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "in/notes.txt", "out/a.png")
+    (tmp_path / "in" / "out").symlink_to(tmp_path / "out")
+    with pytest.raises(UserError, match=r"no image and no video \(1 other files, and links that lead out"):
+        named(tmp_path, "in")
+
+
+def write_video(path: Path, greys: Sequence[int], codec: str = "mpeg4", kind: str | None = None, gop: int = 12) -> Path:
+    """A video of one grey level a frame, 48 x 32 pixels."""
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=RATE)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 48, 32, "yuv420p", gop
+        stream.bit_rate = 4_000_000
+        for grey in greys:
+            pixels = np.full((32, 48, 3), grey, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def greys_of(path: Path, count: int) -> tuple[list[float | None], list[int]]:
+    found: list[Sampled[int]] = sample(
+        str(path), count, lambda image: round(float(np.mean(np.asarray(image)))), Limits()
+    )
+    return [frame.seconds for frame in found], [frame.value for frame in found]
+
+
+@pytest.mark.parametrize(("frames", "gop"), [(40, 12), (200, 50), (200, 200)])
+def test_frames_come_from_the_middles_of_equal_stretches(tmp_path: Path, frames: int, gop: int) -> None:
+    levels = [20 + number for number in range(frames)]
+    seconds, greys = greys_of(write_video(tmp_path / "a.mp4", levels, gop=gop), 4)
+    places = [frames // 8 + number * frames // 4 for number in range(4)]
+    assert seconds == pytest.approx([place / RATE for place in places])
+    assert np.abs(np.subtract(greys, [levels[place] for place in places])).max() <= 3
+
+
+def test_a_short_video_gives_each_frame_once(tmp_path: Path) -> None:
+    seconds, greys = greys_of(write_video(tmp_path / "a.mkv", [40, 120, 200]), 16)
+    assert seconds == pytest.approx([0, 0.1, 0.2], abs=0.01)
+    assert np.abs(np.subtract(greys, [40, 120, 200])).max() <= 3
+
+
+def test_a_video_without_a_length_is_decoded_whole_and_thinned(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.m4v", [20 + number for number in range(100)], kind="m4v")
+    alive: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def take(image: Image.Image) -> Image.Image:
+        nonlocal most
+        alive.append(weakref.ref(image))
+        most = max(most, sum(one() is not None for one in alive))
+        return image
+
+    found = sample(str(path), 4, take, Limits())
+    greys = [float(np.mean(np.asarray(frame.value))) for frame in found]
+    assert np.allclose(np.diff(greys), np.diff(greys)[0], atol=10)
+    assert greys[0] < 40
+    assert greys[-1] > 90
+    assert most <= 2 * 4 + 2
+
+
+def test_a_video_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", [90] * 5)
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    turn = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+    data[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in turn)
+    path.write_bytes(data)
+    assert [frame.value for frame in sample(str(path), 1, lambda image: image.size, Limits())] == [(32, 48)]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "empty"), (b"no video" * 99, "damaged"), (IMAGE, "damaged"), (None, "missing")]
+)
+def test_what_is_no_video_is_set_aside(tmp_path: Path, data: bytes | None, reason: str) -> None:
+    if data is not None:
+        (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(ImageRejected) as refused:
+        sample(str(tmp_path / "a.mp4"), 2, lambda image: image, Limits())
+    assert refused.value.reason == reason
+
+
+def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.ts", [90] * 5, kind="mpegts", codec="mpeg2video")
+    assert greys_of(tmp_path / "a.ts", 1)[1] == [pytest.approx(90, abs=3)]
+    text = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/a.ts\n#EXT-X-ENDLIST\n"
+    (tmp_path / "list.mp4").write_text(text)
+    (tmp_path / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/a.ts\n")
+    for name in ("list.mp4", "concat.mp4"):
+        with pytest.raises(ImageRejected, match="damaged"):
+            sample(str(tmp_path / name), 2, lambda image: image, Limits())
+
+
+def test_a_pipe_or_a_huge_video_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ImageRejected, match="not-a-file"):
+        sample(str(tmp_path / "pipe.mp4"), 1, lambda image: image, Limits())
+    path = write_video(tmp_path / "a.mp4", [90] * 3)
+    with pytest.raises(ImageRejected, match="too-large"):
+        sample(str(path), 1, lambda image: image, Limits(max_pixels=48 * 31))
+
+
+def test_without_the_optional_package_a_video_is_set_aside_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImageRejected, match=r'no-video-support: .*pip install "distil-cache\[video\]"'):
+        sample("a.mp4", 1, lambda image: image, Limits())
+
+
+ODD = ['a,"b"\n=1.png', "caf\\xe9.png", "é 图\x1b[31m.png"]
+PREDICTIONS = [
+    Prediction(ODD[0], "image", 0.75, 1.0986, True),
+    Prediction(ODD[1], "image", reason="empty", detail="0 bytes"),
+    Prediction(ODD[2], "video", 0.25, None, False, 0.5, (Frame(0.5, 0.5, 0.0), Frame(None, 0.0, -9.0, "why.png"))),
+]
+
+
+def test_odd_names_survive_lines_of_json_and_csv() -> None:
+    written = {}
+    for form in (Form.jsonl, Form.csv):
+        stream = io.StringIO(newline="")
+        write = line_writer(stream, form)
+        for prediction in PREDICTIONS:
+            write(prediction)
+        written[form] = stream.getvalue()
+        written[form].encode()
+    assert [json.loads(line) for line in written[Form.jsonl].splitlines()] == [p.as_json() for p in PREDICTIONS]
+    rows = list(csv.DictReader(io.StringIO(written[Form.csv], newline="")))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["path"] for row in rows] == [ODD[0], ODD[1], ODD[2], ODD[2], ODD[2]]
+    assert [row["kind"] for row in rows] == ["image", "image", "video", "frame", "frame"]
+    assert (rows[0]["score"], rows[0]["verdict"], rows[1]["reason"]) == ("0.75", "generated", "empty")
+    assert (rows[2]["highest"], rows[3]["seconds"], rows[4]["seconds"]) == ("0.5", "0.5", "")
+
+
+def test_lines_are_there_at_once_and_an_object_only_when_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("old")
+
+    def interrupted(path: Path, form: Form) -> None:
+        with opened(path, form) as stream:
+            print("{}", file=stream, flush=True)
+            raise KeyboardInterrupt
+
+    for name, form in (("new.jsonl", Form.jsonl), ("old.json", Form.json)):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(tmp_path / name, form)
+    assert (tmp_path / "new.jsonl").read_text() == "{}\n"
+    assert (tmp_path / "old.json").read_text() == "old"
+    with opened(tmp_path / "old.json", Form.json) as stream:
+        write_object(stream, {"a": "é"})
+    assert json.loads((tmp_path / "old.json").read_text("utf-8")) == {"a": "é"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "old.json"]
+    with pytest.raises(UserError, match="cannot be written"), opened(tmp_path / "no" / "a.csv", Form.csv):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.parquet"])
+def test_the_suffix_says_what_is_written(name: str) -> None:
+    assert [form_of(Path(f"a{suffix}")) for suffix in (".json", ".JSONL", ".csv")] == [Form.json, Form.jsonl, Form.csv]
+    with pytest.raises(UsageError, match="must end with"):
+        form_of(Path(name))
+
+
+def test_no_name_can_move_the_cursor_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown("é\x1b[31m\n\u202e\udcff") == "é\\x1b[31m\\n\\u202e\\udcff"
+    counts = {"files": 3, "generated": 1, "real": 1, "set_aside": 1}
+    result = {
+        "predictions": [p.as_json() for p in PREDICTIONS],
+        "counts": counts,
+        "adm_calls_per_image": 1,
+        "seconds": 1.0,
+    }
+    show_predictions({**result, "notes": ["threshold 0.5"]}, None)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "0.7500" in printed
+    assert "set aside caf\\xe9.png: empty (0 bytes)" in printed
+    assert "Note: threshold 0.5." in printed

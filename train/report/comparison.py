@@ -1,0 +1,95 @@
+"""All that the report says about one evaluation setting: its numbers, and the tables and figures that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .comparisons import (
+    Contrast,
+    DireClass,
+    Distillation,
+    SeedSummary,
+    between_methods,
+    dire_classes,
+    distillation,
+    over_seeds,
+)
+from .content import dire_content, distillation_content, methods_content, result_content, seeds_content
+from .drawing import Figure
+from .figures import comparison_figures
+from .measured import Result
+from .runs import GalleryItem
+from .tables import (
+    Table,
+    dire_table,
+    distillation_table,
+    measures_table,
+    methods_table,
+    results_table,
+    seeds_table,
+)
+from .tidy import SETTING
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Triptychs of some evaluated images, and whose scores stand below them."""
+
+    run: str
+    items: tuple[GalleryItem, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One evaluation setting (dataset, split, transform, selection) and everything about it."""
+
+    title: str
+    setting: Mapping[str, str]
+    results: Sequence[Result]
+    seeds: Sequence[SeedSummary]
+    distillation: Sequence[Distillation]
+    methods: Sequence[Contrast]
+    dire: Sequence[DireClass]
+    gallery: Gallery | None
+    tables: Sequence[Table]
+    figures: Sequence[Figure]
+
+    @property
+    def content(self) -> dict[str, object]:
+        """Its numbers as they stand in report.json."""
+        return {
+            "title": self.title,
+            "setting": self.setting,
+            "results": [result_content(result) for result in self.results],
+            "over_seeds": [seeds_content(one) for one in self.seeds],
+            "distillation": [distillation_content(one) for one in self.distillation],
+            "methods": [methods_content(one) for one in self.methods],
+            "mean_dire": [dire_content(one) for one in self.dire],
+        }
+
+
+def compare(title: str, results: Sequence[Result], clusters: Mapping[str, str] | None) -> Comparison:
+    """Compare the results of one setting."""
+    seeds, effects, pairs = over_seeds(results), distillation(results), between_methods(results)
+    with_dire = next((r.evaluation.dire for r in results if r.evaluation.dire is not None), None)
+    classes = dire_classes(with_dire, clusters) if with_dire is not None else []
+    tables = [results_table(title, results)]
+    tables += [seeds_table(title, seeds)] if seeds else []
+    tables += [distillation_table(title, effect, results) for effect in effects]
+    tables += [methods_table(title, pairs)] if pairs else []
+    tables += [measures_table(title, results)] if any(result.scores for result in results) else []
+    tables += [dire_table(title, classes)] if classes else []
+    shown = next((Gallery(r.run.name, r.evaluation.gallery) for r in results if r.evaluation.gallery), None)
+    return Comparison(
+        title=title,
+        setting=dict(zip(SETTING, results[0].evaluation.setting, strict=True)),
+        results=results,
+        seeds=seeds,
+        distillation=effects,
+        methods=pairs,
+        dire=classes,
+        gallery=shown,
+        tables=tables,
+        figures=comparison_figures(title, results, classes),
+    )

@@ -1,0 +1,247 @@
+"""What the report compares: seeds of one configuration, runs with and without the distillation loss, methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from ..generators import GeneratorScores, by_family, mean_over_generators
+from ..intervals import bootstrap_mean, interval
+from ..metrics import MEASURES, Array, FloatArray, Interval, unweighted_mean
+from .cells import generator_title
+from .measured import Result, all_families, all_generators, cluster_names
+from .runs import MeanDire, Run
+
+Scores = Mapping[str, GeneratorScores]
+REALS_WITHOUT_GENERATOR = frozenset({"", "real"})
+
+
+class MeanSpread(NamedTuple):
+    """Mean and sample standard deviation of a few runs' values; the spread needs at least two."""
+
+    mean: float | None
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """Runs that share everything but the seed: each measure by generator, of the mean over them, and by family."""
+
+    runs: tuple[Run, ...]
+    generators: Mapping[str, Mapping[str, MeanSpread]]
+    mean: Mapping[str, MeanSpread]
+    families: Mapping[str, Mapping[str, MeanSpread]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A measure of two sides (means over the runs of each), and the second minus the first.
+
+    ``interval`` is a paired bootstrap over the test images; ``spread`` the standard deviation over common seeds.
+    """
+
+    first: float | None
+    second: float | None
+    difference: float | None
+    interval: Interval | None
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two sides, each the runs of one configuration: the difference of each measure by generator, in the mean, by family."""
+
+    first: tuple[Run, ...]
+    second: tuple[Run, ...]
+    generators: Mapping[str, Mapping[str, Difference]]
+    mean: Mapping[str, Difference]
+    families: Mapping[str, Mapping[str, Difference]]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The effect of the distillation loss: runs that differ in nothing but ``kd_weight`` and the seed.
+
+    contrast : the runs without the loss first, then those with it.
+    """
+
+    kd_weight: float
+    contrast: Contrast
+
+
+@dataclass(frozen=True)
+class DireClass:
+    """Mean DIRE (0..1) of the images of one class: their values, the mean and its 95 % interval."""
+
+    label: int
+    generator: str
+    values: Array
+    mean: float
+    interval: Interval | None
+
+    @property
+    def title(self) -> str:
+        """The class in words."""
+        if self.label == 1:
+            return generator_title(self.generator)
+        return "real" if self.generator in REALS_WITHOUT_GENERATOR else f"real ({self.generator})"
+
+
+def over_seeds(results: Sequence[Result]) -> list[SeedSummary]:
+    """A summary for each configuration that has at least two seeds among the results of one setting."""
+    found = []
+    for group in _configurations(results):
+        if len(group) < 2:
+            continue
+        scores = [result.scores for result in group]
+        generators = {
+            name: {m: mean_spread(s[name].values[m] for s in scores if name in s) for m in MEASURES}
+            for name in all_generators(group)
+        }
+        families = {
+            name: _spreads([own for s in scores if (own := by_family(s).get(name))]) for name in all_families(group)
+        }
+        found.append(SeedSummary(_runs(group), generators, _spreads(scores), families))
+    return found
+
+
+def distillation(results: Sequence[Result]) -> list[Distillation]:
+    """Every pair of configurations that differ only in ``kd_weight``, one of them without the loss (weight 0)."""
+    groups: dict[str, dict[float, list[Result]]] = {}
+    for result in results:
+        if result.run.kd_weight is not None:
+            by_weight = groups.setdefault(result.run.configuration(besides_distillation=True), {})
+            by_weight.setdefault(result.run.kd_weight, []).append(result)
+    found = []
+    for by_weight in groups.values():
+        without = _one_a_seed(by_weight.get(0.0, []))
+        for weight in sorted(by_weight):
+            if without and weight != 0.0:
+                found.append(Distillation(weight, contrast(without, _one_a_seed(by_weight[weight]))))
+    return found
+
+
+def between_methods(results: Sequence[Result]) -> list[Contrast]:
+    """Every pair of configurations whose methods differ, in the order of the runs."""
+    pairs = combinations(_configurations(results), 2)
+    return [contrast(first, second) for first, second in pairs if _method(first[0].run) != _method(second[0].run)]
+
+
+def contrast(first: Sequence[Result], second: Sequence[Result]) -> Contrast:
+    """Compare two sides of one setting in every measure; intervals only if all were scored on the very same images."""
+    paired = _same_images([*first, *second])
+    names = [name for name in all_generators(first) if name in all_generators(second)]
+    kinds = [name for name in all_families(first) if name in all_families(second)]
+    return Contrast(
+        _runs(first),
+        _runs(second),
+        {name: _differences(first, second, partial(_only, name=name), paired) for name in names},
+        _differences(first, second, _complete, paired),
+        {name: _differences(first, second, partial(_of_family, name=name), paired) for name in kinds},
+    )
+
+
+def dire_classes(dire: MeanDire, clusters: Mapping[str, str] | None) -> list[DireClass]:
+    """Mean DIRE of the reals and of each generator's fakes, reals first."""
+    found = []
+    for label, generator in sorted(set(zip(dire.labels.tolist(), dire.generators.tolist(), strict=True))):
+        rows = (dire.labels == label) & (dire.generators == generator)
+        values = dire.values[rows]
+        spread = bootstrap_mean(values, cluster_names(dire.keys[rows], clusters))
+        found.append(DireClass(label, generator, values, float(values.mean()), spread))
+    return found
+
+
+def mean_spread(values: Iterable[float | None]) -> MeanSpread:
+    """Mean and spread of the values that are defined."""
+    defined = [value for value in values if value is not None]
+    return MeanSpread(unweighted_mean(defined), float(np.std(defined, ddof=1)) if len(defined) > 1 else None)
+
+
+def _spreads(scores: Sequence[Scores]) -> dict[str, MeanSpread]:
+    return {m: mean_spread(mean_over_generators(one, m) for one in scores) for m in MEASURES}
+
+
+def _configurations(results: Sequence[Result]) -> list[list[Result]]:
+    """The results of each configuration, one a seed."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.run.configuration(), []).append(result)
+    return [_one_a_seed(group) for group in groups.values()]
+
+
+def _one_a_seed(results: Iterable[Result]) -> list[Result]:
+    """The first result of each seed: a training that was merely repeated is no second draw."""
+    first: dict[object, Result] = {}
+    for result in results:
+        first.setdefault(result.run.get("seed"), result)
+    return list(first.values())
+
+
+def _runs(results: Sequence[Result]) -> tuple[Run, ...]:
+    return tuple(result.run for result in results)
+
+
+def _method(run: Run) -> tuple[object, object]:
+    return run.get("method"), run.get("preset")
+
+
+def _same_images(results: Sequence[Result]) -> bool:
+    first = results[0].evaluation
+    return all(
+        np.array_equal(getattr(result.evaluation, column), getattr(first, column))
+        for result in results
+        for column in ("keys", "labels", "generators", "groups")
+    )
+
+
+def _only(scores: Scores, name: str) -> Scores:
+    return {name: scores[name]} if name in scores else {}
+
+
+def _of_family(scores: Scores, name: str) -> Scores:
+    return by_family(scores).get(name, {})
+
+
+def _complete(scores: Scores) -> Scores:
+    return {name: one for name, one in scores.items() if one.complete}
+
+
+def _differences(
+    first: Sequence[Result], second: Sequence[Result], chosen: Callable[[Scores], Scores], paired: bool
+) -> dict[str, Difference]:
+    """The differences in the unweighted mean over the generators that ``chosen`` takes of each run's."""
+    sides = [{result.run.get("seed"): chosen(result.scores) for result in side} for side in (first, second)]
+    found = {}
+    for m in MEASURES:
+        before, after = ({seed: _mean(scores, m) for seed, scores in side.items()} for side in sides)
+        means = [unweighted_mean(values.values()) for values in (before, after)]
+        change = None if means[0] is None or means[1] is None else means[1] - means[0]
+        bounds = _paired_interval(sides[0].values(), sides[1].values(), m) if paired and change is not None else None
+        pairs = [(before[seed], after[seed]) for seed in before if seed in after]
+        spread = mean_spread(b - a for a, b in pairs if a is not None and b is not None).spread
+        found[m] = Difference(means[0], means[1], change, bounds, spread)
+    return found
+
+
+def _mean(scores: Scores, m: str) -> float | None:
+    return unweighted_mean(one.values[m] for one in scores.values())
+
+
+def _paired_interval(first: Iterable[Scores], second: Iterable[Scores], m: str) -> Interval | None:
+    before, after = _mean_resamples(first, m), _mean_resamples(second, m)
+    return None if before is None or after is None else interval(after - before)
+
+
+def _mean_resamples(side: Iterable[Scores], m: str) -> FloatArray | None:
+    drawn = [
+        np.mean([one.replicates[m] for one in scores.values() if one.values[m] is not None], axis=0)
+        for scores in side
+        if _mean(scores, m) is not None
+    ]
+    return np.mean(drawn, axis=0) if drawn else None

@@ -1,0 +1,180 @@
+"""What report.json holds: every number of the report as plain values (docs/report.md describes the fields)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..generators import GeneratorScores, by_family, mean_interval, mean_over_generators
+from ..intervals import REPLICATES
+from ..metrics import CALIBRATION_BINS, MEASURES, THRESHOLD
+from .comparisons import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
+from .measured import Result
+from .paper import PaperCell, paper, paper_cell, paper_mean
+from .runs import Run
+from .sections import Addition
+
+Content = dict[str, Any]
+
+
+def frame(clustered: bool) -> Content:
+    """What holds for all numbers."""
+    return {
+        "threshold": THRESHOLD,
+        "intervals": {"level": 0.95, "replicates": REPLICATES, "resampled": "cluster" if clustered else "image"},
+        "calibration_error": {"bins": CALIBRATION_BINS, "width": "equal"},
+        "paper": paper()["source"],
+    }
+
+
+def run_content(run: Run) -> Content:
+    """One run, as it was configured and how it trained."""
+    return {
+        "name": run.name,
+        "method": run.get("method"),
+        "kd_weight": run.kd_weight,
+        "seed": run.get("seed"),
+        "dataset": run.get("dataset"),
+        "revision": run.get("revision"),
+        "build": run.get("build"),
+        "seen_generators": sorted(run.seen),
+        "evaluations": [evaluation.name for evaluation in run.evaluations],
+        "calibration": run.calibration.model_dump(mode="json") if run.calibration else None,
+        "config": run.config,
+        "history": run.history,
+    }
+
+
+def result_content(result: Result) -> Content:
+    """One evaluation of a run: each generator's measures with their intervals, and their means."""
+    return {
+        "run": result.run.name,
+        "evaluation": result.evaluation.name,
+        "info": result.evaluation.info,
+        "calibrated_threshold": result.run.threshold(result.evaluation),
+        "generators": [_generator(result, name, scores) for name, scores in result.scores.items()],
+        "paper_mean": _paper(paper_mean(result)),
+        **_mean(result.scores),
+        "families": {
+            family: {"generators": list(scores), **_mean(scores)} for family, scores in by_family(result.scores).items()
+        },
+    }
+
+
+def seeds_content(one: SeedSummary) -> Content:
+    """Mean and spread over the seeds of a configuration."""
+    return {
+        "runs": [run.name for run in one.runs],
+        "seeds": [run.get("seed") for run in one.runs],
+        "generators": {name: _spreads(values) for name, values in one.generators.items()},
+        "mean": _spreads(one.mean),
+        "families": {name: _spreads(values) for name, values in one.families.items()},
+    }
+
+
+def distillation_content(one: Distillation) -> Content:
+    """The effect of the distillation loss."""
+    sides = ("without", "with_loss")
+    return {
+        "kd_weight": one.kd_weight,
+        "without": [run.name for run in one.contrast.first],
+        "with": [run.name for run in one.contrast.second],
+        **_contrast(one.contrast, sides),
+    }
+
+
+def methods_content(one: Contrast) -> Content:
+    """The difference between two methods."""
+    return {
+        "first": [run.name for run in one.first],
+        "second": [run.name for run in one.second],
+        **_contrast(one, ("first", "second")),
+    }
+
+
+def dire_content(one: DireClass) -> Content:
+    """Mean DIRE of one class."""
+    return {
+        "label": one.label,
+        "generator": one.generator,
+        "images": len(one.values),
+        "mean": one.mean,
+        "interval": one.interval,
+    }
+
+
+def additions_content(added: Sequence[Addition]) -> Content:
+    """What was added: the sections as shown, and the values under their names."""
+    return {
+        "sections": [
+            {
+                "title": section.title,
+                "text": section.text,
+                "table": dataclasses.asdict(section.table) if section.table else None,
+                "figures": [figure.caption for figure in section.figures],
+            }
+            for addition in added
+            for section in addition.sections
+        ],
+        "extra": {addition.name: addition.content for addition in added if addition.content is not None},
+    }
+
+
+def plain(value: Any) -> Any:
+    """The same value of JSON's types; numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _generator(result: Result, name: str, scores: GeneratorScores) -> Content:
+    return {
+        "generator": name,
+        "family": scores.family,
+        "seen_in_training": name in result.evaluation.seen,
+        "real": scores.real,
+        "fake": scores.fake,
+        **{m: scores.values[m] for m in MEASURES},
+        **{f"{m}_interval": scores.interval(m) for m in MEASURES},
+        "paper": _paper(paper_cell(result, name)),
+    }
+
+
+def _mean(scores: Mapping[str, GeneratorScores]) -> Content:
+    return {
+        "mean": {m: mean_over_generators(scores, m) for m in MEASURES},
+        "mean_interval": {m: mean_interval(scores, m) for m in MEASURES},
+    }
+
+
+def _paper(cell: PaperCell | None) -> Content | None:
+    return cell._asdict() if cell else None
+
+
+def _spreads(values: Mapping[str, MeanSpread]) -> Content:
+    return {m: value._asdict() for m, value in values.items()}
+
+
+def _contrast(one: Contrast, sides: tuple[str, str]) -> Content:
+    return {
+        "generators": {name: _differences(found, sides) for name, found in one.generators.items()},
+        "mean": _differences(one.mean, sides),
+        "families": {name: _differences(found, sides) for name, found in one.families.items()},
+    }
+
+
+def _differences(found: Mapping[str, Difference], sides: tuple[str, str]) -> Content:
+    return {
+        m: {
+            sides[0]: one.first,
+            sides[1]: one.second,
+            "difference": one.difference,
+            "interval": one.interval,
+            "spread": one.spread,
+        }
+        for m, one in found.items()
+    }

@@ -1,0 +1,158 @@
+"""Table 2 of the report: what detecting an image costs by each method, from a file of ``bench``, beside the paper's figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from ..costs import CONVENTION, Costs, MethodCosts, read_costs, shares, times
+from .paper import TITLE, PaperCosts, paper, paper_costs
+from .sections import Addition, Section
+from .tables import Table
+
+NAME = "costs"
+NONE = "–"
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_TIMES = ((1.0, "s"), (1e-3, "ms"))
+
+PAPERS_COUNT = (
+    "The paper's FLOPs are another quantity. Those of DIRE and DistilDIRE come out to the last digit if each multiply-add is counted "
+    "once for every module that encloses it (its tool keeps a count for each module) and if DIRE makes 30 ADM calls, where the "
+    "paper's text says 40. "
+    "Counted once, 40 calls of the paper's ADM are 44.8 T multiply-adds, 89.6 T FLOPs."
+)
+PAPERS_TIME = (
+    "The paper's seconds seem to contain a start: its CNNDet, which is a ResNet-50 alone, takes 1.687 of them. Compare them with "
+    "the cold start rather than with the warm time."
+)
+
+
+def additions(bench: Path) -> Addition:
+    """What a bench file adds to the report. Raises UserError if it is none."""
+    costs = read_costs(bench)
+    beside = {row.method: row for row in paper_costs()}
+    sections = [Section("What an image costs", _conditions(costs), _table(costs, beside))]
+    if any(row.warm for row in costs.rows):
+        sections.append(Section("Where an image's time goes", _spent(costs), _stages(costs)))
+    content = {"bench": costs.model_dump(mode="json"), "paper": [dataclasses.asdict(row) for row in beside.values()]}
+    return Addition(NAME, sections, content)
+
+
+def _conditions(costs: Costs) -> str:
+    c = costs.conditions
+    software = ", ".join(f"{name} {version}" for name, version in c.software.items())
+    words = f"ADM {c.adm} at {c.image_size} pixels, {c.steps}; student {c.backbone} with random weights, which change no time. "
+    if any(row.warm for row in costs.rows):
+        words += (
+            f"Measured on {c.device} (CPU threads: {c.threads}) in {c.precision}, images at once: {c.batch_size}, on "
+            f"{costs.created:%d %B %Y} with {software}. Warm: median over interleaved rounds, from the decoded image to the "
+            "probability. Cold: a fresh process, from its start through imports and loading to the first probability."
+        )
+    else:
+        words += f"Counted, not run, with {software}."
+    return f"{words}\n\n{PAPERS_COUNT} {PAPERS_TIME}"
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One unit for a whole column, so that its numbers compare at a glance and sort."""
+
+    size: float
+    name: str
+
+    @classmethod
+    def of(cls, values: Iterable[float], units: Sequence[tuple[float, str]]) -> _Unit:
+        """The first unit of which the largest value is at least one."""
+        largest = max(values, default=0.0)
+        return cls(*next((unit for unit in units if largest >= unit[0]), units[-1]))
+
+    def digits(self, value: float, count: int) -> str:
+        """A value in this unit with so many significant digits and no exponent."""
+        return f"{Decimal(f'{value / self.size:.{count - 1}e}'):,f}"
+
+
+@dataclass(frozen=True)
+class _Units:
+    """The unit of each kind of column."""
+
+    weights: _Unit
+    flops: _Unit
+    warm: _Unit
+    cold: _Unit
+
+    @classmethod
+    def of(cls, rows: Sequence[MethodCosts]) -> _Units:
+        """Those that suit a table's rows."""
+        return cls(
+            _Unit.of((row.parameters.total for row in rows), _PREFIXES),
+            _Unit.of((row.flops.image for row in rows), _PREFIXES),
+            _Unit.of((row.warm.seconds for row in rows if row.warm), _TIMES),
+            _Unit.of((row.cold.seconds for row in rows if row.cold), _TIMES),
+        )
+
+
+def _table(costs: Costs, beside: Mapping[str, PaperCosts]) -> Table:
+    units = _Units.of(costs.rows)
+    columns = [
+        "method", "ADM calls", f"parameters\n{units.weights.name}", f"FLOPs\n{units.flops.name}",
+        f"an image, warm\n{units.warm.name}", f"its CPU time\n{units.warm.name}", f"cold start\n{units.cold.name}", "memory\nMiB",
+    ]  # fmt: skip
+    rows = [[row.title, *_cells(row, units, beside.get(row.method))] for row in costs.rows]
+    note = (
+        f"{CONVENTION} Second lines: how many times as much DIRE costs. Lines that begin with paper: {TITLE}, "
+        f"table {paper()['costs']['table']} ({paper()['costs']['conditions']}), printed beside whatever was measured here; its DNF "
+        "has another, smaller diffusion model."
+    )
+    return Table("What an image costs by each method.", columns, rows, note)
+
+
+def _cells(row: MethodCosts, units: _Units, papers: PaperCosts | None) -> list[str]:
+    warm, cold = row.warm, row.cold
+    said = ("", "", "")
+    if papers is not None:
+        said = (f"{papers.parameters_millions:.2f} M", f"{papers.tflop:g} T", f"{papers.seconds:.3f} s")
+    return [
+        str(row.adm_calls),
+        _cell(units.weights.digits(row.parameters.total, 5), None, said[0]),
+        _cell(units.flops.digits(row.flops.image, 4), row.dire.flops, said[1]),
+        _cell(units.warm.digits(warm.seconds, 3) if warm else NONE, row.dire.warm, said[2]),
+        _cell(units.warm.digits(warm.cpu_seconds, 3) if warm else NONE, row.dire.cpu),
+        _cell(units.cold.digits(cold.seconds, 3) if cold else NONE, row.dire.cold),
+        _cell(f"{cold.peak_bytes / 2**20:,.0f}" if cold else NONE, row.dire.memory),
+    ]
+
+
+def _cell(value: str, ratio: float | None, papers: str = "") -> str:
+    lines = [value, "" if ratio is None else times(ratio), papers and f"paper: {papers}"]
+    return "\n".join(line for line in lines if line)
+
+
+def _spent(costs: Costs) -> str:
+    row = costs.row("distildire")
+    if row is None or row.warm is None:
+        return "Shares of the time from a file to the verdict, everything warm."
+    parts = _listed(f"{stage} {_percent(share)}" for stage, share in shares(costs, row).items())
+    return (
+        f"A DistilDIRE image spends its time on: {parts}. Everything warm; the file is a {costs.decoded}. Arithmetic between the "
+        "ADM's calls is counted with it."
+    )
+
+
+def _stages(costs: Costs) -> Table:
+    found = {row.title: shares(costs, row) for row in costs.rows}
+    stages = max(found.values(), key=len)
+    rows = [[title, *(_percent(spent[s]) if s in spent else NONE for s in stages)] for title, spent in found.items()]
+    return Table("Shares of an image's time, from its file to the verdict.", ["method", *stages], rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _listed(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,38 @@
+// Tables that can be sorted: a button in each column's head. Numbers start with the highest, words with the first; the second press turns the order, the third restores it.
+"use strict";
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  const original = [...body.rows];
+  const heads = [...table.tHead.rows[0].cells];
+  const words = new Intl.Collator("en", { numeric: true });
+  const text = (row, column) => (row.cells[column].firstChild?.textContent ?? "").trim();
+  const number = (row, column) => {
+    const plain = text(row, column).replaceAll("\u2212", "-").replace(/,(?=\d{3})/g, "");
+    const found = plain.match(/-?\d+(?:\.\d+)?(?:e[+-]?\d+)?/i);
+    return found ? Number(found[0]) : null;
+  };
+  const compare = (column, numeric, sign) => (one, other) => {
+    if (!numeric) return sign * words.compare(text(one, column), text(other, column));
+    const [a, b] = [number(one, column), number(other, column)];
+    if (a === null || b === null) return (a === null) - (b === null);
+    return sign * (a - b);
+  };
+  heads.forEach((head, column) => {
+    const numeric = head.classList.contains("number");
+    const orders = numeric ? ["descending", "ascending"] : ["ascending", "descending"];
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    head.setAttribute("aria-sort", "none");
+    button.addEventListener("click", () => {
+      const order = orders[orders.indexOf(head.getAttribute("aria-sort")) + 1] ?? "none";
+      heads.forEach((other) => other.setAttribute("aria-sort", other === head ? order : "none"));
+      const sorted = order === "none" ? original : [...original].sort(compare(column, numeric, order === "ascending" ? 1 : -1));
+      body.append(...sorted);
+    });
+  });
+}
+addEventListener("beforeprint", () => {
+  for (const closed of document.querySelectorAll("details")) closed.open = true;
+});
