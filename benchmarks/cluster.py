@@ -182,23 +182,32 @@ def measure_real(counts: list[int], images: int) -> list[dict[str, object]]:
         def config(cache: str) -> BuildConfig:
             return config_of(sources, folder / cache, features=("image,eps,dire",), image_size=None)
 
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         run_build(config("loop"), Silent())
-        plain = time.perf_counter() - began
-        print(f"plain loop: {images} images in {plain:.1f} s, {images / plain:.2f} images/s")
+        plain, plain_cpu = time.perf_counter() - began, time.process_time() - cpu
+        print(
+            f"plain loop: {images} images in {plain:.1f} s, {images / plain:.2f} images/s; {plain_cpu:.1f} s of processor"
+        )
         for count in counts:
             with start_here(count, "cpu") as crew:
                 run_on(
                     crew, config_of(sources, folder / f"warm-{count}", features=("image,eps",), image_size=None), count
                 )
-                began = time.perf_counter()
+                everybody = [psutil.Process(), *psutil.Process().children(recursive=True)]
+                began, cpu = time.perf_counter(), cpu_of(everybody)
                 run_on(crew, config(f"cache-{count}"), count)
-                spent = time.perf_counter() - began
+                spent, spent_cpu = time.perf_counter() - began, cpu_of(everybody) - cpu
             print(
-                f"{count} workers: {spent:.1f} s, {images / spent:.2f} images/s, {plain / spent:.2f} of the loop's rate",
+                f"{count} workers: {spent:.1f} s, {images / spent:.2f} images/s, {plain / spent:.2f} of the loop's rate; "
+                f"{spent_cpu:.1f} s of processor, {spent_cpu / plain_cpu:.2f} of the loop's",
                 flush=True,
             )
-            rows.append({"workers": count, "images": images, "seconds": spent, "loop_seconds": plain})
+            rows.append(
+                {
+                    "workers": count, "images": images, "seconds": spent, "loop_seconds": plain, "cpu_seconds": spent_cpu,
+                    "loop_cpu_seconds": plain_cpu,
+                }
+            )  # fmt: skip
     return rows
 
 
@@ -224,6 +233,8 @@ def print_table(rate: float, price: float) -> None:
 
 def duration(hours: float) -> str:
     """Write a time in the unit that keeps it readable."""
+    if hours < 1 / 20:
+        return f"{hours * 3600:.0f} s"
     if hours < 1:
         return f"{hours * 60:.0f} min"
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
