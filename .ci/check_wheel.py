@@ -25,6 +25,14 @@ assert "site-packages" in installed.parts, f"imported from {installed}, not from
 data = [path for path in installed.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}]
 for path in data:
     assert path.name == "py.typed" or path.read_bytes(), f"{path} is empty"
-for wanted in ("py.typed", "report.html.j2", "page.css.j2", "sort.js", "paper.json", "adm-demo.safetensors", "adm-demo-b.safetensors"):
+for wanted in (
+    "py.typed",
+    "report.html.j2",
+    "page.css.j2",
+    "sort.js",
+    "paper.json",
+    "adm-demo.safetensors",
+    "adm-demo-b.safetensors",
+):
     assert any(path.name == wanted for path in data), f"the wheel lacks {wanted}"
 print(f"{len(modules)} modules import, {len(data)} data files open")
