@@ -12,6 +12,7 @@ from distil_cache.inference.bench_model import random_adm
 from distil_cache.pipeline.adm import Adm, AdmConfig
 from distil_cache.pipeline.adm_blocks import AttentionBlock
 from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.pipeline.networks import placed
 from torch import Tensor
 
 IMAGES = 8
@@ -54,7 +55,7 @@ def adm_calls(model: Adm, name: str, *, compiled: bool, rounds: int | None = Non
     """Eight images through one model in several ways, which agree."""
     size = model.config.image_size
     x, t = torch.randn(IMAGES, 3, size, size), torch.full((IMAGES,), 50)
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = placed(copy.deepcopy(model), "fp32", torch.device("cpu"))
     plain = plain_adm(model)
     ways = {
         "batch 1, einsum attention (papers)": _in_batches(plain, x, t, 1),

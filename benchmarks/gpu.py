@@ -27,7 +27,7 @@ from distil_cache.pipeline.adm_weights import OFFICIAL, load_adm
 from distil_cache.pipeline.batches import BatchSize, find_size, run_batches
 from distil_cache.pipeline.ddim import extract
 from distil_cache.pipeline.device import HALF
-from distil_cache.pipeline.networks import compiled
+from distil_cache.pipeline.networks import compiled, placed
 from distil_cache.pipeline.precision import SAMPLES, measure_deviation
 from distil_cache.pipeline.schedule import Schedule, respace
 from distil_cache.pipeline.transfer import Outgoing, Rows, incoming
@@ -139,9 +139,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
     images = torch.randint(
         0, 256, (options.images, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     ).numpy()
-    order = torch.channels_last
-    reduced = make().to_half(HALF[options.precision]).to(device, memory_format=order)
-    exact = make().to(device, memory_format=order)
+    reduced, exact = (placed(make(), precision, device) for precision in (options.precision, "fp32"))
     teacher = build_backbone("resnet50").eval().requires_grad_(False).to(device)
     bench = Bench(device, exact, teacher, respace("ddim20", noise_schedule="linear", steps=1000), images)
     model = compiled(reduced, device) if options.compile else reduced

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from compare import conditions
 from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.schedule import respace
@@ -47,8 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sources = write_sources(folder / "sources", options.images)
-        model = load_adm("demo").model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        passes = bare(sources, model, respace(STEPS, noise_schedule="linear", steps=1000))
+        passes = bare(sources, load_adm("demo").model, respace(STEPS, noise_schedule="linear", steps=1000))
         before = _cpu(passes)
         build = build_in_a_child(sources, folder / "cache", options.features)
         after = _cpu(passes)

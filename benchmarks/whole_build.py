@@ -17,6 +17,7 @@ from distil_cache.pipeline.adm import Adm
 from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.compute import to_signal
 from distil_cache.pipeline.ddim import extract
+from distil_cache.pipeline.networks import placed
 from distil_cache.pipeline.schedule import Schedule, respace
 from PIL import Image
 from torch.nn import functional as F
@@ -88,7 +89,7 @@ def bare(sources: Path, model: Adm, schedule: Schedule) -> Callable[[], object]:
     """The pass over the same images from memory to memory, in the same batches."""
     x = torch.cat([read_unrounded(path) for path in sorted(sources.rglob("*.png"))])
     x = to_signal(((x + 1) * 127.5).round().byte())
-    own = copy.deepcopy(model)
+    own = placed(copy.deepcopy(model), "fp32", torch.device("cpu"))  # as a build has it
 
     def run() -> None:
         with torch.inference_mode():

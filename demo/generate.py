@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..pipeline.adm_weights import load_adm
 from ..pipeline.ddim import sample
-from ..pipeline.schedule import Schedule, respace
+from ..pipeline.schedule import Schedule
 from ..progress import Progress
 from .scenes import SIDE, Pixels
 
@@ -50,9 +50,7 @@ class Generator:
             )
         self.digest = loaded.digest
         self._model = loaded.model
-        self._schedule = respace(
-            self.steps, noise_schedule=loaded.config.noise_schedule, steps=loaded.config.diffusion_steps
-        )
+        self._schedule = loaded.config.schedule(self.steps)
 
     def twins(self, images: Pixels, strengths: Sequence[int], names: Sequence[str]) -> Pixels:
         """Noise each image to its timestep and denoise it: (N, 3, 32, 32) uint8 to the same.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..errors import UsageError, UserError
 from ..models.download import weights_folder
-from ..models.weights import file_weights_digest, load_frozen, read_state_dict
+from ..models.weights import file_weights_digest
 from ..pipeline.adm import Adm, AdmConfig
-from ..pipeline.adm_weights import OFFICIAL, SHIPPED, UNCHECKED, find_adm
+from ..pipeline.adm_weights import OFFICIAL, SHIPPED, UNCHECKED, find_adm, read_adm
 from ..pipeline.specs import AdmIdentity
 from .settings import Settings
 
@@ -30,7 +30,7 @@ class AdmFile:
 
     def load(self) -> Adm:
         """Load it: float32, on the CPU, evaluation mode, no gradients."""
-        return load_frozen(lambda: Adm(self.config), read_state_dict(self.path), str(self.path))
+        return read_adm(self.path, self.config)
 
 
 def adm_for(settings: Settings, features: Sequence[str], name: str | None, config: Path | None) -> AdmFile | None:

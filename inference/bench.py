@@ -29,7 +29,6 @@ from ..pipeline.decode import decode
 from ..pipeline.device import set_precision
 from ..pipeline.image_spec import ImageSpec
 from ..pipeline.record import versions
-from ..pipeline.schedule import respace
 from ..pipeline.specs import Precision
 from ..progress import Progress, Silent
 from ..train.checkpoint import replace_text, save_weights
@@ -91,7 +90,7 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
         _check_place(out)
     model = find_model(config.adm, config.adm_config, random=config.random_adm, loaded=config.timed)
     size = _side(config.size, model.config)
-    schedule = respace(STEPS, noise_schedule=model.config.noise_schedule, steps=model.config.diffusion_steps)
+    schedule = model.config.schedule(STEPS)
     count = Counter(model.config, size, schedule, config.backbone)
     rows = [count(METHODS[name]) for name in METHODS_IN_ORDER if name in names]
     decoding = None

@@ -20,7 +20,6 @@ from ..pipeline.compute import stored_rows, to_signal
 from ..pipeline.ddim import extract, used_steps
 from ..pipeline.device import set_precision
 from ..pipeline.networks import automatic_batch, placed
-from ..pipeline.schedule import respace
 from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
 from ..pipeline.transfer import Outgoing, Rows, incoming
 from .adm_choice import AdmFile
@@ -138,7 +137,7 @@ class FeatureMaker:
         ((self._clip, self._precision),) = shared
         steps, self._real_step = paths.pop() if paths else (STEPS, 0)
         flags = self.adm_file.config
-        self._schedule = respace(steps, noise_schedule=flags.noise_schedule, steps=flags.diffusion_steps)
+        self._schedule = flags.schedule(steps)
         self.size = next(iter(self.specs.values())).image.size
         factor = 2 ** (len(flags.multipliers()) - 1)
         if self.size % factor:

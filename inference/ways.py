@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models.weights import load_frozen, read_state_dict
 from ..pipeline.adm import Adm, AdmConfig
+from ..pipeline.adm_weights import read_adm
 from ..pipeline.compute import to_signal
 from ..pipeline.ddim import extract
 from ..pipeline.device import set_precision
 from ..pipeline.networks import placed
-from ..pipeline.schedule import Schedule, respace
+from ..pipeline.schedule import Schedule
 from ..pipeline.specs import Precision
 from ..pipeline.transfer import incoming
 from ..train.augment import test_input
@@ -108,8 +108,7 @@ def prepare(job: Job) -> torch.device:
 
 def load_adm_of(job: Job, device: torch.device) -> Adm:
     """Load the job's diffusion model onto the device."""
-    config = AdmConfig.model_validate(job.flags)
-    model = load_frozen(lambda: Adm(config), read_state_dict(Path(job.adm)), job.adm)
+    model = read_adm(Path(job.adm), AdmConfig.model_validate(job.flags))
     return placed(model, job.precision, device)
 
 
@@ -118,12 +117,11 @@ def load_way(job: Job, device: torch.device, adm: Callable[[], Adm]) -> Way:
     method = METHODS[job.method]
     student = build_student(job.backbone, method.channels)
     load_weights(Path(job.student), student)
-    config = AdmConfig.model_validate(job.flags)
     return Way(
         method=method,
         student=student.eval().requires_grad_(False).to(device),
         adm=adm() if method.inputs != ("image",) else None,
-        schedule=respace(job.steps, noise_schedule=config.noise_schedule, steps=config.diffusion_steps),
+        schedule=AdmConfig.model_validate(job.flags).schedule(job.steps),
         side=method.side(job.size, None),
         device=device,
     )

@@ -25,6 +25,7 @@ from .adm_blocks import (
     timestep_embedding,
     zeroed,
 )
+from .schedule import Schedule, respace
 
 NUM_CLASSES = 1000
 
@@ -93,6 +94,10 @@ class AdmConfig(BaseModel):
             raise UserError(
                 f"ADM flag {name}: {first['msg']}. Correct the JSON that describes the checkpoint."
             ) from None
+
+    def schedule(self, steps: str) -> Schedule:
+        """Return the model's schedule respaced to ``steps``, see :func:`.schedule.respace`."""
+        return respace(steps, noise_schedule=self.noise_schedule, steps=self.diffusion_steps)
 
     def multipliers(self) -> tuple[float, ...]:
         """Channel multiplier of each level, finest first."""

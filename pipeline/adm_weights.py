@@ -97,8 +97,15 @@ def load_adm(
     differs.
     """
     found = find_adm(weights, config, download_folder, progress)
-    model = load_frozen(lambda: Adm(found.config), read_state_dict(found.path), str(found.path))
-    return LoadedAdm(model, found.config, found.digest, found.source)
+    return LoadedAdm(read_adm(found.path, found.config), found.config, found.digest, found.source)
+
+
+def read_adm(path: Path, config: AdmConfig) -> Adm:
+    """Load a weights file whose flags are known: float32, on the CPU, evaluation mode, no gradients.
+
+    Raises `UserError` for weights that do not fit the flags, naming the first key that differs.
+    """
+    return load_frozen(lambda: Adm(config), read_state_dict(path), str(path))
 
 
 def find_adm(

@@ -25,7 +25,7 @@ from .device import set_precision
 from .image_spec import ImageSpec
 from .plan import Part, Plan, Samples, make_plan
 from .scan import ScanResult, scan
-from .schedule import Schedule, respace
+from .schedule import Schedule
 from .sources import SourceFile, discover
 from .spec_sheet import make_specs
 from .wanted import parse_features, wanted_features
@@ -79,7 +79,7 @@ def prepare(
     files = _discover(config)
     origin = None if config.origin is None else read_origin(config)
     adm = find_adm(config.adm, config.adm_config, progress=counter(progress, f"download {config.adm}"))
-    schedule = respace(config.steps, noise_schedule=adm.config.noise_schedule, steps=adm.config.diffusion_steps)
+    schedule = adm.config.schedule(config.steps)
     cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, crew, dry_run=dry_run)
     if not scanned.rows:
         first = scanned.rejects[0]

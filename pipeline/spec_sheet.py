@@ -11,7 +11,6 @@ from .adm_weights import FoundAdm
 from .config import BuildConfig
 from .image_spec import ImageSpec, parse_harmonization, parse_perturbation
 from .perturb import check_perturbation
-from .schedule import respace
 from .specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
 from .teacher import TeacherSpec, default_train_size, normalisation
 
@@ -24,7 +23,7 @@ def make_specs(
     teacher_digest : digest of the teacher's weights; needed only if the teacher is among the features.
     Raises UserError or UsageError for steps, sizes or teachers that do not exist or do not fit the ADM.
     """
-    schedule = respace(config.steps, noise_schedule=adm.config.noise_schedule, steps=adm.config.diffusion_steps)
+    schedule = adm.config.schedule(config.steps)
     if config.real_step > len(schedule):
         raise UsageError(f"--real-step {config.real_step}: --steps {config.steps} has only {len(schedule)} steps.")
     size = image_size(config, adm.config)

@@ -21,7 +21,7 @@ from distil_cache.demo.generate import noise_level, standardised
 from distil_cache.pipeline.adm import Adm
 from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.ddim import dire, invert, sample
-from distil_cache.pipeline.schedule import Schedule, respace
+from distil_cache.pipeline.schedule import Schedule
 from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -113,7 +113,7 @@ def main() -> None:
     dice = torch.Generator().manual_seed(options.seed)
     loaded = load_adm(options.weights)
     adm, size = loaded.model, loaded.config.image_size
-    schedule = respace("ddim20", noise_schedule=loaded.config.noise_schedule, steps=loaded.config.diffusion_steps)
+    schedule = loaded.config.schedule("ddim20")
     unseen_digits = re.sub(f"[{options.seen}]", "", "0123456789abcdef")
 
     def some(digits: str) -> Tensor:

@@ -28,7 +28,6 @@ from ..precision import deviation_on
 from ..run import Report, run_task, still_missing
 from ..scan import look_at_file
 from ..scan_memory import Finding
-from ..schedule import respace
 from ..source_file import SourceFile
 from ..spec_sheet import make_specs
 from ..toolbox import make_tools
@@ -136,7 +135,7 @@ def open_tools(request: Request, files: Mapping[str, SourceFile]) -> Tools:
     return make_tools(
         config,
         device,
-        respace(config.steps, noise_schedule=adm.config.noise_schedule, steps=adm.config.diffusion_steps),
+        adm.config.schedule(config.steps),
         specs,
         {feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
         pictures=None if request.pictures is None else cache.open_feature(request.pictures),
