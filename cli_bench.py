@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_build import Precision
-from .cli_options import JsonOption
+from .cli_options import AdmConfigOption, AdmOption, DeviceOption, JsonOption, Precision
 from .cli_options import render as _render
 
 
@@ -24,14 +23,8 @@ class BenchMethod(str, Enum):
 
 
 def bench(
-    adm: Annotated[
-        str,
-        typer.Option(help="The diffusion model: a checkpoint (.pt, .safetensors), or a name: adm256, demo, demo-b."),
-    ] = "adm256",
-    adm_config: Annotated[
-        Path | None,
-        typer.Option(help="JSON with the checkpoint's guided-diffusion flags, if nothing beside it has them."),
-    ] = None,
+    adm: AdmOption = "adm256",
+    adm_config: AdmConfigOption = None,
     random_adm: Annotated[
         bool,
         typer.Option(
@@ -48,7 +41,7 @@ def bench(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once; times are per image all the same.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="How often all methods are timed in turn.")] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic of the ADM; the student's is fp32.")
     ] = Precision.fp32,

@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import CacheOption, DatasetOption, JsonOption, Layout, Preset, ShardForm, number_or_auto
+from .cli_options import (
+    AdmBatchOption,
+    AdmConfigOption,
+    AdmOption,
+    CacheOption,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    LayoutOption,
+    Precision,
+    Preset,
+    ShardForm,
+    SourcesArgument,
+    number_or_auto,
+)
 from .cli_options import render as _render
 
 
@@ -19,15 +33,6 @@ class ImagePreset(str, Enum):
     distildire = "distildire"
     dire = "dire"
     dnf = "dnf"
-
-
-class Precision(str, Enum):
-    """Arithmetic of the networks."""
-
-    fp32 = "fp32"
-    tf32 = "tf32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 class NoiseReduction(str, Enum):
@@ -40,12 +45,7 @@ class NoiseReduction(str, Enum):
 def build(
     cache: CacheOption,
     dataset: DatasetOption,
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[SOURCE...]", help="Image folders, CSV or Parquet tables, or webdataset tars.", show_default=False
-        ),
-    ] = None,
+    sources: SourcesArgument = None,
     from_cache: Annotated[
         bool,
         typer.Option(
@@ -69,17 +69,9 @@ def build(
     derived_name: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="Name of the derived dataset.", show_default=False)
     ] = None,
-    layout: Annotated[
-        Layout | None, typer.Option(help="Layout of the sources; recognised on sight if left out.")
-    ] = None,
-    adm: Annotated[
-        str,
-        typer.Option(help="The diffusion model: a checkpoint (.pt, .safetensors), or a name: adm256, demo, demo-b."),
-    ] = "adm256",
-    adm_config: Annotated[
-        Path | None,
-        typer.Option(help="JSON with the checkpoint's guided-diffusion flags, if nothing beside it has them."),
-    ] = None,
+    layout: LayoutOption = None,
+    adm: AdmOption = "adm256",
+    adm_config: AdmConfigOption = None,
     preset: Annotated[
         Preset, typer.Option(help="How the teacher sees DIRE: as the paper says, or as its published code does.")
     ] = Preset.paper,
@@ -125,8 +117,8 @@ def build(
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic of ADM and teacher; part of what a feature is.")
     ] = Precision.fp32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Images in one ADM call: a number, or auto.")] = "auto",
+    device: DeviceOption = "auto",
+    batch_size: AdmBatchOption = "auto",
     compile_adm: Annotated[
         bool, typer.Option("--compile", help="Compile the ADM first: a minute or more, then faster calls.")
     ] = False,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli_options import CacheOption, DatasetOption, JsonOption, Layout, SelectOption
+from .cli_options import (
+    CacheOption,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    LayoutOption,
+    SelectOption,
+    SourcesArgument,
+    Transform,
+    TransformOption,
+)
 from .cli_options import render as _render
-
-
-class Transform(str, Enum):
-    """What a test image goes through."""
-
-    crop = "crop"
-    resize = "resize"
 
 
 def evaluate(
@@ -25,13 +27,11 @@ def evaluate(
     dataset: DatasetOption,
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     select: SelectOption = None,
-    test_transform: Annotated[
-        Transform, typer.Option(help="Crop the centre, as the paper does, or resize, as in training.")
-    ] = Transform.crop,
+    test_transform: TransformOption = Transform.crop,
     build_id: Annotated[
         str | None, typer.Option("--build", help="Build record to read, if several fit.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Score a split with a trained student and keep the scores in the run."""
@@ -67,12 +67,7 @@ def report(
 
 
 def audit(
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[SOURCE...]", help="Image folders, CSV or Parquet tables, or webdataset tars.", show_default=False
-        ),
-    ] = None,
+    sources: SourcesArgument = None,
     cache: Annotated[
         Path | None, typer.Option(help="In place of sources: cache of the dataset to audit.", show_default=False)
     ] = None,
@@ -80,9 +75,7 @@ def audit(
         str | None,
         typer.Option(help="The dataset in the cache; its files must still be where they were.", show_default=False),
     ] = None,
-    layout: Annotated[
-        Layout | None, typer.Option(help="Layout of the sources; recognised on sight if left out.")
-    ] = None,
+    layout: LayoutOption = None,
     sample: Annotated[
         int, typer.Option(min=0, help="Images of each class whose pixels are looked at for traces; 0 for none.")
     ] = 400,

@@ -40,11 +40,56 @@ class Layout(str, Enum):
     webdataset = "webdataset"
 
 
+class Transform(str, Enum):
+    """What a test image goes through."""
+
+    crop = "crop"
+    resize = "resize"
+
+
+class Precision(str, Enum):
+    """Arithmetic of the networks."""
+
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 class ShardForm(str, Enum):
     """How new shards are stored."""
 
     zarr = "zarr"
     webdataset = "webdataset"
+
+
+SourcesArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[SOURCE...]", help="Image folders, CSV or Parquet tables, or webdataset tars.", show_default=False
+    ),
+]
+LayoutOption = Annotated[
+    Layout | None, typer.Option("--layout", help="Layout of the sources; recognised on sight if left out.")
+]
+AdmOption = Annotated[
+    str,
+    typer.Option(
+        "--adm", help="The diffusion model: a checkpoint (.pt, .safetensors), or a name: adm256, demo, demo-b."
+    ),
+]
+AdmConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--adm-config", help="JSON with the checkpoint's guided-diffusion flags, if nothing beside it has them."
+    ),
+]
+AdmBatchOption = Annotated[str, typer.Option("--batch-size", help="Images in one ADM call: a number, or auto.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:N.")]
+TransformOption = Annotated[
+    Transform,
+    typer.Option("--test-transform", help="Crop the centre, as the paper does, or resize, as in training."),
+]
 
 
 def number_or_auto(option: str, text: str) -> int | Literal["auto"]:

@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_build import Precision
-from .cli_evaluate import Transform
-from .cli_options import JsonOption, number_or_auto
+from .cli_options import AdmBatchOption, DeviceOption, JsonOption, Precision, Transform, TransformOption, number_or_auto
 from .errors import UsageError
 
 
@@ -62,9 +60,7 @@ def predict(
     cache: Annotated[
         Path | None, typer.Option(help="The run's cache, for runs of older versions.", show_default=False)
     ] = None,
-    test_transform: Annotated[
-        Transform, typer.Option(help="Crop the centre, as the paper does, or resize, as in training.")
-    ] = Transform.crop,
+    test_transform: TransformOption = Transform.crop,
     frames: Annotated[int, typer.Option(help="Frames to look at in a video, evenly spread.")] = 16,
     explain: Annotated[
         Path | None,
@@ -73,11 +69,11 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[
         Precision | None, typer.Option(help="Arithmetic of the ADM. Default: the run's.", show_default=False)
     ] = None,
-    batch_size: Annotated[str, typer.Option(help="Images in one ADM call: a number, or auto.")] = "auto",
+    batch_size: AdmBatchOption = "auto",
     workers: Annotated[
         int | None, typer.Option(help="Threads that decode. Default: up to 8.", show_default=False)
     ] = None,

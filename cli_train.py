@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import CacheOption, JsonOption, Preset, SelectOption
+from .cli_options import CacheOption, DeviceOption, JsonOption, Preset, SelectOption
 from .cli_options import render as _render
 
 _RATE = "Learning rate"
@@ -142,7 +142,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read the cache; 0 for a thread.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
