@@ -141,7 +141,6 @@ def plan_result(config: BuildConfig, ready: Prepared, began: float) -> Result:
     }
     return {
         **_scan_result(config, ready, ready.scanned.rejects),
-        "part": None,
         "dry_run": True,
         "revision": None,
         "build": None,

@@ -29,6 +29,8 @@ WAIT_SECONDS = 1.0
 REVIVE_SECONDS = 5.0
 _FILES = 256
 """Files that a worker looks at in one task."""
+_SAME_WINDOW = 256
+"""Blocks of files after which a scan asks again how many workers there are."""
 _SPARE = 8
 """Tasks handed in beyond two for each thread, so that an adaptive cluster sees a reason to grow."""
 _LOST = (OSError, TimeoutError, asyncio.CancelledError, ClosedClientError)
@@ -152,7 +154,7 @@ class Crew:
         found: dict[str, str | Failure] = {}
         window = handed_in = 0
         for number, block in enumerate(blocks):
-            window = window if number % _FILES else self.window()
+            window = window if number % _SAME_WINDOW else self.window()
             for later in range(handed_in, min(number + window, len(blocks))):
                 known = [trusted.get(place) for place in places[blocks[later]]]
                 self.submit(look_at, write_files(files[blocks[later]], known), key=names[later])
@@ -166,9 +168,8 @@ class Crew:
         if future.status in ("cancelled", "lost"):
             raise self._gone()
         with self._connected():
-            results = self._client.gather(
-                [future], errors="skip"
-            )  # none if it was lost and failed when it was done again
+            # none if it was lost and failed when it was done again
+            results = self._client.gather([future], errors="skip")
             error = None if results else future.exception()
         del self._futures[key]
         self._limited.pop(key, None)

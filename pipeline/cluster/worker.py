@@ -57,9 +57,7 @@ class BuildPlugin(WorkerPlugin):
     def make(self, message: str) -> str:
         """Do a task. What goes wrong is raised with the worker's address as a note."""
         try:
-            with self._opening:
-                self._tools = self._tools or self.open_tools(self._files)
-            return write_report(self._make(message, self._tools))
+            return write_report(self._make(message, self._opened()))
         except Exception as error:
             error.add_note(self._address)
             raise
@@ -67,10 +65,15 @@ class BuildPlugin(WorkerPlugin):
     def deviation(self, keys: Sequence[str]) -> str:
         """Compare reduced precision with float32 on these pictures; returns the deviation as JSON."""
         config = BuildConfig.model_validate(Request.model_validate_json(self.request).config)
+        tools = self._opened()
+        with self._device:
+            return json.dumps(asdict(deviation_on(config, tools, keys)))
+
+    def _opened(self) -> Tools:
+        """Return the tools, opened by whichever task comes first."""
         with self._opening:
             self._tools = self._tools or self.open_tools(self._files)
-        with self._device:
-            return json.dumps(asdict(deviation_on(config, self._tools, keys)))
+            return self._tools
 
     def _make(self, message: str, tools: Tools) -> Report:
         planned, files = read_task(message)
@@ -95,16 +98,18 @@ class BuildPlugin(WorkerPlugin):
 
 def make_shard(plugin: str, message: str) -> str:
     """Do a task with the tools of the plugin of this name."""
-    found = get_worker().plugins[plugin]
-    assert isinstance(found, BuildPlugin)
-    return found.make(message)
+    return _plugin(plugin).make(message)
 
 
 def measure(plugin: str, keys: str) -> str:
     """Compare reduced precision with float32 on the pictures of these keys, a JSON list."""
-    found = get_worker().plugins[plugin]
+    return _plugin(plugin).deviation(json.loads(keys))
+
+
+def _plugin(name: str) -> BuildPlugin:
+    found = get_worker().plugins[name]
     assert isinstance(found, BuildPlugin)
-    return found.deviation(json.loads(keys))
+    return found
 
 
 def look_at(message: str) -> str:
