@@ -134,7 +134,7 @@ def between_methods(results: Sequence[Result]) -> list[Contrast]:
 
 def contrast(first: Sequence[Result], second: Sequence[Result]) -> Contrast:
     """Compare two sides of one setting in every measure; intervals only if all were scored on the very same images."""
-    paired = _same_images([*first, *second])
+    paired = all(result.evaluation.same_images(first[0].evaluation) for result in (*first, *second))
     names = [name for name in all_generators(first) if name in all_generators(second)]
     kinds = [name for name in all_families(first) if name in all_families(second)]
     return Contrast(
@@ -189,15 +189,6 @@ def _runs(results: Sequence[Result]) -> tuple[Run, ...]:
 
 def _method(run: Run) -> tuple[object, object]:
     return run.get("method"), run.get("preset")
-
-
-def _same_images(results: Sequence[Result]) -> bool:
-    first = results[0].evaluation
-    return all(
-        np.array_equal(getattr(result.evaluation, column), getattr(first, column))
-        for result in results
-        for column in ("keys", "labels", "generators", "groups")
-    )
 
 
 def _only(scores: Scores, name: str) -> Scores:

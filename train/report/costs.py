@@ -9,12 +9,13 @@ from decimal import Decimal
 from pathlib import Path
 
 from ..costs import CONVENTION, Costs, MethodCosts, read_costs, shares, times
+from .cells import MISSING
 from .paper import TITLE, PaperCosts, paper, paper_costs
 from .sections import Addition, Section
 from .tables import Table
+from .text import listed
 
 NAME = "costs"
-NONE = "–"
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _TIMES = ((1.0, "s"), (1e-3, "ms"))
@@ -119,10 +120,10 @@ def _cells(row: MethodCosts, units: _Units, papers: PaperCosts | None) -> list[s
         str(row.adm_calls),
         _cell(units.weights.digits(row.parameters.total, 5), None, said[0]),
         _cell(units.flops.digits(row.flops.image, 4), row.dire.flops, said[1]),
-        _cell(units.warm.digits(warm.seconds, 3) if warm else NONE, row.dire.warm, said[2]),
-        _cell(units.warm.digits(warm.cpu_seconds, 3) if warm else NONE, row.dire.cpu),
-        _cell(units.cold.digits(cold.seconds, 3) if cold else NONE, row.dire.cold),
-        _cell(f"{cold.peak_bytes / 2**20:,.0f}" if cold else NONE, row.dire.memory),
+        _cell(units.warm.digits(warm.seconds, 3) if warm else MISSING, row.dire.warm, said[2]),
+        _cell(units.warm.digits(warm.cpu_seconds, 3) if warm else MISSING, row.dire.cpu),
+        _cell(units.cold.digits(cold.seconds, 3) if cold else MISSING, row.dire.cold),
+        _cell(f"{cold.peak_bytes / 2**20:,.0f}" if cold else MISSING, row.dire.memory),
     ]
 
 
@@ -135,7 +136,7 @@ def _spent(costs: Costs) -> str:
     row = costs.row("distildire")
     if row is None or row.warm is None:
         return "Shares of the time from a file to the verdict, everything warm."
-    parts = _listed(f"{stage} {_percent(share)}" for stage, share in shares(costs, row).items())
+    parts = listed([f"{stage} {_percent(share)}" for stage, share in shares(costs, row).items()])
     return (
         f"A DistilDIRE image spends its time on: {parts}. Everything warm; the file is a {costs.decoded}. Arithmetic between the "
         "ADM's calls is counted with it."
@@ -145,14 +146,9 @@ def _spent(costs: Costs) -> str:
 def _stages(costs: Costs) -> Table:
     found = {row.title: shares(costs, row) for row in costs.rows}
     stages = max(found.values(), key=len)
-    rows = [[title, *(_percent(spent[s]) if s in spent else NONE for s in stages)] for title, spent in found.items()]
+    rows = [[title, *(_percent(spent[s]) if s in spent else MISSING for s in stages)] for title, spent in found.items()]
     return Table("Shares of an image's time, from its file to the verdict.", ["method", *stages], rows)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _listed(words: Iterable[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last

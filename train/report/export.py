@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,18 @@ from .provenance import summary_lines
 from .runs import Run
 from .sections import Addition
 from .tables import Table
-from .tidy import Row, csv_text, difference_rows, dire_row, distillation_rows, result_rows, seed_rows, shown_rows
+from .text import slug
+from .tidy import (
+    Row,
+    columns_of,
+    csv_text,
+    difference_rows,
+    dire_row,
+    distillation_rows,
+    result_rows,
+    seed_rows,
+    shown_rows,
+)
 
 ABOUT = {
     "results": "each run on each generator, means over generators and over families; measures in 0..1 with 95 % intervals",
@@ -35,12 +45,12 @@ def csv_files(
     for addition in added:
         shown = [(section.title, section.table) for section in addition.sections if section.table]
         for number, (title, table) in enumerate(shown, 1):
-            name = f"{_file_name(addition.name)}-{number}.csv"
+            name = f"{slug(addition.name) or 'added'}-{number}.csv"
             found[name], about[name] = shown_rows(table), title
     listed = {
         "created": created,
         "tables": {
-            name: {"about": about[name], "rows": len(rows), "columns": _columns(rows)} for name, rows in found.items()
+            name: {"about": about[name], "rows": len(rows), "columns": columns_of(rows)} for name, rows in found.items()
         },
         "provenance": origin,
     }
@@ -72,11 +82,3 @@ def _numbers(comparisons: Sequence[Comparison]) -> dict[str, list[Row]]:
         found["differences"] += [row for pair in one.methods for row in difference_rows(one.setting, "methods", pair)]
         found["mean_dire"] += [dire_row(one.setting, kind) for kind in one.dire]
     return found
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def _file_name(name: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") or "added"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..metrics import unweighted_mean
-from .cells import generator_title, method_title, percent
+from .cells import MISSING, generator_title, method_title, percent, training_title
 from .measured import Result
 from .runs import Run
 from .tables import Table
@@ -99,9 +99,7 @@ def _has_both(results: Sequence[Result], column: Column) -> bool:
 def _row_title(runs: Sequence[Run]) -> str:
     first = runs[0]
     seen = ", ".join(generator_title(name) for name in sorted(first.seen))
-    trained = (
-        "trained elsewhere" if first.get("imported") else f"trained on {first.datasets}{f': {seen}' if seen else ''}"
-    )
+    trained = f"{training_title(first)}{f': {seen}' if seen else ''}"
     if len(runs) == 1:
         return f"{first.name}\n{method_title(first)}\n{trained}"
     return f"{method_title(first)}\nmean of {len(runs)} runs\n{trained}"
@@ -118,7 +116,7 @@ def _column_title(column: Column, columns: Sequence[Column]) -> str:
 
 
 def _cell(ap: float | None, accuracy: float | None, seen: bool) -> str:
-    return "–" if ap is None and accuracy is None else f"{percent(ap)}{'*' if seen else ''}\n{percent(accuracy)}"
+    return MISSING if ap is None and accuracy is None else f"{percent(ap)}{'*' if seen else ''}\n{percent(accuracy)}"
 
 
 def _shade(ap: float | None) -> float | None:

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import html
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import jinja2
 
 from .cells import generator_title
 from .drawing import DASHES, SERIES, png_panel, with_prefix
+from .text import slug
 
 TEMPLATES = Path(__file__).parent / "templates"
 HEAT_STEPS = 10
@@ -56,7 +56,7 @@ def anchors(titles: Sequence[str], kind: str) -> list[str]:
     """An identifier for each title, such as ``setting-photos-split-test``: the same in every report, and each once."""
     found: list[str] = []
     for title in titles:
-        words = re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")
+        words = slug(title)
         name = f"{kind}-{words}" if words else kind
         times = sum(other == name or other.startswith(f"{name}--") for other in found)
         found.append(f"{name}--{times + 1}" if times else name)

@@ -11,8 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...errors import UserError
 from ..generators import mean_over_generators, mean_replicates
 from ..intervals import interval
@@ -121,7 +119,7 @@ def robustness_curves(runs: Sequence[Run], clusters: Mapping[str, str] | None) -
             results = _measured(run, [*evaluations, *([plain] if plain else [])], clusters)
             before = results[plain.name] if plain else None
             points = [
-                Point(p, results[e.name], before if plain and _same_images(e, plain) else None)
+                Point(p, results[e.name], before if plain and e.same_images(plain) else None)
                 for p, e in perturbed.values()
             ]
             points.sort(key=lambda point: severity_order(point.perturbation))
@@ -146,14 +144,9 @@ def _way(evaluation: Evaluation) -> Way:
 def _same_images_unperturbed(run: Run, way: Way, perturbed: Evaluation) -> Evaluation | None:
     for one in run.evaluations:
         dataset, _, *rest = one.setting
-        if not one.info.get("origin") and (dataset, *rest) == way and _same_images(one, perturbed):
+        if not one.info.get("origin") and (dataset, *rest) == way and one.same_images(perturbed):
             return one
     return None
-
-
-def _same_images(one: Evaluation, other: Evaluation) -> bool:
-    columns = ("keys", "labels", "generators", "groups")
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in columns)
 
 
 def _measured(run: Run, evaluations: Sequence[Evaluation], clusters: Mapping[str, str] | None) -> dict[str, Result]:

@@ -76,6 +76,11 @@ class Evaluation:
             str(self.info.get("select") or ""),
         )
 
+    def same_images(self, other: Evaluation) -> bool:
+        """Whether both scored the very same rows, so that their scores can be compared row by row."""
+        columns = ("keys", "labels", "generators", "groups")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
+
     @property
     def seen(self) -> frozenset[str]:
         """Generators whose fakes the run was trained on."""

@@ -92,11 +92,15 @@ def shown_rows(table: Table) -> list[Row]:
     return [dict(zip(heads, map(_one_line, row), strict=True)) for row in table.rows]
 
 
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """All columns, in the order in which they first appear."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def csv_text(rows: Sequence[Row]) -> str:
-    """Rows as CSV: columns in the order in which they first appear, empty where a row has none."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """Rows as CSV; a field is empty where a row has none."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, columns_of(rows), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
     return stream.getvalue()
