@@ -26,7 +26,23 @@ class GroupNorm32(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, ...); same shape and dtype."""
-        return super().forward(x.float()).to(x.dtype)
+        wide = x.float()
+        return super().forward(_near_zero(wide) if _channels_innermost_on_cpu(wide) else wide).to(x.dtype)
+
+
+def _channels_innermost_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.ndim == 4 and not x.is_contiguous()
+
+
+def _near_zero(x: Tensor) -> Tensor:
+    """Shift each group of x (B, C, H, W) by its mean, which normalisation does not see.
+
+    PyTorch's kernel for maps with the channels innermost takes a variance as the mean square less the square of the mean, of
+    which little is left where a group is almost constant: an error of 2e-5 in one layer, of 5e-4 in eps of a smooth picture.
+    """
+    means = x.mean(dim=(2, 3)).reshape(len(x), GROUPS, -1)
+    shift = means.mean(dim=2, keepdim=True).expand_as(means)
+    return x - shift.reshape(len(x), -1, 1, 1)
 
 
 class EmbeddedSequential(nn.Sequential):
@@ -107,7 +123,11 @@ class ResBlock(nn.Module):
         out_norm, *out_rest = self.out_layers
         if self.scale_shift:
             scale, shift = shift.chunk(2, dim=1)
-            h = out_norm(h) * (1 + scale) + shift
+            h = out_norm(h)
+            if torch.is_grad_enabled():
+                h = h * (1 + scale) + shift
+            else:
+                h.mul_(1 + scale).add_(shift)  # the same values, without two more maps in memory
         else:
             h = out_norm(h + shift)
         for layer in out_rest:
