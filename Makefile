@@ -9,7 +9,7 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/distil-cache demo --out demo-out
 
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from .cli_options import render as _render
 from .cli_predict import predict
 from .cli_train import train
 from .errors import UserError
+from .signals import ended_by_signals
 
 app = typer.Typer(
     name="distil-cache",
@@ -106,7 +107,13 @@ def checkpoint_export(
 def main() -> None:
     """Run the program; a user's mistake ends with its sentence on stderr and its exit code, without a traceback."""
     try:
-        app()
+        with ended_by_signals():
+            app()
     except UserError as error:
         print(f"distil-cache: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if "://" not in str(error.filename):
+            raise
+        print(f"distil-cache: {error.filename}: the store cannot be used ({error.strerror}).", file=sys.stderr)
+        raise SystemExit(1) from None

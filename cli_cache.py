@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,8 +31,12 @@ def cache_diff(
     a: Annotated[str, typer.Argument(help="A build or a feature folder of --cache, or the folder of a cache.")],
     b: Annotated[str, typer.Argument(help="What to compare it with, of the same kind.")],
     cache: Annotated[
-        Path | None,
-        typer.Option("--cache", help="Cache whose builds or features A and B name; beginnings of names will do."),
+        str | None,
+        typer.Option(
+            "--cache",
+            metavar="FOLDER",
+            help="Cache whose builds or features A and B name; beginnings of names will do.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -13,11 +13,14 @@ from .cli_options import (
     DeviceOption,
     JsonOption,
     LayoutOption,
+    LocalCopyGibOption,
+    LocalCopyOption,
     SelectOption,
     SourcesArgument,
     Transform,
     TransformOption,
 )
+from .cli_options import open_local_copy as _open_local_copy
 from .cli_options import render as _render
 
 
@@ -32,6 +35,8 @@ def evaluate(
         str | None, typer.Option("--build", help="Build record to read, if several fit.", show_default=False)
     ] = None,
     device: DeviceOption = "auto",
+    local_copy: LocalCopyOption = None,
+    local_copy_gib: LocalCopyGibOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a split with a trained student and keep the scores in the run."""
@@ -41,7 +46,7 @@ def evaluate(
     with RichProgress() as progress:
         result = run_evaluation(
             run, cache, dataset, split=split, select=select, transform=test_transform.value, build=build_id,
-            device=device, progress=progress,
+            device=device, local_copy=_open_local_copy(local_copy, local_copy_gib), progress=progress,
         )  # fmt: skip
     _render(result, as_json, show_evaluation)
 
@@ -69,7 +74,8 @@ def report(
 def audit(
     sources: SourcesArgument = None,
     cache: Annotated[
-        Path | None, typer.Option(help="In place of sources: cache of the dataset to audit.", show_default=False)
+        str | None,
+        typer.Option(metavar="FOLDER", help="In place of sources: cache of the dataset to audit.", show_default=False),
     ] = None,
     dataset: Annotated[
         str | None,

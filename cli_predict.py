@@ -58,7 +58,8 @@ def predict(
         typer.Option(help="JSON with a checkpoint's guided-diffusion flags, where the run does not know them."),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="The run's cache, for runs of older versions.", show_default=False)
+        str | None,
+        typer.Option(metavar="FOLDER", help="The run's cache, for runs of older versions.", show_default=False),
     ] = None,
     test_transform: TransformOption = Transform.crop,
     frames: Annotated[int, typer.Option(help="Frames to look at in a video, evenly spread.")] = 16,

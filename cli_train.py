@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import CacheOption, DeviceOption, JsonOption, Preset, SelectOption
+from .cli_options import (
+    CacheOption,
+    DeviceOption,
+    JsonOption,
+    LocalCopyGibOption,
+    LocalCopyOption,
+    Preset,
+    SelectOption,
+)
+from .cli_options import open_local_copy as _open_local_copy
 from .cli_options import render as _render
 
 _RATE = "Learning rate"
@@ -144,6 +153,8 @@ def train(
     ] = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read the cache; 0 for a thread.")] = 0,
+    local_copy: LocalCopyOption = None,
+    local_copy_gib: LocalCopyGibOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -163,20 +174,13 @@ def train(
         "val_fraction": val_fraction, "stop_after": stop_after,
     }  # fmt: skip
     given = {name: _plain(value) for name, value in asked.items() if value is not None and value is not False}
+    copy = _open_local_copy(local_copy, local_copy_gib)
     with RichProgress() as progress:
+        how: dict[str, Any] = {"device": device, "workers": workers, "local_copy": copy, "progress": progress}
         if sweep:
-            grid = parse_sweep(sweep)
-            result = run_sweep(given, grid, cache, run, device=device, workers=workers, progress=progress)
+            result = run_sweep(given, parse_sweep(sweep), cache, run, **how)
         else:
-            result = run_training(
-                TrainConfig.checked(**given),
-                cache,
-                run,
-                resume=resume,
-                device=device,
-                workers=workers,
-                progress=progress,
-            )
+            result = run_training(TrainConfig.checked(**given), cache, run, resume=resume, **how)
     if result:
         _render(result, as_json, show_sweep if sweep else show_train)
 

@@ -35,7 +35,7 @@ import psutil
 from compare import conditions
 from distil_cache.pipeline import BuildConfig, Placement, Silent, run_build
 from distil_cache.pipeline.cluster.crew import Crew, connect, start_here
-from distil_cache.pipeline.cluster.local import OVERLAP
+from distil_cache.pipeline.cluster.local import CALM, OVERLAP
 from distil_cache.pipeline.cluster.work import CrewWork
 from distil_cache.pipeline.estimate import device_hours
 from distil_cache.pipeline.loop_work import LoopWork
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.what == "serve":
-        dask.config.set({"distributed.worker.profile.enabled": False})  # as for the workers that a build starts itself
+        dask.config.set(CALM)  # as for the workers that a build starts itself
         asyncio.run(serve(options.scheduler, options.count))
         return
     if options.what == "table":

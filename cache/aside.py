@@ -2,17 +2,18 @@
 
 What is set aside moves into a folder ``removed`` (or ``damaged``) near where it was, and its time becomes that of the
 move. Until it is deleted there it can be put back by a link to its old name, which fails if somebody has written that
-name anew.
+name anew. An object store can neither move nor link: there it is copied and then deleted, and put back by a conditional
+put. So it may be seen in both places for a moment, but never in none.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from ..errors import IntegrityError
-from .atomic import cannot_write, fsync_folder, make_folder
+from ..places import Place, RemotePath
+from .atomic import cannot_write, create_file, fsync_folder, make_folder
 from .marker import how_to_check, read_marker
 from .store import FeatureStore
 
@@ -20,26 +21,33 @@ REMOVED = "removed"
 DAMAGED = "damaged"
 
 
-def set_aside(path: Path, folder: Path) -> bool:
+def set_aside(path: Place, folder: Place) -> bool:
     """Move a file into ``folder``, in the place of one of the same name there; False if it is gone already.
 
-    One step: at any moment the file is in the one place or in the other, also for two processes that move it at once.
+    At any moment the file is in the one place or in the other, also for two processes that move it at once.
     """
     make_folder(folder)
+    target = folder / path.name
     try:
+        if isinstance(path, RemotePath):
+            path.copy_to(target)
+            path.unlink()
+            return True
         os.utime(path)
-        path.rename(folder / path.name)
+        path.rename(str(target))
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise cannot_write(folder / path.name, error) from error
+        raise cannot_write(target, error) from error
     return True
 
 
-def put_back(aside: Path, path: Path) -> bool:
+def put_back(aside: Place, path: Place) -> bool:
     """Link a file that was set aside to its old name; False if it is not there any more. What is there already stays."""
+    if isinstance(aside, RemotePath):
+        return _put_back_object(aside, path)
     try:
-        os.link(aside, path)
+        os.link(aside, str(path))
     except FileExistsError:
         return True
     except FileNotFoundError:
@@ -47,6 +55,16 @@ def put_back(aside: Path, path: Path) -> bool:
     except OSError as error:
         raise cannot_write(path, error) from error
     fsync_folder(path.parent)
+    return True
+
+
+def _put_back_object(aside: RemotePath, path: Place) -> bool:
+    try:
+        create_file(path, aside.read_bytes())
+    except FileNotFoundError:
+        return path.exists()
+    except OSError as error:
+        raise cannot_write(path, error) from error
     return True
 
 

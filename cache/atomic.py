@@ -2,6 +2,8 @@
 
 A file is written under a temporary name beside its target, flushed to the disk, and then given its final name with
 ``os.link``, which fails when the name is taken. Whoever links first wins; nobody ever replaces a file.
+
+In an object store a conditional put does the same, there are no folders to make, and what was put needs no flushing.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
+from ..places import Entry, Place, RemotePath, names_in, read_many
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -24,7 +28,7 @@ _flushed: set[Path] = set()
 """Folders whose names this process has flushed."""
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Place, error: OSError) -> UserError:
     """Return the error that says why ``path`` was not written and what to do; a ReadOnlyError where writing is forbidden."""
     what = f"{path}: cannot be written ({error.strerror or error})."
     if error.errno in _FULL:
@@ -36,8 +40,18 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(what)
 
 
-def fsync_folder(folder: Path) -> None:
+def unreachable(path: RemotePath, error: OSError) -> UserError:
+    """Return the error for a store that does not answer, which says nothing about what lies there: it is no damage."""
+    return UserError(
+        f"{path}: cannot be read ({error.strerror or error}). The store or the network failed, or does not let you: "
+        "nothing is said about the data. Run the command again."
+    )
+
+
+def fsync_folder(folder: Place) -> None:
     """Flush a folder's list of names to the disk."""
+    if isinstance(folder, RemotePath):
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -45,19 +59,21 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def fsync_tree(path: Path) -> None:
+def fsync_tree(path: Place) -> None:
     """Flush a file, or a folder with everything below it (files first, each folder after what it holds)."""
     if path.is_dir():
-        for child in sorted(path.iterdir()):
-            fsync_tree(child)
+        for name in sorted(names_in(path)):
+            fsync_tree(path / name)
     fsync_folder(path)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Place) -> None:
     """Create a folder and its missing parents so that they outlive a power failure; one that exists is fine.
 
     The name of one that exists is flushed too, once a process: who made it may have been killed before that.
     """
+    if isinstance(folder, RemotePath):
+        return
     if folder.is_dir():
         if folder not in _flushed:
             with contextlib.suppress(OSError):  # the folder above may be out of reach
@@ -73,7 +89,7 @@ def make_folder(folder: Path) -> None:
     _flushed.add(folder)
 
 
-def create_file(path: Path, *data: bytes | memoryview) -> bool:
+def create_file(path: Place, *data: bytes | memoryview) -> bool:
     """Create ``path`` with ``data``, the pieces one after the other, in one step, unless it exists.
 
     Returns whether this call created it. The file is on the disk when the call returns True. A process killed on the
@@ -81,6 +97,11 @@ def create_file(path: Path, *data: bytes | memoryview) -> bool:
     cannot be written to will do. UserError if it cannot be written (ReadOnlyError for lack of the right to): the file
     may be there all the same, if flushing its folder was what failed.
     """
+    if isinstance(path, RemotePath):
+        try:
+            return path.create(*data)
+        except OSError as error:
+            raise cannot_write(path, error) from error
     if path.exists():
         return False
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
@@ -94,12 +115,16 @@ def create_file(path: Path, *data: bytes | memoryview) -> bool:
         raise cannot_write(path, error) from error
 
 
-def append_line(path: Path, line: bytes) -> None:
+def append_line(path: Place, line: bytes) -> None:
     """Append a line to a file, made if it is absent. It is not flushed to the disk. UserError if it cannot be written.
 
     The line begins on a new one even if a writer was killed, or found the disk full, in the middle of its own.
+    An object cannot grow: in an object store each line is an object below ``path``, named by the time.
     """
     try:
+        if isinstance(path, RemotePath):
+            (path / f"{time.time_ns():020d}-{secrets.token_hex(4)}").create(line + b"\n")
+            return
         with path.open("a+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
@@ -111,8 +136,25 @@ def append_line(path: Path, line: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
-def read_file(path: Path, limit: int) -> bytes:
+def read_lines(path: Place, most: int) -> bytes:
+    """Return what :func:`append_line` wrote, lines in the order of writing: at most the last ``most`` bytes. OSError."""
+    if isinstance(path, RemotePath):
+        entries: list[Entry] = []
+        for entry in reversed(path.children()):
+            most -= entry.size
+            if most < 0:
+                break
+            entries.append(entry)
+        return b"".join(data for data in read_many(entries[::-1]) if isinstance(data, bytes))
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+        return file.read(most)
+
+
+def read_file(path: Place, limit: int) -> bytes:
     """Return a small file's bytes; one that is larger than ``limit`` bytes, or unreadable, is an IntegrityError."""
+    if isinstance(path, RemotePath):
+        return _read_object(path, limit)
     try:
         if path.exists() and not path.is_file():
             raise IntegrityError(f"{path}: is no file.")  # opening a pipe would wait for ever
@@ -121,9 +163,43 @@ def read_file(path: Path, limit: int) -> bytes:
             data = file.read(min(size, limit) + 1)  # read(n) sets n bytes aside, however short the file is
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    if len(data) > limit:
-        raise IntegrityError(f"{path}: is larger than {limit:,} bytes, which no such file of a cache is.")
+    check_size(path, len(data), limit)
     return data
+
+
+def new_file_time(path: Place) -> float:
+    """Return the present time of a file system in seconds: that of a new file, which is deleted again.
+
+    path : where no file is. Raises UserError if it cannot be written.
+    """
+    try:
+        if isinstance(path, RemotePath):
+            path.write(b"")
+        else:
+            path.touch(exist_ok=False)
+        try:
+            return path.stat().st_mtime
+        finally:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _read_object(path: RemotePath, limit: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        check_size(path, size, limit)
+        return path.read_range(0, size)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error.strerror}).") from error
+    except OSError as error:
+        raise unreachable(path, error) from error
+
+
+def check_size(path: Place, size: int, limit: int) -> None:
+    """Raise IntegrityError for a file of a cache that is larger than any of its kind is."""
+    if size > limit:
+        raise IntegrityError(f"{path}: is larger than {limit:,} bytes, which no such file of a cache is.")
 
 
 def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:

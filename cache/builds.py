@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import IntegrityError, UserError
+from ..places import Place, matching
 from .atomic import create_file, make_folder, read_file
 from .marker import Key, first_error
 from .spec import fingerprint_of
@@ -95,7 +95,7 @@ class Ref(BaseModel):
 class BuildStore:
     """The folders ``builds`` and ``refs`` of a cache."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self._root = root
         self.folder = root / "builds"
         self.refs_folder = root / "refs"
@@ -130,7 +130,7 @@ class BuildStore:
         """Return the records of one dataset, oldest first."""
         return [record for record in self.all() if record.dataset == dataset]
 
-    def add_ref(self, run_id: str, build_id: str, path: Path | str) -> None:
+    def add_ref(self, run_id: str, build_id: str, path: Place | str) -> None:
         """Remember that a run uses a build. A run keeps its first reference; another build is a UserError."""
         if not _RUN.fullmatch(run_id):
             raise UserError(f"{run_id!r}: cannot name a run. Use letters, digits, dots, dashes and underscores.")
@@ -144,10 +144,10 @@ class BuildStore:
 
     def refs(self) -> list[Ref]:
         """Return all references, sorted by run."""
-        return [read_ref(path) for path in sorted(self.refs_folder.glob("*.json")) if _RUN.fullmatch(path.stem)]
+        return [read_ref(path) for path in matching(self.refs_folder, "*.json") if _RUN.fullmatch(path.stem)]
 
 
-def read_ref(path: Path) -> Ref:
+def read_ref(path: Place) -> Ref:
     """Read one reference; IntegrityError if the file is damaged."""
     return _read(path, Ref)
 
@@ -157,7 +157,7 @@ def _id_of(dataset: str, revision: str, features: Mapping[str, BuiltFeature]) ->
     return fingerprint_of({"dataset": dataset, "revision": revision, "features": plain})[:BUILD_DIGITS]
 
 
-def _read(path: Path, model: type[_Model]) -> _Model:
+def _read(path: Place, model: type[_Model]) -> _Model:
     try:
         return model.model_validate_json(read_file(path, _MAX_RECORD))
     except ValidationError as error:

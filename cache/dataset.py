@@ -11,16 +11,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import IntegrityError, UserError
+from ..places import Place
 from .atomic import create_file, make_folder, read_file
 from .audit_record import MOST_BYTES, HeaderAudit, parse_audit
-from .parquet_file import read_bounded
+from .parquet_file import read_bounded, read_schema
 from .revision import revision_of
 
 SCHEMA = pa.schema(
@@ -52,7 +52,7 @@ _MAX_REJECTS = 2**30
 class DatasetStore:
     """The datasets of a cache. Names are letters, digits, dots, dashes and underscores; derived ones also have an @."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
 
     def write(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
@@ -112,7 +112,7 @@ class DatasetStore:
         """
         path = self._path(name, revision, ".parquet")
         try:
-            found = pq.read_schema(path)
+            found = read_schema(path)
             if found.names != SCHEMA.names or found.types != SCHEMA.types:
                 raise ValueError(f"its columns are not those of a dataset: {_differing(found)}")
             table = read_bounded(path, columns)
@@ -153,16 +153,16 @@ class DatasetStore:
         found = (path.name.removesuffix(".parquet") for path in self._folder(name).glob("*.parquet"))
         return sorted(revision for revision in found if _REVISION.fullmatch(revision))
 
-    def scan_file(self, name: str) -> Path:
+    def scan_file(self, name: str) -> Place:
         """Return where a builder may remember path, size and time of scanned files. The folder may not exist yet."""
         return self._folder(name) / "scan.parquet"
 
-    def _folder(self, name: str) -> Path:
+    def _folder(self, name: str) -> Place:
         if not _NAME.fullmatch(name):
             raise UserError(f"{name!r}: cannot name a dataset. Use letters, digits, dots, dashes and underscores.")
         return self.folder / name
 
-    def _path(self, name: str, revision: str | None, suffix: str) -> Path:
+    def _path(self, name: str, revision: str | None, suffix: str) -> Place:
         revision = self.head(name) if revision is None else revision
         path = self._folder(name) / f"{revision}{suffix}"
         removed = self._folder(name) / "removed" / path.name
@@ -187,7 +187,7 @@ def _head_name(number: int) -> str:
     return f"HEAD-{number:06d}.json"
 
 
-def named_revision(path: Path) -> str:
+def named_revision(path: Place) -> str:
     """Return the revision that a head file names; IntegrityError if it names none."""
     try:
         revision = json.loads(read_file(path, 1 << 16))["revision"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ..errors import UsageError
+from ..places import Place
 from .builds import BuildRecord
 from .listing import short
 from .store import Cache, FeatureStore
@@ -21,7 +21,7 @@ Difference = tuple[str, str]
 _LABELS = ("real", "fake")
 
 
-def diff(a: str, b: str, cache: Path | None = None) -> dict[str, Any]:
+def diff(a: str, b: str, cache: Place | str | None = None) -> dict[str, Any]:
     """Compare two things of one kind and say what differs.
 
     a, b : ids of builds, or names of feature folders (beginnings will do) of the cache at ``cache``; without it, the

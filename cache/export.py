@@ -143,7 +143,7 @@ def _choose(cache: Cache, build: str | None, dataset: str | None, features: Sequ
 def _reserve(cache: Cache, out: Path) -> Path:
     """Make the folder to write to; ``out`` must be free and outside the cache."""
     partial = out.with_name(f"{out.name}.partial")
-    if out.resolve().is_relative_to(cache.root.resolve()):
+    if isinstance(cache.root, Path) and out.resolve().is_relative_to(cache.root.resolve()):
         raise UsageError(f"--out {out}: lies inside the cache. Give a folder elsewhere.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: is not empty. Give a new folder, or delete this one.")

@@ -15,9 +15,13 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ..errors import IntegrityError
+from ..places import Place, RemotePath
+from .atomic import unreachable
 from .marker import Marker
 
 Rows = NDArray[Any]
+DataFiles = list[tuple[str, Place, int]]
+"""The files of a data object: (name in it, where it lies, bytes) each."""
 _BLOCK = 1 << 20
 
 
@@ -48,16 +52,22 @@ class ShardFormat(Protocol):
         same bytes.
         """
 
-    def open(self, path: Path, marker: Marker, feature: str) -> ShardReader:
-        """Open an object whose size has been checked; raise IntegrityError if it is not what ``marker`` says."""
+    def open(self, path: Place, files: DataFiles, marker: Marker, feature: str) -> ShardReader:
+        """Open an object whose size has been checked; raise IntegrityError if it is not what ``marker`` says.
+
+        files : what :func:`data_files` says of ``path``.
+        """
 
 
-def data_files(path: Path) -> list[tuple[str, Path, int]]:
+def data_files(path: Place) -> DataFiles:
     """List (relative name, path, size) of a data object's files, sorted by name; a single file is called ''.
 
-    Raises IntegrityError if the object is absent or holds anything but plain files and folders.
+    Raises IntegrityError if the object is absent or holds anything but plain files and folders, UserError if its store
+    cannot be reached.
     """
-    found: list[tuple[str, Path, int]] = []
+    if isinstance(path, RemotePath):
+        return _objects(path)
+    found: DataFiles = []
     waiting = [path]
     while waiting:
         item = waiting.pop()
@@ -75,19 +85,36 @@ def data_files(path: Path) -> list[tuple[str, Path, int]]:
     return sorted(found)
 
 
-def stored_bytes(path: Path) -> int:
-    """Return the summed size of a data object's files, or raise IntegrityError if it is absent."""
-    return sum(size for _, _, size in data_files(path))
+def _objects(path: RemotePath) -> DataFiles:
+    try:
+        below = path.below()
+    except OSError as error:  # says nothing about the data: whoever mends a cache must not take it for damage
+        raise unreachable(path, error) from error
+    if not below:
+        raise IntegrityError(f"{path}: the shard's data is missing.")
+    return sorted((_name_in(path, entry.path), entry.path, entry.size) for entry in below)
 
 
-def checksum(path: Path) -> tuple[int, str]:
-    """Return the total bytes of a data object and the SHA-256 over its sorted (name, length, bytes)."""
+def _name_in(path: RemotePath, item: RemotePath) -> str:
+    return "" if item == path else item.relative_to(path).as_posix()
+
+
+def checksum(path: Place) -> tuple[int, str]:
+    """Return the total bytes of a data object and the SHA-256 over its sorted (name, length, bytes).
+
+    IntegrityError if it is absent, OSError if a disk cannot be read, UserError if a store cannot.
+    """
     digest = hashlib.sha256()
     total = 0
     for name, file_path, size in data_files(path):
         digest.update(f"{name}\0{size}\0".encode())
-        with file_path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        try:
+            with file_path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        except OSError as error:
+            if isinstance(file_path, RemotePath):
+                raise unreachable(file_path, error) from error
+            raise
         total += size
     return total, digest.hexdigest()

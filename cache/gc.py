@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ..errors import IntegrityError
+from ..places import Place, name_below
 from .aside import REMOVED, put_back, restore_shard, set_aside
 from .atomic import fsync_folder
 from .builds import BuildRecord
@@ -71,7 +72,7 @@ def collect(
         returned = _put_back_needed(cache, keep_revisions, moved)
         found.items = [item for item in found.items if item.path not in returned]
     items, bytes_now = list(found.items), 0
-    now_aside = {Path(item.path).name for item in items}
+    now_aside = {PurePosixPath(item.path).name for item in items}
     for litter in find_litter(cache):
         if litter.age < max(grace, litter.at_least):
             if (litter.record or litter.path).name not in now_aside:
@@ -139,7 +140,9 @@ def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Ite
                     )
 
 
-def _look_at_feature(cache: Cache, folder: Path, roots: Roots, oldest: float, found: _Found, *, thorough: bool) -> None:
+def _look_at_feature(
+    cache: Cache, folder: Place, roots: Roots, oldest: float, found: _Found, *, thorough: bool
+) -> None:
     """Add the shards of a feature that can go. oldest : time before which a shard that no build names is given up."""
     try:
         store = FeatureStore(folder)
@@ -186,7 +189,7 @@ def _sound(store: FeatureStore, shard: str, *, thorough: bool) -> bool:
         return False
 
 
-def _set_aside(cache: Cache, items: Iterable[Item]) -> list[Path]:
+def _set_aside(cache: Cache, items: Iterable[Item]) -> list[Place]:
     """Set the items aside, flush the folders, and return the paths that were moved.
 
     One kind after the other, so that a power failure brings back no record of something that is gone.
@@ -201,17 +204,17 @@ def _set_aside(cache: Cache, items: Iterable[Item]) -> list[Path]:
     return moved
 
 
-def removed_folder(path: Path) -> Path:
+def removed_folder(path: Place) -> Place:
     """Return where a marker, a build record or a dataset's table goes when it is removed."""
     return (path.parent.parent if path.parent.name == "shards" else path.parent) / REMOVED
 
 
-def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[Path]) -> set[str]:
+def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[Place]) -> set[str]:
     """Put back what live builders use among what this process moved, and all that roots need, whoever moved it.
 
     Returns the paths that are back, relative to the cache.
     """
-    back: set[Path] = set()
+    back: set[Place] = set()
     leases = read_leases(cache.root)
     for path in moved:
         if _in_use(path, leases) and put_back(removed_folder(path) / path.name, path):
@@ -237,7 +240,7 @@ def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[Path]) -
     return {_name(cache, path) for path in back}
 
 
-def _in_use(path: Path, leases: Leases) -> bool:
+def _in_use(path: Place, leases: Leases) -> bool:
     """Say whether a live process uses the feature or the dataset whose marker, table or build record was at ``path``."""
     if path.parent.name == "builds":
         what = _dataset_and_revision(path)
@@ -245,7 +248,7 @@ def _in_use(path: Path, leases: Leases) -> bool:
     return path.parent.name in leases.datasets or path.parents[1].name in leases.features
 
 
-def _dataset_and_revision(path: Path) -> tuple[str, str] | None:
+def _dataset_and_revision(path: Place) -> tuple[str, str] | None:
     """Return what a removed build record is of, or None if another process has deleted it."""
     try:
         record = BuildRecord.model_validate_json((removed_folder(path) / path.name).read_bytes())
@@ -254,7 +257,7 @@ def _dataset_and_revision(path: Path) -> tuple[str, str] | None:
     return record.dataset, record.revision
 
 
-def _put_back_shards(folder: Path, roots: Roots) -> Iterable[Path]:
+def _put_back_shards(folder: Place, roots: Roots) -> Iterable[Place]:
     """Put back the removed shards of a feature that needed builds name, unless they were merged into others."""
     gone = {path.stem for path in (folder / REMOVED).glob("*.json")}
     wanted = {
@@ -278,18 +281,18 @@ def _item(cache: Cache, litter: Litter) -> Item:
     return Item("data", _name(cache, litter.path), litter.bytes, litter.why)
 
 
-def _name(cache: Cache, path: Path) -> str:
-    return path.relative_to(cache.root).as_posix()
+def _name(cache: Cache, path: Place) -> str:
+    return name_below(path, cache.root)
 
 
-def _size(path: Path) -> int:
+def _size(path: Place) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def _changed(path: Path, otherwise: float) -> float:
+def _changed(path: Place, otherwise: float) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

@@ -20,8 +20,9 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import IntegrityError
+from ..places import Place, RemotePath, names_in
 from .atomic import create_file, make_folder
 from .index import MAX_ROWS, Index, Part
 from .keys import BINARY
@@ -75,7 +77,7 @@ class Header(BaseModel):
         return self
 
 
-def read_newest(folder: Path, fingerprint: str) -> Part | None:
+def read_newest(folder: Place, fingerprint: str) -> Part | None:
     """Return the newest compacted index of a feature that can be trusted, mapped into memory, or None.
 
     folder : the feature's folder ``index``, which need not exist.
@@ -94,7 +96,7 @@ def read_newest(folder: Path, fingerprint: str) -> Part | None:
     return None
 
 
-def write(folder: Path, part: Part, fingerprint: str) -> bool:
+def write(folder: Place, part: Part, fingerprint: str) -> bool:
     """Write a part as the newest compacted index and remove the older ones.
 
     Returns whether this call did; another process may have written its own at the same time. UserError if the file
@@ -126,7 +128,7 @@ def write(folder: Path, part: Part, fingerprint: str) -> bool:
     return True
 
 
-def is_current(folder: Path, index: Index, *, tolerant: bool) -> bool:
+def is_current(folder: Place, index: Index, *, tolerant: bool) -> bool:
     """Say whether the file on disk serves as well as one that would be written now.
 
     tolerant : also if reading the markers that it does not know takes a moment only: fewer than 64, or an eighth of all.
@@ -138,7 +140,7 @@ def is_current(folder: Path, index: Index, *, tolerant: bool) -> bool:
     return behind < max(_FEW, len(index.known) // 8) if tolerant else not behind
 
 
-def problems(store: FeatureStore) -> list[tuple[Path, str]]:
+def problems(store: FeatureStore) -> list[tuple[Place, str]]:
     """Compare the compacted index with the markers; each file that is wrong, with a sentence.
 
     Shards whose marker is gone or cannot be read are passed over: the first is no damage, the second is the marker's.
@@ -173,9 +175,9 @@ def _fits(index: Index, store: FeatureStore, shard: str) -> bool:
     )
 
 
-def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
+def _numbered(folder: Place) -> Iterator[tuple[int, Place]]:
     try:
-        names = os.listdir(folder)  # noqa: PTH208  (Path.iterdir is no shorter here)
+        names = names_in(folder)
     except OSError:
         return
     for name in names:
@@ -183,9 +185,9 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
             yield int(match[1]), folder / name
 
 
-def _read(path: Path, fingerprint: str) -> Part:
+def _read(path: Place, fingerprint: str) -> Part:
     """Check a file and map it; ValueError or OSError if it is not a sound index of this feature."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         preamble = file.read(_PREAMBLE)
         length = int.from_bytes(preamble[len(_MAGIC) : len(_MAGIC) + 8], "little")
         size = os.fstat(file.fileno()).st_size
@@ -218,6 +220,17 @@ def _read(path: Path, fingerprint: str) -> Part:
         rejected=header.rejected,
         merged=header.merged,
     )
+
+
+def _opened(path: Place) -> IO[bytes]:
+    """Open a file that can be mapped: that of a disk, or a nameless copy of one in an object store."""
+    if not isinstance(path, RemotePath):
+        return path.open("rb")
+    copy: IO[bytes] = tempfile.TemporaryFile(prefix="distil-cache-")  # noqa: SIM115  (the caller closes it)
+    with path.open() as file:
+        shutil.copyfileobj(file, copy, _BLOCK * _ALIGNMENT)
+    copy.seek(0)
+    return copy
 
 
 def _blocks(file: IO[bytes], total: int, dtype: np.dtype[Any], digest: hashlib._Hash) -> Iterator[NDArray[Any]]:

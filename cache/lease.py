@@ -21,13 +21,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
-from .atomic import TEMPORARY_PREFIX, cannot_write, create_file, make_folder, read_file
+from ..places import Place, RemotePath, matching
+from .atomic import TEMPORARY_PREFIX, create_file, make_folder, new_file_time, read_file
 
 FOLDER = "builders"
 BEAT_SECONDS = 30.0
@@ -53,7 +53,7 @@ class Leases:
     """The leases of a cache: those of processes that live, and the files that killed ones left."""
 
     live: tuple[Lease, ...]
-    stale: tuple[Path, ...]
+    stale: tuple[Place, ...]
 
     @property
     def features(self) -> frozenset[str]:
@@ -68,13 +68,13 @@ class Leases:
 
 @contextmanager
 def lease(
-    root: Path,
+    root: Place,
     work: Literal["build", "compact", "import", "export"],
     features: Iterable[str],
     dataset: str | None = None,
     *,
     beat: float = BEAT_SECONDS,
-) -> Iterator[Path]:
+) -> Iterator[Place]:
     """Hold a lease on the cache at ``root`` for the length of a ``with`` block; yields its file.
 
     features : folder names. beat : seconds between two signs of life. Where the cache may only be read no lease can be
@@ -104,11 +104,11 @@ def lease(
         path.unlink(missing_ok=True)
 
 
-def read_leases(root: Path) -> Leases:
+def read_leases(root: Place) -> Leases:
     """Read all leases of a cache. One that is fresh and cannot be understood is an IntegrityError: it may hold anything."""
     live: list[Lease] = []
-    stale: list[Path] = []
-    paths = sorted((root / FOLDER).glob("*.json"))
+    stale: list[Place] = []
+    paths = matching(root / FOLDER, "*.json")
     now = file_time(root) if paths else 0.0
     for path in paths:
         try:
@@ -127,26 +127,18 @@ def read_leases(root: Path) -> Leases:
     return Leases(tuple(live), tuple(stale))
 
 
-def file_time(root: Path) -> float:
+def file_time(root: Place) -> float:
     """Return the present time of the cache's file system in seconds: the time of a file written now."""
     folder = root / FOLDER
     make_folder(folder)
-    path = folder / f"{TEMPORARY_PREFIX}clock-{secrets.token_hex(8)}"
-    try:
-        path.touch(exist_ok=False)
-        try:
-            return path.stat().st_mtime
-        finally:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    return new_file_time(folder / f"{TEMPORARY_PREFIX}clock-{secrets.token_hex(8)}")
 
 
-def _beat(path: Path, content: bytes, ended: threading.Event, seconds: float) -> None:
+def _beat(path: Place, content: bytes, ended: threading.Event, seconds: float) -> None:
     """Touch the file until the work ends; write it again if somebody took this process for dead."""
     while not ended.wait(seconds):
         try:
-            os.utime(path)
+            path.write(content) if isinstance(path, RemotePath) else os.utime(path)
         except FileNotFoundError:
             with contextlib.suppress(UserError):
                 create_file(path, content)

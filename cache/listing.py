@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import cast
 
 from ..errors import UserError
+from ..places import Place, matching
 from .lease import FOLDER as BUILDERS
 from .roots import read_briefs
 from .store import Cache, FeatureStore
@@ -33,7 +34,7 @@ def summary(cache: Cache) -> dict[str, list[Entry]]:
         "builds": builds,
         "features": [_feature(folder, builds) for folder in cache.feature_folders()],
         "refs": refs,
-        "builders": [{"lease": path.stem} for path in sorted((cache.root / BUILDERS).glob("*.json"))],
+        "builders": [{"lease": path.stem} for path in matching(cache.root / BUILDERS, "*.json")],
     }
 
 
@@ -113,7 +114,7 @@ def _build(cache: Cache, build: str, runs: list[object]) -> Entry:
     }
 
 
-def _feature(folder: Path, builds: list[Entry]) -> Entry:
+def _feature(folder: Place, builds: list[Entry]) -> Entry:
     try:
         store = FeatureStore(folder)
         briefs = read_briefs(store)
@@ -132,7 +133,7 @@ def _feature(folder: Path, builds: list[Entry]) -> Entry:
         "rows": rows,
         "bytes": size,
         "bytes_per_sample": round(size / rows) if rows else 0,
-        "formats": dict(sorted(Counter(Path(marker.data).suffix[1:] for marker in markers).items())),
+        "formats": dict(sorted(Counter(PurePosixPath(marker.data).suffix[1:] for marker in markers).items())),
         "merged_away": {
             "shards": len(briefs) - len(markers),
             "bytes": sum(one.bytes for one in briefs.values()) - size,

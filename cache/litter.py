@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IntegrityError
+from ..places import Place, RemotePath
 from .aside import DAMAGED, REMOVED
 from .atomic import TEMPORARY_PREFIX, cannot_write
 from .lease import FOLDER as BUILDERS
@@ -31,17 +32,17 @@ class Litter:
     removed shard its marker, which goes with them. at_least : the age that it must have whatever the grace period is.
     """
 
-    path: Path
+    path: Place
     why: str
     bytes: int
     age: float
     feature: str | None = None
     dataset: str | None = None
-    record: Path | None = None
+    record: Place | None = None
     at_least: float = 0
 
 
-def garbage(cache: Cache) -> list[Path]:
+def garbage(cache: Cache) -> list[Place]:
     """Return the data without a marker and the temporary files of killed writers, sorted."""
     found = list(_temporary(cache))
     for folder in feature_folders(cache):
@@ -49,7 +50,7 @@ def garbage(cache: Cache) -> list[Path]:
     return sorted(found)
 
 
-def feature_folders(cache: Cache) -> list[Path]:
+def feature_folders(cache: Cache) -> list[Place]:
     """Return all folders below ``features``, with or without a spec, sorted."""
     return sorted(path for path in (cache.root / "features").glob("*") if path.is_dir())
 
@@ -88,7 +89,9 @@ def delete(litter: Litter) -> bool:
             litter.record.unlink(missing_ok=True)
         if path.parent.name == "shards" and path.name in _named(path.parent, path.name[:32]):
             return False
-        if path.is_dir() and not path.is_symlink():
+        if isinstance(path, RemotePath):
+            path.remove()
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -99,19 +102,19 @@ def delete(litter: Litter) -> bool:
     return True
 
 
-def _temporary(cache: Cache) -> Iterator[Path]:
+def _temporary(cache: Cache) -> Iterator[Place]:
     for place in _WRITTEN:
         yield from cache.root.glob(f"{place}/{TEMPORARY_PREFIX}*" if place else f"{TEMPORARY_PREFIX}*")
 
 
-def _unmarked(shards: Path) -> Iterator[Path]:
+def _unmarked(shards: Place) -> Iterator[Place]:
     """Yield data that no marker names; what belongs to a damaged marker's shard counts as named."""
     data = [path for path in shards.glob("*-*.*") if not path.name.startswith(TEMPORARY_PREFIX)]
     named = {name for shard in {path.name[:32] for path in data} for name in _named(shards, shard)}
     yield from (path for path in data if path.name not in named)
 
 
-def _named(shards: Path, shard: str) -> set[str]:
+def _named(shards: Place, shard: str) -> set[str]:
     """Return the names of data that the marker of a shard holds; all that could be its own if it cannot be read."""
     path = shards / f"{shard}.json"
     try:
@@ -122,7 +125,7 @@ def _named(shards: Path, shard: str) -> set[str]:
         return {data.name for data in shards.glob(f"{shard}-*")}
 
 
-def _data(folder: Path, now: float) -> Iterator[Litter]:
+def _data(folder: Place, now: float) -> Iterator[Litter]:
     for path in _unmarked(folder / "shards"):
         size, age = _size_and_age(path, now)
         record = folder / REMOVED / f"{path.name[:32]}.json"
@@ -136,7 +139,7 @@ def _data(folder: Path, now: float) -> Iterator[Litter]:
         yield Litter(path, KILLED, size, age, folder.name)
 
 
-def _owner(path: Path) -> tuple[str | None, str | None]:
+def _owner(path: Place) -> tuple[str | None, str | None]:
     """Return the feature's folder and the dataset that a path of the cache belongs to."""
     for folder in path.parents:
         if folder.parent.name == "features":
@@ -146,8 +149,11 @@ def _owner(path: Path) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _size_and_age(path: Path, now: float) -> tuple[int, float]:
+def _size_and_age(path: Place, now: float) -> tuple[int, float]:
     """Return the bytes of a file or tree and the seconds since anything of it was written."""
+    if isinstance(path, RemotePath):
+        entries = path.below()
+        return sum(entry.size for entry in entries), now - max((entry.mtime for entry in entries), default=now)
     size, newest = 0, 0.0
     below = (Path(folder) / name for folder, folders, names in os.walk(path) for name in (*folders, *names))
     for item in itertools.chain((path,), below):
@@ -160,9 +166,11 @@ def _size_and_age(path: Path, now: float) -> tuple[int, float]:
     return size, now - newest
 
 
-def _size_and_own_age(path: Path, now: float) -> tuple[int, float]:
+def _size_and_own_age(path: Place, now: float) -> tuple[int, float]:
     """Return the bytes of a file or tree that was set aside, and the seconds since."""
     size, age = _size_and_age(path, now)
+    if isinstance(path, RemotePath):
+        return size, age  # the copy was made when it was set aside
     try:
         return size, now - path.lstat().st_mtime
     except FileNotFoundError:

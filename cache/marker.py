@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -22,7 +21,8 @@ from pydantic import (
 )
 
 from ..errors import IntegrityError
-from .atomic import read_file
+from ..places import Place, RemotePath, read_many
+from .atomic import check_size, read_file, unreachable
 
 MAX_SHARD_BYTES = 16 * 2**30
 """Largest shard, uncompressed, that is written or believed."""
@@ -31,6 +31,8 @@ MAX_ROW_BYTES = 256 * 2**20
 MAX_ROWS = 2**20
 MAX_MARKER_BYTES = 64 * 2**20
 ID_DIGITS = 32
+_TOGETHER = 256
+"""Markers that are asked of an object store at a time."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
@@ -124,9 +126,13 @@ def shard_id_of(fingerprint: str, planned_keys: Sequence[str]) -> str:
     return hashlib.sha256("\n".join((fingerprint, *planned_keys)).encode()).hexdigest()[:ID_DIGITS]
 
 
-def read_marker(path: Path) -> Marker:
+def read_marker(path: Place) -> Marker:
     """Read one marker; anything that is not a valid marker of that name is an IntegrityError."""
-    text = read_file(path, MAX_MARKER_BYTES)
+    return parse_marker(read_file(path, MAX_MARKER_BYTES), path)
+
+
+def parse_marker(text: bytes, path: Place) -> Marker:
+    """Read the marker whose bytes were read from ``path``; IntegrityError as :func:`read_marker`."""
     try:
         marker = Marker.model_validate_json(text)
     except ValidationError as error:
@@ -136,7 +142,24 @@ def read_marker(path: Path) -> Marker:
     return marker
 
 
-def how_to_check(path: Path) -> str:
+def fetch_markers(shards: RemotePath, wanted: Collection[str]) -> Iterator[Marker]:
+    """Read the markers of these shards from a folder of an object store, many at a time; those that are gone are passed over.
+
+    IntegrityError as :func:`read_marker`, UserError if the store cannot be read.
+    """
+    listed = [entry for entry in shards.children() if entry.path.suffix == ".json" and entry.path.stem in wanted]
+    for start in range(0, len(listed), _TOGETHER):
+        block = listed[start : start + _TOGETHER]
+        for entry in block:
+            check_size(entry.path, entry.size, MAX_MARKER_BYTES)
+        for entry, data in zip(block, read_many(block), strict=True):
+            if isinstance(data, bytes):
+                yield parse_marker(data, entry.path)
+            elif not isinstance(data, FileNotFoundError):
+                raise unreachable(entry.path, data)
+
+
+def how_to_check(path: Place) -> str:
     """Return the sentence that tells how to look for damage in the cache whose feature holds ``path``."""
     return f"Check the cache with: distil-cache cache verify {_cache_root(path)}"
 
@@ -155,7 +178,7 @@ def check_keys(keys: Iterable[str]) -> None:
             raise ValueError(f"{key!r} is not a sample key")
 
 
-def _cache_root(path: Path) -> Path:
+def _cache_root(path: Place) -> Place:
     for folder in path.parents:
         if folder.name == "features":
             return folder.parent

@@ -13,6 +13,8 @@ from .formats import ShardReader
 
 MAX_OPEN = 64
 """Shards of a feature that stay open; those that were not read for the longest time are closed."""
+REMOTE_OPEN = 8192
+"""The same where nothing stays open but what is known of a shard, some 10 KB: opening one takes several requests."""
 
 
 class OpenShard(NamedTuple):
@@ -25,12 +27,13 @@ class OpenShard(NamedTuple):
 
 
 class OpenShards:
-    """Up to ``MAX_OPEN`` open shards of one feature.
+    """Up to ``most`` open shards of one feature, by default ``MAX_OPEN``.
 
     There is no lock: what one thread sets aside stays open for whoever still reads it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
         self._shards: OrderedDict[str, OpenShard] = OrderedDict()
         self._process = os.getpid()
 
@@ -40,6 +43,6 @@ class OpenShards:
             self._shards, self._process = OrderedDict(), os.getpid()
         shard = self._shards.pop(shard_id, None) or open_it(shard_id)
         self._shards[shard_id] = shard
-        while len(self._shards) > MAX_OPEN:
+        while len(self._shards) > (self._most or MAX_OPEN):
             self._shards.popitem(last=False)
         return shard

@@ -8,11 +8,13 @@ and only written out when their length is known.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from ..places import Place, RemotePath
 
 SMALL_ROWS = 2**20
 SMALL_BYTES = 256 * 2**20
@@ -21,19 +23,26 @@ RATIO = 100
 """Bytes, decoded, for each byte of a larger file. Tables of a cache have about 15."""
 
 
-def read_bounded(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_schema(path: Place) -> pa.Schema:
+    """Return a Parquet file's schema; errors as pyarrow raises them."""
+    return pq.read_schema(_opened(path))
+
+
+def read_bounded(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a Parquet file's table, or only these of its columns.
 
     Raises ValueError if the file declares, or holds, more than a file of its size does; OSError and pyarrow's
     ArrowException as pyarrow does.
     """
     size = path.stat().st_size
-    with pq.ParquetFile(path) as file:
+    whole = path.read_bytes() if isinstance(path, RemotePath) else None
+    with pq.ParquetFile(_opened(path, whole)) as file:
         metadata = file.metadata
         _check_declared(metadata, size)
         coded = _with_dictionary(metadata)
     try:
-        with pq.ParquetFile(path, read_dictionary=coded, metadata=metadata, page_checksum_verification=True) as file:
+        source = _opened(path, whole)
+        with pq.ParquetFile(source, read_dictionary=coded, metadata=metadata, page_checksum_verification=True) as file:
             table = file.read(None if columns is None else list(columns))
     except KeyError as error:
         raise ValueError(f"its two schemas differ in the column {error}") from error
@@ -42,6 +51,13 @@ def read_bounded(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     )
     plain = [field.with_type(field.type.value_type) if _is_coded(field.type) else field for field in table.schema]
     return table.cast(pa.schema(plain, table.schema.metadata))
+
+
+def _opened(path: Place, whole: bytes | None = None) -> Any:
+    """Return what pyarrow reads a file from: its path, or the bytes of an object."""
+    if isinstance(path, RemotePath):
+        return pa.BufferReader(path.read_bytes() if whole is None else whole)
+    return path
 
 
 def _check_declared(metadata: pq.FileMetaData, size: int) -> None:

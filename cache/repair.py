@@ -7,16 +7,16 @@ lies in ``removed`` and is needed is put back. What cannot be made good here is 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from ..errors import IntegrityError, UserError
+from ..places import Place, name_below
 from . import index_file
 from .aside import DAMAGED, put_back, restore_shard, set_aside
 from .atomic import cannot_write, create_file, fsync_folder, make_folder
+from .data_object import move_data
 from .dataset import OF_REVISION
 from .gc import removed_folder
 from .marker import read_marker
@@ -111,8 +111,7 @@ def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
     if marker is not None:
         data = path.parent / marker.data
         try:
-            data.rename(folder / DAMAGED / data.name)
-            os.utime(folder / DAMAGED / data.name)
+            move_data(data, folder / DAMAGED / data.name)
         except FileNotFoundError:
             pass  # missing data were the damage
         except OSError as error:
@@ -121,9 +120,9 @@ def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
     yield f"{name}: shard {shard} is set aside, and {rows} will be made again"
 
 
-def _set_file_aside(cache: Cache, path: Path) -> Iterator[str]:
+def _set_file_aside(cache: Cache, path: Place) -> Iterator[str]:
     """Move one damaged file that is no shard, and say what that means."""
-    name = path.relative_to(cache.root).as_posix()
+    name = name_below(path, cache.root)
     if path.suffix == index_file.SUFFIX:
         path.unlink(missing_ok=True)
         yield f"{name} is deleted: it only made opening the feature fast"

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..errors import IntegrityError, UserError
+from ..errors import UserError
 from .builds import BuildRecord, BuildStore, BuiltFeature
 from .dataset import DatasetStore
-from .marker import read_marker
 from .store import Cache, FeatureStore
 
 
@@ -91,16 +90,8 @@ def read_briefs(store: FeatureStore) -> dict[str, Brief]:
 
     One that another process removes meanwhile is passed over.
     """
-    found = {}
-    for shard in store.marker_ids():
-        try:
-            marker = read_marker(store.shards / f"{shard}.json")
-        except IntegrityError:
-            if store.has(shard):
-                raise
-        else:
-            found[shard] = Brief(shard, marker.data, marker.rows, marker.bytes, marker.merged)
-    return found
+    markers = store.read_markers(store.marker_ids())
+    return {one.shard: Brief(one.shard, one.data, one.rows, one.bytes, one.merged) for one in markers}
 
 
 def replacements(store: FeatureStore, briefs: Mapping[str, Brief]) -> dict[str, str]:

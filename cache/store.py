@@ -9,70 +9,74 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
-import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
 
 from ..errors import IntegrityError, UserError
+from ..places import Place, RemotePath, names_in, place_of
 from . import index_file
 from .atomic import (
     TEMPORARY_PREFIX,
     append_line,
     cannot_write,
     create_file,
-    fsync_folder,
-    fsync_tree,
     make_folder,
     read_file,
 )
 from .builds import BuildStore
 from .commit_checks import check_rows
+from .data_object import remove_data, write_data
 from .dataset import DatasetStore
-from .formats import Rows, ShardFormat, ShardReader, checksum, stored_bytes
+from .formats import Rows, ShardReader
 from .index import EMPTY, Index
-from .marker import DType, Marker, how_to_check, is_id, read_marker, shard_id_of
-from .open_shards import MAX_OPEN, OpenShard, OpenShards
+from .local_copy import MAX_OPEN as COPIES_OPEN
+from .local_copy import LocalCopy
+from .marker import DType, Marker, fetch_markers, how_to_check, is_id, read_marker, shard_id_of
+from .open_data import FORMATS, open_data
+from .open_shards import MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards
 from .spec import Spec, fingerprint_of, folder_name
-from .tar_format import TarFormat
-from .zarr_format import ZarrFormat
+from .store_check import check_store
 
 __all__ = ["FORMATS", "MAX_OPEN", "Cache", "FeatureStore", "Marker"]
 
 FORMAT_VERSION = 1
-FORMATS: dict[str, ShardFormat] = {form.name: form for form in (ZarrFormat(), TarFormat())}
 _SMALL = 1 << 20
 
 
 class Cache:
-    """A folder of datasets, features and build records that many experiments share."""
+    """A folder of datasets, features and build records that many experiments share.
 
-    def __init__(self, root: Path) -> None:
+    local_copy : where the shards that are read are copied to, and then read, if the cache is far away.
+    """
+
+    def __init__(self, root: Place, local_copy: LocalCopy | None = None) -> None:
         self.root = root
+        self._local_copy = local_copy
 
     @classmethod
-    def create(cls, root: Path | str) -> Cache:
+    def create(cls, root: Place | str) -> Cache:
         """Open the cache at ``root``, made anew if there is nothing yet.
 
-        Raises UserError if the folder holds something else.
+        Raises UserError if the folder holds something else, or lies in an object store without conditional puts.
         """
-        root = Path(root)
+        root = place_of(root)
         if not (root / "cache.json").exists():
             make_folder(root)
             strange = [path for path in root.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
             if strange and not (root / "cache.json").exists():
                 raise UserError(f"{root}: is neither empty nor a cache. Give a new folder, or one made by a build.")
+            check_store(root)
             create_file(root / "cache.json", _json_bytes({"format": FORMAT_VERSION}))
         return cls.open(root)
 
     @classmethod
-    def open(cls, root: Path | str) -> Cache:
+    def open(cls, root: Place | str, local_copy: LocalCopy | None = None) -> Cache:
         """Open an existing cache; UserError if it is none, or was written by a later version of the program."""
-        root = Path(root)
+        root = place_of(root)
         if not (root / "cache.json").is_file():
             raise UserError(f"{root}: is not a cache (it has no cache.json). Make one with: distil-cache build")
         version = _read_object(root / "cache.json").get("format")
@@ -83,7 +87,7 @@ class Cache:
                 f"{root}: has cache format {version}, this program knows formats up to {FORMAT_VERSION}. "
                 "Install a newer distil-cache."
             )
-        return cls(root)
+        return cls(root, local_copy)
 
     def feature(self, spec: Spec, form: str = "zarr") -> FeatureStore:
         """Return the store of a feature, its folder and ``spec.json`` made if they are absent.
@@ -104,7 +108,7 @@ class Cache:
         wanted = name_or_fingerprint
         for folder in self.feature_folders():
             if folder.name == wanted:
-                return FeatureStore(folder)
+                return FeatureStore(folder, local_copy=self._local_copy)
         found = [store for store in self.features() if len(wanted) >= 8 and store.fingerprint.startswith(wanted)]
         if len(found) == 1:
             return found[0]
@@ -114,9 +118,9 @@ class Cache:
 
     def features(self) -> list[FeatureStore]:
         """Return all features, sorted by folder name; IntegrityError if a spec is damaged."""
-        return [FeatureStore(folder) for folder in self.feature_folders()]
+        return [FeatureStore(folder, local_copy=self._local_copy) for folder in self.feature_folders()]
 
-    def feature_folders(self) -> list[Path]:
+    def feature_folders(self) -> list[Place]:
         """Return the folders that hold a ``spec.json``, sorted by name."""
         return sorted(path.parent for path in (self.root / "features").glob("*/spec.json"))
 
@@ -133,12 +137,14 @@ class FeatureStore:
     """The shards of one feature.
 
     folder : the feature's folder; spec : its settings as plain JSON values; fingerprint : 64 hex digits;
-    feature : its name, such as ``eps``; form : the format of the shards that are committed.
+    feature : its name, such as ``eps``; form : the format of the shards that are committed; local_copy : where those that
+    are read are copied to, if they are.
     """
 
-    def __init__(self, folder: Path, form: str = "zarr") -> None:
+    def __init__(self, folder: Place, form: str = "zarr", local_copy: LocalCopy | None = None) -> None:
         self.folder = folder
         self.form = form
+        self.local_copy = local_copy
         self.shards = folder / "shards"
         self.removed = folder / "removed"
         self.spec = _read_object(folder / "spec.json")
@@ -150,7 +156,12 @@ class FeatureStore:
         if folder.name != folder_name(self.feature, self.fingerprint):
             raise IntegrityError(f"{folder / 'spec.json'}: does not belong to this folder. {how_to_check(folder)}")
         self._index: Index | None = None
-        self._opened = OpenShards()
+        self._opened = OpenShards(COPIES_OPEN if local_copy else REMOTE_OPEN if self.is_remote else None)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether what is read of it costs requests to an object store."""
+        return isinstance(self.folder, RemotePath)
 
     def shard_id(self, planned_keys: Sequence[str]) -> str:
         """Return the id of the shard with these keys in this order (32 hex digits)."""
@@ -191,10 +202,7 @@ class FeatureStore:
         created = False
         try:
             tail = chunk_tail or default_tail(rows.shape[1:])
-            codec, offsets = form.write(data, rows, stored, self.feature, tail)
-            fsync_tree(data)
-            fsync_folder(self.shards)
-            size, sha256 = checksum(data)
+            codec, offsets, size, sha256 = write_data(data, form, rows, stored, self.feature, tail)
             marker = Marker(
                 shard=shard, data=data.name, format=form.name, keys=stored, rejected=refused,
                 dtype=cast(DType, rows.dtype.name), shape=rows.shape[1:], codec=codec, bytes=size, sha256=sha256,
@@ -205,7 +213,7 @@ class FeatureStore:
             raise cannot_write(data, error) from error
         finally:
             if not created and not self._is_marked(shard, data.name):
-                _remove(data)
+                remove_data(data)
         return marker if created else self.marker(shard)
 
     def has(self, shard_id: str) -> bool:
@@ -218,24 +226,25 @@ class FeatureStore:
         A reader that found the shard before ``gc`` removed it reads on: the data stay for the grace period.
         """
         path, removed = self._marker_path(shard_id), self.removed / f"{shard_id}.json"
-        marker = read_marker(removed if not path.exists() and removed.exists() else path)
-        if self.shard_id(marker.planned) != shard_id:
-            raise IntegrityError(f"{path}: its keys are not those of this shard. {how_to_check(path)}")
-        return marker
+        try:
+            marker = read_marker(path)
+        except IntegrityError:
+            if path.exists() or not removed.exists():
+                raise
+            marker = read_marker(removed)
+        return self._checked(shard_id, marker)
 
     def marker_ids(self) -> list[str]:
         """Return the ids of all shards, sorted, without reading their markers."""
         try:
-            names = os.listdir(self.shards)  # noqa: PTH208  (tens of thousands of names; Path is ten times slower)
-        except FileNotFoundError:
-            return []
+            names = names_in(self.shards)
         except OSError as error:
             raise IntegrityError(f"{self.shards}: cannot be listed ({error.strerror or error}).") from error
         return sorted(name[:-5] for name in names if name.endswith(".json") and is_id(name[:-5]))
 
     def markers(self) -> list[Marker]:
         """Return all markers, sorted by shard id."""
-        return [self.marker(shard) for shard in self.marker_ids()]
+        return list(self.read_markers(self.marker_ids()))
 
     def index(self, refresh: bool = False) -> Index:
         """Return the index of all keys; with ``refresh`` as it is now, reading only the markers that came since.
@@ -247,21 +256,33 @@ class FeatureStore:
             if known is None:
                 known = Index(saved=index_file.read_newest(self.index_folder, self.fingerprint) or EMPTY)
             present = self.marker_ids()
-            self._index = known.extended(self._markers_of(present, known.known), present)
+            fresh = self.read_markers(shard for shard in present if shard not in known.known)
+            self._index = known.extended(fresh, present)
         return self._index
 
-    def _markers_of(self, listed: Iterable[str], known: Collection[str]) -> Iterator[Marker]:
-        """Yield the markers of the shards that are listed and not known, but for those removed since the listing."""
+    def read_markers(self, listed: Iterable[str]) -> Iterator[Marker]:
+        """Yield the markers of shards that were listed, but for those removed since; of an object store many at a time.
+
+        IntegrityError for one that is there and damaged.
+        """
+        if isinstance(self.shards, RemotePath):
+            yield from (self._checked(marker.shard, marker) for marker in fetch_markers(self.shards, set(listed)))
+            return
         for shard in listed:
             try:
-                if shard not in known:
-                    yield self.marker(shard)
+                yield self.marker(shard)
             except IntegrityError:
                 if self.has(shard):
                     raise
 
+    def _checked(self, shard: str, marker: Marker) -> Marker:
+        if self.shard_id(marker.planned) != shard:
+            path = self._marker_path(shard)
+            raise IntegrityError(f"{path}: its keys are not those of this shard. {how_to_check(path)}")
+        return marker
+
     @property
-    def index_folder(self) -> Path:
+    def index_folder(self) -> Place:
         """Where the compacted index lies; deleting it loses nothing."""
         return self.folder / index_file.FOLDER
 
@@ -309,53 +330,40 @@ class FeatureStore:
         append_line(self.folder / "log.jsonl", line)
 
     def open_shard(self, marker: Marker) -> ShardReader:
-        """Open a shard's data after checking presence and size; IntegrityError says what is wrong."""
-        form = FORMATS.get(marker.format)
-        what = f"{self.feature}, shard {marker.shard}"
-        if form is None or not marker.data.endswith(form.suffix):
-            raise IntegrityError(f"{what}: has the unknown format {marker.format!r}. {how_to_check(self.folder)}")
-        path = self.shards / marker.data
-        try:
-            size = stored_bytes(path)
-        except IntegrityError as error:
-            raise IntegrityError(f"{what}: {error} {how_to_check(self.folder)}") from error
-        if size != marker.bytes:
-            raise IntegrityError(
-                f"{what}: {path} has {size:,} bytes, its marker says {marker.bytes:,}. {how_to_check(self.folder)}"
-            )
-        return form.open(path, marker, self.feature)
+        """Open a shard's data after checking presence and size; IntegrityError says what is wrong.
+
+        With a local copy, they are opened there.
+        """
+        data = self.shards / marker.data
+        opened = partial(open_data, marker=marker, feature=self.feature, folder=self.folder)
+        return self.local_copy.open(self.folder.name, data, marker, opened) if self.local_copy else opened(data)
 
     def _open(self, shard_id: str) -> OpenShard:
-        marker = self.marker(shard_id)
+        copied = self.local_copy.marker(self.folder.name, shard_id) if self.local_copy else None
+        if copied is not None and self.shard_id(copied.planned) == shard_id:
+            with contextlib.suppress(IntegrityError):  # it is made anew in the cache, perhaps
+                return self._open_marked(copied)
+        return self._open_marked(self.marker(shard_id))
+
+    def _open_marked(self, marker: Marker) -> OpenShard:
         if self._index is not None and not self._index.agrees_with(marker):
             raise IntegrityError(
-                f"{self.feature}, shard {shard_id}: the index places other keys there than the shard's marker. "
+                f"{self.feature}, shard {marker.shard}: the index places other keys there than the shard's marker. "
                 f"Delete {self.index_folder}, which loses nothing, and run the command again."
             )
         return OpenShard(marker.rows, marker.shape, np.dtype(marker.dtype), self.open_shard(marker))
 
-    def _marker_path(self, shard_id: str) -> Path:
+    def _marker_path(self, shard_id: str) -> Place:
         if not is_id(shard_id):
             raise ValueError(f"{shard_id!r} is not a shard id")
         return self.shards / f"{shard_id}.json"
 
     def _is_marked(self, shard: str, data: str) -> bool:
         """Say whether the marker names this data: what came after the link may fail, or be interrupted."""
-        if not self.has(shard):
-            return False
         try:
-            return self.marker(shard).data == data
-        except IntegrityError:
+            return self.has(shard) and self.marker(shard).data == data
+        except (IntegrityError, OSError):
             return True  # it may well be the one
-
-
-def _remove(data: Path) -> None:
-    """Remove a shard's data, a folder or a file, as far as they are there."""
-    if data.is_dir():
-        shutil.rmtree(data, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            data.unlink()
 
 
 def default_tail(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -367,7 +375,7 @@ def _json_bytes(value: Mapping[str, object]) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def _read_object(path: Path) -> dict[str, object]:
+def _read_object(path: Place) -> dict[str, object]:
     try:
         value = json.loads(read_file(path, _SMALL))
     except (ValueError, RecursionError) as error:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .formats import Rows
+from ..places import Place
+from .formats import DataFiles, Rows
 from .marker import Marker
-from .shard_file import ShardFile
+from .shard_file import WINDOW_BYTES, ShardFile, open_file
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
@@ -47,9 +48,9 @@ class TarFormat:
             file.write(_END)
         return "npy", layout.offsets(len(rows))
 
-    def open(self, path: Path, marker: Marker, feature: str) -> TarReader:
+    def open(self, path: Place, files: DataFiles, marker: Marker, feature: str) -> TarReader:
         """Open the file ``path``; IntegrityError if ``marker`` names other places than a tar of such rows has."""
-        file = ShardFile(path)
+        file = open_file(path, next((size for name, _, size in files if not name), None))
         layout = Layout(feature, np.dtype(marker.dtype), marker.shape)
         if file.size != marker.rows * layout.stride + len(_END):
             raise file.unusable(f"{marker.rows} such rows make a file of another size")
@@ -76,6 +77,10 @@ class Layout:
         """Return the place of each row's array data in the file."""
         return tuple(range(self.before, self.before + rows * self.stride, self.stride))
 
+    def span(self, start: int, stop: int) -> tuple[int, int]:
+        """Return (place, size) of rows ``start`` to ``stop``, from the first one's header to the last one's data."""
+        return start * self.stride, (stop - start) * self.stride - len(self.padding)
+
     def header(self, key: str) -> bytes:
         """Return what stands before the row of ``key``: the member's header and that of the .npy file."""
         return ustar_header(self.member(key), self._size) + self._npy
@@ -101,19 +106,23 @@ class TarReader:
         rows = np.empty((stop - start, *shape), self._dtype) if out is None else out
         size = math.prod(shape) * self._dtype.itemsize
         into = rows.reshape(-1).view(np.uint8).data
+        file = self._file
+        together = max(1, WINDOW_BYTES // self._layout.stride)
         for number, row in enumerate(range(start, stop)):
-            place = self._check_header(row) + (view or 0) * size
-            self._file.fill(into[number * size : (number + 1) * size], place)
+            if self._file.by_requests and number % together == 0:
+                file = self._file.window([self._layout.span(row, min(stop, row + together))])
+            place = self._check_header(file, row) + (view or 0) * size
+            file.fill(into[number * size : (number + 1) * size], place)
         if sys.byteorder == "big":
             rows.byteswap(inplace=True)
         return rows
 
-    def _check_header(self, row: int) -> int:
+    def _check_header(self, file: ShardFile, row: int) -> int:
         """Return where a row's data begin; IntegrityError unless the member's header is that of this very row."""
         begin = row * self._layout.stride
         key = self._keys[16 * row : 16 * row + 16].hex()
-        if self._file.read(begin, self._layout.before) != self._layout.header(key):
-            raise self._file.unusable(f"row {row} is not the member {self._layout.member(key)} of its marker")
+        if file.read(begin, self._layout.before) != self._layout.header(key):
+            raise file.unusable(f"row {row} is not the member {self._layout.member(key)} of its marker")
         return begin + self._layout.before
 
 

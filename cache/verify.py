@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import IntegrityError, UserError
+from ..places import Place, matching, name_below
 from . import index_file
 from .builds import BuildRecord, BuiltFeature, read_ref
 from .dataset import named_revision
@@ -68,20 +68,20 @@ def report(cache: Cache) -> dict[str, Any]:
     sizes = [size for folder in cache.feature_folders() for size in _marked_bytes(folder)]
     return {
         "problems": [asdict(problem) for problem in problems],
-        "garbage": [path.relative_to(cache.root).as_posix() for path in garbage(cache)],
+        "garbage": [name_below(path, cache.root) for path in garbage(cache)],
         "shards": len(sizes),
         "bytes": sum(sizes),
     }
 
 
-def _marked_bytes(folder: Path) -> Iterator[int]:
+def _marked_bytes(folder: Place) -> Iterator[int]:
     """Yield the bytes of each shard whose marker can be read."""
-    for path in sorted((folder / "shards").glob("*.json")):
+    for path in matching(folder / "shards", "*.json"):
         with contextlib.suppress(IntegrityError):
             yield read_marker(path).bytes
 
 
-def _verify_feature(folder: Path) -> Iterator[Problem]:
+def _verify_feature(folder: Place) -> Iterator[Problem]:
     if not (folder / "spec.json").exists():
         if any((folder / "shards").glob("*.json")):  # without shards, a builder was killed before it wrote the spec
             what = f"features/{folder.name}: has shards and no spec.json. The build that made them writes it again."
@@ -130,7 +130,7 @@ def _verify_dataset(cache: Cache, name: str) -> Iterator[Problem]:
             what = f"{where}: the newest revision, {store.head(name)}, is missing. Build the dataset again."
             yield Problem(where, None, what, kind="missing")
     except IntegrityError:
-        for path in sorted((store.folder / name).glob("HEAD-*.json")):
+        for path in matching(store.folder / name, "HEAD-*.json"):
             try:
                 named_revision(path)
             except IntegrityError as error:
@@ -165,7 +165,7 @@ def _verify_builds(cache: Cache) -> Iterator[Problem]:
             yield Problem(where, None, what, kind="missing")
         for name, feature in record.features.items():
             yield from _missing_rows(cache, record, name, feature)
-    for path in sorted(builds.refs_folder.glob("*.json")):
+    for path in matching(builds.refs_folder, "*.json"):
         try:
             ref = read_ref(path)
             if ref.build not in builds.ids():

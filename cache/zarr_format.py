@@ -15,7 +15,7 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from ..errors import IntegrityError
-from .atomic import read_file
-from .formats import Rows, data_files
+from ..places import Place
+from .formats import DataFiles, Rows
 from .marker import Marker, how_to_check
-from .shard_file import ShardFile
+from .shard_file import WINDOW_BYTES, ShardFile, open_file
 
 CHUNK_BYTES = 256 * 2**10
 """Aimed size of an inner chunk before compression."""
+_METADATA = "zarr.json"
 _LEVEL = 3  # 5 stores 1 to 5 % less and writes two to three times slower
 Shuffle = Literal["noshuffle", "bitshuffle"]
 _SHUFFLES: dict[Shuffle, int] = {"noshuffle": blosc.NOSHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
@@ -80,16 +81,18 @@ class ZarrFormat:
             array[...] = rows
         return f"blosc-zstd-{_LEVEL}-{shuffle}", ()
 
-    def open(self, path: Path, marker: Marker, feature: str) -> ZarrReader:
+    def open(self, path: Place, files: DataFiles, marker: Marker, feature: str) -> ZarrReader:
         """Open the folder ``path``; IntegrityError if its files, metadata or index are not those of ``marker``."""
-        inner, outer = _chunk_shapes(path / "zarr.json", marker)
         data = "/".join(["c", "0", *("0" for _ in marker.shape)])
-        expected = [data, "zarr.json"] if marker.rows else ["zarr.json"]
-        if [name for name, _, _ in data_files(path)] != expected:
+        there = {name: (place, size) for name, place, size in files}
+        if _METADATA not in there:
+            raise IntegrityError(f"{path}: has no {_METADATA}. {how_to_check(path)}")
+        inner, outer = _chunk_shapes(*there[_METADATA], marker)
+        if sorted(there) != ([data, _METADATA] if marker.rows else [_METADATA]):
             raise IntegrityError(f"{path}: its files are not those of a shard. {how_to_check(path)}")
         if not marker.rows:
             return ZarrReader(None, np.empty(0, np.uint64), inner, marker)
-        file = ShardFile(path / data)
+        file = open_file(*there[data])
         grid = tuple(whole // part for part, whole in zip(inner, outer, strict=True))
         return ZarrReader(file, _read_index(file, grid), inner, marker)
 
@@ -116,7 +119,7 @@ class ZarrReader:
         touched = [
             range(first // part, -(-last // part)) for (first, last), part in zip(spans, self._inner, strict=True)
         ]
-        for place in product(*touched):
+        for file, place in self._each(product(*touched)):
             source, target = [], []
             for number, part, (first, last) in zip(place, self._inner, spans, strict=True):
                 begin = number * part
@@ -125,26 +128,52 @@ class ZarrReader:
                 target.append(slice(low - first, high - first))
             into = rows[tuple(target)]
             if into.shape == self._inner and into.flags.c_contiguous and sys.byteorder == "little":
-                self._chunk(place, into)
+                self._chunk(file, place, into)
             else:
-                into[...] = self._chunk(place)[tuple(source)]
+                into[...] = self._chunk(file, place)[tuple(source)]
         return rows if view is None else rows[:, 0]
 
-    def _chunk(self, place: tuple[int, ...], into: Rows | None = None) -> Rows:
+    def _each(self, places: Iterable[tuple[int, ...]]) -> Iterator[tuple[ShardFile, tuple[int, ...]]]:
+        """Yield the chunks with the file to read each from: the shard's own, or a window that was fetched for many."""
+        file = self._file
+        if file is None:
+            return
+        if not file.by_requests:
+            for place in places:
+                yield file, place
+            return
+        group: list[tuple[int, ...]] = []
+        held = 0
+        for place in places:
+            length = int(self._index[place][1])
+            if group and held + length > WINDOW_BYTES:
+                yield from self._fetched(file, group)
+                group, held = [], 0
+            group.append(place)
+            held += length
+        yield from self._fetched(file, group)
+
+    def _fetched(
+        self, file: ShardFile, places: Sequence[tuple[int, ...]]
+    ) -> Iterator[tuple[ShardFile, tuple[int, ...]]]:
+        window = file.window([(int(self._index[place][0]), int(self._index[place][1])) for place in places])
+        for place in places:
+            yield window, place
+
+    def _chunk(self, file: ShardFile, place: tuple[int, ...], into: Rows | None = None) -> Rows:
         """Read and decode one inner chunk, into an array of its shape if one is given.
 
         What its header promises is checked first, for blosc believes it.
         """
-        assert self._file is not None
         offset, length = (int(number) for number in self._index[place])
-        data = self._file.read(offset, length)
+        data = file.read(offset, length)
         flags, decoded, _, encoded = _BLOSC_HEADER.unpack_from(data)
         if (flags >> 5, decoded, encoded) != (_ZSTD, math.prod(self._inner) * self._dtype.itemsize, length):
-            raise self._file.unusable(f"the chunk at {offset:,} is not of the kind and size that it should have")
+            raise file.unusable(f"the chunk at {offset:,} is not of the kind and size that it should have")
         try:
             raw = blosc.decompress(data, None if into is None else into.reshape(-1).view(np.uint8).data)
         except (RuntimeError, ValueError) as error:
-            raise self._file.unusable(f"the chunk at {offset:,} cannot be decoded: {error}") from error
+            raise file.unusable(f"the chunk at {offset:,} cannot be decoded: {error}") from error
         little = np.frombuffer(raw, self._dtype.newbyteorder("<"))
         return little.reshape(self._inner)
 
@@ -171,13 +200,19 @@ def _whole(rows: int, chunk_rows: int) -> int:
     return max(1, -(-rows // chunk_rows)) * chunk_rows
 
 
-def _chunk_shapes(path: Path, marker: Marker) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _chunk_shapes(path: Place, size: int, marker: Marker) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of the inner chunks and of the outer one.
 
-    Reads ``zarr.json``; whatever :class:`ZarrFormat` would not have written for ``marker`` is an IntegrityError.
+    Reads ``zarr.json``, of ``size`` bytes; whatever :class:`ZarrFormat` would not have written for ``marker`` is an
+    IntegrityError.
     """
+    if size > _MAX_METADATA:
+        raise IntegrityError(
+            f"{path}: is larger than {_MAX_METADATA:,} bytes, which no metadata are. {how_to_check(path)}"
+        )
+    text = open_file(path, size).read(0, size)
     try:
-        meta = json.loads(read_file(path, _MAX_METADATA))
+        meta = json.loads(text)
         if (meta["zarr_format"], meta["node_type"]) != (3, "array"):
             raise ValueError("it is no zarr v3 array")
         if (meta["shape"], meta["data_type"]) != ([marker.rows, *marker.shape], marker.dtype):

@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..models.device import choose_device
 from ..pipeline.image_file import Limits
 from ..pipeline.transfer import Rows
+from ..places import Place
 from ..train.augment import test_input
 from ..train.official import read_checkpoint
 from ..train.predict import probability
@@ -91,7 +92,7 @@ class Detector:
 
     def stream(self, sources: Source | Iterable[Source]) -> Iterator[Prediction]:
         """Score as :meth:`predict` does, and yield the predictions batch by batch. Memory does not grow with their number."""
-        if isinstance(sources, str | Path | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+        if isinstance(sources, str | Place | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
             sources = [sources]
         items: Iterable[Item] = (Item.of(number, source) for number, source in enumerate(sources, 1))
         pictures = None

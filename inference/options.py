@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..pipeline.config import wrong_option
 from ..pipeline.specs import Precision
+from ..places.field import PlaceField
 from ..train.augment import TestTransform
 
 MAX_FRAMES = 1024
@@ -35,7 +36,7 @@ class Options(BaseModel):
     transform: TestTransform = "crop"
     adm: str | None = None
     adm_config: Path | None = None
-    cache: Path | None = None
+    cache: PlaceField | None = None
     explain: Path | None = None
     frames: int = Field(default=16, ge=1, le=MAX_FRAMES)
     device: str = "auto"

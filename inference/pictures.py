@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +19,17 @@ from ..errors import UsageError
 from ..pipeline.decode import decode, decode_image
 from ..pipeline.image_file import ImageRejected, Limits
 from ..pipeline.image_spec import ImageSpec
-from ..pipeline.scan import read_stable
+from ..pipeline.source_read import read_named
 from ..pipeline.sources import printable
+from ..places import Place
 from .named import is_video
 from .video import sample
 
 Picture = NDArray[np.uint8]
 """Uint8 (3, S, S)."""
 
-Source = str | Path | Image.Image | NDArray[np.uint8]
-"""A path, a Pillow image, or uint8 pixels of shape (H, W), (H, W, 3) or (H, W, 4)."""
+Source = str | Place | Image.Image | NDArray[np.uint8]
+"""A path or a URL, a Pillow image, or uint8 pixels of shape (H, W), (H, W, 3) or (H, W, 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Item:
             return cls(number, f"input {number}", source, False)
         if isinstance(source, Image.Image):
             return cls(number, printable(str(getattr(source, "filename", ""))) or f"input {number}", source, False)
-        if not isinstance(source, str | Path):
+        if not isinstance(source, str | Place):
             raise UsageError(f"predict: input {number} is a {type(source).__name__}, not a path, an image or an array.")
         return cls(number, printable(str(source)), str(source), is_video(str(source)))
 
@@ -115,7 +115,7 @@ class Eye:
             return self._of_image(source)
         if "\0" in str(source):
             raise ImageRejected("missing", "no file's name has a NUL byte")
-        return decode(read_stable(str(source))[0], self.spec, self.limits)
+        return decode(read_named(str(source)), self.spec, self.limits)
 
     def _of_image(self, image: Image.Image) -> Picture:
         return decode_image(image, self.spec, self.limits)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -20,6 +19,7 @@ from ..errors import UserError
 from ..pipeline.image_spec import ImageSpec
 from ..pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, Precision
 from ..pipeline.teacher import TeacherSpec
+from ..places import Place, place_of
 from ..train.run_folder import RunRecord
 
 REFERENCE_ADM = "adm256"
@@ -63,7 +63,7 @@ class Settings:
         return own if precision is None else own.model_copy(update={"precision": precision})
 
 
-def settings_of(record: RunRecord, cache: Path | None) -> Settings:
+def settings_of(record: RunRecord, cache: Place | None) -> Settings:
     """Find the settings of a run's features; ``cache`` is where to look for a run that did not record them.
 
     Raises UserError if they are not to be found, or are not those of the run's fingerprints.
@@ -105,8 +105,8 @@ def _parsed(record: RunRecord, kinds: Mapping[str, type[Spec]], stored: Mapping[
     return Settings(images.pop(), path, next(iter(adms.values()), None))
 
 
-def _in_cache(record: RunRecord, cache: Path | None) -> dict[str, Mapping[str, object]]:
-    place = cache or Path(record.cache)
+def _in_cache(record: RunRecord, cache: Place | None) -> dict[str, Mapping[str, object]]:
+    place = place_of(cache or record.cache)
     if not (place / "cache.json").is_file():
         raise UserError(
             f"run {record.run}: does not hold the settings of its features (it was trained by an older version), and "

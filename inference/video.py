@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from PIL import Image
 
 from ..pipeline.image_file import ImageRejected, Limits
-from ..pipeline.scan import file_status
+from ..pipeline.source_read import file_status, place_named
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -41,7 +40,7 @@ class Sampled(Generic[T]):
 def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limits) -> list[Sampled[T]]:
     """Take up to ``count`` frames of a video, those shown in the middles of as many equal stretches, upright, as RGB pictures.
 
-    take : makes what is kept of a frame, at once. A video that does not say how long it is is decoded whole.
+    path : a path or a URL. take : makes what is kept of a frame, at once. A video that does not say how long it is is decoded whole.
     Raises ImageRejected: ``no-video-support`` without the package, ``too-large``, ``empty``, ``missing``, ``not-a-file``,
     ``unreadable``, or ``damaged`` for what FFmpeg cannot read.
     """
@@ -49,11 +48,12 @@ def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limi
         raise ImageRejected("no-video-support", INSTALL)
     import av
 
-    if not file_status(path).st_size:
+    place = place_named(path)
+    if not file_status(str(place)).st_size:
         raise ImageRejected("empty", "0 bytes")
     try:
         with (
-            Path(path).open("rb") as file,
+            place.open("rb") as file,
             av.open(file, mode="r", options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as video,
         ):
             found = _frames(video, count, take, limits)

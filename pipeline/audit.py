@@ -12,18 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ..cache.store import Cache
 from ..errors import UsageError, UserError
+from ..places import Place, place_of
 from ..progress import Progress, Silent
 from .audit_checks import AuditRow, all_checks, header_checks, spread, told
 from .audit_duplicates import Look, groups, look_of, near_pairs
 from .audit_headers import HeaderFacts, header_facts, row_facts
 from .audit_pixels import PixelFacts, pixel_facts
 from .image_file import ImageRejected
-from .scan import ScannedRow, ScanResult, read_source, scan
+from .scan import ScannedRow, ScanResult, read_source, readers, scan
 from .source_file import SourceFile, printable
 from .sources import discover
 
@@ -59,10 +59,10 @@ def audit_rows(rows: Sequence[AuditRow]) -> list[Result]:
 
 
 def run_audit(
-    sources: Sequence[Path] = (),
+    sources: Sequence[Place | str] = (),
     *,
     layout: str | None = None,
-    cache: Path | None = None,
+    cache: Place | str | None = None,
     dataset: str | None = None,
     sample: int = PIXEL_SAMPLE,
     progress: Progress | None = None,
@@ -115,13 +115,13 @@ def run_audit(
 
 
 def _files(
-    sources: Sequence[Path], layout: str | None, cache: Path | None, dataset: str | None
+    sources: Sequence[Place | str], layout: str | None, cache: Place | str | None, dataset: str | None
 ) -> tuple[list[SourceFile], dict[SourceFile, str]]:
     """Return what is to be audited, and the keys that a dataset has recorded."""
     if bool(sources) == (cache is not None or dataset is not None):
         raise UsageError("Give either sources, or --cache and --dataset.")
     if sources:
-        return [file for source in sources for file in discover(source, layout).files], {}
+        return [file for source in sources for file in discover(place_of(source), layout).files], {}
     if cache is None or dataset is None:
         raise UsageError("--cache and --dataset belong together.")
     if layout is not None:
@@ -209,7 +209,7 @@ def _read(
 
     progress.start(stage, len(rows))
     found = []
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(readers((row.file for row in rows), _WORKERS)) as pool:
         for seen in pool.map(careful, rows):
             found.append(seen)
             progress.advance(stage, 1)
@@ -232,7 +232,7 @@ def _aside(path: str, reason: str, detail: str) -> dict[str, str]:
     return {"path": path, "reason": reason, "detail": detail}
 
 
-def _names(sources: Sequence[Path], dataset: str | None) -> str:
+def _names(sources: Sequence[Place | str], dataset: str | None) -> str:
     return ", ".join(str(source) for source in sources) or f"dataset {dataset}"
 
 

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
+from ..places.field import PlaceField
 from .image_file import MAX_PIXELS, MIN_SIDE
 from .image_spec import ImagePreset, parse_harmonization, parse_perturbation
 from .specs import NoiseReduction, Precision
@@ -47,10 +48,10 @@ class BuildConfig(BaseModel):
     train_size: int | None = Field(default=None, ge=16, le=1024)
     precision: Precision = "fp32"
 
-    sources: tuple[Path, ...] = ()
+    sources: tuple[PlaceField, ...] = ()
     origin: str | None = None
     splits: tuple[str, ...] = ()
-    cache: Path
+    cache: PlaceField
     dataset: str = Field(pattern=rf"\A{DERIVED_NAME}\z")
     layout: str | None = None
     features: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache.spec import Spec
 from ..errors import UsageError
+from ..places.field import PlaceField
 from .config import DATASET_NAME, ShardForm, wrong_option
 from .import_files import PARTS
 from .imported import (
@@ -42,7 +43,7 @@ class ImportConfig(BaseModel):
     precision: Precision = "fp32"
 
     sources: tuple[Path, ...] = Field(min_length=1)
-    cache: Path
+    cache: PlaceField
     dataset: str = Field(pattern=DATASET_NAME)
     layout: str | None = None
     features: tuple[str, ...] = ()

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from ..errors import UserError
 from .imported import ImportKind
-from .layouts import SPLITS, Leaf, Tree
+from .layouts import Leaf
 from .source_file import SourceFile
 from .sources import discover, files_of
+from .trees import SPLITS, LocalTree
 
 PARTS: Mapping[ImportKind, Mapping[str, str]] = {
     "distildire": {"eps": "eps", "dire": "dire"},
@@ -83,7 +84,7 @@ def _distildire_images(source: Path) -> list[SourceFile]:
         for label, name in enumerate(("reals", "fakes"))
         if (source / "images" / name).is_dir()
     ]
-    files, _ = files_of(Tree(source), leaves)
+    files, _ = files_of(LocalTree(source), leaves)
     if not files:
         raise UserError(f"{source}: has no image in images/reals and images/fakes.")
     return files

@@ -1,6 +1,6 @@
 """Folder layouts: what a folder's place says about the images in it.
 
-A layout is a function from a :class:`Tree` to the :class:`Leaf` folders that it recognises; no leaf means "not this
+A layout is a function from a :class:`.trees.Tree` to the :class:`Leaf` folders that it recognises; no leaf means "not this
 layout". All files below a leaf belong to it, however deep. Adding a layout is one function with its pattern.
 
 ========== =========================================== ============= ============= ===============
@@ -25,17 +25,13 @@ real-fake  [SPLIT/]{real,fake}, in any case            ``fake``      ``real``   
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Name of a folder to the split that it holds."""
+from .trees import Tree, join
 
-_CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _FAMILIES = {
     "gan": "biggan cyclegan diffgan gaugan gigagan progan projectedgan stargan stylegan",
     "diffusion": "adm dall dalle ddim ddpm diffusion flux glide guided if iddpm imagen latent ldm midjourney pixart "
@@ -54,49 +50,6 @@ class Leaf:
     split: str
     generator: str
     group: str = ""
-
-
-@dataclass
-class Tree:
-    """The folders below ``root``, as far as they may be entered.
-
-    Hidden folders and ``__MACOSX`` are passed over. A linked folder is entered only if it leads to a place inside the
-    root, and never back to a folder that it lies in; those that lead out are collected in ``outside``.
-    """
-
-    root: Path
-    outside: set[str] = field(default_factory=set)
-    _known: dict[str, list[str]] = field(default_factory=dict)
-
-    def folders(self, relative: str = "") -> list[str]:
-        """Return the names of the subfolders of a folder, sorted. OSError if it cannot be listed."""
-        if relative not in self._known:
-            with os.scandir(self.root / relative) as entries:
-                self._known[relative] = sorted(entry.name for entry in entries if self.may_enter(entry))
-        return self._known[relative]
-
-    def splits(self, relative: str = "") -> Iterator[tuple[str, str]]:
-        """Yield (split, path) of the split folders in a folder."""
-        for name in self.folders(relative):
-            if name in SPLITS:
-                yield SPLITS[name], join(relative, name)
-
-    def may_enter(self, entry: os.DirEntry[str]) -> bool:
-        """Say whether an entry is a folder that belongs to this tree."""
-        if is_clutter(entry.name) or not is_folder(entry):
-            return False
-        if not entry.is_symlink():
-            return True
-        real_root, target = Path(os.path.realpath(self.root)), Path(os.path.realpath(entry.path))
-        if not target.is_relative_to(real_root):
-            self.outside.add(Path(entry.path).relative_to(self.root).as_posix())
-            return False
-        return not self._leads_back(Path(entry.path).parent, target)
-
-    def _leads_back(self, folder: Path, target: Path) -> bool:
-        """Say whether ``target`` is one of the folders on the way to ``folder``, or holds one of them."""
-        on_the_way = [folder, *(parent for parent in folder.parents if parent.is_relative_to(self.root))]
-        return any(Path(os.path.realpath(place)).is_relative_to(target) for place in on_the_way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,24 +137,6 @@ def family_of(generator: str) -> str:
     """
     words = set(re.findall("[a-z]+", generator.lower()))
     return next((family for family, known in _FAMILIES.items() if words & set(known.split())), "unknown")
-
-
-def is_clutter(name: str) -> bool:
-    """Say whether a file or folder was left by an operating system: hidden ones, ``__MACOSX``, thumbnails."""
-    return name[:1] == "." or name.lower() in _CLUTTER
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Say whether an entry is a folder or a link to one; a link that leads nowhere or to itself is not."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def join(folder: str, name: str) -> str:
-    """Join two parts of a posix path; the root is the empty path."""
-    return f"{folder}/{name}" if folder else name
 
 
 def _pair(

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 
+from ..cache.atomic import read_lines
 from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError
 from ..models.user_cache import read_memory, write_memory
+from ..places import Place
 from .compute import to_signal
 from .config import BuildConfig
 from .device import device_name
@@ -182,12 +183,10 @@ def _logged(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None)
                 yield from _speeds(event)
 
 
-def _events(log: Path) -> Iterator[dict[str, object]]:
+def _events(log: Place) -> Iterator[dict[str, object]]:
     """Yield the last events of a log; lines that are no JSON object are left out."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL))
-            lines = file.read(_TAIL).splitlines()
+        lines = read_lines(log, _TAIL).splitlines()
     except OSError:
         return
     for line in lines:

@@ -3,9 +3,10 @@
 Every file is read whole, hashed, and its header parsed, with what an audit will ask of it. No pixel is decoded here: that
 a file ends too early comes to light in the decoder. What was learnt is remembered by (path, size, modification time),
 and a scan of unchanged files opens none of them. An image in a tar is remembered by its place in it and the tar's size
-and time. A file that was rewritten with its old size and time goes unnoticed until its pixels are wanted, or until
-``rehash``; its stale key does no harm, as :func:`read_source` compares the key again before anything is computed, and
-the build that finds it wrong lets the next scan open the file (:func:`forget_files`).
+and time, an object of an object store by what the listing says of it: most stores tell whole seconds. A file that was
+rewritten with its old size and time goes unnoticed until its pixels are wanted, or until ``rehash``; its stale key does no
+harm, as :func:`read_source` compares the key again before anything is computed, and the build that finds it wrong lets
+the next scan open the file (:func:`forget_files`).
 
 Conflicts between files are resolved as :mod:`.scan_rows` says.
 """
@@ -13,29 +14,30 @@ Conflicts between files are resolved as :mod:`.scan_rows` says.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
+from ..errors import UserError
+from ..places import Place
 from .file_facts import read_facts
-from .image_file import MAX_BYTES, MAX_PIXELS, MIN_SIDE, ImageRejected, Limits, content_key
+from .image_file import MAX_PIXELS, MIN_SIDE, ImageRejected, Limits, content_key
 from .scan_memory import Finding, forget, recall, remember
 from .scan_rows import Reject, Resolution, ScannedRow, resolve_conflicts, to_table
-from .source_file import SourceFile, is_storable, printable, read_member
+from .source_file import SourceFile, absolute_root, is_storable, is_url, printable
+from .source_read import GIVE_UP, REMOTE_READERS, altered_tars, file_status, read_image
 
 __all__ = [
     "Reject",
     "Resolution",
     "ScanResult",
     "ScannedRow",
-    "file_status",
     "forget_files",
     "look_at_file",
+    "look_at_files",
     "place_of",
     "read_source",
-    "read_stable",
+    "readers",
     "resolve_conflicts",
     "scan",
     "to_table",
@@ -74,7 +76,7 @@ class ScanResult:
 def scan(
     files: Sequence[SourceFile],
     *,
-    memory: Path | None = None,
+    memory: Place | None = None,
     workers: int = 4,
     min_side: int = MIN_SIDE,
     max_pixels: int = MAX_PIXELS,
@@ -85,17 +87,18 @@ def scan(
     """Read and judge the files, and resolve conflicts between them.
 
     memory : file that remembers the findings between scans; only a speed-up, so one that is damaged is replaced.
-    workers : threads that read. rehash : open every file even if it is remembered.
+    workers : threads that read; of an object store more do, see :func:`readers`. rehash : open every file even if it is remembered.
     min_side, max_pixels : see :class:`.image_file.Limits`. progress : called with (files done, files in all).
     sights : who looks at the files, in place of ``workers``.
-    A file that cannot be used becomes a reject; UsageError for limits that could not be kept.
+    A file that cannot be used becomes a reject; UsageError for limits that could not be kept, UserError for an object store
+    that stops answering.
     """
     limits = Limits(max_pixels=max_pixels, min_side=min_side)
     known = {} if memory is None else recall(memory)
     findings: dict[bytes, Finding] = {}
     rows: list[ScannedRow] = []
     rejects: list[Reject] = []
-    opened = remembered = done = 0
+    opened = remembered = done = silent = 0
     trusted = {} if rehash else known
     if sights is None:
         blocks = _looks(files, trusted, limits, workers)
@@ -110,17 +113,22 @@ def scan(
                 opened += not known_before
             if isinstance(verdict, ScannedRow):
                 rows.append(verdict)
+                silent = 0
             else:
                 rejects.append(verdict)
+                silent = silent + 1 if is_url(verdict.path) and verdict.reason == "unreadable" else 0
         done += len(block)
+        if silent >= GIVE_UP:
+            _remember(memory, known | findings, known)
+            raise _silent(rejects[-1])
         if progress is not None:
             progress(done, len(files))
-    if memory is not None and findings != known:
-        remember(memory, findings)
+    _remember(memory, findings, known)
+    rows, late = _of_whole_tars(rows) if opened else (rows, [])
     resolution = resolve_conflicts(rows)
     return ScanResult(
         rows=resolution.rows,
-        rejects=rejects + resolution.rejects,
+        rejects=rejects + late + resolution.rejects,
         opened=opened,
         remembered=remembered,
         label_conflicts=resolution.label_conflicts,
@@ -134,22 +142,28 @@ def read_source(file: SourceFile, expected_key: str) -> bytes:
     Raises :class:`.image_file.ImageRejected`: ``changed`` if they are no longer those of ``expected_key``, or
     ``missing``, ``not-a-file``, ``unreadable``, ``changed-while-reading``.
     """
-    data, _ = _contents(file)
+    data, _ = read_image(file)
     if content_key(data) != expected_key:
         raise ImageRejected("changed", "the file is not the one that was scanned: build again")
     return data
 
 
-def forget_files(memory: Path, files: Iterable[SourceFile]) -> None:
+def forget_files(memory: Place, files: Iterable[SourceFile]) -> None:
     """Let the next scan open these files, even if size and time are as they were: they turned out to be others."""
-    forget(memory, {place_of(os.path.abspath(file.root), file) for file in files})  # noqa: PTH100
+    forget(memory, {place_of(absolute_root(file.root), file) for file in files})
+
+
+def readers(files: Iterable[SourceFile], workers: int) -> int:
+    """Return how many threads read files at a time: ``workers``, or more of them if an object store has some."""
+    return max(workers, REMOTE_READERS) if any(map(is_url, {file.root for file in files})) else workers
 
 
 def _looks(
     files: Sequence[SourceFile], trusted: Mapping[bytes, Finding], limits: Limits, workers: int
 ) -> Iterator[list[Look]]:
     """Yield blocks of looks, in the order of the files, reading several blocks at a time."""
-    prefixes = {root: os.path.join(os.path.abspath(root), "") for root in {file.root for file in files}}  # noqa: PTH100, PTH118
+    workers = readers(files, workers)
+    prefixes = {root: os.path.join(absolute_root(root), "") for root in {file.root for file in files}}  # noqa: PTH118
 
     def look_at(block: Sequence[SourceFile]) -> list[Look]:
         found: list[Look] = []
@@ -184,7 +198,7 @@ def look_at_file(file: SourceFile, known: Finding | None) -> Finding | ImageReje
     try:
         if known is not None and _holds(known, file):
             return known
-        data, mtime_ns = _contents(file)
+        data, mtime_ns = read_image(file)
     except ImageRejected as rejected:
         return rejected
     key = content_key(data)
@@ -198,19 +212,50 @@ def look_at_file(file: SourceFile, known: Finding | None) -> Finding | ImageReje
     )
 
 
+def look_at_files(files: Sequence[tuple[SourceFile, Finding | None]]) -> list[Finding | ImageRejected]:
+    """Find out about a few files, as :func:`look_at_file` does; those of an object store are read several at a time."""
+    threads = readers((file for file, _ in files), 1)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda asked: look_at_file(*asked), files))
+
+
 def _holds(known: Finding, file: SourceFile) -> bool:
-    """Say whether a file is as it was when it was read; of a tar, what counts is how it was when it was listed."""
-    if file.member is None:
-        return known.fits(file_status(file.location))
-    return (known.size, known.mtime_ns) == (file.member.length, file.member.tar_mtime_ns)
-
-
-def _contents(file: SourceFile) -> tuple[bytes, int]:
-    """Return an image's bytes and the modification time of the file that holds them. Raises ImageRejected."""
+    """Say whether a file is as it was when it was read; of an object or a tar, what counts is how it was when it was listed."""
     if file.member is not None:
-        return read_member(file.root, file.member), file.member.tar_mtime_ns
-    data, status = read_stable(file.location)
-    return data, status.st_mtime_ns
+        now = file.member.length, file.member.tar_mtime_ns
+    elif file.listed is not None:
+        now = file.listed
+    else:
+        status = file_status(file.location)
+        now = status.st_size, status.st_mtime_ns
+    return (known.size, known.mtime_ns) == now and (now[1] > 0 or not file.is_remote)
+
+
+def _remember(memory: Place | None, findings: Mapping[bytes, Finding], known: Mapping[bytes, Finding]) -> None:
+    if memory is not None and findings != known:
+        remember(memory, findings)
+
+
+def _silent(last: Reject) -> UserError:
+    return UserError(
+        f"{last.path}: cannot be read ({last.detail}), nor could the {GIVE_UP - 1} files before it. "
+        "What was read is remembered: run the command again when the store lets you read."
+    )
+
+
+def _of_whole_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Reject]]:
+    """Reject images of tars in an object store that have changed since they were listed: another may lie in their place."""
+    altered = altered_tars(row.file for row in rows)
+    if not altered:
+        return rows, []
+    kept, rejects = [], []
+    for row in rows:
+        if row.file.member is not None and (row.file.root, row.file.member.tar) in altered:
+            why = "its tar changed after it was listed: build again"
+            rejects.append(Reject(printable(row.file.location), "changed-while-reading", why))
+        else:
+            kept.append(row)
+    return kept, rejects
 
 
 def _judge_sight(file: SourceFile, place: bytes, found: Finding | ImageRejected, limits: Limits) -> Look:
@@ -237,56 +282,3 @@ def _judge(file: SourceFile, found: Finding, limits: Limits) -> ScannedRow | Rej
         found.metadata_bytes,
         found.traits,
     )
-
-
-def file_status(location: str) -> os.stat_result:
-    """Return the file's status. Raises ImageRejected if it is absent, no regular file, or out of reach."""
-    try:
-        status = os.stat(location)  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageRejected("missing", "there is no such file") from None
-    except OSError as error:
-        raise ImageRejected("unreadable", error.strerror or str(error)) from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageRejected("not-a-file", "it is a folder or a device")
-    return status
-
-
-def read_stable(location: str) -> tuple[bytes, os.stat_result]:
-    """Read a whole file that nobody writes meanwhile; a second time if somebody did.
-
-    Returns its bytes and the status that belongs to them. Raises ImageRejected.
-    """
-    try:
-        handle = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would else wait for a writer
-    except OSError as error:
-        file_status(location)
-        raise ImageRejected("unreadable", error.strerror or str(error)) from None
-    try:
-        for _ in range(2):
-            before = os.fstat(handle)
-            if not stat.S_ISREG(before.st_mode):
-                raise ImageRejected("not-a-file", "it is a folder or a device")
-            if before.st_size > MAX_BYTES:
-                raise ImageRejected("too-large", f"a file of {before.st_size:,} bytes, more than {MAX_BYTES:,}")
-            data = _read_whole(handle, before.st_size)
-            after = os.fstat(handle)
-            if len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
-                return data, after
-            os.lseek(handle, 0, os.SEEK_SET)
-    except OSError as error:
-        raise ImageRejected("unreadable", error.strerror or str(error)) from None
-    finally:
-        os.close(handle)
-    raise ImageRejected("changed-while-reading", "another program is writing it: build again when it has finished")
-
-
-def _read_whole(handle: int, size: int) -> bytes:
-    """Return ``size`` bytes from here on, and one more if the file has grown; fewer if it ends early."""
-    data = os.read(handle, size + 1)
-    if len(data) >= size:
-        return data
-    pieces = [data]  # a read gives what the system likes to, at most 2 GiB
-    while pieces[-1] and (lacking := size + 1 - sum(map(len, pieces))):
-        pieces.append(os.read(handle, lacking))
-    return b"".join(pieces)

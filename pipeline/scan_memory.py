@@ -1,7 +1,7 @@
 """What earlier scans found out about files: a Parquet file that is safe to delete.
 
 A finding is what follows from a file's bytes alone, so it holds whatever the limits of the next scan are. The memory
-names a file by the bytes of its absolute path. One that is damaged, or of another version, counts as empty.
+names a file by the bytes of its absolute path or its URL. One that is damaged, or of another version, counts as empty.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import contextlib
 import os
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from ..cache.atomic import TEMPORARY_PREFIX, make_folder
-from ..cache.parquet_file import read_bounded
+from ..cache.parquet_file import read_bounded, read_schema
 from ..errors import UserError
+from ..places import Place, RemotePath
 from .file_facts import read_traits
 from .image_file import ImageRejected, Reason
 
@@ -62,19 +62,15 @@ class Finding(NamedTuple):
     metadata_bytes: int = 0
     traits: str = ""
 
-    def fits(self, status: os.stat_result) -> bool:
-        """Say whether a file with this status is unchanged."""
-        return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
-
     def rejected(self) -> ImageRejected:
         """Return why a file with a ``reason`` cannot be used."""
         return ImageRejected(cast(Reason, self.reason), self.detail)
 
 
-def recall(memory: Path) -> dict[bytes, Finding]:
+def recall(memory: Place) -> dict[bytes, Finding]:
     """Read a memory: path -> finding. Empty if there is none, or none that can be understood."""
     try:
-        if not pa.parquet.read_schema(memory).equals(_SCHEMA, check_metadata=True):
+        if not read_schema(memory).equals(_SCHEMA, check_metadata=True):
             return {}
         table = read_bounded(memory)
     except (OSError, ValueError, pa.ArrowException):
@@ -100,26 +96,33 @@ def _values(column: pa.ChunkedArray, repeated: bool) -> Sequence[Any]:
     return [names[number] for number in coded.indices.to_pylist()]
 
 
-def remember(memory: Path, findings: Mapping[bytes, Finding]) -> None:
+def remember(memory: Place, findings: Mapping[bytes, Finding]) -> None:
     """Replace a memory. It is only a speed-up: where it cannot be written, nothing happens."""
     columns = [list(findings), *map(list, zip(*findings.values(), strict=True))] if findings else [[] for _ in _SCHEMA]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-    temporary = memory.with_name(f"{TEMPORARY_PREFIX}{memory.name}-{secrets.token_hex(8)}")
+    buffer = pa.BufferOutputStream()
+    pa.parquet.write_table(pa.table(arrays, schema=_SCHEMA), buffer, compression="zstd", write_page_checksum=True)
     with contextlib.suppress(OSError, UserError):
-        make_folder(memory.parent)
-        try:
-            with temporary.open("wb") as file:
-                pa.parquet.write_table(
-                    pa.table(arrays, schema=_SCHEMA), file, compression="zstd", write_page_checksum=True
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(memory)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _replace(memory, buffer.getvalue().to_pybytes())
 
 
-def forget(memory: Path, places: Collection[bytes]) -> None:
+def _replace(memory: Place, data: bytes) -> None:
+    if isinstance(memory, RemotePath):
+        memory.write(data)
+        return
+    temporary = memory.with_name(f"{TEMPORARY_PREFIX}{memory.name}-{secrets.token_hex(8)}")
+    make_folder(memory.parent)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(memory)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def forget(memory: Place, places: Collection[bytes]) -> None:
     """Drop findings that turned out to be wrong, so that the next scan opens these files again."""
     known = recall(memory)
     kept = {place: finding for place, finding in known.items() if place not in places}

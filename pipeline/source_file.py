@@ -1,4 +1,4 @@
-"""One image of a source: a file, or a stretch of a tar, with what the source says about it."""
+"""One image of a source: a file, an object of an object store, or a stretch of a tar, with what the source says about it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .image_file import MAX_BYTES, ImageRejected
+from ..errors import UserError
+from ..places import Place, RemotePath, place_of
 
 LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
 """What a table's cell or a tar's JSON may say about the class."""
+
+
+class Listed(NamedTuple):
+    """An object as its store listed it: bytes, and when it was written in ns, 0 where the store does not say."""
+
+    bytes: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +44,11 @@ class Member:
 class SourceFile:
     """One occurrence of an image in a source.
 
-    root : the source as it was given (of a table or a tar: its folder). path : posix path relative to it; for an image
-    in a tar that of the tar, a slash, and the member's name.
+    root : the source as it was given, a path or a URL (of a table or a tar: its folder). path : posix path relative to
+    it; for an image in a tar that of the tar, a slash, and the member's name.
     label : 0 real, 1 fake. split : train, val or test. group : where the reals come from, empty if unknown.
     member : the stretch of a tar that holds the image, or None for a file of its own.
+    listed : what a listing said of an object that is an image; None elsewhere, or if there was no listing.
     """
 
     root: str
@@ -50,6 +59,17 @@ class SourceFile:
     family: str
     group: str
     member: Member | None = None
+    listed: Listed | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in an object store."""
+        return is_url(self.root)
+
+    @property
+    def holder(self) -> RemotePath:
+        """The object in an object store that holds the image: itself, or its tar."""
+        return RemotePath(self.root) / (self.path if self.member is None else self.member.tar)
 
     @property
     def location(self) -> str:
@@ -81,24 +101,22 @@ def printable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def read_member(root: str, member: Member) -> bytes:
-    """Return an image's bytes out of its tar.
+def is_url(text: str) -> bool:
+    """Say whether a root or a location is a URL; the text of a path has no ``//``."""
+    return "://" in text
 
-    Raises ImageRejected: ``too-large``, ``missing``, ``unreadable``, or ``changed-while-reading`` if the tar is no
-    longer the one that was listed.
+
+def source_place(text: str | Place) -> Place:
+    """Return the place that a path or a URL of a source names.
+
+    UserError for a URL without a bucket, or an address in the web, which lists nothing: a table could point anywhere.
     """
-    if member.length > MAX_BYTES:
-        raise ImageRejected("too-large", f"{member.length:,} bytes, more than {MAX_BYTES:,}")
-    try:
-        with open(os.path.join(root, member.tar), "rb") as file:  # noqa: PTH118, PTH123
-            status = os.fstat(file.fileno())
-            if (status.st_size, status.st_mtime_ns) == (member.tar_bytes, member.tar_mtime_ns):
-                file.seek(member.offset)
-                data = file.read(member.length)
-                if len(data) == member.length:
-                    return data
-    except FileNotFoundError:
-        raise ImageRejected("missing", "its tar is gone") from None
-    except OSError as error:
-        raise ImageRejected("unreadable", error.strerror or str(error)) from None
-    raise ImageRejected("changed-while-reading", "its tar changed after it was listed: build again")
+    place = place_of(text)
+    if isinstance(place, RemotePath) and place.protocol in ("http", "https", "ftp"):
+        raise UserError(f"{place}: is an address in the web, and no object store. Download it and give the folder.")
+    return place
+
+
+def absolute_root(root: str) -> str:
+    """Return a root that means the same in every working folder."""
+    return root if is_url(root) else os.path.abspath(root)  # noqa: PTH100

@@ -7,14 +7,13 @@ memory. Plain ustar names, GNU long names and pax paths are understood: what tar
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from ..errors import UserError
+from ..places import Place
 from .source_file import printable
 
 _BLOCK = 512
@@ -25,11 +24,12 @@ _PAX_RECORD = re.compile(rb"(\d{1,20}) ([^=]+)=")
 
 
 class TarEntry(NamedTuple):
-    """A plain file in a tar: name, and where its bytes lie."""
+    """A plain file in a tar: name, where its bytes lie, and the bytes themselves if they were asked for."""
 
     name: str
     offset: int
     length: int
+    data: bytes | None = None
 
 
 class TarIndex(NamedTuple):
@@ -40,14 +40,21 @@ class TarIndex(NamedTuple):
     mtime_ns: int
 
 
-def read_tar_index(path: Path) -> TarIndex:
-    """List a tar's plain files. Raises UserError that says what is wrong with the tar, or that it cannot be read."""
+def read_tar_index(path: Place, wanted: Callable[[str, int], bool] = lambda name, length: False) -> TarIndex:
+    """List a tar's plain files, with the bytes of those whose name and length are ``wanted``.
+
+    Of an object store ranges of a mebibyte are read, one after the other. Raises UserError that says what is wrong with the
+    tar, or that it cannot be read.
+    """
     try:
+        status = path.stat()
         with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            entries = list(_entries(path, file, status.st_size))
+            entries = list(_entries(path, file, status.st_size, wanted))
+        after = path.stat()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if (status.st_size, status.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise UserError(f"{path}: changed while it was listed. Run the command again when nobody writes it.")
     seen: set[str] = set()
     for entry in entries:
         if entry.name in seen:
@@ -56,7 +63,7 @@ def read_tar_index(path: Path) -> TarIndex:
     return TarIndex(entries, status.st_size, status.st_mtime_ns)
 
 
-def _entries(path: Path, file: BinaryIO, size: int) -> Iterator[TarEntry]:
+def _entries(path: Place, file: BinaryIO, size: int, wanted: Callable[[str, int], bool]) -> Iterator[TarEntry]:
     """Walk over the headers up to the end marker."""
     position = 0
     extension: dict[str, str] = {}
@@ -80,7 +87,7 @@ def _entries(path: Path, file: BinaryIO, size: int) -> Iterator[TarEntry]:
             continue
         name = _safe_name(path, extension.get("path", info.name))
         if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and name:
-            yield TarEntry(name, start, length)
+            yield TarEntry(name, start, length, file.read(length) if wanted(name, length) else None)
         elif info.type != tarfile.DIRTYPE:
             raise UserError(
                 f"{path}: {printable(name)!r} is a link, a device or nameless, and only plain files are read."
@@ -88,7 +95,7 @@ def _entries(path: Path, file: BinaryIO, size: int) -> Iterator[TarEntry]:
         extension = {}
 
 
-def _header(path: Path, block: bytes, position: int) -> tarfile.TarInfo:
+def _header(path: Place, block: bytes, position: int) -> tarfile.TarInfo:
     """Parse a header block; the checksum in it is checked."""
     if len(block) < _BLOCK:
         raise UserError(f"{path}: has no end marker: it is cut off, or somebody still writes it.")
@@ -99,7 +106,7 @@ def _header(path: Path, block: bytes, position: int) -> tarfile.TarInfo:
         raise UserError(f"{path}: is no tar, or damaged at byte {position:,} ({error}).{hint}") from error
 
 
-def _length(path: Path, info: tarfile.TarInfo, extension: dict[str, str]) -> int:
+def _length(path: Place, info: tarfile.TarInfo, extension: dict[str, str]) -> int:
     """Return a member's bytes: those of the header, or of the pax record before it."""
     text = extension.get("size", str(info.size))
     if not text.isascii() or not text.isdigit() or len(text) > 18:
@@ -107,7 +114,7 @@ def _length(path: Path, info: tarfile.TarInfo, extension: dict[str, str]) -> int
     return int(text)
 
 
-def _extension(path: Path, kind: bytes, data: bytes) -> dict[str, str]:
+def _extension(path: Place, kind: bytes, data: bytes) -> dict[str, str]:
     """Return what a header extension says of the next member: its ``path``, perhaps its ``size``."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")}
@@ -125,7 +132,7 @@ def _extension(path: Path, kind: bytes, data: bytes) -> dict[str, str]:
     return {name: found[name] for name in ("path", "size") if name in found}
 
 
-def _safe_name(path: Path, name: str) -> str:
+def _safe_name(path: Place, name: str) -> str:
     """Return a member's name without ``./``; one that leads out of the tar is refused."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:

@@ -12,15 +12,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from ..errors import UserError
+from ..places import Place
 from .image_file import EXTENSIONS
-from .layouts import SPLITS, family_of, is_clutter
+from .layouts import family_of
 from .source_file import LABELS, Discovery, Member, SourceFile, printable
 from .tar_index import TarEntry, TarIndex, read_tar_index
+from .trees import SPLITS, is_clutter
 
 WEBDATASET = "webdataset"
 PATTERN = "[{train,val,test}/]NAME.tar"
@@ -28,6 +30,9 @@ SUFFIX = ".tar"
 
 _MAX_NOTE = 1 << 16
 """Longest .json or .cls member that is read."""
+_NOTES = ("json", "cls")
+_REMOTE_TARS = 8
+"""Tars of an object store that are listed at a time."""
 
 
 @dataclass(slots=True)
@@ -39,7 +44,7 @@ class _Sample:
     others: int = 0
 
 
-def discover_tars(root: Path, tars: Sequence[str]) -> Discovery:
+def discover_tars(root: Place, tars: Sequence[str]) -> Discovery:
     """List the images in tars, without opening one.
 
     root : the source's folder. tars : posix paths relative to it.
@@ -48,20 +53,30 @@ def discover_tars(root: Path, tars: Sequence[str]) -> Discovery:
     """
     files: list[SourceFile] = []
     ignored = 0
-    for tar in sorted(tars):
-        index = read_tar_index(root / tar)
+    for tar, index in _indexes(root, sorted(tars)):
         samples = _grouped(index)
         ignored += sum(sample.others + (0 if sample.images else len(sample.notes)) for sample in samples.values())
-        with (root / tar).open("rb") as file:
-            for name, sample in samples.items():
-                if sample.images:
-                    files.append(_source_file(root, tar, index, name, sample, file))
+        files += [_source_file(root, tar, index, *sample) for sample in samples.items() if sample[1].images]
     if not files:
         raise UserError(
             f"{root}: no image in its {len(tars)} tars "
             f"({ignored} other members; looked for {', '.join(sorted(EXTENSIONS))})."
         )
     return Discovery(WEBDATASET, files, ignored)
+
+
+def _indexes(root: Place, tars: Sequence[str]) -> Iterator[tuple[str, TarIndex]]:
+    """Yield each tar with its index, which holds the bytes of what may tell of a class."""
+    pool = ThreadPoolExecutor(1 if isinstance(root, Path) else _REMOTE_TARS)
+    try:
+        yield from zip(tars, pool.map(lambda tar: read_tar_index(root / tar, _is_note), tars), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_note(name: str, length: int) -> bool:
+    """Say whether a member may tell of a sample's class, and is short enough to be read."""
+    return length <= _MAX_NOTE and name.rpartition("/")[2].partition(".")[2].lower() in _NOTES
 
 
 def _grouped(index: TarIndex) -> dict[str, _Sample]:
@@ -75,20 +90,20 @@ def _grouped(index: TarIndex) -> dict[str, _Sample]:
         sample = samples.setdefault(f"{folder}/{stem}", _Sample())
         if extension.rpartition(".")[2].lower() in EXTENSIONS:
             sample.images.append(entry)
-        elif extension.lower() in ("json", "cls"):
+        elif extension.lower() in _NOTES:
             sample.notes[extension.lower()] = entry
         else:
             sample.others += 1
     return samples
 
 
-def _source_file(root: Path, tar: str, index: TarIndex, name: str, sample: _Sample, file: BinaryIO) -> SourceFile:
-    """Make a source file of one sample; ``file`` is its opened tar."""
+def _source_file(root: Place, tar: str, index: TarIndex, name: str, sample: _Sample) -> SourceFile:
+    """Make a source file of one sample that has an image."""
     where = f"{root / tar}, sample {printable(name.lstrip('/'))}"
     if len(sample.images) > 1:
         two = " and ".join(printable(image.name) for image in sample.images[:2])
         raise UserError(f"{where}: has the images {two}; which is meant? Leave one in each sample.")
-    said = _said(where, sample, file)
+    said = _said(where, sample)
     label = LABELS.get(str(said.get("label", "")).strip().lower())
     if label is None:
         raise UserError(
@@ -111,19 +126,17 @@ def _source_file(root: Path, tar: str, index: TarIndex, name: str, sample: _Samp
     )
 
 
-def _said(where: str, sample: _Sample, file: BinaryIO) -> dict[str, object]:
+def _said(where: str, sample: _Sample) -> dict[str, object]:
     """Return what the sample's .json says, with the .cls as its label if the .json has none."""
     said: dict[str, object] = {}
     for kind, entry in sorted(sample.notes.items()):  # cls before json
-        if entry.length > _MAX_NOTE:
+        if entry.data is None:
             raise UserError(f"{where}: its .{kind} has {entry.length:,} bytes; more than {_MAX_NOTE:,} are not read.")
-        file.seek(entry.offset)
-        data = file.read(entry.length)
         if kind == "cls":
-            said["label"] = data.decode("utf-8", "replace")
+            said["label"] = entry.data.decode("utf-8", "replace")
             continue
         try:
-            value = json.loads(data)
+            value = json.loads(entry.data)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: its .json cannot be read ({error}).") from error
         if not isinstance(value, dict):

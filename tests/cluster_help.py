@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,10 +23,13 @@ from distil_cache.pipeline.prepare import prepare
 from distil_cache.pipeline.run import Report
 from distil_cache.pipeline.source_file import SourceFile
 from distil_cache.pipeline.tools import Tools
+from distil_cache.places import Place
 from distributed import LocalCluster
 from small_models import STEPS, write_adm, write_images, write_teacher
 
 SHARD = 4
+LONG = 180.0
+"""Seconds after which something is stuck, however busy the machine is."""
 
 
 def write_material(folder: Path, counts: dict[str, int]) -> Path:
@@ -36,7 +40,7 @@ def write_material(folder: Path, counts: dict[str, int]) -> Path:
     return folder
 
 
-def config_of(material: Path, cache: Path, **changes: Any) -> BuildConfig:
+def config_of(material: Path, cache: Place, **changes: Any) -> BuildConfig:
     values: dict[str, Any] = {
         "sources": (material / "images",), "cache": cache, "dataset": "noise", "adm": str(material / "adm.safetensors"),
         "teacher": "small", "teacher_weights": material / "teacher.safetensors", "steps": STEPS, "batch_size": 4,
@@ -55,7 +59,7 @@ def arguments_of(material: Path, cache: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def checksums(cache: Path) -> dict[str, str]:
+def checksums(cache: Place) -> dict[str, str]:
     return {
         f"{store.feature} {marker.shard}": marker.sha256
         for store in Cache.open(cache).features()
@@ -101,6 +105,14 @@ def first_shard(cache: Path) -> tuple[str, tuple[str, ...]]:
     (store,) = [store for store in Cache.open(cache).features() if store.feature == "image"]
     first = min(store.markers(), key=lambda marker: marker.keys)
     return first.shard, first.keys
+
+
+def until(happened: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
+    end = time.monotonic() + LONG
+    while not happened():
+        assert time.monotonic() < end, "waited too long"
+        assert process is None or process.poll() is None, "the process ended early"
+        time.sleep(0.02)
 
 
 def wait_for(path: str) -> str:
@@ -158,6 +170,19 @@ class BlindPlugin(FaultyPlugin):
         if self._address == self.target:
             raise OSError("this worker's disk is gone")
         return super()._make(message, tools)
+
+
+class GatedPlugin(FaultyPlugin):
+    """Lets four tasks through, and all others when ``go`` is there; writes down what each did. ``target`` : the folder for that."""
+
+    def _make(self, message: str, tools: Tools) -> Report:
+        folder = Path(self.target)
+        task, _ = read_task(message)
+        if len(list(folder.glob("*.done"))) >= 4:
+            wait_for(f"{folder}/go")
+        report = super()._make(message, tools)
+        (folder / f"{task.keys[0]} {os.getpid()}-{time.monotonic_ns()}.done").write_text(str(report.done.adm_calls))
+        return report
 
 
 class LethalPlugin(FaultyPlugin):

@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from counting_store import counted as counted
+from remote_sources import memory_bucket as memory_bucket
+from s3_server import _s3_proxy as _s3_proxy
+from s3_server import s3_bucket as s3_bucket
+from s3_server import s3_proxy as s3_proxy
+from s3_server import s3_server as s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DISTIL_CACHE_SHARED", ROOT.parent / "shared"))

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from fault_injection import heed_interrupts
@@ -48,7 +49,10 @@ def kill_when(folder: Path, cache: Path, pattern: str) -> None:
         process.wait()
 
 
-def test_an_interrupted_build_says_that_what_was_finished_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_build_says_that_what_was_finished_is_kept(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     write_adm(tmp_path / "adm.safetensors")
     write_teacher(tmp_path / "teacher.safetensors")
     write_images(tmp_path / "images", {"train": 40})
@@ -58,11 +62,12 @@ def test_an_interrupted_build_says_that_what_was_finished_is_kept(tmp_path: Path
     )
     while not list(cache.glob("features/eps-*/shards/*.json")) and process.poll() is None:
         time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "What was finished is kept" in said
     assert "Traceback" not in said
+    assert list((cache / "builders").glob("*.json")) == []
 
 
 def test_a_killed_build_goes_on_where_it_was_and_makes_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from distil_cache.cache import open_shards
-from distil_cache.cache import store as store_module
+from distil_cache.cache import data_object, open_shards
 from distil_cache.cache.gather import gather
 from distil_cache.cache.marker import Marker
 from distil_cache.cache.spec import Spec
@@ -227,7 +226,7 @@ def test_a_failed_write_leaves_nothing(store: FeatureStore, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "fsync_tree", full)
+    monkeypatch.setattr(data_object, "fsync_tree", full)
     with pytest.raises(UserError, match="No space left on device"):
         store.commit(keys(3), some_rows(3))
     assert list(store.shards.iterdir()) == []

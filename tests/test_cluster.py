@@ -47,6 +47,7 @@ from distil_cache.pipeline.plan import Task
 from distil_cache.pipeline.run import Done, Report
 from distil_cache.pipeline.scan_memory import Finding
 from distil_cache.pipeline.source_file import Member, SourceFile
+from distil_cache.places import place_of
 
 TRAIN, TEST = 10, 2
 
@@ -79,6 +80,16 @@ def test_workers_make_the_bytes_and_the_record_of_the_loop_and_leave_nothing_to_
     assert read_leases(tmp_path / "cache").live == ()
     again = run_build(config, Silent(), place=Placement(scheduler))
     assert (again["build"], again["adm_calls"], again["decoded"], again["opened"]) == (loop["build"], 0, 0, 0)
+
+
+def test_workers_find_a_cache_in_an_object_store_by_its_url(
+    material: Path, loop: dict[str, Any], scheduler: str, tmp_path: Path
+) -> None:
+    cache = place_of(f"memory://{tmp_path.name}/cache")
+    built = run_build(config_of(material, cache), Silent(), place=Placement(scheduler))
+    assert (built["build"], built["adm_calls"]) == (loop["build"], loop["adm_calls"])
+    assert checksums(cache) == checksums(material / "loop")
+    assert read_leases(cache).live == ()
 
 
 def test_the_log_says_how_fast_the_workers_device_was(material: Path, scheduler: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from distil_cache.inference.output import Form, form_of, line_writer, opened, wr
 from distil_cache.inference.prediction import COLUMNS, Frame, Prediction
 from distil_cache.inference.video import Sampled, sample
 from distil_cache.pipeline.image_file import ImageRejected, Limits
+from distil_cache.places import Place, RemotePath
 from distil_cache.rendering_predict import show_predictions, shown
 from image_bytes import noise, saved
 from PIL import Image
@@ -106,7 +107,7 @@ def write_video(path: Path, greys: Sequence[int], codec: str = "mpeg4", kind: st
     return path
 
 
-def greys_of(path: Path, count: int) -> tuple[list[float | None], list[int]]:
+def greys_of(path: Place, count: int) -> tuple[list[float | None], list[int]]:
     found: list[Sampled[int]] = sample(
         str(path), count, lambda image: round(float(np.mean(np.asarray(image)))), Limits()
     )
@@ -126,6 +127,14 @@ def test_a_short_video_gives_each_frame_once(tmp_path: Path) -> None:
     seconds, greys = greys_of(write_video(tmp_path / "a.mkv", [40, 120, 200]), 16)
     assert seconds == pytest.approx([0, 0.1, 0.2], abs=0.01)
     assert np.abs(np.subtract(greys, [40, 120, 200])).max() <= 3
+
+
+def test_a_video_in_an_object_store_gives_the_frames_of_the_file(tmp_path: Path, memory_bucket: RemotePath) -> None:
+    video = write_video(tmp_path / "a.mp4", [20 + number for number in range(40)])
+    (memory_bucket / "a.mp4").write(video.read_bytes())
+    assert greys_of(memory_bucket / "a.mp4", 4) == greys_of(video, 4)
+    with pytest.raises(ImageRejected, match="missing"):
+        greys_of(memory_bucket / "b.mp4", 4)
 
 
 def test_a_video_without_a_length_is_decoded_whole_and_thinned(tmp_path: Path) -> None:

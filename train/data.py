@@ -2,9 +2,10 @@
 
 The flip of a sample is drawn before its features are read, and only the teacher's view that it needs is read. Small rows
 are read block by block. Rows of more than 64 KiB, as those of 256 pixels, are decoded one by one anyway: they are read
-straight into their batch. What is held in memory is at most the rows of two pools that have not left yet, two pieces or
-batches that each reader has begun, and two finished batches, whatever the size of the dataset; only the table of the rows
-and their places, some 100 bytes a row, grow with it.
+straight into their batch, but block by block from an object store, where a request costs more than the rows. What is held
+in memory is at most the rows of two pools that have not left yet, two pieces or batches that each reader has begun, and
+two finished batches, whatever the size of the dataset; only the table of the rows and their places, some 100 bytes a row,
+grow with it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ Numbers = npt.NDArray[np.int64]
 
 READ_OVER_BYTES = 64 * 2**10
 """Rows nobody asked for that are read over rather than starting another read: a fraction of what is decoded at once."""
+READ_OVER_REMOTE_BYTES = 2**20
+"""The same for rows in an object store: what comes in the time of a request."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ class Part:
         self._blocks = Blocks.of(*next(iter(self._where.values())))
         self._views = _views(self.stores["teacher"]) if "teacher" in self.stores else None
         self._types = {name: self._type(name) for name in self.stores if len(self)}
-        self._gap = {name: READ_OVER_BYTES // (math.prod(s) * t.itemsize) for name, (s, t) in self._types.items()}
+        self._gap = {
+            name: _read_over(self.stores[name]) // (math.prod(s) * t.itemsize) for name, (s, t) in self._types.items()
+        }
 
     def __len__(self) -> int:
         """Number of occurrences."""
@@ -191,6 +196,10 @@ def _decoded(cache: Cache, build: BuildRecord, table: pa.Table) -> pa.Table:
     rejected = cache.open_feature(build.features["image"].folder).index().rejected
     keep = np.array([key not in rejected for key in table["key"].to_pylist()], dtype=bool)
     return table.filter(pa.array(keep))
+
+
+def _read_over(store: FeatureStore) -> int:
+    return READ_OVER_REMOTE_BYTES if store.is_remote else READ_OVER_BYTES
 
 
 def _views(store: FeatureStore) -> Numbers:

@@ -20,8 +20,10 @@ import torch.nn.functional as F
 
 from ..cache.audit_record import AUDIT, HeaderAudit
 from ..cache.builds import BuildRecord
+from ..cache.local_copy import LocalCopy
 from ..cache.store import Cache
 from ..models.device import choose_device
+from ..places import Place
 from ..progress import Progress, Silent
 from .augment import checked_transform
 from .checkpoint import BEST
@@ -35,7 +37,7 @@ from .select import candidate_builds, choose_build, column, parse_select, select
 
 def run_evaluation(
     run: Path,
-    cache_root: Path,
+    cache_root: Place | str,
     dataset: str,
     *,
     split: str = "test",
@@ -44,13 +46,15 @@ def run_evaluation(
     build: str | None = None,
     device: str = "auto",
     batch_size: int | None = None,
+    local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score every occurrence of a split once with a run's best checkpoint, and return ``evaluation.json``.
 
     The features must be those that the student learnt from, by fingerprint, unless it is an imported one: nobody knows
-    then. ``build`` names the build to read (default: the one that fits). On the dataset that it was trained on, the
-    training's own build is used if it serves the split, so that no later revision can move training rows into the test.
+    then. They are read by way of ``local_copy`` if there is one. ``build`` names the build to read (default: the one that
+    fits). On the dataset that it was trained on, the training's own build is used if it serves the split, so that no later
+    revision can move training rows into the test.
     An evaluation that is there already, of the same checkpoint on the same rows, is returned as it is.
     Raises UserError for a folder that is no run, a split or a selection without rows, and features that are not there.
     """
@@ -58,7 +62,7 @@ def run_evaluation(
     selection = parse_select(select)
     folder = RunFolder(run)
     student, record, facts = folder.load_student()
-    cache = Cache.open(cache_root)
+    cache = Cache.open(cache_root, local_copy)
     source = _build(cache, dataset, split, record, build)
     table = split_rows(cache.datasets().read(dataset, source.revision), split, dataset)
     table = select_rows(table, selection, f"{dataset}, split {split}")

@@ -6,13 +6,16 @@ import math
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..cache.local_copy import LocalCopy
 from ..cache.store import Cache
 from ..errors import ReadOnlyError, UserError
+from ..places import Place
 from ..progress import Progress, Silent
 from .checkpoint import BEST, Line, State, load_state, read_progress, save_state, save_weights
 from .config import TrainConfig
@@ -31,57 +34,70 @@ Values = tuple[float, float, float]
 
 def run_training(
     config: TrainConfig,
-    cache_root: Path,
+    cache_root: Place | str,
     run: Path,
     *,
     resume: bool = False,
     device: str = "auto",
     workers: int = 0,
+    local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Train one student and return what came of it, ready for JSON.
 
     ``run`` gets the configuration, checkpoints, ``metrics.jsonl`` and TensorBoard logs. With ``resume`` a training that
     was stopped goes on from its newest state as if it had never stopped (to the bit on a CPU); one that is not there
-    begins. ``device`` is auto, cpu or cuda:N; ``workers`` processes read (0: a thread). Under ``torchrun`` each process
-    learns from its share of every batch; what is returned is empty in all but the first.
+    begins. ``device`` is auto, cpu or cuda:N; ``workers`` processes read (0: a thread), by way of ``local_copy``
+    if there is one. Under ``torchrun`` each process learns from its share of every batch; what is returned is empty in all
+    but the first.
     Raises UserError for a run folder that holds another training, features that are not there, and a diverged loss;
     what was saved before stays. Ctrl-C or SIGTERM ends the step at hand, saves, and raises UserError.
     """
     with Readers(workers) as readers, join_ranks(device) as ranks:
-        return train_run(config, cache_root, run, ranks, readers, resume=resume, progress=progress)
+        return train_run(
+            config, cache_root, run, ranks, readers, resume=resume, local_copy=local_copy, progress=progress
+        )
 
 
 def train_run(
     config: TrainConfig,
-    cache_root: Path,
+    cache_root: Place | str,
     run: Path,
     ranks: Ranks,
     readers: Readers,
     *,
     resume: bool,
+    local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Do what ``run_training`` does, among processes that have met and with readers that others may use."""
     folder = RunFolder(run)
-    session = _begin(config, cache_root, folder, ranks, readers, resume=resume) if ranks.first else None
+    begin = partial(_begin, config, cache_root, local_copy, folder, ranks, readers)
+    session = begin(resume=resume) if ranks.first else None
     ranks.wait()
     if not ranks.first:
-        session = _begin(config, cache_root, folder, ranks, readers, resume=True)
+        session = begin(resume=True)
     if session is not None:
         _train(session, folder, progress or Silent())
     return _result(folder) if ranks.first else {}
 
 
 def _begin(
-    config: TrainConfig, cache_root: Path, folder: RunFolder, ranks: Ranks, readers: Readers, *, resume: bool
+    config: TrainConfig,
+    cache_root: Place | str,
+    local_copy: LocalCopy | None,
+    folder: RunFolder,
+    ranks: Ranks,
+    readers: Readers,
+    *,
+    resume: bool,
 ) -> Session | None:
     """Open the training, its folder and its references in the cache; None if it is over already."""
     known = folder.admit(config, resume=resume)
     state = read_progress(folder.checkpoints)
     if known and state and Schedule(config, 1).ended(state):
         return None
-    cache = Cache.open(cache_root)
+    cache = Cache.open(cache_root, local_copy)
     session = open_session(config, cache, folder, known, ranks, readers)
     if ranks.first:
         folder.write(session.record)

@@ -1,7 +1,8 @@
 """Who reads: a thread of this process, or worker processes that are started afresh (spawn), so that no lock is inherited.
 
 What is read does not depend on it. Rows come in the order asked, as many pieces ahead as there are readers, and a worker
-hands them over in shared memory.
+hands them over in shared memory. From an object store, where each request takes long and many at once take no longer, several
+threads read in the place of one, and the features of a piece side by side.
 """
 
 from __future__ import annotations
@@ -16,22 +17,25 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..cache.gather import read_rows
+from ..cache.local_copy import LocalCopy
 from ..cache.store import FeatureStore
 from ..errors import UserError
-from .order import Numbers, Share
+from ..places import Place as Folder
+from .order import POOL_BLOCKS, Numbers, Share
 
 T = TypeVar("T")
 AHEAD = 2
 """Pieces that each reader has begun, and batches that are made, before they are asked for."""
+REMOTE_THREADS = POOL_BLOCKS
+"""Pieces that are read from an object store at once: the first batch of a pool needs all of its blocks."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ the same arguments whoever calls it. Worker processes get a pickled copy, by way
 class Readers:
     """Reads pieces ahead. A context manager: worker processes live until it is left.
 
-    workers : processes; 0 for one thread.
+    workers : processes; 0 for one thread, or ``REMOTE_THREADS`` if a feature lies in an object store.
     """
 
     def __init__(self, workers: int = 0) -> None:
@@ -100,15 +104,17 @@ class Readers:
         Raises what reading raises, IntegrityError above all, and UserError if a worker process was killed.
         """
         if not self.workers:
-            with ThreadPoolExecutor(1) as thread:
-                yield from _in_order(thread, functools.partial(read_piece, stores, change, pin), requests, AHEAD)
+            threads = REMOTE_THREADS if any(store.is_remote for store in stores.values()) else 1
+            with ThreadPoolExecutor(threads) as pool:
+                read_here = functools.partial(read_piece, stores, change, pin)
+                yield from _in_order(pool, read_here, requests, threads - 1 + AHEAD)
             return
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker)
-        folders = {name: store.folder for name, store in stores.items()}
+        lying = {name: _Lying(store.folder, store.local_copy) for name, store in stores.items()}
         try:
-            read = functools.partial(_read_in_worker, folders, change)
+            read = functools.partial(_read_in_worker, lying, change)
             for found in _in_order(self._pool, read, requests, AHEAD * self.workers):
                 yield {name: x.pin_memory() for name, x in found.items()} if pin else found
         except BrokenProcessPool as error:
@@ -130,11 +136,19 @@ def read_piece(
     stores: Mapping[str, FeatureStore], change: Change | None, pin: bool, request: Request
 ) -> dict[str, Tensor]:
     """Read the rows of a request, each feature from its store."""
-    found = {}
-    for name, at in request.places.items():
-        found[name] = buffer((len(at.row), *at.shape), at.dtype, pin)
+    found = {name: buffer((len(at.row), *at.shape), at.dtype, pin) for name, at in request.places.items()}
+
+    def fill(name: str) -> None:
+        at = request.places[name]
         out = found[name].numpy()
         read_rows(stores[name], at.shards, at.shard, at.row, at.view, max_gap=at.max_gap, out=out)
+
+    far = [name for name in found if stores[name].is_remote]
+    if len(far) > 1:
+        with ThreadPoolExecutor(len(far)) as pool:
+            list(pool.map(fill, far))
+    for name in found if len(far) < 2 else found.keys() - far:
+        fill(name)
     if change is not None:
         found["image"] = change(found["image"], request.rows)
     return found
@@ -194,12 +208,19 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _read_in_worker(folders: Mapping[str, Path], change: Change | None, request: Request) -> dict[str, Tensor]:
-    return read_piece({name: _store(folder) for name, folder in folders.items()}, change, False, request)
+class _Lying(NamedTuple):
+    """Where a worker finds a feature, and its copy."""
+
+    folder: Folder
+    local_copy: LocalCopy | None
+
+
+def _read_in_worker(lying: Mapping[str, _Lying], change: Change | None, request: Request) -> dict[str, Tensor]:
+    return read_piece({name: _store(where) for name, where in lying.items()}, change, False, request)
 
 
 @functools.lru_cache(maxsize=32)
-def _store(folder: Path) -> FeatureStore:
-    store = FeatureStore(folder)
+def _store(where: _Lying) -> FeatureStore:
+    store = FeatureStore(where.folder, local_copy=where.local_copy)
     store.index()  # with it, the store notices a shard that holds other keys than its index says
     return store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -130,7 +131,7 @@ def open_session(
     record = RunRecord(
         run=known.run if known else new_run_id(run.folder),
         config=config,
-        cache=str(cache.root.resolve()),
+        cache=str(cache.root.resolve() if isinstance(cache.root, Path) else cache.root),
         fingerprints={name: build.features[name].fingerprint for name in features},
         specs={name: dict(cache.open_feature(build.features[name].folder).spec) for name in features},
         train_size=size,

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cache.local_copy import LocalCopy
 from ..errors import UsageError, UserError
+from ..places import Place
 from ..progress import Progress
 from .checkpoint import replace_text
 from .config import SWEEP, TrainConfig
@@ -63,11 +65,12 @@ def plan_sweep(settings: Mapping[str, Any], grid: Mapping[str, Sequence[str]]) -
 def run_sweep(
     settings: Mapping[str, Any],
     grid: Mapping[str, Sequence[str]],
-    cache_root: Path,
+    cache_root: Place | str,
     folder: Path,
     *,
     device: str = "auto",
     workers: int = 0,
+    local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Train every run of a grid into ``folder / NAME`` and return their results, ready for JSON.
@@ -81,7 +84,16 @@ def run_sweep(
             _note(folder, grid, plan)
         for number, (name, config) in enumerate(plan.items(), 1):
             try:
-                found = train_run(config, cache_root, folder / name, ranks, readers, resume=True, progress=progress)
+                found = train_run(
+                    config,
+                    cache_root,
+                    folder / name,
+                    ranks,
+                    readers,
+                    resume=True,
+                    local_copy=local_copy,
+                    progress=progress,
+                )
             except UserError as error:
                 raise type(error)(f"run {number} of {len(plan)}, {name}: {error}") from error
             runs.append({"name": name, "settings": dict(zip(grid, _values(config, grid), strict=True)), **found})

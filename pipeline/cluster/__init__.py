@@ -36,7 +36,7 @@ def open_crew(place: Placement, device: str, progress: Progress) -> Iterator[Cre
         raise UserError(f"{option}: needs Dask. Install it with: pip install 'distil-cache[cluster]'")
     from .crew import connect, start_here
 
-    opened = connect(place.scheduler) if place.scheduler else start_here(place.workers or 1, device)
+    opened = connect(place.scheduler, progress.say) if place.scheduler else start_here(place.workers or 1, device)
     with opened as crew:
         progress.say(f"{crew.name}; dashboard: {crew.dashboard}")
         yield crew

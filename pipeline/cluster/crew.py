@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import queue
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client, Future
-from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 
 from ...errors import UserError
 from ..scan import Sight, look_at_file, place_of
 from ..scan_memory import Finding
-from ..source_file import SourceFile
+from ..source_file import SourceFile, absolute_root
+from .connection import LOST, NO_ANSWER, Connection, without_log
 from .local import LocalWorkers, local_workers
 from .messages import read_findings, write_files
-from .worker import BuildPlugin, look_at
+from .worker import BuildPlugin, Unprepared, look_at
 
 CONNECT_SECONDS = 30.0
 WAIT_SECONDS = 1.0
 REVIVE_SECONDS = 5.0
+_NEWS_SECONDS = 1.0
+"""How old an answer to the question who is there may be."""
 _FILES = 256
 """Files that a worker looks at in one task."""
 _SAME_WINDOW = 256
 """Blocks of files after which a scan asks again how many workers there are."""
 _SPARE = 8
 """Tasks handed in beyond two for each thread, so that an adaptive cluster sees a reason to grow."""
-_LOST = (OSError, TimeoutError, asyncio.CancelledError, ClosedClientError)
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Failure:
     """Why a task was not done.
 
     deaths : workers that died while they had it; 0 if it raised. worker : address of the (last) one, if known.
-    tried : whether anybody tried; not if all the workers went away that might have.
+    tried : whether it counts as a try; not if the scheduler, or all the workers that might have done it, went away.
     """
 
     text: str
@@ -62,24 +61,27 @@ class Crew:
     """A client of a Dask scheduler. ``name`` says who works, ``dashboard`` where Dask shows it.
 
     local : the workers, if they are processes that this one started.
+    Every method raises UserError if the scheduler is gone for good. If another one takes its place, tasks that were handed in
+    before come back untried.
     """
 
-    def __init__(self, client: Client, address: str, name: str, local: LocalWorkers | None = None) -> None:
-        self._client = client
-        self._address = address
+    def __init__(self, connection: Connection, name: str, local: LocalWorkers | None = None) -> None:
+        self._connection = connection
         self._local = local
-        self._lost = False
         self._revived = time.monotonic()
         self.name = name
-        self.dashboard = str(client.dashboard_link)
+        self.dashboard = str(connection.client.dashboard_link)
         self._ended: queue.SimpleQueue[Future[str]] = queue.SimpleQueue()
         self._futures: dict[str, Future[str]] = {}
         self._limited: dict[str, frozenset[str]] = {}
+        self._there: tuple[float, dict[str, int]] | None = None
 
     def workers(self) -> dict[str, int]:
-        """Return the address of each worker with its number of threads."""
-        with self._connected():
-            return dict(self._client.nthreads())
+        """Return the address of each worker with its number of threads, as it is or was a moment ago."""
+        if self._there is None or time.monotonic() - self._there[0] > _NEWS_SECONDS:
+            there = self._connection.ask(lambda client: dict(client.nthreads()))
+            self._there = time.monotonic(), there
+        return self._there[1]
 
     def window(self) -> int:
         """Return how many tasks to hand in at a time: enough to keep everybody busy, whatever the size of the build."""
@@ -88,116 +90,132 @@ class Crew:
     def submit(self, function: Callable[..., str], *arguments: str, key: str, avoid: Collection[str] = ()) -> None:
         """Hand in a task; ``avoid`` names workers that get it only if there is no other."""
         others = [address for address in self.workers() if address not in avoid] if avoid else []
-        with self._connected():
-            future = self._client.submit(function, *arguments, key=key, pure=False, workers=others or None)
-            self._futures[key] = future
-            if others:
-                self._limited[key] = frozenset(others)
-            future.add_done_callback(self._ended.put)
+        future = self._connection.ask(
+            lambda client: client.submit(function, *arguments, key=key, pure=False, workers=others or None)
+        )
+        self._futures[key] = future
+        if others:
+            self._limited[key] = frozenset(others)
+        future.add_done_callback(self._ended.put)
 
     def ended(self) -> list[Outcome]:
-        """Wait a moment for tasks that have ended and return what became of them. UserError if the scheduler is gone."""
+        """Wait a moment for tasks that have ended and return what became of them."""
         if self._local and time.monotonic() - self._revived > REVIVE_SECONDS:
             self._local.revive()
             self._revived = time.monotonic()
+        futures: list[Future[str]] = []
         with suppress(queue.Empty):
-            first = self._ended.get(timeout=WAIT_SECONDS)
-            futures = [first, *(self._ended.get_nowait() for _ in range(self._ended.qsize()))]
-            return [self._outcome(future) for future in futures if future.key in self._futures]
-        if self._client.status != "running":
-            raise self._gone()
-        return self._stranded()
+            futures.append(self._ended.get(timeout=WAIT_SECONDS))
+            while True:
+                futures.append(self._ended.get_nowait())
+        if not futures and not self._connection.running:
+            self._connection.renew()
+        outcomes = self._outcomes([future for future in futures if self._futures.get(str(future.key)) is future])
+        outcomes += self._left_behind()
+        return outcomes if futures or outcomes else self._stranded()
+
+    def _outcomes(self, futures: Sequence[Future[str]]) -> list[Outcome]:
+        """Return what became of tasks. What the loss of the scheduler cancelled is left out, and another one is found."""
+        try:
+            ended = _gathered(self._connection.client, futures)
+        except LOST as error:
+            self._connection.renew(error)
+            return []
+        outcomes = [Outcome(str(future.key), result) for future, result in ended if result is not None]
+        for outcome in outcomes:
+            self._forget(outcome.key)
+        if len(outcomes) < len(futures):
+            self._connection.renew()
+        return outcomes
+
+    def _left_behind(self) -> list[Outcome]:
+        """Take back the tasks that were handed in to a scheduler which has gone away."""
+        client = self._connection.client
+        behind = [key for key, future in self._futures.items() if future.client is not client]
+        if behind:
+            self._there = None
+        for key in behind:
+            self._forget(key)
+        return [Outcome(key, Failure("the scheduler went away", None, tried=False)) for key in behind]
 
     def _stranded(self) -> list[Outcome]:
         """Take back the tasks whose workers are all gone while others may be there."""
         there = self.workers().keys() if self._limited else ()
         stranded = [key for key, others in self._limited.items() if others.isdisjoint(there)]
         for key in stranded:
-            self._limited.pop(key)
-            self._futures.pop(key).cancel()
+            self._futures[key].cancel()
+            self._forget(key)
         return [Outcome(key, Failure("its workers are gone", None, tried=False)) for key in stranded]
+
+    def _forget(self, key: str) -> None:
+        del self._futures[key]
+        self._limited.pop(key, None)
 
     def retire(self, worker: str) -> None:
         """Send a worker away for good."""
-        with self._connected():
-            if self._local:
-                self._local.dismiss(worker)
-            else:
-                self._client.retire_workers([worker], close_workers=True)
+        self._there = None
+        if self._local:
+            self._local.dismiss(worker)
+        else:
+            self._connection.ask(lambda client: client.retire_workers([worker], close_workers=True))
 
     @contextmanager
     def plugin(self, plugin: BuildPlugin) -> Iterator[None]:
         """Give every worker, also those that join later, a plugin for the length of a ``with`` block."""
-        with self._connected():
-            self._client.register_plugin(plugin)
+        self._connection.give(plugin)
         try:
             yield
         finally:
-            with suppress(*_LOST):
-                self._leave(plugin)
-
-    def _leave(self, plugin: BuildPlugin) -> None:
-        """Take back what was handed in and has not ended, and the plugin; a scheduler that is gone is not asked."""
-        futures = list(self._futures.values())
-        self._futures.clear()
-        self._limited.clear()
-        if not self._lost:
-            self._client.cancel(futures)
-            self._client.unregister_worker_plugin(plugin.name)
+            futures = list(self._futures.values())
+            self._futures.clear()
+            self._limited.clear()
+            if self._connection.running:
+                with suppress(*LOST):
+                    self._connection.client.cancel(futures)
+            self._connection.take_back(plugin)
 
     def sights(self, files: Sequence[SourceFile], trusted: Mapping[bytes, Finding]) -> Iterator[Sequence[Sight]]:
         """Look at source files as :func:`..scan.scan` does, many at a time; what workers cannot read is looked at here."""
-        roots = {root: os.path.abspath(root) for root in {file.root for file in files}}  # noqa: PTH100
+        roots = {root: absolute_root(root) for root in {file.root for file in files}}
         places = [place_of(roots[file.root], file) for file in files]
         blocks = [slice(start, start + _FILES) for start in range(0, len(files), _FILES)]
-        names = [f"look-{secrets.token_hex(8)}" for _ in blocks]
-        found: dict[str, str | Failure] = {}
+        flying: dict[str, int] = {}
+        found: dict[int, str | Failure] = {}
         window = handed_in = 0
+
+        def hand_in(number: int) -> None:
+            known = [trusted.get(place) for place in places[blocks[number]]]
+            key = f"look-{secrets.token_hex(8)}"
+            flying[key] = number
+            self.submit(look_at, write_files(files[blocks[number]], known), key=key)
+
         for number, block in enumerate(blocks):
             window = window if number % _SAME_WINDOW else self.window()
             for later in range(handed_in, min(number + window, len(blocks))):
-                known = [trusted.get(place) for place in places[blocks[later]]]
-                self.submit(look_at, write_files(files[blocks[later]], known), key=names[later])
+                hand_in(later)
                 handed_in = later + 1
-            while names[number] not in found:
-                found |= {outcome.key: outcome.result for outcome in self.ended()}
-            yield _merged(files[block], places[block], trusted, found.pop(names[number]))
-
-    def _outcome(self, future: Future[str]) -> Outcome:
-        key = str(future.key)
-        if future.status in ("cancelled", "lost"):
-            raise self._gone()
-        with self._connected():
-            # none if it was lost and failed when it was done again
-            results = self._client.gather([future], errors="skip")
-            error = None if results else future.exception()
-        del self._futures[key]
-        self._limited.pop(key, None)
-        return Outcome(key, _failure(error) if error is not None else str(results[0]))
-
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
-        try:
-            yield
-        except _LOST as error:
-            raise self._gone() from error
-
-    def _gone(self) -> UserError:
-        self._lost = True
-        return UserError(
-            f"the scheduler at {self._address} went away. What was finished is kept: start it and run the same command again."
-        )
+            while number not in found:
+                for outcome in self.ended():
+                    looked_at = flying.pop(outcome.key)
+                    if isinstance(outcome.result, Failure) and not outcome.result.tried:
+                        hand_in(looked_at)
+                    else:
+                        found[looked_at] = outcome.result
+            yield _merged(files[block], places[block], trusted, found.pop(number))
 
 
 @contextmanager
-def connect(address: str) -> Iterator[Crew]:
-    """Connect to a scheduler that is there. UserError if it does not answer."""
+def connect(address: str, tell: Callable[[str], None] = lambda said: None) -> Iterator[Crew]:
+    """Connect to a scheduler that is there. UserError if it does not answer.
+
+    tell : is told when the scheduler goes away and when there is one again.
+    """
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+    except NO_ANSWER as error:
         raise UserError(f"--scheduler {address}: no scheduler answers ({error}).") from error
-    with client:
-        yield Crew(client, address, f"scheduler at {address}")
+    with without_log(), closing(Connection(client, address, tell)) as connection:
+        yield Crew(connection, f"scheduler at {address}")
 
 
 @contextmanager
@@ -207,7 +225,24 @@ def start_here(processes: int, device: str) -> Iterator[Crew]:
         local = held.enter_context(local_workers(processes, device))
         client = held.enter_context(Client(local.cluster, set_as_default=False))
         address = str(local.cluster.scheduler_address)
-        yield Crew(client, address, f"{processes} worker processes on this machine", local)
+        yield Crew(Connection(client, address), f"{processes} worker processes on this machine", local)
+
+
+def _gathered(client: Client, futures: Sequence[Future[str]]) -> list[tuple[Future[str], str | Failure | None]]:
+    """Return each task with what became of it; None if the loss of the scheduler cancelled it."""
+    finished = {str(future.key): future for future in futures if future.status == "finished"}
+    results: dict[str, str | None] = client.gather(finished, errors="skip") if finished else {}
+    ended: list[tuple[Future[str], str | Failure | None]] = []
+    for future in futures:
+        result: str | Failure | None = results.get(str(future.key))
+        if result is None and future.status == "error":  # also one that was lost, and failed when it was done again
+            error = future.exception()
+            result = None if isinstance(error, Unprepared) else _failure(error)
+        elif result is None and future.status == "lost":
+            future.cancel()
+            result = Failure("its worker died when it was done", None, tried=False)
+        ended.append((future, result))
+    return ended
 
 
 def _failure(error: BaseException) -> Failure:

@@ -60,6 +60,7 @@ class Dispatch:
         self._alone: deque[Shard] = deque()
         self._flying: dict[str, Shard] = {}
         self._rows: dict[str, set[str]] = {}
+        self._away: set[str] = set()
         self.aside: list[Shard] = []
         self.failures = 0
 
@@ -79,6 +80,8 @@ class Dispatch:
     def _hand_out(self) -> None:
         if self._waiting:
             room = self._crew.window() - len(self._flying)
+            if not self._flying:  # every device begins before anybody reads a second shard
+                room = len(self._crew.workers()) or room
             for _ in range(min(room, len(self._waiting))):
                 self._start(self._waiting.popleft())
         elif self._alone and not self._flying:
@@ -120,16 +123,18 @@ class Dispatch:
             self._tell(f"shard {shard.id[:16]} is set aside: {shard.last}")
 
     def _blame(self, worker: str, shard: Shard) -> None:
-        """Note a failure on a worker; send it away after too many in a row, and stop if nobody is left."""
+        """Note a failure on a worker; send it away after too many in a row, and stop if it was the last."""
         row = self._rows.setdefault(worker, set())
         row.add(shard.id)
         if len(row) < UNFIT:
             return
         self._rows.pop(worker)
-        if worker in self._crew.workers():
+        there = self._crew.workers().keys() - self._away
+        if worker in there:
+            self._away.add(worker)
             self._tell(f"worker {worker} is sent away: the last {UNFIT} shards failed there ({shard.last})")
             self._crew.retire(worker)
-        if not self._crew.workers():
+        if there == {worker}:
             raise UserError(
                 f"every worker was sent away, because shard after shard failed. The last said: {shard.last}. "
                 "What was finished is kept: mend that and run the same command again."

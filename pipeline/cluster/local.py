@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,8 +24,18 @@ LOOPBACK = "127.0.0.1"
 OVERLAP = 3
 """Tasks of a worker: one reads, one is computed, one is written."""
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""Run by each worker as it starts: Ctrl-C in a terminal reaches all processes, and it is the build that ends them."""
+_IGNORE_ENDINGS = "import signal\n" + "\n".join(
+    f"signal.signal(signal.{name}, signal.SIG_IGN)" for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)
+)
+"""Run by each worker as it starts: Ctrl-C and the end of a terminal reach all processes, and it is the build that ends its
+workers. SIGTERM keeps its meaning, as Python ends stray processes with it."""
+CALM = {
+    "distributed.worker.profile.enabled": False,  # looks at every thread a hundred times a second
+    "distributed.admin.tick.interval": "1s",  # 20 ms by default, to notice an event loop that hangs
+    "distributed.admin.system-monitor.interval": "5s",  # the dashboard's curves, twice a second by default
+    "distributed.admin.system-monitor.disk": False,
+}
+"""Settings of Dask under which a worker that waits for its device leaves the processor alone."""
 
 
 def cores() -> int:
@@ -99,7 +110,7 @@ def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
                 "nthreads": OVERLAP,
                 "memory_limit": 0,  # data goes to the cache and never stays in a worker
                 "dashboard_address": f"{LOOPBACK}:0",
-                "preload": [_IGNORE_INTERRUPTS],
+                "preload": [_IGNORE_ENDINGS],
                 "env": environment,
                 "silence_logs": logging.CRITICAL,
             },
@@ -113,7 +124,7 @@ def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.deploy.lost-worker-timeout": "1 day",  # Dask gives up those that take long to start again
         "distributed.logging.distributed": "critical",
-        "distributed.worker.profile.enabled": False,  # it looks at every thread a hundred times a second
+        **CALM,
     }
     with _restored(THREAD_LIMITS), dask.config.set(settings):
         try:

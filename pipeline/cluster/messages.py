@@ -6,7 +6,6 @@ Dask wraps these texts in its own messages. No picture, no tensor and no object 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from typing import Any
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from ..plan import Task
 from ..run import Done, Report
 from ..scan_memory import Finding
-from ..source_file import Member, SourceFile
+from ..source_file import Listed, Member, SourceFile, absolute_root
 
 
 class Request(BaseModel):
@@ -98,13 +97,13 @@ def read_findings(text: str) -> list[Finding | bool]:
 
 
 def _plain_file(file: SourceFile) -> list[Any]:
-    root = os.path.abspath(file.root)  # noqa: PTH100  (a worker may run in another folder)
-    return [root, *astuple(file)[1:]]
+    return [absolute_root(file.root), *astuple(file)[1:]]  # a worker may run in another folder
 
 
 def _file(plain: list[Any]) -> SourceFile:
-    root, path, label, split, generator, family, group, member = plain
-    return SourceFile(root, path, label, split, generator, family, group, member and Member(*member))
+    root, path, label, split, generator, family, group, member, listed = plain
+    own, seen = member and Member(*member), listed and Listed(*listed)
+    return SourceFile(root, path, label, split, generator, family, group, own, seen)
 
 
 def _dump(plain: object) -> str:

@@ -21,7 +21,7 @@ from ..precision import Deviation
 from ..prepare import Prepared
 from ..run import Report
 from ..source_file import SourceFile, printable
-from .crew import Crew, Failure
+from .crew import Crew, Failure, Outcome
 from .dispatch import Dispatch, Shard
 from .local import threads_each
 from .messages import Request, write_task
@@ -62,7 +62,7 @@ class CrewWork:
     def reports(self) -> Iterator[Report]:
         """Yield what workers report of each task.
 
-        UserError at the end if shards were set aside, with everything else made, or if the scheduler went away.
+        UserError at the end if shards were set aside, with everything else made, or if the scheduler went away for good.
         """
         ready, progress = self._ready, self._progress
         files: Mapping[str, SourceFile] = {row.key: row.file for row in reversed(ready.scanned.rows)}
@@ -82,21 +82,25 @@ class CrewWork:
                 for feature, made_shard in report.done.shards.items():
                     made.setdefault(feature, set()).add(made_shard)
                 yield report
-            progress.note("shards", rates.text(len(self._crew.workers()), self.failures))
+            progress.note("shards", rates.text(self._crew.workers(), self.failures))
         _wait_until_visible(ready.stores, made)
         if self._dispatch.aside:
             raise _set_aside(self._dispatch.aside, len(shards), self._place.tries, files)
 
     def deviation(self, keys: Collection[str]) -> Deviation | None:
         """Let a worker compare reduced precision with float32 on these pictures; None if it could not."""
-        key = f"deviation-{self.plugin.name}"
-        self._crew.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
         while True:
-            for outcome in self._crew.ended():
-                if isinstance(outcome.result, Failure):
-                    self._progress.say(f"reduced precision could not be compared with float32: {outcome.result.text}")
-                    return None
-                return Deviation(**json.loads(outcome.result))
+            key = f"deviation-{self.plugin.name}-{secrets.token_hex(4)}"
+            self._crew.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
+            outcomes: list[Outcome] = []
+            while not outcomes:
+                outcomes = self._crew.ended()
+            result = outcomes[0].result
+            if not isinstance(result, Failure):
+                return Deviation(**json.loads(result))
+            if result.tried:
+                self._progress.say(f"reduced precision could not be compared with float32: {result.text}")
+                return None
 
     def _advance(self, task: Task) -> None:
         ready, progress = self._ready, self._progress
@@ -119,21 +123,23 @@ class Rates:
         """Note what a worker has finished."""
         self._images[worker] += images
 
-    def text(self, workers: int, failures: int) -> str:
-        """Return a line about workers, their rates and the tries that failed."""
+    def text(self, workers: Collection[str], failures: int) -> str:
+        """Return a line about the workers that are there, their rates and the tries that failed."""
         if not workers:
             return "waiting for a worker"
         seconds = max(time.monotonic() - self._began, 1e-9)
-        rates = [images / seconds for _, images in self._images.most_common(workers)] or [0.0]
+        rates = sorted(images / seconds for worker, images in self._images.items() if worker in workers) or [0.0]
         failed = f"; {failures} failed tries" if failures else ""
-        each = f"{rates[-1]:.2f} to {rates[0]:.2f}" if len(rates) > 1 else f"{rates[0]:.2f}"
-        return f"{workers} workers, {each} images/s each{failed}"
+        each = f"{rates[0]:.2f} to {rates[-1]:.2f}" if len(rates) > 1 else f"{rates[0]:.2f}"
+        return f"{len(workers)} workers, {each} images/s each{failed}"
 
 
 def _request(config: BuildConfig, ready: Prepared, place: Placement) -> Request:
     """Return what a worker must know. What was not given is left out, so that it takes the worker machine's default."""
     assert ready.cache is not None
-    changes: dict[str, object] = {"cache": config.cache.absolute()}
+    changes: dict[str, object] = {}
+    if isinstance(config.cache, Path):  # a URL means the same everywhere
+        changes["cache"] = config.cache.absolute()
     if config.adm_config is not None:
         changes["adm_config"] = config.adm_config.absolute()
     if config.teacher_weights is not None:

@@ -26,7 +26,7 @@ from ..images import Images, load_images
 from ..plan import Task
 from ..precision import deviation_on
 from ..run import Report, run_task, still_missing
-from ..scan import look_at_file
+from ..scan import look_at_files
 from ..scan_memory import Finding
 from ..source_file import SourceFile
 from ..spec_sheet import make_specs
@@ -35,8 +35,15 @@ from ..tools import Tools
 from .messages import Request, read_files, read_task, write_findings, write_report
 
 
+class Unprepared(Exception):  # noqa: N818  (nobody did anything wrong)
+    """A task has come to a worker whose scheduler does not know the build: it is another than the one that the build met."""
+
+
 class BuildPlugin(WorkerPlugin):
     """One build's place on a worker: its tools, opened when the first task comes, and the lock of the device."""
+
+    idempotent = True
+    """A build that connects to the same scheduler again keeps the tools that its workers have opened."""
 
     def __init__(self, name: str, request: str) -> None:
         self.name = name
@@ -107,16 +114,17 @@ def measure(plugin: str, keys: str) -> str:
 
 
 def _plugin(name: str) -> BuildPlugin:
-    found = get_worker().plugins[name]
-    assert isinstance(found, BuildPlugin)
+    found = get_worker().plugins.get(name)
+    if not isinstance(found, BuildPlugin):
+        raise Unprepared(name)
     return found
 
 
 def look_at(message: str) -> str:
     """Look at source files as a scan does. A file that cannot be read here is left to whoever asked."""
     findings: list[Finding | bool] = []
-    for file, known in read_files(message):
-        found = look_at_file(file, known)
+    asked = read_files(message)
+    for (_, known), found in zip(asked, look_at_files(asked), strict=True):
         findings.append(found is known if not isinstance(found, Finding) or found is known else found)
     return write_findings(findings)
 
@@ -129,7 +137,7 @@ def open_tools(request: Request, files: Mapping[str, SourceFile]) -> Tools:
     device = choose_device(config.device)
     set_precision(config.precision, device)
     cache = Cache.open(config.cache)
-    if not (cache.root / LEASES / request.lease).is_file():
+    if not (cache.root / LEASES / request.lease).exists():
         raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
     adm = find_adm(config.adm, config.adm_config)
     digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None

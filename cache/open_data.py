@@ -1,0 +1,33 @@
+"""The formats of shards that there are, and how a shard's data are opened whichever they have."""
+
+from __future__ import annotations
+
+from ..errors import IntegrityError
+from ..places import Place
+from .formats import ShardFormat, ShardReader, data_files
+from .marker import Marker, how_to_check
+from .tar_format import TarFormat
+from .zarr_format import ZarrFormat
+
+FORMATS: dict[str, ShardFormat] = {form.name: form for form in (ZarrFormat(), TarFormat())}
+
+
+def open_data(path: Place, marker: Marker, feature: str, folder: Place) -> ShardReader:
+    """Open a shard's data after checking presence and size; IntegrityError says what is wrong.
+
+    feature : its name; folder : where it lies in the cache, for the message.
+    """
+    form = FORMATS.get(marker.format)
+    what = f"{feature}, shard {marker.shard}"
+    if form is None or not marker.data.endswith(form.suffix):
+        raise IntegrityError(f"{what}: has the unknown format {marker.format!r}. {how_to_check(folder)}")
+    try:
+        files = data_files(path)
+    except IntegrityError as error:
+        raise IntegrityError(f"{what}: {error} {how_to_check(folder)}") from error
+    size = sum(bytes_ for _, _, bytes_ in files)
+    if size != marker.bytes:
+        raise IntegrityError(
+            f"{what}: {path} has {size:,} bytes, its marker says {marker.bytes:,}. {how_to_check(folder)}"
+        )
+    return form.open(path, files, marker, feature)

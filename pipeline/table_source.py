@@ -1,0 +1,146 @@
+"""A table as a source: a CSV or Parquet file with a row for each image.
+
+It has the columns ``path`` and ``label`` and, if known, ``split``, ``generator``, ``family`` and ``group``; further columns
+are ignored. A label is 0, 1, ``real`` or ``fake``. An empty cell or a missing column means: split ``train``, generator
+``real`` or ``fake``, the family of the generator, no group.
+
+A relative path starts at the table's folder, here or in an object store. A path may also be absolute, or a URL, wherever
+the table lies. Of the objects that a table names, size and time come from listings of the folders that they lie in, one
+for each folder, so that an object that was seen before need not be asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from ..errors import UserError
+from ..places import Place, RemotePath
+from .layouts import family_of
+from .source_file import LABELS, Discovery, Listed, SourceFile, is_url, source_place
+from .source_read import REMOTE_READERS
+from .trees import SPLITS, listed_as
+
+TABLE = "table"
+SUFFIXES = (".csv", ".parquet")
+
+_COLUMNS = ("path", "label", "split", "generator", "family", "group")
+
+
+def discover_table(source: Place) -> Discovery:
+    """List the images that a table names, in its order. UserError for one that cannot be read, or a row with a mistake."""
+    try:
+        names, table = _read_table(source)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{source}: cannot be read as a table ({str(error).splitlines()[0]}).") from error
+    if not {"path", "label"} <= set(names) or len(names) != len(set(names)):
+        raise UserError(f"{source}: needs one column `path` and one `label`. Its columns: {', '.join(names)}.")
+    columns = [table.column(name).to_pylist() if name in names else [None] * table.num_rows for name in _COLUMNS]
+    files = [
+        _table_row(source, row, [_text(value) for value in values])
+        for row, values in enumerate(zip(*columns, strict=True), 1)
+    ]
+    if not files:
+        raise UserError(f"{source}: the table has no rows.")
+    return Discovery(TABLE, _with_listings(files), 0)
+
+
+def _read_table(source: Place) -> tuple[list[str], pa.Table]:
+    """Return the names of all columns, and a table that holds at least those of them that are known here."""
+    opened = pa.BufferReader(source.read_bytes()) if isinstance(source, RemotePath) else source
+    if source.suffix.lower() == ".parquet":
+        with pa.parquet.ParquetFile(opened) as file:
+            names = file.schema_arrow.names
+            return names, file.read(columns=[name for name in _COLUMNS if name in names])
+    table = pa.csv.read_csv(
+        opened,
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string())),
+    )
+    return table.column_names, table
+
+
+def _text(value: object) -> str:
+    """Return a cell as text; a null or a NaN is empty."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value)
+
+
+def _table_row(source: Place, row: int, cells: list[str]) -> SourceFile:
+    """Make a file of one row; ``row`` counts from 1, the header aside."""
+    path = cells[0]
+    kind, split, generator, family, group = (cell.strip() for cell in cells[1:])
+    if not path:
+        raise UserError(f"{source}, row {row}: the path is empty.")
+    label = LABELS.get(kind.lower())
+    if label is None:
+        raise UserError(f"{source}, row {row}: the label {kind!r} is none of {', '.join(LABELS)}.")
+    split = split.lower() or "train"
+    if split not in SPLITS:
+        raise UserError(f"{source}, row {row}: the split {split!r} is none of train, val, test.")
+    generator = generator or ("real", "fake")[label]
+    try:
+        root, path = _located(path, source.parent)
+    except UserError as error:
+        raise UserError(f"{source}, row {row}: {error}") from error
+    return SourceFile(root, path, label, SPLITS[split], generator, family or family_of(generator), group)
+
+
+def _located(text: str, folder: Place) -> tuple[str, str]:
+    """Return root and relative path: seen from the table's folder, or from the top if it lies elsewhere."""
+    place = source_place(text) if is_url(text) else PurePosixPath(text)
+    if not isinstance(place, RemotePath) and isinstance(folder, RemotePath) and not place.is_absolute():
+        place = folder / place.as_posix()
+    if isinstance(place, RemotePath):
+        return _in_store(place, folder)
+    if not place.is_absolute():
+        return str(folder), str(place)
+    if not isinstance(folder, RemotePath) and place.is_relative_to(folder.absolute()):
+        return str(folder), str(place.relative_to(folder.absolute()))
+    return place.anchor, str(place.relative_to(place.anchor))
+
+
+def _in_store(place: RemotePath, folder: Place) -> tuple[str, str]:
+    """Return root and path of an object; ``..`` goes up a folder, but not out of the bucket."""
+    bucket, *names = place.parts
+    kept: list[str] = []
+    for name in names:
+        if name != "..":
+            kept.append(name)
+        elif kept:
+            kept.pop()
+        else:
+            raise UserError(f"the path {place} leads out of its bucket.")
+    found = RemotePath("/".join([bucket, *kept]))
+    root = folder if isinstance(folder, RemotePath) and found.is_relative_to(folder) else RemotePath(bucket)
+    return str(root), found.relative_to(root).as_posix()
+
+
+def _with_listings(files: list[SourceFile]) -> list[SourceFile]:
+    """Return the files, those in object stores with what the listings of their folders say of them."""
+    listed = _listings({file.location.rpartition("/")[0] for file in files if file.is_remote})
+    if not listed:
+        return files
+    return [replace(file, listed=listed.get(file.location)) if file.is_remote else file for file in files]
+
+
+def _listings(folders: Iterable[str]) -> dict[str, Listed]:
+    """Return the objects directly in these folders, by URL; those of a folder that may not be listed are left out."""
+
+    def objects(folder: str) -> list[tuple[str, Listed]]:
+        try:
+            entries = RemotePath(folder).children()
+            return [(str(entry.path), listed_as(entry)) for entry in entries if not entry.is_folder]
+        except PermissionError:
+            return []
+
+    with ThreadPoolExecutor(REMOTE_READERS) as pool:
+        return {name: listed for found in pool.map(objects, sorted(folders)) for name, listed in found}

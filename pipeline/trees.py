@@ -1,0 +1,174 @@
+"""The folders and files of a source, on a disk or in an object store, with the same few questions for both.
+
+Clutter, which is hidden files and folders and what operating systems leave behind, is passed over without a word. A local
+tree is read folder by folder, as it is asked. A remote one is listed once, whole: an object store has no folders that
+could be asked one after the other, and a listing tells size and time of a thousand objects in one answer.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..places import Entry, Place, RemotePath
+from .source_file import Listed
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Name of a folder to the split that it holds."""
+
+_CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+
+
+class Tree(ABC):
+    """The folders below ``root``, as far as they may be entered. Paths are posix paths relative to it; its own is empty.
+
+    outside : linked folders that were not entered because they lead out of the root.
+    """
+
+    def __init__(self, root: Place) -> None:
+        self.root = root
+        self.outside: set[str] = set()
+        self._known: dict[str, list[str]] = {}
+
+    @abstractmethod
+    def children(self, folder: str) -> tuple[list[str], list[str]]:
+        """Return the names of the folders that may be entered and of the files in a folder, clutter excepted, in any order.
+
+        OSError if it cannot be listed.
+        """
+
+    @abstractmethod
+    def listed(self, path: str) -> Listed | None:
+        """Return what is known of a file from a listing, without asking for it."""
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Return the names of the subfolders of a folder, sorted. OSError if it cannot be listed."""
+        if folder not in self._known:
+            self._known[folder] = sorted(self.children(folder)[0])
+        return self._known[folder]
+
+    def splits(self, folder: str = "") -> Iterator[tuple[str, str]]:
+        """Yield (split, path) of the split folders in a folder."""
+        for name in self.folders(folder):
+            if name in SPLITS:
+                yield SPLITS[name], join(folder, name)
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """Yield the files below a folder, at any depth."""
+        folders, files = self.children(folder)
+        for name in files:
+            yield join(folder, name)
+        for name in folders:
+            yield from self.walk(join(folder, name))
+
+
+class LocalTree(Tree):
+    """A folder of this machine.
+
+    A linked folder is entered only if it leads to a place inside the root, and never back to a folder that it lies in; a
+    link to a file is a file, also one that leads nowhere or to itself, for the scan to reject.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._root = root
+
+    def children(self, folder: str) -> tuple[list[str], list[str]]:
+        """See :class:`Tree`."""
+        folders, files = [], []
+        with os.scandir(self._root / folder) as entries:
+            for entry in entries:
+                if is_clutter(entry.name):
+                    continue
+                if not _is_folder(entry):
+                    files.append(entry.name)
+                elif self._may_enter(entry):
+                    folders.append(entry.name)
+        return folders, files
+
+    def listed(self, path: str) -> None:
+        """Say nothing: a local file's status is cheap, and is asked for when the file is read."""
+        return
+
+    def _may_enter(self, folder: os.DirEntry[str]) -> bool:
+        if not folder.is_symlink():
+            return True
+        real_root, target = Path(os.path.realpath(self._root)), Path(os.path.realpath(folder.path))
+        if not target.is_relative_to(real_root):
+            self.outside.add(Path(folder.path).relative_to(self._root).as_posix())
+            return False
+        return not self._leads_back(Path(folder.path).parent, target)
+
+    def _leads_back(self, folder: Path, target: Path) -> bool:
+        """Say whether ``target`` is one of the folders on the way to ``folder``, or holds one of them."""
+        on_the_way = [folder, *(parent for parent in folder.parents if parent.is_relative_to(self._root))]
+        return any(Path(os.path.realpath(place)).is_relative_to(target) for place in on_the_way)
+
+
+class RemoteTree(Tree):
+    """What an object store lists below a place; ``entries`` are the objects. It has no links."""
+
+    def __init__(self, root: RemotePath, entries: Iterable[Entry]) -> None:
+        super().__init__(root)
+        self._files: dict[str, dict[str, Listed]] = {}
+        self._folders: dict[str, set[str]] = defaultdict(set)
+        start = len(str(root)) + 1
+        for entry in entries:
+            folder, _, name = str(entry.path)[start:].rpartition("/")
+            if folder not in self._files:
+                self._add_folder(folder)
+            self._files[folder][name] = listed_as(entry)
+
+    def children(self, folder: str) -> tuple[list[str], list[str]]:
+        """See :class:`Tree`."""
+        folders = [name for name in self._folders.get(folder, ()) if not is_clutter(name)]
+        return folders, [name for name in self._files.get(folder, ()) if not is_clutter(name)]
+
+    def listed(self, path: str) -> Listed | None:
+        """Return size and time of an object."""
+        folder, _, name = path.rpartition("/")
+        return self._files.get(folder, {}).get(name)
+
+    def _add_folder(self, folder: str) -> None:
+        """Make room for a folder's files, and let those above it know of it."""
+        self._files[folder] = {}
+        while folder:
+            above, _, name = folder.rpartition("/")
+            if name in self._folders[above]:
+                return
+            self._folders[above].add(name)
+            folder = above
+
+
+def tree_of(root: Place) -> Tree | None:
+    """Return the tree of a folder, or None if it is a file (or neither). OSError if an object store cannot be listed."""
+    if isinstance(root, Path):
+        return LocalTree(root) if root.is_dir() else None
+    entries = root.below()
+    return RemoteTree(root, entries) if entries and entries[0].path != root else None
+
+
+def listed_as(entry: Entry) -> Listed:
+    """Return what a listing says about an object."""
+    return Listed(entry.size, round(entry.mtime * 1e9))
+
+
+def is_clutter(name: str) -> bool:
+    """Say whether a file or folder was left by an operating system: hidden ones, ``__MACOSX``, thumbnails."""
+    return name[:1] == "." or name.lower() in _CLUTTER
+
+
+def join(folder: str, name: str) -> str:
+    """Join two parts of a posix path; the root is the empty path."""
+    return f"{folder}/{name}" if folder else name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry is a folder or a link to one; a link that leads nowhere or to itself is not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

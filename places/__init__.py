@@ -1,0 +1,10 @@
+"""Where files lie: on a disk, or in an object store that fsspec reaches.
+
+A cache and the sources of a dataset may be either. Both are written as paths with the same few operations, so that most
+code need not know which one it has: :class:`pathlib.Path`, or :class:`RemotePath` for ``s3://``, ``gs://`` and the like.
+"""
+
+from .place import Place, matching, name_below, names_in, place_of
+from .remote import Entry, RemotePath, read_many
+
+__all__ = ["Entry", "Place", "RemotePath", "matching", "name_below", "names_in", "place_of", "read_many"]

@@ -1,0 +1,15 @@
+"""A place as a field of a configuration: given as text, kept as a place, written as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+
+from .place import place_of
+from .remote import RemotePath
+
+PlaceField: TypeAlias = Annotated[
+    Path | InstanceOf[RemotePath], BeforeValidator(place_of), PlainSerializer(str, when_used="json")
+]

@@ -1,0 +1,204 @@
+"""A cache in an object store does what one on a disk does: shards, datasets, leases, gc, compaction, verify and repair.
+
+The same tests run on a disk, in memory and over the real S3 protocol.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distil_cache.cache.compact import compact
+from distil_cache.cache.gc import collect
+from distil_cache.cache.lease import lease, read_leases
+from distil_cache.cache.listing import summary
+from distil_cache.cache.repair import repair
+from distil_cache.cache.store import Cache
+from distil_cache.cache.verify import garbage, verify
+from distil_cache.errors import IntegrityError, UserError
+from distil_cache.places import Place, RemotePath, place_of
+from maintained_cache import NAME, SPECS, keys_of, rows_lacking, values_of
+from s3_cache import TWO, build, checksums, data_of, train
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a cache can be made: a folder, or one in memory, or on the S3 server."""
+    if request.param == "disk":
+        return tmp_path / "cache"
+    if request.param == "memory":
+        pytest.importorskip("fsspec")
+        return place_of(f"memory://{request.node.name}/cache")
+    return place_of(f"{request.getfixturevalue('s3_bucket')}/some/cache")
+
+
+@pytest.fixture
+def on_s3(s3_bucket: str) -> RemotePath:
+    place = place_of(f"{s3_bucket}/cache")
+    assert isinstance(place, RemotePath)
+    return place
+
+
+def some_file(place: Place) -> Place:
+    """A file below ``place`` that holds rows."""
+    if isinstance(place, RemotePath):
+        return max(place.below(), key=lambda entry: entry.size).path
+    return max((path for path in place.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def overwrite(place: Place, data: bytes) -> None:
+    place.write(data) if isinstance(place, RemotePath) else place.write_bytes(data)
+
+
+@pytest.mark.parametrize("form", ["zarr", "webdataset"])
+def test_committed_rows_come_back(root: Place, form: str) -> None:
+    store = Cache.create(root).feature(SPECS["teacher"], form)
+    keys = sorted(keys_of(range(6)))
+    rows = values_of("teacher", keys)
+    marker = store.commit(keys, rows)
+    again = Cache.open(str(root)).open_feature(store.folder.name)
+    np.testing.assert_array_equal(again.read(marker.shard), rows)
+    np.testing.assert_array_equal(again.read(marker.shard, 2, 5), rows[2:5])
+    np.testing.assert_array_equal(again.read(marker.shard, 1, 4, view=1), rows[1:4, 1])
+    assert again.index().locate(keys)[1].tolist() == list(range(6))
+    assert again.marker(marker.shard) == marker
+    assert (verify(Cache.open(root)), garbage(Cache.open(root))) == ([], [])
+
+
+def test_a_shard_committed_twice_keeps_its_first_data(root: Place) -> None:
+    cache = Cache.create(root)
+    keys = keys_of(range(4))
+    first, second = cache.feature(SPECS["eps"]), cache.feature(SPECS["eps"])
+    marker = first.commit(keys, values_of("eps", keys))
+    assert second.commit(keys, np.ones_like(values_of("eps", keys))) == marker
+    assert data_of(first) == [marker.data]
+
+
+def test_builds_compaction_and_gc_leave_just_what_is_needed(root: Place) -> None:
+    first, second = (build(root, train(*range(n, n + 4)))[0] for n in (0, 2))
+    cache = Cache.open(root)
+    assert cache.datasets().history(NAME) == [second.revision, first.revision]
+    assert build(root, train(*range(2, 6)))[1] == dict.fromkeys(TWO, 0)
+
+    compact(cache, 512)
+    assert all(store.index().saved.shards for store in Cache.open(root).features()), "the compacted index is read"
+    would = collect(cache, grace_hours=0)
+    assert would["dry_run"]
+    assert would["items"]
+    assert rows_lacking(root, first) == 0, "a dry run removes nothing"
+    collect(cache, delete_them=True, grace_hours=0)
+
+    cache = Cache.open(root)
+    assert cache.builds().ids() == [second.id]
+    assert rows_lacking(root, second) == 0
+    assert (verify(cache), garbage(cache)) == ([], [])
+    for store in cache.features():
+        assert data_of(store) == sorted(marker.data for marker in store.markers())
+
+
+def test_gc_leaves_a_feature_that_somebody_uses_alone(root: Place) -> None:
+    build(root, train(0, 1))
+    build(root, train(2, 3))
+    cache = Cache.open(root)
+    with lease(root, "build", [spec.folder for spec in TWO.values()], NAME):
+        assert collect(cache, delete_them=True, grace_hours=0)["items"] == []
+    assert collect(cache, delete_them=True, grace_hours=0)["items"] != []
+
+
+def test_what_gc_set_aside_comes_back_when_it_is_needed(root: Place) -> None:
+    first, _ = build(root, train(0, 1))
+    build(root, train(2, 3))
+    collect(Cache.open(root), delete_them=True)
+    assert rows_lacking(root, build(root, train(2, 3))[0]) == 0
+    again, computed = build(root, train(0, 1))
+    assert again.id == first.id
+    assert rows_lacking(root, again) == 0
+    assert (verify(Cache.open(root)), computed.keys()) == ([], TWO.keys())
+
+
+def test_a_lease_is_there_as_long_as_the_work_and_shows_signs_of_life(root: Place) -> None:
+    with lease(root, "compact", ["eps-1"], "photos", beat=0.05) as path:
+        assert read_leases(root).features == {"eps-1"}
+        path.unlink()
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert read_leases(root).datasets == {"photos"}
+    assert read_leases(root).live == ()
+
+
+def test_the_summary_is_the_same_wherever_the_cache_lies(root: Place, tmp_path: Path) -> None:
+    for place in (root, tmp_path / "other"):
+        record, _ = build(place, train(*range(5)))
+        Cache.open(place).builds().add_ref("run", record.id, "/runs/run")
+    here, there = (summary(Cache.open(place)) for place in (tmp_path / "other", root))
+    for found in (here, there):
+        for entry in (*found["builds"], *found["datasets"]):
+            entry.pop("created", None)
+    assert there == here
+
+
+def test_a_flipped_bit_is_found_set_aside_and_made_again(root: Place) -> None:
+    splits = train(*range(4))
+    record, _ = build(root, splits, shard_rows=2)
+    store = Cache.open(root).feature(SPECS["eps"])
+    marker = store.markers()[0]
+    file = some_file(store.shards / marker.data)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    overwrite(file, bytes(data))
+    (problem,) = verify(Cache.open(root))
+    assert problem.shard == marker.shard
+
+    assert repair(Cache.open(root))["problems"] == []
+    assert sorted(path.name[:32] for path in (store.folder / "damaged").iterdir()) == [marker.shard] * 2
+    again, computed = build(root, splits, shard_rows=2)
+    assert (again.id, computed) == (record.id, {"image": 0, "eps": 2})
+    assert verify(Cache.open(root)) == []
+    assert rows_lacking(root, record) == 0
+
+
+@pytest.mark.parametrize("what", ["shortened", "gone"])
+def test_missing_data_are_refused_and_never_read_as_zeros(root: Place, what: str) -> None:
+    keys = keys_of(range(4))
+    store = Cache.create(root).feature(SPECS["eps"])
+    marker = store.commit(keys, values_of("eps", keys))
+    file = some_file(store.shards / marker.data)
+    overwrite(file, file.read_bytes()[:-20]) if what == "shortened" else file.unlink()
+    with pytest.raises(IntegrityError, match="verify"):
+        Cache.open(root).feature(SPECS["eps"]).read(marker.shard)
+    assert [problem.shard for problem in verify(Cache.open(root))] == [marker.shard]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_marker_is_an_integrity_error(root: Place, text: str) -> None:
+    keys = keys_of(range(3))
+    store = Cache.create(root).feature(SPECS["eps"])
+    marker = store.commit(keys, values_of("eps", keys))
+    overwrite(store.shards / f"{marker.shard}.json", text.encode())
+    with pytest.raises(IntegrityError):
+        Cache.open(root).feature(SPECS["eps"]).index()
+    assert [problem.shard for problem in verify(Cache.open(root))] == [marker.shard]
+
+
+def test_what_is_no_cache_is_not_opened_and_does_not_become_one(root: Place) -> None:
+    with pytest.raises(UserError, match="is not a cache"):
+        Cache.open(root)
+    if isinstance(root, Path):
+        root.mkdir()
+    overwrite(root / "photo.jpg", b"x")
+    with pytest.raises(UserError, match="neither empty nor a cache"):
+        Cache.create(root)
+
+
+def test_a_cache_goes_to_a_store_and_back_as_a_plain_tree(on_s3: RemotePath, tmp_path: Path) -> None:
+    record, _ = build(tmp_path / "here", train(*range(6)))
+    on_s3.upload(tmp_path / "here")
+    assert rows_lacking(on_s3, record) == 0
+    assert checksums(on_s3) == checksums(tmp_path / "here")
+    more, _ = build(on_s3, train(*range(9)))
+    on_s3.download(tmp_path / "back")
+    assert rows_lacking(tmp_path / "back", more) == 0
+    assert verify(Cache.open(tmp_path / "back")) == []

@@ -1,0 +1,254 @@
+"""Operations on an object store while the network and the store fail: repeated, right, and never half done."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from distil_cache.places import RemotePath, place_of, read_many
+from faulty_proxy import Chance, FaultyProxy, Kind
+from s3_server import point_at
+
+DATA = os.urandom(5000)
+WAIT = 0.5
+TRANSIENT: tuple[Kind, ...] = ("500", "503", "reset", "lost", "cut", "stall", "slow")
+Act = Callable[[RemotePath, Path], object]
+
+
+@pytest.fixture
+def folder(s3_bucket: str, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
+    """An empty folder behind the proxy, asked by a client that waits for half a second, and asks twice."""
+    use(s3_proxy, monkeypatch, attempts=2)
+    place = place_of(f"{s3_bucket}/folder")
+    assert isinstance(place, RemotePath)
+    return place
+
+
+def use(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
+    patience = {"read_timeout": WAIT, "connect_timeout": WAIT, "retries": {"total_max_attempts": attempts}}
+    point_at(proxy.address, monkeypatch, config_kwargs=patience)
+
+
+def upload(place: RemotePath, local: Path) -> object:
+    for name in ("up/1", "up/deep/2"):
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+        (local / name).write_bytes(DATA)
+    (place / "new").upload(local / "up")
+    return sorted(entry.size for entry in (place / "new").below())
+
+
+def download(place: RemotePath, local: Path) -> object:
+    place.download(local / "down")
+    return {path.name: path.read_bytes() for path in (local / "down").iterdir()}
+
+
+def open_and_read(place: RemotePath, _: Path) -> object:
+    with (place / "a").open() as file:
+        file.seek(100)
+        return file.read()
+
+
+READING: Mapping[str, tuple[Act, object]] = {
+    "read_bytes": (lambda place, _: (place / "a").read_bytes(), DATA),
+    "read_range": (lambda place, _: (place / "a").read_range(10, 4000), DATA[10:4000]),
+    "read_many": (lambda place, _: read_many(place.below()), [DATA, DATA]),
+    "open": (open_and_read, DATA[100:]),
+    "stat": (lambda place, _: (place / "a").stat().st_size, len(DATA)),
+    "exists": (lambda place, _: ((place / "a").exists(), (place / "none").exists()), (True, False)),
+    "below": (lambda place, _: [entry.path.name for entry in place.below()], ["a", "b"]),
+    "children": (lambda place, _: [entry.path.name for entry in place.children()], ["a", "b"]),
+    "glob": (lambda place, _: [found.name for found in place.parent.glob("gl*/a")], ["a"]),
+    "download": (download, {"a": DATA, "b": DATA}),
+}
+WRITING: Mapping[str, tuple[Act, object]] = {
+    "create": (lambda place, _: ((place / "new").create(DATA), (place / "new").read_bytes()), (True, DATA)),
+    "create_taken": (lambda place, _: ((place / "a").create(b"other"), (place / "a").read_bytes()), (False, DATA)),
+    "write": (lambda place, _: ((place / "a").write(b"2"), (place / "a").read_bytes())[1], b"2"),
+    "upload": (upload, [len(DATA)] * 2),
+    "copy_to": (lambda place, _: ((place / "a").copy_to(place / "c"), (place / "c").read_bytes())[1], DATA),
+    "unlink": (lambda place, _: ((place / "a").unlink(), (place / "a").exists())[1], False),
+    "remove": (lambda place, _: (place.remove(), place.below())[1], []),
+}
+
+
+def outcomes(acts: Mapping[str, tuple[Act, object]], folder: RemotePath, local: Path) -> dict[str, object]:
+    """Do all of these at once, each in a folder of its own; name -> what came back, or the error."""
+
+    def outcome(name: str) -> object:
+        (local / name).mkdir()
+        try:
+            return acts[name][0](folder / name, local / name)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return dict(zip(acts, pool.map(outcome, acts), strict=True))
+
+
+def fill(acts: Mapping[str, object], folder: RemotePath) -> None:
+    for name in acts:
+        for file in ("a", "b"):
+            (folder / name / file).write(DATA)
+
+
+@pytest.mark.parametrize("kind", TRANSIENT)
+def test_every_request_may_fail_once(folder: RemotePath, s3_proxy: FaultyProxy, tmp_path: Path, kind: Kind) -> None:
+    acts = {**READING, **WRITING}
+    fill(acts, folder)
+    s3_proxy.calm()
+    s3_proxy.chance = Chance(seed=0, share=1, kinds=(kind,), in_a_row=1)
+    assert outcomes(acts, folder, tmp_path) == {name: expected for name, (_, expected) in acts.items()}
+    assert s3_proxy.injected[kind] >= len(acts)
+    assert set(s3_proxy.injected) == {kind}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_faults_of_all_kinds_at_random(folder: RemotePath, s3_proxy: FaultyProxy, tmp_path: Path, seed: int) -> None:
+    acts = {**READING, **WRITING}
+    fill(acts, folder)
+    s3_proxy.calm()
+    s3_proxy.chance = Chance(seed, share=0.5, kinds=TRANSIENT, in_a_row=1)
+    assert outcomes(acts, folder, tmp_path) == {name: expected for name, (_, expected) in acts.items()}
+    assert len(s3_proxy.injected) > 3
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "reset", "slow"])
+def test_a_store_that_never_answers_is_an_os_error_after_a_bounded_time(
+    folder: RemotePath, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Kind
+) -> None:
+    acts = {**READING, **WRITING}
+    fill(acts, folder)
+    use(s3_proxy, monkeypatch, attempts=1)
+    s3_proxy.calm()
+    s3_proxy.chance = Chance(seed=0, share=1, kinds=(kind,), in_a_row=10**6)
+    start = time.monotonic()
+    found = outcomes(acts, folder, tmp_path)
+    assert time.monotonic() - start < 30
+    for name, error in found.items():
+        assert isinstance(error, OSError), name
+        assert not isinstance(error, (FileNotFoundError, FileExistsError, PermissionError)), name
+        assert error.errno, name
+        assert error.strerror, name
+        assert str(error.filename).startswith(str(folder)), name
+
+
+def test_bodies_that_are_always_cut_are_an_os_error_and_never_short_data(
+    folder: RemotePath, s3_proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    acts = {name: READING[name] for name in ("read_bytes", "read_range", "open", "download")}
+    fill(acts, folder)
+    (folder / "many" / "a").write(DATA)
+    entries = (folder / "many").below()
+    s3_proxy.calm()
+    s3_proxy.inject("cut", "GET", "*/[ab]", times=10**6)
+    found = outcomes(acts, folder, tmp_path)
+    assert {name: type(error) for name, error in found.items()} == dict.fromkeys(acts, OSError)
+    (error,) = read_many(entries)
+    assert isinstance(error, OSError)
+
+
+def test_a_forbidden_object_is_a_permission_error_at_once(
+    folder: RemotePath, s3_proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    acts = {**READING, **WRITING}
+    del acts["read_many"]
+    fill(acts, folder)
+    s3_proxy.calm()
+    s3_proxy.inject("403", times=10**6)
+    start = time.monotonic()
+    found = outcomes(acts, folder, tmp_path)
+    assert time.monotonic() - start < 2
+    for name, error in found.items():
+        assert isinstance(error, PermissionError), name
+        assert str(folder) in str(error), name
+
+
+@pytest.mark.parametrize("kind", ["lost", "slow", "cut", "stall"])
+def test_a_create_whose_answer_was_lost_has_won(folder: RemotePath, s3_proxy: FaultyProxy, kind: Kind) -> None:
+    rule = s3_proxy.inject(kind, "PUT", conditional=True)
+    assert (folder / "marker").create(b"mine")
+    assert rule.seen >= 2
+    assert (folder / "marker").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", TRANSIENT)
+def test_a_create_in_the_place_of_anothers_has_lost_whatever_happens(
+    folder: RemotePath, s3_proxy: FaultyProxy, kind: Kind
+) -> None:
+    (folder / "marker").write(b"others")
+    s3_proxy.calm()
+    s3_proxy.inject(kind, "PUT", conditional=True)
+    assert not (folder / "marker").create(b"mine")
+    assert (folder / "marker").read_bytes() == b"others"
+    assert s3_proxy.injected[kind] == 1
+
+
+def test_a_create_beside_another_that_is_under_way_is_made_again(folder: RemotePath, s3_proxy: FaultyProxy) -> None:
+    s3_proxy.inject("409", "PUT", conditional=True, times=2)
+    assert (folder / "marker").create(b"mine")
+    assert (folder / "marker").read_bytes() == b"mine"
+    assert s3_proxy.injected["409"] == 2
+
+
+def test_a_create_that_conflicts_with_one_that_succeeds_has_lost(folder: RemotePath, s3_proxy: FaultyProxy) -> None:
+    s3_proxy.inject("409", "PUT", "*/marker", conditional=True)
+    other = threading.Thread(target=lambda: (folder / "marker").write(b"others"))
+
+    def meanwhile() -> None:
+        while not s3_proxy.injected["409"]:
+            time.sleep(0.005)
+        other.start()
+
+    watch = threading.Thread(target=meanwhile)
+    watch.start()
+    won = (folder / "marker").create(b"mine")
+    watch.join()
+    other.join()
+    assert not won
+    assert (folder / "marker").read_bytes() == b"others"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_of_creates_that_race_through_a_bad_network_exactly_one_wins(
+    folder: RemotePath, s3_proxy: FaultyProxy, seed: int
+) -> None:
+    kinds: tuple[Kind, ...] = ("lost", "reset", "500", "slow", "cut")
+    s3_proxy.chance = Chance(seed, share=0.4, kinds=kinds, in_a_row=2)
+    markers = [f"marker-{number}" for number in range(3)]
+    writers = [f"writer {number}".encode() for number in range(4)]
+    with ThreadPoolExecutor(12) as pool:
+        won = {
+            (marker, writer): pool.submit((folder / marker).create, writer) for marker in markers for writer in writers
+        }
+    s3_proxy.calm()
+    for marker in markers:
+        winners = [writer for writer in writers if won[marker, writer].result()]
+        assert winners == [(folder / marker).read_bytes()]
+
+
+def test_what_is_being_put_is_seen_whole_or_not_at_all(folder: RemotePath, s3_proxy: FaultyProxy) -> None:
+    s3_proxy.chance = Chance(seed=1, share=0.5, kinds=("lost", "reset", "500", "cut"), in_a_row=1)
+    place, data = folder / "big", os.urandom(300_000)
+    seen: list[int] = []
+    writer = threading.Thread(target=lambda: place.create(data))
+    writer.start()
+    while writer.is_alive() or not seen:
+        seen += [entry.size for entry in folder.below()]
+        if place.exists():
+            assert place.read_bytes() == data
+    writer.join()
+    assert set(seen) == {len(data)}
+
+
+def test_a_server_that_is_gone_is_an_os_error_that_names_the_place(
+    folder: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at("http://127.0.0.1:9", monkeypatch, config_kwargs={"retries": {"total_max_attempts": 1}})
+    with pytest.raises(OSError, match="Could not connect") as caught:
+        (folder / "a").read_bytes()
+    assert caught.value.filename == str(folder / "a")

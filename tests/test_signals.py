@@ -1,0 +1,81 @@
+"""Signals that end a command: what it holds is given back, and the exit code says which signal it was."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMAND = """
+import os, signal, sys, time
+from distil_cache.signals import ended_by_signals
+
+with ended_by_signals():
+    try:
+        print("under way", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(0.5)
+        print("given back", flush=True)
+        sys.exit(130)
+"""
+
+
+def start(code: str = COMMAND, before: str = "") -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", before + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "under way\n"
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_that_comes_twice_ends_a_command_once_as_ctrl_c_does(number: signal.Signals, code: int) -> None:
+    process = start()
+    process.send_signal(number)
+    time.sleep(0.1)
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("given back\n", "")
+    assert process.returncode == code
+
+
+def test_ctrl_c_keeps_its_exit_code_and_other_ends_keep_theirs() -> None:
+    process = start(before="import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("given back\n", "")
+    assert process.returncode == 130
+    failed = start(COMMAND.replace("sys.exit(130)", "sys.exit(4)"))
+    failed.send_signal(signal.SIGTERM)
+    failed.communicate(timeout=60)
+    assert failed.returncode == 4
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
+    process = start(
+        COMMAND.replace("time.sleep(60)", "time.sleep(1)"),
+        before="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n",
+    )
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+
+
+def test_a_forked_child_ends_at_once() -> None:
+    fork = """
+        ready, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(told, b".")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        _, state = os.waitpid(child, 0)
+        sys.exit(os.WTERMSIG(state))"""
+    process = start(COMMAND.replace("\n        time.sleep(60)", fork, 1))
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == signal.SIGTERM
