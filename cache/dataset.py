@@ -20,7 +20,7 @@ from ..errors import IntegrityError, UserError
 from ..places import Place
 from .atomic import create_file, make_folder, read_file
 from .audit_record import MOST_BYTES, HeaderAudit, parse_audit
-from .parquet_file import read_bounded, read_schema
+from .parquet_file import fetched, read_bounded, read_schema
 from .revision import revision_of
 
 SCHEMA = pa.schema(
@@ -112,10 +112,11 @@ class DatasetStore:
         """
         path = self._path(name, revision, ".parquet")
         try:
-            found = read_schema(path)
+            source = fetched(path)
+            found = read_schema(source)
             if found.names != SCHEMA.names or found.types != SCHEMA.types:
                 raise ValueError(f"its columns are not those of a dataset: {_differing(found)}")
-            table = read_bounded(path, columns)
+            table = read_bounded(source, columns)
             table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
             _check_values(table)
         except (OSError, ValueError, pa.ArrowException) as error:

@@ -8,6 +8,7 @@ and only written out when their length is known.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,26 +24,31 @@ RATIO = 100
 """Bytes, decoded, for each byte of a larger file. Tables of a cache have about 15."""
 
 
-def read_schema(path: Place) -> pa.Schema:
+def fetched(path: Place) -> Path | pa.Buffer:
+    """Return what the functions here read a file from: its path, or the bytes of an object, fetched once. OSError."""
+    return pa.py_buffer(path.read_bytes()) if isinstance(path, RemotePath) else path
+
+
+def read_schema(source: Path | pa.Buffer) -> pa.Schema:
     """Return a Parquet file's schema; errors as pyarrow raises them."""
-    return pq.read_schema(_opened(path))
+    return pq.read_schema(_opened(source))
 
 
-def read_bounded(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
+def read_bounded(source: Path | pa.Buffer, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a Parquet file's table, or only these of its columns.
 
     Raises ValueError if the file declares, or holds, more than a file of its size does; OSError and pyarrow's
     ArrowException as pyarrow does.
     """
-    size = path.stat().st_size
-    whole = path.read_bytes() if isinstance(path, RemotePath) else None
-    with pq.ParquetFile(_opened(path, whole)) as file:
+    size = source.stat().st_size if isinstance(source, Path) else source.size
+    with pq.ParquetFile(_opened(source)) as file:
         metadata = file.metadata
         _check_declared(metadata, size)
         coded = _with_dictionary(metadata)
     try:
-        source = _opened(path, whole)
-        with pq.ParquetFile(source, read_dictionary=coded, metadata=metadata, page_checksum_verification=True) as file:
+        with pq.ParquetFile(
+            _opened(source), read_dictionary=coded, metadata=metadata, page_checksum_verification=True
+        ) as file:
             table = file.read(None if columns is None else list(columns))
     except KeyError as error:
         raise ValueError(f"its two schemas differ in the column {error}") from error
@@ -53,11 +59,9 @@ def read_bounded(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
     return table.cast(pa.schema(plain, table.schema.metadata))
 
 
-def _opened(path: Place, whole: bytes | None = None) -> Any:
-    """Return what pyarrow reads a file from: its path, or the bytes of an object."""
-    if isinstance(path, RemotePath):
-        return pa.BufferReader(path.read_bytes() if whole is None else whole)
-    return path
+def _opened(source: Path | pa.Buffer) -> Any:
+    """Return what pyarrow takes: a path, or a reader of its own for each use of the bytes."""
+    return source if isinstance(source, Path) else pa.BufferReader(source)
 
 
 def _check_declared(metadata: pq.FileMetaData, size: int) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..cache.atomic import TEMPORARY_PREFIX, make_folder
-from ..cache.parquet_file import read_bounded, read_schema
+from ..cache.parquet_file import fetched, read_bounded, read_schema
 from ..errors import UserError
 from ..places import Place, RemotePath
 from .file_facts import read_traits
@@ -70,9 +70,10 @@ class Finding(NamedTuple):
 def recall(memory: Place) -> dict[bytes, Finding]:
     """Read a memory: path -> finding. Empty if there is none, or none that can be understood."""
     try:
-        if not read_schema(memory).equals(_SCHEMA, check_metadata=True):
+        source = fetched(memory)
+        if not read_schema(source).equals(_SCHEMA, check_metadata=True):
             return {}
-        table = read_bounded(memory)
+        table = read_bounded(source)
     except (OSError, ValueError, pa.ArrowException):
         return {}
     if any(column.null_count for column in table.columns):

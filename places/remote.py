@@ -322,8 +322,7 @@ class RemotePath:
 
         def ask() -> Any:
             filesystem, path = filesystem_of(self._url)
-            before = (arguments[0], path) if operation == "put_file" else (path, *arguments)
-            return getattr(filesystem, operation)(*before, **options)
+            return getattr(filesystem, operation)(path, *arguments, **options)
 
         return retried(ask, self._url)
 
