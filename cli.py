@@ -20,7 +20,7 @@ from .cli_options import JsonOption
 from .cli_options import render as _render
 from .cli_predict import predict
 from .cli_train import train
-from .errors import UserError
+from .errors import DistilCacheError
 from .signals import ended_by_signals
 
 app = typer.Typer(
@@ -109,7 +109,7 @@ def main() -> None:
     try:
         with ended_by_signals():
             app()
-    except UserError as error:
+    except DistilCacheError as error:
         print(f"distil-cache: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except OSError as error:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 
-class UserError(Exception):
-    """Something the user can mend. ``str(error)`` says what happened, to what, and what to do."""
+class DistilCacheError(Exception):
+    """Ends a command with its sentence. ``str(error)`` says what happened, to what, and what to do."""
 
     exit_code = 1
+
+
+class UserError(DistilCacheError):
+    """Something the user can mend."""
+
+
+class UnreachableError(DistilCacheError):
+    """An object store or the network failed, which says nothing about what lies there.
+
+    No UserError, so that nobody who looks for damage, and goes on without what is damaged, takes this for it.
+    """
 
 
 class ReadOnlyError(UserError):

@@ -13,10 +13,10 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import IntegrityError, ReadOnlyError, UserError
+from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
 from ..places import Entry, Place, RemotePath, names_in, read_many
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -40,12 +40,28 @@ def cannot_write(path: Place, error: OSError) -> UserError:
     return UserError(what)
 
 
-def unreachable(path: RemotePath, error: OSError) -> UserError:
+def unreachable(path: RemotePath, error: OSError) -> UnreachableError:
     """Return the error for a store that does not answer, which says nothing about what lies there: it is no damage."""
-    return UserError(
+    return UnreachableError(
         f"{path}: cannot be read ({error.strerror or error}). The store or the network failed, or does not let you: "
         "nothing is said about the data. Run the command again."
     )
+
+
+@contextlib.contextmanager
+def answered(path: Place) -> Iterator[None]:
+    """Make what a store or the network fails with an UnreachableError; that an object is absent is an answer.
+
+    What a disk raises passes as it is.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if isinstance(path, RemotePath):
+            raise unreachable(path, error) from error
+        raise
 
 
 def fsync_folder(folder: Place) -> None:
@@ -187,13 +203,12 @@ def new_file_time(path: Place) -> float:
 
 def _read_object(path: RemotePath, limit: int) -> bytes:
     try:
-        size = path.stat().st_size
-        check_size(path, size, limit)
-        return path.read_range(0, size)
+        with answered(path):
+            size = path.stat().st_size
+            check_size(path, size, limit)
+            return path.read_range(0, size)
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror}).") from error
-    except OSError as error:
-        raise unreachable(path, error) from error
 
 
 def check_size(path: Place, size: int, limit: int) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import IntegrityError
 from ..places import Place, RemotePath
-from .atomic import unreachable
+from .atomic import answered
 from .marker import Marker
 
 Rows = NDArray[Any]
@@ -62,8 +62,8 @@ class ShardFormat(Protocol):
 def data_files(path: Place) -> DataFiles:
     """List (relative name, path, size) of a data object's files, sorted by name; a single file is called ''.
 
-    Raises IntegrityError if the object is absent or holds anything but plain files and folders, UserError if its store
-    cannot be reached.
+    Raises IntegrityError if the object is absent or holds anything but plain files and folders, UnreachableError if
+    its store cannot be reached.
     """
     if isinstance(path, RemotePath):
         return _objects(path)
@@ -86,10 +86,8 @@ def data_files(path: Place) -> DataFiles:
 
 
 def _objects(path: RemotePath) -> DataFiles:
-    try:
+    with answered(path):
         below = path.below()
-    except OSError as error:  # says nothing about the data: whoever mends a cache must not take it for damage
-        raise unreachable(path, error) from error
     if not below:
         raise IntegrityError(f"{path}: the shard's data is missing.")
     return sorted((_name_in(path, entry.path), entry.path, entry.size) for entry in below)
@@ -102,19 +100,14 @@ def _name_in(path: RemotePath, item: RemotePath) -> str:
 def checksum(path: Place) -> tuple[int, str]:
     """Return the total bytes of a data object and the SHA-256 over its sorted (name, length, bytes).
 
-    IntegrityError if it is absent, OSError if a disk cannot be read, UserError if a store cannot.
+    IntegrityError if it is absent, OSError if a disk cannot be read, UnreachableError if a store cannot.
     """
     digest = hashlib.sha256()
     total = 0
     for name, file_path, size in data_files(path):
         digest.update(f"{name}\0{size}\0".encode())
-        try:
-            with file_path.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-        except OSError as error:
-            if isinstance(file_path, RemotePath):
-                raise unreachable(file_path, error) from error
-            raise
+        with answered(file_path), file_path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
         total += size
     return total, digest.hexdigest()

@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -31,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import IntegrityError
 from ..places import Place, RemotePath, names_in
-from .atomic import create_file, make_folder
+from .atomic import answered, create_file, make_folder
 from .index import MAX_ROWS, Index, Part
 from .keys import BINARY
 from .marker import Key
@@ -227,10 +226,19 @@ def _opened(path: Place) -> IO[bytes]:
     if not isinstance(path, RemotePath):
         return path.open("rb")
     copy: IO[bytes] = tempfile.TemporaryFile(prefix="distil-cache-")  # noqa: SIM115  (the caller closes it)
-    with path.open() as file:
-        shutil.copyfileobj(file, copy, _BLOCK * _ALIGNMENT)
+    with answered(path):
+        source = path.open()
+    with source:
+        while block := _fetched(source, path):
+            copy.write(block)
     copy.seek(0)
     return copy
+
+
+def _fetched(source: IO[bytes], path: RemotePath) -> bytes:
+    """Return the next piece of an object; what goes wrong with the copy on this disk is not the store's failure."""
+    with answered(path):
+        return source.read(_BLOCK * _ALIGNMENT)
 
 
 def _blocks(file: IO[bytes], total: int, dtype: np.dtype[Any], digest: hashlib._Hash) -> Iterator[NDArray[Any]]:

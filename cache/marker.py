@@ -145,7 +145,7 @@ def parse_marker(text: bytes, path: Place) -> Marker:
 def fetch_markers(shards: RemotePath, wanted: Collection[str]) -> Iterator[Marker]:
     """Read the markers of these shards from a folder of an object store, many at a time; those that are gone are passed over.
 
-    IntegrityError as :func:`read_marker`, UserError if the store cannot be read.
+    IntegrityError as :func:`read_marker`, UnreachableError if the store cannot be read.
     """
     listed = [entry for entry in shards.children() if entry.path.suffix == ".json" and entry.path.stem in wanted]
     for start in range(0, len(listed), _TOGETHER):

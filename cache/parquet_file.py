@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..places import Place, RemotePath
+from .atomic import answered
 
 SMALL_ROWS = 2**20
 SMALL_BYTES = 256 * 2**20
@@ -25,8 +26,14 @@ RATIO = 100
 
 
 def fetched(path: Place) -> Path | pa.Buffer:
-    """Return what the functions here read a file from: its path, or the bytes of an object, fetched once. OSError."""
-    return pa.py_buffer(path.read_bytes()) if isinstance(path, RemotePath) else path
+    """Return what the functions here read a file from: its path, or the bytes of an object, fetched once.
+
+    FileNotFoundError if there is no such object, UnreachableError if its store cannot be reached.
+    """
+    if not isinstance(path, RemotePath):
+        return path
+    with answered(path):
+        return pa.py_buffer(path.read_bytes())
 
 
 def read_schema(source: Path | pa.Buffer) -> pa.Schema:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import IntegrityError
 from ..places import Place, RemotePath
-from .atomic import unreachable
+from .atomic import answered, unreachable
 from .marker import how_to_check
 
 MAX_GAP = 1 << 20
@@ -85,7 +85,7 @@ class RemoteFile(ShardFile):
     """An object in a store. Nothing stays open: each read is a request of its own.
 
     What is missing or has another size than at first is an IntegrityError; a store or a network that fails even after
-    several tries is a UserError, for it says nothing about the cache.
+    several tries is an UnreachableError, for it says nothing about the cache.
     """
 
     path: RemotePath
@@ -116,11 +116,10 @@ class RemoteFile(ShardFile):
 
     def _size(self) -> int:
         try:
-            return self.path.stat().st_size
+            with answered(self.path):
+                return self.path.stat().st_size
         except FileNotFoundError as error:
             raise self.unusable(f"cannot be opened: {os.strerror(2)}") from error
-        except OSError as error:
-            raise unreachable(self.path, error) from error
 
 
 class _Window(ShardFile):

@@ -16,7 +16,7 @@ from typing import cast
 
 import numpy as np
 
-from ..errors import IntegrityError, UserError
+from ..errors import IntegrityError, UnreachableError, UserError
 from ..places import Place, RemotePath, names_in, place_of
 from . import index_file
 from .atomic import (
@@ -362,7 +362,7 @@ class FeatureStore:
         """Say whether the marker names this data: what came after the link may fail, or be interrupted."""
         try:
             return self.has(shard) and self.marker(shard).data == data
-        except (IntegrityError, OSError):
+        except (IntegrityError, UnreachableError, OSError):
             return True  # it may well be the one
 
 

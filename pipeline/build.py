@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..cache.audit_record import HeaderAudit
-from ..errors import UserError
+from ..errors import DistilCacheError
 from ..progress import Progress
 from .audit_summary import audit_result, summarise, warning
 from .cluster import Placement, open_crew
@@ -145,7 +145,7 @@ def _forget_changed(config: BuildConfig, ready: Prepared, totals: Totals) -> Non
 def _keep_indexes(ready: Prepared) -> None:
     """Write the compacted indexes that many new shards have outgrown. Only a speed-up: where it fails, nothing happens."""
     for store in ready.stores.values():
-        with suppress(UserError):
+        with suppress(DistilCacheError):
             store.compact_index(if_worth=True)
 
 

@@ -7,24 +7,37 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
 from distil_cache.cache.lease import read_leases
+from distil_cache.cache.litter import delete, find_litter
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import garbage, verify
-from distil_cache.errors import UserError
+from distil_cache.errors import UnreachableError, UserError
 from distil_cache.places import RemotePath, place_of
+from fault_builder import no_finding
 from faulty_proxy import Chance, FaultyProxy, Kind
-from maintained_cache import SPECS, keys_of, rows_lacking, table_of, values_of
+from maintained_cache import NAME, SPECS, keys_of, rows_lacking, table_of, values_of
 from s3_cache import build, checksums, data_of, train
 from s3_server import point_at
 
 MARKER = f"*/shards/{'[0-9a-f]' * 32}.json"
+READ_BY_VERIFY = (
+    "features/*/spec.json",
+    "features/*/shards/????????????????????????????????.json",
+    "features/*/shards/*-*",
+    "features/*/index/*",
+    "datasets/*/HEAD-*.json",
+    "datasets/*/*.parquet",
+    "datasets/*/*.audit.json",
+    "builds/*.json",
+    "refs/*.json",
+)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -131,7 +144,8 @@ def test_a_writer_killed_before_its_marker_leaves_garbage_and_no_shard(
     assert verify(cache) == []
     assert garbage(cache) == [store.shards / data_of(store)[0]]
     marker = store.commit(keys, values_of("eps", keys))
-    collect(cache, delete_them=True, grace_hours=0)
+    # Not by gc as a whole: without a grace period it would remove the shard too, as no build names it.
+    assert [delete(litter) for litter in find_litter(cache)] == [True]
     assert data_of(store) == [marker.data]
     np.testing.assert_array_equal(store.read(marker.shard), values_of("eps", keys))
 
@@ -207,6 +221,30 @@ def test_builds_and_compaction_through_a_bad_network_end_as_through_a_good_one(
     s3_proxy.calm()
     assert checksums(behind_proxy) == checksums(tmp_path / "here")
     assert rows_lacking(behind_proxy, record) == 0
+    assert verify(Cache.open(behind_proxy)) == []
+
+
+@pytest.mark.parametrize(("kind", "patterns"), [("403", READ_BY_VERIFY), ("500", ("*/*.parquet", "builds/*"))])
+def test_verify_takes_no_failure_of_the_store_for_damage(
+    behind_proxy: RemotePath,
+    s3_proxy: FaultyProxy,
+    kind: Kind,
+    patterns: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("distil_cache.places.retry.FIRST_PAUSE", 0.001)
+    record, _ = build(behind_proxy, train(*range(4)), shard_rows=2)
+    cache = Cache.open(behind_proxy)
+    compact(cache, 512)
+    cache.builds().add_ref("run", record.id, "run")
+    cache.datasets().add_audit(NAME, record.revision, no_finding())
+    names = [entry.path.relative_to(behind_proxy).as_posix() for entry in behind_proxy.below()]
+    for pattern in patterns:
+        assert any(fnmatchcase(name, pattern) for name in names), pattern
+        s3_proxy.inject(kind, "GET", f"*/cache/{pattern}", times=10**6)
+        with pytest.raises(UnreachableError, match="nothing is said about the data"):
+            verify(Cache.open(behind_proxy))
+        s3_proxy.calm()
     assert verify(Cache.open(behind_proxy)) == []
 
 

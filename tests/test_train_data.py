@@ -25,7 +25,7 @@ from distil_cache.train.data import Batch, Part
 from distil_cache.train.methods import METHODS
 from distil_cache.train.order import BLOCK_ROWS, POOL_BLOCKS, Blocks, Share, batch_sizes, divide, plain, shuffled
 from distil_cache.train.reading import AHEAD, Loading, Readers
-from small_cache import make_cache, make_specs, rows, values_of
+from small_cache import darker, make_cache, make_specs, rows, values_of
 from torch import Tensor
 
 FEATURES = ("image", "eps", "teacher")
@@ -76,11 +76,6 @@ def test_worker_processes_bring_the_batches_that_the_thread_brings(part: Part) -
         os.kill(process, signal.SIGKILL)
         with pytest.raises(UserError, match="--workers 1: a process that reads was killed"):
             list(part.epoch(0, 1, 32, loading=Loading(readers)))
-
-
-def darker(images: Tensor, rows: np.ndarray, epoch: int) -> Tensor:
-    """A change of pictures that depends on the row and on the epoch."""
-    return images // (1 + epoch) + torch.from_numpy(rows % 7).to(torch.uint8)[:, None, None, None]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])

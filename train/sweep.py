@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.local_copy import LocalCopy
-from ..errors import UsageError, UserError
+from ..errors import DistilCacheError, UsageError
 from ..places import Place
 from ..progress import Progress
 from .checkpoint import replace_text
@@ -94,7 +94,7 @@ def run_sweep(
                     local_copy=local_copy,
                     progress=progress,
                 )
-            except UserError as error:
+            except DistilCacheError as error:
                 raise type(error)(f"run {number} of {len(plan)}, {name}: {error}") from error
             runs.append({"name": name, "settings": dict(zip(grid, _values(config, grid), strict=True)), **found})
     return {"folder": str(folder), "runs": runs} if ranks.first else {}

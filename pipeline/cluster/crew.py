@@ -13,7 +13,7 @@ from typing import Any
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from ...errors import UserError
+from ...errors import DistilCacheError, UserError
 from ..scan import Sight, look_at_file, place_of
 from ..scan_memory import Finding
 from ..source_file import SourceFile, absolute_root
@@ -249,7 +249,7 @@ def _failure(error: BaseException) -> Failure:
     if isinstance(error, KilledWorker):
         return Failure("the worker process died", str(error.last_worker.address), error.allowed_failures + 1)
     notes: list[Any] = getattr(error, "__notes__", [])
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, DistilCacheError) else f"{type(error).__name__}: {error}"
     return Failure(text.strip(), str(notes[0]) if notes else None)
 
 
