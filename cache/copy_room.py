@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import IntegrityError
+from ..places import names_in
 from .atomic import TEMPORARY_PREFIX
 from .data_object import remove_data
 from .formats import data_files
@@ -74,14 +75,16 @@ class CopyRoom:
             yield room
 
     def held(self) -> list[Held]:
-        """Return the shards in the copy."""
+        """Return the shards in the copy, without those that are just being fetched."""
         found = []
-        for path in self.folder.glob("*/*-*.*"):
-            if match := _DATA.fullmatch(path.name):
-                with contextlib.suppress(IntegrityError):  # deleted just now
-                    if path.name not in self._sizes:
-                        self._sizes[path.name] = sum(size for _, _, size in data_files(path))
-                    found.append(Held(path, self._sizes[path.name], _time(record_of(path, match[1]))))
+        for folder in (self.folder / name for name in names_in(self.folder) if not name.startswith(".")):
+            for name in names_in(folder) if folder.is_dir() else ():
+                if match := _DATA.fullmatch(name):
+                    path = folder / name
+                    with contextlib.suppress(IntegrityError):  # deleted just now
+                        if name not in self._sizes:
+                            self._sizes[name] = sum(size for _, _, size in data_files(path))
+                        found.append(Held(path, self._sizes[name], _time(record_of(path, match[1]))))
         return found
 
     def delete(self, data: Path) -> None:

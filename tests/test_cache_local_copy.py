@@ -70,9 +70,10 @@ class Scene:
 
     def held(self) -> int:
         found = 0
-        for path in self.folder.glob("*/*-*.tar"):
+        for folder in self.folder.glob("*"):
             with contextlib.suppress(FileNotFoundError):  # deleted just now
-                found += path.stat().st_size
+                for path in folder.glob("*-*.tar"):
+                    found += path.stat().st_size
         return found
 
     def assert_reads(self, store: FeatureStore, shard: str) -> None:
@@ -302,9 +303,10 @@ def test_processes_share_a_copy_that_stays_within_its_bound(scene: Scene) -> Non
 
 
 def test_room_that_a_process_keeps_counts_and_what_it_leaves_when_killed_is_deleted(scene: Scene) -> None:
+    half = scene.marker(scene.shards[2]).data
     keep = f"""
 with store.local_copy._room.kept({scene.size}) as room:
-    (room / "half").write_bytes(b"x" * 100)
+    (room / "{half}").write_bytes(b"x" * 100)
     print(room, flush=True)
     sys.stdin.read()
 """
@@ -317,7 +319,7 @@ with store.local_copy._room.kept({scene.size}) as room:
         for shard in scene.shards[:2]:
             scene.assert_reads(store, shard)
         assert scene.copied() == scene.shards[:1]
-        assert (room / "half").exists()
+        assert (room / half).exists()
         process.send_signal(signal.SIGKILL)
         process.wait()
     store._opened._shards.clear()
