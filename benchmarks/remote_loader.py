@@ -2,9 +2,7 @@
 
     python benchmarks/remote_loader.py [--samples 384] [--size 256] [--shard-rows 64] [--delay-ms 20] [--json FILE]
 
-The store is moto's S3 server on loopback, in a process of its own, behind a proxy that holds each request back for the
-delay. So the numbers say what waiting for requests costs and how much of it is hidden; they say nothing about the
-bandwidth of a real store, and this server's own Python takes processor time that a real one would not.
+The store is that of ``delayed_store``: a server on loopback behind a proxy that holds each request back.
 
 Batches of 64 with `image` (uint8) and `eps` (float16) in the order of a training, nothing is done with them. ``row by
 row`` is by ranges too, but by one thread and with a request for each row, as a reader would that does not know where it
@@ -14,7 +12,6 @@ reads. Requests are those of the epoch, with the opening of the shards in it.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import subprocess
@@ -26,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from delayed_store import BUCKET, delayed_store
 from distil_cache.cache.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.dataset import SCHEMA
 from distil_cache.cache.local_copy import LocalCopy
@@ -33,9 +31,6 @@ from distil_cache.cache.store import Cache
 from distil_cache.pipeline.image_spec import ImageSpec
 from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 from distil_cache.places import Place, place_of
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import s3_server
 
 BATCH = 64
 NAME = "simulated"
@@ -90,71 +85,27 @@ def epochs(root: str, copy: str, plain: bool) -> list[dict[str, float]]:
     return found
 
 
-async def delayed(server: str, delay: float) -> None:
-    """Hand requests on to a server, each after a delay; prints the address, then for each line of input the number so far."""
-    host, port = server.removeprefix("http://").split(":")
-    seen = 0
-
-    async def hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waits: bool) -> None:
-        nonlocal seen
-        while some := await reader.read(1 << 18):
-            if waits and some.split(b" ", 1)[0] in (b"GET", b"HEAD", b"PUT", b"POST", b"DELETE"):
-                seen += 1
-                await asyncio.sleep(delay)
-            writer.write(some)
-            await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up, to = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(hand_on(reader, to, True), hand_on(up, writer, False), return_exceptions=True)
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", flush=True)
-    loop = asyncio.get_running_loop()
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        print(seen, flush=True)
-
-
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Each way of reading in a process of its own, with an empty copy."""
     make(folder / "cache", options.samples, options.size, options.shard_rows)
-    here = [sys.executable, __file__]
-    with s3_server.serving() as server:
-        command = [*here, "--proxy", server, "--delay-ms", str(options.delay_ms)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as proxy:
-            assert proxy.stdin is not None
-            assert proxy.stdout is not None
-            address = proxy.stdout.readline().strip()
-            environment = {**os.environ, **s3_server.SETTINGS, "AWS_ENDPOINT_URL": address}
-            os.environ.update({**s3_server.SETTINGS, "AWS_ENDPOINT_URL": server})
-            s3_server.make_bucket(server, "bucket")
-            remote = place_of("s3://bucket/cache")
-            remote.upload(folder / "cache")  # type: ignore[union-attr]
-            ways = {
-                "local": (str(folder / "cache"), "", ""),
-                "S3, row by row": (str(remote), "", "plain"),
-                "S3, by ranges": (str(remote), "", ""),
-                "S3, local copy": (str(remote), str(folder / "copy"), ""),
-            }
-            found = []
-            for name, (root, copy, plain) in ways.items():
-                before = _asked(proxy)
-                text = subprocess.check_output([*here, "--epochs", root, copy, plain], env=environment, text=True)
-                asked = _asked(proxy) - before
-                found += [{"way": name, "epoch": n, **one} for n, one in enumerate(json.loads(text), 1)]
-                found[-1]["requests_of_both_and_opening"] = asked
-            proxy.stdin.close()
-            proxy.wait()
+    with delayed_store(options.delay_ms) as (address, asked):
+        environment = {**os.environ, "AWS_ENDPOINT_URL": address}
+        remote = place_of(f"{BUCKET}/cache")
+        remote.upload(folder / "cache")  # type: ignore[union-attr]
+        ways = {
+            "local": (str(folder / "cache"), "", ""),
+            "S3, row by row": (str(remote), "", "plain"),
+            "S3, by ranges": (str(remote), "", ""),
+            "S3, local copy": (str(remote), str(folder / "copy"), ""),
+        }
+        found = []
+        for name, way in ways.items():
+            before = asked()
+            command = [sys.executable, __file__, "--epochs", *way]
+            text = subprocess.check_output(command, env=environment, text=True)
+            found += [{"way": name, "epoch": n, **one} for n, one in enumerate(json.loads(text), 1)]
+            found[-1]["requests_of_both_and_opening"] = asked() - before
     return found
-
-
-def _asked(proxy: subprocess.Popen[str]) -> int:
-    assert proxy.stdin is not None
-    assert proxy.stdout is not None
-    proxy.stdin.write("\n")
-    proxy.stdin.flush()
-    return int(proxy.stdout.readline())
 
 
 def main() -> None:
@@ -164,12 +115,8 @@ def main() -> None:
     parser.add_argument("--shard-rows", type=int, default=64)
     parser.add_argument("--delay-ms", type=float, default=20)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--proxy", help=argparse.SUPPRESS)
     parser.add_argument("--epochs", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.proxy:
-        asyncio.run(delayed(options.proxy, options.delay_ms / 1e3))
-        return
     if options.epochs:
         print(json.dumps(epochs(options.epochs[0], options.epochs[1], bool(options.epochs[2]))))
         return

@@ -86,8 +86,9 @@ def keep_shards(store: FeatureStore, shards: Iterable[str]) -> None:
     Raises IntegrityError for one whose rows are gone.
     """
     merged: set[str] | None = None
+    present = set(store.marker_ids())
     for shard in shards:
-        if store.has(shard) or restore_shard(store, shard):
+        if shard in present or restore_shard(store, shard):
             continue
         if merged is None:
             merged = {name for marker in store.markers() for name in marker.merged}

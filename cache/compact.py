@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import IntegrityError, UserError
+from ..places import each
 from .dataset import DatasetStore
 from .formats import Rows, checksum
 from .lease import lease
@@ -118,7 +119,7 @@ def _leader(spec: Mapping[str, object], stores: Mapping[str, FeatureStore]) -> F
 
 
 def _packs(cache: Cache, store: FeatureStore, leader: FeatureStore | None, rows: int) -> Iterator[Pack]:
-    markers = (store.marker(shard) for shard in store.index(refresh=True).shards)
+    markers = store.read_markers(store.index(refresh=True).shards)
     small = [one for one in markers if 0 < one.rows < rows / 2]
     if leader is None:
         for group in _by_use(cache, small):
@@ -198,7 +199,8 @@ def _merge(store: FeatureStore, pack: Pack, merged: Merged) -> None:
     writer = FeatureStore(store.folder, pack.shards[0].format)
     if writer.has(writer.shard_id(pack.planned)):
         return
-    damaged = [what for one in pack.shards for what in _damage(store, one)]
+    told = each(lambda one: list(_damage(store, one)), pack.shards, store.folder)
+    damaged = [what for sentences in told for what in sentences]
     if damaged:
         merged.damaged += damaged
         return
@@ -226,10 +228,13 @@ def _rows(store: FeatureStore, pack: Pack) -> Rows:
     first = pack.shards[0]
     rows = np.empty((pack.rows, *first.shape), first.dtype)
     place = {key: number for number, key in enumerate(pack.keys)}
-    for marker in reversed(pack.shards):
+    for marker in pack.shards:
         if (marker.shape, marker.dtype) != (first.shape, first.dtype):
             raise IntegrityError(
                 f"{store.folder}: shards {first.shard} and {marker.shard} hold rows of different kinds."
             )
-        rows[[place[key] for key in marker.keys]] = store.open_shard(marker).read(0, marker.rows, None)
+    order = pack.shards[::-1]
+    read = each(lambda marker: store.open_shard(marker).read(0, marker.rows, None), order, store.folder)
+    for marker, found in zip(order, read, strict=True):
+        rows[[place[key] for key in marker.keys]] = found
     return rows

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ..errors import IntegrityError
-from ..places import Place, name_below
+from ..places import Place, each, name_below, names_in
 from .aside import REMOVED, put_back, restore_shard, set_aside
 from .atomic import fsync_folder
 from .builds import BuildRecord
@@ -73,13 +73,16 @@ def collect(
         found.items = [item for item in found.items if item.path not in returned]
     items, bytes_now = list(found.items), 0
     now_aside = {PurePosixPath(item.path).name for item in items}
+    old = []
     for litter in find_litter(cache):
-        if litter.age < max(grace, litter.at_least):
-            if (litter.record or litter.path).name not in now_aside:
-                found.waiting.append(litter.bytes)
-        elif not delete_them or delete(litter):
-            items.append(_item(cache, litter))
-            bytes_now += litter.bytes
+        if litter.age >= max(grace, litter.at_least):
+            old.append(litter)
+        elif (litter.record or litter.path).name not in now_aside:
+            found.waiting.append(litter.bytes)
+    gone = each(delete, old, cache.root) if delete_them else [True] * len(old)
+    for litter in compress(old, gone):
+        items.append(_item(cache, litter))
+        bytes_now += litter.bytes
     return {
         "dry_run": not delete_them,
         "grace_hours": grace_hours,
@@ -151,13 +154,14 @@ def _look_at_feature(
         found.kept.append(f"{folder.name}: {error}")
         return
     merging = [brief.shard for brief in briefs.values() if not briefs.keys().isdisjoint(brief.merged)]
-    unsound = {shard for shard in merging if not _sound(store, shard, thorough=thorough)}
+    sound_ones = each(lambda shard: _sound(store, shard, thorough=thorough), merging, folder)
+    unsound = {shard for shard, is_sound in zip(merging, sound_ones, strict=True) if not is_sound}
     found.kept += [
         f"{folder.name}: merged shard {shard} is damaged, so what it replaces stays" for shard in sorted(unsound)
     ]
     sound = {shard: brief for shard, brief in briefs.items() if shard not in unsound}
     replaced = replacements(store, sound)
-    needed = needed_shards(cache, store, sound, roots)
+    needed = needed_shards(cache, store, sound, roots, replaced)
     named = roots.named(folder.name, needed=False)
     young = 0
     for shard, brief in sound.items():
@@ -197,7 +201,7 @@ def _set_aside(cache: Cache, items: Iterable[Item]) -> list[Place]:
     moved = []
     for _, of_one_kind in groupby(items, key=lambda item: item.kind):
         paths = [cache.root / item.path for item in of_one_kind]
-        paths = [path for path in paths if set_aside(path, removed_folder(path))]
+        paths = list(compress(paths, each(lambda path: set_aside(path, removed_folder(path)), paths, cache.root)))
         for folder in sorted({folder for path in paths for folder in (path.parent, removed_folder(path))}):
             fsync_folder(folder)
         moved += paths
@@ -260,11 +264,8 @@ def _dataset_and_revision(path: Place) -> tuple[str, str] | None:
 def _put_back_shards(folder: Place, roots: Roots) -> Iterable[Place]:
     """Put back the removed shards of a feature that needed builds name, unless they were merged into others."""
     gone = {path.stem for path in (folder / REMOVED).glob("*.json")}
-    wanted = {
-        shard
-        for shard in roots.named(folder.name, needed=True) & gone
-        if not (folder / "shards" / f"{shard}.json").exists()
-    }
+    wanted = roots.named(folder.name, needed=True) & gone
+    wanted -= {name[:-5] for name in names_in(folder / "shards") if name.endswith(".json")} if wanted else set()
     if not wanted:
         return
     try:
@@ -272,9 +273,9 @@ def _put_back_shards(folder: Place, roots: Roots) -> Iterable[Place]:
         merged = {name for brief in read_briefs(store).values() for name in brief.merged}
     except IntegrityError:
         return  # told when the folder is looked at
-    for shard in sorted(wanted - merged):
-        if restore_shard(store, shard):
-            yield store.shards / f"{shard}.json"
+    back = sorted(wanted - merged)
+    for shard in compress(back, each(lambda shard: restore_shard(store, shard), back, folder)):
+        yield store.shards / f"{shard}.json"
 
 
 def _item(cache: Cache, litter: Litter) -> Item:

@@ -17,6 +17,7 @@ Files are numbered; each number is created exclusively, the highest valid one co
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import IntegrityError
-from ..places import Place, RemotePath, names_in
+from ..places import Place, RemotePath, each, names_in
 from .atomic import answered, create_file, make_folder
 from .index import MAX_ROWS, Index, Part
 from .keys import BINARY
@@ -153,7 +154,9 @@ def problems(store: FeatureStore) -> list[tuple[Place, str]]:
         except (OSError, ValueError) as error:
             found.append((path, f"{path}: cannot be used ({error}), so it is ignored. Delete it: that loses nothing."))
             continue
-        wrong = [shard for shard in store.marker_ids() if shard in index.known and not _fits(index, store, shard)]
+        shared = [shard for shard in store.marker_ids() if shard in index.known]
+        fitting = each(functools.partial(_fits, index, store), shared, store.folder)
+        wrong = [shard for shard, fits in zip(shared, fitting, strict=True) if not fits]
         if wrong:
             what = f"differs from {len(wrong)} of {len(index.known)} markers (first: shard {wrong[0]})"
             found.append((path, f"{path}: {what}. Delete it: that loses nothing."))

@@ -6,12 +6,13 @@ import itertools
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IntegrityError
-from ..places import Place, RemotePath
+from ..places import Place, RemotePath, each, matching, names_in
 from .aside import DAMAGED, REMOVED
 from .atomic import TEMPORARY_PREFIX, cannot_write
 from .lease import FOLDER as BUILDERS
@@ -67,11 +68,9 @@ def find_litter(cache: Cache) -> list[Litter]:
     for folder in feature_folders(cache):
         found += _data(folder, now)
     for place in _ASIDE:
-        for path in cache.root.glob(f"{place}/{DAMAGED}/*"):
-            found.append(Litter(path, "damaged, set aside by verify", *_size_and_own_age(path, now), *_owner(path)))
+        found += _aside(cache, f"{place}/{DAMAGED}/*", "damaged, set aside by verify", now)
     for place in _ASIDE[:-1]:
-        for path in cache.root.glob(f"{place}/{REMOVED}/*"):
-            found.append(Litter(path, "removed by an earlier gc", *_size_and_own_age(path, now), *_owner(path)))
+        found += _aside(cache, f"{place}/{REMOVED}/*", "removed by an earlier gc", now)
     leases = read_leases(cache.root)
     free = [one for one in found if one.feature not in leases.features and one.dataset not in leases.datasets]
     return free + [Litter(path, "the lease of a killed process", *_size_and_age(path, now)) for path in leases.stale]
@@ -102,16 +101,31 @@ def delete(litter: Litter) -> bool:
     return True
 
 
+def _aside(cache: Cache, pattern: str, why: str, now: float) -> Iterator[Litter]:
+    def litter(path: Place) -> Litter:
+        return Litter(path, why, *_size_and_own_age(path, now), *_owner(path))
+
+    return each(litter, matching(cache.root, pattern), cache.root)
+
+
 def _temporary(cache: Cache) -> Iterator[Place]:
     for place in _WRITTEN:
         yield from cache.root.glob(f"{place}/{TEMPORARY_PREFIX}*" if place else f"{TEMPORARY_PREFIX}*")
 
 
 def _unmarked(shards: Place) -> Iterator[Place]:
-    """Yield data that no marker names; what belongs to a damaged marker's shard counts as named."""
-    data = [path for path in shards.glob("*-*.*") if not path.name.startswith(TEMPORARY_PREFIX)]
-    named = {name for shard in {path.name[:32] for path in data} for name in _named(shards, shard)}
-    yield from (path for path in data if path.name not in named)
+    """Yield data that no marker names; what belongs to a damaged marker's shard counts as named.
+
+    The only data of a shard that has a marker are taken for those that it names: it is not read for that.
+    """
+    names = names_in(shards)
+    marked = {name[:-5] for name in names if name.endswith(".json")}
+    data = sorted(name for name in names if "-" in name and not name.startswith(TEMPORARY_PREFIX))
+    several = [shard for shard, count in Counter(name[:32] for name in data).items() if count > 1 and shard in marked]
+    named = dict(zip(several, each(lambda shard: _named(shards, shard), several, shards), strict=True))
+    for name in data:
+        if name[:32] not in marked or name not in named.get(name[:32], {name}):
+            yield shards / name
 
 
 def _named(shards: Place, shard: str) -> set[str]:
@@ -126,17 +140,19 @@ def _named(shards: Place, shard: str) -> set[str]:
 
 
 def _data(folder: Place, now: float) -> Iterator[Litter]:
-    for path in _unmarked(folder / "shards"):
-        size, age = _size_and_age(path, now)
-        record = folder / REMOVED / f"{path.name[:32]}.json"
-        try:
-            if read_marker(record).data == path.name:
-                since = now - record.stat().st_mtime
-                yield Litter(path, "its shard was removed", size, since, folder.name, record=record)
-                continue
-        except (IntegrityError, FileNotFoundError):
-            pass  # nothing was removed in an orderly way: a writer was killed
-        yield Litter(path, KILLED, size, age, folder.name)
+    yield from each(lambda path: _of_data(folder, path, now), _unmarked(folder / "shards"), folder)
+
+
+def _of_data(folder: Place, path: Place, now: float) -> Litter:
+    size, age = _size_and_age(path, now)
+    record = folder / REMOVED / f"{path.name[:32]}.json"
+    try:
+        if read_marker(record).data == path.name:
+            since = now - record.stat().st_mtime
+            return Litter(path, "its shard was removed", size, since, folder.name, record=record)
+    except (IntegrityError, FileNotFoundError):
+        pass  # nothing was removed in an orderly way: a writer was killed
+    return Litter(path, KILLED, size, age, folder.name)
 
 
 def _owner(path: Place) -> tuple[str | None, str | None]:

@@ -6,10 +6,11 @@ recorded, and whose dataset's head has not moved yet (its builder may have been 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UserError
+from ..places import each
 from .builds import BuildRecord, BuildStore, BuiltFeature
 from .dataset import DatasetStore
 from .store import Cache, FeatureStore
@@ -100,26 +101,25 @@ def replacements(store: FeatureStore, briefs: Mapping[str, Brief]) -> dict[str, 
     Names of shards that are gone are among the results. A merged shard is believed only if its marker really names all
     rows of a shard that is still there, and if it was not merged into another itself.
     """
-    naming: dict[str, list[Brief]] = {}
+    merged_away = {name for brief in briefs.values() for name in brief.merged}
+    found: dict[str, str] = {}
     for brief in sorted(briefs.values(), key=lambda one: (-one.rows, one.shard)):
-        for name in brief.merged:
-            naming.setdefault(name, []).append(brief)
-    found = {}
-    for name, candidates in naming.items():
-        for brief in candidates:
-            if brief.shard not in naming and (name not in briefs or _covers(store, brief.shard, name)):
-                found[name] = brief.shard
-                break
+        if brief.shard not in merged_away:
+            open_names = [name for name in brief.merged if name not in found]
+            present = [name for name in open_names if name in briefs]
+            refuted = set(present) - _covered(store, brief.shard, present)
+            found.update((name, brief.shard) for name in open_names if name not in refuted)
     return found
 
 
-def needed_shards(cache: Cache, store: FeatureStore, briefs: Mapping[str, Brief], roots: Roots) -> set[str]:
+def needed_shards(
+    cache: Cache, store: FeatureStore, briefs: Mapping[str, Brief], roots: Roots, replaced: Mapping[str, str]
+) -> set[str]:
     """Return the shards of a feature that hold the rows of needed builds.
 
-    A shard that is gone stands for the one that it was merged into. Where it is gone without that (it was damaged and
-    made again in other shards), the rows are looked up by their keys.
+    replaced : what :func:`replacements` found. A shard that is gone stands for the one that it was merged into. Where it
+    is gone without that (it was damaged and made again in other shards), the rows are looked up by their keys.
     """
-    replaced = replacements(store, briefs)
     needed: set[str] = set()
     for build in roots.builds:
         record = roots.records[build]
@@ -147,7 +147,11 @@ def _shards_of_rows(store: FeatureStore, keys: Iterable[str]) -> set[str]:
     return {index.shards[number] for number in set(numbers.tolist()) if number >= 0}
 
 
-def _covers(store: FeatureStore, shard: str, other: str) -> bool:
-    """Say whether a shard holds, or rejects, all that another one holds or rejects."""
-    large, small = store.marker(shard), store.marker(other)
-    return {*large.keys, *large.rejected}.issuperset((*small.keys, *small.rejected))
+def _covered(store: FeatureStore, shard: str, others: Sequence[str]) -> set[str]:
+    """Return those of the other shards of which a shard holds, or rejects, all that they hold or reject."""
+    if not others:
+        return set()
+    large = store.marker(shard)
+    known = {*large.keys, *large.rejected}
+    smaller = each(store.marker, others, store.folder)
+    return {small.shard for small in smaller if known.issuperset((*small.keys, *small.rejected))}

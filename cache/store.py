@@ -21,6 +21,7 @@ from ..places import Place, RemotePath, names_in, place_of
 from . import index_file
 from .atomic import (
     TEMPORARY_PREFIX,
+    answered,
     append_line,
     cannot_write,
     create_file,
@@ -237,7 +238,8 @@ class FeatureStore:
     def marker_ids(self) -> list[str]:
         """Return the ids of all shards, sorted, without reading their markers."""
         try:
-            names = names_in(self.shards)
+            with answered(self.shards):
+                names = names_in(self.shards)
         except OSError as error:
             raise IntegrityError(f"{self.shards}: cannot be listed ({error.strerror or error}).") from error
         return sorted(name[:-5] for name in names if name.endswith(".json") and is_id(name[:-5]))

@@ -6,7 +6,6 @@ reader, so it is no problem, only garbage.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import IntegrityError, UserError
-from ..places import Place, matching, name_below
+from ..places import Place, each, matching, name_below
 from . import index_file
 from .builds import BuildRecord, BuiltFeature, read_ref
 from .dataset import named_revision
@@ -28,6 +27,8 @@ from .store import Cache, FeatureStore
 __all__ = ["Problem", "garbage", "report", "verify"]
 
 _BLOCK_BYTES = 64 * 2**20
+_SHARDS_AT_ONCE = 8
+"""Of an object store. Each may hold two blocks in memory, as stored and decoded."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,15 @@ def report(cache: Cache) -> dict[str, Any]:
 
 def _marked_bytes(folder: Place) -> Iterator[int]:
     """Yield the bytes of each shard whose marker can be read."""
-    for path in matching(folder / "shards", "*.json"):
-        with contextlib.suppress(IntegrityError):
-            yield read_marker(path).bytes
+    sizes = each(_bytes_of, matching(folder / "shards", "*.json"), folder)
+    return (size for size in sizes if size is not None)
+
+
+def _bytes_of(path: Place) -> int | None:
+    try:
+        return read_marker(path).bytes
+    except IntegrityError:
+        return None
 
 
 def _verify_feature(folder: Place) -> Iterator[Problem]:
@@ -92,8 +99,10 @@ def _verify_feature(folder: Place) -> Iterator[Problem]:
     except IntegrityError as error:
         yield Problem(folder.name, None, str(error), f"features/{folder.name}/spec.json")
         return
-    for shard in store.marker_ids():
-        for what in _shard_problems(store, shard):
+    shards = store.marker_ids()
+    found = each(lambda shard: list(_shard_problems(store, shard)), shards, folder, at_once=_SHARDS_AT_ONCE)
+    for shard, sentences in zip(shards, found, strict=True):
+        for what in sentences:
             yield Problem(folder.name, shard, what)
     for path, what in index_file.problems(store):
         yield Problem(folder.name, None, what, f"features/{folder.name}/{index_file.FOLDER}/{path.name}")

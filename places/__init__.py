@@ -6,5 +6,6 @@ code need not know which one it has: :class:`pathlib.Path`, or :class:`RemotePat
 
 from .place import Place, matching, name_below, names_in, place_of
 from .remote import Entry, RemotePath, read_many
+from .together import each
 
-__all__ = ["Entry", "Place", "RemotePath", "matching", "name_below", "names_in", "place_of", "read_many"]
+__all__ = ["Entry", "Place", "RemotePath", "each", "matching", "name_below", "names_in", "place_of", "read_many"]

@@ -1,0 +1,72 @@
+"""One thing after the other on a disk, many at a time in an object store: in order, bounded, and stopped by the first error."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from distil_cache.places import Place, each, place_of
+
+DISK, STORE = Path("/a"), place_of("memory://a/b")
+
+
+@pytest.mark.parametrize("place", [DISK, STORE])
+def test_results_come_in_the_order_of_the_items(place: Place) -> None:
+    assert list(each(lambda number: number * number, range(200), place)) == [number * number for number in range(200)]
+    assert list(each(str, [], place)) == []
+
+
+def test_on_a_disk_each_begins_when_it_is_asked_for_in_the_callers_thread() -> None:
+    begun = []
+    results = each(lambda number: begun.append((number, threading.get_ident())), range(3), DISK)
+    next(results)
+    assert begun == [(0, threading.get_ident())]
+
+
+def test_in_a_store_several_are_in_work_at_a_time_and_never_more_than_allowed() -> None:
+    together, lock, working, most = threading.Barrier(4), threading.Lock(), 0, 0
+
+    def work(number: int) -> int:
+        nonlocal working, most
+        with lock:
+            working += 1
+            most = max(most, working)
+        together.wait(30)  # goes on when four have come
+        with lock:
+            working -= 1
+        return number
+
+    assert list(each(work, range(12), STORE, at_once=4)) == list(range(12))
+    assert most == 4
+
+
+def test_items_are_taken_as_they_are_needed() -> None:
+    taken = []
+
+    def items() -> object:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    results = each(int, items(), STORE, at_once=3)  # type: ignore[arg-type]
+    assert [next(results), next(results)] == [0, 1]
+    results.close()  # type: ignore[attr-defined]
+    assert len(taken) <= 10
+
+
+@pytest.mark.parametrize("place", [DISK, STORE])
+def test_the_first_error_in_order_is_raised_and_what_has_not_begun_never_does(place: Place) -> None:
+    begun = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number in (5, 6):
+            raise ValueError(f"number {number}")
+        return number
+
+    results = each(work, range(1000), place, at_once=2)
+    assert [next(results) for _ in range(5)] == list(range(5))
+    with pytest.raises(ValueError, match="number 5"):
+        next(results)
+    assert len(begun) < 20
