@@ -122,17 +122,8 @@ def find_adm(
     Raises `UserError` for what cannot be found, flags that are unknown or wrong, and class-conditional models.
     """
     name = str(weights)
-    if name in SHIPPED:
-        path = _shipped(name)
-    elif name in OFFICIAL:
-        path = download(OFFICIAL[name].file, download_folder or weights_folder(), progress)
-    elif name in UNCHECKED and not Path(name).exists():
-        raise UserError(_why_unchecked(name))
-    else:
-        path = Path(weights)
-        if not path.is_file():
-            names = ", ".join([*SHIPPED, *OFFICIAL])
-            raise UserError(f"--adm {name}: there is no such file, and it is none of the names {names}.")
+    official = OFFICIAL.get(name)
+    path = download(official.file, download_folder or weights_folder(), progress) if official else _file_of(name)
     flags = _config_of(path, config)
     if flags.class_cond:
         raise UserError(
@@ -140,6 +131,25 @@ def find_adm(
             "features from labels drawn at random could not be reproduced. Use an unconditional ADM, such as adm256."
         )
     return FoundAdm(path, flags, file_weights_digest(path), name)
+
+
+def find_flags(weights: str | Path, config: Path | None = None) -> AdmConfig:
+    """Return a diffusion model's flags as `find_adm` does, without its weights: an official one is not fetched."""
+    official = OFFICIAL.get(str(weights))
+    return official.config if official else _config_of(_file_of(str(weights)), config)
+
+
+def _file_of(name: str) -> Path:
+    """Return the file of a model that is not official."""
+    if name in SHIPPED:
+        return _shipped(name)
+    if name in UNCHECKED and not Path(name).exists():
+        raise UserError(_why_unchecked(name))
+    path = Path(name)
+    if not path.is_file():
+        names = ", ".join([*SHIPPED, *OFFICIAL])
+        raise UserError(f"--adm {name}: there is no such file, and it is none of the names {names}.")
+    return path
 
 
 def _shipped(name: str) -> Path:

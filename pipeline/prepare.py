@@ -18,7 +18,6 @@ from ..errors import ReadOnlyError, UserError
 from ..models.backbones import load_teacher
 from ..models.device import choose_device
 from ..progress import Progress, counter
-from .adm_weights import find_adm
 from .config import BuildConfig
 from .derive import cached_pictures, read_origin
 from .device import set_precision
@@ -27,8 +26,8 @@ from .plan import Part, Plan, Samples, make_plan
 from .scan import ScanResult, scan
 from .schedule import Schedule
 from .sources import SourceFile, discover
-from .spec_sheet import make_specs
-from .wanted import parse_features, wanted_features
+from .spec_sheet import flags_and_digest, make_specs
+from .wanted import only_pictures, parse_features, wanted_features
 
 if TYPE_CHECKING:
     from .cluster.crew import Crew
@@ -78,8 +77,10 @@ def prepare(
     lists = parse_features(config.features)
     files = _discover(config)
     origin = None if config.origin is None else read_origin(config)
-    adm = find_adm(config.adm, config.adm_config, progress=counter(progress, f"download {config.adm}"))
-    schedule = adm.config.schedule(config.steps)
+    flags, adm_digest = flags_and_digest(
+        config, pictures_alone=only_pictures(lists), progress=counter(progress, f"download {config.adm}")
+    )
+    schedule = flags.schedule(config.steps)
     cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, crew, dry_run=dry_run)
     if not scanned.rows:
         first = scanned.rejects[0]
@@ -93,7 +94,7 @@ def prepare(
         digest = load_teacher(
             config.teacher, config.teacher_weights, counter(progress, f"download {config.teacher}")
         ).digest
-    specs = make_specs(config, adm, wanted, digest)
+    specs = make_specs(config, flags, adm_digest, wanted, digest)
     image = specs["image"]
     assert isinstance(image, ImageSpec)
     may_write, held_lease = True, ""

@@ -6,8 +6,9 @@ from collections.abc import Collection
 
 from ..cache.spec import Spec
 from ..errors import UsageError
+from ..models.download import Progress
 from .adm import AdmConfig
-from .adm_weights import FoundAdm
+from .adm_weights import find_adm, find_flags
 from .config import BuildConfig
 from .image_spec import ImageSpec, parse_harmonization, parse_perturbation
 from .perturb import check_perturbation
@@ -16,23 +17,32 @@ from .teacher import TeacherSpec, default_train_size, normalisation
 
 
 def make_specs(
-    config: BuildConfig, adm: FoundAdm, features: Collection[str], teacher_digest: str | None
+    config: BuildConfig,
+    flags: AdmConfig,
+    adm_digest: str | None,
+    features: Collection[str],
+    teacher_digest: str | None,
 ) -> dict[str, Spec]:
     """Return feature -> spec for the wanted features.
 
-    teacher_digest : digest of the teacher's weights; needed only if the teacher is among the features.
+    adm_digest : digest of the ADM's weights; None if the image is the only feature.
+    teacher_digest : digest of the teacher's weights; None if the teacher is not among the features.
     Raises UserError or UsageError for steps, sizes or teachers that do not exist or do not fit the ADM.
     """
-    schedule = adm.config.schedule(config.steps)
+    schedule = flags.schedule(config.steps)
     if config.real_step > len(schedule):
         raise UsageError(f"--real-step {config.real_step}: --steps {config.steps} has only {len(schedule)} steps.")
-    size = image_size(config, adm.config)
-    identity = AdmIdentity.of(adm.digest, adm.config)
+    size = config.image_size or flags.image_size
+    if adm_digest is not None:
+        _check_size(size, flags)
     perturbation = None if config.perturb is None else parse_perturbation(config.perturb)
     if perturbation is not None:
         check_perturbation(perturbation, size)
     harmonization = parse_harmonization(config.harmonize)
     image = ImageSpec(size=size, preset=config.image_preset, harmonize=harmonization, perturb=perturbation)
+    if adm_digest is None:
+        return {"image": image}
+    identity = AdmIdentity.of(adm_digest, flags)
     path = {
         "image": image,
         "adm": identity,
@@ -63,13 +73,21 @@ def make_specs(
     return {feature: spec for feature, spec in specs.items() if feature in features}
 
 
-def image_size(config: BuildConfig, adm: AdmConfig) -> int:
-    """Return the side of the cached image: what was asked for, else the ADM's own.
+def flags_and_digest(
+    config: BuildConfig, *, pictures_alone: bool, progress: Progress | None = None
+) -> tuple[AdmConfig, str | None]:
+    """Return the ADM's flags and the digest of its weights; without the weights, and None, where pictures alone are made.
 
-    Raises UsageError for a size that the UNet cannot halve as often as it has levels.
+    Raises UserError as :func:`.adm_weights.find_adm`.
     """
-    size = config.image_size or adm.image_size
-    factor = 2 ** (len(adm.multipliers()) - 1)
+    if pictures_alone:
+        return find_flags(config.adm, config.adm_config), None
+    found = find_adm(config.adm, config.adm_config, progress=progress)
+    return found.config, found.digest
+
+
+def _check_size(size: int, flags: AdmConfig) -> None:
+    """Raise UsageError for a size that the UNet cannot halve as often as it has levels."""
+    factor = 2 ** (len(flags.multipliers()) - 1)
     if size % factor:
         raise UsageError(f"--image-size {size}: this ADM halves images to 1/{factor}; use a multiple of {factor}.")
-    return size

@@ -33,6 +33,11 @@ def parse_features(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return lists
 
 
+def only_pictures(lists: dict[str, tuple[str, ...]]) -> bool:
+    """Say whether the lists ask for pictures alone, whatever splits a dataset has. Then no diffusion model is needed."""
+    return "*" in lists and {name for names in lists.values() for name in names} == {"image"}
+
+
 def wanted_features(lists: dict[str, tuple[str, ...]], splits: Iterable[str]) -> dict[str, frozenset[str]]:
     """Feature -> splits for the splits that the dataset has, with dependencies, in order of computation.
 

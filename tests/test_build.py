@@ -166,6 +166,21 @@ def test_a_partial_inversion_is_partial_whatever_else_is_made_in_the_same_pass(
     assert float((cached - expected).abs().max()) < (0.51 if name == "recon" else 0.05)
 
 
+def test_pictures_alone_need_no_diffusion_model_and_are_the_same_pictures(
+    material: Path, built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Path:
+        raise AssertionError("nothing is to be fetched")
+
+    monkeypatch.setattr("distil_cache.pipeline.adm_weights.download", refuse)
+    result = build(material, tmp_path / "c", adm="adm256", features=("image",), image_size=16, steps="ddim20")
+    assert result["adm_calls"] == 0
+    assert features_of(result)["image"] == features_of(built[1])["image"]
+    assert checksums(tmp_path / "c").items() <= checksums(built[0]).items()
+    with pytest.raises(AssertionError, match="nothing is to be fetched"):
+        build(material, tmp_path / "d", adm="adm256", features=("train:image",), image_size=32, steps="ddim20")
+
+
 def test_another_teacher_reuses_dire_and_makes_no_call(material: Path, built: Any, tmp_path: Path) -> None:
     cache = shutil.copytree(built[0], tmp_path / "c")
     other = build(material, cache, teacher_weights=write_teacher(tmp_path / "other.safetensors", seed=1))

@@ -19,7 +19,6 @@ from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
 from ...models.device import choose_device
-from ..adm_weights import find_adm
 from ..config import BuildConfig
 from ..device import device_name, set_precision
 from ..images import Images, load_images
@@ -29,7 +28,7 @@ from ..run import Report, run_task, still_missing
 from ..scan import look_at_files
 from ..scan_memory import Finding
 from ..source_file import SourceFile
-from ..spec_sheet import make_specs
+from ..spec_sheet import flags_and_digest, make_specs
 from ..toolbox import make_tools
 from ..tools import Tools
 from .messages import Request, read_files, read_task, write_findings, write_report
@@ -139,16 +138,16 @@ def open_tools(request: Request, files: Mapping[str, SourceFile]) -> Tools:
     cache = Cache.open(config.cache)
     if not (cache.root / LEASES / request.lease).exists():
         raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
-    adm = find_adm(config.adm, config.adm_config)
+    flags, adm_digest = flags_and_digest(config, pictures_alone=set(request.fingerprints) == {"image"})
     digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None
-    specs = make_specs(config, adm, request.fingerprints, digest)
+    specs = make_specs(config, flags, adm_digest, request.fingerprints, digest)
     for feature, fingerprint in request.fingerprints.items():
         if specs[feature].fingerprint() != fingerprint:
             raise UserError(f"{feature}: the worker's model files are not those of the build: share or copy them.")
     return make_tools(
         config,
         device,
-        adm.config.schedule(config.steps),
+        flags.schedule(config.steps),
         specs,
         {feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
         pictures=None if request.pictures is None else cache.open_feature(request.pictures),
