@@ -8,6 +8,7 @@ that finds its number taken reads the new head and tries the next one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 _REVISION = re.compile(r"[0-9a-f]{16}")
 _HEAD = re.compile(r"HEAD-(\d{6,})\.json")
 _MAX_REJECTS = 2**30
+_LOOKS = 3
 
 
 class DatasetStore:
@@ -110,18 +112,12 @@ class DatasetStore:
         UserError if it does not exist; IntegrityError if the file has other columns, types, or impossible values, or
         stands for more bytes than a file of its size should (see :mod:`.parquet_file`).
         """
-        path = self._path(name, revision, ".parquet")
-        try:
-            source = fetched(path)
-            found = read_schema(source)
-            if found.names != SCHEMA.names or found.types != SCHEMA.types:
-                raise ValueError(f"its columns are not those of a dataset: {_differing(found)}")
-            table = read_bounded(source, columns)
-            table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
-            _check_values(table)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise IntegrityError(f"{path}: cannot be used ({error}).") from error
-        return table
+        revision = self.head(name) if revision is None else revision
+        for _ in range(_LOOKS):
+            path = self._path(name, revision, ".parquet")
+            with contextlib.suppress(FileNotFoundError):  # gc has just set it aside, or put it back
+                return _read_table(path, columns)
+        raise IntegrityError(f"{path}: cannot be used (it is never where it was seen).")
 
     def rejects(self, name: str, revision: str | None = None) -> list[dict[str, object]]:
         """Return what could not be used when a revision (default: the head) was first written."""
@@ -182,6 +178,23 @@ class DatasetStore:
         if number == 0:
             return 0, ""
         return number, named_revision(self._folder(name) / _head_name(number))
+
+
+def _read_table(path: Place, columns: Sequence[str] | None) -> pa.Table:
+    """Read and check a revision's file; FileNotFoundError if it is gone, IntegrityError for all else that is wrong."""
+    try:
+        source = fetched(path)
+        found = read_schema(source)
+        if found.names != SCHEMA.names or found.types != SCHEMA.types:
+            raise ValueError(f"its columns are not those of a dataset: {_differing(found)}")
+        table = read_bounded(source, columns)
+        table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
+        _check_values(table)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path}: cannot be used ({error}).") from error
+    return table
 
 
 def _head_name(number: int) -> str:

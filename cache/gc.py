@@ -131,7 +131,7 @@ def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Ite
     """Yield the files of revisions that nothing needs; one that was never the head only if it is older than ``oldest``."""
     datasets = cache.datasets()
     for name in sorted(set(datasets.names()) - leases.datasets):
-        past = datasets.history(name)
+        past = roots.history.get(name, ())  # not as it is now: a newer head was not among the roots
         for revision in datasets.revisions(name):
             table = datasets.folder / name / f"{revision}.parquet"
             if (name, revision) in roots.revisions or (revision not in past and _changed(table, oldest) >= oldest):

@@ -21,12 +21,14 @@ class Roots:
     """What is needed and why.
 
     records : all build records, by id. builds : id -> why it is needed. absent : builds that runs refer to and that are
-    not there, id -> run. revisions : (dataset, revision) that are needed.
+    not there, id -> run. history : dataset -> revisions that had been its head, the newest first, when all this was read.
+    revisions : (dataset, revision) that are needed.
     """
 
     records: Mapping[str, BuildRecord]
     builds: Mapping[str, str]
     absent: Mapping[str, str]
+    history: Mapping[str, Sequence[str]]
     revisions: frozenset[tuple[str, str]]
 
     def named(self, folder: str, *, needed: bool) -> frozenset[str]:
@@ -62,17 +64,27 @@ def find_roots(cache: Cache, keep_revisions: int, young: frozenset[str] = frozen
         (why if ref.build in records else absent)[ref.build] = f"run {ref.run}"
     revisions = {(name, revision) for name, past in newest.items() for revision in past}
     revisions |= {(records[build].dataset, records[build].revision) for build in why}
-    return Roots(records, why, absent, frozenset(revisions))
+    return Roots(records, why, absent, history, frozenset(revisions))
 
 
 def _records(builds: BuildStore) -> Iterator[BuildRecord]:
     """Yield all build records; one that another ``gc`` removes meanwhile is passed over."""
     for build in builds.ids():
+        record = _record(builds, build)
+        if record is not None:
+            yield record
+
+
+def _record(builds: BuildStore, build: str) -> BuildRecord | None:
+    for looks_left in (2, 1, 0):
         try:
-            yield builds.read(build)
+            return builds.read(build)
         except UserError:
-            if (builds.folder / f"{build}.json").exists():
+            if not (builds.folder / f"{build}.json").exists():
+                break
+            if not looks_left:  # it is damaged, and was not only away until another gc had put it back
                 raise
+    return None
 
 
 @dataclass(frozen=True)

@@ -227,13 +227,15 @@ class FeatureStore:
         A reader that found the shard before ``gc`` removed it reads on: the data stay for the grace period.
         """
         path, removed = self._marker_path(shard_id), self.removed / f"{shard_id}.json"
-        try:
-            marker = read_marker(path)
-        except IntegrityError:
-            if path.exists() or not removed.exists():
-                raise
-            marker = read_marker(removed)
-        return self._checked(shard_id, marker)
+        absent = []
+        for place in (path, removed, path):  # gc may set it aside, and put it back, between two looks
+            try:
+                return self._checked(shard_id, read_marker(place))
+            except IntegrityError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                absent.append(error)
+        raise absent[0]
 
     def marker_ids(self) -> list[str]:
         """Return the ids of all shards, sorted, without reading their markers."""

@@ -1,0 +1,127 @@
+"""Readers beside gc: what it sets aside and puts back is read wherever it lies at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distil_cache.cache import dataset, gc, roots, store
+from distil_cache.cache.aside import put_back, set_aside
+from distil_cache.cache.builds import BuildRecord, BuildStore
+from distil_cache.cache.gc import collect, removed_folder
+from distil_cache.cache.store import Cache
+from distil_cache.cache.verify import verify
+from distil_cache.errors import IntegrityError
+from maintained_cache import NAME, build, keys_of
+
+
+def train(*numbers: int) -> dict[str, str]:
+    return dict.fromkeys(keys_of(numbers), "train")
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> BuildRecord:
+    return build(tmp_path / "cache", train(0, 1, 2))[0]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, record: BuildRecord) -> Cache:
+    return Cache.open(tmp_path / "cache")
+
+
+def always_elsewhere(path: Path, read: Callable[..., Any], times: int) -> Callable[..., Any]:
+    """A reader that finds the file moved, by one gc or another, when it opens it: aside, back, and so on."""
+    left = [times]
+
+    def moved(place: Path, *arguments: Any) -> Any:
+        if left[0] and place.name == path.name:
+            left[0] -= 1
+            aside = removed_folder(path) / path.name
+            if place == path:
+                set_aside(path, aside.parent)
+            else:
+                put_back(aside, path)
+                aside.unlink()
+        return read(place, *arguments)
+
+    return moved
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_marker_is_found_where_gc_has_just_moved_it(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    (feature, *_) = cache.features()
+    (marker,) = feature.markers()
+    path = feature.shards / f"{marker.shard}.json"
+    monkeypatch.setattr(store, "read_marker", always_elsewhere(path, store.read_marker, times))
+    assert feature.marker(marker.shard) == marker
+    assert path.exists() == (times == 2)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_table_is_found_where_gc_has_just_moved_it(
+    cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    table = cache.datasets().read(NAME)
+    path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
+    monkeypatch.setattr(dataset, "fetched", always_elsewhere(path, dataset.fetched, times))
+    assert cache.datasets().read(NAME) == table
+    assert path.exists() == (times == 2)
+
+
+def test_a_file_that_is_never_where_it_was_seen_is_an_integrity_error(
+    cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
+    monkeypatch.setattr(dataset, "fetched", always_elsewhere(path, dataset.fetched, 3))
+    with pytest.raises(IntegrityError, match=r"parquet: cannot be used \(it is never where it was seen\)"):
+        cache.datasets().read(NAME)
+
+
+def test_a_record_that_was_away_for_a_moment_is_read_and_a_damaged_one_is_told(
+    cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cache.builds().folder / f"{record.id}.json"
+    read, away = BuildStore.read, [True]
+
+    def read_late(self: BuildStore, build_id: str) -> BuildRecord:
+        if away:
+            set_aside(path, removed_folder(path))
+        try:
+            return read(self, build_id)
+        finally:
+            if away:
+                put_back(removed_folder(path) / path.name, path)
+                away.clear()
+
+    monkeypatch.setattr(BuildStore, "read", read_late)
+    assert roots.find_roots(cache, 1).records == {record.id: record}
+    path.write_bytes(b"{}")
+    with pytest.raises(IntegrityError, match=record.id):
+        roots.find_roots(cache, 1)
+
+
+def test_a_revision_that_becomes_the_head_while_gc_looks_is_never_set_aside(
+    cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_roots, moved, newer = gc.find_roots, [], []
+
+    def find_and_build(*arguments: Any) -> Any:
+        found = find_roots(*arguments)
+        if len(arguments) == 3:  # gc's own look, and not one of those around it
+            newer.append(build(cache.root, train(1, 2, 3))[0])
+        return found
+
+    def note(path: Path, folder: Path) -> bool:
+        moved.append(path)
+        return set_aside(path, folder)
+
+    monkeypatch.setattr(gc, "find_roots", find_and_build)
+    monkeypatch.setattr(gc, "set_aside", note)
+    collect(cache, delete_them=True, grace_hours=0)
+    assert len(newer) == 1
+    assert not [path for path in moved if newer[0].revision in path.name]
+    assert verify(cache) == []
