@@ -6,10 +6,9 @@ an undisturbed one. Memory holds three tasks, whatever the size of the build.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..cache.store import FeatureStore
@@ -74,11 +73,14 @@ def run_tasks(tasks: Sequence[Task], tools: Tools) -> Iterator[Done]:
             yield last.result()
 
 
-def run_task(task: Task, images: Images, tools: Tools, device: threading.Lock) -> Done:
-    """Run one task whose pictures were read, among others of this process that wait for the same device."""
+def run_task(task: Task, images: Images, tools: Tools, device: Executor) -> Done:
+    """Run one task whose pictures were read, among others of this process that wait for the same device.
+
+    device : the one thread in which everything is computed. Each thread that computes on a CPU brings helpers of its own,
+    and when there are more of them than cores, all of them wait for each other.
+    """
     shards = commit_images(task, images, tools)
-    with device:
-        made = _compute(task, images, tools)
+    made = device.submit(_compute, task, images, tools).result()
     return _finish(task, images, made, shards, tools)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from distributed import Worker, WorkerPlugin, get_worker
+from distributed.threadpoolexecutor import ThreadPoolExecutor
 
 from ... import __version__
 from ...cache.lease import FOLDER as LEASES
@@ -39,7 +40,7 @@ class Unprepared(Exception):  # noqa: N818  (nobody did anything wrong)
 
 
 class BuildPlugin(WorkerPlugin):
-    """One build's place on a worker: its tools, opened when the first task comes, and the lock of the device."""
+    """One build's place on a worker: its tools, opened when the first task comes, and the thread that computes."""
 
     idempotent = True
     """A build that connects to the same scheduler again keeps the tools that its workers have opened."""
@@ -54,7 +55,11 @@ class BuildPlugin(WorkerPlugin):
         self._files: dict[str, SourceFile] = {}
         self._tools: Tools | None = None
         self._opening = threading.Lock()
-        self._device = threading.Lock()
+        self._device = ThreadPoolExecutor(1)  # one of Dask's, whose threads keep no process from ending
+
+    def teardown(self, worker: Worker) -> None:
+        """Give the device's thread up, when the build has ended."""
+        self._device.shutdown(wait=False)
 
     def open_tools(self, files: Mapping[str, SourceFile]) -> Tools:
         """Return the build's tools, with models that are yet to be loaded."""
@@ -72,8 +77,8 @@ class BuildPlugin(WorkerPlugin):
         """Compare reduced precision with float32 on these pictures; returns the deviation as JSON."""
         config = BuildConfig.model_validate(Request.model_validate_json(self.request).config)
         tools = self._opened()
-        with self._device:
-            return json.dumps(asdict(deviation_on(config, tools, keys)))
+        deviation = self._device.submit(deviation_on, config, tools, keys).result()
+        return json.dumps(asdict(deviation))
 
     def _opened(self) -> Tools:
         """Return the tools, opened by whichever task comes first."""
