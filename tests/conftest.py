@@ -22,7 +22,8 @@ SHARED = Path(os.environ.get("DISTIL_CACHE_SHARED", ROOT.parent / "shared"))
 def _few_threads() -> None:
     import torch
 
-    # Two busy threads on a busy machine wait for each other most of the time.
+    # Two busy threads on a busy machine wait for each other most of the time; commands that tests start are no better.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 
