@@ -76,8 +76,8 @@ def run_tasks(tasks: Sequence[Task], tools: Tools) -> Iterator[Done]:
 def run_task(task: Task, images: Images, tools: Tools, device: Executor) -> Done:
     """Run one task whose pictures were read, among others of this process that wait for the same device.
 
-    device : the one thread in which everything is computed. Each thread that computes on a CPU brings helpers of its own,
-    and when there are more of them than cores, all of them wait for each other.
+    device : the one thread in which everything is computed. Each thread that computes on a CPU brings OpenMP threads of its
+    own, and when there are more of these than cores, all of them wait for each other.
     """
     shards = commit_images(task, images, tools)
     made = device.submit(_compute, task, images, tools).result()
