@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ..errors import IntegrityError
-from ..places import Place, each, name_below, names_in
+from ..places import Place, each, name_below
 from .aside import REMOVED, put_back, restore_shard, set_aside
 from .atomic import fsync_folder
 from .builds import BuildRecord
@@ -265,12 +265,12 @@ def _put_back_shards(folder: Place, roots: Roots) -> Iterable[Place]:
     """Put back the removed shards of a feature that needed builds name, unless they were merged into others."""
     gone = {path.stem for path in (folder / REMOVED).glob("*.json")}
     wanted = roots.named(folder.name, needed=True) & gone
-    wanted -= {name[:-5] for name in names_in(folder / "shards") if name.endswith(".json")} if wanted else set()
     if not wanted:
         return
     try:
         store = FeatureStore(folder)
-        merged = {name for brief in read_briefs(store).values() for name in brief.merged}
+        wanted -= set(store.marker_ids())
+        merged = {name for brief in read_briefs(store).values() for name in brief.merged} if wanted else set()
     except IntegrityError:
         return  # told when the folder is looked at
     back = sorted(wanted - merged)
