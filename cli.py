@@ -113,7 +113,9 @@ def main() -> None:
         print(f"distil-cache: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except OSError as error:
-        if "://" not in str(error.filename):
-            raise
-        print(f"distil-cache: {error.filename}: the store cannot be used ({error.strerror}).", file=sys.stderr)
+        if error.errno is None:
+            raise  # not from the operating system
+        what = "the store cannot be used" if "://" in str(error.filename) else "cannot be used"
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"distil-cache: {where}{what} ({error.strerror}). What was finished is kept.", file=sys.stderr)
         raise SystemExit(1) from None

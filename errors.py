@@ -14,9 +14,9 @@ class UserError(DistilCacheError):
 
 
 class UnreachableError(DistilCacheError):
-    """An object store or the network failed, which says nothing about what lies there.
+    """A disk, an object store or the network failed, which says nothing about what is there.
 
-    No UserError, so that nobody who looks for damage, and goes on without what is damaged, takes this for it.
+    Not a UserError: code that catches UserError to go on without damaged things must not mistake this for damage.
     """
 
 

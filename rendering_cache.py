@@ -72,6 +72,8 @@ def show_verification(result: Result) -> None:
     console = Console()
     for what in result.get("repaired", []):
         console.print(Text(what), soft_wrap=True)
+    for what in result.get("left", []):
+        console.print(Text(what, style="yellow"), soft_wrap=True)
     for problem in result["problems"]:
         text = f"{problem['feature']} {problem['shard'] or ''}: {problem['what']}"
         console.print(Text(text, style="red"), soft_wrap=True)

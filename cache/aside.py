@@ -4,36 +4,65 @@ What is set aside moves into a folder ``removed`` (or ``damaged``) near where it
 move. Until it is deleted there it can be put back by a link to its old name, which fails if somebody has written that
 name anew. An object store can neither move nor link: there it is copied and then deleted, and put back by a conditional
 put. So it may be seen in both places for a moment, but never in none.
+
+Nothing is moved, put back or deleted through a symbolic link: what lies behind one belongs to somebody else.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
 
 from ..errors import IntegrityError
-from ..places import Place, RemotePath
+from ..places import Place, RemotePath, each, folders_in, is_there, link_above, matching
 from .atomic import cannot_write, create_file, fsync_folder, make_folder
-from .marker import how_to_check, read_marker
-from .store import FeatureStore
+from .marker import MARKER_NAME, Marker, how_to_check, read_marker
+from .store import Cache, FeatureStore
 
 REMOVED = "removed"
 DAMAGED = "damaged"
+_OF_CACHE = ("builders", "builds", "datasets", "features", "refs")
+_OF_FEATURE = ("shards", "index", REMOVED, DAMAGED)
 
 
-def set_aside(path: Place, folder: Place) -> bool:
-    """Move a file into ``folder``, in the place of one of the same name there; False if it is gone already.
+class BehindLinkError(IntegrityError):
+    """What was to be moved or deleted is behind a symbolic link, so it belongs to somebody else."""
+
+
+def linked_folders(cache: Cache) -> list[Place]:
+    """Return the folders of a cache that are symbolic links, the upper ones first: what lies in them is left alone."""
+    top = [cache.root / name for name in _OF_CACHE]
+    datasets, features = folders_in(cache.root / "datasets"), folders_in(cache.root / "features")
+    below = [folder / name for folder in [*top, *datasets] for name in (REMOVED, DAMAGED)]
+    below += [folder / name for folder in features for name in _OF_FEATURE]
+    return [
+        folder for folder in (*top, *datasets, *features, *below) if link_above(folder / "any", cache.root) == folder
+    ]
+
+
+def check_no_link(root: Place, *paths: Place) -> None:
+    """Raise BehindLinkError if a folder between the cache and one of its files is a symbolic link."""
+    for path in paths:
+        link = link_above(path, root)
+        if link is not None:
+            raise BehindLinkError(f"{link}: is a symbolic link, and nothing is moved or deleted through one.")
+
+
+def set_aside(root: Place, path: Place, folder: Place) -> bool:
+    """Move a file of the cache at ``root`` into ``folder``, in the place of one of the same name there; False if it is gone.
 
     At any moment the file is in the one place or in the other, also for two processes that move it at once.
     """
-    make_folder(folder)
     target = folder / path.name
+    check_no_link(root, path, target)
+    make_folder(folder)
     try:
         if isinstance(path, RemotePath):
             path.copy_to(target)
             path.unlink()
             return True
-        os.utime(path)
+        os.utime(path, follow_symlinks=False)
         path.rename(str(target))
     except FileNotFoundError:
         return False
@@ -42,12 +71,13 @@ def set_aside(path: Place, folder: Place) -> bool:
     return True
 
 
-def put_back(aside: Place, path: Place) -> bool:
+def put_back(root: Place, aside: Place, path: Place) -> bool:
     """Link a file that was set aside to its old name; False if it is not there any more. What is there already stays."""
+    check_no_link(root, aside, path)
     if isinstance(aside, RemotePath):
         return _put_back_object(aside, path)
     try:
-        os.link(aside, str(path))
+        os.link(aside, str(path), follow_symlinks=False)
     except FileExistsError:
         return True
     except FileNotFoundError:
@@ -62,7 +92,7 @@ def _put_back_object(aside: RemotePath, path: Place) -> bool:
     try:
         create_file(path, aside.read_bytes())
     except FileNotFoundError:
-        return path.exists()
+        return is_there(path)
     except OSError as error:
         raise cannot_write(path, error) from error
     return True
@@ -77,7 +107,48 @@ def restore_shard(store: FeatureStore, shard: str) -> bool:
         store.open_shard(read_marker(aside))
     except IntegrityError:
         return store.has(shard)
-    return put_back(aside, store.shards / aside.name)
+    return put_back(store.folder.parent.parent, aside, store.shards / aside.name)
+
+
+def restore_shards(store: FeatureStore, wanted: Iterable[str], keys: Callable[[], Iterable[str]] = tuple) -> list[str]:
+    """Put removed shards back until all wanted ones are there, or the rows that they held are, and return which are back.
+
+    A wanted shard whose own data are gone lives on in one that it was merged into, or in those that hold its rows since
+    they were made again: these come back in its place.
+    keys : returns the keys whose rows must be there; asked only if a wanted shard is still missing otherwise.
+    """
+    present = store.marker_ids()
+    missing = set(wanted).difference(present)
+    if missing:
+        missing -= {name for marker in store.read_markers(present) for name in marker.merged}
+    removed = {path.stem for path in matching(store.removed, MARKER_NAME)} if missing else set()
+    named = sorted(missing & removed)
+    back = list(compress(named, each(lambda shard: restore_shard(store, shard), named, store.folder)))
+    missing -= set(back)
+    others = (
+        sorted(_removed_markers(store, removed - set(back)), key=lambda one: (-one.rows, one.shard)) if missing else []
+    )
+    for marker in others:
+        if not missing.isdisjoint(marker.merged) and restore_shard(store, marker.shard):
+            back.append(marker.shard)
+            missing -= set(marker.merged)
+    if missing and others:
+        wanted_keys = list(dict.fromkeys(keys()))
+        found = store.index(refresh=True).locate(wanted_keys)[0]
+        lacking = {key for key, number in zip(wanted_keys, found.tolist(), strict=True) if number < 0}
+        for marker in others:
+            if not lacking.isdisjoint(marker.keys) and restore_shard(store, marker.shard):
+                back.append(marker.shard)
+                lacking -= set(marker.keys)
+    return back
+
+
+def _removed_markers(store: FeatureStore, shards: Iterable[str]) -> Iterator[Marker]:
+    for shard in sorted(shards):
+        try:
+            yield read_marker(store.removed / f"{shard}.json")
+        except IntegrityError:
+            continue  # another process deletes it just now, or it is damaged
 
 
 def keep_shards(store: FeatureStore, shards: Iterable[str]) -> None:
@@ -85,13 +156,12 @@ def keep_shards(store: FeatureStore, shards: Iterable[str]) -> None:
 
     Raises IntegrityError for one whose rows are gone.
     """
-    merged: set[str] | None = None
+    wanted = list(shards)
+    restore_shards(store, wanted)
     present = set(store.marker_ids())
-    for shard in shards:
-        if shard in present or restore_shard(store, shard):
-            continue
-        if merged is None:
-            merged = {name for marker in store.markers() for name in marker.merged}
+    missing = [shard for shard in wanted if shard not in present]
+    merged = {name for marker in store.markers() for name in marker.merged} if missing else set()
+    for shard in missing:
         if shard not in merged:
             raise IntegrityError(
                 f"{store.folder}: shard {shard} was removed while this build relied on it. Run the build again. "

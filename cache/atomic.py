@@ -12,12 +12,13 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
-from ..places import Entry, Place, RemotePath, names_in, read_many
+from ..errors import IntegrityError, ReadOnlyError, UserError
+from ..places import Entry, Place, RemotePath, answered, is_there, names_in, read_many
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -38,30 +39,6 @@ def cannot_write(path: Place, error: OSError) -> UserError:
     if error.errno in _NOT_ALLOWED:
         return ReadOnlyError(f"{what} Get the right to write there, or use another folder.")
     return UserError(what)
-
-
-def unreachable(path: RemotePath, error: OSError) -> UnreachableError:
-    """Return the error for a store that does not answer, which says nothing about what lies there: it is no damage."""
-    return UnreachableError(
-        f"{path}: cannot be read ({error.strerror or error}). The store or the network failed, or does not let you: "
-        "nothing is said about the data. Run the command again."
-    )
-
-
-@contextlib.contextmanager
-def answered(path: Place) -> Iterator[None]:
-    """Make what a store or the network fails with an UnreachableError; that an object is absent is an answer.
-
-    What a disk raises passes as it is.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if isinstance(path, RemotePath):
-            raise unreachable(path, error) from error
-        raise
 
 
 def fsync_folder(folder: Place) -> None:
@@ -118,7 +95,7 @@ def create_file(path: Place, *data: bytes | memoryview) -> bool:
             return path.create(*data)
         except OSError as error:
             raise cannot_write(path, error) from error
-    if path.exists():
+    if is_there(path):
         return False
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
     try:
@@ -168,17 +145,26 @@ def read_lines(path: Place, most: int) -> bytes:
 
 
 def read_file(path: Place, limit: int) -> bytes:
-    """Return a small file's bytes; one that is larger than ``limit`` bytes, or unreadable, is an IntegrityError."""
+    """Return a small file's bytes.
+
+    IntegrityError if it is absent (then a FileNotFoundError is its cause), no plain file, or larger than ``limit`` bytes;
+    UnreachableError if it is there and cannot be read now.
+    """
     if isinstance(path, RemotePath):
         return _read_object(path, limit)
     try:
-        if path.exists() and not path.is_file():
-            raise IntegrityError(f"{path}: is no file.")  # opening a pipe would wait for ever
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(min(size, limit) + 1)  # read(n) sets n bytes aside, however short the file is
-    except OSError as error:
+        with answered(path):
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for otherwise
+    except FileNotFoundError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise IntegrityError(f"{path}: is no file.")
+        with answered(path), open(handle, "rb", closefd=False) as file:
+            data = file.read(min(status.st_size, limit) + 1)  # read(n) sets n bytes aside, however short the file is
+    finally:
+        os.close(handle)
     check_size(path, len(data), limit)
     return data
 

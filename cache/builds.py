@@ -10,7 +10,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import IntegrityError, UserError
-from ..places import Place, matching
+from ..places import Place, is_there, matching
 from .atomic import create_file, make_folder, read_file
 from .marker import Key, first_error
 from .spec import fingerprint_of
@@ -19,6 +19,8 @@ BUILD_DIGITS = 16
 _MAX_RECORD = 2**30
 _BUILD = re.compile(r"[0-9a-f]{16}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RECORD_NAME = re.compile(rf"{_BUILD.pattern}\.json")
+REF_NAME = re.compile(rf"{_RUN.pattern}\.json")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -110,7 +112,7 @@ class BuildStore:
     def read(self, build_id: str) -> BuildRecord:
         """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""
         path = self.folder / f"{build_id}.json"
-        if not _BUILD.fullmatch(build_id) or not path.is_file():
+        if not _BUILD.fullmatch(build_id) or not is_there(path):
             how_to_list = f"List them with: distil-cache cache ls {self._root}"
             raise UserError(f"{self._root}: has no build {build_id}. {how_to_list}")
         record = _read(path, BuildRecord)
@@ -120,7 +122,7 @@ class BuildStore:
 
     def ids(self) -> list[str]:
         """Return the ids of all builds, sorted."""
-        return sorted(path.stem for path in self.folder.glob("*.json") if _BUILD.fullmatch(path.stem))
+        return [path.stem for path in matching(self.folder, RECORD_NAME)]
 
     def all(self) -> list[BuildRecord]:
         """Return all records, oldest first."""
@@ -144,7 +146,7 @@ class BuildStore:
 
     def refs(self) -> list[Ref]:
         """Return all references, sorted by run."""
-        return [read_ref(path) for path in matching(self.refs_folder, "*.json") if _RUN.fullmatch(path.stem)]
+        return [read_ref(path) for path in matching(self.refs_folder, REF_NAME)]
 
 
 def read_ref(path: Place) -> Ref:

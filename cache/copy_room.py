@@ -13,21 +13,22 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import IntegrityError
-from ..places import names_in
+from ..errors import IntegrityError, UnreachableError
 from .atomic import TEMPORARY_PREFIX
 from .data_object import remove_data
 from .formats import data_files
+from .marker import DATA_NAME
 
 LOCKS = ".locks"
 KEEP_SECONDS = 3600
-_DATA = re.compile(r"([0-9a-f]{32})-[0-9a-f]{16}\.[a-z]{1,8}")
+_ROOM = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(\d+)-[0-9a-f]{{16}}")
 _LOCK = "lock"
 
 
@@ -77,11 +78,13 @@ class CopyRoom:
     def held(self) -> list[Held]:
         """Return the shards in the copy, without those that are just being fetched."""
         found = []
-        for folder in (self.folder / name for name in names_in(self.folder) if not name.startswith(".")):
-            for name in names_in(folder) if folder.is_dir() else ():
-                if match := _DATA.fullmatch(name):
+        for folder in (self.folder / name for name in _names(self.folder) if not name.startswith(".")):
+            for name in _names(folder):
+                if match := DATA_NAME.fullmatch(name):
                     path = folder / name
-                    with contextlib.suppress(IntegrityError):  # deleted just now
+                    with contextlib.suppress(
+                        IntegrityError, UnreachableError
+                    ):  # deleted just now, or it cannot be read
                         if name not in self._sizes:
                             self._sizes[name] = sum(size for _, _, size in data_files(path))
                         found.append(Held(path, self._sizes[name], _time(record_of(path, match[1]))))
@@ -117,11 +120,12 @@ class CopyRoom:
     def _reserved(self) -> int:
         """Return the bytes for which others keep room; what killed processes left is deleted."""
         total = 0
-        for room in self.folder.glob(f"{TEMPORARY_PREFIX}*-*"):
-            if _is_locked(room / _LOCK):
-                total += int(room.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0])
-            else:
-                shutil.rmtree(room, ignore_errors=True)
+        for name in _names(self.folder):
+            if match := _ROOM.fullmatch(name):
+                if _is_locked(self.folder / name / _LOCK):
+                    total += int(match[1])
+                else:
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
         return total
 
 
@@ -154,6 +158,14 @@ def _is_locked(path: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _names(folder: Path) -> list[str]:
+    """Return what lies in a folder of the copy; nothing for a file, a link, or what was deleted just now. OSError."""
+    try:
+        return os.listdir(folder) if stat.S_ISDIR(folder.lstat().st_mode) else []  # noqa: PTH208
+    except FileNotFoundError:
+        return []
 
 
 def _time(path: Path) -> float:

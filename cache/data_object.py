@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,11 +48,13 @@ def write_data(
 
 def remove_data(data: Place) -> None:
     """Remove a shard's data, as far as they are there and can be."""
-    if isinstance(data, Path) and data.is_dir():
-        shutil.rmtree(data, ignore_errors=True)
-        return
     with contextlib.suppress(OSError):
-        data.remove() if isinstance(data, RemotePath) else data.unlink()
+        if isinstance(data, RemotePath):
+            data.remove()
+        elif stat.S_ISDIR(data.lstat().st_mode):
+            shutil.rmtree(data, ignore_errors=True)
+        else:
+            data.unlink()
 
 
 def move_data(data: Place, target: Place) -> None:
@@ -68,4 +71,4 @@ def move_data(data: Place, target: Place) -> None:
             entry.path.copy_to(target / entry.path.relative_to(data))
         data.remove()
     else:
-        os.utime(data.rename(str(target)))
+        os.utime(data.rename(str(target)), follow_symlinks=False)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import IntegrityError, UserError
-from ..places import Place
+from ..places import Place, folders_in, is_there, matching, names_in, unreachable
 from .atomic import create_file, make_folder, read_file
 from .audit_record import MOST_BYTES, HeaderAudit, parse_audit
 from .parquet_file import fetched, read_bounded, read_schema
@@ -46,7 +46,9 @@ OF_REVISION = (".parquet", ".rejects.jsonl", ".audit.json")
 """Suffixes of the files of a revision; the last is not there of every one."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 _REVISION = re.compile(r"[0-9a-f]{16}")
-_HEAD = re.compile(r"HEAD-(\d{6,})\.json")
+_TABLE = re.compile(r"[0-9a-f]{16}\.parquet")
+REVISION_NAME = re.compile(r"[0-9a-f]{16}\.(parquet|rejects\.jsonl|audit\.json)")
+HEAD_NAME = re.compile(r"HEAD-(\d{6,})\.json")
 _MAX_REJECTS = 2**30
 _LOOKS = 3
 
@@ -74,7 +76,7 @@ class DatasetStore:
         make_folder(folder)
         revision = revision_of(table)
         target = folder / f"{revision}.parquet"
-        if not target.exists():
+        if not is_there(target):
             lines = "".join(json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects)
             create_file(folder / f"{revision}.rejects.jsonl", lines.encode())
             buffer = pa.BufferOutputStream()
@@ -102,8 +104,7 @@ class DatasetStore:
 
     def history(self, name: str) -> list[str]:
         """Return the revisions that have been the head, each once, the newest first."""
-        matches = (_HEAD.fullmatch(path.name) for path in self._folder(name).glob("HEAD-*.json"))
-        numbers = sorted((int(match[1]) for match in matches if match), reverse=True)
+        numbers = sorted(self._head_numbers(name), reverse=True)
         return list(dict.fromkeys(named_revision(self._folder(name) / _head_name(number)) for number in numbers))
 
     def read(self, name: str, revision: str | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
@@ -138,17 +139,16 @@ class DatasetStore:
         """Return the audit of a revision (default: the head), or None if it has none. IntegrityError for a damaged one."""
         table = self._path(name, revision, ".parquet")
         path = table.with_name(f"{table.stem}.audit.json")
-        return parse_audit(read_file(path, MOST_BYTES), str(path)) if path.exists() else None
+        return parse_audit(read_file(path, MOST_BYTES), str(path)) if is_there(path) else None
 
     def names(self) -> list[str]:
         """Return the datasets that have a head, sorted."""
-        found = {path.parent.name for path in self.folder.glob("*/HEAD-*.json")}
-        return sorted(name for name in found if _NAME.fullmatch(name) and self._head_number(name))
+        names = [folder.name for folder in folders_in(self.folder) if _NAME.fullmatch(folder.name)]
+        return [name for name in names if self._head_numbers(name)]
 
     def revisions(self, name: str) -> list[str]:
         """Return all revisions of a dataset, sorted by hash."""
-        found = (path.name.removesuffix(".parquet") for path in self._folder(name).glob("*.parquet"))
-        return sorted(revision for revision in found if _REVISION.fullmatch(revision))
+        return [path.name.removesuffix(".parquet") for path in matching(self._folder(name), _TABLE)]
 
     def scan_file(self, name: str) -> Place:
         """Return where a builder may remember path, size and time of scanned files. The folder may not exist yet."""
@@ -163,18 +163,18 @@ class DatasetStore:
         revision = self.head(name) if revision is None else revision
         path = self._folder(name) / f"{revision}{suffix}"
         removed = self._folder(name) / "removed" / path.name
-        if not path.exists() and removed.exists():  # somebody found it before gc removed it
+        if not is_there(path) and is_there(removed):  # somebody found it before gc removed it
             path = removed
-        if not _REVISION.fullmatch(revision) or not path.exists():
+        if not _REVISION.fullmatch(revision) or not is_there(path):
             raise UserError(f"{self.folder.parent}: dataset {name} has no revision {revision} (file {path.name}).")
         return path
 
-    def _head_number(self, name: str) -> int:
-        matches = (_HEAD.fullmatch(path.name) for path in self._folder(name).glob("HEAD-*.json"))
-        return max((int(match[1]) for match in matches if match), default=0)
+    def _head_numbers(self, name: str) -> list[int]:
+        matches = (HEAD_NAME.fullmatch(found) for found in names_in(self._folder(name)))
+        return [int(match[1]) for match in matches if match]
 
     def _head(self, name: str) -> tuple[int, str]:
-        number = self._head_number(name)
+        number = max(self._head_numbers(name), default=0)
         if number == 0:
             return 0, ""
         return number, named_revision(self._folder(name) / _head_name(number))
@@ -193,6 +193,8 @@ def _read_table(path: Place, columns: Sequence[str] | None) -> pa.Table:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own complaints have no number
+            raise unreachable(path, error) from error
         raise IntegrityError(f"{path}: cannot be used ({error}).") from error
     return table
 

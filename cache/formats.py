@@ -15,8 +15,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ..errors import IntegrityError
-from ..places import Place, RemotePath
-from .atomic import answered
+from ..places import Place, RemotePath, answered, names_in
 from .marker import Marker
 
 Rows = NDArray[Any]
@@ -63,7 +62,7 @@ def data_files(path: Place) -> DataFiles:
     """List (relative name, path, size) of a data object's files, sorted by name; a single file is called ''.
 
     Raises IntegrityError if the object is absent or holds anything but plain files and folders, UnreachableError if
-    its store cannot be reached.
+    it cannot be read now.
     """
     if isinstance(path, RemotePath):
         return _objects(path)
@@ -72,11 +71,12 @@ def data_files(path: Place) -> DataFiles:
     while waiting:
         item = waiting.pop()
         try:
-            status = item.lstat()
-        except OSError as error:
+            with answered(item):
+                status = item.lstat()
+        except FileNotFoundError as error:
             raise IntegrityError(f"{item}: the shard's data is missing ({error.strerror}).") from error
         if stat.S_ISDIR(status.st_mode):
-            waiting.extend(item.iterdir())
+            waiting.extend(item / name for name in names_in(item))
         elif stat.S_ISREG(status.st_mode):
             name = "" if item == path else item.relative_to(path).as_posix()
             found.append((name, item, status.st_size))
@@ -100,7 +100,7 @@ def _name_in(path: RemotePath, item: RemotePath) -> str:
 def checksum(path: Place) -> tuple[int, str]:
     """Return the total bytes of a data object and the SHA-256 over its sorted (name, length, bytes).
 
-    IntegrityError if it is absent, OSError if a disk cannot be read, UnreachableError if a store cannot.
+    IntegrityError if it is absent, UnreachableError if it is there and cannot be read now.
     """
     digest = hashlib.sha256()
     total = 0

@@ -8,22 +8,22 @@ at its end that what it names is there, so either it sees that a shard is gone, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import compress, groupby
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ..errors import IntegrityError
-from ..places import Place, each, name_below
-from .aside import REMOVED, put_back, restore_shard, set_aside
+from ..places import Place, answered, each, is_there, matching, name_below
+from .aside import REMOVED, linked_folders, put_back, set_aside
 from .atomic import fsync_folder
-from .builds import BuildRecord
+from .builds import RECORD_NAME, BuildRecord
 from .dataset import OF_REVISION
 from .formats import checksum
 from .lease import Leases, file_time, read_leases
 from .litter import Litter, delete, feature_folders, find_litter
-from .roots import Roots, find_roots, needed_shards, read_briefs, replacements
+from .roots import Roots, find_roots, needed_shards, read_briefs, replacements, restore_named
 from .store import Cache, FeatureStore
 
 GRACE_HOURS = 24.0
@@ -61,7 +61,8 @@ def collect(
     Returns ``items`` (what goes, or would), ``bytes`` (freed now), ``later`` (bytes freed when the grace period of the
     shards among the items is over), ``waiting`` (bytes of data already without a marker whose grace period is not over)
     and ``kept`` (what is left alone although nothing names it, as sentences).
-    Raises IntegrityError if it cannot be known what is needed.
+    Raises IntegrityError if it cannot be known what is needed, and UnreachableError if something that decides that cannot
+    be listed or read at the moment; what is behind a symbolic link is left alone and named in ``kept``.
     """
     grace = grace_hours * 3600
     if delete_them:
@@ -79,7 +80,7 @@ def collect(
             old.append(litter)
         elif (litter.record or litter.path).name not in now_aside:
             found.waiting.append(litter.bytes)
-    gone = each(delete, old, cache.root) if delete_them else [True] * len(old)
+    gone = each(lambda litter: delete(cache.root, litter), old, cache.root) if delete_them else [True] * len(old)
     for litter in compress(old, gone):
         items.append(_item(cache, litter))
         bytes_now += litter.bytes
@@ -100,7 +101,7 @@ def _look(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) ->
     leases = read_leases(cache.root)
     now = file_time(cache.root)
     builds = cache.builds().folder
-    young = frozenset(path.stem for path in builds.glob("*.json") if now - _changed(path, now) < grace)
+    young = frozenset(path.stem for path in matching(builds, RECORD_NAME) if now - _changed(path, now) < grace)
     roots = find_roots(cache, keep_revisions, young)
     if roots.absent:
         build, run = next(iter(roots.absent.items()))
@@ -113,9 +114,19 @@ def _look(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) ->
     for folder in feature_folders(cache):
         if folder.name in leases.features:
             found.kept.append(f"{folder.name}: somebody is working with it")
-        elif (folder / "spec.json").exists():
+        elif is_there(folder / "spec.json"):
             _look_at_feature(cache, folder, roots, now - grace, found, thorough=thorough)
+    links = linked_folders(cache)
+    found.kept += [
+        f"{_name(cache, link)}: is a symbolic link, and nothing is moved or deleted through one" for link in links
+    ]
+    found.items = [item for item in found.items if not _is_behind(cache.root / item.path, links)]
     return found
+
+
+def _is_behind(path: Place, links: Sequence[Place]) -> bool:
+    """Say whether one of these folders lies on the way to a file, or to where it goes when it is removed."""
+    return any(link in path.parents or link == removed_folder(path) for link in links)
 
 
 def _records(cache: Cache, roots: Roots, leases: Leases) -> Iterable[Item]:
@@ -137,7 +148,7 @@ def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Ite
             if (name, revision) in roots.revisions or (revision not in past and _changed(table, oldest) >= oldest):
                 continue
             for path in [table.with_name(f"{revision}{suffix}") for suffix in OF_REVISION]:
-                if path.exists():
+                if is_there(path):
                     yield Item(
                         "revision", _name(cache, path), _size(path), f"an older revision of {name}, which no run needs"
                     )
@@ -189,7 +200,7 @@ def _sound(store: FeatureStore, shard: str, *, thorough: bool) -> bool:
         marker = store.marker(shard)
         store.open_shard(marker)
         return not thorough or checksum(store.shards / marker.data) == (marker.bytes, marker.sha256)
-    except (IntegrityError, OSError):
+    except IntegrityError:
         return False
 
 
@@ -201,7 +212,9 @@ def _set_aside(cache: Cache, items: Iterable[Item]) -> list[Place]:
     moved = []
     for _, of_one_kind in groupby(items, key=lambda item: item.kind):
         paths = [cache.root / item.path for item in of_one_kind]
-        paths = list(compress(paths, each(lambda path: set_aside(path, removed_folder(path)), paths, cache.root)))
+        paths = list(
+            compress(paths, each(lambda path: set_aside(cache.root, path, removed_folder(path)), paths, cache.root))
+        )
         for folder in sorted({folder for path in paths for folder in (path.parent, removed_folder(path))}):
             fsync_folder(folder)
         moved += paths
@@ -221,26 +234,30 @@ def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[Place]) 
     back: set[Place] = set()
     leases = read_leases(cache.root)
     for path in moved:
-        if _in_use(path, leases) and put_back(removed_folder(path) / path.name, path):
+        if _in_use(path, leases) and put_back(cache.root, removed_folder(path) / path.name, path):
             back.add(path)
     roots = find_roots(cache, keep_revisions)
+    links = linked_folders(cache)
     builds = cache.builds().folder
-    for aside in [builds / REMOVED / f"{build}.json" for build in roots.absent]:
-        if put_back(aside, builds / aside.name):
-            back.add(builds / aside.name)
+    for path in [builds / f"{build}.json" for build in roots.absent if not _is_behind(builds / "any", links)]:
+        if put_back(cache.root, removed_folder(path) / path.name, path):
+            back.add(path)
     roots = find_roots(cache, keep_revisions)
     for path in moved:
         if path.parent.name == "builds" and path not in back and _dataset_and_revision(path) in roots.revisions:
             back.add(path)
-            put_back(removed_folder(path) / path.name, path)
+            put_back(cache.root, removed_folder(path) / path.name, path)
     roots = find_roots(cache, keep_revisions)
     for name, revision in roots.revisions:
         for suffix in OF_REVISION:
             path = cache.datasets().folder / name / f"{revision}{suffix}"
-            if not path.exists() and put_back(removed_folder(path) / path.name, path):
+            if _is_behind(path, links) or is_there(path):
+                continue
+            if put_back(cache.root, removed_folder(path) / path.name, path):
                 back.add(path)
     for folder in cache.feature_folders():
-        back |= set(_put_back_shards(folder, roots))
+        if not _is_behind(folder / "shards" / "any", links):
+            back |= set(_put_back_shards(cache, folder, roots))
     return {_name(cache, path) for path in back}
 
 
@@ -254,28 +271,24 @@ def _in_use(path: Place, leases: Leases) -> bool:
 
 def _dataset_and_revision(path: Place) -> tuple[str, str] | None:
     """Return what a removed build record is of, or None if another process has deleted it."""
+    removed = removed_folder(path) / path.name
     try:
-        record = BuildRecord.model_validate_json((removed_folder(path) / path.name).read_bytes())
+        with answered(removed):
+            record = BuildRecord.model_validate_json(removed.read_bytes())
     except FileNotFoundError:
         return None
     return record.dataset, record.revision
 
 
-def _put_back_shards(folder: Place, roots: Roots) -> Iterable[Place]:
-    """Put back the removed shards of a feature that needed builds name, unless they were merged into others."""
-    gone = {path.stem for path in (folder / REMOVED).glob("*.json")}
-    wanted = roots.named(folder.name, needed=True) & gone
-    if not wanted:
-        return
+def _put_back_shards(cache: Cache, folder: Place, roots: Roots) -> Iterable[Place]:
+    """Put back the removed shards of a feature that hold what needed builds name."""
+    needed = [roots.records[build] for build in roots.builds]
     try:
         store = FeatureStore(folder)
-        wanted -= set(store.marker_ids())
-        merged = {name for brief in read_briefs(store).values() for name in brief.merged} if wanted else set()
+        for shard in restore_named(cache, store, needed):
+            yield store.shards / f"{shard}.json"
     except IntegrityError:
         return  # told when the folder is looked at
-    back = sorted(wanted - merged)
-    for shard in compress(back, each(lambda shard: restore_shard(store, shard), back, folder)):
-        yield store.shards / f"{shard}.json"
 
 
 def _item(cache: Cache, litter: Litter) -> Item:
@@ -288,13 +301,15 @@ def _name(cache: Cache, path: Place) -> str:
 
 def _size(path: Place) -> int:
     try:
-        return path.stat().st_size
+        with answered(path):
+            return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
 def _changed(path: Place, otherwise: float) -> float:
     try:
-        return path.stat().st_mtime
+        with answered(path):
+            return path.stat().st_mtime
     except FileNotFoundError:
         return otherwise

@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import IntegrityError
-from ..places import Place, RemotePath, each, names_in
-from .atomic import answered, create_file, make_folder
+from ..errors import IntegrityError, UnreachableError
+from ..places import Place, RemotePath, answered, each, link_above, names_in
+from .atomic import create_file, make_folder
 from .index import MAX_ROWS, Index, Part
 from .keys import BINARY
 from .marker import Key
@@ -84,7 +84,11 @@ def read_newest(folder: Place, fingerprint: str) -> Part | None:
     """
     for _ in range(2):  # a second time in case a newer one was made, and the old ones removed, meanwhile
         vanished = False
-        for _, path in sorted(_numbered(folder), reverse=True):
+        try:
+            files = sorted(_numbered(folder), reverse=True)
+        except UnreachableError:
+            return None  # the markers say the same; if they cannot be listed either, that is told
+        for _, path in files:
             try:
                 return _read(path, fingerprint)
             except FileNotFoundError:
@@ -122,7 +126,7 @@ def write(folder: Place, part: Part, fingerprint: str) -> bool:
     preamble = _MAGIC + len(text).to_bytes(8, "little") + digest.digest()
     if not create_file(folder / f"{number:06d}{SUFFIX}", preamble, text, keys, places):
         return False
-    for _, path in older:
+    for _, path in older if link_above(folder / SUFFIX, folder.parents[2]) is None else ():
         with contextlib.suppress(OSError):  # somebody else may have removed it, or it stays as garbage
             path.unlink()
     return True
@@ -178,11 +182,7 @@ def _fits(index: Index, store: FeatureStore, shard: str) -> bool:
 
 
 def _numbered(folder: Place) -> Iterator[tuple[int, Place]]:
-    try:
-        names = names_in(folder)
-    except OSError:
-        return
-    for name in names:
+    for name in names_in(folder):
         if match := _NAME.fullmatch(name):
             yield int(match[1]), folder / name
 

@@ -26,13 +26,16 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
-from ..places import Place, RemotePath, matching
+from ..places import Place, RemotePath, answered, is_there, matching
 from .atomic import TEMPORARY_PREFIX, create_file, make_folder, new_file_time, read_file
 
 FOLDER = "builders"
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 600.0
 _SMALL = 1 << 20
+LEASE_FILE = re.compile(r".+\.json")
+"""Files that may be leases: a fresh one counts whatever it is called."""
+_LEASE_NAME = re.compile(r"[A-Za-z0-9._]+-\d+-[0-9a-f]{16}\.json")
 
 
 class Lease(BaseModel):
@@ -108,13 +111,14 @@ def read_leases(root: Place) -> Leases:
     """Read all leases of a cache. One that is fresh and cannot be understood is an IntegrityError: it may hold anything."""
     live: list[Lease] = []
     stale: list[Place] = []
-    paths = matching(root / FOLDER, "*.json")
+    paths = matching(root / FOLDER, LEASE_FILE)
     now = file_time(root) if paths else 0.0
     for path in paths:
         try:
-            age = now - path.stat().st_mtime
+            with answered(path):
+                age = now - path.stat().st_mtime
             if age > STALE_SECONDS:
-                stale.append(path)
+                stale += [path] if _LEASE_NAME.fullmatch(path.name) else []
             else:
                 live.append(Lease.model_validate_json(read_file(path, _SMALL)))
         except FileNotFoundError:
@@ -122,7 +126,7 @@ def read_leases(root: Place) -> Leases:
         except ValidationError as error:
             raise IntegrityError(f"{path}: is no lease. Delete it if no build is running.") from error
         except IntegrityError:
-            if path.exists():
+            if is_there(path):
                 raise
     return Leases(tuple(live), tuple(stale))
 

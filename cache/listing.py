@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import cast
 
-from ..errors import UserError
+from ..errors import UnreachableError, UserError
 from ..places import Place, matching
 from .lease import FOLDER as BUILDERS
+from .lease import LEASE_FILE
 from .roots import read_briefs
 from .store import Cache, FeatureStore
 
@@ -34,7 +35,7 @@ def summary(cache: Cache) -> dict[str, list[Entry]]:
         "builds": builds,
         "features": [_feature(folder, builds) for folder in cache.feature_folders()],
         "refs": refs,
-        "builders": [{"lease": path.stem} for path in matching(cache.root / BUILDERS, "*.json")],
+        "builders": [{"lease": path.stem} for path in matching(cache.root / BUILDERS, LEASE_FILE)],
     }
 
 
@@ -91,14 +92,14 @@ def _dataset(cache: Cache, name: str) -> Entry:
             "splits": splits,
             "rejected": sum(reject.get("reason") != "leaked" for reject in store.rejects(name)),
         }
-    except UserError as error:
+    except (UserError, UnreachableError) as error:
         return {"name": name, "problem": str(error)}
 
 
 def _build(cache: Cache, build: str, runs: list[object]) -> Entry:
     try:
         record = cache.builds().read(build)
-    except UserError as error:
+    except (UserError, UnreachableError) as error:
         return {"id": build, "problem": str(error)}
     return {
         "id": record.id,
@@ -118,7 +119,7 @@ def _feature(folder: Place, builds: list[Entry]) -> Entry:
     try:
         store = FeatureStore(folder)
         briefs = read_briefs(store)
-    except UserError as error:
+    except (UserError, UnreachableError) as error:
         return {"folder": folder.name, "problem": str(error)}
     replaced = {shard for brief in briefs.values() for shard in brief.merged}
     markers = [brief for brief in briefs.values() if brief.shard not in replaced]
@@ -152,5 +153,5 @@ def _uses(build: Entry, folder: str) -> bool:
 def _refs(cache: Cache) -> list[Entry]:
     try:
         return [ref.model_dump() for ref in cache.builds().refs()]
-    except UserError as error:
+    except (UserError, UnreachableError) as error:
         return [{"problem": str(error)}]

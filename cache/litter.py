@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import re
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import IntegrityError
-from ..places import Place, RemotePath, each, matching, names_in
-from .aside import DAMAGED, REMOVED
+from ..places import Place, RemotePath, answered, each, folders_in, link_above, matching, names_in
+from .aside import DAMAGED, REMOVED, check_no_link
 from .atomic import TEMPORARY_PREFIX, cannot_write
+from .builds import RECORD_NAME, REF_NAME
+from .dataset import HEAD_NAME, REVISION_NAME
 from .lease import FOLDER as BUILDERS
 from .lease import STALE_SECONDS, file_time, read_leases
-from .marker import Marker, read_marker
+from .marker import DATA_NAME, MARKER_NAME, Marker, read_marker
+from .spec import FOLDER_NAME
 from .store import Cache
 
+_SPEC = re.compile(r"spec\.json")
 KILLED = "a killed writer left it"
-_WRITTEN = ("", BUILDERS, "builds", "refs", "datasets/*", "features/*", "features/*/shards", "features/*/index")
-_ASIDE = ("builds", "refs", "datasets/*", "features/*")
+TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-[0-9a-f]{{16}}")
+"""Names that writers give to files that are not yet whole."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,12 @@ def garbage(cache: Cache) -> list[Place]:
 
 
 def feature_folders(cache: Cache) -> list[Place]:
-    """Return all folders below ``features``, with or without a spec, sorted."""
-    return sorted(path for path in (cache.root / "features").glob("*") if path.is_dir())
+    """Return the folders below ``features`` that are named as a feature's are, with or without a spec, sorted."""
+    return [folder for folder in folders_in(cache.root / "features") if FOLDER_NAME.fullmatch(folder.name)]
 
 
 def find_litter(cache: Cache) -> list[Litter]:
-    """Return all litter, but for the folders and datasets that live processes use.
+    """Return all litter, but for the folders and datasets that live processes use, and for what lies behind a link.
 
     The leases are read after the looking: who takes one later can have written none of what was seen.
     """
@@ -65,24 +67,32 @@ def find_litter(cache: Cache) -> list[Litter]:
     found = []
     for path in _temporary(cache):
         found.append(Litter(path, KILLED, *_size_and_age(path, now), *_owner(path), at_least=STALE_SECONDS))
-    for folder in feature_folders(cache):
-        found += _data(folder, now)
-    for place in _ASIDE:
-        found += _aside(cache, f"{place}/{DAMAGED}/*", "damaged, set aside by verify", now)
-    for place in _ASIDE[:-1]:
-        found += _aside(cache, f"{place}/{REMOVED}/*", "removed by an earlier gc", now)
+    features = [folder for folder in feature_folders(cache) if _is_own(cache, folder / "shards")]
+    for folder in features:
+        found += _data(cache, folder, now)
+    builds, refs, datasets = cache.builds().folder, cache.builds().refs_folder, _dataset_folders(cache)
+    damaged: list[tuple[Place, tuple[re.Pattern[str], ...]]] = [(builds, (RECORD_NAME,)), (refs, (REF_NAME,))]
+    damaged += [(folder, (REVISION_NAME, HEAD_NAME)) for folder in datasets]
+    damaged += [(folder, (MARKER_NAME, DATA_NAME, _SPEC)) for folder in features]
+    removed = [(builds, (RECORD_NAME,)), *((folder, (REVISION_NAME,)) for folder in datasets)]
+    for folder, names in damaged:
+        found += _aside(cache, folder / DAMAGED, names, "damaged, set aside by verify", now)
+    for folder, names in removed:
+        found += _aside(cache, folder / REMOVED, names, "removed by an earlier gc", now)
     leases = read_leases(cache.root)
     free = [one for one in found if one.feature not in leases.features and one.dataset not in leases.datasets]
-    return free + [Litter(path, "the lease of a killed process", *_size_and_age(path, now)) for path in leases.stale]
+    stale = leases.stale if _is_own(cache, cache.root / BUILDERS) else ()
+    return free + [Litter(path, "the lease of a killed process", *_size_and_age(path, now)) for path in stale]
 
 
-def delete(litter: Litter) -> bool:
-    """Delete one piece of litter; False if it has become something again.
+def delete(root: Place, litter: Litter) -> bool:
+    """Delete one piece of litter of the cache at ``root``; False if it has become something again.
 
     The record of a removed shard goes first: from then on nobody can put the marker back, and whoever did so before is
-    seen.
+    seen. IntegrityError if it lies behind a symbolic link.
     """
     path = litter.path
+    check_no_link(root, path, litter.record or path)
     try:
         if litter.record is not None:
             litter.record.unlink(missing_ok=True)
@@ -90,7 +100,7 @@ def delete(litter: Litter) -> bool:
             return False
         if isinstance(path, RemotePath):
             path.remove()
-        elif path.is_dir() and not path.is_symlink():
+        elif stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -101,16 +111,32 @@ def delete(litter: Litter) -> bool:
     return True
 
 
-def _aside(cache: Cache, pattern: str, why: str, now: float) -> Iterator[Litter]:
+def _aside(cache: Cache, folder: Place, names: Iterable[re.Pattern[str]], why: str, now: float) -> Iterator[Litter]:
     def litter(path: Place) -> Litter:
         return Litter(path, why, *_size_and_own_age(path, now), *_owner(path))
 
-    return each(litter, matching(cache.root, pattern), cache.root)
+    if _is_own(cache, folder):
+        for name in names:
+            yield from each(litter, matching(folder, name), cache.root)
+
+
+def _is_own(cache: Cache, folder: Place) -> bool:
+    """Say whether the way from the cache to what lies in a folder leads through no link."""
+    return link_above(folder / "any", cache.root) is None
+
+
+def _dataset_folders(cache: Cache) -> list[Place]:
+    return folders_in(cache.datasets().folder)
 
 
 def _temporary(cache: Cache) -> Iterator[Place]:
-    for place in _WRITTEN:
-        yield from cache.root.glob(f"{place}/{TEMPORARY_PREFIX}*" if place else f"{TEMPORARY_PREFIX}*")
+    folders = [cache.root, cache.root / BUILDERS, cache.builds().folder, cache.builds().refs_folder]
+    folders += _dataset_folders(cache)
+    for feature in feature_folders(cache):
+        folders += [feature, feature / "shards", feature / "index"]
+    for folder in folders:
+        if _is_own(cache, folder):
+            yield from matching(folder, TEMPORARY)
 
 
 def _unmarked(shards: Place) -> Iterator[Place]:
@@ -120,7 +146,7 @@ def _unmarked(shards: Place) -> Iterator[Place]:
     """
     names = names_in(shards)
     marked = {name[:-5] for name in names if name.endswith(".json")}
-    data = sorted(name for name in names if "-" in name and not name.startswith(TEMPORARY_PREFIX))
+    data = sorted(name for name in names if DATA_NAME.fullmatch(name))
     several = [shard for shard, count in Counter(name[:32] for name in data).items() if count > 1 and shard in marked]
     named = dict(zip(several, each(lambda shard: _named(shards, shard), several, shards), strict=True))
     for name in data:
@@ -132,15 +158,17 @@ def _named(shards: Place, shard: str) -> set[str]:
     """Return the names of data that the marker of a shard holds; all that could be its own if it cannot be read."""
     path = shards / f"{shard}.json"
     try:
-        return {Marker.model_validate_json(path.read_bytes()).data}
+        with answered(path):
+            return {Marker.model_validate_json(path.read_bytes()).data}
     except FileNotFoundError:
         return set()
-    except (ValueError, OSError):
-        return {data.name for data in shards.glob(f"{shard}-*")}
+    except ValueError:
+        return {name for name in names_in(shards) if name.startswith(f"{shard}-")}
 
 
-def _data(folder: Place, now: float) -> Iterator[Litter]:
-    yield from each(lambda path: _of_data(folder, path, now), _unmarked(folder / "shards"), folder)
+def _data(cache: Cache, folder: Place, now: float) -> Iterator[Litter]:
+    if _is_own(cache, folder / REMOVED):
+        yield from each(lambda path: _of_data(folder, path, now), _unmarked(folder / "shards"), folder)
 
 
 def _of_data(folder: Place, path: Place, now: float) -> Litter:
@@ -148,7 +176,8 @@ def _of_data(folder: Place, path: Place, now: float) -> Litter:
     record = folder / REMOVED / f"{path.name[:32]}.json"
     try:
         if read_marker(record).data == path.name:
-            since = now - record.stat().st_mtime
+            with answered(record):
+                since = now - record.stat().st_mtime
             return Litter(path, "its shard was removed", size, since, folder.name, record=record)
     except (IntegrityError, FileNotFoundError):
         pass  # nothing was removed in an orderly way: a writer was killed
@@ -167,19 +196,23 @@ def _owner(path: Place) -> tuple[str | None, str | None]:
 
 def _size_and_age(path: Place, now: float) -> tuple[int, float]:
     """Return the bytes of a file or tree and the seconds since anything of it was written."""
-    if isinstance(path, RemotePath):
-        entries = path.below()
-        return sum(entry.size for entry in entries), now - max((entry.mtime for entry in entries), default=now)
-    size, newest = 0, 0.0
-    below = (Path(folder) / name for folder, folders, names in os.walk(path) for name in (*folders, *names))
-    for item in itertools.chain((path,), below):
-        try:
-            status = item.lstat()
-        except FileNotFoundError:
-            continue  # another gc deletes it just now
-        size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-        newest = max(newest, status.st_mtime)
-    return size, now - newest
+    with answered(path):
+        if isinstance(path, RemotePath):
+            entries = path.below()
+            return sum(entry.size for entry in entries), now - max((entry.mtime for entry in entries), default=now)
+        size, newest, waiting = 0, 0.0, [path]
+        while waiting:
+            item = waiting.pop()
+            try:
+                status = item.lstat()
+            except FileNotFoundError:
+                continue  # another gc deletes it just now
+            newest = max(newest, status.st_mtime)
+            if stat.S_ISDIR(status.st_mode):
+                waiting += [item / name for name in names_in(item)]
+            else:
+                size += status.st_size
+        return size, now - newest
 
 
 def _size_and_own_age(path: Place, now: float) -> tuple[int, float]:
@@ -188,6 +221,7 @@ def _size_and_own_age(path: Place, now: float) -> tuple[int, float]:
     if isinstance(path, RemotePath):
         return size, age  # the copy was made when it was set aside
     try:
-        return size, now - path.lstat().st_mtime
+        with answered(path):
+            return size, now - path.lstat().st_mtime
     except FileNotFoundError:
         return size, age  # another gc deletes it just now

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from ..errors import IntegrityError, UserError
-from ..places import Place
+from ..errors import IntegrityError, UnreachableError, UserError
+from ..places import Place, is_there
 from .atomic import cannot_write, fsync_tree
 from .copy_room import LOCKS, CopyRoom, record_of
 from .data_object import remove_data
@@ -72,8 +72,8 @@ class LocalCopy:
         mark = folder / NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            strange = [path for path in folder.iterdir() if path.name not in (NAME, LOCKS)]
-            if strange and not mark.exists():
+            strange = set(os.listdir(folder)) - {NAME, LOCKS}  # noqa: PTH208
+            if strange and not is_there(mark):
                 raise UserError(
                     f"{folder}: is neither empty nor a local copy of a cache. Give --local-copy a new folder."
                 )
@@ -104,7 +104,7 @@ class LocalCopy:
                 break
             try:
                 return _CopiedReader(self, feature, data, marker, opened, opened(path))
-            except IntegrityError:
+            except (IntegrityError, UnreachableError):
                 self.drop(path)
         return opened(data)
 
@@ -132,7 +132,7 @@ class LocalCopy:
         """Return the marker of a shard whose copy is there, without asking the cache; None if there is none."""
         try:
             marker = read_marker(self.folder / feature / f"{shard}.json")
-        except IntegrityError:
+        except (IntegrityError, UnreachableError):
             return None
         return marker if (self.folder / feature / marker.data).exists() else None
 
@@ -200,7 +200,7 @@ class _CopiedReader:
                 os.utime(record_of(here, marker.shard))
         try:
             return self._reader.read(start, stop, view, out)
-        except IntegrityError:
+        except (IntegrityError, UnreachableError):
             self._copy.drop(here)
             path = self._copy.path(feature, data, marker)
             self._reader = self._opened(data if path is None else path)
@@ -239,5 +239,5 @@ def _is_plain(name: str) -> bool:
 def _is_whole(path: Path, marker: Marker) -> bool:
     try:
         return checksum(path) == (marker.bytes, marker.sha256)
-    except (OSError, IntegrityError):
+    except (UnreachableError, IntegrityError):
         return False

@@ -21,8 +21,8 @@ from pydantic import (
 )
 
 from ..errors import IntegrityError
-from ..places import Place, RemotePath, read_many
-from .atomic import check_size, read_file, unreachable
+from ..places import Place, RemotePath, read_many, unreachable
+from .atomic import check_size, read_file
 
 MAX_SHARD_BYTES = 16 * 2**30
 """Largest shard, uncompressed, that is written or believed."""
@@ -35,6 +35,9 @@ _TOGETHER = 256
 """Markers that are asked of an object store at a time."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
+MARKER_NAME = re.compile(r"[0-9a-f]{32}\.json")
+DATA_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{16}\.[a-z]{1,8}")
+"""Names of a shard's marker and of its data, the shard's id first."""
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
 DType = Literal["uint8", "float16", "float32"]
 Size = Annotated[int, Field(ge=1, le=MAX_SHARD_BYTES)]

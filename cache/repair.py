@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import IntegrityError, UserError
-from ..places import Place, name_below
+from ..places import Place, is_there, name_below
 from . import index_file
-from .aside import DAMAGED, put_back, restore_shard, set_aside
+from .aside import DAMAGED, BehindLinkError, check_no_link, put_back, set_aside
 from .atomic import cannot_write, create_file, fsync_folder, make_folder
+from .builds import BuildRecord
 from .data_object import move_data
 from .dataset import OF_REVISION
 from .gc import removed_folder
 from .marker import read_marker
+from .roots import restore_named
 from .store import Cache, FeatureStore
 from .verify import Problem, report
 
@@ -29,16 +31,28 @@ LOST = {"path": "", "reason": "lost", "detail": "the list was damaged and set as
 def repair(cache: Cache) -> dict[str, Any]:
     """Verify, set aside what is damaged, verify again, and return what :func:`.verify.report` returns, and more.
 
-    ``repaired`` : sentences about what was done. ``problems`` : the damage that remains. ``to_build`` : what the next
-    builds make again, ``dataset`` and ``command`` and ``why`` for each dataset.
+    ``repaired`` : sentences about what was done. ``left`` : about what was not touched, because it cannot be read at the
+    moment or is behind a symbolic link. ``problems`` : the damage that remains. ``to_build`` : what the next builds make
+    again, ``dataset`` and ``command`` and ``why`` for each dataset.
     """
-    repaired = [what for problem in _once(report(cache)["problems"]) for what in _mend(cache, problem)]
+    repaired: list[str] = []
+    left: list[str] = []
+    for problem in _once(report(cache)["problems"]):
+        if problem.kind == "unreadable":
+            left.append(f"{problem.what} It was left as it is; if it is broken for good, delete it by hand.")
+            continue
+        try:
+            for what in _mend(cache, problem):
+                repaired.append(what)
+        except BehindLinkError as error:
+            left.append(f"{error} So this was left as it is: {problem.what}")
     after = report(cache)
     missing = [problem for problem in after["problems"] if problem["kind"] == "missing"]
     return {
         **after,
-        "problems": [problem for problem in after["problems"] if problem["kind"] == "damage"],
+        "problems": [problem for problem in after["problems"] if problem["kind"] != "missing"],
         "repaired": repaired,
+        "left": left,
         "to_build": list(_to_build(cache, missing)),
     }
 
@@ -66,35 +80,29 @@ def _mend(cache: Cache, problem: Problem) -> Iterator[str]:
 def _mend_missing(cache: Cache, problem: Problem) -> Iterator[str]:
     """Put back what ``gc`` has removed and a record or a run still names."""
     if problem.shard is not None:
-        folder = cache.root / "features" / problem.feature
-        for shard in _removed_and_named(cache, problem.feature):
-            if restore_shard(FeatureStore(folder), shard):
-                yield f"{problem.feature}: shard {shard}, which gc had removed, is back"
+        store = FeatureStore(cache.root / "features" / problem.feature)
+        for shard in restore_named(cache, store, _readable_records(cache)):
+            yield f"{problem.feature}: shard {shard}, which gc had removed, is back"
         return
     builds = cache.builds()
     for ref in builds.refs() if problem.feature == "refs" else ():
         path = builds.folder / f"{ref.build}.json"
-        if not path.exists() and put_back(removed_folder(path) / path.name, path):
+        if not is_there(path) and put_back(cache.root, removed_folder(path) / path.name, path):
             yield f"builds/{path.name}, which gc had removed and run {ref.run} needs, is back"
     for build in builds.ids() if problem.feature.startswith("builds/") else ():
         record = builds.read(build)
         for suffix in OF_REVISION:
             path = cache.datasets().folder / record.dataset / f"{record.revision}{suffix}"
-            if not path.exists() and put_back(removed_folder(path) / path.name, path):
+            if not is_there(path) and put_back(cache.root, removed_folder(path) / path.name, path):
                 yield f"datasets/{record.dataset}/{path.name}, which gc had removed and build {build} needs, is back"
 
 
-def _removed_and_named(cache: Cache, folder: str) -> list[str]:
-    aside = {path.stem for path in (cache.root / "features" / folder / "removed").glob("*.json")}
-    named: set[str] = set()
+def _readable_records(cache: Cache) -> Iterator[BuildRecord]:
     for build in cache.builds().ids():
         try:
-            features = cache.builds().read(build).features.values()
+            yield cache.builds().read(build)
         except UserError:
             continue  # a problem of its own
-        named.update(shard for feature in features if feature.folder == folder for shard in feature.shards)
-    shards = cache.root / "features" / folder / "shards"
-    return sorted(shard for shard in aside & named if not (shards / f"{shard}.json").exists())
 
 
 def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
@@ -105,7 +113,7 @@ def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
         marker = read_marker(path)
     except IntegrityError:
         marker = None
-    if not set_aside(path, folder / DAMAGED):
+    if not set_aside(cache.root, path, folder / DAMAGED):
         return
     fsync_folder(path.parent)
     if marker is not None:
@@ -124,10 +132,11 @@ def _set_file_aside(cache: Cache, path: Place) -> Iterator[str]:
     """Move one damaged file that is no shard, and say what that means."""
     name = name_below(path, cache.root)
     if path.suffix == index_file.SUFFIX:
+        check_no_link(cache.root, path)
         path.unlink(missing_ok=True)
         yield f"{name} is deleted: it only made opening the feature fast"
         return
-    if not set_aside(path, path.parent / DAMAGED):
+    if not set_aside(cache.root, path, path.parent / DAMAGED):
         return
     make_folder(path.parent)
     if path.name == "spec.json":

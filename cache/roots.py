@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UserError
-from ..places import each
+from ..places import each, is_there
+from .aside import restore_shards
 from .builds import BuildRecord, BuildStore, BuiltFeature
 from .dataset import DatasetStore
 from .store import Cache, FeatureStore
@@ -80,7 +81,7 @@ def _record(builds: BuildStore, build: str) -> BuildRecord | None:
         try:
             return builds.read(build)
         except UserError:
-            if not (builds.folder / f"{build}.json").exists():
+            if not is_there(builds.folder / f"{build}.json"):
                 break
             if not looks_left:  # it is damaged, and was not only away until another gc had put it back
                 raise
@@ -151,6 +152,21 @@ def wanted_keys(datasets: DatasetStore, record: BuildRecord, feature: BuiltFeatu
     table = datasets.read(record.dataset, record.revision)
     pairs = zip(table.column("key").to_pylist(), table.column("split").to_pylist(), strict=True)
     return list(dict.fromkeys(key for key, split in pairs if split in feature.splits))
+
+
+def restore_named(cache: Cache, store: FeatureStore, records: Iterable[BuildRecord]) -> list[str]:
+    """Put back the removed shards of a feature that hold what these builds name, and return which are back.
+
+    As :func:`.aside.restore_shards`. IntegrityError if a marker, or the table of a build whose shards are gone, is damaged.
+    """
+    uses = [
+        (record, feature)
+        for record in records
+        for feature in record.features.values()
+        if feature.folder == store.folder.name
+    ]
+    wanted = {shard for _, feature in uses for shard in feature.shards}
+    return restore_shards(store, wanted, lambda: (key for use in uses for key in wanted_keys(cache.datasets(), *use)))
 
 
 def _shards_of_rows(store: FeatureStore, keys: Iterable[str]) -> set[str]:

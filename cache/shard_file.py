@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import IntegrityError
-from ..places import Place, RemotePath
-from .atomic import answered, unreachable
+from ..places import Place, RemotePath, answered, unreachable
 from .marker import how_to_check
 
 MAX_GAP = 1 << 20
@@ -64,8 +63,9 @@ class LocalFile(ShardFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
+            with answered(path):
+                self._handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
             raise self.unusable(f"cannot be opened: {error.strerror}") from error
         self.close = weakref.finalize(self, os.close, self._handle)
         self.size = os.fstat(self._handle).st_size
@@ -73,10 +73,8 @@ class LocalFile(ShardFile):
     def fill(self, buffer: bytearray | memoryview, place: int) -> None:
         """Read straight into the buffer."""
         size = len(buffer)
-        try:
+        with answered(self.path):
             got = os.preadv(self._handle, [buffer], place)
-        except OSError as error:
-            raise self.unusable(f"cannot be read: {error.strerror}") from error
         if got != size:
             raise self.unusable(f"has {got:,} of {size:,} bytes at place {place:,}")
 

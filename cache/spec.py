@@ -7,6 +7,7 @@ A spec is everything that decides a feature's value. Its fingerprint is the SHA-
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -14,6 +15,8 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict
 
 FOLDER_DIGITS = 16
+FOLDER_NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{16}")
+"""Names of features' folders."""
 
 
 def fingerprint_of(canonical: Mapping[str, object]) -> str:

@@ -12,16 +12,16 @@ import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import compress
 from typing import cast
 
 import numpy as np
 
 from ..errors import IntegrityError, UnreachableError, UserError
-from ..places import Place, RemotePath, names_in, place_of
+from ..places import Place, RemotePath, each, folders_in, is_there, names_in, place_of
 from . import index_file
 from .atomic import (
     TEMPORARY_PREFIX,
-    answered,
     append_line,
     cannot_write,
     create_file,
@@ -65,10 +65,10 @@ class Cache:
         Raises UserError if the folder holds something else, or lies in an object store without conditional puts.
         """
         root = place_of(root)
-        if not (root / "cache.json").exists():
+        if not is_there(root / "cache.json"):
             make_folder(root)
-            strange = [path for path in root.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
-            if strange and not (root / "cache.json").exists():
+            strange = [name for name in names_in(root) if not name.startswith(TEMPORARY_PREFIX)]
+            if strange and not is_there(root / "cache.json"):
                 raise UserError(f"{root}: is neither empty nor a cache. Give a new folder, or one made by a build.")
             check_store(root)
             create_file(root / "cache.json", _json_bytes({"format": FORMAT_VERSION}))
@@ -78,7 +78,7 @@ class Cache:
     def open(cls, root: Place | str, local_copy: LocalCopy | None = None) -> Cache:
         """Open an existing cache; UserError if it is none, or was written by a later version of the program."""
         root = place_of(root)
-        if not (root / "cache.json").is_file():
+        if not is_there(root / "cache.json"):
             raise UserError(f"{root}: is not a cache (it has no cache.json). Make one with: distil-cache build")
         version = _read_object(root / "cache.json").get("format")
         if type(version) is not int or version < 1:
@@ -96,7 +96,7 @@ class Cache:
         form : the format of shards that this store commits, a name in ``FORMATS``; it reads all formats.
         """
         folder = self.root / "features" / spec.folder
-        if not (folder / "spec.json").exists():
+        if not is_there(folder / "spec.json"):
             make_folder(folder / "shards")
             create_file(folder / "spec.json", _json_bytes(spec.canonical()))
         store = FeatureStore(folder, form)
@@ -123,7 +123,9 @@ class Cache:
 
     def feature_folders(self) -> list[Place]:
         """Return the folders that hold a ``spec.json``, sorted by name."""
-        return sorted(path.parent for path in (self.root / "features").glob("*/spec.json"))
+        folders = folders_in(self.root / "features")
+        there = each(lambda folder: is_there(folder / "spec.json"), folders, self.root)
+        return list(compress(folders, there))
 
     def datasets(self) -> DatasetStore:
         """Return the cache's datasets."""
@@ -219,7 +221,7 @@ class FeatureStore:
 
     def has(self, shard_id: str) -> bool:
         """Say whether the shard exists, that is, has a marker."""
-        return self._marker_path(shard_id).exists()
+        return is_there(self._marker_path(shard_id))
 
     def marker(self, shard_id: str) -> Marker:
         """Return a shard's marker; IntegrityError if it is absent or damaged, or names other keys than its id.
@@ -238,13 +240,8 @@ class FeatureStore:
         raise absent[0]
 
     def marker_ids(self) -> list[str]:
-        """Return the ids of all shards, sorted, without reading their markers."""
-        try:
-            with answered(self.shards):
-                names = names_in(self.shards)
-        except OSError as error:
-            raise IntegrityError(f"{self.shards}: cannot be listed ({error.strerror or error}).") from error
-        return sorted(name[:-5] for name in names if name.endswith(".json") and is_id(name[:-5]))
+        """Return the ids of all shards, sorted, without reading their markers; UnreachableError if they cannot be listed."""
+        return sorted(name[:-5] for name in names_in(self.shards) if name.endswith(".json") and is_id(name[:-5]))
 
     def markers(self) -> list[Marker]:
         """Return all markers, sorted by shard id."""

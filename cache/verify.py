@@ -6,20 +6,21 @@ reader, so it is no problem, only garbage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..errors import IntegrityError, UserError
-from ..places import Place, each, matching, name_below
+from ..errors import IntegrityError, UnreachableError, UserError
+from ..places import Place, RemotePath, each, folders_in, is_there, matching, name_below, names_in
 from . import index_file
-from .builds import BuildRecord, BuiltFeature, read_ref
-from .dataset import named_revision
+from .builds import REF_NAME, BuildRecord, BuiltFeature, read_ref
+from .dataset import HEAD_NAME, DatasetStore, named_revision
 from .formats import checksum
-from .litter import feature_folders, garbage
-from .marker import read_marker
+from .litter import garbage
+from .marker import MARKER_NAME, read_marker
 from .revision import revision_of
 from .roots import wanted_keys
 from .store import Cache, FeatureStore
@@ -31,6 +32,10 @@ _SHARDS_AT_ONCE = 8
 """Of an object store. Each may hold two blocks in memory, as stored and decoded."""
 
 
+_Result = TypeVar("_Result")
+ProblemKind = Literal["damage", "missing", "unreadable"]
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something that is wrong.
@@ -39,14 +44,15 @@ class Problem:
     shard : the shard's id, or None where the problem is not one shard's.
     what : a sentence.
     path : the damaged file relative to the cache, where it is one file other than a shard's.
-    kind : ``damage``, or ``missing`` for rows that a build names and that the next build makes again.
+    kind : ``damage``; ``missing`` for rows that a build names and that the next build makes again; ``unreadable`` for what
+    is there and cannot be read at the moment (no right to, too many open files, a disk or network that fails).
     """
 
     feature: str
     shard: str | None
     what: str
     path: str | None = None
-    kind: Literal["damage", "missing"] = "damage"
+    kind: ProblemKind = "damage"
 
 
 def verify(cache: Cache) -> list[Problem]:
@@ -55,7 +61,7 @@ def verify(cache: Cache) -> list[Problem]:
     Reads every byte of the shards: checksums, sizes, shapes and types of all, NaN and Inf of the float features.
     """
     problems: list[Problem] = []
-    for folder in feature_folders(cache):
+    for folder in folders_in(cache.root / "features"):
         problems += _verify_feature(folder)
     for name in cache.datasets().names():
         problems += _verify_dataset(cache, name)
@@ -77,117 +83,133 @@ def report(cache: Cache) -> dict[str, Any]:
 
 def _marked_bytes(folder: Place) -> Iterator[int]:
     """Yield the bytes of each shard whose marker can be read."""
-    sizes = each(_bytes_of, matching(folder / "shards", "*.json"), folder)
+    sizes = each(_bytes_of, matching(folder / "shards", MARKER_NAME), folder)
     return (size for size in sizes if size is not None)
 
 
 def _bytes_of(path: Place) -> int | None:
     try:
         return read_marker(path).bytes
-    except IntegrityError:
+    except (IntegrityError, UnreachableError):
         return None
 
 
+class _Failure(NamedTuple):
+    what: str
+    kind: ProblemKind
+
+
+def _checked(where: Place, check: Callable[[], _Result]) -> _Result | _Failure:
+    """Return what a check returns, or why it raised; a store that fails is no problem of the cache but ends the command."""
+    try:
+        return check()
+    except UserError as error:
+        return _Failure(str(error), "damage")
+    except UnreachableError as error:
+        if isinstance(where, RemotePath):
+            raise
+        return _Failure(str(error), "unreadable")
+
+
 def _verify_feature(folder: Place) -> Iterator[Problem]:
-    if not (folder / "spec.json").exists():
-        if any((folder / "shards").glob("*.json")):  # without shards, a builder was killed before it wrote the spec
+    if not is_there(folder / "spec.json"):
+        if matching(folder / "shards", MARKER_NAME):  # without shards, a builder was killed before it wrote the spec
             what = f"features/{folder.name}: has shards and no spec.json. The build that made them writes it again."
             yield Problem(folder.name, None, what, kind="missing")
         return
-    try:
-        store = FeatureStore(folder)
-    except IntegrityError as error:
-        yield Problem(folder.name, None, str(error), f"features/{folder.name}/spec.json")
+    store = _checked(folder, lambda: FeatureStore(folder))
+    if isinstance(store, _Failure):
+        yield Problem(folder.name, None, store.what, f"features/{folder.name}/spec.json", store.kind)
         return
     shards = store.marker_ids()
-    found = each(lambda shard: list(_shard_problems(store, shard)), shards, folder, at_once=_SHARDS_AT_ONCE)
-    for shard, sentences in zip(shards, found, strict=True):
-        for what in sentences:
-            yield Problem(folder.name, shard, what)
+    checked = partial(_checked, folder)
+    checks = [partial(_check_shard, store, shard) for shard in shards]
+    for shard, result in zip(shards, each(checked, checks, folder, at_once=_SHARDS_AT_ONCE), strict=True):
+        if isinstance(result, _Failure):
+            yield Problem(folder.name, shard, result.what, kind=result.kind)
     for path, what in index_file.problems(store):
         yield Problem(folder.name, None, what, f"features/{folder.name}/{index_file.FOLDER}/{path.name}")
 
 
-def _shard_problems(store: FeatureStore, shard: str) -> Iterator[str]:
-    try:
-        marker = store.marker(shard)
-        path = store.shards / marker.data
-        reader = store.open_shard(marker)
-        size, sha256 = checksum(path)
-        if (size, sha256) != (marker.bytes, marker.sha256):
-            yield f"{path}: the checksum is {sha256[:12]}…, the marker says {marker.sha256[:12]}…: the data is damaged."
-            return
-        if marker.rows:
-            step = max(1, _BLOCK_BYTES * marker.rows // marker.decoded_bytes)
-            bad = 0
-            for start in range(0, marker.rows, step):
-                block = reader.read(start, min(start + step, marker.rows), None)
-                if block.dtype.kind == "f":
-                    bad += int((~np.isfinite(block)).reshape(len(block), -1).any(axis=1).sum())
-            if bad:
-                yield f"{path}: {bad} of {marker.rows} rows hold NaN or Inf."
-    except (IntegrityError, OSError) as error:
-        yield str(error)
+def _check_shard(store: FeatureStore, shard: str) -> None:
+    """Read a shard whole; IntegrityError for the first thing that is wrong with it."""
+    marker = store.marker(shard)
+    path = store.shards / marker.data
+    reader = store.open_shard(marker)
+    size, sha256 = checksum(path)
+    if (size, sha256) != (marker.bytes, marker.sha256):
+        raise IntegrityError(
+            f"{path}: the checksum is {sha256[:12]}…, the marker says {marker.sha256[:12]}…: the data is damaged."
+        )
+    if not marker.rows:
+        return
+    step = max(1, _BLOCK_BYTES * marker.rows // marker.decoded_bytes)
+    bad = 0
+    for start in range(0, marker.rows, step):
+        block = reader.read(start, min(start + step, marker.rows), None)
+        if block.dtype.kind == "f":
+            bad += int((~np.isfinite(block)).reshape(len(block), -1).any(axis=1).sum())
+    if bad:
+        raise IntegrityError(f"{path}: {bad} of {marker.rows} rows hold NaN or Inf.")
 
 
 def _verify_dataset(cache: Cache, name: str) -> Iterator[Problem]:
     store = cache.datasets()
-    where = f"datasets/{name}"
-    try:
-        store.history(name)
-        if store.head(name) not in store.revisions(name):
-            what = f"{where}: the newest revision, {store.head(name)}, is missing. Build the dataset again."
-            yield Problem(where, None, what, kind="missing")
-    except IntegrityError:
-        for path in matching(store.folder / name, "HEAD-*.json"):
-            try:
-                named_revision(path)
-            except IntegrityError as error:
-                yield Problem(where, None, str(error), f"{where}/{path.name}")
-    for revision in store.revisions(name):
-        try:
-            if revision_of(store.read(name, revision)) != revision:
-                raise IntegrityError(f"{where}/{revision}.parquet: its rows are not those of this revision.")
-        except UserError as error:
-            yield Problem(where, None, str(error), f"{where}/{revision}.parquet")
-        try:
-            store.rejects(name, revision)
-        except UserError as error:
-            yield Problem(where, None, str(error), f"{where}/{revision}.rejects.jsonl")
-        try:
-            store.audit(name, revision)
-        except UserError as error:
-            yield Problem(where, None, str(error), f"{where}/{revision}.audit.json")
+    where, folder = f"datasets/{name}", store.folder / name
+    heads_are_sound = True
+    for path in matching(folder, HEAD_NAME):
+        head = _checked(folder, partial(named_revision, path))
+        if isinstance(head, _Failure):
+            heads_are_sound = False
+            yield Problem(where, None, head.what, f"{where}/{path.name}", head.kind)
+    revisions = store.revisions(name)
+    if heads_are_sound and store.head(name) not in revisions:
+        what = f"{where}: the newest revision, {store.head(name)}, is missing. Build the dataset again."
+        yield Problem(where, None, what, kind="missing")
+    for revision in revisions:
+        for suffix, check in (
+            (".parquet", partial(_check_table, store, name, revision)),
+            (".rejects.jsonl", partial(store.rejects, name, revision)),
+            (".audit.json", partial(store.audit, name, revision)),
+        ):
+            result = _checked(folder, check)
+            if isinstance(result, _Failure):
+                yield Problem(where, None, result.what, f"{where}/{revision}{suffix}", result.kind)
+
+
+def _check_table(store: DatasetStore, name: str, revision: str) -> None:
+    if revision_of(store.read(name, revision)) != revision:
+        raise IntegrityError(f"datasets/{name}/{revision}.parquet: its rows are not those of this revision.")
 
 
 def _verify_builds(cache: Cache) -> Iterator[Problem]:
     builds = cache.builds()
     for build in builds.ids():
         where = f"builds/{build}"
-        try:
-            record = builds.read(build)
-        except UserError as error:
-            yield Problem(where, None, str(error), f"{where}.json")
+        record = _checked(builds.folder, partial(builds.read, build))
+        if isinstance(record, _Failure):
+            yield Problem(where, None, record.what, f"{where}.json", record.kind)
             continue
         if record.revision not in cache.datasets().revisions(record.dataset):
             what = f"{where}: dataset {record.dataset} has no revision {record.revision}."
             yield Problem(where, None, what, kind="missing")
         for name, feature in record.features.items():
             yield from _missing_rows(cache, record, name, feature)
-    for path in matching(builds.refs_folder, "*.json"):
-        try:
-            ref = read_ref(path)
-            if ref.build not in builds.ids():
-                what = f"refs/{path.name}: names the build {ref.build}, which is missing."
-                yield Problem("refs", None, what, kind="missing")
-        except UserError as error:
-            yield Problem("refs", None, str(error), f"refs/{path.name}")
+    known = set(builds.ids())
+    for path in matching(builds.refs_folder, REF_NAME):
+        ref = _checked(builds.refs_folder, partial(read_ref, path))
+        if isinstance(ref, _Failure):
+            yield Problem("refs", None, ref.what, f"refs/{path.name}", ref.kind)
+        elif ref.build not in known:
+            what = f"refs/{path.name}: names the build {ref.build}, which is missing."
+            yield Problem("refs", None, what, kind="missing")
 
 
 def _missing_rows(cache: Cache, record: BuildRecord, name: str, feature: BuiltFeature) -> Iterator[Problem]:
     """Look for the rows of a build whose shards are not all there: merged ones and such as were made again count."""
     folder = cache.root / "features" / feature.folder
-    missing = [shard for shard in feature.shards if not (folder / "shards" / f"{shard}.json").exists()]
+    present = set(names_in(folder / "shards"))
+    missing = [shard for shard in feature.shards if f"{shard}.json" not in present]
     if not missing:
         return
     try:

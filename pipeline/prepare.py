@@ -17,6 +17,7 @@ from ..cache.store import Cache, FeatureStore
 from ..errors import ReadOnlyError, UserError
 from ..models.backbones import load_teacher
 from ..models.device import choose_device
+from ..places import is_there
 from ..progress import Progress, counter
 from .config import BuildConfig
 from .derive import cached_pictures, read_origin
@@ -101,7 +102,7 @@ def prepare(
     if cache is not None and not dry_run:
         folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
         taken = held.enter_context(lease(cache.root, "build", folders, config.dataset))
-        may_write, held_lease = taken.exists(), taken.name
+        may_write, held_lease = is_there(taken), taken.name
     pictures = None
     if origin is not None:
         pictures = cached_pictures(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])

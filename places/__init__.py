@@ -4,8 +4,34 @@ A cache and the sources of a dataset may be either. Both are written as paths wi
 code need not know which one it has: :class:`pathlib.Path`, or :class:`RemotePath` for ``s3://``, ``gs://`` and the like.
 """
 
-from .place import Place, matching, name_below, names_in, place_of
+from .place import (
+    Place,
+    answered,
+    folders_in,
+    is_there,
+    link_above,
+    matching,
+    name_below,
+    names_in,
+    place_of,
+    unreachable,
+)
 from .remote import Entry, RemotePath, read_many
 from .together import each
 
-__all__ = ["Entry", "Place", "RemotePath", "each", "matching", "name_below", "names_in", "place_of", "read_many"]
+__all__ = [
+    "Entry",
+    "Place",
+    "RemotePath",
+    "answered",
+    "each",
+    "folders_in",
+    "is_there",
+    "link_above",
+    "matching",
+    "name_below",
+    "names_in",
+    "place_of",
+    "read_many",
+    "unreachable",
+]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote
 
-from ..errors import UserError
+from ..errors import UnreachableError, UserError
 from .remote import RemotePath
 
 Place: TypeAlias = Path | RemotePath
@@ -16,6 +20,7 @@ Place: TypeAlias = Path | RemotePath
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _HERE = ("file", "local")
+_TO_NOTHING = "it is a link to something that is not there"
 
 
 def place_of(text: str | Place) -> Place:
@@ -38,19 +43,102 @@ def place_of(text: str | Place) -> Place:
     return RemotePath(f"{protocol}://{rest}")
 
 
-def names_in(folder: Place) -> list[str]:
-    """Return the names of what lies directly in a folder; none if it is not there. OSError if it cannot be listed."""
-    if isinstance(folder, RemotePath):
-        return [entry.path.name for entry in folder.children()]
+def unreachable(path: Place, error: OSError) -> UnreachableError:
+    """Return the error for a disk or a store that does not answer, which says nothing about what is there."""
+    if isinstance(path, RemotePath):
+        return UnreachableError(
+            f"{path}: cannot be read ({error.strerror or error}). The store or the network failed, or does not let you: "
+            "nothing is said about the data. Run the command again."
+        )
+    where = error.filename if isinstance(error.filename, str) else path
+    return UnreachableError(
+        f"{where}: cannot be used ({error.strerror or error}). That says nothing about what is there, so nothing is taken "
+        "for absent or damaged. Make it accessible and run the command again."
+    )
+
+
+@contextlib.contextmanager
+def answered(path: Place) -> Iterator[None]:
+    """Turn a failure of the disk, the store or the network into an UnreachableError; that a file is absent is an answer."""
     try:
-        return os.listdir(folder)  # noqa: PTH208  (of tens of thousands of names; Path is ten times slower)
+        yield
     except FileNotFoundError:
-        return []
+        raise
+    except OSError as error:
+        raise unreachable(path, error) from error
 
 
-def matching(folder: Place, pattern: str) -> list[Place]:
-    """Return what lies below a folder and matches a pattern such as ``*/spec.json``, sorted by path."""
-    return sorted(folder.glob(pattern))
+def names_in(folder: Place) -> list[str]:
+    """Return the names of what lies directly in a folder; none if it is not there.
+
+    What removes or repairs something decides by this list, so it is whole or an UnreachableError: a folder that cannot be
+    listed, that is no folder, or that is a link to nothing is never taken for an empty one.
+    """
+    with answered(folder):
+        if isinstance(folder, RemotePath):
+            return [entry.path.name for entry in folder.children()]
+        try:
+            return os.listdir(folder)  # noqa: PTH208  (of tens of thousands of names; Path is ten times slower)
+        except FileNotFoundError as error:
+            if is_there(folder):
+                raise OSError(errno.ENOLINK, _TO_NOTHING, str(folder)) from error
+            return []
+
+
+def matching(folder: Place, name: re.Pattern[str]) -> list[Place]:
+    """Return what lies directly in a folder under a name that ``name`` matches whole, sorted; as :func:`names_in`."""
+    return sorted(folder / found for found in names_in(folder) if name.fullmatch(found))
+
+
+def is_there(path: Place) -> bool:
+    """Say whether there is a file, a folder or a link; UnreachableError if that cannot be known.
+
+    Unlike ``Path.exists`` it never takes an error for an absence, on any version of Python, and follows no link.
+    """
+    with answered(path):
+        if isinstance(path, RemotePath):
+            return path.exists()
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+
+def folders_in(folder: Place) -> list[Place]:
+    """Return the folders directly in a folder, links to folders among them, sorted by path; as :func:`names_in`."""
+    if isinstance(folder, RemotePath):
+        with answered(folder):
+            return [entry.path for entry in folder.children() if entry.is_folder]
+    return [path for path in (folder / name for name in sorted(names_in(folder))) if _is_folder(path)]
+
+
+def _is_folder(path: Path) -> bool:
+    with answered(path):
+        try:
+            return stat.S_ISDIR(path.stat().st_mode)
+        except FileNotFoundError as error:
+            if is_there(path):
+                raise OSError(errno.ENOLINK, _TO_NOTHING, str(path)) from error
+            return False
+
+
+def link_above(path: Place, root: Place) -> Path | None:
+    """Return the folder between ``root`` and ``path`` that is a symbolic link, or None. What lies behind one is another's.
+
+    UnreachableError if it cannot be known.
+    """
+    if isinstance(path, RemotePath) or isinstance(root, RemotePath):
+        return None
+    for folder in (root.joinpath(*parts) for parts in _beginnings(path.relative_to(root).parts[:-1])):
+        with answered(folder), contextlib.suppress(FileNotFoundError):
+            if stat.S_ISLNK(folder.lstat().st_mode):
+                return folder
+    return None
+
+
+def _beginnings(parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return (parts[:length] for length in range(1, len(parts) + 1))
 
 
 def name_below(place: Place, folder: Place) -> str:

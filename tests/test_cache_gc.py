@@ -159,7 +159,7 @@ def test_data_without_a_marker_and_temporary_files_go_when_they_are_old(cache: C
     store = cache.feature(SPECS["eps"])
     left = store.shards / f"{'0' * 32}-{'1' * 16}.zarr"
     shutil.copytree(store.shards / store.markers()[0].data, left)
-    temporary = cache.root / "builds" / ".tmp-x"
+    temporary = cache.root / "builds" / ".tmp-x-0123456789abcdef"
     temporary.touch()
     collect(cache, delete_them=True)
     assert left.exists()
@@ -278,6 +278,68 @@ def test_a_gc_killed_before_it_put_things_back_is_made_good_by_the_build_or_by_t
     collect(cache, delete_them=True, grace_hours=0)
     assert rows_lacking(cache.root, records[0]) == 0
     assert verify(cache) == []
+
+
+def merged_alone(cache: Cache) -> dict[str, list[str]]:
+    """Merge, and remove for good what was merged: only the merged shards hold the rows. Returns them by feature."""
+    compact(cache)
+    collect(cache, delete_them=True, grace_hours=0)
+    merged = {store.feature: [one.shard for one in store.markers() if one.merged] for store in cache.features()}
+    assert all(merged.values())
+    return merged
+
+
+def move_away(cache: Cache, merged: dict[str, list[str]]) -> None:
+    for store in cache.features():
+        store.removed.mkdir(exist_ok=True)
+        for shard in merged[store.feature]:
+            (store.shards / f"{shard}.json").rename(store.removed / f"{shard}.json")
+
+
+def test_a_merged_shard_that_was_set_aside_comes_back_when_its_parts_are_needed(
+    cache: Cache, records: list[BuildRecord]
+) -> None:
+    cache.builds().add_ref("run", records[-1].id, "/runs/run")
+    merged = merged_alone(cache)
+    move_away(cache, merged)
+    assert rows_lacking(cache.root, records[-1]) > 0
+    collect(cache, delete_them=True, grace_hours=0)
+    assert rows_lacking(cache.root, records[-1]) == 0
+    assert verify(cache) == []
+
+
+def test_gc_that_removed_a_merged_shard_puts_it_back_once_a_run_needs_its_parts(
+    cache: Cache, records: list[BuildRecord]
+) -> None:
+    cache.builds().add_ref("run", records[-1].id, "/runs/run")
+    merged = merged_alone(cache)
+    build(cache.root, train(20, 21))
+    ref = cache.root / "refs" / "run.json"
+    text = ref.read_bytes()
+    ref.unlink()
+    make_older(cache.root, 48)
+    collect(cache, delete_them=True)
+    assert not any((cache.feature(SPECS["eps"]).shards / f"{shard}.json").exists() for shard in merged["eps"])
+    ref.write_bytes(text)
+    collect(cache, delete_them=True)
+    assert rows_lacking(cache.root, records[-1]) == 0
+
+
+def test_shards_made_again_in_another_cut_come_back_for_the_rows_that_a_build_needs(
+    cache: Cache, records: list[BuildRecord]
+) -> None:
+    """The shard that the build names is gone for good; another one, neither named nor merged, holds its rows."""
+    store = cache.feature(SPECS["eps"])
+    for shard in records[-1].features["eps"].shards:
+        shutil.rmtree(store.shards / store.marker(shard).data)
+        (store.shards / f"{shard}.json").unlink()
+    keys = sorted(keys_of(range(8)))
+    other = store.commit(keys, values_of("eps", keys))
+    store.removed.mkdir(exist_ok=True)
+    (store.shards / f"{other.shard}.json").rename(store.removed / f"{other.shard}.json")
+    assert rows_lacking(cache.root, records[-1]) > 0
+    collect(cache, delete_them=True)
+    assert rows_lacking(cache.root, records[-1]) == 0
 
 
 def test_a_build_whose_rows_are_gone_for_good_is_not_recorded(cache: Cache, records: list[BuildRecord]) -> None:

@@ -31,7 +31,7 @@ def cache(tmp_path: Path, record: BuildRecord) -> Cache:
     return Cache.open(tmp_path / "cache")
 
 
-def always_elsewhere(path: Path, read: Callable[..., Any], times: int) -> Callable[..., Any]:
+def always_elsewhere(root: Path, path: Path, read: Callable[..., Any], times: int) -> Callable[..., Any]:
     """A reader that finds the file moved, by one gc or another, when it opens it: aside, back, and so on."""
     left = [times]
 
@@ -40,9 +40,9 @@ def always_elsewhere(path: Path, read: Callable[..., Any], times: int) -> Callab
             left[0] -= 1
             aside = removed_folder(path) / path.name
             if place == path:
-                set_aside(path, aside.parent)
+                set_aside(root, path, aside.parent)
             else:
-                put_back(aside, path)
+                put_back(root, aside, path)
                 aside.unlink()
         return read(place, *arguments)
 
@@ -56,7 +56,7 @@ def test_a_marker_is_found_where_gc_has_just_moved_it(
     (feature, *_) = cache.features()
     (marker,) = feature.markers()
     path = feature.shards / f"{marker.shard}.json"
-    monkeypatch.setattr(store, "read_marker", always_elsewhere(path, store.read_marker, times))
+    monkeypatch.setattr(store, "read_marker", always_elsewhere(cache.root, path, store.read_marker, times))
     assert feature.marker(marker.shard) == marker
     assert path.exists() == (times == 2)
 
@@ -67,7 +67,7 @@ def test_a_table_is_found_where_gc_has_just_moved_it(
 ) -> None:
     table = cache.datasets().read(NAME)
     path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
-    monkeypatch.setattr(dataset, "fetched", always_elsewhere(path, dataset.fetched, times))
+    monkeypatch.setattr(dataset, "fetched", always_elsewhere(cache.root, path, dataset.fetched, times))
     assert cache.datasets().read(NAME) == table
     assert path.exists() == (times == 2)
 
@@ -76,7 +76,7 @@ def test_a_file_that_is_never_where_it_was_seen_is_an_integrity_error(
     cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
-    monkeypatch.setattr(dataset, "fetched", always_elsewhere(path, dataset.fetched, 3))
+    monkeypatch.setattr(dataset, "fetched", always_elsewhere(cache.root, path, dataset.fetched, 3))
     with pytest.raises(IntegrityError, match=r"parquet: cannot be used \(it is never where it was seen\)"):
         cache.datasets().read(NAME)
 
@@ -89,12 +89,12 @@ def test_a_record_that_was_away_for_a_moment_is_read_and_a_damaged_one_is_told(
 
     def read_late(self: BuildStore, build_id: str) -> BuildRecord:
         if away:
-            set_aside(path, removed_folder(path))
+            set_aside(cache.root, path, removed_folder(path))
         try:
             return read(self, build_id)
         finally:
             if away:
-                put_back(removed_folder(path) / path.name, path)
+                put_back(cache.root, removed_folder(path) / path.name, path)
                 away.clear()
 
     monkeypatch.setattr(BuildStore, "read", read_late)

@@ -140,6 +140,21 @@ def test_what_gc_removed_and_a_record_still_names_is_put_back(cache: Cache, reco
     assert rows_lacking(cache.root, record) == 0
 
 
+def test_a_merged_shard_that_gc_removed_is_put_back_when_what_it_replaced_is_gone(
+    cache: Cache, record: BuildRecord
+) -> None:
+    compact(cache)
+    collect(cache, delete_them=True, grace_hours=0)
+    store = cache.feature(SPECS["eps"])
+    (merged,) = [marker.shard for marker in store.markers() if marker.merged]
+    store.removed.mkdir(exist_ok=True)
+    (store.shards / f"{merged}.json").rename(store.removed / f"{merged}.json")
+    assert "12 of 12 rows" in verify(cache)[0].what
+    result = repair(cache)
+    assert (result["problems"], result["to_build"]) == ([], [])
+    assert rows_lacking(cache.root, record) == 0
+
+
 def test_a_damaged_table_or_record_is_set_aside_and_the_next_build_writes_it_again(
     cache: Cache, record: BuildRecord
 ) -> None:

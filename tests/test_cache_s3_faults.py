@@ -145,7 +145,7 @@ def test_a_writer_killed_before_its_marker_leaves_garbage_and_no_shard(
     assert garbage(cache) == [store.shards / data_of(store)[0]]
     marker = store.commit(keys, values_of("eps", keys))
     # Not by gc as a whole: without a grace period it would remove the shard too, as no build names it.
-    assert [delete(litter) for litter in find_litter(cache)] == [True]
+    assert [delete(cache.root, litter) for litter in find_litter(cache)] == [True]
     assert data_of(store) == [marker.data]
     np.testing.assert_array_equal(store.read(marker.shard), values_of("eps", keys))
 

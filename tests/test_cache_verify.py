@@ -236,7 +236,7 @@ def test_a_damaged_spec_is_one_problem_of_its_feature(scene: Scene) -> None:
 
 def test_data_without_a_marker_and_temporary_files_are_garbage_and_no_problem(scene: Scene) -> None:
     scene.marker_path.unlink()
-    left = scene.cache.root / "builds" / ".tmp-x"
+    left = scene.cache.root / "builds" / ".tmp-x-0123456789abcdef"
     left.parent.mkdir()
     left.touch()
     assert verify(scene.cache) == []

@@ -20,6 +20,7 @@ from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
 from ...models.device import choose_device
+from ...places import is_there
 from ..config import BuildConfig
 from ..device import device_name, set_precision
 from ..images import Images, load_images
@@ -141,7 +142,7 @@ def open_tools(request: Request, files: Mapping[str, SourceFile]) -> Tools:
     device = choose_device(config.device)
     set_precision(config.precision, device)
     cache = Cache.open(config.cache)
-    if not (cache.root / LEASES / request.lease).exists():
+    if not is_there(cache.root / LEASES / request.lease):
         raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
     flags, adm_digest = flags_and_digest(config, pictures_alone=set(request.fingerprints) == {"image"})
     digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None
