@@ -78,7 +78,7 @@ def crew_seconds(
 ) -> tuple[float, float, float]:
     """Return the time that a crew takes for all tasks: on the clock, and of this process' and the workers' processors."""
     with ExitStack() as held:
-        ready = prepare(config, Silent(), held, dry_run=False, crew=crew)
+        ready = prepare(config, Silent(), held, dry_run=False, scanner=crew.scan_files)
         work = CrewWork(crew, config, ready, Placement(), Silent(), sleeping(seconds / ROWS))
         held.enter_context(crew.plugin(work.plugin))
         began, cpu, theirs = time.perf_counter(), time.process_time(), cpu_of(processes)
@@ -214,7 +214,7 @@ def measure_real(counts: list[int], images: int) -> list[dict[str, object]]:
 def run_on(crew: Crew, config: BuildConfig, count: int) -> None:
     """Run the tasks of a build on a crew."""
     with ExitStack() as held:
-        ready = prepare(config, Silent(), held, dry_run=False, crew=crew)
+        ready = prepare(config, Silent(), held, dry_run=False, scanner=crew.scan_files)
         work = CrewWork(crew, config, ready, Placement(workers=count), Silent())
         held.enter_context(crew.plugin(work.plugin))
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)

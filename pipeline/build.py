@@ -82,7 +82,9 @@ def _plan(config: BuildConfig, progress: Progress, place: Placement, quote: Quot
 def _build(config: BuildConfig, progress: Progress, place: Placement, crew: Crew | None) -> Result:
     began = time.monotonic()
     with ExitStack() as held:
-        ready = prepare(config, progress, held, dry_run=False, part=place.part, crew=crew)
+        ready = prepare(
+            config, progress, held, dry_run=False, part=place.part, scanner=crew.scan_files if crew else None
+        )
         audit = _audit(config, ready, place, progress)
         work = _work(config, ready, place, progress, crew, held)
         totals = _run(config, ready, progress, work)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,14 +22,11 @@ from .derive import cached_pictures, read_origin
 from .device import set_precision
 from .image_spec import ImageSpec
 from .plan import Part, Plan, Samples, make_plan
-from .scan import ScanResult, scan
+from .scan import FileScanner, ScanResult, scan
 from .schedule import Schedule
 from .sources import SourceFile, discover
 from .spec_sheet import flags_and_digest, make_specs
 from .wanted import only_pictures, parse_features, wanted_features
-
-if TYPE_CHECKING:
-    from .cluster.crew import Crew
 
 
 @dataclass(frozen=True)
@@ -63,16 +59,17 @@ def prepare(
     *,
     dry_run: bool,
     part: Part | None = None,
-    crew: Crew | None = None,
+    scanner: FileScanner | None = None,
 ) -> Prepared:
     """Check the arguments against each other and the cache, scan the sources (or read the origin) and make the plan.
 
     held : gets the lease on the features, taken before anybody looks what the cache has of them.
-    part : plan only these shards. crew : workers that look at the sources and will compute, in the place of this process.
+    part : plan only these shards. scanner : reads the files of the sources, on the workers that will also compute; None if this
+    process does both.
     Raises UserError or UsageError for whatever cannot be used. A dry run makes neither a cache nor a feature's folder.
     """
-    device = choose_device("cpu" if crew else config.device)
-    if crew is None:
+    device = choose_device("cpu" if scanner else config.device)
+    if scanner is None:
         set_precision(config.precision, device)
     lists = parse_features(config.features)
     files = _discover(config)
@@ -81,7 +78,7 @@ def prepare(
         config, pictures_alone=only_pictures(lists), progress=counter(progress, f"download {config.adm}")
     )
     schedule = flags.schedule(config.steps)
-    cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, crew, dry_run=dry_run)
+    cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, scanner, dry_run=dry_run)
     if not scanned.rows:
         first = scanned.rejects[0]
         raise UserError(
@@ -143,7 +140,7 @@ def _discover(config: BuildConfig) -> list[SourceFile]:
 
 
 def _scan(
-    config: BuildConfig, files: list[SourceFile], progress: Progress, crew: Crew | None, *, dry_run: bool
+    config: BuildConfig, files: list[SourceFile], progress: Progress, scanner: FileScanner | None, *, dry_run: bool
 ) -> tuple[Cache | None, ScanResult]:
     cache = None if dry_run and not (config.cache / "cache.json").exists() else Cache.create(config.cache)
     scanned = scan(
@@ -154,7 +151,7 @@ def _scan(
         max_pixels=config.max_pixels,
         rehash=config.rehash,
         progress=counter(progress, "scan"),
-        sights=crew.sights if crew else None,
+        scanner=scanner,
     )
     return cache, scanned
 

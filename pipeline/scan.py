@@ -28,30 +28,32 @@ from .source_file import SourceFile, absolute_root, is_storable, is_url, printab
 from .source_read import GIVE_UP, REMOTE_READERS, altered_tars, file_status, read_image
 
 __all__ = [
+    "FileScanner",
     "Reject",
     "Resolution",
     "ScanResult",
+    "ScannedFile",
     "ScannedRow",
     "forget_files",
-    "look_at_file",
-    "look_at_files",
     "place_of",
     "read_source",
     "readers",
     "resolve_conflicts",
     "scan",
+    "scan_file",
+    "scan_files",
     "to_table",
 ]
 
 _LARGEST_BLOCK = 256
 """Most files that a worker takes at a time."""
 
-Sight = tuple[SourceFile, bytes, Finding | ImageRejected]
+ScannedFile = tuple[SourceFile, bytes, Finding | ImageRejected]
 """A file, its place in the memory, and what was found: the very finding of the memory where the file is unchanged."""
-Sights = Callable[[Sequence[SourceFile], Mapping[bytes, Finding]], Iterator[Sequence[Sight]]]
-"""Looks at files, in order and in blocks, trusting what is known of some by their place in the memory."""
+FileScanner = Callable[[Sequence[SourceFile], Mapping[bytes, Finding]], Iterator[Sequence[ScannedFile]]]
+"""Scans files, in order and in blocks, trusting what is known of some by their place in the memory."""
 
-Look = tuple[bytes, Finding | None, ScannedRow | Reject]
+JudgedFile = tuple[bytes, Finding | None, ScannedRow | Reject]
 """What the memory calls a file, what was found in it (nothing if it could not be read), and the verdict."""
 
 
@@ -82,14 +84,14 @@ def scan(
     max_pixels: int = MAX_PIXELS,
     rehash: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    sights: Sights | None = None,
+    scanner: FileScanner | None = None,
 ) -> ScanResult:
     """Read and judge the files, and resolve conflicts between them.
 
     memory : file that remembers the findings between scans; only a speed-up, so one that is damaged is replaced.
     workers : threads that read; of an object store more do, see :func:`readers`. rehash : open every file even if it is remembered.
     min_side, max_pixels : see :class:`.image_file.Limits`. progress : called with (files done, files in all).
-    sights : who looks at the files, in place of ``workers``.
+    scanner : reads the files in place of ``workers``.
     A file that cannot be used becomes a reject; UsageError for limits that could not be kept, UserError for an object store
     that stops answering.
     """
@@ -100,10 +102,10 @@ def scan(
     rejects: list[Reject] = []
     opened = remembered = done = silent = 0
     trusted = {} if rehash else known
-    if sights is None:
-        blocks = _looks(files, trusted, limits, workers)
+    if scanner is None:
+        blocks = _judged_blocks(files, trusted, limits, workers)
     else:
-        blocks = ([_judge_sight(*sight, limits) for sight in seen] for seen in sights(files, trusted))
+        blocks = ([_judged(*scanned, limits) for scanned in block] for block in scanner(files, trusted))
     for block in blocks:
         for place, finding, verdict in block:
             if finding is not None:
@@ -158,24 +160,24 @@ def readers(files: Iterable[SourceFile], workers: int) -> int:
     return max(workers, REMOTE_READERS) if any(map(is_url, {file.root for file in files})) else workers
 
 
-def _looks(
+def _judged_blocks(
     files: Sequence[SourceFile], trusted: Mapping[bytes, Finding], limits: Limits, workers: int
-) -> Iterator[list[Look]]:
-    """Yield blocks of looks, in the order of the files, reading several blocks at a time."""
+) -> Iterator[list[JudgedFile]]:
+    """Yield blocks of judged files, in the order of the files, reading several blocks at a time."""
     workers = readers(files, workers)
     prefixes = {root: os.path.join(absolute_root(root), "") for root in {file.root for file in files}}  # noqa: PTH118
 
-    def look_at(block: Sequence[SourceFile]) -> list[Look]:
-        found: list[Look] = []
+    def judge_block(block: Sequence[SourceFile]) -> list[JudgedFile]:
+        found: list[JudgedFile] = []
         for file in block:
             place = _place(prefixes[file.root], file)
-            found.append(_judge_sight(file, place, look_at_file(file, trusted.get(place)), limits))
+            found.append(_judged(file, place, scan_file(file, trusted.get(place)), limits))
         return found
 
     size = min(max(len(files) // (8 * workers), 1), _LARGEST_BLOCK)
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        yield from pool.map(look_at, [files[start : start + size] for start in range(0, len(files), size)])
+        yield from pool.map(judge_block, [files[start : start + size] for start in range(0, len(files), size)])
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -191,7 +193,7 @@ def _place(prefix: str, file: SourceFile) -> bytes:
     return place if file.member is None else place + file.member.stamp
 
 
-def look_at_file(file: SourceFile, known: Finding | None) -> Finding | ImageRejected:
+def scan_file(file: SourceFile, known: Finding | None) -> Finding | ImageRejected:
     """Find out about one file, by reading it unless ``known`` still holds."""
     if not is_storable(file.path):
         return ImageRejected("unreadable-name", "the name is not valid UTF-8: rename the file")
@@ -212,11 +214,11 @@ def look_at_file(file: SourceFile, known: Finding | None) -> Finding | ImageReje
     )
 
 
-def look_at_files(files: Sequence[tuple[SourceFile, Finding | None]]) -> list[Finding | ImageRejected]:
-    """Find out about a few files, as :func:`look_at_file` does; those of an object store are read several at a time."""
+def scan_files(files: Sequence[tuple[SourceFile, Finding | None]]) -> list[Finding | ImageRejected]:
+    """Find out about a few files, as :func:`scan_file` does; those of an object store are read several at a time."""
     threads = readers((file for file, _ in files), 1)
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda asked: look_at_file(*asked), files))
+        return list(pool.map(lambda asked: scan_file(*asked), files))
 
 
 def _holds(known: Finding, file: SourceFile) -> bool:
@@ -258,7 +260,7 @@ def _of_whole_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Rejec
     return kept, rejects
 
 
-def _judge_sight(file: SourceFile, place: bytes, found: Finding | ImageRejected, limits: Limits) -> Look:
+def _judged(file: SourceFile, place: bytes, found: Finding | ImageRejected, limits: Limits) -> JudgedFile:
     if isinstance(found, ImageRejected):
         return place, None, Reject(printable(file.location), found.reason, found.detail)
     return place, found, _judge(file, found, limits)

@@ -94,7 +94,7 @@ def work_on(
     """Prepare a build and give the workers its plugin, or one of the tests' own."""
     progress = progress or Silent()
     with ExitStack() as held:
-        ready = prepare(config, progress, held, dry_run=False, crew=crew)
+        ready = prepare(config, progress, held, dry_run=False, scanner=crew.scan_files)
         work = CrewWork(crew, config, ready, Placement(tries=tries), progress, plugin)
         held.enter_context(crew.plugin(work.plugin))
         yield work

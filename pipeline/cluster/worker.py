@@ -1,4 +1,4 @@
-"""What runs on a worker: the tasks of a build, with models that are loaded once, and the look at source files.
+"""What runs on a worker: the tasks of a build, with models that are loaded once, and the scan of source files.
 
 A worker runs several tasks at a time, so that one reads its pictures and another writes its features while the device
 works on a third; the device takes one at a time.
@@ -26,7 +26,7 @@ from ..images import Images, load_images
 from ..plan import Task
 from ..precision import deviation_on
 from ..run import Report, run_task, still_missing
-from ..scan import look_at_files
+from ..scan import scan_files
 from ..scan_memory import Finding
 from ..source_file import SourceFile
 from ..spec_sheet import flags_and_digest, make_specs
@@ -97,7 +97,7 @@ class BuildPlugin(WorkerPlugin):
         self._files.update(files)
         try:
             images = load_images(task, tools)
-            _check_sight(task, images, tools)
+            _check_reach(task, images, tools)
         finally:
             for key in files:
                 self._files.pop(key, None)
@@ -124,11 +124,11 @@ def _plugin(name: str) -> BuildPlugin:
     return found
 
 
-def look_at(message: str) -> str:
-    """Look at source files as a scan does. A file that cannot be read here is left to whoever asked."""
+def scan_block(message: str) -> str:
+    """Scan source files. A file that cannot be read here is left to whoever asked."""
     findings: list[Finding | bool] = []
     asked = read_files(message)
-    for (_, known), found in zip(asked, look_at_files(asked), strict=True):
+    for (_, known), found in zip(asked, scan_files(asked), strict=True):
         findings.append(found is known if not isinstance(found, Finding) or found is known else found)
     return write_findings(findings)
 
@@ -161,7 +161,7 @@ def open_tools(request: Request, files: Mapping[str, SourceFile]) -> Tools:
     )
 
 
-def _check_sight(task: Task, images: Images, tools: Tools) -> None:
+def _check_reach(task: Task, images: Images, tools: Tools) -> None:
     """Raise UserError if not one file of a task is where the scan saw it: then the worker lacks the folder."""
     absent = [key for key, why in images.gone.items() if not why.startswith("changed")]
     if absent and len(absent) == len(task.keys):
