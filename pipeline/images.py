@@ -18,8 +18,7 @@ from .image_file import ImageRejected
 from .image_spec import ImageSpec
 from .perturb import perturbed
 from .plan import Task
-from .scan import read_source, readers
-from .source_read import GIVE_UP
+from .source_read import GIVE_UP, read_source, readers
 from .tools import Tools
 from .transfer import Rows
 

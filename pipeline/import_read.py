@@ -27,8 +27,8 @@ from .image_file import ImageRejected, format_name, open_image, orientation
 from .image_spec import ImageSpec
 from .import_files import LooseSample
 from .imported import MAX_SIDE, MIN_SIDE
-from .scan import ScannedRow, read_source
-from .source_read import read_stable
+from .scan import ScannedRow
+from .source_read import read_source, read_stable
 from .specs import FloatStorage
 
 Rows = NDArray[Any]

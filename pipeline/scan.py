@@ -5,7 +5,7 @@ a file ends too early comes to light in the decoder. What was learnt is remember
 and a scan of unchanged files opens none of them. An image in a tar is remembered by its place in it and the tar's size
 and time, an object of an object store by what the listing says of it: most stores tell whole seconds. A file that was
 rewritten with its old size and time goes unnoticed until its pixels are wanted, or until ``rehash``; its stale key does no
-harm, as :func:`read_source` compares the key again before anything is computed, and the build that finds it wrong lets
+harm, as :func:`.source_read.read_source` compares the key again before anything is computed, and the build that finds it wrong lets
 the next scan open the file (:func:`forget_files`).
 
 Conflicts between files are resolved as :mod:`.scan_rows` says.
@@ -25,7 +25,7 @@ from .image_file import MAX_PIXELS, MIN_SIDE, ImageRejected, Limits, content_key
 from .scan_memory import Finding, forget, recall, remember
 from .scan_rows import Reject, Resolution, ScannedRow, resolve_conflicts, to_table
 from .source_file import SourceFile, absolute_root, is_storable, is_url, printable
-from .source_read import GIVE_UP, REMOTE_READERS, altered_tars, file_status, read_image
+from .source_read import GIVE_UP, altered_tars, file_status, read_image, readers
 
 __all__ = [
     "FileScanner",
@@ -36,8 +36,6 @@ __all__ = [
     "ScannedRow",
     "forget_files",
     "place_of",
-    "read_source",
-    "readers",
     "resolve_conflicts",
     "scan",
     "scan_file",
@@ -89,7 +87,8 @@ def scan(
     """Read and judge the files, and resolve conflicts between them.
 
     memory : file that remembers the findings between scans; only a speed-up, so one that is damaged is replaced.
-    workers : threads that read; of an object store more do, see :func:`readers`. rehash : open every file even if it is remembered.
+    workers : threads that read; of an object store more do, see :func:`.source_read.readers`. rehash : open every file even if it is
+        remembered.
     min_side, max_pixels : see :class:`.image_file.Limits`. progress : called with (files done, files in all).
     scanner : reads the files in place of ``workers``.
     A file that cannot be used becomes a reject; UsageError for limits that could not be kept, UserError for an object store
@@ -138,26 +137,9 @@ def scan(
     )
 
 
-def read_source(file: SourceFile, expected_key: str) -> bytes:
-    """Return the bytes of a scanned file.
-
-    Raises :class:`.image_file.ImageRejected`: ``changed`` if they are no longer those of ``expected_key``, or
-    ``missing``, ``not-a-file``, ``unreadable``, ``changed-while-reading``.
-    """
-    data, _ = read_image(file)
-    if content_key(data) != expected_key:
-        raise ImageRejected("changed", "the file is not the one that was scanned: build again")
-    return data
-
-
 def forget_files(memory: Place, files: Iterable[SourceFile]) -> None:
     """Let the next scan open these files, even if size and time are as they were: they turned out to be others."""
     forget(memory, {place_of(absolute_root(file.root), file) for file in files})
-
-
-def readers(files: Iterable[SourceFile], workers: int) -> int:
-    """Return how many threads read files at a time: ``workers``, or more of them if an object store has some."""
-    return max(workers, REMOTE_READERS) if any(map(is_url, {file.root for file in files})) else workers
 
 
 def _judged_blocks(

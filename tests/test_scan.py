@@ -12,7 +12,8 @@ from distil_cache.errors import UsageError
 from distil_cache.pipeline.decode import decode
 from distil_cache.pipeline.image_file import ImageRejected
 from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.scan import ScannedRow, read_source, resolve_conflicts, scan, to_table
+from distil_cache.pipeline.scan import ScannedRow, resolve_conflicts, scan, to_table
+from distil_cache.pipeline.source_read import read_source
 from distil_cache.pipeline.sources import SourceFile, discover
 from hypothesis import given
 from hypothesis import strategies as st
