@@ -6,7 +6,7 @@
 
 ``sleep``: shards of 8 images of 16 pixels, through scan, plan, messages, decoding and commit as in any build, with a model
 that sleeps ``seconds`` a shard. Each worker gets ``shards`` shards; the plain loop does as many. Eight workers share a
-process, so that 64 fit into a few gigabytes; each has its own tools, and sleeping keeps none from another. The time is that
+process, so that 64 fit into a few gigabytes; each has its own models, and sleeping keeps none from another. The time is that
 of the tasks, first to last: starting processes is told apart. Where the workers' decoding and writing alone fills the
 machine's cores, the clock says nothing about the engine; processor time a shard does: of the loop, of this process (which
 holds client and scheduler), and of the workers.
@@ -67,7 +67,7 @@ def loop_seconds(config: BuildConfig, seconds: float) -> tuple[float, float]:
     with ExitStack() as held:
         ready = prepare(config, Silent(), held, dry_run=False)
         work = LoopWork(config, ready, Silent())
-        with_sleep(work.tools, seconds / ROWS)
+        with_sleep(work.context, seconds / ROWS)
         began, cpu = time.perf_counter(), time.process_time()
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)
         return time.perf_counter() - began, time.process_time() - cpu

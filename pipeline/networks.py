@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -75,3 +76,36 @@ def automatic_batch(digest: str, precision: Precision, device: torch.device, mod
 def teacher_batch(config: BuildConfig, device: torch.device) -> BatchSize:
     """Return how many images the teacher takes at once: never dependent on the ADM, which a build may not need."""
     return BatchSize(TEACHER_BATCH[device.type] if config.batch_size == "auto" else config.batch_size)
+
+
+class Models:
+    """The networks of a build on its device, each loaded when it is first asked for.
+
+    size : side of the cached image in pixels. The teacher's batch size never depends on whether the ADM was loaded, so a build
+    that was interrupted between the two makes the same bytes.
+    """
+
+    def __init__(self, config: BuildConfig, device: torch.device, size: int) -> None:
+        self.device = device
+        self._config, self._size = config, size
+
+    @cached_property
+    def adm(self) -> NoiseModel:
+        """The diffusion model."""
+        model = adm_on(self._config, self.device)
+        return compiled(model, self.device) if self._config.compile else model
+
+    @cached_property
+    def adm_batch(self) -> BatchSize:
+        """How many images one ADM call takes."""
+        return adm_batch(self._config, self.device, self.adm, self._size)
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The frozen backbone."""
+        return teacher_on(self._config, self.device)
+
+    @cached_property
+    def teacher_batch(self) -> BatchSize:
+        """How many images the teacher takes at once."""
+        return teacher_batch(self._config, self.device)

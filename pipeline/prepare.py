@@ -29,27 +29,39 @@ from .spec_sheet import flags_and_digest, make_specs
 from .wanted import only_pictures, parse_features, wanted_features
 
 
-@dataclass(frozen=True)
-class Prepared:
+@dataclass(frozen=True, kw_only=True)
+class BuildSetup:
+    """What the tasks of a build share, in the process that plans them and in each that does them.
+
+    schedule : the DDIM steps. specs, stores : by feature. pictures : the cached pictures that are perturbed, if any.
+    """
+
+    device: torch.device
+    schedule: Schedule
+    specs: Mapping[str, Spec]
+    stores: Mapping[str, FeatureStore]
+    pictures: FeatureStore | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(BuildSetup):
     """All that is known before anything is computed.
 
-    pictures : the cached pictures that are perturbed, and derived : what the derived dataset comes from; else None.
-    lease : the file's name of the lease that the build holds, empty for a dry run.
-    cache is None only for the dry run of a build into a cache that does not exist yet; stores lacks the features whose
-    folder a dry run did not find.
+    derived : what a derived dataset comes from, else None. lease : the file's name of the lease that the build holds, empty for a
+    dry run. cache is None only for the dry run of a build into a cache that does not exist yet; stores lacks the features
+    whose folder a dry run did not find.
     """
 
     cache: Cache | None
-    device: torch.device
-    schedule: Schedule
     scanned: ScanResult
     wanted: Mapping[str, frozenset[str]]
-    specs: Mapping[str, Spec]
-    stores: Mapping[str, FeatureStore]
     plan: Plan
-    pictures: FeatureStore | None = None
-    derived: Derived | None = None
-    lease: str = ""
+    derived: Derived | None
+    lease: str
+
+    def files(self) -> dict[str, SourceFile]:
+        """Return the first file of each key; none if there is nothing to do."""
+        return {row.key: row.file for row in reversed(self.scanned.rows)} if self.plan.tasks else {}
 
 
 def prepare(
@@ -113,17 +125,17 @@ def prepare(
         )
     derived = origin.derived if origin is not None else None
     return Prepared(
-        cache,
-        device,
-        schedule,
-        scanned,
-        wanted,
-        specs,
-        stores,
-        plan,
-        pictures if derived else None,
-        derived,
-        held_lease,
+        cache=cache,
+        device=device,
+        schedule=schedule,
+        scanned=scanned,
+        wanted=wanted,
+        specs=specs,
+        stores=stores,
+        plan=plan,
+        pictures=pictures if derived else None,
+        derived=derived,
+        lease=held_lease,
     )
 
 

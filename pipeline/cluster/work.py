@@ -65,7 +65,7 @@ class CrewWork:
         UserError at the end if shards were set aside, with everything else made, or if the scheduler went away for good.
         """
         ready, progress = self._ready, self._progress
-        files: Mapping[str, SourceFile] = {row.key: row.file for row in reversed(ready.scanned.rows)}
+        files = ready.files()
         images = ready.stores["image"]
         shards = [Shard(task.image_shard or images.shard_id(task.keys), task) for task in ready.plan.tasks]
         self._dispatch = Dispatch(
