@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..models.device import Precision
 from ..pipeline.config import wrong_option
-from ..pipeline.specs import Precision
 from ..places.field import PlaceField
 from ..train.augment import TestTransform
 

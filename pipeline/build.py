@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from ..cache.audit_record import HeaderAudit
 from ..errors import DistilCacheError
+from ..models.device import HALF_TYPES
 from ..progress import Progress
 from .audit_summary import audit_result, summarise, warning
 from .cluster import Placement, open_crew
 from .config import BuildConfig
-from .device import HALF
 from .estimate import predicted_calls
 from .loop_work import LoopWork
 from .precision import SAMPLES
@@ -167,7 +167,7 @@ def _log(config: BuildConfig, ready: Prepared, totals: Totals, result: Result, w
             for name, (calls, seconds) in sorted(totals.speed.items())
         ],
     }
-    if config.precision in HALF and totals.adm_calls:
+    if config.precision in HALF_TYPES and totals.adm_calls:
         index = ready.stores["image"].index()
         keys = list(islice((key for task in ready.plan.tasks for key in task.keys if key in index), SAMPLES))
         deviation = work.deviation(keys)

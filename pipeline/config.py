@@ -9,10 +9,11 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
+from ..models.device import Precision
 from ..places.field import PlaceField
 from .image_file import MAX_PIXELS, MIN_SIDE
 from .image_spec import ImagePreset, parse_harmonization, parse_perturbation
-from .specs import NoiseReduction, Precision
+from .specs import NoiseReduction
 from .teacher import TeacherPreset
 
 ShardForm = Literal["zarr", "webdataset"]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache.spec import Spec
 from ..errors import UsageError
+from ..models.device import Precision
 from ..places.field import PlaceField
 from .config import DATASET_NAME, ShardForm, wrong_option
 from .import_files import PARTS
@@ -22,7 +23,7 @@ from .imported import (
     ImportKind,
     Origin,
 )
-from .specs import FloatStorage, Precision
+from .specs import FloatStorage
 from .teacher import TeacherPreset, TeacherSpec, default_train_size, normalisation
 
 

@@ -23,10 +23,9 @@ from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import UsageError, UserError
 from ..models.backbones import load_teacher
-from ..models.device import choose_device
+from ..models.device import choose_device, keep_freed_memory, set_precision
 from ..progress import Progress, counter
 from .audit_summary import summarise
-from .device import set_precision
 from .image_file import ImageRejected
 from .import_config import ImportConfig, import_specs
 from .import_files import LooseSample, find_loose, wanted_parts
@@ -190,6 +189,7 @@ def _run(plan: Plan, work: _Work, config: ImportConfig, teacher: nn.Module | Non
     if teacher is not None:
         device = choose_device(config.device)
         set_precision(config.precision, device)
+        keep_freed_memory(device)
         teacher = teacher.to(device)
         progress.start("teacher", plan.missing["teacher"])
     for task in plan.tasks:

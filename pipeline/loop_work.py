@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..models.device import device_name
 from ..progress import Progress
 from .config import BuildConfig
-from .device import device_name
 from .precision import Deviation, deviation_on
 from .prepare import Prepared
 from .run import Report, run_tasks
@@ -22,7 +22,7 @@ class LoopWork:
 
     def reports(self) -> Iterator[Report]:
         """Do the tasks; yields what became of each."""
-        name = device_name(self.context.models.device)
+        name = device_name(self.context.models.device, of_machine=True)
         return (Report(done, "", name) for done in run_tasks(self._tasks, self.context))
 
     def deviation(self, keys: Sequence[str]) -> Deviation:

@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 from ..models.backbones import load_teacher
+from ..models.device import HALF_TYPES, Precision
 from ..models.user_cache import user_cache_folder
 from .adm import Adm
 from .adm_weights import find_adm, load_adm
 from .batches import CPU_BATCH, BatchSize, remembered_size
 from .config import BuildConfig
 from .ddim import NoiseModel
-from .device import HALF
-from .specs import Precision
 from .winograd import use_winograd
 
 TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
@@ -34,8 +33,8 @@ def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
     In channels-last order: cuDNN's half-precision convolutions need it to run at full speed, oneDNN's spare the copies of
     every map, and attention reads a map as it lies. In float32 on a CPU the larger convolutions go Winograd's way.
     """
-    if precision in HALF:
-        model.to_half(HALF[precision])
+    if precision in HALF_TYPES:
+        model.to_half(HALF_TYPES[precision])
     elif device.type == "cpu":
         use_winograd(model)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -15,11 +15,10 @@ from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import ReadOnlyError, UserError
 from ..models.backbones import load_teacher
-from ..models.device import choose_device
+from ..models.device import choose_device, keep_freed_memory, set_precision
 from ..progress import Progress, counter
 from .config import BuildConfig
 from .derive import cached_pictures, read_origin
-from .device import set_precision
 from .image_spec import ImageSpec
 from .plan import Part, Plan, Samples, make_plan
 from .scan import FileScanner, ScanResult, scan
@@ -81,6 +80,7 @@ def prepare(
     Raises UserError or UsageError for whatever cannot be used. A dry run makes neither a cache nor a feature's folder.
     """
     device = choose_device("cpu" if scanner else config.device)
+    keep_freed_memory(device)
     if scanner is None:
         set_precision(config.precision, device)
     lists = parse_features(config.features)

@@ -19,11 +19,11 @@ from ..cache.atomic import read_lines
 from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError
+from ..models.device import device_name
 from ..models.user_cache import read_memory, write_memory
 from ..places import Place
 from .compute import to_signal
 from .config import BuildConfig
-from .device import device_name
 from .estimate import image_size
 from .networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
 from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec
@@ -70,7 +70,7 @@ def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | N
 
 def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> Rate:
     """Measure the ADM, and the teacher if it is wanted, on a device for a few seconds each, and remember the rates."""
-    name = device_name(device)
+    name = device_name(device, of_machine=True)
     calls = rows = None
     adm, teacher = _adm_key(config, specs), _teacher_key(specs)
     if adm is not None:

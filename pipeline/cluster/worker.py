@@ -19,9 +19,8 @@ from ...cache.lease import FOLDER as LEASES
 from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
-from ...models.device import choose_device
+from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
 from ..config import BuildConfig
-from ..device import device_name, set_precision
 from ..images import Images
 from ..plan import Task
 from ..precision import deviation_on
@@ -87,7 +86,7 @@ class BuildPlugin(WorkerPlugin):
         planned, files = read_task(message)
         task, found = still_missing(planned, context.stores)
         if not task.missing:
-            return Report(found, self._address, device_name(context.models.device))
+            return Report(found, self._address, device_name(context.models.device, of_machine=True))
         if found.shards:  # what this task reads came after the index was opened
             for store in context.stores.values():
                 store.index(refresh=True)
@@ -101,7 +100,7 @@ class BuildPlugin(WorkerPlugin):
         done = run_task(task, images, context, self._device)
         done.computed.update(found.computed)
         done.shards.update(found.shards)
-        return Report(done, self._address, device_name(context.models.device))
+        return Report(done, self._address, device_name(context.models.device, of_machine=True))
 
 
 def make_shard(plugin: str, message: str) -> str:
@@ -137,6 +136,7 @@ def open_build(request: Request, files: Mapping[str, SourceFile]) -> TaskContext
     config = BuildConfig.model_validate(request.config)
     device = choose_device(config.device)
     set_precision(config.precision, device)
+    keep_freed_memory(device)
     cache = Cache.open(config.cache)
     if not (cache.root / LEASES / request.lease).exists():
         raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
