@@ -57,7 +57,7 @@ def config_of(sources: Path, cache: Path, **changes: object) -> BuildConfig:
     """A build of image and eps in shards of eight."""
     values: dict[str, object] = {
         "sources": (sources,), "cache": cache, "dataset": "benchmark", "adm": "demo", "image_size": SIDE,
-        "features": ("image,eps",), "shard_size": ROWS, "batch_size": ROWS, "device": "cpu", "workers": 1,
+        "features": ("image,eps",), "shard_size": ROWS, "batch_size": ROWS, "device": "cpu", "decode_threads": 1,
     }  # fmt: skip
     return BuildConfig.checked(**{**values, **changes})
 

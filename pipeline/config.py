@@ -64,7 +64,7 @@ class BuildConfig(BaseModel):
     compile: bool = False
     shard_size: int = Field(default=512, ge=1, le=65536)
     format: ShardForm = "zarr"
-    workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+    decode_threads: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -52,7 +52,7 @@ class ImportConfig(BaseModel):
     batch_size: int = Field(default=8, ge=1)
     shard_size: int = Field(default=512, ge=1, le=65536)
     format: ShardForm = "zarr"
-    workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+    decode_threads: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
 
     @classmethod
     def checked(cls, **values: object) -> ImportConfig:

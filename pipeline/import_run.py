@@ -51,7 +51,7 @@ class _Work:
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
     reader: Reader
-    workers: int
+    decode_threads: int
 
     def read(self, feature: str, key: str) -> Rows:
         """Return a row from its file. Raises ImageRejected."""
@@ -88,7 +88,7 @@ def run_import(config: ImportConfig, progress: Progress) -> Result:
     scanned = scan(
         [sample.file for sample in found],
         memory=cache.datasets().scan_file(config.dataset),
-        workers=config.workers,
+        workers=config.decode_threads,
         progress=counter(progress, "scan"),
     )
     if not scanned.rows:
@@ -101,7 +101,7 @@ def run_import(config: ImportConfig, progress: Progress) -> Result:
             specs=specs,
             stores=stores,
             reader=Reader(size, config.resize, config.lossy, config.storage),
-            workers=config.workers,
+            decode_threads=config.decode_threads,
         )
         _compare(work, config)
         keys = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
@@ -216,7 +216,7 @@ def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, Rows]:
         except ImageRejected as rejected:
             return rejected
 
-    with ThreadPoolExecutor(max_workers=work.workers) as pool:
+    with ThreadPoolExecutor(max_workers=work.decode_threads) as pool:
         outcomes = dict(zip(task.keys, pool.map(one, task.keys), strict=True))
     totals.refused |= {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ImageRejected)}
     read = {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, ImageRejected)}

@@ -158,7 +158,7 @@ def _scan(
     scanned = scan(
         files,
         memory=cache.datasets().scan_file(config.dataset) if cache else None,
-        workers=config.workers,
+        workers=config.decode_threads,
         min_side=config.min_side,
         max_pixels=config.max_pixels,
         rehash=config.rehash,

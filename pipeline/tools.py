@@ -45,6 +45,6 @@ class TaskContext:
         image = setup.specs["image"]
         assert isinstance(image, ImageSpec)
         limits = Limits(max_pixels=config.max_pixels, min_side=config.min_side)
-        images = ImageLoader(image, setup.stores["image"], setup.pictures, files, config.workers, limits)
+        images = ImageLoader(image, setup.stores["image"], setup.pictures, files, config.decode_threads, limits)
         models = Models(config, setup.device, image.size)
         return cls(config, setup.schedule, setup.specs, setup.stores, images, models, advance)

@@ -58,7 +58,7 @@ def build(material: Path, cache: Path, *, dry_run: bool = False, **changes: Any)
         "steps": STEPS,
         "batch_size": 4,
         "shard_size": 4,
-        "workers": 2,
+        "decode_threads": 2,
         "device": "cpu",
     }
     return run_build(BuildConfig.checked(**{**values, **changes}), Silent(), dry_run=dry_run)
@@ -258,7 +258,7 @@ def test_pt_and_safetensors_of_the_same_weights_are_the_same_adm(material: Path,
         ({"preset": "official-code"}, {"teacher"}),
         ({"train_size": 24}, {"teacher"}),
         ({"teacher_weights": "other"}, {"teacher"}),
-        ({"batch_size": 1, "shard_size": 9, "workers": 1}, set()),
+        ({"batch_size": 1, "shard_size": 9, "decode_threads": 1}, set()),
     ],
 )
 def test_a_setting_changes_just_the_fingerprints_that_depend_on_it(

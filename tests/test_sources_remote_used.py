@@ -32,7 +32,7 @@ from tar_bytes import sample, write_tar
 def build_config(source: object, cache: Path, adm: Path) -> BuildConfig:
     return BuildConfig.checked(
         sources=(source,), cache=cache, dataset="d", adm=str(adm), steps=STEPS, features=("image,eps",), batch_size=4,
-        workers=2, device="cpu",
+        decode_threads=2, device="cpu",
     )  # fmt: skip
 
 

@@ -244,7 +244,7 @@ def test_a_build_from_tars_makes_the_rows_of_a_build_from_the_same_files(tmp_pat
     def build(source: str, cache: str) -> dict[str, Any]:
         config = BuildConfig.checked(
             sources=(tmp_path / source,), cache=tmp_path / cache, dataset="d", adm=str(adm), steps=STEPS,
-            features=("image,eps",), batch_size=4, workers=2, device="cpu",
+            features=("image,eps",), batch_size=4, decode_threads=2, device="cpu",
         )  # fmt: skip
         return run_build(config, Silent())
 

@@ -147,7 +147,10 @@ def _request(config: BuildConfig, ready: Prepared, place: Placement) -> Request:
     if config.adm not in (*SHIPPED, *OFFICIAL):
         changes["adm"] = str(Path(config.adm).absolute())
     if place.workers is not None:
-        changes |= {"workers": threads_each(place.workers), "device": "cpu" if config.device == "cpu" else "auto"}
+        changes |= {
+            "decode_threads": threads_each(place.workers),
+            "device": "cpu" if config.device == "cpu" else "auto",
+        }
     sent = config.model_copy(update=changes)
     return Request(
         version=__version__,
