@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from ..progress import Progress, Silent
     from .build import run_build, run_builds
     from .cluster.placement import Placement
-    from .config import BuildConfig
+    from .config import BuildConfig, build_requests
     from .quote import Quote
-    from .requests import build_requests
 
 __all__ = ["BuildConfig", "Placement", "Progress", "Quote", "Silent", "build_requests", "run_build", "run_builds"]
 
@@ -25,7 +24,7 @@ _WHERE = {
     "Progress": "..progress",
     "Quote": ".quote",
     "Silent": "..progress",
-    "build_requests": ".requests",
+    "build_requests": ".config",
     "run_build": ".build",
     "run_builds": ".build",
 }
