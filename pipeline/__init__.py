@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .build import run_build, run_builds
     from .cluster.placement import Placement
     from .config import BuildConfig, build_requests
-    from .quote import Quote
+    from .rates import Quote
 
 __all__ = ["BuildConfig", "Placement", "Progress", "Quote", "Silent", "build_requests", "run_build", "run_builds"]
 
@@ -22,7 +22,7 @@ _WHERE = {
     "BuildConfig": ".config",
     "Placement": ".cluster.placement",
     "Progress": "..progress",
-    "Quote": ".quote",
+    "Quote": ".rates",
     "Silent": "..progress",
     "build_requests": ".config",
     "run_build": ".build",

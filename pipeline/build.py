@@ -25,7 +25,7 @@ from .estimate import predicted_calls
 from .loop_work import LoopWork
 from .precision import SAMPLES
 from .prepare import Prepared, plan_again, prepare
-from .quote import Quote, quote_plan
+from .rates import Quote, quote_plan
 from .results import Result, Totals, part_result, plan_result, record_result
 from .scan import forget_files
 
