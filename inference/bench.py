@@ -26,7 +26,7 @@ from ..errors import UsageError, UserError
 from ..models.device import Precision, choose_device, device_name, keep_freed_memory, set_precision
 from ..pipeline.adm import AdmConfig
 from ..pipeline.decode import decode
-from ..pipeline.image_spec import ImageSpec
+from ..pipeline.image_spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from ..pipeline.record import versions
 from ..progress import Progress, Silent
 from ..train.checkpoint import replace_text, save_weights
@@ -111,8 +111,8 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
 def _side(asked: int | None, adm: AdmConfig) -> int:
     size = asked or adm.image_size
     factor = 2 ** (len(adm.multipliers()) - 1)
-    if size % factor or not 16 <= size <= 1024:
-        raise UsageError(f"--size {size}: this ADM takes multiples of {factor}, from 16 to 1024.")
+    if size % factor or not MIN_SIZE <= size <= MAX_SIZE:
+        raise UsageError(f"--size {size}: this ADM takes multiples of {factor}, from {MIN_SIZE} to {MAX_SIZE}.")
     return size
 
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import UsageError
 from ..models.device import Precision
 from ..places.field import PlaceField
-from .image_file import MAX_PIXELS, MIN_SIDE
-from .image_spec import ImagePreset, parse_harmonization, parse_perturbation
+from .image_file import MAX_PIXELS, MIN_SIDE, Limits
+from .image_spec import ImagePreset, ImageSize, parse_harmonization, parse_perturbation
 from .specs import NoiseReduction
 from .teacher import TeacherPreset
 
@@ -22,8 +22,8 @@ ShardForm = Literal["zarr", "webdataset"]
 """How new shards are stored; it decides no value, and shards of the other format are reused."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
-OF_SOURCES = {"layout": None, "rehash": False, "min_side": MIN_SIDE, "max_pixels": MAX_PIXELS}
-"""Settings that say how sources are read, with their defaults: ``--from-cache`` has no use for others."""
+OF_SOURCES = ("layout", "rehash", "min_side", "max_pixels")
+"""Settings that say how sources are read: ``--from-cache`` has no use for any but their defaults."""
 
 
 class BuildConfig(BaseModel):
@@ -43,14 +43,14 @@ class BuildConfig(BaseModel):
     image_preset: ImagePreset = "distildire"
     harmonize: str | None = None
     perturb: str | None = None
-    image_size: int | None = Field(default=None, ge=16, le=1024)
+    image_size: ImageSize | None = None
     steps: str = "ddim20"
     real_step: int = Field(default=0, ge=0)
     clip: bool = True
     noise: NoiseReduction = "mean"
     teacher: str = "resnet50"
     teacher_weights: Path | None = None
-    train_size: int | None = Field(default=None, ge=16, le=1024)
+    train_size: ImageSize | None = None
     precision: Precision = "fp32"
 
     sources: tuple[PlaceField, ...] = ()
@@ -86,6 +86,11 @@ class BuildConfig(BaseModel):
                 "Build it with --from-cache --dataset NAME --perturb KIND:STRENGTH."
             )
         return self
+
+    @property
+    def limits(self) -> Limits:
+        """Which images are used."""
+        return Limits(max_pixels=self.max_pixels, min_side=self.min_side)
 
     @classmethod
     def checked(cls, **values: object) -> BuildConfig:
@@ -124,7 +129,8 @@ def build_requests(
         raise UsageError(
             f"--from-cache: opens no source, so leave {settings['sources'][0]} out, or leave out the option."
         )
-    for field, default in OF_SOURCES.items():
+    for field in OF_SOURCES:
+        default = BuildConfig.model_fields[field].default
         if settings.get(field, default) != default:
             raise UsageError(f"--{field.replace('_', '-')}: is about sources, and --from-cache opens none.")
     origin = {**settings, "origin": settings["dataset"]}

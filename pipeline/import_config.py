@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..models.device import Precision
 from ..places.field import PlaceField
 from .config import DATASET_NAME, ShardForm, wrong_option
+from .image_spec import ImageSize
 from .import_files import PARTS
 from .imported import (
     ImportedDireSpec,
@@ -40,7 +41,7 @@ class ImportConfig(BaseModel):
     teacher: str | None = None
     teacher_weights: Path | None = None
     preset: TeacherPreset = "paper"
-    train_size: int | None = Field(default=None, ge=16, le=1024)
+    train_size: ImageSize | None = None
     precision: Precision = "fp32"
 
     sources: tuple[Path, ...] = Field(min_length=1)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ..errors import UserError
 from ..places import Place
 from .file_facts import read_facts
-from .image_file import MAX_PIXELS, MIN_SIDE, ImageRejected, Limits, content_key
+from .image_file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
 from .scan_memory import Finding, forget, recall, remember
 from .scan_rows import Reject, Resolution, ScannedRow, resolve_conflicts, to_table
 from .source_file import SourceFile, absolute_root, is_storable, is_url, printable
@@ -78,8 +78,7 @@ def scan(
     *,
     memory: Place | None = None,
     workers: int = 4,
-    min_side: int = MIN_SIDE,
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = DEFAULT_LIMITS,
     rehash: bool = False,
     progress: Callable[[int, int], None] | None = None,
     scanner: FileScanner | None = None,
@@ -89,12 +88,10 @@ def scan(
     memory : file that remembers the findings between scans; only a speed-up, so one that is damaged is replaced.
     workers : threads that read; of an object store more do, see :func:`.source_read.readers`. rehash : open every file even if it is
         remembered.
-    min_side, max_pixels : see :class:`.image_file.Limits`. progress : called with (files done, files in all).
+    limits : which images are used. progress : called with (files done, files in all).
     scanner : reads the files in place of ``workers``.
-    A file that cannot be used becomes a reject; UsageError for limits that could not be kept, UserError for an object store
-    that stops answering.
+    A file that cannot be used becomes a reject; UserError for an object store that stops answering.
     """
-    limits = Limits(max_pixels=max_pixels, min_side=min_side)
     known = {} if memory is None else recall(memory)
     findings: dict[bytes, Finding] = {}
     rows: list[ScannedRow] = []

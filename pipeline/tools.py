@@ -9,7 +9,6 @@ from typing import Self
 from ..cache.spec import Spec
 from ..cache.store import FeatureStore
 from .config import BuildConfig
-from .image_file import Limits
 from .image_spec import ImageSpec
 from .images import ImageLoader
 from .networks import Models
@@ -44,7 +43,7 @@ class TaskContext:
         """Return the context of a build's tasks. files : key -> where its picture is read. No model is loaded yet."""
         image = setup.specs["image"]
         assert isinstance(image, ImageSpec)
-        limits = Limits(max_pixels=config.max_pixels, min_side=config.min_side)
-        images = ImageLoader(image, setup.stores["image"], setup.pictures, files, config.decode_threads, limits)
+        store, threads = setup.stores["image"], config.decode_threads
+        images = ImageLoader(image, store, setup.pictures, files, threads, config.limits)
         models = Models(config, setup.device, image.size)
         return cls(config, setup.schedule, setup.specs, setup.stores, images, models, advance)
