@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from ..models.device import keep_freed_memory
-from ..pipeline.sources import printable
+from ..pipeline.source_file import printable
 from ..progress import Progress
 from .detector import Detector
 from .named import named_files

@@ -26,7 +26,7 @@ from .decode import decode
 from .image_file import ImageRejected, format_name, open_image, orientation
 from .image_spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from .import_files import LooseSample
-from .scan import ScannedRow
+from .scan_rows import ScannedRow
 from .source_read import read_source, read_stable
 from .specs import FloatStorage
 

@@ -32,7 +32,8 @@ from .import_files import LooseSample, find_loose, wanted_parts
 from .import_read import Reader, Rows, common_side
 from .plan import FEATURES, Plan, Samples, Task, make_plan
 from .record import write_record
-from .scan import Reject, ScannedRow, scan
+from .scan import scan
+from .scan_rows import Reject, ScannedRow
 from .source_file import printable
 from .teacher import TeacherSpec, check_teacher, teacher_views
 

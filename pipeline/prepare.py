@@ -23,7 +23,8 @@ from .image_spec import ImageSpec
 from .plan import Part, Plan, Samples, make_plan
 from .scan import FileScanner, ScanResult, scan
 from .schedule import Schedule
-from .sources import SourceFile, discover
+from .source_file import SourceFile
+from .sources import discover
 from .spec_sheet import flags_and_digest, make_specs
 from .wanted import only_pictures, parse_features, wanted_features
 

@@ -23,33 +23,17 @@ from ..places import Place
 from .file_facts import read_facts
 from .image_file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
 from .scan_memory import Finding, forget, recall, remember
-from .scan_rows import Reject, Resolution, ScannedRow, resolve_conflicts, to_table
+from .scan_rows import Reject, ScannedRow, resolve_conflicts
 from .source_file import SourceFile, absolute_root, is_storable, is_url, printable
 from .source_read import GIVE_UP, altered_tars, file_status, read_image, readers
-
-__all__ = [
-    "FileScanner",
-    "Reject",
-    "Resolution",
-    "ScanResult",
-    "ScannedFile",
-    "ScannedRow",
-    "forget_files",
-    "place_of",
-    "resolve_conflicts",
-    "scan",
-    "scan_file",
-    "scan_files",
-    "to_table",
-]
 
 _LARGEST_BLOCK = 256
 """Most files that a worker takes at a time."""
 
 ScannedFile = tuple[SourceFile, bytes, Finding | ImageRejected]
-"""A file, its place in the memory, and what was found: the very finding of the memory where the file is unchanged."""
+"""A file, its key in the memory, and what was found: the very finding of the memory where the file is unchanged."""
 FileScanner = Callable[[Sequence[SourceFile], Mapping[bytes, Finding]], Iterator[Sequence[ScannedFile]]]
-"""Scans files, in order and in blocks, trusting what is known of some by their place in the memory."""
+"""Scans files, in order and in blocks, trusting what is known of some by their key in the memory."""
 
 JudgedFile = tuple[bytes, Finding | None, ScannedRow | Reject]
 """What the memory calls a file, what was found in it (nothing if it could not be read), and the verdict."""
@@ -103,10 +87,10 @@ def scan(
     else:
         blocks = ([_judged(*scanned, limits) for scanned in block] for block in scanner(files, trusted))
     for block in blocks:
-        for place, finding, verdict in block:
+        for key, finding, verdict in block:
             if finding is not None:
-                findings[place] = finding
-                known_before = finding is trusted.get(place)
+                findings[key] = finding
+                known_before = finding is trusted.get(key)
                 remembered += known_before
                 opened += not known_before
             if isinstance(verdict, ScannedRow):
@@ -136,7 +120,7 @@ def scan(
 
 def forget_files(memory: Place, files: Iterable[SourceFile]) -> None:
     """Let the next scan open these files, even if size and time are as they were: they turned out to be others."""
-    forget(memory, {place_of(absolute_root(file.root), file) for file in files})
+    forget(memory, {memory_key(absolute_root(file.root), file) for file in files})
 
 
 def _judged_blocks(
@@ -149,8 +133,8 @@ def _judged_blocks(
     def judge_block(block: Sequence[SourceFile]) -> list[JudgedFile]:
         found: list[JudgedFile] = []
         for file in block:
-            place = _place(prefixes[file.root], file)
-            found.append(_judged(file, place, scan_file(file, trusted.get(place)), limits))
+            key = _memory_key(prefixes[file.root], file)
+            found.append(_judged(file, key, scan_file(file, trusted.get(key)), limits))
         return found
 
     size = min(max(len(files) // (8 * workers), 1), _LARGEST_BLOCK)
@@ -161,15 +145,15 @@ def _judged_blocks(
         pool.shutdown(cancel_futures=True)
 
 
-def place_of(root: str, file: SourceFile) -> bytes:
+def memory_key(root: str, file: SourceFile) -> bytes:
     """Return what the memory calls a file of this absolute root, or an image in a tar there."""
-    return _place(os.path.join(root, ""), file)  # noqa: PTH118
+    return _memory_key(os.path.join(root, ""), file)  # noqa: PTH118
 
 
-def _place(prefix: str, file: SourceFile) -> bytes:
+def _memory_key(prefix: str, file: SourceFile) -> bytes:
     """Do the same for a root that ends in a slash."""
-    place = os.fsencode(prefix + file.path)
-    return place if file.member is None else place + file.member.stamp
+    key = os.fsencode(prefix + file.path)
+    return key if file.member is None else key + file.member.stamp
 
 
 def scan_file(file: SourceFile, known: Finding | None) -> Finding | ImageRejected:
@@ -239,10 +223,10 @@ def _of_whole_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Rejec
     return kept, rejects
 
 
-def _judged(file: SourceFile, place: bytes, found: Finding | ImageRejected, limits: Limits) -> JudgedFile:
+def _judged(file: SourceFile, key: bytes, found: Finding | ImageRejected, limits: Limits) -> JudgedFile:
     if isinstance(found, ImageRejected):
-        return place, None, Reject(printable(file.location), found.reason, found.detail)
-    return place, found, _judge(file, found, limits)
+        return key, None, Reject(printable(file.location), found.reason, found.detail)
+    return key, found, _judge(file, found, limits)
 
 
 def _judge(file: SourceFile, found: Finding, limits: Limits) -> ScannedRow | Reject:

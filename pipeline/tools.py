@@ -14,7 +14,7 @@ from .images import ImageLoader
 from .networks import Models
 from .prepare import BuildSetup
 from .schedule import Schedule
-from .sources import SourceFile
+from .source_file import SourceFile
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from distil_cache.cache.dataset import SCHEMA, revision_of
 from distil_cache.pipeline.decode import decode
 from distil_cache.pipeline.image_file import ImageRejected, Limits
 from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.scan import ScannedRow, resolve_conflicts, scan, to_table
+from distil_cache.pipeline.scan import scan
+from distil_cache.pipeline.scan_rows import ScannedRow, resolve_conflicts, to_table
+from distil_cache.pipeline.source_file import SourceFile
 from distil_cache.pipeline.source_read import read_source
-from distil_cache.pipeline.sources import SourceFile, discover
+from distil_cache.pipeline.sources import discover
 from hypothesis import given
 from hypothesis import strategies as st
 from image_bytes import bad_files, noise, saved, turned

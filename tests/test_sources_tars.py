@@ -17,7 +17,8 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
 from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.image_file import ImageRejected, content_key
-from distil_cache.pipeline.scan import scan, to_table
+from distil_cache.pipeline.scan import scan
+from distil_cache.pipeline.scan_rows import to_table
 from distil_cache.pipeline.source_read import read_source
 from distil_cache.pipeline.sources import discover
 from distil_cache.pipeline.tar_index import read_tar_index

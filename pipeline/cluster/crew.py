@@ -14,7 +14,7 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from ...errors import DistilCacheError, UserError
-from ..scan import ScannedFile, place_of, scan_file
+from ..scan import ScannedFile, memory_key, scan_file
 from ..scan_memory import Finding
 from ..source_file import SourceFile, absolute_root
 from .connection import LOST, NO_ANSWER, Connection, without_log
@@ -179,14 +179,14 @@ class Crew:
     ) -> Iterator[Sequence[ScannedFile]]:
         """Scan source files, many at a time, as a :data:`..scan.FileScanner`; what workers cannot read is scanned here."""
         roots = {root: absolute_root(root) for root in {file.root for file in files}}
-        places = [place_of(roots[file.root], file) for file in files]
+        keys = [memory_key(roots[file.root], file) for file in files]
         blocks = [slice(start, start + _FILES) for start in range(0, len(files), _FILES)]
         flying: dict[str, int] = {}
         found: dict[int, str | Failure] = {}
         window = handed_in = 0
 
         def hand_in(number: int) -> None:
-            known = [trusted.get(place) for place in places[blocks[number]]]
+            known = [trusted.get(key) for key in keys[blocks[number]]]
             key = f"scan-{secrets.token_hex(8)}"
             flying[key] = number
             self.submit(scan_block, write_files(files[blocks[number]], known), key=key)
@@ -203,7 +203,7 @@ class Crew:
                         hand_in(block_number)
                     else:
                         found[block_number] = outcome.result
-            yield _merged(files[block], places[block], trusted, found.pop(number))
+            yield _merged(files[block], keys[block], trusted, found.pop(number))
 
 
 @contextmanager
@@ -256,15 +256,15 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _merged(
-    files: Sequence[SourceFile], places: Sequence[bytes], trusted: Mapping[bytes, Finding], result: str | Failure
+    files: Sequence[SourceFile], keys: Sequence[bytes], trusted: Mapping[bytes, Finding], result: str | Failure
 ) -> list[ScannedFile]:
     """Return what a scan wants to know of a block of files, from a worker's answer."""
     answers = [False] * len(files) if isinstance(result, Failure) else read_findings(result)
     scanned: list[ScannedFile] = []
-    for file, place, answer in zip(files, places, answers, strict=True):
-        known = trusted.get(place)
+    for file, key, answer in zip(files, keys, answers, strict=True):
+        known = trusted.get(key)
         if isinstance(answer, Finding):
-            scanned.append((file, place, answer))
+            scanned.append((file, key, answer))
         else:
-            scanned.append((file, place, known if answer and known is not None else scan_file(file, known)))
+            scanned.append((file, key, known if answer and known is not None else scan_file(file, known)))
     return scanned
