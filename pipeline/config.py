@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,10 +20,18 @@ from .teacher import TeacherPreset
 
 ShardForm = Literal["zarr", "webdataset"]
 """How new shards are stored; it decides no value, and shards of the other format are reused."""
+SHARD_SIZE = 512
+ShardSize = Annotated[int, Field(ge=1, le=65536)]
+"""Images in a new shard."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
 OF_SOURCES = ("layout", "rehash", "min_side", "max_pixels")
 """Settings that say how sources are read: ``--from-cache`` has no use for any but their defaults."""
+
+
+def default_threads() -> int:
+    """Return how many threads read and decode images, unless somebody says how many."""
+    return min(8, os.cpu_count() or 1)
 
 
 class BuildConfig(BaseModel):
@@ -66,9 +74,9 @@ class BuildConfig(BaseModel):
     device: str = "auto"
     batch_size: Literal["auto"] | int = "auto"
     compile: bool = False
-    shard_size: int = Field(default=512, ge=1, le=65536)
+    shard_size: ShardSize = SHARD_SIZE
     format: ShardForm = "zarr"
-    decode_threads: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+    decode_threads: int = Field(default_factory=default_threads, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from ..cache.spec import Spec
 from ..errors import UsageError
 from ..models.device import Precision
 from ..places.field import PlaceField
-from .config import DATASET_NAME, ShardForm, wrong_option
+from .config import DATASET_NAME, SHARD_SIZE, ShardForm, ShardSize, default_threads, wrong_option
 from .image_spec import ImageSize
 from .import_files import PARTS
 from .imported import (
@@ -51,9 +50,9 @@ class ImportConfig(BaseModel):
     features: tuple[str, ...] = ()
     device: str = "auto"
     batch_size: int = Field(default=8, ge=1)
-    shard_size: int = Field(default=512, ge=1, le=65536)
+    shard_size: ShardSize = SHARD_SIZE
     format: ShardForm = "zarr"
-    decode_threads: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+    decode_threads: int = Field(default_factory=default_threads, ge=1)
 
     @classmethod
     def checked(cls, **values: object) -> ImportConfig:
