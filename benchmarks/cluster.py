@@ -6,7 +6,7 @@
 
 ``sleep``: shards of 8 images of 16 pixels, through scan, plan, messages, decoding and commit as in any build, with a model
 that sleeps ``seconds`` a shard. Each worker gets ``shards`` shards; the plain loop does as many. Eight workers share a
-process, so that 64 fit into a few gigabytes; each has its own tools, and sleeping keeps none from another. The time is that
+process, so that 64 fit into a few gigabytes; each has its own models, and sleeping keeps none from another. The time is that
 of the tasks, first to last: starting processes is told apart. Where the workers' decoding and writing alone fills the
 machine's cores, the clock says nothing about the engine; processor time a shard does: of the loop, of this process (which
 holds client and scheduler), and of the workers.
@@ -57,7 +57,7 @@ def config_of(sources: Path, cache: Path, **changes: object) -> BuildConfig:
     """A build of image and eps in shards of eight."""
     values: dict[str, object] = {
         "sources": (sources,), "cache": cache, "dataset": "benchmark", "adm": "demo", "image_size": SIDE,
-        "features": ("image,eps",), "shard_size": ROWS, "batch_size": ROWS, "device": "cpu", "workers": 1,
+        "features": ("image,eps",), "shard_size": ROWS, "batch_size": ROWS, "device": "cpu", "decode_threads": 1,
     }  # fmt: skip
     return BuildConfig.checked(**{**values, **changes})
 
@@ -67,7 +67,7 @@ def loop_seconds(config: BuildConfig, seconds: float) -> tuple[float, float]:
     with ExitStack() as held:
         ready = prepare(config, Silent(), held, dry_run=False)
         work = LoopWork(config, ready, Silent())
-        with_sleep(work.tools, seconds / ROWS)
+        with_sleep(work.context, seconds / ROWS)
         began, cpu = time.perf_counter(), time.process_time()
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)
         return time.perf_counter() - began, time.process_time() - cpu
@@ -78,7 +78,7 @@ def crew_seconds(
 ) -> tuple[float, float, float]:
     """Return the time that a crew takes for all tasks: on the clock, and of this process' and the workers' processors."""
     with ExitStack() as held:
-        ready = prepare(config, Silent(), held, dry_run=False, crew=crew)
+        ready = prepare(config, Silent(), held, dry_run=False, scanner=crew.scan_files)
         work = CrewWork(crew, config, ready, Placement(), Silent(), sleeping(seconds / ROWS))
         held.enter_context(crew.plugin(work.plugin))
         began, cpu, theirs = time.perf_counter(), time.process_time(), cpu_of(processes)
@@ -214,7 +214,7 @@ def measure_real(counts: list[int], images: int) -> list[dict[str, object]]:
 def run_on(crew: Crew, config: BuildConfig, count: int) -> None:
     """Run the tasks of a build on a crew."""
     with ExitStack() as held:
-        ready = prepare(config, Silent(), held, dry_run=False, crew=crew)
+        ready = prepare(config, Silent(), held, dry_run=False, scanner=crew.scan_files)
         work = CrewWork(crew, config, ready, Placement(workers=count), Silent())
         held.enter_context(crew.plugin(work.plugin))
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)

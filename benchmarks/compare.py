@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from distil_cache.models.device import device_title
+from distil_cache.models.device import device_name
 
 Ways = dict[str, Callable[[], object]]
 
@@ -80,7 +80,7 @@ def conditions() -> dict[str, str]:
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )  # fmt: skip
     return {
-        "machine": f"{device_title(torch.device('cpu'))}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "machine": f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit.stdout.strip() or "unknown",

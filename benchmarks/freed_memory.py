@@ -3,7 +3,7 @@
     python benchmarks/freed_memory.py [--rounds 3] [--json FILE]
 
 ``glibc`` as it is; ``Dask's nanny``, which lowers glibc's threshold for its workers; ``kept``, as every command of this
-package does once it has chosen the CPU. Every measurement is a process of its own, because the ways cannot be mixed in one,
+package does that computes on the CPU. Every measurement is a process of its own, because the ways cannot be mixed in one,
 with one thread; the ways take turns, and the medians of the rounds are compared. Faults: pages asked of the system.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from adm_call import medium_adm
 from compare import conditions
-from distil_cache.models.device import choose_device
+from distil_cache.models.device import keep_freed_memory
 from distil_cache.pipeline.adm import Adm
 from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.networks import placed
@@ -82,7 +82,7 @@ def measure(work: str, way: str) -> dict[str, float]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if way == "kept":
-        choose_device("cpu")
+        keep_freed_memory(torch.device("cpu"))
     run = WORK[work]()
     for _ in range(2):
         run()

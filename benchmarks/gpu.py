@@ -22,11 +22,11 @@ from compare import conditions
 from distil_cache.inference.bench_model import random_adm
 from distil_cache.inference.counted import adm_call
 from distil_cache.models.backbones import build_backbone
+from distil_cache.models.device import HALF_TYPES
 from distil_cache.pipeline.adm import Adm
 from distil_cache.pipeline.adm_weights import OFFICIAL, load_adm
 from distil_cache.pipeline.batches import BatchSize, find_size, run_batches
 from distil_cache.pipeline.ddim import extract
-from distil_cache.pipeline.device import HALF
 from distil_cache.pipeline.networks import compiled, placed
 from distil_cache.pipeline.precision import SAMPLES, measure_deviation
 from distil_cache.pipeline.schedule import Schedule, respace
@@ -157,7 +157,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
     }
     flop, _ = adm_call(exact.config, size)
     call = bench.seconds(lambda: attempt(batch.size)) / batch.size
-    rate = matrix_rate(bench, HALF[options.precision])
+    rate = matrix_rate(bench, HALF_TYPES[options.precision])
     table |= {"TFLOP of a call": flop / 1e12, f"TFLOP/s of a matrix product, {options.precision}": rate / 1e12}
     table |= {"TFLOP/s of the ADM": flop / call / 1e12, "share of the matrix rate": flop / call / rate}
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -175,7 +175,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("adm256", "demo"), default="adm256")
-    parser.add_argument("--precision", choices=tuple(HALF), default="fp16")
+    parser.add_argument("--precision", choices=tuple(HALF_TYPES), default="fp16")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, help="images in a call; default: found under the memory limit")
     parser.add_argument("--compile", action="store_true")

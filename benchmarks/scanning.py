@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from compare import Comparison, compare, conditions, show
 from distil_cache.pipeline.scan import scan
-from distil_cache.pipeline.sources import SourceFile, discover
+from distil_cache.pipeline.source_file import SourceFile
+from distil_cache.pipeline.sources import discover
 from PIL import Image
 
 KINDS = {"PNG": ("png", 96, {"compress_level": 1}), "JPEG": ("jpg", 192, {"quality": 92})}

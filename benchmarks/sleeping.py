@@ -10,22 +10,22 @@ import torch
 from distil_cache.pipeline.batches import BatchSize
 from distil_cache.pipeline.cluster.worker import BuildPlugin
 from distil_cache.pipeline.source_file import SourceFile
-from distil_cache.pipeline.tools import Tools
+from distil_cache.pipeline.tools import TaskContext
 from torch import Tensor
 
 BATCH = 8
 
 
-def with_sleep(tools: Tools, seconds: float) -> Tools:
-    """Put a model into the tools that takes ``seconds`` for an image and no processor."""
+def with_sleep(context: TaskContext, seconds: float) -> TaskContext:
+    """Put a model in the place of the ADM that takes ``seconds`` for an image and no processor."""
 
     def model(x: Tensor, _t: Tensor) -> Tensor:
         time.sleep(seconds * len(x))
         return torch.zeros_like(x)
 
-    tools.load_adm = lambda: model
-    tools.choose_batch = lambda _model: BatchSize(BATCH)
-    return tools
+    context.models.adm = model
+    context.models.adm_batch = BatchSize(BATCH)
+    return context
 
 
 class SleepPlugin(BuildPlugin):
@@ -35,9 +35,9 @@ class SleepPlugin(BuildPlugin):
         super().__init__(name, request)
         self.seconds = seconds
 
-    def open_tools(self, files: Mapping[str, SourceFile]) -> Tools:
-        """Return the build's tools with the sleeping model."""
-        return with_sleep(super().open_tools(files), self.seconds)
+    def open_build(self, files: Mapping[str, SourceFile]) -> TaskContext:
+        """Return what the build's tasks share, with the sleeping model."""
+        return with_sleep(super().open_build(files), self.seconds)
 
 
 def sleeping(seconds: float) -> Any:

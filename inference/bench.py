@@ -23,13 +23,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ..errors import UsageError, UserError
-from ..models.device import choose_device, device_title
+from ..models.device import Precision, choose_device, device_name, keep_freed_memory, set_precision
 from ..pipeline.adm import AdmConfig
 from ..pipeline.decode import decode
-from ..pipeline.device import set_precision
-from ..pipeline.image_spec import ImageSpec
+from ..pipeline.image_spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from ..pipeline.record import versions
-from ..pipeline.specs import Precision
 from ..progress import Progress, Silent
 from ..train.checkpoint import replace_text, save_weights
 from ..train.costs import METHODS_IN_ORDER, Cold, Conditions, Costs, MethodCosts, with_ratios
@@ -84,6 +82,7 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
         raise UsageError("bench: --batch-size and --rounds have to be at least 1.")
     names = [find_method(name).name for name in config.methods]
     device = choose_device(config.device)
+    keep_freed_memory(device)
     if config.timed:
         set_precision(config.precision, device)
     if out is not None:
@@ -112,14 +111,14 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
 def _side(asked: int | None, adm: AdmConfig) -> int:
     size = asked or adm.image_size
     factor = 2 ** (len(adm.multipliers()) - 1)
-    if size % factor or not 16 <= size <= 1024:
-        raise UsageError(f"--size {size}: this ADM takes multiples of {factor}, from 16 to 1024.")
+    if size % factor or not MIN_SIZE <= size <= MAX_SIZE:
+        raise UsageError(f"--size {size}: this ADM takes multiples of {factor}, from {MIN_SIZE} to {MAX_SIZE}.")
     return size
 
 
 def _conditions(config: BenchConfig, model: BenchModel, size: int, device: torch.device) -> Conditions:
     return Conditions(
-        device=device_title(device) if config.timed else "none: counted, not run",
+        device=device_name(device) if config.timed else "none: counted, not run",
         threads=torch.get_num_threads(),
         precision=config.precision,
         image_size=size,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ..pipeline.image_file import Limits
 from ..pipeline.transfer import Rows
 from ..places import Place
 from ..train.augment import test_input
+from ..train.calibrate import Calibration
 from ..train.official import read_checkpoint
 from ..train.predict import probability
 from ..train.run_folder import RunFolder, RunRecord
@@ -36,7 +37,32 @@ from .options import Options
 from .pictures import Eye, Item, Looked, Source
 from .prediction import Frame, Prediction
 from .settings import Settings, settings_of
-from .threshold import Threshold, threshold_of
+
+DEFAULT_THRESHOLD = 0.5
+
+
+class Threshold(NamedTuple):
+    """The score above which an image counts as generated, and where that number comes from.
+
+    value : 0 to 1. origin : who chose it. words : the same for a person. transform : under which validation chose it.
+    """
+
+    value: float
+    origin: Literal["given", "validation", "default"]
+    words: str
+    transform: str | None = None
+
+    @classmethod
+    def of(cls, given: float | None, calibration: Calibration | None) -> Self:
+        """Return what was asked for, else what validation chose, else 0.5."""
+        if given is not None:
+            return cls(given, "given", f"threshold {given:g}, as asked for")
+        if calibration is None:
+            words = f"threshold {DEFAULT_THRESHOLD}: the run has no calibrated one"
+            return cls(DEFAULT_THRESHOLD, "default", words)
+        value, images = calibration.threshold, calibration.real + calibration.fake
+        words = f"threshold {value:.4g}, chosen on {images:,} images of {calibration.split}"
+        return cls(value, "validation", words, calibration.transform)
 
 
 class Detector:
@@ -69,7 +95,7 @@ class Detector:
         chosen = Options.checked(**options)
         folder = RunFolder(Path(run))
         student, record, _ = folder.load_student()
-        return cls(student, record, threshold_of(chosen.threshold, folder.calibration()), chosen)
+        return cls(student, record, Threshold.of(chosen.threshold, folder.calibration()), chosen)
 
     @classmethod
     def from_weights(cls, file: Path | str, method: str = "distildire", **options: Any) -> Self:
@@ -80,7 +106,7 @@ class Detector:
         """
         chosen = Options.checked(**options)
         student, record = read_checkpoint(Path(file), method)
-        return cls(student, record, threshold_of(chosen.threshold, None), chosen)
+        return cls(student, record, Threshold.of(chosen.threshold, None), chosen)
 
     def predict(self, sources: Source | Iterable[Source]) -> list[Prediction]:
         """Score paths, Pillow images and uint8 arrays, one or many; the predictions are in their order.

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..pipeline.sources import printable
+from ..pipeline.source_file import printable
 from ..pipeline.transfer import Rows
 from ..train.gallery import as_pixels
 

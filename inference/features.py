@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from ..errors import UsageError, UserError
+from ..models.device import set_precision
 from ..pipeline.adm import Adm
 from ..pipeline.batches import BatchSize, padded, run_batches
 from ..pipeline.compute import stored_rows, to_signal
 from ..pipeline.ddim import extract, used_steps
-from ..pipeline.device import set_precision
 from ..pipeline.networks import automatic_batch, placed
 from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
 from ..pipeline.transfer import Outgoing, Rows, incoming

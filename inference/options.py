@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..pipeline.config import wrong_option
-from ..pipeline.specs import Precision
+from ..models.device import Precision
+from ..pipeline.config import default_threads, wrong_option
 from ..places.field import PlaceField
 from ..train.augment import TestTransform
 
@@ -42,7 +41,7 @@ class Options(BaseModel):
     device: str = "auto"
     precision: Precision | None = None
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1, le=256)
+    workers: int = Field(default_factory=default_threads, ge=1, le=256)
 
     @classmethod
     def checked(cls, **values: object) -> Options:

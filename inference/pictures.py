@@ -19,8 +19,8 @@ from ..errors import UsageError
 from ..pipeline.decode import decode, decode_image
 from ..pipeline.image_file import ImageRejected, Limits
 from ..pipeline.image_spec import ImageSpec
+from ..pipeline.source_file import printable
 from ..pipeline.source_read import read_named
-from ..pipeline.sources import printable
 from ..places import Place
 from .named import is_video
 from .video import sample

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from ..pipeline.sources import printable
+from ..models.device import keep_freed_memory
+from ..pipeline.source_file import printable
 from ..progress import Progress
 from .detector import Detector
 from .named import named_files
@@ -39,6 +40,7 @@ def run_predict(
     form = form_of(out) if out else None
     files = named_files(arguments, listed)
     detector = load()
+    keep_freed_memory(detector.device)
     predictions: list[Prediction] = []
     with ExitStack() as held:
         writers = [line_writer(*lines)] if lines else []

@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..models.device import Precision, set_precision
 from ..pipeline.adm import Adm, AdmConfig
 from ..pipeline.adm_weights import read_adm
 from ..pipeline.compute import to_signal
 from ..pipeline.ddim import extract
-from ..pipeline.device import set_precision
 from ..pipeline.networks import placed
 from ..pipeline.schedule import Schedule
-from ..pipeline.specs import Precision
 from ..pipeline.transfer import incoming
 from ..train.augment import test_input
 from ..train.checkpoint import load_weights

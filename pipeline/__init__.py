@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from ..progress import Progress, Silent
     from .build import run_build, run_builds
     from .cluster.placement import Placement
-    from .config import BuildConfig
-    from .quote import Quote
-    from .requests import build_requests
+    from .config import BuildConfig, build_requests
+    from .rates import Quote
 
 __all__ = ["BuildConfig", "Placement", "Progress", "Quote", "Silent", "build_requests", "run_build", "run_builds"]
 
@@ -23,9 +22,9 @@ _WHERE = {
     "BuildConfig": ".config",
     "Placement": ".cluster.placement",
     "Progress": "..progress",
-    "Quote": ".quote",
+    "Quote": ".rates",
     "Silent": "..progress",
-    "build_requests": ".requests",
+    "build_requests": ".config",
     "run_build": ".build",
     "run_builds": ".build",
 }

@@ -23,8 +23,10 @@ from .audit_duplicates import Look, groups, look_of, near_pairs
 from .audit_headers import HeaderFacts, header_facts, row_facts
 from .audit_pixels import PixelFacts, pixel_facts
 from .image_file import ImageRejected
-from .scan import ScannedRow, ScanResult, read_source, readers, scan
+from .scan import ScanResult, scan
+from .scan_rows import ScannedRow
 from .source_file import SourceFile, printable
+from .source_read import read_source, readers
 from .sources import discover
 
 __all__ = ["AuditRow", "HeaderFacts", "audit_rows", "header_facts", "run_audit"]

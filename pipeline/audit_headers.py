@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from .file_facts import read_facts, read_traits
-from .scan import ScannedRow
+from .scan_rows import ScannedRow
 
 _USUAL = {"jpeg": ("jpg", "jpeg"), "tiff": ("tif", "tiff")}
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..cache.audit_record import Carrier, Check, HeaderAudit, Told
 from .audit_checks import AuditRow, header_checks, spread, told
 from .audit_headers import row_facts
-from .scan import ScannedRow
+from .scan_rows import ScannedRow
 
 SUMMARY_SAMPLE = 500
 """Most files of each label whose headers a build judges."""

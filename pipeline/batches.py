@@ -17,8 +17,8 @@ from typing import TypeVar
 import torch
 
 from ..errors import UserError
+from ..models.device import device_name
 from ..models.user_cache import read_memory, write_memory
-from .device import device_name
 from .transfer import Outgoing, Rows
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def remembered_size(
     identity : what memory use depends on besides the device: the model's digest, image size, precision.
     attempt : runs one batch of the given size.
     """
-    key = json.dumps({"device": device_name(device), **identity}, sort_keys=True)
+    key = json.dumps({"device": device_name(device, of_machine=True), **identity}, sort_keys=True)
     size = _known().get(key) or find_size(device, attempt)
     _note(key, size)
     return BatchSize(size, lambda smaller: _note(key, smaller))

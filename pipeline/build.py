@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from ..cache.audit_record import HeaderAudit
 from ..errors import DistilCacheError
+from ..models.device import HALF_TYPES
 from ..progress import Progress
 from .audit_summary import audit_result, summarise, warning
 from .cluster import Placement, open_crew
 from .config import BuildConfig
-from .device import HALF
 from .estimate import predicted_calls
 from .loop_work import LoopWork
 from .precision import SAMPLES
 from .prepare import Prepared, plan_again, prepare
-from .quote import Quote, quote_plan
+from .rates import Quote, quote_plan
 from .results import Result, Totals, part_result, plan_result, record_result
 from .scan import forget_files
 
@@ -82,7 +82,9 @@ def _plan(config: BuildConfig, progress: Progress, place: Placement, quote: Quot
 def _build(config: BuildConfig, progress: Progress, place: Placement, crew: Crew | None) -> Result:
     began = time.monotonic()
     with ExitStack() as held:
-        ready = prepare(config, progress, held, dry_run=False, part=place.part, crew=crew)
+        ready = prepare(
+            config, progress, held, dry_run=False, part=place.part, scanner=crew.scan_files if crew else None
+        )
         audit = _audit(config, ready, place, progress)
         work = _work(config, ready, place, progress, crew, held)
         totals = _run(config, ready, progress, work)
@@ -165,7 +167,7 @@ def _log(config: BuildConfig, ready: Prepared, totals: Totals, result: Result, w
             for name, (calls, seconds) in sorted(totals.speed.items())
         ],
     }
-    if config.precision in HALF and totals.adm_calls:
+    if config.precision in HALF_TYPES and totals.adm_calls:
         index = ready.stores["image"].index()
         keys = list(islice((key for task in ready.plan.tasks for key in task.keys if key in index), SAMPLES))
         deviation = work.deviation(keys)

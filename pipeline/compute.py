@@ -19,46 +19,46 @@ from .images import Images
 from .plan import PASS_FEATURES, Task, routes
 from .specs import EpsSpec, NoiseSpec, ReconSpec, one_call_features
 from .teacher import TeacherSpec, check_teacher, teacher_views
-from .tools import Tools
+from .tools import TaskContext
 from .transfer import Outgoing, Rows, incoming
 
 FINITE = "finite"
 
 
-def load_models(task: Task, images: Images, tools: Tools) -> None:
+def load_models(task: Task, images: Images, context: TaskContext) -> None:
     """Load the models that :func:`compute` will use for this task, unless they are there."""
     if any(images.lacking(task, feature) for feature in PASS_FEATURES):
-        _ = tools.adm_batch
+        _ = context.models.adm_batch
     if images.lacking(task, "teacher"):
-        _ = tools.teacher
+        _ = context.models.teacher
 
 
-def compute(task: Task, images: Images, tools: Tools) -> tuple[dict[str, Rows], int]:
+def compute(task: Task, images: Images, context: TaskContext) -> tuple[dict[str, Rows], int]:
     """Make everything but the pictures that the task's images lack.
 
     Returns feature -> rows, in the order of ``images.lacking``, and the number of images x ADM calls.
     Raises UserError where a model gives anything but finite numbers, or the device's memory is too small.
     """
-    made, calls = run_pass(task, images, tools)
+    made, calls = run_pass(task, images, context)
     wanted = images.lacking(task, "teacher")
     if wanted:
         fresh = dict(zip(images.lacking(task, "dire"), made.get("dire", ()), strict=True))
         old = [key for key in wanted if key not in fresh]
-        rows = dict(zip(old, gather(tools.stores["dire"], old), strict=True)) if old else {}
-        made["teacher"] = run_teacher(np.stack([fresh[key] if key in fresh else rows[key] for key in wanted]), tools)
+        rows = dict(zip(old, gather(context.stores["dire"], old), strict=True)) if old else {}
+        made["teacher"] = run_teacher(np.stack([fresh[key] if key in fresh else rows[key] for key in wanted]), context)
     return made, calls
 
 
-def run_pass(task: Task, images: Images, tools: Tools) -> tuple[dict[str, Rows], int]:
+def run_pass(task: Task, images: Images, context: TaskContext) -> tuple[dict[str, Rows], int]:
     """Make eps, recon, dire and noise with as few ADM calls as each row allows; returns as :func:`compute` does."""
     lacking = {feature: images.lacking(task, feature) for feature in PASS_FEATURES}
     place = {feature: {key: number for number, key in enumerate(keys)} for feature, keys in lacking.items() if keys}
     row_of = {key: row for row, key in enumerate(images.keys)}
-    cost = route_calls(tools.schedule, tools.real_step)
+    cost = route_calls(context.schedule, context.config.real_step)
     made: dict[str, Rows] = {}
     calls = 0
-    for route, keys in routes(images.keys, lacking, one_call_features(tools.specs)).items():
-        step = _Pass(route, cost[route], images.pixels, row_of, place, made, tools)
+    for route, keys in routes(images.keys, lacking, one_call_features(context.specs)).items():
+        step = _Pass(route, cost[route], images.pixels, row_of, place, made, context)
         step.run(keys)
         calls += len(keys) * cost[route]
     return made, calls
@@ -74,21 +74,28 @@ class _Pass:
     row_of: Mapping[str, int]
     place: Mapping[str, Mapping[str, int]]
     made: dict[str, Rows]
-    tools: Tools
+    context: TaskContext
 
     def run(self, keys: Sequence[str]) -> None:
         """Run the pass over the images of these keys."""
         self.wants = [feature for feature, places in self.place.items() if not places.keys().isdisjoint(keys)]
-        run_batches(keys, self.tools.adm_batch, self._launch, self._land)
+        run_batches(keys, self.context.models.adm_batch, self._launch, self._land)
 
     def _launch(self, batch: Sequence[str], size: int) -> Outgoing:
-        tools = self.tools
-        pixels = incoming(self.pixels[padded([self.row_of[key] for key in batch], size)], tools.device)
+        context = self.context
+        pixels = incoming(self.pixels[padded([self.row_of[key] for key in batch], size)], context.models.device)
         asked = {"eps"} if self.route == "first" else set(self.wants)
         with torch.inference_mode():
             x = to_signal(pixels)
-            found = extract(tools.adm, x, tools.schedule, asked, clip=tools.clip, real_step=tools.real_step)
-            rows = {feature: stored_rows(feature, found, tools.specs[feature]) for feature in self.wants}
+            found = extract(
+                context.models.adm,
+                x,
+                context.schedule,
+                asked,
+                clip=context.config.clip,
+                real_step=context.config.real_step,
+            )
+            rows = {feature: stored_rows(feature, found, context.specs[feature]) for feature in self.wants}
             return Outgoing({**rows, FINITE: found.finite})
 
     def _land(self, batch: Sequence[str], values: dict[str, Rows]) -> None:
@@ -99,7 +106,7 @@ class _Pass:
             for key, row in zip(batch, rows, strict=False):  # the rows may be padded
                 if key in place:
                     target[place[key]] = row
-        self.tools.advance("ADM calls", len(batch) * self.cost)
+        self.context.advance("ADM calls", len(batch) * self.cost)
 
 
 def _check_finite(keys: Sequence[str], finite: Rows, wants: Sequence[str]) -> None:
@@ -134,20 +141,20 @@ def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:
     return found.dire
 
 
-def run_teacher(dire: Rows, tools: Tools) -> Rows:
+def run_teacher(dire: Rows, context: TaskContext) -> Rows:
     """Run the backbone over uint8 DIRE rows (N, 3, S, S); returns (N, V, C, h, w) float16."""
-    spec = tools.specs["teacher"]
+    spec = context.specs["teacher"]
     assert isinstance(spec, TeacherSpec)
     parts: list[Rows] = []
 
     def launch(batch: Sequence[int], size: int) -> Outgoing:
-        rows = incoming(dire[padded(batch, size)], tools.device)
-        return Outgoing({"teacher": teacher_views(tools.teacher, rows, spec)})
+        rows = incoming(dire[padded(batch, size)], context.models.device)
+        return Outgoing({"teacher": teacher_views(context.models.teacher, rows, spec)})
 
     def land(batch: Sequence[int], values: dict[str, Rows]) -> None:
         check_teacher(values["teacher"], spec)
         parts.append(values["teacher"][: len(batch)])
-        tools.advance("teacher", len(batch))
+        context.advance("teacher", len(batch))
 
-    run_batches(range(len(dire)), tools.teacher_batch, launch, land)
+    run_batches(range(len(dire)), context.models.teacher_batch, launch, land)
     return np.concatenate(parts)

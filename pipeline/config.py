@@ -1,24 +1,37 @@
-"""Everything that one build is asked for, validated before any work starts."""
+"""Everything that a build is asked for, validated before any work starts; and the builds that one command asks for."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
+from ..models.device import Precision
 from ..places.field import PlaceField
-from .image_file import MAX_PIXELS, MIN_SIDE
-from .image_spec import ImagePreset, parse_harmonization, parse_perturbation
-from .specs import NoiseReduction, Precision
+from .image_file import MAX_PIXELS, MIN_SIDE, Limits
+from .image_spec import ImagePreset, ImageSize, parse_harmonization, parse_perturbation
+from .specs import NoiseReduction
 from .teacher import TeacherPreset
 
 ShardForm = Literal["zarr", "webdataset"]
 """How new shards are stored; it decides no value, and shards of the other format are reused."""
+SHARD_SIZE = 512
+ShardSize = Annotated[int, Field(ge=1, le=65536)]
+"""Images in a new shard."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
+OF_SOURCES = ("layout", "rehash", "min_side", "max_pixels")
+"""Settings that say how sources are read: ``--from-cache`` has no use for any but their defaults."""
+
+
+def default_threads() -> int:
+    """Return how many threads read and decode images, unless somebody says how many."""
+    return min(8, os.cpu_count() or 1)
 
 
 class BuildConfig(BaseModel):
@@ -38,14 +51,14 @@ class BuildConfig(BaseModel):
     image_preset: ImagePreset = "distildire"
     harmonize: str | None = None
     perturb: str | None = None
-    image_size: int | None = Field(default=None, ge=16, le=1024)
+    image_size: ImageSize | None = None
     steps: str = "ddim20"
     real_step: int = Field(default=0, ge=0)
     clip: bool = True
     noise: NoiseReduction = "mean"
     teacher: str = "resnet50"
     teacher_weights: Path | None = None
-    train_size: int | None = Field(default=None, ge=16, le=1024)
+    train_size: ImageSize | None = None
     precision: Precision = "fp32"
 
     sources: tuple[PlaceField, ...] = ()
@@ -61,9 +74,9 @@ class BuildConfig(BaseModel):
     device: str = "auto"
     batch_size: Literal["auto"] | int = "auto"
     compile: bool = False
-    shard_size: int = Field(default=512, ge=1, le=65536)
+    shard_size: ShardSize = SHARD_SIZE
     format: ShardForm = "zarr"
-    workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+    decode_threads: int = Field(default_factory=default_threads, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -82,6 +95,11 @@ class BuildConfig(BaseModel):
             )
         return self
 
+    @property
+    def limits(self) -> Limits:
+        """Which images are used."""
+        return Limits(max_pixels=self.max_pixels, min_side=self.min_side)
+
     @classmethod
     def checked(cls, **values: object) -> BuildConfig:
         """Validate. Raises UsageError naming the first option whose value is wrong and what is wrong with it."""
@@ -89,6 +107,84 @@ class BuildConfig(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise wrong_option(error, "build") from None
+
+
+def build_requests(
+    *,
+    from_cache: bool = False,
+    perturb: Sequence[str] = (),
+    splits: str | None = None,
+    name: str | None = None,
+    **settings: Any,
+) -> list[BuildConfig]:
+    """Return the builds to run, in this order.
+
+    perturb : perturbations as text; each makes a derived dataset. splits : of the derived datasets, separated by commas.
+    name : of the derived dataset, in place of ``D@KIND-STRENGTH``. settings : the other fields of
+    :class:`BuildConfig`.
+    Raises UsageError for arguments that do not go together.
+    """
+    if not from_cache:
+        for option, value in (("--perturb", perturb), ("--splits", splits), ("--as", name)):
+            if value:
+                raise UsageError(f"{option}: needs --from-cache: a dataset is derived from cached pictures.")
+        if not settings["sources"]:
+            raise UsageError(
+                "build: name a SOURCE, or give --from-cache to start from the cached pictures of --dataset."
+            )
+        return [BuildConfig.checked(**settings)]
+    if settings["sources"]:
+        raise UsageError(
+            f"--from-cache: opens no source, so leave {settings['sources'][0]} out, or leave out the option."
+        )
+    for field in OF_SOURCES:
+        default = BuildConfig.model_fields[field].default
+        if settings.get(field, default) != default:
+            raise UsageError(f"--{field.replace('_', '-')}: is about sources, and --from-cache opens none.")
+    origin = {**settings, "origin": settings["dataset"]}
+    if not perturb:
+        for option, value in (("--splits", splits), ("--as", name)):
+            if value:
+                raise UsageError(
+                    f"{option}: needs --perturb. To add features to some splits, write --features SPLIT:LIST."
+                )
+        return [BuildConfig.checked(**origin)]
+    return _derived(origin, [str(parse_perturbation(text)) for text in perturb], _listed(splits), name)
+
+
+def derived_name(dataset: str, perturbation: str) -> str:
+    """Return the name of a derived dataset: ``cifake@jpeg-75``."""
+    return f"{dataset}@{perturbation.replace(':', '-')}"
+
+
+def _derived(
+    origin: dict[str, Any], perturbations: Sequence[str], splits: tuple[str, ...], name: str | None
+) -> list[BuildConfig]:
+    twice = next((one for place, one in enumerate(perturbations) if one in perturbations[:place]), None)
+    if twice is not None:
+        raise UsageError(f"--perturb {twice}: is given twice.")
+    if name is not None and len(perturbations) > 1:
+        raise UsageError(f"--as {name}: names one dataset, and --perturb is given {len(perturbations)} times.")
+    if name == origin["dataset"]:
+        raise UsageError(f"--as {name}: is the dataset that is perturbed. Take another name.")
+    configs = []
+    for perturbation in perturbations:
+        dataset = name or derived_name(origin["dataset"], perturbation)
+        if not re.fullmatch(DERIVED_NAME, dataset):
+            raise UsageError(
+                f"--as {dataset}: cannot name a dataset. Use up to 100 letters, digits, dots, dashes, underscores and @."
+            )
+        configs.append(BuildConfig.checked(**{**origin, "dataset": dataset, "perturb": perturbation, "splits": splits}))
+    return configs
+
+
+def _listed(splits: str | None) -> tuple[str, ...]:
+    if splits is None:
+        return ()
+    names = tuple(dict.fromkeys(name.strip() for name in splits.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"--splits {splits}: name at least one split, such as test or val,test.")
+    return names
 
 
 def wrong_option(error: ValidationError, command: str) -> UsageError:

@@ -10,7 +10,7 @@ The steps, which are the meaning of :class:`.image_spec.ImageSpec`:
    colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and rounded (65535
    becomes 255); 16-bit RGB keeps the high byte, as Pillow reads it. Embedded profiles are ignored. 32-bit pixels and
    Lab are refused: nothing states their range.
-5. **One history**, if the spec says ``harmonize``: the whole upright picture goes through JPEG (:mod:`.recompress`), as
+5. **One history**, if the spec says ``harmonize``: the whole upright picture goes through JPEG (:func:`.perturb.recompressed`), as
    if the data set had been saved anew as JPEG files. Before the resize, because that is where the files' own compression
    happened: its 8x8 grid is then resized like theirs, and nothing is quantised at the pixels that the ADM sees.
 6. **Size**, by preset. A picture that already has the size passes bit for bit.
@@ -47,8 +47,7 @@ from .image_file import (
     rejection,
 )
 from .image_spec import ImageSpec
-from .perturb import perturbed
-from .recompress import MAX_SIDE, recompressed
+from .perturb import MAX_JPEG_SIDE, perturbed, recompressed
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,8 +84,8 @@ def decode_image(
     """Decode an image that Pillow has opened; ``data`` are the bytes of its file, if there was one. As :func:`decode`."""
     pixels = _upright_rgb(image, limits, data)
     if spec.harmonize is not None:
-        if max(pixels.shape[:2]) > MAX_SIDE:
-            raise ImageRejected("too-large", f"a side is longer than {MAX_SIDE:,}, which no JPEG file holds")
+        if max(pixels.shape[:2]) > MAX_JPEG_SIDE:
+            raise ImageRejected("too-large", f"a side is longer than {MAX_JPEG_SIDE:,}, which no JPEG file holds")
         pixels = recompressed(pixels, spec.harmonize.quality)
     picture = _PRESETS[spec.preset](pixels, spec.size)
     if spec.perturb is None:

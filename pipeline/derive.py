@@ -22,7 +22,8 @@ from ..cache.store import Cache, FeatureStore
 from ..errors import UsageError, UserError
 from .config import BuildConfig
 from .image_spec import ImageSpec
-from .scan import ScannedRow, ScanResult
+from .scan import ScanResult
+from .scan_rows import ScannedRow
 from .source_file import SourceFile
 
 

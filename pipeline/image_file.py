@@ -120,6 +120,9 @@ class Limits:
             raise ImageRejected("too-small", f"{width}x{height} pixels, a side is shorter than {self.min_side}")
 
 
+DEFAULT_LIMITS = Limits()
+
+
 def content_key(data: bytes) -> str:
     """Return the key of a sample: the first 32 hex digits of the SHA-256 of the file's bytes."""
     return hashlib.sha256(data).hexdigest()[:32]

@@ -16,6 +16,9 @@ from ..errors import UsageError
 
 ImagePreset = Literal["distildire", "dire", "dnf"]
 PerturbationKind = Literal["jpeg", "resize", "blur", "noise", "crop"]
+MIN_SIZE, MAX_SIZE = 16, 1024
+ImageSize = Annotated[int, Field(ge=MIN_SIZE, le=MAX_SIZE)]
+"""Side in pixels of the pictures that a cache holds, or of what a network sees of them."""
 
 RANGES: dict[PerturbationKind, tuple[float, float]] = {
     "jpeg": (1, 100),
@@ -38,7 +41,7 @@ _STRENGTH = re.compile(r"\d{1,3}(\.\d{1,4})?", re.ASCII)
 
 
 class Harmonization(SpecPart):
-    """Each decoded picture goes through JPEG of this quality before it is resized; see :mod:`.recompress`."""
+    """Each decoded picture goes through JPEG of this quality before it is resized; see :func:`.perturb.recompressed`."""
 
     algorithm: Literal[1] = 1
     codec: Literal["jpeg"] = "jpeg"
@@ -77,7 +80,7 @@ class ImageSpec(Spec):
 
     feature: Literal["image"] = "image"
     algorithm: Literal[1] = 1
-    size: Annotated[int, Field(ge=16, le=1024)]
+    size: ImageSize
     preset: ImagePreset = "distildire"
     harmonize: Harmonization | None = None
     perturb: Perturbation | None = None

@@ -14,13 +14,12 @@ from ..cache.gather import gather
 from ..cache.store import FeatureStore
 from ..errors import UserError
 from .decode import decode
-from .image_file import ImageRejected
+from .image_file import ImageRejected, Limits
 from .image_spec import ImageSpec
 from .perturb import perturbed
 from .plan import Task
-from .scan import read_source, readers
-from .source_read import GIVE_UP
-from .tools import Tools
+from .source_file import SourceFile
+from .source_read import GIVE_UP, read_source, readers
 from .transfer import Rows
 
 
@@ -42,57 +41,71 @@ class Images:
         return [key for key in task.missing.get(feature, ()) if key not in self.bad and key not in self.gone]
 
 
-def load_images(task: Task, tools: Tools) -> Images:
-    """Read the task's pictures from the cache, or make them. Nothing is written here.
+@dataclass(frozen=True)
+class ImageLoader:
+    """Reads the pictures of tasks from the cache, or makes them. Nothing is written here.
 
-    UserError if an object store does not answer any more.
+    spec, store : of the pictures. originals : the store of the pictures to perturb, or None where they are decoded from
+    ``files``, which maps keys to files. threads : that decode at a time. limits : see :class:`.image_file.Limits`.
     """
-    if task.image_shard is not None:
-        return Images(task.keys, gather(tools.stores["image"], task.keys), {}, {})
-    spec = tools.specs["image"]
-    assert isinstance(spec, ImageSpec)
-    if tools.pictures is not None:
-        return Images(task.keys, _perturbed(task.keys, spec, tools.pictures, tools.decoders), {}, {})
-    bad: dict[str, str] = {}
-    gone: dict[str, str] = {}
-    decoding = Semaphore(tools.decoders)  # more threads may read, but decoded pictures are large
 
-    def one(key: str) -> NDArray[np.uint8] | None:
-        try:
-            data = read_source(tools.files[key], key)
-        except ImageRejected as why:
-            gone[key] = str(why)
-            return None
-        try:
-            with decoding:
-                return decode(data, spec, tools.limits)
-        except ImageRejected as why:
-            bad[key] = str(why)
-            return None
+    spec: ImageSpec
+    store: FeatureStore
+    originals: FeatureStore | None
+    files: Mapping[str, SourceFile]
+    threads: int
+    limits: Limits
 
-    threads = readers((tools.files[key] for key in task.keys), tools.decoders)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        results = dict(zip(task.keys, pool.map(one, task.keys), strict=True))
-    _check_store(gone, tools)
-    good = {key: picture for key, picture in results.items() if picture is not None}
-    pixels = np.stack(list(good.values())) if good else np.empty((0, 3, spec.size, spec.size), np.uint8)
-    return Images(tuple(good), pixels, bad, gone)
+    def load(self, task: Task) -> Images:
+        """Return the task's pictures. UserError if an object store does not answer any more."""
+        if task.image_shard is not None:
+            return Images(task.keys, gather(self.store, task.keys), {}, {})
+        if self.originals is not None:
+            return Images(task.keys, self._perturbed(task.keys, self.originals), {}, {})
+        return self._decoded(task.keys)
 
+    def _perturbed(self, keys: Sequence[str], originals: FeatureStore) -> NDArray[np.uint8]:
+        """Return the perturbed pictures of these keys, (N, 3, S, S)."""
+        how = self.spec.perturb
+        assert how is not None
+        with ThreadPoolExecutor(max_workers=self.threads) as pool:
+            return np.stack(
+                list(pool.map(lambda picture, key: perturbed(picture, key, how), gather(originals, keys), keys))
+            )
 
-def _check_store(gone: Mapping[str, str], tools: Tools) -> None:
-    """Raise UserError if so many objects cannot be read that a build without them would be of no use."""
-    unread = [key for key, why in gone.items() if why.startswith("unreadable:") and tools.files[key].is_remote]
-    if len(unread) >= GIVE_UP:
-        first = tools.files[unread[0]]
-        raise UserError(
-            f"{first.location}: {gone[unread[0]]}; nor can {len(unread) - 1} other pictures of this shard be read. "
-            "What is finished is kept: run the command again when the store lets you read."
-        )
+    def _decoded(self, keys: Sequence[str]) -> Images:
+        bad: dict[str, str] = {}
+        gone: dict[str, str] = {}
+        decoding = Semaphore(self.threads)  # more threads may read, but decoded pictures are large
 
+        def one(key: str) -> NDArray[np.uint8] | None:
+            try:
+                data = read_source(self.files[key], key)
+            except ImageRejected as why:
+                gone[key] = str(why)
+                return None
+            try:
+                with decoding:
+                    return decode(data, self.spec, self.limits)
+            except ImageRejected as why:
+                bad[key] = str(why)
+                return None
 
-def _perturbed(keys: Sequence[str], spec: ImageSpec, store: FeatureStore, workers: int) -> NDArray[np.uint8]:
-    """Return the perturbed pictures of these keys, (N, 3, S, S)."""
-    how = spec.perturb
-    assert how is not None
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        return np.stack(list(pool.map(lambda picture, key: perturbed(picture, key, how), gather(store, keys), keys)))
+        threads = readers((self.files[key] for key in keys), self.threads)
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            results = dict(zip(keys, pool.map(one, keys), strict=True))
+        self._check_store(gone)
+        good = {key: picture for key, picture in results.items() if picture is not None}
+        size = self.spec.size
+        pixels = np.stack(list(good.values())) if good else np.empty((0, 3, size, size), np.uint8)
+        return Images(tuple(good), pixels, bad, gone)
+
+    def _check_store(self, gone: Mapping[str, str]) -> None:
+        """Raise UserError if so many objects cannot be read that a build without them would be of no use."""
+        unread = [key for key, why in gone.items() if why.startswith("unreadable:") and self.files[key].is_remote]
+        if len(unread) >= GIVE_UP:
+            first = self.files[unread[0]]
+            raise UserError(
+                f"{first.location}: {gone[unread[0]]}; nor can {len(unread) - 1} other pictures of this shard be read. "
+                "What is finished is kept: run the command again when the store lets you read."
+            )

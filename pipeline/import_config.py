@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache.spec import Spec
 from ..errors import UsageError
+from ..models.device import Precision
 from ..places.field import PlaceField
-from .config import DATASET_NAME, ShardForm, wrong_option
+from .config import DATASET_NAME, SHARD_SIZE, ShardForm, ShardSize, default_threads, wrong_option
+from .image_spec import ImageSize
 from .import_files import PARTS
 from .imported import (
     ImportedDireSpec,
@@ -22,7 +23,7 @@ from .imported import (
     ImportKind,
     Origin,
 )
-from .specs import FloatStorage, Precision
+from .specs import FloatStorage
 from .teacher import TeacherPreset, TeacherSpec, default_train_size, normalisation
 
 
@@ -39,7 +40,7 @@ class ImportConfig(BaseModel):
     teacher: str | None = None
     teacher_weights: Path | None = None
     preset: TeacherPreset = "paper"
-    train_size: int | None = Field(default=None, ge=16, le=1024)
+    train_size: ImageSize | None = None
     precision: Precision = "fp32"
 
     sources: tuple[Path, ...] = Field(min_length=1)
@@ -49,9 +50,9 @@ class ImportConfig(BaseModel):
     features: tuple[str, ...] = ()
     device: str = "auto"
     batch_size: int = Field(default=8, ge=1)
-    shard_size: int = Field(default=512, ge=1, le=65536)
+    shard_size: ShardSize = SHARD_SIZE
     format: ShardForm = "zarr"
-    workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
+    decode_threads: int = Field(default_factory=default_threads, ge=1)
 
     @classmethod
     def checked(cls, **values: object) -> ImportConfig:

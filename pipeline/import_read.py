@@ -24,11 +24,10 @@ from ..errors import UserError
 from ..models.weights import DAMAGE
 from .decode import decode
 from .image_file import ImageRejected, format_name, open_image, orientation
-from .image_spec import ImageSpec
+from .image_spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from .import_files import LooseSample
-from .imported import MAX_SIDE, MIN_SIDE
-from .scan import ScannedRow, read_source
-from .source_read import read_stable
+from .scan_rows import ScannedRow
+from .source_read import read_source, read_stable
 from .specs import FloatStorage
 
 Rows = NDArray[Any]
@@ -143,9 +142,9 @@ def common_side(samples: Sequence[LooseSample], features: Sequence[str]) -> int:
     if not sides:
         raise UserError(f"{samples[0].file.root}: none of the feature files that were tried can be read{why}.")
     side = sides.most_common(1)[0][0]
-    if not MIN_SIDE <= side <= MAX_SIDE:
+    if not MIN_SIZE <= side <= MAX_SIZE:
         raise UserError(
-            f"{samples[0].file.root}: its features have {side} pixels a side; {MIN_SIDE} to {MAX_SIDE} can be stored."
+            f"{samples[0].file.root}: its features have {side} pixels a side; {MIN_SIZE} to {MAX_SIZE} can be stored."
         )
     return side
 

@@ -23,17 +23,17 @@ from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import UsageError, UserError
 from ..models.backbones import load_teacher
-from ..models.device import choose_device
+from ..models.device import choose_device, keep_freed_memory, set_precision
 from ..progress import Progress, counter
 from .audit_summary import summarise
-from .device import set_precision
 from .image_file import ImageRejected
 from .import_config import ImportConfig, import_specs
 from .import_files import LooseSample, find_loose, wanted_parts
 from .import_read import Reader, Rows, common_side
 from .plan import FEATURES, Plan, Samples, Task, make_plan
 from .record import write_record
-from .scan import Reject, ScannedRow, scan
+from .scan import scan
+from .scan_rows import Reject, ScannedRow
 from .source_file import printable
 from .teacher import TeacherSpec, check_teacher, teacher_views
 
@@ -52,7 +52,7 @@ class _Work:
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
     reader: Reader
-    workers: int
+    decode_threads: int
 
     def read(self, feature: str, key: str) -> Rows:
         """Return a row from its file. Raises ImageRejected."""
@@ -89,7 +89,7 @@ def run_import(config: ImportConfig, progress: Progress) -> Result:
     scanned = scan(
         [sample.file for sample in found],
         memory=cache.datasets().scan_file(config.dataset),
-        workers=config.workers,
+        workers=config.decode_threads,
         progress=counter(progress, "scan"),
     )
     if not scanned.rows:
@@ -102,7 +102,7 @@ def run_import(config: ImportConfig, progress: Progress) -> Result:
             specs=specs,
             stores=stores,
             reader=Reader(size, config.resize, config.lossy, config.storage),
-            workers=config.workers,
+            decode_threads=config.decode_threads,
         )
         _compare(work, config)
         keys = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
@@ -190,6 +190,7 @@ def _run(plan: Plan, work: _Work, config: ImportConfig, teacher: nn.Module | Non
     if teacher is not None:
         device = choose_device(config.device)
         set_precision(config.precision, device)
+        keep_freed_memory(device)
         teacher = teacher.to(device)
         progress.start("teacher", plan.missing["teacher"])
     for task in plan.tasks:
@@ -216,7 +217,7 @@ def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, Rows]:
         except ImageRejected as rejected:
             return rejected
 
-    with ThreadPoolExecutor(max_workers=work.workers) as pool:
+    with ThreadPoolExecutor(max_workers=work.decode_threads) as pool:
         outcomes = dict(zip(task.keys, pool.map(one, task.keys), strict=True))
     totals.refused |= {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ImageRejected)}
     read = {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, ImageRejected)}

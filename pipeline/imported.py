@@ -12,12 +12,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..cache.spec import Spec, SpecPart
+from .image_spec import ImageSize
 from .specs import FloatStorage
 
 ImportKind = Literal["distildire", "dire"]
 Origin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ -~]+\z")]
-MIN_SIDE, MAX_SIDE = 16, 1024
-Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 
 
 class ImportedFiles(SpecPart):
@@ -36,7 +35,7 @@ class ImportedImageSpec(Spec):
     feature: Literal["image"] = "image"
     algorithm: Literal[1] = 1
     imported: ImportedFiles
-    size: Side
+    size: ImageSize
     resize: Literal["none", "distildire"] = "none"
 
 
@@ -46,7 +45,7 @@ class ImportedEpsSpec(Spec):
     feature: Literal["eps"] = "eps"
     algorithm: Literal[1] = 1
     imported: ImportedFiles
-    size: Side
+    size: ImageSize
     storage: FloatStorage = "float16"
 
 
@@ -55,7 +54,7 @@ class _ImportedPicture(Spec):
 
     algorithm: Literal[1] = 1
     imported: ImportedFiles
-    size: Side
+    size: ImageSize
     lossy: bool = False
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 
 import torch
 from torch import nn
 
 from ..models.backbones import load_teacher
+from ..models.device import HALF_TYPES, Precision
 from ..models.user_cache import user_cache_folder
 from .adm import Adm
 from .adm_weights import find_adm, load_adm
 from .batches import CPU_BATCH, BatchSize, remembered_size
 from .config import BuildConfig
 from .ddim import NoiseModel
-from .device import HALF
-from .specs import Precision
 from .winograd import use_winograd
 
 TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
@@ -33,8 +33,8 @@ def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
     In channels-last order: cuDNN's half-precision convolutions need it to run at full speed, oneDNN's spare the copies of
     every map, and attention reads a map as it lies. In float32 on a CPU the larger convolutions go Winograd's way.
     """
-    if precision in HALF:
-        model.to_half(HALF[precision])
+    if precision in HALF_TYPES:
+        model.to_half(HALF_TYPES[precision])
     elif device.type == "cpu":
         use_winograd(model)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -75,3 +75,36 @@ def automatic_batch(digest: str, precision: Precision, device: torch.device, mod
 def teacher_batch(config: BuildConfig, device: torch.device) -> BatchSize:
     """Return how many images the teacher takes at once: never dependent on the ADM, which a build may not need."""
     return BatchSize(TEACHER_BATCH[device.type] if config.batch_size == "auto" else config.batch_size)
+
+
+class Models:
+    """The networks of a build on its device, each loaded when it is first asked for.
+
+    size : side of the cached image in pixels. The teacher's batch size never depends on whether the ADM was loaded, so a build
+    that was interrupted between the two makes the same bytes.
+    """
+
+    def __init__(self, config: BuildConfig, device: torch.device, size: int) -> None:
+        self.device = device
+        self._config, self._size = config, size
+
+    @cached_property
+    def adm(self) -> NoiseModel:
+        """The diffusion model."""
+        model = adm_on(self._config, self.device)
+        return compiled(model, self.device) if self._config.compile else model
+
+    @cached_property
+    def adm_batch(self) -> BatchSize:
+        """How many images one ADM call takes."""
+        return adm_batch(self._config, self.device, self.adm, self._size)
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The frozen backbone."""
+        return teacher_on(self._config, self.device)
+
+    @cached_property
+    def teacher_batch(self) -> BatchSize:
+        """How many images the teacher takes at once."""
+        return teacher_batch(self._config, self.device)

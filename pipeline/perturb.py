@@ -3,7 +3,7 @@
 Each takes the cached uint8 picture (3, S, S) and returns another of that shape, from which eps, DIRE and all else are
 computed anew. What a kind does, to the pixel:
 
-* ``jpeg:Q``: saved as JPEG of quality Q and read again; see :mod:`.recompress`.
+* ``jpeg:Q``: saved as JPEG of quality Q and read again, by :func:`recompressed`.
 * ``resize:F``: to round(S * F) pixels a side (half up) and back to S, both by Pillow's bicubic filter (a = -0.5) on 8-bit
   values: antialiased on the way down.
 * ``blur:SIGMA``: a Gaussian in float64, sampled at whole pixels up to int(4 * SIGMA + 0.5), its weights made to sum to
@@ -14,10 +14,16 @@ computed anew. What a kind does, to the pixel:
   by the same bicubic filter.
 
 Blur and noise are rounded half up after clamping to [0, 255].
+
+For JPEG, Pillow (libjpeg-turbo) writes a baseline file with the standard tables scaled to the quality, chroma at half the
+resolution both ways (4:2:0), and reads it with its defaults. Nothing else of the file matters: optimised or progressive
+coding would change its bytes and no pixel. The values are those of the installed Pillow, whose version stands in every
+build record.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 
@@ -27,13 +33,25 @@ from PIL import Image
 
 from ..errors import UsageError
 from .image_spec import Perturbation
-from .recompress import recompressed
 
 Pixels = NDArray[np.uint8]
 """Uint8 RGB of shape (S, S, 3)."""
 
+CHROMA = "4:2:0"
+MAX_JPEG_SIDE = 65_500
+"""Longest side of a JPEG file that libjpeg writes."""
 TRUNCATE = 4.0
 """The Gaussian is cut at this many standard deviations."""
+
+
+def recompressed(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Return what a picture looks like after it was saved once as a JPEG file.
+
+    pixels : uint8 RGB (height, width, 3), no side longer than MAX_JPEG_SIDE. quality : 1..100. Returns another of that shape.
+    """
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=CHROMA)
+    return np.array(Image.open(stream, formats=("JPEG",)))
 
 
 def perturbed(picture: Pixels, key: str, how: Perturbation) -> Pixels:

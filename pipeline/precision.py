@@ -11,11 +11,10 @@ from torch import Tensor
 from ..cache.gather import gather
 from .adm import Adm
 from .compute import to_signal
-from .config import BuildConfig
 from .ddim import extract
 from .networks import adm_on
 from .schedule import Schedule
-from .tools import Tools
+from .tools import TaskContext
 
 SAMPLES = 4
 
@@ -52,11 +51,12 @@ def measure_deviation(
     )
 
 
-def deviation_on(config: BuildConfig, tools: Tools, keys: Sequence[str]) -> Deviation:
+def deviation_on(context: TaskContext, keys: Sequence[str]) -> Deviation:
     """Compare a build's reduced precision with float32 on the cached pictures of these keys."""
-    tools.stores["image"].index(refresh=True)
-    pixels = torch.from_numpy(gather(tools.stores["image"], keys)).to(tools.device)
-    exact, reduced = (adm_on(config, tools.device, reduced=choice) for choice in (False, True))
+    context.stores["image"].index(refresh=True)
+    pixels = torch.from_numpy(gather(context.stores["image"], keys)).to(context.models.device)
+    config = context.config
+    exact, reduced = (adm_on(config, context.models.device, reduced=choice) for choice in (False, True))
     return measure_deviation(
-        exact, reduced, to_signal(pixels), tools.schedule, clip=config.clip, real_step=config.real_step
+        exact, reduced, to_signal(pixels), context.schedule, clip=config.clip, real_step=config.real_step
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,45 +15,54 @@ from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import ReadOnlyError, UserError
 from ..models.backbones import load_teacher
-from ..models.device import choose_device
+from ..models.device import choose_device, keep_freed_memory, set_precision
 from ..places import is_there
 from ..progress import Progress, counter
 from .config import BuildConfig
 from .derive import cached_pictures, read_origin
-from .device import set_precision
 from .image_spec import ImageSpec
 from .plan import Part, Plan, Samples, make_plan
-from .scan import ScanResult, scan
+from .scan import FileScanner, ScanResult, scan
 from .schedule import Schedule
-from .sources import SourceFile, discover
+from .source_file import SourceFile
+from .sources import discover
 from .spec_sheet import flags_and_digest, make_specs
 from .wanted import only_pictures, parse_features, wanted_features
 
-if TYPE_CHECKING:
-    from .cluster.crew import Crew
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSetup:
+    """What the tasks of a build share, in the process that plans them and in each that does them.
+
+    schedule : the DDIM steps. specs, stores : by feature. pictures : the cached pictures that are perturbed, if any.
+    """
+
+    device: torch.device
+    schedule: Schedule
+    specs: Mapping[str, Spec]
+    stores: Mapping[str, FeatureStore]
+    pictures: FeatureStore | None
 
 
-@dataclass(frozen=True)
-class Prepared:
+@dataclass(frozen=True, kw_only=True)
+class Prepared(BuildSetup):
     """All that is known before anything is computed.
 
-    pictures : the cached pictures that are perturbed, and derived : what the derived dataset comes from; else None.
-    lease : the file's name of the lease that the build holds, empty for a dry run.
-    cache is None only for the dry run of a build into a cache that does not exist yet; stores lacks the features whose
-    folder a dry run did not find.
+    derived : what a derived dataset comes from, else None. lease : the file's name of the lease that the build holds, empty for a
+    dry run. cache is None only for the dry run of a build into a cache that does not exist yet; stores lacks the features
+    whose folder a dry run did not find.
     """
 
     cache: Cache | None
-    device: torch.device
-    schedule: Schedule
     scanned: ScanResult
     wanted: Mapping[str, frozenset[str]]
-    specs: Mapping[str, Spec]
-    stores: Mapping[str, FeatureStore]
     plan: Plan
-    pictures: FeatureStore | None = None
-    derived: Derived | None = None
-    lease: str = ""
+    derived: Derived | None
+    lease: str
+
+    def files(self) -> dict[str, SourceFile]:
+        """Return the first file of each key; none if there is nothing to do."""
+        return {row.key: row.file for row in reversed(self.scanned.rows)} if self.plan.tasks else {}
 
 
 def prepare(
@@ -64,16 +72,18 @@ def prepare(
     *,
     dry_run: bool,
     part: Part | None = None,
-    crew: Crew | None = None,
+    scanner: FileScanner | None = None,
 ) -> Prepared:
     """Check the arguments against each other and the cache, scan the sources (or read the origin) and make the plan.
 
     held : gets the lease on the features, taken before anybody looks what the cache has of them.
-    part : plan only these shards. crew : workers that look at the sources and will compute, in the place of this process.
+    part : plan only these shards. scanner : reads the files of the sources, on the workers that will also compute; None if this
+    process does both.
     Raises UserError or UsageError for whatever cannot be used. A dry run makes neither a cache nor a feature's folder.
     """
-    device = choose_device("cpu" if crew else config.device)
-    if crew is None:
+    device = choose_device("cpu" if scanner else config.device)
+    keep_freed_memory(device)
+    if scanner is None:
         set_precision(config.precision, device)
     lists = parse_features(config.features)
     files = _discover(config)
@@ -82,7 +92,7 @@ def prepare(
         config, pictures_alone=only_pictures(lists), progress=counter(progress, f"download {config.adm}")
     )
     schedule = flags.schedule(config.steps)
-    cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, crew, dry_run=dry_run)
+    cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, scanner, dry_run=dry_run)
     if not scanned.rows:
         first = scanned.rejects[0]
         raise UserError(
@@ -117,17 +127,17 @@ def prepare(
         )
     derived = origin.derived if origin is not None else None
     return Prepared(
-        cache,
-        device,
-        schedule,
-        scanned,
-        wanted,
-        specs,
-        stores,
-        plan,
-        pictures if derived else None,
-        derived,
-        held_lease,
+        cache=cache,
+        device=device,
+        schedule=schedule,
+        scanned=scanned,
+        wanted=wanted,
+        specs=specs,
+        stores=stores,
+        plan=plan,
+        pictures=pictures if derived else None,
+        derived=derived,
+        lease=held_lease,
     )
 
 
@@ -144,18 +154,17 @@ def _discover(config: BuildConfig) -> list[SourceFile]:
 
 
 def _scan(
-    config: BuildConfig, files: list[SourceFile], progress: Progress, crew: Crew | None, *, dry_run: bool
+    config: BuildConfig, files: list[SourceFile], progress: Progress, scanner: FileScanner | None, *, dry_run: bool
 ) -> tuple[Cache | None, ScanResult]:
     cache = None if dry_run and not (config.cache / "cache.json").exists() else Cache.create(config.cache)
     scanned = scan(
         files,
         memory=cache.datasets().scan_file(config.dataset) if cache else None,
-        workers=config.workers,
-        min_side=config.min_side,
-        max_pixels=config.max_pixels,
+        workers=config.decode_threads,
+        limits=config.limits,
         rehash=config.rehash,
         progress=counter(progress, "scan"),
-        sights=crew.sights if crew else None,
+        scanner=scanner,
     )
     return cache, scanned
 

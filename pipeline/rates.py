@@ -1,7 +1,8 @@
-"""How fast devices make features: measured now, remembered from an earlier measurement, or from the logs of builds.
+"""What a plan will cost in device-hours and money, from rates: how fast devices make features.
 
-A measurement is remembered in the user's cache folder for device, model, image size, precision and ``--compile``. Where
-home folders are shared, a login node without a GPU so knows what was measured on the nodes that have one.
+A rate is measured now, remembered from an earlier measurement, or taken from the logs of builds. A measurement is
+remembered in the user's cache folder for device, model, image size, precision and ``--compile``. Where home folders are
+shared, a login node without a GPU so knows what was measured on the nodes that have one.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import torch
 
 from ..cache.atomic import read_lines
 from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
-from ..errors import IntegrityError
+from ..errors import IntegrityError, UsageError
+from ..models.device import device_name
 from ..models.user_cache import read_memory, write_memory
 from ..places import Place
 from .compute import to_signal
 from .config import BuildConfig
-from .device import device_name
-from .estimate import image_size
+from .estimate import device_hours, image_size, predicted_calls, row_bytes
 from .networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
+from .prepare import Prepared
 from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec
 from .teacher import TeacherSpec, teacher_views
 
@@ -42,6 +45,28 @@ _SPEED = ("device", "adm_calls", "seconds")
 
 
 @dataclass(frozen=True)
+class Quote:
+    """What a dry run is asked about cost.
+
+    price : of one device for an hour, in any currency. calibrate : measure this device first. processes : how many devices
+    will work at the same time.
+    """
+
+    price: float | None = None
+    calibrate: bool = False
+    processes: int = 1
+
+    @classmethod
+    def checked(cls, price: float | None, calibrate: bool, processes: int, *, dry_run: bool) -> Quote:
+        """Return it; UsageError for a price that is none, or outside a dry run."""
+        if price is not None and not (math.isfinite(price) and price >= 0):
+            raise UsageError(f"--price {price}: give what an hour of one device costs, from 0 on.")
+        if not dry_run and (price is not None or calibrate):
+            raise UsageError(f"{'--price' if price is not None else '--calibrate'}: belongs to --dry-run.")
+        return cls(price, calibrate, processes)
+
+
+@dataclass(frozen=True)
 class Rate:
     """What one device does in a second: images x ADM calls, and images through the teacher (None: not known).
 
@@ -52,6 +77,38 @@ class Rate:
     adm_calls: float | None
     teacher_rows: float | None
     source: str
+
+
+def quote_plan(config: BuildConfig, ready: Prepared, quote: Quote) -> dict[str, Any]:
+    """Return ``bytes`` before compression and, for each device with a known rate, what the plan costs on it.
+
+    The measured device comes first; ``devices`` is empty if there is no rate.
+    """
+    plan = ready.plan
+    calls = predicted_calls(plan, ready.specs, ready.schedule, config.real_step)
+    rates = known_rates(config, ready.specs, ready.cache)
+    if quote.calibrate:
+        measured = calibrate(config, ready.specs, ready.device)
+        rates = [measured, *(rate for rate in rates if rate.device != measured.device)]
+    return {
+        "bytes": sum(plan.missing[name] * row_bytes(spec) for name, spec in ready.specs.items()),
+        "price_per_hour": quote.price,
+        "processes": quote.processes,
+        "devices": [_on_device(rate, calls, plan.missing.get("teacher", 0), quote) for rate in rates],
+    }
+
+
+def _on_device(rate: Rate, calls: int, teacher_rows: int, quote: Quote) -> dict[str, Any]:
+    hours = device_hours(calls, teacher_rows, rate.adm_calls, rate.teacher_rows)
+    return {
+        "device": rate.device,
+        "adm_calls_per_second": rate.adm_calls,
+        "teacher_rows_per_second": rate.teacher_rows,
+        "source": rate.source,
+        "device_hours": hours,
+        "hours": None if hours is None else hours / quote.processes,
+        "cost": None if hours is None or quote.price is None else hours * quote.price,
+    }
 
 
 def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> list[Rate]:
@@ -70,7 +127,7 @@ def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | N
 
 def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> Rate:
     """Measure the ADM, and the teacher if it is wanted, on a device for a few seconds each, and remember the rates."""
-    name = device_name(device)
+    name = device_name(device, of_machine=True)
     calls = rows = None
     adm, teacher = _adm_key(config, specs), _teacher_key(specs)
     if adm is not None:

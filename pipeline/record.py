@@ -12,7 +12,7 @@ from ..cache.aside import keep_shards
 from ..cache.audit_record import HeaderAudit
 from ..cache.builds import BuildRecord, BuiltFeature, Derived
 from ..cache.store import Cache, FeatureStore
-from .scan import Reject, ScannedRow, to_table
+from .scan_rows import Reject, ScannedRow, to_table
 
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "zarr", "numcodecs")
 

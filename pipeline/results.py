@@ -20,8 +20,8 @@ from .plan import Part, Plan
 from .prepare import Prepared
 from .record import write_record
 from .run import Report
-from .scan import Reject, ScannedRow
-from .sources import printable
+from .scan_rows import Reject, ScannedRow
+from .source_file import printable
 
 Result = dict[str, Any]
 

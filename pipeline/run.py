@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from ..cache.store import FeatureStore
 from .compute import compute, load_models
-from .images import Images, load_images
+from .images import Images
 from .plan import FEATURES, Task
-from .tools import Tools
+from .tools import TaskContext
 from .transfer import Rows
 
 
@@ -55,33 +55,33 @@ class _Made:
     batch_size: int | None
 
 
-def run_tasks(tasks: Sequence[Task], tools: Tools) -> Iterator[Done]:
+def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[Done]:
     """Run the tasks in order; each is yielded when all that it made is committed. Idempotent: what is there stays."""
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
-        coming = [reader.submit(load_images, task, tools) for task in tasks[:1]]
+        coming = [reader.submit(context.images.load, task) for task in tasks[:1]]
         writing: list[Future[Done]] = []
         for number, task in enumerate(tasks):
             images = coming.pop().result()
-            coming += [reader.submit(load_images, after, tools) for after in tasks[number + 1 : number + 2]]
-            pictures = writer.submit(commit_images, task, images, tools)
-            made = _compute(task, images, tools)
+            coming += [reader.submit(context.images.load, after) for after in tasks[number + 1 : number + 2]]
+            pictures = writer.submit(commit_images, task, images, context)
+            made = _compute(task, images, context)
             shards = pictures.result()
             for earlier in writing:
                 yield earlier.result()
-            writing = [writer.submit(_finish, task, images, made, shards, tools)]
+            writing = [writer.submit(_finish, task, images, made, shards, context)]
         for last in writing:
             yield last.result()
 
 
-def run_task(task: Task, images: Images, tools: Tools, device: Executor) -> Done:
+def run_task(task: Task, images: Images, context: TaskContext, device: Executor) -> Done:
     """Run one task whose pictures were read, among others of this process that wait for the same device.
 
     device : the one thread in which everything is computed. Each thread that computes on a CPU brings OpenMP threads of its
     own, and when there are more of these than cores, all of them wait for each other.
     """
-    shards = commit_images(task, images, tools)
-    made = device.submit(_compute, task, images, tools).result()
-    return _finish(task, images, made, shards, tools)
+    shards = commit_images(task, images, context)
+    made = device.submit(_compute, task, images, context).result()
+    return _finish(task, images, made, shards, context)
 
 
 def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task, Done]:
@@ -109,14 +109,14 @@ def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task,
     return rest, found
 
 
-def _compute(task: Task, images: Images, tools: Tools) -> _Made:
-    load_models(task, images, tools)
+def _compute(task: Task, images: Images, context: TaskContext) -> _Made:
+    load_models(task, images, context)
     began = time.perf_counter()
-    rows, calls = compute(task, images, tools)
-    return _Made(rows, calls, time.perf_counter() - began, tools.adm_batch.size if calls else None)
+    rows, calls = compute(task, images, context)
+    return _Made(rows, calls, time.perf_counter() - began, context.models.adm_batch.size if calls else None)
 
 
-def commit_images(task: Task, images: Images, tools: Tools) -> dict[str, str]:
+def commit_images(task: Task, images: Images, context: TaskContext) -> dict[str, str]:
     """Commit the pictures that were decoded for a task; returns ``image`` -> id of their shard if there are any.
 
     Keys whose bytes cannot be decoded go into the marker with the reason and are never tried again. Those whose file is
@@ -127,20 +127,20 @@ def commit_images(task: Task, images: Images, tools: Tools) -> dict[str, str]:
     planned = [key for key in task.keys if key not in images.gone]
     shards = {}
     if planned:
-        marker = tools.stores["image"].commit(planned, images.pixels, keys=images.keys, rejected=images.bad)
+        marker = context.stores["image"].commit(planned, images.pixels, keys=images.keys, rejected=images.bad)
         shards["image"] = marker.shard
-    tools.advance("image", len(task.keys))
+    context.advance("image", len(task.keys))
     return shards
 
 
-def _finish(task: Task, images: Images, made: _Made, shards: Mapping[str, str], tools: Tools) -> Done:
+def _finish(task: Task, images: Images, made: _Made, shards: Mapping[str, str], context: TaskContext) -> Done:
     """Commit what was computed for a task, each feature after those that it is made of."""
     computed = {"image": len(images.keys)} if task.image_shard is None else {}
     there = dict(shards)
     for feature in FEATURES:
         keys = images.lacking(task, feature)
         if feature in made.rows and keys:
-            there[feature] = tools.stores[feature].commit(keys, made.rows[feature]).shard
+            there[feature] = context.stores[feature].commit(keys, made.rows[feature]).shard
             computed[feature] = len(keys)
     unusable = {**images.bad, **images.gone}
     return Done(computed, made.calls, unusable, there, made.seconds, made.batch_size)

@@ -5,7 +5,7 @@ a file ends too early comes to light in the decoder. What was learnt is remember
 and a scan of unchanged files opens none of them. An image in a tar is remembered by its place in it and the tar's size
 and time, an object of an object store by what the listing says of it: most stores tell whole seconds. A file that was
 rewritten with its old size and time goes unnoticed until its pixels are wanted, or until ``rehash``; its stale key does no
-harm, as :func:`read_source` compares the key again before anything is computed, and the build that finds it wrong lets
+harm, as :func:`.source_read.read_source` compares the key again before anything is computed, and the build that finds it wrong lets
 the next scan open the file (:func:`forget_files`).
 
 Conflicts between files are resolved as :mod:`.scan_rows` says.
@@ -21,37 +21,21 @@ from dataclasses import dataclass
 from ..errors import UserError
 from ..places import Place
 from .file_facts import read_facts
-from .image_file import MAX_PIXELS, MIN_SIDE, ImageRejected, Limits, content_key
+from .image_file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
 from .scan_memory import Finding, forget, recall, remember
-from .scan_rows import Reject, Resolution, ScannedRow, resolve_conflicts, to_table
+from .scan_rows import Reject, ScannedRow, resolve_conflicts
 from .source_file import SourceFile, absolute_root, is_storable, is_url, printable
-from .source_read import GIVE_UP, REMOTE_READERS, altered_tars, file_status, read_image
-
-__all__ = [
-    "Reject",
-    "Resolution",
-    "ScanResult",
-    "ScannedRow",
-    "forget_files",
-    "look_at_file",
-    "look_at_files",
-    "place_of",
-    "read_source",
-    "readers",
-    "resolve_conflicts",
-    "scan",
-    "to_table",
-]
+from .source_read import GIVE_UP, altered_tars, file_status, read_image, readers
 
 _LARGEST_BLOCK = 256
 """Most files that a worker takes at a time."""
 
-Sight = tuple[SourceFile, bytes, Finding | ImageRejected]
-"""A file, its place in the memory, and what was found: the very finding of the memory where the file is unchanged."""
-Sights = Callable[[Sequence[SourceFile], Mapping[bytes, Finding]], Iterator[Sequence[Sight]]]
-"""Looks at files, in order and in blocks, trusting what is known of some by their place in the memory."""
+ScannedFile = tuple[SourceFile, bytes, Finding | ImageRejected]
+"""A file, its key in the memory, and what was found: the very finding of the memory where the file is unchanged."""
+FileScanner = Callable[[Sequence[SourceFile], Mapping[bytes, Finding]], Iterator[Sequence[ScannedFile]]]
+"""Scans files, in order and in blocks, trusting what is known of some by their key in the memory."""
 
-Look = tuple[bytes, Finding | None, ScannedRow | Reject]
+JudgedFile = tuple[bytes, Finding | None, ScannedRow | Reject]
 """What the memory calls a file, what was found in it (nothing if it could not be read), and the verdict."""
 
 
@@ -78,37 +62,35 @@ def scan(
     *,
     memory: Place | None = None,
     workers: int = 4,
-    min_side: int = MIN_SIDE,
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = DEFAULT_LIMITS,
     rehash: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    sights: Sights | None = None,
+    scanner: FileScanner | None = None,
 ) -> ScanResult:
     """Read and judge the files, and resolve conflicts between them.
 
     memory : file that remembers the findings between scans; only a speed-up, so one that is damaged is replaced.
-    workers : threads that read; of an object store more do, see :func:`readers`. rehash : open every file even if it is remembered.
-    min_side, max_pixels : see :class:`.image_file.Limits`. progress : called with (files done, files in all).
-    sights : who looks at the files, in place of ``workers``.
-    A file that cannot be used becomes a reject; UsageError for limits that could not be kept, UserError for an object store
-    that stops answering.
+    workers : threads that read; of an object store more do, see :func:`.source_read.readers`. rehash : open every file even if it is
+        remembered.
+    limits : which images are used. progress : called with (files done, files in all).
+    scanner : reads the files in place of ``workers``.
+    A file that cannot be used becomes a reject; UserError for an object store that stops answering.
     """
-    limits = Limits(max_pixels=max_pixels, min_side=min_side)
     known = {} if memory is None else recall(memory)
     findings: dict[bytes, Finding] = {}
     rows: list[ScannedRow] = []
     rejects: list[Reject] = []
     opened = remembered = done = silent = 0
     trusted = {} if rehash else known
-    if sights is None:
-        blocks = _looks(files, trusted, limits, workers)
+    if scanner is None:
+        blocks = _judged_blocks(files, trusted, limits, workers)
     else:
-        blocks = ([_judge_sight(*sight, limits) for sight in seen] for seen in sights(files, trusted))
+        blocks = ([_judged(*scanned, limits) for scanned in block] for block in scanner(files, trusted))
     for block in blocks:
-        for place, finding, verdict in block:
+        for key, finding, verdict in block:
             if finding is not None:
-                findings[place] = finding
-                known_before = finding is trusted.get(place)
+                findings[key] = finding
+                known_before = finding is trusted.get(key)
                 remembered += known_before
                 opened += not known_before
             if isinstance(verdict, ScannedRow):
@@ -136,62 +118,45 @@ def scan(
     )
 
 
-def read_source(file: SourceFile, expected_key: str) -> bytes:
-    """Return the bytes of a scanned file.
-
-    Raises :class:`.image_file.ImageRejected`: ``changed`` if they are no longer those of ``expected_key``, or
-    ``missing``, ``not-a-file``, ``unreadable``, ``changed-while-reading``.
-    """
-    data, _ = read_image(file)
-    if content_key(data) != expected_key:
-        raise ImageRejected("changed", "the file is not the one that was scanned: build again")
-    return data
-
-
 def forget_files(memory: Place, files: Iterable[SourceFile]) -> None:
     """Let the next scan open these files, even if size and time are as they were: they turned out to be others."""
-    forget(memory, {place_of(absolute_root(file.root), file) for file in files})
+    forget(memory, {memory_key(absolute_root(file.root), file) for file in files})
 
 
-def readers(files: Iterable[SourceFile], workers: int) -> int:
-    """Return how many threads read files at a time: ``workers``, or more of them if an object store has some."""
-    return max(workers, REMOTE_READERS) if any(map(is_url, {file.root for file in files})) else workers
-
-
-def _looks(
+def _judged_blocks(
     files: Sequence[SourceFile], trusted: Mapping[bytes, Finding], limits: Limits, workers: int
-) -> Iterator[list[Look]]:
-    """Yield blocks of looks, in the order of the files, reading several blocks at a time."""
+) -> Iterator[list[JudgedFile]]:
+    """Yield blocks of judged files, in the order of the files, reading several blocks at a time."""
     workers = readers(files, workers)
     prefixes = {root: os.path.join(absolute_root(root), "") for root in {file.root for file in files}}  # noqa: PTH118
 
-    def look_at(block: Sequence[SourceFile]) -> list[Look]:
-        found: list[Look] = []
+    def judge_block(block: Sequence[SourceFile]) -> list[JudgedFile]:
+        found: list[JudgedFile] = []
         for file in block:
-            place = _place(prefixes[file.root], file)
-            found.append(_judge_sight(file, place, look_at_file(file, trusted.get(place)), limits))
+            key = _memory_key(prefixes[file.root], file)
+            found.append(_judged(file, key, scan_file(file, trusted.get(key)), limits))
         return found
 
     size = min(max(len(files) // (8 * workers), 1), _LARGEST_BLOCK)
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        yield from pool.map(look_at, [files[start : start + size] for start in range(0, len(files), size)])
+        yield from pool.map(judge_block, [files[start : start + size] for start in range(0, len(files), size)])
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def place_of(root: str, file: SourceFile) -> bytes:
+def memory_key(root: str, file: SourceFile) -> bytes:
     """Return what the memory calls a file of this absolute root, or an image in a tar there."""
-    return _place(os.path.join(root, ""), file)  # noqa: PTH118
+    return _memory_key(os.path.join(root, ""), file)  # noqa: PTH118
 
 
-def _place(prefix: str, file: SourceFile) -> bytes:
+def _memory_key(prefix: str, file: SourceFile) -> bytes:
     """Do the same for a root that ends in a slash."""
-    place = os.fsencode(prefix + file.path)
-    return place if file.member is None else place + file.member.stamp
+    key = os.fsencode(prefix + file.path)
+    return key if file.member is None else key + file.member.stamp
 
 
-def look_at_file(file: SourceFile, known: Finding | None) -> Finding | ImageRejected:
+def scan_file(file: SourceFile, known: Finding | None) -> Finding | ImageRejected:
     """Find out about one file, by reading it unless ``known`` still holds."""
     if not is_storable(file.path):
         return ImageRejected("unreadable-name", "the name is not valid UTF-8: rename the file")
@@ -212,11 +177,11 @@ def look_at_file(file: SourceFile, known: Finding | None) -> Finding | ImageReje
     )
 
 
-def look_at_files(files: Sequence[tuple[SourceFile, Finding | None]]) -> list[Finding | ImageRejected]:
-    """Find out about a few files, as :func:`look_at_file` does; those of an object store are read several at a time."""
+def scan_files(files: Sequence[tuple[SourceFile, Finding | None]]) -> list[Finding | ImageRejected]:
+    """Find out about a few files, as :func:`scan_file` does; those of an object store are read several at a time."""
     threads = readers((file for file, _ in files), 1)
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda asked: look_at_file(*asked), files))
+        return list(pool.map(lambda asked: scan_file(*asked), files))
 
 
 def _holds(known: Finding, file: SourceFile) -> bool:
@@ -258,10 +223,10 @@ def _of_whole_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Rejec
     return kept, rejects
 
 
-def _judge_sight(file: SourceFile, place: bytes, found: Finding | ImageRejected, limits: Limits) -> Look:
+def _judged(file: SourceFile, key: bytes, found: Finding | ImageRejected, limits: Limits) -> JudgedFile:
     if isinstance(found, ImageRejected):
-        return place, None, Reject(printable(file.location), found.reason, found.detail)
-    return place, found, _judge(file, found, limits)
+        return key, None, Reject(printable(file.location), found.reason, found.detail)
+    return key, found, _judge(file, found, limits)
 
 
 def _judge(file: SourceFile, found: Finding, limits: Limits) -> ScannedRow | Reject:

@@ -123,9 +123,9 @@ def _replace(memory: Place, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def forget(memory: Place, places: Collection[bytes]) -> None:
+def forget(memory: Place, keys: Collection[bytes]) -> None:
     """Drop findings that turned out to be wrong, so that the next scan opens these files again."""
     known = recall(memory)
-    kept = {place: finding for place, finding in known.items() if place not in places}
+    kept = {key: finding for key, finding in known.items() if key not in keys}
     if len(kept) < len(known):
         remember(memory, kept)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ..errors import UserError
 from ..places import Place, RemotePath
-from .image_file import MAX_BYTES, ImageRejected
+from .image_file import MAX_BYTES, ImageRejected, content_key
 from .source_file import Listed, Member, SourceFile, is_storable, is_url, source_place
 
 REMOTE_READERS = 64
@@ -52,6 +52,22 @@ def read_image(file: SourceFile) -> tuple[bytes, int]:
         return data, listed.mtime_ns
     data, status = read_stable(file.location)
     return data, status.st_mtime_ns
+
+
+def read_source(file: SourceFile, expected_key: str) -> bytes:
+    """Return the bytes of a file that has been scanned and whose key is known.
+
+    Raises ImageRejected: ``changed`` if they are no longer those of ``expected_key``, or as :func:`read_image`.
+    """
+    data, _ = read_image(file)
+    if content_key(data) != expected_key:
+        raise ImageRejected("changed", "the file is not the one that was scanned: build again")
+    return data
+
+
+def readers(files: Iterable[SourceFile], workers: int) -> int:
+    """Return how many threads read files at a time: ``workers``, or more of them if an object store has some."""
+    return max(workers, REMOTE_READERS) if any(map(is_url, {file.root for file in files})) else workers
 
 
 def place_named(location: str) -> Place:

@@ -25,8 +25,6 @@ from .table_source import TABLE, discover_table
 from .tar_source import PATTERN, SUFFIX, WEBDATASET, discover_tars
 from .trees import Tree, join, tree_of
 
-__all__ = ["LAYOUT_NAMES", "Discovery", "SourceFile", "discover", "files_of", "is_storable", "printable"]
-
 LAYOUT_NAMES = (*LAYOUTS, TABLE, WEBDATASET)
 
 

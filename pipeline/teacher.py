@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ..cache.spec import Spec
 from ..errors import IntegrityError
 from ..models.backbones import HALF, Triple, backbone_entry
+from ..models.device import HALF_TYPES, Precision
 from ..models.inputs import resized
 from ..models.sides import paper_size
-from .device import HALF as HALF_TYPES
 from .imported import ImportedDireSpec
-from .specs import DireSpec, Precision
+from .specs import DireSpec
 
 TeacherPreset = Literal["paper", "official-code"]
 View = Literal["identity", "hflip"]

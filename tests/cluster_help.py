@@ -22,7 +22,7 @@ from distil_cache.pipeline.cluster.worker import BuildPlugin
 from distil_cache.pipeline.prepare import prepare
 from distil_cache.pipeline.run import Report
 from distil_cache.pipeline.source_file import SourceFile
-from distil_cache.pipeline.tools import Tools
+from distil_cache.pipeline.tools import TaskContext
 from distil_cache.places import Place
 from distributed import LocalCluster
 from small_models import STEPS, write_adm, write_images, write_teacher
@@ -94,7 +94,7 @@ def work_on(
     """Prepare a build and give the workers its plugin, or one of the tests' own."""
     progress = progress or Silent()
     with ExitStack() as held:
-        ready = prepare(config, progress, held, dry_run=False, crew=crew)
+        ready = prepare(config, progress, held, dry_run=False, scanner=crew.scan_files)
         work = CrewWork(crew, config, ready, Placement(tries=tries), progress, plugin)
         held.enter_context(crew.plugin(work.plugin))
         yield work
@@ -156,31 +156,31 @@ class RaisingPlugin(FaultyPlugin):
 
     where: ClassVar[list[str]] = []
 
-    def _make(self, message: str, tools: Tools) -> Report:
+    def _make(self, message: str, context: TaskContext) -> Report:
         if self.hits(message):
             self.where.append(self._address)
             raise RuntimeError("a bug over this picture")
-        return super()._make(message, tools)
+        return super()._make(message, context)
 
 
 class BlindPlugin(FaultyPlugin):
     """Fails whatever it gets on one of the workers."""
 
-    def _make(self, message: str, tools: Tools) -> Report:
+    def _make(self, message: str, context: TaskContext) -> Report:
         if self._address == self.target:
             raise OSError("this worker's disk is gone")
-        return super()._make(message, tools)
+        return super()._make(message, context)
 
 
 class GatedPlugin(FaultyPlugin):
     """Lets four tasks through, and all others when ``go`` is there; writes down what each did. ``target`` : the folder for that."""
 
-    def _make(self, message: str, tools: Tools) -> Report:
+    def _make(self, message: str, context: TaskContext) -> Report:
         folder = Path(self.target)
         task, _ = read_task(message)
         if len(list(folder.glob("*.done"))) >= 4:
             wait_for(f"{folder}/go")
-        report = super()._make(message, tools)
+        report = super()._make(message, context)
         (folder / f"{task.keys[0]} {os.getpid()}-{time.monotonic_ns()}.done").write_text(str(report.done.adm_calls))
         return report
 
@@ -188,10 +188,10 @@ class GatedPlugin(FaultyPlugin):
 class LethalPlugin(FaultyPlugin):
     """Kills its process over one task."""
 
-    def _make(self, message: str, tools: Tools) -> Report:
+    def _make(self, message: str, context: TaskContext) -> Report:
         if self.hits(message):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super()._make(message, tools)
+        return super()._make(message, context)
 
 
 class SmallDevicePlugin(BuildPlugin):
@@ -199,20 +199,15 @@ class SmallDevicePlugin(BuildPlugin):
 
     refused = 0
 
-    def open_tools(self, files: Mapping[str, SourceFile]) -> Tools:
-        tools = super().open_tools(files)
-        load = tools.load_adm
+    def open_build(self, files: Mapping[str, SourceFile]) -> TaskContext:
+        context = super().open_build(files)
+        model = context.models.adm
 
-        def load_small() -> Any:
-            model = load()
+        def call(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            if len(x) > 2:
+                SmallDevicePlugin.refused += 1
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return model(x, t)
 
-            def call(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-                if len(x) > 2:
-                    SmallDevicePlugin.refused += 1
-                    raise torch.OutOfMemoryError("CUDA out of memory")
-                return model(x, t)
-
-            return call
-
-        tools.load_adm = load_small
-        return tools
+        context.models.adm = call
+        return context

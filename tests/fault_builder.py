@@ -27,7 +27,9 @@ from distil_cache.errors import UserError
 from distil_cache.pipeline.image_file import ImageRejected
 from distil_cache.pipeline.plan import PASS_FEATURES, Samples, Task, make_plan, with_dependencies
 from distil_cache.pipeline.record import write_record
-from distil_cache.pipeline.scan import Reject, ScannedRow, forget_files, read_source, scan
+from distil_cache.pipeline.scan import forget_files, scan
+from distil_cache.pipeline.scan_rows import Reject, ScannedRow
+from distil_cache.pipeline.source_read import read_source
 from distil_cache.pipeline.sources import discover
 from fault_injection import ACTS, Watch
 

@@ -230,7 +230,8 @@ def test_a_generator_without_own_reals_is_compared_with_those_of_its_source_grou
 
 def test_the_rows_of_a_dataset_are_audited_where_their_files_still_are(plain: Path, tmp_path: Path) -> None:
     from distil_cache.cache.store import Cache
-    from distil_cache.pipeline.scan import scan, to_table
+    from distil_cache.pipeline.scan import scan
+    from distil_cache.pipeline.scan_rows import to_table
     from distil_cache.pipeline.sources import discover
 
     images = shutil.copytree(plain, tmp_path / "images")

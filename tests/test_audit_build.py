@@ -52,7 +52,13 @@ def write_images(folder: Path, real: str = "JPEG") -> Path:
 
 
 def build(images: Path, cache: Path, progress: Silent | None = None, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {"image_size": 16, "features": ("image",), "adm": "demo", "device": "cpu", "workers": 1}
+    values: dict[str, Any] = {
+        "image_size": 16,
+        "features": ("image",),
+        "adm": "demo",
+        "device": "cpu",
+        "decode_threads": 1,
+    }
     config = BuildConfig.checked(sources=(images,), cache=cache, dataset="d", **{**values, **changes})
     return run_build(config, progress or Silent())
 

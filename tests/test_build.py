@@ -21,12 +21,10 @@ from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.compute import to_signal
 from distil_cache.pipeline.ddim import extract
-from distil_cache.pipeline.image_file import Limits
-from distil_cache.pipeline.images import load_images
 from distil_cache.pipeline.networks import placed
 from distil_cache.pipeline.prepare import prepare
 from distil_cache.pipeline.schedule import respace
-from distil_cache.pipeline.tools import Tools
+from distil_cache.pipeline.tools import TaskContext
 from image_bytes import bad_files, noise, saved
 from small_models import STEPS, write_adm, write_images, write_teacher
 
@@ -60,7 +58,7 @@ def build(material: Path, cache: Path, *, dry_run: bool = False, **changes: Any)
         "steps": STEPS,
         "batch_size": 4,
         "shard_size": 4,
-        "workers": 2,
+        "decode_threads": 2,
         "device": "cpu",
     }
     return run_build(BuildConfig.checked(**{**values, **changes}), Silent(), dry_run=dry_run)
@@ -260,7 +258,7 @@ def test_pt_and_safetensors_of_the_same_weights_are_the_same_adm(material: Path,
         ({"preset": "official-code"}, {"teacher"}),
         ({"train_size": 24}, {"teacher"}),
         ({"teacher_weights": "other"}, {"teacher"}),
-        ({"batch_size": 1, "shard_size": 9, "workers": 1}, set()),
+        ({"batch_size": 1, "shard_size": 9, "decode_threads": 1}, set()),
     ],
 )
 def test_a_setting_changes_just_the_fingerprints_that_depend_on_it(
@@ -284,13 +282,10 @@ def test_a_file_that_changed_after_the_scan_is_set_aside_and_wanted_again(materi
     )  # fmt: skip
     with ExitStack() as held:
         ready = prepare(config, Silent(), held, dry_run=False)
-    files = {row.key: row.file for row in ready.scanned.rows}
+    files = ready.files()
     changed = ready.plan.tasks[0].keys[0]
     Path(files[changed].location).write_bytes(saved(noise(seed=7)))
-    tools = Tools.__new__(Tools)
-    tools.specs, tools.files, tools.decoders, tools.pictures = ready.specs, files, 1, None
-    tools.limits = Limits()
-    loaded = load_images(ready.plan.tasks[0], tools)
+    loaded = TaskContext.of(config, ready, files, Silent().advance).images.load(ready.plan.tasks[0])
     assert list(loaded.gone) == [changed]
     assert loaded.bad == {}
     assert len(loaded.keys) == 3

@@ -51,7 +51,7 @@ class Scene:
             "steps": STEPS,
             "batch_size": 4,
             "shard_size": 4,
-            "workers": 1,
+            "decode_threads": 1,
             "device": "cpu",
         }
         return run_build(BuildConfig.checked(**{**values, **changes}), Silent())

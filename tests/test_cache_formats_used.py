@@ -31,7 +31,7 @@ def config(material: Path, cache: Path, **changes: Any) -> BuildConfig:
     values: dict[str, Any] = {
         "sources": (material / "images",), "cache": cache, "dataset": "noise", "adm": str(material / "adm.safetensors"),
         "teacher": "small", "teacher_weights": material / "teacher.safetensors", "steps": STEPS, "batch_size": 4,
-        "shard_size": 4, "workers": 1, "device": "cpu",
+        "shard_size": 4, "decode_threads": 1, "device": "cpu",
     }  # fmt: skip
     return BuildConfig.checked(**{**values, **changes})
 

@@ -42,7 +42,7 @@ from distil_cache.pipeline.cluster.messages import (
     write_report,
     write_task,
 )
-from distil_cache.pipeline.cluster.worker import open_tools
+from distil_cache.pipeline.cluster.worker import open_build
 from distil_cache.pipeline.plan import Task
 from distil_cache.pipeline.run import Done, Report
 from distil_cache.pipeline.scan_memory import Finding
@@ -197,17 +197,17 @@ def test_a_worker_must_find_the_same_cache_models_and_version(material: Path, lo
         version="0.0.0", config=config.model_dump(mode="json", exclude_unset=True), fingerprints=told, lease="x.json", pictures=None
     )  # fmt: skip
     with pytest.raises(UserError, match=r"runs distil-cache .* the build 0\.0\.0"):
-        open_tools(request, {})
+        open_build(request, {})
     from distil_cache import __version__
 
     same = request.model_copy(update={"version": __version__})
     with pytest.raises(UserError, match="another folder on the worker"):
-        open_tools(same, {})
+        open_build(same, {})
     (material / "loop" / "builders" / "x.json").write_text("{}")
-    assert open_tools(same, {}).specs.keys() == told.keys()
+    assert open_build(same, {}).specs.keys() == told.keys()
     other = same.model_copy(update={"fingerprints": {**told, "eps": "0" * 64}})
     with pytest.raises(UserError, match="eps: the worker's model files are not those"):
-        open_tools(other, {})
+        open_build(other, {})
     (material / "loop" / "builders" / "x.json").unlink()
 
 

@@ -205,10 +205,10 @@ def test_a_connection_that_breaks_in_a_scan_loses_no_file(material: Path, monkey
     heard = Heard()
     files = list(discover(material / "images", None).files)
     with scheduler_here(2) as scheduler, connect(scheduler, heard.say) as crew:
-        sights = crew.sights(files, {})
-        found = list(next(sights))
+        blocks = crew.scan_files(files, {})
+        found = list(next(blocks))
         cut(scheduler)
-        found += [sight for block in sights for sight in block]
+        found += [scanned for block in blocks for scanned in block]
     assert [said for said in heard.said if said.startswith("connected")]
     assert [file for file, _, _ in found] == files
     assert all(isinstance(finding, Finding) for _, _, finding in found)

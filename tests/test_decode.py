@@ -210,6 +210,8 @@ def test_limits_that_pillow_would_not_keep_are_refused() -> None:
         Limits(max_pixels=MAX_PIXELS + 1)
     with pytest.raises(UsageError, match="min-side"):
         Limits(min_side=0)
+    with pytest.raises(UsageError, match="max-pixels"):
+        Limits(max_pixels=0)
 
 
 @settings(max_examples=150, deadline=None)

@@ -35,7 +35,14 @@ from small_models import STEPS, write_adm, write_teacher
 
 
 def imported(cache: Path, *sources: Path, **changes: Any) -> dict[str, Any]:
-    values = {"sources": sources, "cache": cache, "dataset": "d", "kind": "distildire", "device": "cpu", "workers": 2}
+    values = {
+        "sources": sources,
+        "cache": cache,
+        "dataset": "d",
+        "kind": "distildire",
+        "device": "cpu",
+        "decode_threads": 2,
+    }
     return run_import(ImportConfig.checked(**{**values, **changes}), Silent())
 
 

@@ -1,4 +1,4 @@
-"""Choosing the CPU: from then on freed memory stays in the process, whatever the environment says."""
+"""Freed memory stays in a process that asks for it, whatever the environment says; every command that computes on a CPU does."""
 
 from __future__ import annotations
 
@@ -6,19 +6,35 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from distil_cache import __version__
+from distil_cache.cache.store import Cache
+from distil_cache.inference.bench import BenchConfig, run_bench
+from distil_cache.inference.predict import run_predict
+from distil_cache.models import device
+from distil_cache.pipeline import Silent
+from distil_cache.pipeline.import_config import ImportConfig
+from distil_cache.pipeline.import_run import run_import
+from distil_cache.train import TrainConfig, run_evaluation, run_sweep, run_training
+from loose_files import write_distildire
+from predict_runs import build, detector
+from small_models import write_adm, write_images, write_teacher
 
 PAGE = 4096
 TIMES, BYTES = 20, 16 << 20
 COUNT_FAULTS = f"""
 import resource
 import torch
-from distil_cache.models.device import choose_device
+from distil_cache.models.device import choose_device, keep_freed_memory
 
 torch.set_num_threads(1)
-if {{chosen}}:
-    choose_device("cpu")
+cpu = choose_device("cpu")
+if {{asked}}:
+    keep_freed_memory(cpu)
 for _ in range(8):  # until the heap has grown
     torch.ones({BYTES // 4})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -26,17 +42,76 @@ for _ in range({TIMES}):
     torch.ones({BYTES // 4})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 
 
-def faults(chosen: bool) -> int:
+def faults(asked: bool) -> int:
     """Pages asked of the system by making the same tensor again and again, under the setting of Dask's nanny."""
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
-    program = COUNT_FAULTS.replace("{chosen}", str(chosen))
+    program = COUNT_FAULTS.replace("{asked}", str(asked))
     return int(subprocess.check_output([sys.executable, "-c", program], env=environment, text=True))
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_memory_that_was_freed_is_used_again_once_the_cpu_is_chosen() -> None:
+@glibc
+def test_memory_that_was_freed_is_used_again_where_a_process_asks_for_it_and_choosing_a_device_does_not() -> None:
     pages = TIMES * BYTES // PAGE
-    assert faults(chosen=True) < pages / 20
-    assert faults(chosen=False) > pages / 2, "otherwise this test shows nothing"
+    assert faults(asked=True) < pages / 20
+    assert faults(asked=False) > pages / 2
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The options of glibc's allocator that are set, as they are."""
+    options: list[int] = []
+    library = SimpleNamespace(mallopt=lambda option, value: options.append(option))
+    monkeypatch.setattr(device, "ctypes", SimpleNamespace(CDLL=lambda name: library))
+    return options
+
+
+@glibc
+def test_every_command_that_computes_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) -> None:
+    write_adm(tmp_path / "adm.safetensors")
+    images = write_images(tmp_path / "images", {"train": 4, "test": 2})
+    loose = write_distildire(tmp_path / "loose", {"train": 1})
+    run, cache = tmp_path / "eps", tmp_path / "cache"
+    settings = {"dataset": "d", "method": "eps", "backbone": "small", "epochs": 1, "batch_size": 4}
+    imported = ImportConfig.checked(
+        sources=(loose,), cache=tmp_path / "imported", dataset="d", kind="distildire", teacher="small",
+        teacher_weights=write_teacher(tmp_path / "teacher.safetensors"), device="cpu",
+    )  # fmt: skip
+    commands: dict[str, Callable[[], object]] = {
+        "build": lambda: build(tmp_path, images, "image,eps"),
+        "import": lambda: run_import(imported, Silent()),
+        "train": lambda: run_training(TrainConfig.checked(**settings), cache, run, device="cpu"),
+        "train --sweep": lambda: run_sweep(settings, {"seed": ["1"]}, cache, tmp_path / "sweep", device="cpu"),
+        "evaluate": lambda: run_evaluation(run, cache, "d", device="cpu"),
+        "predict": lambda: run_predict([str(images)], lambda: detector(tmp_path, "eps"), Silent()),
+        "bench": lambda: run_bench(BenchConfig("demo", backbone="small", timed=False, device="cpu")),
+    }
+    for name, command in commands.items():
+        asked.clear()
+        command()
+        assert set(asked) == {-1, -3}, name
+    asked.clear()
+    detector(tmp_path, "eps")
+    assert asked == [], "a detector is for other people's processes"
+
+
+@glibc
+def test_a_worker_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) -> None:
+    pytest.importorskip("distributed")
+    from distil_cache.pipeline.cluster.messages import Request
+    from distil_cache.pipeline.cluster.worker import open_build
+
+    write_adm(tmp_path / "adm.safetensors")
+    build(tmp_path, write_images(tmp_path / "images", {"train": 1}), "image")
+    ((image,), adm) = Cache.open(tmp_path / "cache").features(), str(tmp_path / "adm.safetensors")
+    (tmp_path / "cache" / "builders" / "x.json").write_text("{}")
+    config = {"sources": [str(tmp_path / "images")], "cache": str(tmp_path / "cache"), "dataset": "d", "adm": adm}
+    told = {"image": image.fingerprint}
+    request = Request(
+        version=__version__, config=config | {"device": "cpu"}, fingerprints=told, lease="x.json", pictures=None
+    )
+    asked.clear()
+    open_build(request, {})
+    assert set(asked) == {-1, -3}

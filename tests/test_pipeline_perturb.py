@@ -19,8 +19,7 @@ from distil_cache.pipeline.image_spec import (
     parse_harmonization,
     parse_perturbation,
 )
-from distil_cache.pipeline.perturb import check_perturbation, part_of, perturbed, unit_noise
-from distil_cache.pipeline.recompress import recompressed
+from distil_cache.pipeline.perturb import check_perturbation, part_of, perturbed, recompressed, unit_noise
 from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 from image_bytes import noise, saved
 from numpy.typing import NDArray

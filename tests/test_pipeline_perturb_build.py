@@ -69,7 +69,7 @@ def settings(models: Path, cache: Path) -> dict[str, Any]:
     return {
         "cache": cache, "dataset": "noise", "adm": str(models / "adm.safetensors"), "teacher": "small",
         "teacher_weights": models / "teacher.safetensors", "steps": STEPS, "batch_size": 4, "shard_size": 4,
-        "workers": 2, "device": "cpu",
+        "decode_threads": 2, "device": "cpu",
     }  # fmt: skip
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from distil_cache.cache.dataset import SCHEMA, revision_of
-from distil_cache.errors import UsageError
 from distil_cache.pipeline.decode import decode
-from distil_cache.pipeline.image_file import ImageRejected
+from distil_cache.pipeline.image_file import ImageRejected, Limits
 from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.scan import ScannedRow, read_source, resolve_conflicts, scan, to_table
-from distil_cache.pipeline.sources import SourceFile, discover
+from distil_cache.pipeline.scan import scan
+from distil_cache.pipeline.scan_rows import ScannedRow, resolve_conflicts, to_table
+from distil_cache.pipeline.source_file import SourceFile
+from distil_cache.pipeline.source_read import read_source
+from distil_cache.pipeline.sources import discover
 from hypothesis import given
 from hypothesis import strategies as st
 from image_bytes import bad_files, noise, saved, turned
@@ -155,12 +157,12 @@ def test_rehash_notices_a_file_rewritten_with_its_old_size_and_time(tmp_path: Pa
 def test_other_limits_apply_to_remembered_files(tmp_path: Path) -> None:
     files = discover(put(tmp_path / "data", {"real/a.png": saved(noise(10, 30))})).files
     memory = tmp_path / "scan.parquet"
-    assert [reject.reason for reject in scan(files, memory=memory, min_side=11).rejects] == ["too-small"]
-    assert [reject.reason for reject in scan(files, memory=memory, max_pixels=299).rejects] == ["too-large"]
-    result = scan(files, memory=memory, max_pixels=300)
+    assert [reject.reason for reject in scan(files, memory=memory, limits=Limits(min_side=11)).rejects] == ["too-small"]
+    assert [reject.reason for reject in scan(files, memory=memory, limits=Limits(max_pixels=299)).rejects] == [
+        "too-large"
+    ]
+    result = scan(files, memory=memory, limits=Limits(max_pixels=300))
     assert (len(result.rows), result.opened) == (1, 0)
-    with pytest.raises(UsageError):
-        scan(files, max_pixels=0)
 
 
 @pytest.mark.parametrize("junk", [b"", b"PAR1 no", b"PAR1" * 40])

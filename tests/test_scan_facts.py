@@ -14,7 +14,7 @@ from distil_cache.pipeline.audit_jpeg import jpeg_facts
 from distil_cache.pipeline.file_facts import FileFacts, Traits, facts_by_pillow, read_facts, read_traits
 from distil_cache.pipeline.image_file import ImageRejected
 from distil_cache.pipeline.plain_header import plain_jpeg, plain_png
-from distil_cache.pipeline.scan import ScannedRow
+from distil_cache.pipeline.scan_rows import ScannedRow
 from distil_cache.pipeline.source_file import SourceFile
 from hypothesis import example, given
 from hypothesis import strategies as st

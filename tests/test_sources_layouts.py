@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from distil_cache.errors import UserError
 from distil_cache.pipeline.layouts import LAYOUTS, family_of
-from distil_cache.pipeline.sources import Discovery, SourceFile, discover
+from distil_cache.pipeline.source_file import Discovery, SourceFile
+from distil_cache.pipeline.sources import discover
 
 # A listing never opens a file, so these need not be images.
 TREES = {

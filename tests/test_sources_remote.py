@@ -12,9 +12,11 @@ import pytest
 from distil_cache.cache.dataset import revision_of
 from distil_cache.errors import UserError
 from distil_cache.pipeline.image_file import MAX_BYTES, ImageRejected, content_key
-from distil_cache.pipeline.scan import read_source, scan, to_table
-from distil_cache.pipeline.source_file import Listed, SourceFile
-from distil_cache.pipeline.sources import Discovery, discover
+from distil_cache.pipeline.scan import scan
+from distil_cache.pipeline.scan_rows import to_table
+from distil_cache.pipeline.source_file import Discovery, Listed, SourceFile
+from distil_cache.pipeline.source_read import read_source
+from distil_cache.pipeline.sources import discover
 from distil_cache.places import RemotePath
 from image_bytes import bad_files, noise, saved
 from remote_sources import Forbidden, picture, put, small_set

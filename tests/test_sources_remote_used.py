@@ -32,7 +32,7 @@ from tar_bytes import sample, write_tar
 def build_config(source: object, cache: Path, adm: Path) -> BuildConfig:
     return BuildConfig.checked(
         sources=(source,), cache=cache, dataset="d", adm=str(adm), steps=STEPS, features=("image,eps",), batch_size=4,
-        workers=2, device="cpu",
+        decode_threads=2, device="cpu",
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_an_audit_of_a_store_finds_what_one_of_the_same_files_finds(tmp_path: Pa
 
 def test_a_worker_gets_what_the_listing_said(tmp_path: Path, memory_bucket: RemotePath) -> None:
     pytest.importorskip("distributed")
-    from distil_cache.pipeline.cluster.worker import look_at
+    from distil_cache.pipeline.cluster.worker import scan_block
 
     memory = tmp_path / "scan.parquet"
     files = discover(small_set(memory_bucket)).files
@@ -111,11 +111,11 @@ def test_a_worker_gets_what_the_listing_said(tmp_path: Path, memory_bucket: Remo
     task = Task(None, tuple(row.key for row in scanned.rows), {})
     by_key = {row.key: row.file for row in scanned.rows}
     assert read_task(write_task(task, by_key))[1] == by_key
-    answers = read_findings(look_at(write_files(files, [None] * 6)))
+    answers = read_findings(scan_block(write_files(files, [None] * 6)))
     found = [answer for answer in answers if not isinstance(answer, bool)]
     assert [finding.key for finding in found] == [row.key for row in scanned.rows]
     memory_bucket.remove()
-    assert read_findings(look_at(write_files(files, [*found[:5], None]))) == [*[True] * 5, False]
+    assert read_findings(scan_block(write_files(files, [*found[:5], None]))) == [*[True] * 5, False]
 
 
 def test_a_url_to_predict_stands_for_an_object_a_folder_or_a_pattern(memory_bucket: RemotePath) -> None:

@@ -17,7 +17,9 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
 from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.image_file import ImageRejected, content_key
-from distil_cache.pipeline.scan import read_source, scan, to_table
+from distil_cache.pipeline.scan import scan
+from distil_cache.pipeline.scan_rows import to_table
+from distil_cache.pipeline.source_read import read_source
 from distil_cache.pipeline.sources import discover
 from distil_cache.pipeline.tar_index import read_tar_index
 from hypothesis import given, settings
@@ -243,7 +245,7 @@ def test_a_build_from_tars_makes_the_rows_of_a_build_from_the_same_files(tmp_pat
     def build(source: str, cache: str) -> dict[str, Any]:
         config = BuildConfig.checked(
             sources=(tmp_path / source,), cache=tmp_path / cache, dataset="d", adm=str(adm), steps=STEPS,
-            features=("image,eps",), batch_size=4, workers=2, device="cpu",
+            features=("image,eps",), batch_size=4, decode_threads=2, device="cpu",
         )  # fmt: skip
         return run_build(config, Silent())
 

@@ -22,7 +22,7 @@ from ..cache.audit_record import AUDIT, HeaderAudit
 from ..cache.builds import BuildRecord
 from ..cache.local_copy import LocalCopy
 from ..cache.store import Cache
-from ..models.device import choose_device
+from ..models.device import choose_device, keep_freed_memory
 from ..places import Place
 from ..progress import Progress, Silent
 from .augment import checked_transform
@@ -86,6 +86,7 @@ def run_evaluation(
 
     part = Part(cache, source, table, record.method.inputs, split=split, purpose=f"method {record.method.name}")
     on = choose_device(device)
+    keep_freed_memory(on)
     told, stage = progress or Silent(), f"evaluation {name}"
     told.start(stage, len(part))
     logits = predict(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UsageError
-from ..models.device import choose_device
+from ..models.device import choose_device, keep_freed_memory
 from .order import Share
 
 Floats = npt.NDArray[np.float32]
@@ -122,7 +122,9 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
-        yield Ranks(choose_device(device))
+        here = choose_device(device)
+        keep_freed_memory(here)
+        yield Ranks(here)
         return
     rank, local = int(os.environ["RANK"]), os.environ["LOCAL_RANK"]
     if device.startswith("cuda:"):
@@ -131,6 +133,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         )
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     here = choose_device(f"cuda:{local}" if on_gpu else "cpu")
+    keep_freed_memory(here)
     if on_gpu:
         torch.cuda.set_device(here)
     dist.init_process_group("nccl" if on_gpu else "gloo")

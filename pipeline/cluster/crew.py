@@ -14,13 +14,13 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from ...errors import DistilCacheError, UserError
-from ..scan import Sight, look_at_file, place_of
+from ..scan import ScannedFile, memory_key, scan_file
 from ..scan_memory import Finding
 from ..source_file import SourceFile, absolute_root
 from .connection import LOST, NO_ANSWER, Connection, without_log
 from .local import LocalWorkers, local_workers
 from .messages import read_findings, write_files
-from .worker import BuildPlugin, Unprepared, look_at
+from .worker import BuildPlugin, Unprepared, scan_block
 
 CONNECT_SECONDS = 30.0
 WAIT_SECONDS = 1.0
@@ -28,7 +28,7 @@ REVIVE_SECONDS = 5.0
 _NEWS_SECONDS = 1.0
 """How old an answer to the question who is there may be."""
 _FILES = 256
-"""Files that a worker looks at in one task."""
+"""Files that a worker scans in one task."""
 _SAME_WINDOW = 256
 """Blocks of files after which a scan asks again how many workers there are."""
 _SPARE = 8
@@ -174,20 +174,22 @@ class Crew:
                     self._connection.client.cancel(futures)
             self._connection.take_back(plugin)
 
-    def sights(self, files: Sequence[SourceFile], trusted: Mapping[bytes, Finding]) -> Iterator[Sequence[Sight]]:
-        """Look at source files as :func:`..scan.scan` does, many at a time; what workers cannot read is looked at here."""
+    def scan_files(
+        self, files: Sequence[SourceFile], trusted: Mapping[bytes, Finding]
+    ) -> Iterator[Sequence[ScannedFile]]:
+        """Scan source files, many at a time, as a :data:`..scan.FileScanner`; what workers cannot read is scanned here."""
         roots = {root: absolute_root(root) for root in {file.root for file in files}}
-        places = [place_of(roots[file.root], file) for file in files]
+        keys = [memory_key(roots[file.root], file) for file in files]
         blocks = [slice(start, start + _FILES) for start in range(0, len(files), _FILES)]
         flying: dict[str, int] = {}
         found: dict[int, str | Failure] = {}
         window = handed_in = 0
 
         def hand_in(number: int) -> None:
-            known = [trusted.get(place) for place in places[blocks[number]]]
-            key = f"look-{secrets.token_hex(8)}"
+            known = [trusted.get(key) for key in keys[blocks[number]]]
+            key = f"scan-{secrets.token_hex(8)}"
             flying[key] = number
-            self.submit(look_at, write_files(files[blocks[number]], known), key=key)
+            self.submit(scan_block, write_files(files[blocks[number]], known), key=key)
 
         for number, block in enumerate(blocks):
             window = window if number % _SAME_WINDOW else self.window()
@@ -196,12 +198,12 @@ class Crew:
                 handed_in = later + 1
             while number not in found:
                 for outcome in self.ended():
-                    looked_at = flying.pop(outcome.key)
+                    block_number = flying.pop(outcome.key)
                     if isinstance(outcome.result, Failure) and not outcome.result.tried:
-                        hand_in(looked_at)
+                        hand_in(block_number)
                     else:
-                        found[looked_at] = outcome.result
-            yield _merged(files[block], places[block], trusted, found.pop(number))
+                        found[block_number] = outcome.result
+            yield _merged(files[block], keys[block], trusted, found.pop(number))
 
 
 @contextmanager
@@ -254,15 +256,15 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _merged(
-    files: Sequence[SourceFile], places: Sequence[bytes], trusted: Mapping[bytes, Finding], result: str | Failure
-) -> list[Sight]:
+    files: Sequence[SourceFile], keys: Sequence[bytes], trusted: Mapping[bytes, Finding], result: str | Failure
+) -> list[ScannedFile]:
     """Return what a scan wants to know of a block of files, from a worker's answer."""
     answers = [False] * len(files) if isinstance(result, Failure) else read_findings(result)
-    sights: list[Sight] = []
-    for file, place, answer in zip(files, places, answers, strict=True):
-        known = trusted.get(place)
+    scanned: list[ScannedFile] = []
+    for file, key, answer in zip(files, keys, answers, strict=True):
+        known = trusted.get(key)
         if isinstance(answer, Finding):
-            sights.append((file, place, answer))
+            scanned.append((file, key, answer))
         else:
-            sights.append((file, place, known if answer and known is not None else look_at_file(file, known)))
-    return sights
+            scanned.append((file, key, known if answer and known is not None else scan_file(file, known)))
+    return scanned

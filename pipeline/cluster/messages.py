@@ -76,7 +76,7 @@ def read_report(text: str) -> Report:
 
 
 def write_files(files: Sequence[SourceFile], known: Sequence[Finding | None]) -> str:
-    """Return files to be looked at, each with the size and time at which it is known already."""
+    """Return files to be scanned, each with the size and time at which it is known already."""
     stamps = [None if one is None else (one.size, one.mtime_ns) for one in known]
     return _dump([[_plain_file(file), stamp] for file, stamp in zip(files, stamps, strict=True)])
 

@@ -65,7 +65,7 @@ class CrewWork:
         UserError at the end if shards were set aside, with everything else made, or if the scheduler went away for good.
         """
         ready, progress = self._ready, self._progress
-        files: Mapping[str, SourceFile] = {row.key: row.file for row in reversed(ready.scanned.rows)}
+        files = ready.files()
         images = ready.stores["image"]
         shards = [Shard(task.image_shard or images.shard_id(task.keys), task) for task in ready.plan.tasks]
         self._dispatch = Dispatch(
@@ -147,7 +147,10 @@ def _request(config: BuildConfig, ready: Prepared, place: Placement) -> Request:
     if config.adm not in (*SHIPPED, *OFFICIAL):
         changes["adm"] = str(Path(config.adm).absolute())
     if place.workers is not None:
-        changes |= {"workers": threads_each(place.workers), "device": "cpu" if config.device == "cpu" else "auto"}
+        changes |= {
+            "decode_threads": threads_each(place.workers),
+            "device": "cpu" if config.device == "cpu" else "auto",
+        }
     sent = config.model_copy(update=changes)
     return Request(
         version=__version__,

@@ -1,4 +1,4 @@
-"""What runs on a worker: the tasks of a build, with models that are loaded once, and the look at source files.
+"""What runs on a worker: the tasks of a build, with models that are loaded once, and the scan of source files.
 
 A worker runs several tasks at a time, so that one reads its pictures and another writes its features while the device
 works on a third; the device takes one at a time.
@@ -19,20 +19,19 @@ from ...cache.lease import FOLDER as LEASES
 from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
-from ...models.device import choose_device
+from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
 from ...places import is_there
 from ..config import BuildConfig
-from ..device import device_name, set_precision
-from ..images import Images, load_images
+from ..images import Images
 from ..plan import Task
 from ..precision import deviation_on
+from ..prepare import BuildSetup
 from ..run import Report, run_task, still_missing
-from ..scan import look_at_files
+from ..scan import scan_files
 from ..scan_memory import Finding
 from ..source_file import SourceFile
 from ..spec_sheet import flags_and_digest, make_specs
-from ..toolbox import make_tools
-from ..tools import Tools
+from ..tools import TaskContext
 from .messages import Request, read_files, read_task, write_findings, write_report
 
 
@@ -41,10 +40,10 @@ class Unprepared(Exception):  # noqa: N818  (nobody did anything wrong)
 
 
 class BuildPlugin(WorkerPlugin):
-    """One build's place on a worker: its tools, opened when the first task comes, and the thread that computes."""
+    """One build's place on a worker: what its tasks share, opened when the first comes, and the thread that computes."""
 
     idempotent = True
-    """A build that connects to the same scheduler again keeps the tools that its workers have opened."""
+    """A build that connects to the same scheduler again keeps what its workers have opened."""
 
     def __init__(self, name: str, request: str) -> None:
         self.name = name
@@ -54,7 +53,7 @@ class BuildPlugin(WorkerPlugin):
         """Get ready; called once on every worker, also on those that join later."""
         self._address = worker.address
         self._files: dict[str, SourceFile] = {}
-        self._tools: Tools | None = None
+        self._context: TaskContext | None = None
         self._opening = threading.Lock()
         self._device = ThreadPoolExecutor(1)  # one of Dask's, whose threads keep no process from ending
 
@@ -62,9 +61,9 @@ class BuildPlugin(WorkerPlugin):
         """Give the device's thread up, when the build has ended."""
         self._device.shutdown(wait=False)
 
-    def open_tools(self, files: Mapping[str, SourceFile]) -> Tools:
-        """Return the build's tools, with models that are yet to be loaded."""
-        return open_tools(Request.model_validate_json(self.request), files)
+    def open_build(self, files: Mapping[str, SourceFile]) -> TaskContext:
+        """Return what the build's tasks share, with models that are yet to be loaded."""
+        return open_build(Request.model_validate_json(self.request), files)
 
     def make(self, message: str) -> str:
         """Do a task. What goes wrong is raised with the worker's address as a note."""
@@ -76,40 +75,37 @@ class BuildPlugin(WorkerPlugin):
 
     def deviation(self, keys: Sequence[str]) -> str:
         """Compare reduced precision with float32 on these pictures; returns the deviation as JSON."""
-        config = BuildConfig.model_validate(Request.model_validate_json(self.request).config)
-        tools = self._opened()
-        deviation = self._device.submit(deviation_on, config, tools, keys).result()
-        return json.dumps(asdict(deviation))
+        return json.dumps(asdict(self._device.submit(deviation_on, self._opened(), keys).result()))
 
-    def _opened(self) -> Tools:
-        """Return the tools, opened by whichever task comes first."""
+    def _opened(self) -> TaskContext:
+        """Return what the tasks share, opened by whichever comes first."""
         with self._opening:
-            self._tools = self._tools or self.open_tools(self._files)
-            return self._tools
+            self._context = self._context or self.open_build(self._files)
+            return self._context
 
-    def _make(self, message: str, tools: Tools) -> Report:
+    def _make(self, message: str, context: TaskContext) -> Report:
         planned, files = read_task(message)
-        task, found = still_missing(planned, tools.stores)
+        task, found = still_missing(planned, context.stores)
         if not task.missing:
-            return Report(found, self._address, device_name(tools.device))
+            return Report(found, self._address, device_name(context.models.device, of_machine=True))
         if found.shards:  # what this task reads came after the index was opened
-            for store in tools.stores.values():
+            for store in context.stores.values():
                 store.index(refresh=True)
         self._files.update(files)
         try:
-            images = load_images(task, tools)
-            _check_sight(task, images, tools)
+            images = context.images.load(task)
+            _check_reach(task, images, context.images.files)
         finally:
             for key in files:
                 self._files.pop(key, None)
-        done = run_task(task, images, tools, self._device)
+        done = run_task(task, images, context, self._device)
         done.computed.update(found.computed)
         done.shards.update(found.shards)
-        return Report(done, self._address, device_name(tools.device))
+        return Report(done, self._address, device_name(context.models.device, of_machine=True))
 
 
 def make_shard(plugin: str, message: str) -> str:
-    """Do a task with the tools of the plugin of this name."""
+    """Do a task of the build whose plugin has this name."""
     return _plugin(plugin).make(message)
 
 
@@ -125,22 +121,23 @@ def _plugin(name: str) -> BuildPlugin:
     return found
 
 
-def look_at(message: str) -> str:
-    """Look at source files as a scan does. A file that cannot be read here is left to whoever asked."""
+def scan_block(message: str) -> str:
+    """Scan source files. A file that cannot be read here is left to whoever asked."""
     findings: list[Finding | bool] = []
     asked = read_files(message)
-    for (_, known), found in zip(asked, look_at_files(asked), strict=True):
+    for (_, known), found in zip(asked, scan_files(asked), strict=True):
         findings.append(found is known if not isinstance(found, Finding) or found is known else found)
     return write_findings(findings)
 
 
-def open_tools(request: Request, files: Mapping[str, SourceFile]) -> Tools:
+def open_build(request: Request, files: Mapping[str, SourceFile]) -> TaskContext:
     """Find cache, models and specs again. UserError if they are not those of the build that sent the request."""
     if request.version != __version__:
         raise UserError(f"the worker runs distil-cache {__version__}, the build {request.version}: install the same.")
     config = BuildConfig.model_validate(request.config)
     device = choose_device(config.device)
     set_precision(config.precision, device)
+    keep_freed_memory(device)
     cache = Cache.open(config.cache)
     if not is_there(cache.root / LEASES / request.lease):
         raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
@@ -150,23 +147,21 @@ def open_tools(request: Request, files: Mapping[str, SourceFile]) -> Tools:
     for feature, fingerprint in request.fingerprints.items():
         if specs[feature].fingerprint() != fingerprint:
             raise UserError(f"{feature}: the worker's model files are not those of the build: share or copy them.")
-    return make_tools(
-        config,
-        device,
-        flags.schedule(config.steps),
-        specs,
-        {feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
+    setup = BuildSetup(
+        device=device,
+        schedule=flags.schedule(config.steps),
+        specs=specs,
+        stores={feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
         pictures=None if request.pictures is None else cache.open_feature(request.pictures),
-        files=files,
-        advance=lambda stage, units: None,
     )
+    return TaskContext.of(config, setup, files, advance=lambda stage, units: None)
 
 
-def _check_sight(task: Task, images: Images, tools: Tools) -> None:
+def _check_reach(task: Task, images: Images, files: Mapping[str, SourceFile]) -> None:
     """Raise UserError if not one file of a task is where the scan saw it: then the worker lacks the folder."""
     absent = [key for key, why in images.gone.items() if not why.startswith("changed")]
     if absent and len(absent) == len(task.keys):
-        first = tools.files[absent[0]].location
+        first = files[absent[0]].location
         raise UserError(
             f"{first}: {images.gone[absent[0]]}; the worker has none of the {len(absent)} files of this shard."
         )
