@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from ..train.calibrate import Calibration
+from ..metrics.calibration import Calibration
 
 DEFAULT = 0.5
 

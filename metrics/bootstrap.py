@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .metrics import (
+from .measures import (
     CALIBRATION_BINS,
     MEASURES,
     THRESHOLD,

@@ -12,16 +12,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = ("cache", "demo", "inference", "models", "pipeline", "places", "train")
+PACKAGES = ("cache", "demo", "inference", "metrics", "models", "pipeline", "places", "train")
 
 ALLOWED = {
     "places": {"errors"},
     "cache": {"errors", "places"},
+    "metrics": {"errors"},
     "models": {"errors"},
-    "pipeline": {"errors", "progress", "cache", "models", "places", "__version__"},
-    "train": {"errors", "progress", "cache", "models", "places", "__version__"},
-    "inference": {"errors", "progress", "cache", "models", "places", "pipeline", "train", "__version__"},
-    "demo": {"errors", "progress", "cache", "models", "places", "pipeline", "train", "__version__"},
+    "pipeline": {"errors", "progress", "cache", "metrics", "models", "places", "__version__"},
+    "train": {"errors", "progress", "cache", "metrics", "models", "places", "__version__"},
+    "inference": {"errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"},
+    "demo": {"errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"},
 }
 
 
@@ -62,11 +63,12 @@ def test_a_package_imports_only_what_the_architecture_allows(package: str) -> No
             assert set(names) <= ALLOWED[package], f"{path.relative_to(ROOT)} line {node.lineno} imports {names}"
 
 
-def test_the_cache_imports_no_torch() -> None:
+@pytest.mark.parametrize(("package", "heavy"), [("cache", "torch"), ("metrics", "torch"), ("metrics", "sklearn")])
+def test_a_package_is_imported_without_what_it_does_not_need(package: str, heavy: str) -> None:
     code = (
-        "import sys, pkgutil, importlib, distil_cache.cache as c\n"
-        "[importlib.import_module(m.name) for m in pkgutil.iter_modules(c.__path__, 'distil_cache.cache.')]\n"
-        "assert 'torch' not in sys.modules"
+        f"import sys, pkgutil, importlib, distil_cache.{package} as p\n"
+        "[importlib.import_module(m.name) for m in pkgutil.iter_modules(p.__path__, p.__name__ + '.')]\n"
+        f"assert {heavy!r} not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -22,6 +22,7 @@ from ..cache.audit_record import AUDIT, HeaderAudit
 from ..cache.builds import BuildRecord
 from ..cache.local_copy import LocalCopy
 from ..cache.store import Cache
+from ..metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ..models.device import choose_device
 from ..places import Place
 from ..progress import Progress, Silent
@@ -29,7 +30,6 @@ from .augment import checked_transform
 from .checkpoint import BEST
 from .data import Part
 from .gallery import write_gallery
-from .metrics import accuracy, auc, average_precision, test_sets, unweighted_mean
 from .predict import predict, probability
 from .run_folder import RunFolder, RunRecord, versions
 from .select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
