@@ -94,6 +94,13 @@ def test_resamples_without_both_classes_are_left_out_of_the_interval():
     assert bootstrap.interval(drawn["calibrated_accuracy"]) is None
 
 
+def test_an_interval_is_the_middle_of_the_replicates_and_leaves_out_undefined_ones():
+    replicates = np.append(np.arange(1001.0), np.nan)
+
+    assert bootstrap.interval(replicates) == pytest.approx((25.0, 975.0))
+    assert bootstrap.interval(replicates, 0.8) == pytest.approx((100.0, 900.0))
+
+
 def test_the_same_seed_gives_the_same_resamples_whatever_the_order_of_the_rows():
     labels, scores = some_scores()
     keys = np.array([f"{n:03d}" for n in range(len(labels))])
