@@ -18,8 +18,8 @@ from typing import Any
 from ..cache.store import Cache
 from ..pipeline import BuildConfig, run_build
 from ..progress import Progress
-from ..train import TrainConfig, run_evaluation, run_training, write_report
-from ..train.report import Addition
+from ..train import TrainConfig, run_evaluation, run_training
+from ..train.report import Addition, write_report
 from .controls import DireStudy, baseline_scores, metadata_auc, study_dire
 from .dataset import BLURRED, DIRE, MAIN, SEEN, make_images
 from .recipe import Manifest, Recipe

@@ -11,17 +11,15 @@ if TYPE_CHECKING:
     from .config import TrainConfig
     from .evaluate import run_evaluation
     from .loop import run_training
-    from .report import write_report
     from .sweep import run_sweep
 
-__all__ = ["TrainConfig", "run_evaluation", "run_sweep", "run_training", "write_report"]
+__all__ = ["TrainConfig", "run_evaluation", "run_sweep", "run_training"]
 
 _HOMES = {
     "TrainConfig": "config",
     "run_evaluation": "evaluate",
     "run_sweep": "sweep",
     "run_training": "loop",
-    "write_report": "report",
 }
 
 
