@@ -172,7 +172,10 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Compute the features of a dataset's images into the cache; what is there already is reused."""
-    from .pipeline import Placement, Quote, build_requests, run_builds
+    from .pipeline.build import run_builds
+    from .pipeline.cluster.placement import Placement
+    from .pipeline.quote import Quote
+    from .pipeline.requests import build_requests
     from .rendering import RichProgress, show_builds
 
     gc.freeze()  # the libraries' objects stay: collections between those of a large build need not look at them

@@ -41,7 +41,7 @@ def evaluate(
 ) -> None:
     """Score a split with a trained student and keep the scores in the run."""
     from .rendering import RichProgress, show_evaluation
-    from .train import run_evaluation
+    from .train.evaluate import run_evaluation
 
     with RichProgress() as progress:
         result = run_evaluation(

@@ -13,17 +13,18 @@ from typing import Any, ClassVar
 
 import torch
 from distil_cache.cache.store import Cache
-from distil_cache.pipeline import BuildConfig, Silent
 from distil_cache.pipeline.cluster.crew import Crew
 from distil_cache.pipeline.cluster.messages import read_task
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cluster.work import CrewWork
 from distil_cache.pipeline.cluster.worker import BuildPlugin
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.prepare import prepare
 from distil_cache.pipeline.run import Report
 from distil_cache.pipeline.source_file import SourceFile
 from distil_cache.pipeline.tools import Tools
 from distil_cache.places import Place
+from distil_cache.progress import Silent
 from distributed import LocalCluster
 from small_models import STEPS, write_adm, write_images, write_teacher
 

@@ -15,10 +15,12 @@ from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.cli import app
 from distil_cache.errors import IntegrityError
-from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.audit_summary import summarise, warning
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.scan import scan
 from distil_cache.pipeline.sources import discover
+from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.evaluate import run_evaluation
 from distil_cache.train.loop import run_training

@@ -17,9 +17,10 @@ from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import UsageError, UserError
 from distil_cache.models.backbones import load_teacher
 from distil_cache.models.weights import read_metadata, read_state_dict
-from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.compute import to_signal
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.ddim import extract
 from distil_cache.pipeline.image_file import Limits
 from distil_cache.pipeline.images import load_images
@@ -27,6 +28,7 @@ from distil_cache.pipeline.networks import placed
 from distil_cache.pipeline.prepare import prepare
 from distil_cache.pipeline.schedule import respace
 from distil_cache.pipeline.tools import Tools
+from distil_cache.progress import Silent
 from image_bytes import bad_files, noise, saved
 from small_models import STEPS, write_adm, write_images, write_teacher
 

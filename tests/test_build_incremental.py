@@ -17,7 +17,9 @@ import pytest
 from distil_cache.cache.gather import gather
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
-from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
+from distil_cache.progress import Silent
 from image_bytes import noise, saved
 from small_models import STEPS, write_adm, write_images, write_teacher
 

@@ -17,8 +17,10 @@ from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import garbage, verify
 from distil_cache.cli import main
 from distil_cache.errors import UserError
-from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.places import Place, RemotePath, place_of
+from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.loop import run_training
 from faulty_proxy import Chance, FaultyProxy, Kind

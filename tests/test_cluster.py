@@ -29,7 +29,7 @@ from distil_cache.cache.lease import read_leases
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UsageError, UserError
-from distil_cache.pipeline import Placement, Silent, run_build
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.crew import Failure, Outcome, connect
 from distil_cache.pipeline.cluster.messages import (
     Request,
@@ -42,12 +42,14 @@ from distil_cache.pipeline.cluster.messages import (
     write_report,
     write_task,
 )
+from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cluster.worker import open_tools
 from distil_cache.pipeline.plan import Task
 from distil_cache.pipeline.run import Done, Report
 from distil_cache.pipeline.scan_memory import Finding
 from distil_cache.pipeline.source_file import Member, SourceFile
 from distil_cache.places import place_of
+from distil_cache.progress import Silent
 
 TRAIN, TEST = 10, 2
 

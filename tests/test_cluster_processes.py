@@ -26,9 +26,10 @@ from cluster_help import (
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UsageError, UserError
-from distil_cache.pipeline import Silent, run_build
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.crew import Crew, start_here
 from distil_cache.pipeline.cluster.local import environments, threads_each
+from distil_cache.progress import Silent
 from fault_injection import heed_interrupts
 
 COMMAND = [sys.executable, "-c", "from distil_cache.cli import main; main()"]

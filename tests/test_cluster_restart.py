@@ -21,10 +21,12 @@ from cluster_help import GatedPlugin, Heard, checksums, config_of, scheduler_her
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UserError
-from distil_cache.pipeline import Placement, Silent, run_build
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.crew import connect
+from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.scan_memory import Finding
 from distil_cache.pipeline.sources import discover
+from distil_cache.progress import Silent
 from distributed import Client, Worker
 
 IMAGES = 16

@@ -15,11 +15,13 @@ from distil_cache.cache.dataset import revision_of
 from distil_cache.cache.gather import gather
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
-from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.image_file import ImageRejected, content_key
 from distil_cache.pipeline.scan import read_source, scan, to_table
 from distil_cache.pipeline.sources import discover
 from distil_cache.pipeline.tar_index import read_tar_index
+from distil_cache.progress import Silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import bad_files, noise, saved
