@@ -20,7 +20,7 @@ ALLOWED = {
     "metrics": {"errors"},
     "models": {"errors"},
     "pipeline": {"errors", "progress", "cache", "metrics", "models", "places", "__version__"},
-    "train": {"errors", "progress", "cache", "metrics", "models", "places", "__version__"},
+    "train": {"errors", "progress", "signals", "cache", "metrics", "models", "places", "__version__"},
     "inference": {"errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"},
     "demo": {"errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"},
 }
@@ -71,6 +71,16 @@ def test_a_package_is_imported_without_what_it_does_not_need(package: str, heavy
         f"assert {heavy!r} not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["errors", "progress", "signals"])
+def test_a_leaf_at_the_root_needs_nothing_but_the_standard_library(name: str) -> None:
+    for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            assert (node.module or "").split(".")[0] in sys.stdlib_module_names
+        elif isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= sys.stdlib_module_names
 
 
 def test_no_module_is_longer_than_400_lines() -> None:
