@@ -15,7 +15,8 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import UserError
-from .download import Progress, WeightsFile, download, weights_folder
+from ..progress import Progress
+from .download import WeightsFile, download, weights_folder
 from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
 from .weights import check_state, load_frozen, read_state_dict, weights_digest
 

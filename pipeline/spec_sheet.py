@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from ..cache.spec import Spec
 from ..errors import UsageError
-from ..models.download import Progress
+from ..progress import Progress
 from .adm import AdmConfig
 from .adm_weights import find_adm, find_flags
 from .config import BuildConfig
@@ -82,7 +82,7 @@ def flags_and_digest(
     """
     if pictures_alone:
         return find_flags(config.adm, config.adm_config), None
-    found = find_adm(config.adm, config.adm_config, progress=progress)
+    found = find_adm(config.adm, config.adm_config, progress)
     return found.config, found.digest
 
 

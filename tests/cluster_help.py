@@ -123,16 +123,6 @@ def wait_for(path: str) -> str:
     return path
 
 
-class Heard(Silent):
-    """Progress that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 class FaultyPlugin(BuildPlugin):
     """Does something wrong; ``target`` says to which first key of a task, or on which worker."""
 

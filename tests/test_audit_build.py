@@ -26,22 +26,13 @@ from distil_cache.train.evaluate import run_evaluation
 from distil_cache.train.loop import run_training
 from distil_cache.train.report.write import write_report
 from image_bytes import noise, saved
+from recorded_progress import Recorded
 from run_folders import rows as scored_rows
 from run_folders import write_evaluation, write_run
 from small_cache import make_cache, rows
 from typer.testing import CliRunner
 
 EACH = 24
-
-
-class Listening(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def write_images(folder: Path, real: str = "JPEG") -> Path:
@@ -62,7 +53,7 @@ def build(images: Path, cache: Path, progress: Silent | None = None, **changes: 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
     """(folder with images and cache, result of the first build, what it said) of JPEG against PNG."""
-    folder, progress = tmp_path_factory.mktemp("mixed"), Listening()
+    folder, progress = tmp_path_factory.mktemp("mixed"), Recorded()
     result = build(write_images(folder / "images"), folder / "c", progress)
     return folder, result, progress.said
 
@@ -83,7 +74,7 @@ def test_a_build_that_changes_nothing_opens_nothing_and_keeps_the_audit_of_the_r
 ) -> None:
     folder, first, _ = mixed
     path = folder / "c" / "datasets" / "d" / f"{first['revision']}.audit.json"
-    before, progress = path.stat(), Listening()
+    before, progress = path.stat(), Recorded()
     again = build(folder / "images", folder / "c", progress)
     assert again["audit"] == first["audit"]
     assert (again["opened"], again["decoded"], progress.said) == (0, 0, [])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_help import GatedPlugin, Heard, checksums, config_of, scheduler_here, until, work_on, write_material
+from cluster_help import GatedPlugin, checksums, config_of, scheduler_here, until, work_on, write_material
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UserError
@@ -28,6 +28,7 @@ from distil_cache.pipeline.scan_memory import Finding
 from distil_cache.pipeline.sources import discover
 from distil_cache.progress import Silent
 from distributed import Client, Worker
+from recorded_progress import Recorded
 
 IMAGES = 16
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -90,7 +91,7 @@ def complete(cache: Path) -> set[str]:
 def test_a_scheduler_that_is_killed_and_started_again_costs_time_and_nothing_that_was_made(
     material: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, notes, heard = tmp_path / "cache", tmp_path / "notes", Heard()
+    cache, notes, heard = tmp_path / "cache", tmp_path / "notes", Recorded()
     notes.mkdir()
     logged: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.getLogger("distributed.client"), "handle", logged.append)
@@ -156,7 +157,7 @@ def test_a_build_whose_scheduler_does_not_come_back_ends_with_a_sentence_and_the
 
 
 def test_ctrl_c_ends_a_build_that_waits_for_its_scheduler(material: Path, port: int, tmp_path: Path) -> None:
-    heard = Heard()
+    heard = Recorded()
 
     def interrupt() -> None:
         scheduler.kill()
@@ -180,7 +181,7 @@ def cut(address: str) -> None:
 
 
 def test_a_connection_that_breaks_in_a_build_is_made_again_and_counts_as_no_try(material: Path, tmp_path: Path) -> None:
-    heard, notes, reports = Heard(), tmp_path / "notes", 0
+    heard, notes, reports = Recorded(), tmp_path / "notes", 0
     notes.mkdir()
     config = config_of(material, tmp_path / "cache", shard_size=1)
 
@@ -204,7 +205,7 @@ def test_a_connection_that_breaks_in_a_build_is_made_again_and_counts_as_no_try(
 
 def test_a_connection_that_breaks_in_a_scan_loses_no_file(material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distil_cache.pipeline.cluster.crew._FILES", 2)
-    heard = Heard()
+    heard = Recorded()
     files = list(discover(material / "images", None).files)
     with scheduler_here(2) as scheduler, connect(scheduler, heard.say) as crew:
         sights = crew.sights(files, {})

@@ -16,9 +16,9 @@ PACKAGES = ("cache", "demo", "inference", "metrics", "models", "pipeline", "plac
 
 ALLOWED = {
     "places": {"errors"},
-    "cache": {"errors", "places"},
+    "cache": {"errors", "progress", "places"},
     "metrics": {"errors"},
-    "models": {"errors"},
+    "models": {"errors", "progress"},
     "pipeline": {"errors", "progress", "cache", "metrics", "models", "places", "__version__"},
     "train": {"errors", "progress", "signals", "cache", "metrics", "models", "places", "__version__"},
     "inference": {"errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"},
