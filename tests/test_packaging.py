@@ -6,6 +6,8 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections.abc import Collection
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,24 @@ def test_a_leaf_at_the_root_needs_nothing_but_the_standard_library(name: str) ->
             assert (node.module or "").split(".")[0] in sys.stdlib_module_names
         elif isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= sys.stdlib_module_names
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    files = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+    modules = {path.relative_to(ROOT).with_suffix("").parts: path for path in files if path.name != "__init__.py"}
+    modules |= {path.parent.relative_to(ROOT).parts: path for path in files if path.name == "__init__.py"}
+    TopologicalSorter({name: _imported(path, modules) - {name} for name, path in modules.items()}).prepare()
+
+
+def _imported(path: Path, modules: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Modules of the package that a file imports, also those inside functions and for types alone."""
+    found = set()
+    folder = path.parent.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            home = (*folder[: len(folder) - node.level + 1], *(node.module.split(".") if node.module else ()))
+            found |= {(*home, alias.name) if (*home, alias.name) in modules else home for alias in node.names}
+    return found
 
 
 def test_no_module_is_longer_than_400_lines() -> None:
