@@ -101,13 +101,3 @@ def _imported(path: Path, modules: Collection[tuple[str, ...]]) -> set[tuple[str
             home = (*folder[: len(folder) - node.level + 1], *(node.module.split(".") if node.module else ()))
             found |= {(*home, alias.name) if (*home, alias.name) in modules else home for alias in node.names}
     return found
-
-
-def test_no_module_is_longer_than_400_lines() -> None:
-    long = [
-        path
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if len(path.read_text().splitlines()) > 400
-    ]
-    assert long == []
