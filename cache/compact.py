@@ -25,7 +25,7 @@ from ..progress import Progress, Silent
 from .dataset import DatasetStore
 from .formats import Rows, checksum
 from .lease import lease
-from .marker import Marker
+from .marker import Marker, planned_keys
 from .spec import fingerprint_of
 from .store import Cache, FeatureStore
 
@@ -89,7 +89,7 @@ class Pack:
     @property
     def planned(self) -> list[str]:
         """The keys that name the merged shard."""
-        return sorted((*self.keys, *self.rejected)) if self.rejected else list(self.keys)
+        return planned_keys(self.keys, self.rejected)
 
 
 def _in_order(stores: Sequence[FeatureStore]) -> Iterator[tuple[FeatureStore, FeatureStore | None]]:

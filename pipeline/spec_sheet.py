@@ -13,7 +13,7 @@ from .config import BuildConfig
 from .image_spec import ImageSpec, parse_harmonization, parse_perturbation
 from .perturb import check_perturbation
 from .specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from .teacher import TeacherSpec, default_train_size, normalisation
+from .teacher import teacher_spec
 
 
 def make_specs(
@@ -60,14 +60,13 @@ def make_specs(
     }
     if "teacher" in features:
         assert teacher_digest is not None
-        mean, std = normalisation(config.teacher, config.preset)
-        specs["teacher"] = TeacherSpec(
-            dire=DireSpec.model_validate(path),
+        specs["teacher"] = teacher_spec(
+            DireSpec.model_validate(path),
             backbone=config.teacher,
             weights=teacher_digest,
-            size=config.train_size or default_train_size(size, config.preset),
-            mean=mean,
-            std=std,
+            preset=config.preset,
+            image_size=size,
+            train_size=config.train_size,
             precision=config.precision,
         )
     return {feature: spec for feature, spec in specs.items() if feature in features}

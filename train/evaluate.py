@@ -24,6 +24,7 @@ from ..cache.local_copy import LocalCopy
 from ..cache.store import Cache
 from ..metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ..models.device import choose_device
+from ..models.weights import hash_file
 from ..places import Place
 from ..progress import Progress, Silent
 from .augment import checked_transform
@@ -77,7 +78,7 @@ def run_evaluation(
         "split": split,
         "transform": chosen,
         "select": select or None,
-        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": _sha256(folder.checkpoints / BEST)},
+        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": hash_file(folder.checkpoints / BEST)},
         "run": record.run,
     }
     known = _read(target / "evaluation.json")
@@ -232,11 +233,6 @@ def _name(dataset: str, split: str, transform: str, select: str | None) -> str:
     """Name of the evaluation's folder; what a selection holds may not fit a file name, so it enters by its hash."""
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
     return f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
