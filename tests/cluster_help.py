@@ -26,19 +26,11 @@ from distil_cache.pipeline.tools import Tools
 from distil_cache.places import Place
 from distil_cache.progress import Silent
 from distributed import LocalCluster
-from small_models import STEPS, write_adm, write_images, write_teacher
+from small_models import STEPS
 
 SHARD = 4
 LONG = 180.0
 """Seconds after which something is stuck, however busy the machine is."""
-
-
-def write_material(folder: Path, counts: dict[str, int]) -> Path:
-    """Save a small ADM, a small teacher and images."""
-    write_adm(folder / "adm.safetensors")
-    write_teacher(folder / "teacher.safetensors")
-    write_images(folder / "images", counts)
-    return folder
 
 
 def config_of(material: Path, cache: Place, **changes: Any) -> BuildConfig:
@@ -58,14 +50,6 @@ def arguments_of(material: Path, cache: Path) -> list[str]:
         "--teacher-weights", str(material / "teacher.safetensors"), "--batch-size", "4", "--shard-size", str(SHARD),
         "--device", "cpu",
     ]  # fmt: skip
-
-
-def checksums(cache: Place) -> dict[str, str]:
-    return {
-        f"{store.feature} {marker.shard}": marker.sha256
-        for store in Cache.open(cache).features()
-        for marker in store.markers()
-    }
 
 
 @contextmanager

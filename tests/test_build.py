@@ -30,7 +30,8 @@ from distil_cache.pipeline.schedule import respace
 from distil_cache.pipeline.tools import Tools
 from distil_cache.progress import Silent
 from image_bytes import bad_files, noise, saved
-from small_models import STEPS, write_adm, write_images, write_teacher
+from maintained_cache import checksums
+from small_models import STEPS, write_adm, write_images, write_material, write_teacher
 
 PER_CLASS = 5
 
@@ -38,11 +39,7 @@ PER_CLASS = 5
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ADM, a small teacher, and 10 train and 10 test images."""
-    folder = tmp_path_factory.mktemp("material")
-    write_adm(folder / "adm.safetensors")
-    write_teacher(folder / "teacher.safetensors")
-    write_images(folder / "images", {"train": PER_CLASS, "test": PER_CLASS})
-    return folder
+    return write_material(tmp_path_factory.mktemp("material"), {"train": PER_CLASS, "test": PER_CLASS})
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +72,6 @@ def features_of(result: dict[str, Any]) -> dict[str, str]:
 def store(cache: Path, feature: str) -> FeatureStore:
     (found,) = [store for store in Cache.open(cache).features() if store.feature == feature]
     return found
-
-
-def checksums(cache: Path) -> dict[str, str]:
-    return {
-        f"{store.feature} {marker.shard}": marker.sha256
-        for store in Cache.open(cache).features()
-        for marker in store.markers()
-    }
 
 
 def test_a_build_makes_what_was_asked_with_one_call_for_eps_and_a_whole_path_for_dire(built: Any) -> None:

@@ -21,14 +21,10 @@ from distil_cache.cache.lease import lease
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError
-from maintained_cache import NAME, SPECS, build, keys_of, rows_lacking, values_of
+from maintained_cache import NAME, SPECS, build, keys_of, rows_lacking, train, values_of
 
 FOLDERS = [spec.folder for spec in SPECS.values()]
 HOUR = 3600
-
-
-def train(*numbers: int) -> dict[str, str]:
-    return dict.fromkeys(keys_of(numbers), "train")
 
 
 @pytest.fixture(scope="module")

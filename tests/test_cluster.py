@@ -16,13 +16,11 @@ from cluster_help import (
     BlindPlugin,
     RaisingPlugin,
     SmallDevicePlugin,
-    checksums,
     config_of,
     first_shard,
     scheduler_here,
     wait_for,
     work_on,
-    write_material,
 )
 from distil_cache.cache.lease import read_leases
 from distil_cache.cache.store import Cache
@@ -49,7 +47,9 @@ from distil_cache.pipeline.scan_memory import Finding
 from distil_cache.pipeline.source_file import Member, SourceFile
 from distil_cache.places import place_of
 from distil_cache.progress import Silent
+from maintained_cache import checksums
 from recorded_progress import Recorded
+from small_models import write_material
 
 TRAIN, TEST = 10, 2
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cluster_help import checksums, config_of, write_material
+from cluster_help import config_of
 from distil_cache.cache.index import Index
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
@@ -20,6 +20,8 @@ from distil_cache.progress import Silent
 from distil_cache.rendering import show_build
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from maintained_cache import checksums
+from small_models import write_material
 
 WANTED = with_dependencies({"eps": frozenset({"train", "test"})})
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_help import GatedPlugin, checksums, config_of, scheduler_here, until, work_on, write_material
+from cluster_help import GatedPlugin, config_of, scheduler_here, until, work_on
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UserError
@@ -28,7 +28,9 @@ from distil_cache.pipeline.scan_memory import Finding
 from distil_cache.pipeline.sources import discover
 from distil_cache.progress import Silent
 from distributed import Client, Worker
+from maintained_cache import checksums
 from recorded_progress import Recorded
+from small_models import write_material
 
 IMAGES = 16
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

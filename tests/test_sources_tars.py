@@ -24,13 +24,10 @@ from distil_cache.pipeline.tar_index import read_tar_index
 from distil_cache.progress import Silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_bytes import bad_files, noise, saved
+from image_bytes import bad_files
+from remote_sources import picture
 from small_models import STEPS, write_adm
 from tar_bytes import odd_member, pax, sample, write_headers, write_tar
-
-
-def picture(seed: int) -> bytes:
-    return saved(noise(20, 24, seed))
 
 
 def test_images_in_a_tar_are_read_where_they_lie_with_what_the_json_says(tmp_path: Path) -> None:
