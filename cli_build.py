@@ -99,7 +99,7 @@ def build(
         str | None,
         typer.Option(
             help="Bring all pictures to one codec history before anything is computed: jpeg:QUALITY puts each through JPEG "
-            "at its full size; png changes no pixel.",
+            "at its full size.",
             show_default=False,
         ),
     ] = None,
