@@ -99,7 +99,7 @@ def build(
         str | None,
         typer.Option(
             help="Bring all pictures to one codec history before anything is computed: jpeg:QUALITY puts each through JPEG "
-            "at its full size; png changes no pixel.",
+            "at its full size.",
             show_default=False,
         ),
     ] = None,
@@ -172,7 +172,10 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Compute the features of a dataset's images into the cache; what is there already is reused."""
-    from .pipeline import Placement, Quote, build_requests, run_builds
+    from .pipeline.build import run_builds
+    from .pipeline.cluster.placement import Placement
+    from .pipeline.config import build_requests
+    from .pipeline.rates import Quote
     from .rendering import RichProgress, show_builds
 
     gc.freeze()  # the libraries' objects stay: collections between those of a large build need not look at them

@@ -117,7 +117,7 @@ def cache_compact(
     from .rendering_cache import show_compaction
 
     with RichProgress() as progress:
-        result = compact(Cache.open(cache), rows, start=progress.start, advance=progress.advance)
+        result = compact(Cache.open(cache), rows, progress)
     render(result, as_json, show_compaction)
     if any(feature["damaged"] for feature in result["features"].values()):
         raise typer.Exit(4)

@@ -41,7 +41,7 @@ def evaluate(
 ) -> None:
     """Score a split with a trained student and keep the scores in the run."""
     from .rendering import RichProgress, show_evaluation
-    from .train import run_evaluation
+    from .train.evaluate import run_evaluation
 
     with RichProgress() as progress:
         result = run_evaluation(
@@ -64,7 +64,7 @@ def report(
 ) -> None:
     """Compare runs: accuracy and AP per test generator, curves, galleries. Reads the runs and nothing else."""
     from .rendering import show_report
-    from .train import write_report
+    from .train.report import write_report
     from .train.report.costs import additions as costs
 
     content = write_report(runs, out, additions=[costs(bench)] if bench else [])

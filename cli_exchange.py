@@ -58,7 +58,7 @@ def cache_export(
     with RichProgress() as progress:
         result = export_build(
             Cache.open(cache), out, build=build, dataset=dataset, features=_names(features), splits=split,
-            samples_per_shard=samples_per_shard, seed=seed, start=progress.start, advance=progress.advance,
+            samples_per_shard=samples_per_shard, seed=seed, progress=progress,
         )  # fmt: skip
     render(result, as_json, show_export)
 

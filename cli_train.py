@@ -160,8 +160,9 @@ def train(
 ) -> None:
     """Train a student from cached features alone: no source image, no diffusion model. Runs under torchrun, too."""
     from .rendering import RichProgress, show_sweep, show_train
-    from .train import TrainConfig, run_sweep, run_training
-    from .train.sweep import parse_sweep
+    from .train.config import TrainConfig
+    from .train.loop import run_training
+    from .train.sweep import parse_sweep, run_sweep
 
     asked: dict[str, Any] = {
         "dataset": tuple(dataset), "select": select, "build": tuple(build or ()), "method": method, "preset": preset,

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: what it holds is given back, and what was finished is kept."""
+"""Signals that end a command as Ctrl-C does, and signals that ask a training to stop after its step.
+
+What a command holds is given back, and what was finished is kept.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended."""
 REPEAT_SECONDS = 5.0
 """Job systems send a signal to a process and to its group: the second one is not to tear what the first one began."""
 _ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -38,15 +43,40 @@ def ended_by_signals() -> Iterator[None]:
             came.append((number, time.monotonic()))
             raise KeyboardInterrupt
 
-    ours = [number for number in _ENDINGS if signal.getsignal(number) == signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, end)
+    before: dict[int, Any] = {
+        number: signal.SIG_DFL for number in _ENDINGS if signal.getsignal(number) == signal.SIG_DFL
+    }
     try:
+        _handle(dict.fromkeys(before, end))
         yield
     except SystemExit as error:
         if came and error.code == INTERRUPTED:
             raise SystemExit(128 + came[0][0]) from None
         raise
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        _handle(before)
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event, so that no step is torn; the second one interrupts as usual."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in _STOPS}
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+        _handle(before)
+
+    try:
+        _handle(dict.fromkeys(_STOPS, stop))
+        yield stopped
+    finally:
+        _handle(before)
+
+
+def _handle(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

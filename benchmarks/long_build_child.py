@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
+from distil_cache.progress import Silent
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

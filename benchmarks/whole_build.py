@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from adm_call import plain_adm
 from compare import Comparison
-from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.adm import Adm
 from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.compute import to_signal
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.ddim import extract
 from distil_cache.pipeline.networks import placed
 from distil_cache.pipeline.schedule import Schedule, respace
+from distil_cache.progress import Silent
 from PIL import Image
 from torch.nn import functional as F
 

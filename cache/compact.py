@@ -11,7 +11,7 @@ them until ``gc`` removes those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,11 @@ import pyarrow.compute as pc
 
 from ..errors import IntegrityError, UserError
 from ..places import each
+from ..progress import Progress, Silent
 from .dataset import DatasetStore
 from .formats import Rows, checksum
 from .lease import lease
-from .marker import Marker
+from .marker import Marker, planned_keys
 from .spec import fingerprint_of
 from .store import Cache, FeatureStore
 
@@ -32,13 +33,6 @@ DEFAULT_ROWS = 512
 
 Use = tuple[tuple[str, str], ...]
 """The (dataset, split) pairs that use something, sorted."""
-
-
-Tell = Callable[[str, int], None]
-
-
-def _nobody(feature: str, rows: int) -> None:
-    """Nobody wants to know how far it has come."""
 
 
 @dataclass
@@ -55,26 +49,25 @@ class Merged:
     damaged: list[str] = field(default_factory=list)
 
 
-def compact(
-    cache: Cache, rows: int = DEFAULT_ROWS, *, start: Tell = _nobody, advance: Tell = _nobody
-) -> dict[str, Any]:
+def compact(cache: Cache, rows: int = DEFAULT_ROWS, progress: Progress | None = None) -> dict[str, Any]:
     """Merge the shards below half of ``rows`` rows into shards of up to ``rows`` rows, and return what was done.
 
-    start, advance : are told of each feature's folder the rows that will be written, and those that have been.
+    progress : gets a stage for each feature's folder, in rows.
     Returns ``features`` (folder -> what :class:`Merged` says) and ``rows``. Every shard is checked against its checksum
     before it is merged, and every merged one is read back and compared.
     Raises IntegrityError for markers, heads or specs that cannot be read, before anything is written in their feature.
     """
+    progress = progress or Silent()
     stores = cache.features()
     with lease(cache.root, "compact", [store.folder.name for store in stores]):
         done: dict[str, Merged] = {}
         for store, leader in _in_order(stores):
             packs = list(_packs(cache, store, leader, rows))
-            start(store.folder.name, sum(pack.rows for pack in packs))
+            progress.start(store.folder.name, sum(pack.rows for pack in packs))
             merged = done.setdefault(store.folder.name, Merged())
             for pack in packs:
                 _merge(store, pack, merged)
-                advance(store.folder.name, pack.rows)
+                progress.advance(store.folder.name, pack.rows)
             if merged.into:
                 store.compact_index()
     return {"rows": rows, "features": {name: vars(merged) for name, merged in done.items()}}
@@ -96,7 +89,7 @@ class Pack:
     @property
     def planned(self) -> list[str]:
         """The keys that name the merged shard."""
-        return sorted((*self.keys, *self.rejected)) if self.rejected else list(self.keys)
+        return planned_keys(self.keys, self.rejected)
 
 
 def _in_order(stores: Sequence[FeatureStore]) -> Iterator[tuple[FeatureStore, FeatureStore | None]]:

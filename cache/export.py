@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import IntegrityError, UsageError, UserError
+from ..progress import Progress, Silent
 from .atomic import fsync_folder, fsync_tree, make_folder
 from .builds import BuildRecord
 from .export_text import FeatureFacts, readme, specs_json
@@ -76,16 +77,16 @@ def export_build(
     splits: Sequence[str] | None = None,
     samples_per_shard: int = 1000,
     seed: int = 0,
-    start: Callable[[str, int], None] = lambda stage, total: None,
-    advance: Callable[[str, int], None] = lambda stage, units: None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a build as tars, with a README, ``specs.json`` and ``SHA256SUMS``, to the new folder ``out``.
 
     build, dataset : a build record, or a dataset whose newest revision has just one that serves.
     features : names; by default each split gets what the build has for it. splits : by default all.
-    samples_per_shard : samples in a tar. start, advance : told of the stage ``export`` and its samples.
+    samples_per_shard : samples in a tar. progress : gets the stage ``export``, in samples.
     Raises UserError if the build lacks something, ``out`` is not free, or it cannot be written.
     """
+    progress = progress or Silent()
     if samples_per_shard < 1:
         raise UsageError(f"--samples-per-shard {samples_per_shard}: must be at least 1.")
     record = _choose(cache, build, dataset, features)
@@ -95,8 +96,8 @@ def export_build(
         with lease(cache.root, "export", [feature.folder for feature in record.features.values()]):
             stores = {name: cache.open_feature(built.folder) for name, built in record.features.items()}
             parts = _parts(cache, record, stores, features, splits)
-            start("export", sum(len(part.rows) for part in parts))
-            facts = _write_tars(partial, parts, stores, samples_per_shard, seed, advance)
+            progress.start("export", sum(len(part.rows) for part in parts))
+            facts = _write_tars(partial, parts, stores, samples_per_shard, seed, progress)
         about: dict[str, Any] = {
             "dataset": record.dataset, "revision": record.revision, "build": record.id, "seed": seed,
             "samples_per_shard": samples_per_shard,
@@ -230,7 +231,7 @@ def _write_tars(
     stores: Mapping[str, FeatureStore],
     samples_per_shard: int,
     seed: int,
-    advance: Callable[[str, int], None],
+    progress: Progress,
 ) -> dict[str, FeatureFacts]:
     """Write all splits' tars and return what was seen of each feature."""
     facts: dict[str, FeatureFacts] = {}
@@ -245,7 +246,7 @@ def _write_tars(
                         info = tarfile.TarInfo(member)  # nobody's, and of 1970, by default: same samples, same bytes
                         info.size = len(data)
                         tar.addfile(info, io.BytesIO(data))
-                    advance("export", 1)
+                    progress.advance("export", 1)
             part.tars.append(name)
     return facts
 

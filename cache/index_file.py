@@ -17,27 +17,23 @@ Files are numbered; each number is created exclusively, the highest valid one co
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import re
 import tempfile
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import IO, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import IntegrityError, UnreachableError
-from ..places import Place, RemotePath, answered, each, link_above, names_in
+from ..errors import UnreachableError
+from ..places import Place, RemotePath, answered, link_above, names_in
 from .atomic import create_file, make_folder
 from .index import MAX_ROWS, Index, Part
 from .keys import BINARY
 from .marker import Key
-
-if TYPE_CHECKING:
-    from .store import FeatureStore
 
 FOLDER = "index"
 SUFFIX = ".index"
@@ -85,12 +81,12 @@ def read_newest(folder: Place, fingerprint: str) -> Part | None:
     for _ in range(2):  # a second time in case a newer one was made, and the old ones removed, meanwhile
         vanished = False
         try:
-            files = sorted(_numbered(folder), reverse=True)
+            files = sorted(numbered(folder), reverse=True)
         except UnreachableError:
             return None  # the markers say the same; if they cannot be listed either, that is told
         for _, path in files:
             try:
-                return _read(path, fingerprint)
+                return read(path, fingerprint)
             except FileNotFoundError:
                 vanished = True
             except (OSError, ValueError):
@@ -121,7 +117,7 @@ def write(folder: Place, part: Part, fingerprint: str) -> bool:
     digest.update(keys)
     digest.update(places)
     make_folder(folder)
-    older = list(_numbered(folder))
+    older = list(numbered(folder))
     number = 1 + max((number for number, _ in older), default=0)
     preamble = _MAGIC + len(text).to_bytes(8, "little") + digest.digest()
     if not create_file(folder / f"{number:06d}{SUFFIX}", preamble, text, keys, places):
@@ -137,57 +133,21 @@ def is_current(folder: Place, index: Index, *, tolerant: bool) -> bool:
 
     tolerant : also if reading the markers that it does not know takes a moment only: fewer than 64, or an eighth of all.
     """
-    files = list(_numbered(folder))
+    files = list(numbered(folder))
     if len(files) != bool(index.saved.shards):  # none that can be used, or one that cannot beside it
         return False
     behind = len(index.fresh.shards) + len(set(index.saved.shards) - index.known)
     return behind < max(_FEW, len(index.known) // 8) if tolerant else not behind
 
 
-def problems(store: FeatureStore) -> list[tuple[Place, str]]:
-    """Compare the compacted index with the markers; each file that is wrong, with a sentence.
-
-    Shards whose marker is gone or cannot be read are passed over: the first is no damage, the second is the marker's.
-    """
-    found = []
-    for _, path in sorted(_numbered(store.index_folder)):
-        try:
-            index = Index(saved=_read(path, store.fingerprint))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            found.append((path, f"{path}: cannot be used ({error}), so it is ignored. Delete it: that loses nothing."))
-            continue
-        shared = [shard for shard in store.marker_ids() if shard in index.known]
-        fitting = each(functools.partial(_fits, index, store), shared, store.folder)
-        wrong = [shard for shard, fits in zip(shared, fitting, strict=True) if not fits]
-        if wrong:
-            what = f"differs from {len(wrong)} of {len(index.known)} markers (first: shard {wrong[0]})"
-            found.append((path, f"{path}: {what}. Delete it: that loses nothing."))
-    return found
-
-
-def _fits(index: Index, store: FeatureStore, shard: str) -> bool:
-    try:
-        marker = store.marker(shard)
-    except IntegrityError:
-        return True
-    part = index.saved
-    return (
-        index.agrees_with(marker)
-        and index.stored_bytes([shard]) == marker.bytes
-        and part.rejected.get(shard, {}) == marker.rejected
-        and part.merged.get(shard, ()) == marker.merged
-    )
-
-
-def _numbered(folder: Place) -> Iterator[tuple[int, Place]]:
+def numbered(folder: Place) -> Iterator[tuple[int, Place]]:
+    """Yield the compacted indexes of a feature with their numbers, in no order; UnreachableError as :func:`names_in`."""
     for name in names_in(folder):
         if match := _NAME.fullmatch(name):
             yield int(match[1]), folder / name
 
 
-def _read(path: Place, fingerprint: str) -> Part:
+def read(path: Place, fingerprint: str) -> Part:
     """Check a file and map it; ValueError or OSError if it is not a sound index of this feature."""
     with _opened(path) as file:
         preamble = file.read(_PREAMBLE)

@@ -115,13 +115,18 @@ class Marker(BaseModel):
 
     @property
     def planned(self) -> list[str]:
-        """The keys that name the shard: the stored ones, or all in sorted order where some were rejected."""
-        return sorted((*self.keys, *self.rejected)) if self.rejected else list(self.keys)
+        """The keys that name the shard, see :func:`planned_keys`."""
+        return planned_keys(self.keys, self.rejected)
 
 
 def is_id(text: str) -> bool:
     """Say whether ``text`` is a key or a shard id: 32 lower-case hex digits."""
     return _ID.fullmatch(text) is not None
+
+
+def planned_keys(keys: Sequence[str], rejected: Collection[str]) -> list[str]:
+    """Return the keys that name a shard: the stored ones in their order, or all in sorted order where some were rejected."""
+    return sorted((*keys, *rejected)) if rejected else list(keys)
 
 
 def shard_id_of(fingerprint: str, planned_keys: Sequence[str]) -> str:

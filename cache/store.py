@@ -177,7 +177,6 @@ class FeatureStore:
         *,
         keys: Sequence[str] | None = None,
         rejected: Mapping[str, str] | None = None,
-        chunk_tail: tuple[int, ...] | None = None,
         merged: Sequence[str] = (),
     ) -> Marker:
         """Store one shard and return the marker that holds from now on, be it this call's or an earlier one.
@@ -185,8 +184,6 @@ class FeatureStore:
         planned_keys : the keys that name the shard; where some are rejected, in sorted order.
         rows : (N, *shape) uint8, float16 or float32, finite; one row for each of ``keys`` (default: ``planned_keys``).
         rejected : reason for each planned key that has no row.
-        chunk_tail : the part of a row that is compressed and read together; by default the whole row, or one view of
-        a row with four dimensions (views, C, h, w).
         merged : ids of the shards of this feature that the new one replaces.
 
         Raises UserError if the rows are not finite or cannot be written.
@@ -204,7 +201,7 @@ class FeatureStore:
         data = self.shards / f"{shard}-{secrets.token_hex(8)}{form.suffix}"
         created = False
         try:
-            tail = chunk_tail or default_tail(rows.shape[1:])
+            tail = default_tail(rows.shape[1:])
             codec, offsets, size, sha256 = write_data(data, form, rows, stored, self.feature, tail)
             marker = Marker(
                 shard=shard, data=data.name, format=form.name, keys=stored, rejected=refused,

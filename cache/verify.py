@@ -19,6 +19,7 @@ from . import index_file
 from .builds import REF_NAME, BuildRecord, BuiltFeature, read_ref
 from .dataset import HEAD_NAME, DatasetStore, named_revision
 from .formats import checksum
+from .index import Index
 from .litter import garbage
 from .marker import MARKER_NAME, read_marker
 from .revision import revision_of
@@ -127,8 +128,41 @@ def _verify_feature(folder: Place) -> Iterator[Problem]:
     for shard, result in zip(shards, each(checked, checks, folder, at_once=_SHARDS_AT_ONCE), strict=True):
         if isinstance(result, _Failure):
             yield Problem(folder.name, shard, result.what, kind=result.kind)
-    for path, what in index_file.problems(store):
+    for path, what in _index_problems(store):
         yield Problem(folder.name, None, what, f"features/{folder.name}/{index_file.FOLDER}/{path.name}")
+
+
+def _index_problems(store: FeatureStore) -> Iterator[tuple[Place, str]]:
+    """Yield the compacted indexes that cannot be used, and those that contradict the markers, with what is wrong."""
+    for _, path in sorted(index_file.numbered(store.index_folder)):
+        try:
+            index = Index(saved=index_file.read(path, store.fingerprint))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            yield path, f"{path}: cannot be used ({error}), so it is ignored. Delete it: that loses nothing."
+            continue
+        shared = [shard for shard in store.marker_ids() if shard in index.known]
+        fitting = each(partial(_fits, index, store), shared, store.folder)
+        wrong = [shard for shard, fits in zip(shared, fitting, strict=True) if not fits]
+        if wrong:
+            what = f"differs from {len(wrong)} of {len(index.known)} markers (first: shard {wrong[0]})"
+            yield path, f"{path}: {what}. Delete it: that loses nothing."
+
+
+def _fits(index: Index, store: FeatureStore, shard: str) -> bool:
+    """Say whether the saved index says of a shard what its marker says; a marker that cannot be read is no fault of the index."""
+    try:
+        marker = store.marker(shard)
+    except IntegrityError:
+        return True
+    part = index.saved
+    return (
+        index.agrees_with(marker)
+        and index.stored_bytes([shard]) == marker.bytes
+        and part.rejected.get(shard, {}) == marker.rejected
+        and part.merged.get(shard, ()) == marker.merged
+    )
 
 
 def _check_shard(store: FeatureStore, shard: str) -> None:

@@ -20,9 +20,9 @@ from sklearn.preprocessing import StandardScaler
 
 from ..cache.gather import gather
 from ..cache.store import Cache
-from ..train.generators import GeneratorScores, per_generator
-from ..train.intervals import bootstrap_mean
-from ..train.metrics import Interval, auc
+from ..metrics.bootstrap import bootstrap_mean
+from ..metrics.measures import Interval, auc
+from ..metrics.per_generator import GeneratorScores, per_generator
 from .recipe import ImageRecord, Kind
 from .scenes import Pixels
 

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.store import Cache
-from ..pipeline import BuildConfig, run_build
+from ..pipeline.build import run_build
+from ..pipeline.config import BuildConfig
 from ..progress import Progress
-from ..train import TrainConfig, run_evaluation, run_training, write_report
-from ..train.report import Addition
+from ..train.config import TrainConfig
+from ..train.evaluate import run_evaluation
+from ..train.loop import run_training
+from ..train.report import Addition, write_report
 from .controls import DireStudy, baseline_scores, metadata_auc, study_dire
 from .dataset import BLURRED, DIRE, MAIN, SEEN, make_images
 from .recipe import Manifest, Recipe

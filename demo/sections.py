@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..train.generators import GeneratorScores
+from ..metrics.per_generator import GeneratorScores
 from ..train.report import Section, Table
 from ..train.report.drawing import Figure, Spread, spread_panel
 from ..train.report.measured import measure

@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
+from ..metrics.calibration import Calibration
 from ..models.device import choose_device
 from ..pipeline.image_file import Limits
 from ..pipeline.transfer import Rows
 from ..places import Place
 from ..train.augment import test_input
-from ..train.calibrate import Calibration
 from ..train.official import read_checkpoint
 from ..train.predict import probability
 from ..train.run_folder import RunFolder, RunRecord

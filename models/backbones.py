@@ -15,7 +15,8 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import UserError
-from .download import Progress, WeightsFile, download, weights_folder
+from ..progress import Progress
+from .download import WeightsFile, download, weights_folder
 from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
 from .weights import check_state, load_frozen, read_state_dict, weights_digest
 
@@ -140,7 +141,7 @@ def load_teacher(name: str, weights: Path | None = None, progress: Progress | No
     return LoadedTeacher(model, weights_digest(state), source)
 
 
-def start_from_imagenet(module: nn.Module, name: str, progress: Progress | None = None) -> str:
+def start_from_imagenet(module: nn.Module, name: str) -> str:
     """Give a backbone of ``build_backbone(name, …)`` its ImageNet weights, and return what they are called.
 
     With another number of input channels than three the first convolution keeps its random weights, since ImageNet's
@@ -150,7 +151,7 @@ def start_from_imagenet(module: nn.Module, name: str, progress: Progress | None 
     entry = backbone_entry(name)
     if entry.start is None:
         raise UserError(f"backbone {name}: has no ImageNet weights to start from. Use --initial-weights scratch.")
-    path = entry.start.fetch(progress)
+    path = entry.start.fetch(None)
     state = {key: value for key, value in read_state_dict(path).items() if not key.startswith(entry.classifier)}
     own = module.state_dict()
     if own[entry.stem].shape[1] != 3:

@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from ..errors import UserError
+from ..progress import Progress, Silent, counter
 from .user_cache import user_cache_folder
 from .weights import file_sha256, hash_file
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes that are there and the bytes of the whole file."""
 
 TRIES = 3
 TIMEOUT = 30.0
@@ -38,6 +36,9 @@ class WeightsFile:
     url: str
     bytes: int
     sha256: str
+
+
+_Arrived = Callable[[int, int], None]  # gets the bytes that are there and those of the whole file
 
 
 class _CutError(Exception):
@@ -63,7 +64,7 @@ def download(file: WeightsFile, folder: Path, progress: Progress | None = None, 
     What has arrived lies in ``NAME.part`` and is kept when the connection is cut, so that the next call goes on from
     there. A cut is tried again three times in all, after ``pause`` seconds and then twice as long. Raises `UserError`
     when the file cannot be had, there is no room for it, or it is not the expected one. One process at a time may
-    fetch into a folder.
+    fetch into a folder. progress : gets the stage ``download NAME``, in bytes, once some arrive.
     """
     target = folder / file.name
     if target.exists():
@@ -74,7 +75,7 @@ def download(file: WeightsFile, folder: Path, progress: Progress | None = None, 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _check_room(file, folder, _size(part))
-        _fetch_with_retries(file, part, progress, pause)
+        _fetch_with_retries(file, part, counter(progress or Silent(), f"download {file.name}"), pause)
         _check_part(file, part)
         part.replace(target)
     except OSError as error:
@@ -82,10 +83,10 @@ def download(file: WeightsFile, folder: Path, progress: Progress | None = None, 
     return target
 
 
-def _fetch_with_retries(file: WeightsFile, part: Path, progress: Progress | None, pause: float) -> None:
+def _fetch_with_retries(file: WeightsFile, part: Path, arrived: _Arrived, pause: float) -> None:
     for attempt in range(TRIES):
         try:
-            _fetch(file, part, progress)
+            _fetch(file, part, arrived)
             return
         except _CutError as cut:
             if attempt == TRIES - 1:
@@ -96,7 +97,7 @@ def _fetch_with_retries(file: WeightsFile, part: Path, progress: Progress | None
         time.sleep(pause * 2**attempt)
 
 
-def _fetch(file: WeightsFile, part: Path, progress: Progress | None) -> None:
+def _fetch(file: WeightsFile, part: Path, arrived: _Arrived) -> None:
     """Bring ``part`` to its full size with one request, or raise `_CutError`."""
     have = _size(part)
     if have > file.bytes:
@@ -110,7 +111,7 @@ def _fetch(file: WeightsFile, part: Path, progress: Progress | None) -> None:
             start = _start_of_body(file, response, have)
             with part.open("r+b" if start else "wb") as out:
                 out.seek(start)
-                _copy(file, response, out, start, progress)
+                _copy(file, response, out, start, arrived)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # what is there is not a beginning of what the server has
             part.unlink(missing_ok=True)
@@ -145,7 +146,7 @@ def _start_of_body(file: WeightsFile, response: _Response, have: int) -> int:
     return start
 
 
-def _copy(file: WeightsFile, response: _Response, out: IO[bytes], done: int, progress: Progress | None) -> None:
+def _copy(file: WeightsFile, response: _Response, out: IO[bytes], done: int, arrived: _Arrived) -> None:
     while block := response.read(BLOCK):
         done += len(block)
         if done > file.bytes:
@@ -154,8 +155,7 @@ def _copy(file: WeightsFile, response: _Response, out: IO[bytes], done: int, pro
                 f"{file.url}: the server sends more than the expected {file.bytes:,} bytes: it is another file."
             )
         out.write(block)
-        if progress is not None:
-            progress(done, file.bytes)
+        arrived(done, file.bytes)
     out.flush()
     os.fsync(out.fileno())
 

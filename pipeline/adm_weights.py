@@ -13,8 +13,9 @@ from importlib import resources
 from pathlib import Path
 
 from ..errors import UserError
-from ..models.download import Progress, WeightsFile, download, weights_folder
+from ..models.download import WeightsFile, download, weights_folder
 from ..models.weights import file_sha256, file_weights_digest, load_frozen, read_metadata, read_state_dict
+from ..progress import Progress
 from .adm import Adm, AdmConfig
 
 OFFICIAL_URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
@@ -85,18 +86,13 @@ class LoadedAdm:
     source: str
 
 
-def load_adm(
-    weights: str | Path,
-    config: Path | None = None,
-    download_folder: Path | None = None,
-    progress: Progress | None = None,
-) -> LoadedAdm:
+def load_adm(weights: str | Path, config: Path | None = None) -> LoadedAdm:
     """Find a diffusion model as `find_adm` does and load it; weights stored as float16 or bfloat16 become float32.
 
     Raises `UserError` as `find_adm` does, and for weights that do not fit the flags: it names the first key that
     differs.
     """
-    found = find_adm(weights, config, download_folder, progress)
+    found = find_adm(weights, config)
     return LoadedAdm(read_adm(found.path, found.config), found.config, found.digest, found.source)
 
 
@@ -108,22 +104,16 @@ def read_adm(path: Path, config: AdmConfig) -> Adm:
     return load_frozen(lambda: Adm(config), read_state_dict(path), str(path))
 
 
-def find_adm(
-    weights: str | Path,
-    config: Path | None = None,
-    download_folder: Path | None = None,
-    progress: Progress | None = None,
-) -> FoundAdm:
-    """Find weights and flags of a diffusion model; an official one is fetched into ``download_folder`` if need be.
+def find_adm(weights: str | Path, config: Path | None = None, progress: Progress | None = None) -> FoundAdm:
+    """Find weights and flags of a diffusion model; an official one is fetched if need be.
 
     weights : a name of `SHIPPED` or `OFFICIAL`, or a file. config : JSON with guided-diffusion flags, for a file of
     unknown origin.
-    download_folder : by default the one of `weights_folder`.
     Raises `UserError` for what cannot be found, flags that are unknown or wrong, and class-conditional models.
     """
     name = str(weights)
     official = OFFICIAL.get(name)
-    path = download(official.file, download_folder or weights_folder(), progress) if official else _file_of(name)
+    path = download(official.file, weights_folder(), progress) if official else _file_of(name)
     flags = _config_of(path, config)
     if flags.class_cond:
         raise UserError(

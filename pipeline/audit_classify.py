@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..metrics.bootstrap import bootstrap, interval
+from ..metrics.measures import auc
+
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.tree import DecisionTreeClassifier
@@ -32,7 +35,6 @@ REPLICATES = 2000
 _TREES = 50
 _LEAF = 5  # images in a leaf: one odd file makes no rule
 _MOST_WORDS = 12  # values of a word feature that get a column of their own
-_ELEMENTS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -77,20 +79,17 @@ def judge(
     )
     scores = _out_of_fold(forest, np.hstack(list(columns.values())), truth, folds)
     tree = DecisionTreeClassifier(max_leaf_nodes=8, min_samples_leaf=_LEAF, class_weight="balanced", random_state=0)
-    alone = {name: auc(truth, _out_of_fold(tree, values, truth, folds)) for name, values in columns.items()}
-    replicates = _bootstrap(truth, scores, members)
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
-    return Judgement(
-        auc(truth, scores),
-        (float(low), float(high)),
-        level,
-        tuple(sorted(alone.items(), key=lambda item: -item[1])),
-    )
+    alone = {name: _area(truth, _out_of_fold(tree, values, truth, folds)) for name, values in columns.items()}
+    drawn = bootstrap(truth, scores, {"all": np.arange(len(truth))}, members, replicates=REPLICATES)["all"]
+    middle = interval(drawn["auc"], level)
+    assert middle is not None  # there are at least FEWEST groups of each class
+    return Judgement(_area(truth, scores), middle, level, tuple(sorted(alone.items(), key=lambda item: -item[1])))
 
 
-def auc(labels: Ints, scores: Floats) -> float:
-    """Area under the ROC curve; both classes must be there."""
-    return float(_weighted_auc(labels, scores, np.ones((1, len(labels))))[0])
+def _area(truth: Ints, scores: Floats) -> float:
+    area = auc(truth, scores)
+    assert area is not None  # there are images of both classes
+    return area
 
 
 def _encoded(values: Sequence[Value]) -> Floats:
@@ -108,32 +107,3 @@ def _out_of_fold(
     for seen, unseen in folds:
         scores[unseen] = model.fit(values[seen], truth[seen]).predict_proba(values[unseen])[:, 1]
     return scores
-
-
-def _bootstrap(truth: Ints, scores: Floats, members: Ints) -> Floats:
-    """Return the AUC of REPLICATES resamples of the groups; resamples that miss a class are left out."""
-    rng = np.random.default_rng(0)
-    count = int(members.max()) + 1
-    found = []
-    at_once = max(1, _ELEMENTS_AT_ONCE // len(truth))
-    for start in range(0, REPLICATES, at_once):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(at_once, REPLICATES - start))
-        found.append(_weighted_auc(truth, scores, drawn[:, members].astype(np.float64)))
-    areas = np.concatenate(found)
-    return areas[np.isfinite(areas)]
-
-
-def _weighted_auc(truth: Ints, scores: Floats, weights: Floats) -> Floats:
-    """AUC for each row of weights (replicates, N): the chance that a generated image scores higher, ties counting half.
-
-    NaN where the weights of a class are all 0.
-    """
-    order = np.argsort(scores, kind="stable")
-    ordered, generated = scores[order], truth[order] == 1
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    positive = np.add.reduceat(weights[:, order] * generated, starts, axis=1)
-    negative = np.add.reduceat(weights[:, order] * ~generated, starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    total = positive.sum(axis=1) * negative.sum(axis=1)
-    areas: Floats = np.divide((positive * below).sum(axis=1), total, out=np.full(len(weights), np.nan), where=total > 0)
-    return areas

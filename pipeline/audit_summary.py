@@ -53,7 +53,7 @@ def warning(audit: HeaderAudit, harmonize: str | None) -> str:
     """
     if not audit.found:
         return ""
-    if harmonize is not None and harmonize.startswith("jpeg"):
+    if harmonize is not None:
         todo = (
             f"--harmonize {harmonize} puts one compression over all pictures, but their sizes and earlier compression "
             "may still show; `distil-cache audit` says what else tells them apart."

@@ -39,7 +39,7 @@ class BuildConfig(BaseModel):
 
     The first group decides values and ends up in the specs; the second only says what to do it to, where, and how fast.
 
-    harmonize : ``jpeg:QUALITY`` or ``png``, see :func:`.image_spec.parse_harmonization`. perturb : such as ``jpeg:75``.
+    harmonize : ``jpeg:QUALITY``, see :func:`.image_spec.parse_harmonization`. perturb : such as ``jpeg:75``.
     origin : the dataset whose cached pictures are taken in place of ``sources``; ``splits`` of it, see :mod:`.derive`.
     """
 

@@ -29,13 +29,6 @@ RANGES: dict[PerturbationKind, tuple[float, float]] = {
 }
 """Least and largest strength of each kind; a quality of JPEG is a whole number."""
 
-LOSSLESS = (
-    "--harmonize png changes no pixel, so every feature is what it would be without it: a cache keeps pictures, not files, "
-    "and with the file's format, metadata and size it forgets what only those would tell. Traces of an earlier JPEG "
-    "compression stay in the pixels; --harmonize jpeg:QUALITY puts one compression over all of them."
-)
-"""What a build with ``--harmonize png`` says."""
-
 EXAMPLES = "jpeg:75, resize:0.5, blur:1, noise:5 or crop:0.8"
 _STRENGTH = re.compile(r"\d{1,3}(\.\d{1,4})?", re.ASCII)
 
@@ -110,12 +103,15 @@ def parse_perturbation(text: str) -> Perturbation:
 
 
 def parse_harmonization(text: str | None) -> Harmonization | None:
-    """``jpeg:95`` -> Harmonization; ``png`` -> None, since it changes no pixel. UsageError for anything else."""
-    if text is None or text == "png":
+    """``jpeg:95`` -> Harmonization. UsageError for anything else."""
+    if text is None:
         return None
+    if text == "png":
+        raise UsageError(
+            "--harmonize png: is gone, since it changed no pixel: leave it out and the features stay the same. "
+            "For one compression over all pictures, write jpeg:QUALITY, such as jpeg:95."
+        )
     codec, _, quality = text.partition(":")
     if codec != "jpeg" or not re.fullmatch(r"[1-9]\d?|100", quality, re.ASCII):
-        raise UsageError(
-            f"--harmonize {text}: write jpeg:QUALITY with a quality from 1 to 100, such as jpeg:95, or png."
-        )
+        raise UsageError(f"--harmonize {text}: write jpeg:QUALITY with a quality from 1 to 100, such as jpeg:95.")
     return Harmonization(quality=int(quality))

@@ -24,7 +24,7 @@ from .imported import (
     Origin,
 )
 from .specs import FloatStorage
-from .teacher import TeacherPreset, TeacherSpec, default_train_size, normalisation
+from .teacher import TeacherPreset, teacher_spec
 
 
 class ImportConfig(BaseModel):
@@ -90,14 +90,13 @@ def import_specs(
         "dire": dire,
     }
     if config.teacher is not None and teacher_digest is not None:
-        mean, std = normalisation(config.teacher, config.preset)
-        specs["teacher"] = TeacherSpec(
-            dire=dire,
+        specs["teacher"] = teacher_spec(
+            dire,
             backbone=config.teacher,
             weights=teacher_digest,
-            size=config.train_size or default_train_size(size, config.preset),
-            mean=mean,
-            std=std,
+            preset=config.preset,
+            image_size=size,
+            train_size=config.train_size,
             precision=config.precision,
         )
     return {feature: spec for feature, spec in specs.items() if feature in features}

@@ -88,9 +88,7 @@ def prepare(
     lists = parse_features(config.features)
     files = _discover(config)
     origin = None if config.origin is None else read_origin(config)
-    flags, adm_digest = flags_and_digest(
-        config, pictures_alone=only_pictures(lists), progress=counter(progress, f"download {config.adm}")
-    )
+    flags, adm_digest = flags_and_digest(config, pictures_alone=only_pictures(lists), progress=progress)
     schedule = flags.schedule(config.steps)
     cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, scanner, dry_run=dry_run)
     if not scanned.rows:
@@ -102,9 +100,7 @@ def prepare(
     wanted = wanted_features(lists, (row.file.split for row in scanned.rows))
     digest = None
     if "teacher" in wanted:
-        digest = load_teacher(
-            config.teacher, config.teacher_weights, counter(progress, f"download {config.teacher}")
-        ).digest
+        digest = load_teacher(config.teacher, config.teacher_weights, progress).digest
     specs = make_specs(config, flags, adm_digest, wanted, digest)
     image = specs["image"]
     assert isinstance(image, ImageSpec)

@@ -15,7 +15,6 @@ from .audit_summary import audit_result, summarise
 from .config import BuildConfig
 from .estimate import predicted_calls, row_bytes
 from .image_file import Reason
-from .image_spec import LOSSLESS
 from .plan import Part, Plan
 from .prepare import Prepared
 from .record import write_record
@@ -162,7 +161,7 @@ def _scan_result(config: BuildConfig, ready: Prepared, rejects: Sequence[Reject]
         "label_conflicts": ready.scanned.label_conflicts,
         "leaked": len(ready.scanned.leaks),
         "opened": ready.scanned.opened,
-        "notes": _notes(config),
+        "notes": [],  # no build has any now; programs that read the JSON may expect the key
         "audit": None,
         "part": None,
         "rejects": [asdict(reject) for reject in rejects],
@@ -172,11 +171,6 @@ def _scan_result(config: BuildConfig, ready: Prepared, rejects: Sequence[Reject]
 def _part(part: Part | None, left: int) -> Result | None:
     """Return which part was built, if any, and how many shards of the other parts were not there at its end."""
     return {"number": part.number, "of": part.of, "shards_left": left} if part else None
-
-
-def _notes(config: BuildConfig) -> list[str]:
-    """Return what a reader of the result must know, a sentence each."""
-    return [LOSSLESS] if config.harmonize == "png" else []
 
 
 def _usable(

@@ -6,14 +6,14 @@ from collections.abc import Collection
 
 from ..cache.spec import Spec
 from ..errors import UsageError
-from ..models.download import Progress
+from ..progress import Progress
 from .adm import AdmConfig
 from .adm_weights import find_adm, find_flags
 from .config import BuildConfig
 from .image_spec import ImageSpec, parse_harmonization, parse_perturbation
 from .perturb import check_perturbation
 from .specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from .teacher import TeacherSpec, default_train_size, normalisation
+from .teacher import teacher_spec
 
 
 def make_specs(
@@ -60,14 +60,13 @@ def make_specs(
     }
     if "teacher" in features:
         assert teacher_digest is not None
-        mean, std = normalisation(config.teacher, config.preset)
-        specs["teacher"] = TeacherSpec(
-            dire=DireSpec.model_validate(path),
+        specs["teacher"] = teacher_spec(
+            DireSpec.model_validate(path),
             backbone=config.teacher,
             weights=teacher_digest,
-            size=config.train_size or default_train_size(size, config.preset),
-            mean=mean,
-            std=std,
+            preset=config.preset,
+            image_size=size,
+            train_size=config.train_size,
             precision=config.precision,
         )
     return {feature: spec for feature, spec in specs.items() if feature in features}
@@ -82,7 +81,7 @@ def flags_and_digest(
     """
     if pictures_alone:
         return find_flags(config.adm, config.adm_config), None
-    found = find_adm(config.adm, config.adm_config, progress=progress)
+    found = find_adm(config.adm, config.adm_config, progress)
     return found.config, found.digest
 
 

@@ -51,6 +51,32 @@ class TeacherSpec(Spec):
     storage: Literal["float16"] = "float16"
 
 
+def teacher_spec(
+    dire: DireSpec | ImportedDireSpec,
+    *,
+    backbone: str,
+    weights: str,
+    preset: TeacherPreset,
+    image_size: int,
+    train_size: int | None,
+    precision: Precision,
+) -> TeacherSpec:
+    """Return the spec of a teacher by what a preset says of its input, for DIRE images of ``image_size`` pixels.
+
+    train_size : side that the teacher sees; by default the preset's.
+    """
+    mean, std = normalisation(backbone, preset)
+    return TeacherSpec(
+        dire=dire,
+        backbone=backbone,
+        weights=weights,
+        size=train_size or default_train_size(image_size, preset),
+        mean=mean,
+        std=std,
+        precision=precision,
+    )
+
+
 def default_train_size(image_size: int, preset: TeacherPreset) -> int:
     """Return the side that teacher and student see: 7/8 of the image's in the paper (224 of 256), all in the code."""
     return paper_size(image_size) if preset == "paper" else image_size

@@ -33,14 +33,14 @@ _ANSWERED = (*_FINAL.values(), errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EN
 _log = logging.getLogger(__name__)
 
 
-def retried(call: Callable[[], _Result], what: str, *, tries: int = TRIES) -> _Result:
-    """Return what ``call`` returns, called up to ``tries`` times while the store or the network fails.
+def retried(call: Callable[[], _Result], what: str) -> _Result:
+    """Return what ``call`` returns, called up to four times while the store or the network fails.
 
     what : names the object in the errors. FileNotFoundError, FileExistsError and PermissionError are raised at once; any
     other failure of the store, at last, as an OSError. All have a number, and a ``strerror`` that says what it was.
     """
     pause = FIRST_PAUSE
-    for left in reversed(range(tries)):
+    for left in reversed(range(TRIES)):
         try:
             return call()
         except (UserError, *_MISTAKES):

@@ -13,31 +13,24 @@ from typing import Any, ClassVar
 
 import torch
 from distil_cache.cache.store import Cache
-from distil_cache.pipeline import BuildConfig, Silent
 from distil_cache.pipeline.cluster.crew import Crew
 from distil_cache.pipeline.cluster.messages import read_task
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cluster.work import CrewWork
 from distil_cache.pipeline.cluster.worker import BuildPlugin
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.prepare import prepare
 from distil_cache.pipeline.run import Report
 from distil_cache.pipeline.source_file import SourceFile
 from distil_cache.pipeline.tools import TaskContext
 from distil_cache.places import Place
+from distil_cache.progress import Silent
 from distributed import LocalCluster
-from small_models import STEPS, write_adm, write_images, write_teacher
+from small_models import STEPS
 
 SHARD = 4
 LONG = 180.0
 """Seconds after which something is stuck, however busy the machine is."""
-
-
-def write_material(folder: Path, counts: dict[str, int]) -> Path:
-    """Save a small ADM, a small teacher and images."""
-    write_adm(folder / "adm.safetensors")
-    write_teacher(folder / "teacher.safetensors")
-    write_images(folder / "images", counts)
-    return folder
 
 
 def config_of(material: Path, cache: Place, **changes: Any) -> BuildConfig:
@@ -57,14 +50,6 @@ def arguments_of(material: Path, cache: Path) -> list[str]:
         "--teacher-weights", str(material / "teacher.safetensors"), "--batch-size", "4", "--shard-size", str(SHARD),
         "--device", "cpu",
     ]  # fmt: skip
-
-
-def checksums(cache: Place) -> dict[str, str]:
-    return {
-        f"{store.feature} {marker.shard}": marker.sha256
-        for store in Cache.open(cache).features()
-        for marker in store.markers()
-    }
 
 
 @contextmanager
@@ -120,16 +105,6 @@ def wait_for(path: str) -> str:
     while not Path(path).exists():
         time.sleep(0.01)
     return path
-
-
-class Heard(Silent):
-    """Progress that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 class FaultyPlugin(BuildPlugin):

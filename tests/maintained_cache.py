@@ -15,6 +15,7 @@ from distil_cache.cache.dataset import SCHEMA
 from distil_cache.cache.lease import lease
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
+from distil_cache.places import Place
 
 SIDE = 4
 NAME = "pictures"
@@ -50,6 +51,11 @@ def key_of(name: object) -> str:
 
 def keys_of(numbers: Sequence[int]) -> list[str]:
     return [key_of(number) for number in numbers]
+
+
+def train(*numbers: int) -> dict[str, str]:
+    """The keys of these numbers, all in the split ``train``."""
+    return dict.fromkeys(keys_of(numbers), "train")
 
 
 def value_of(feature: str, key: str) -> np.ndarray:
@@ -178,3 +184,12 @@ def _record(cache: Cache, name: str, split_of: Mapping[str, str], stores: Mappin
     cache.builds().write(record)
     cache.datasets().move_head(name, revision)
     return record
+
+
+def checksums(root: Place) -> dict[str, str]:
+    """Checksum of each shard, by feature and id."""
+    return {
+        f"{store.feature} {marker.shard}": marker.sha256
+        for store in Cache.open(root).features()
+        for marker in store.markers()
+    }

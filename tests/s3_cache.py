@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from distil_cache.cache.builds import BuildRecord
-from distil_cache.cache.store import Cache, FeatureStore
+from distil_cache.cache.store import FeatureStore
 from distil_cache.places import Place
-from maintained_cache import SPECS, keys_of
+from maintained_cache import SPECS
 from maintained_cache import build as build_cache
 
 TWO = {name: SPECS[name] for name in ("image", "eps")}
@@ -18,18 +18,6 @@ def build(root: Place, split_of: dict[str, str], **options: Any) -> tuple[BuildR
     return build_cache(root, split_of, specs=TWO, **options)
 
 
-def train(*numbers: int) -> dict[str, str]:
-    return dict.fromkeys(keys_of(numbers), "train")
-
-
 def data_of(store: FeatureStore) -> list[str]:
     """Names of the data below ``shards``, with or without a marker."""
     return sorted(path.name for path in store.shards.iterdir() if path.suffix != ".json")
-
-
-def checksums(root: Place) -> dict[str, str]:
-    return {
-        f"{store.feature} {marker.shard}": marker.sha256
-        for store in Cache.open(root).features()
-        for marker in store.markers()
-    }

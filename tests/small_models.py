@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ CONFIG = AdmConfig(
     learn_sigma=True,
 )
 
+TINY_FLAGS: dict[str, Any] = {
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,2",
+    "num_head_channels": 32,
+    "attention_resolutions": "8",
+    "resblock_updown": True,
+}
+"""Flags of guided-diffusion for a network of two levels."""
+
 
 def write_adm(path: Path, seed: int = 0) -> Path:
     """Save a random ADM of 16 x 16 pixels with its flags. All weights are drawn, also those that start at zero."""
@@ -43,6 +55,19 @@ def write_teacher(path: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     save_file(build_backbone("small").state_dict(), path)
     return path
+
+
+def write_material(folder: Path, counts: dict[str, int]) -> Path:
+    """Save a small ADM, a small teacher and images in a folder: ``adm.safetensors``, ``teacher.safetensors``, ``images``."""
+    write_adm(folder / "adm.safetensors")
+    write_teacher(folder / "teacher.safetensors")
+    write_images(folder / "images", counts)
+    return folder
+
+
+def computed(result: dict[str, Any]) -> dict[str, int]:
+    """Rows of each feature that a build says it computed."""
+    return {name: row["computed"] for name, row in result["features"].items()}
 
 
 def write_images(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:

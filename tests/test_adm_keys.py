@@ -10,23 +10,15 @@ import torch
 from distil_cache.errors import UserError
 from distil_cache.pipeline.adm import Adm, AdmConfig
 from distil_cache.pipeline.adm_blocks import GroupNorm32
+from small_models import TINY_FLAGS
 
 LISTS = ("adm64_cond", "adm128_cond", "adm256_cond", "adm256", "adm512_cond", "lsun_bedroom")
-TINY = {
-    "image_size": 16,
-    "num_channels": 32,
-    "num_res_blocks": 1,
-    "channel_mult": "1,2",
-    "num_head_channels": 32,
-    "attention_resolutions": "8",
-    "resblock_updown": True,
-}
 
 
 def tiny(**flags: object) -> Adm:
     """A small network with random weights everywhere, so that no branch is silent."""
     torch.manual_seed(0)
-    model = Adm(AdmConfig.from_flags(TINY | flags)).eval()
+    model = Adm(AdmConfig.from_flags(TINY_FLAGS | flags)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -60,7 +52,7 @@ def test_the_unconditional_adm_for_256_pixels_has_552814086_parameters() -> None
 @pytest.mark.parametrize("flag", ["use_kl", "predict_xstart", "rescale_timesteps"])
 def test_a_flag_that_means_another_model_is_refused_by_name(flag: str) -> None:
     with pytest.raises(UserError, match=flag):
-        AdmConfig.from_flags(TINY | {flag: True})
+        AdmConfig.from_flags(TINY_FLAGS | {flag: True})
 
 
 @pytest.mark.parametrize(
@@ -69,7 +61,7 @@ def test_a_flag_that_means_another_model_is_refused_by_name(flag: str) -> None:
 )
 def test_a_flag_that_is_invalid_or_unknown_is_refused_by_name(flag: str, value: object) -> None:
     with pytest.raises(UserError, match=flag):
-        AdmConfig.from_flags(TINY | {flag: value})
+        AdmConfig.from_flags(TINY_FLAGS | {flag: value})
 
 
 @pytest.mark.parametrize(
@@ -86,12 +78,12 @@ def test_a_flag_that_is_invalid_or_unknown_is_refused_by_name(flag: str, value: 
 )
 def test_flags_that_do_not_fit_together_are_refused_before_a_network_is_built(flags: dict[str, object]) -> None:
     with pytest.raises(UserError):
-        AdmConfig.from_flags(TINY | flags)
+        AdmConfig.from_flags(TINY_FLAGS | flags)
 
 
 def test_flags_that_only_concern_training_and_speed_change_nothing() -> None:
     extra = {"use_checkpoint": True, "use_fp16": True, "timestep_respacing": "ddim20", "use_kl": False}
-    assert AdmConfig.from_flags(TINY | extra) == AdmConfig.from_flags(TINY)
+    assert AdmConfig.from_flags(TINY_FLAGS | extra) == AdmConfig.from_flags(TINY_FLAGS)
 
 
 def test_a_class_conditional_model_without_classes_is_refused() -> None:
@@ -127,5 +119,5 @@ def test_in_bfloat16_norms_and_embeddings_stay_float32_and_the_output_stays_clos
 
 
 def test_a_new_network_starts_by_predicting_zero() -> None:
-    model = Adm(AdmConfig.from_flags(TINY))
+    model = Adm(AdmConfig.from_flags(TINY_FLAGS))
     assert not model(torch.randn(1, 3, 16, 16), torch.tensor([10])).any()

@@ -14,17 +14,9 @@ from distil_cache.models.weights import read_metadata, read_state_dict, weights_
 from distil_cache.pipeline.adm import Adm, AdmConfig
 from distil_cache.pipeline.adm_weights import OFFICIAL, UNCHECKED, find_adm, load_adm
 from safetensors.torch import save_file
+from small_models import TINY_FLAGS
 
-FLAGS: dict[str, Any] = {
-    "image_size": 16,
-    "num_channels": 32,
-    "num_res_blocks": 1,
-    "channel_mult": "1,2",
-    "num_head_channels": 32,
-    "attention_resolutions": "8",
-    "resblock_updown": True,
-    "learn_sigma": True,
-}
+FLAGS = TINY_FLAGS | {"learn_sigma": True}
 
 
 @pytest.fixture(autouse=True)

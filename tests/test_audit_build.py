@@ -15,31 +15,24 @@ from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.cli import app
 from distil_cache.errors import IntegrityError
-from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.audit_summary import summarise, warning
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.scan import scan
 from distil_cache.pipeline.sources import discover
+from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.evaluate import run_evaluation
 from distil_cache.train.loop import run_training
 from distil_cache.train.report.write import write_report
 from image_bytes import noise, saved
+from recorded_progress import Recorded
 from run_folders import rows as scored_rows
 from run_folders import write_evaluation, write_run
 from small_cache import make_cache, rows
 from typer.testing import CliRunner
 
 EACH = 24
-
-
-class Listening(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def write_images(folder: Path, real: str = "JPEG") -> Path:
@@ -66,7 +59,7 @@ def build(images: Path, cache: Path, progress: Silent | None = None, **changes: 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
     """(folder with images and cache, result of the first build, what it said) of JPEG against PNG."""
-    folder, progress = tmp_path_factory.mktemp("mixed"), Listening()
+    folder, progress = tmp_path_factory.mktemp("mixed"), Recorded()
     result = build(write_images(folder / "images"), folder / "c", progress)
     return folder, result, progress.said
 
@@ -87,7 +80,7 @@ def test_a_build_that_changes_nothing_opens_nothing_and_keeps_the_audit_of_the_r
 ) -> None:
     folder, first, _ = mixed
     path = folder / "c" / "datasets" / "d" / f"{first['revision']}.audit.json"
-    before, progress = path.stat(), Listening()
+    before, progress = path.stat(), Recorded()
     again = build(folder / "images", folder / "c", progress)
     assert again["audit"] == first["audit"]
     assert (again["opened"], again["decoded"], progress.said) == (0, 0, [])

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from distil_cache.pipeline.audit_classify import auc, judge
+from distil_cache.pipeline.audit_classify import judge
 from distil_cache.pipeline.audit_duplicates import MOST_BITS, groups, look_of, near_pairs
 from distil_cache.pipeline.audit_headers import header_facts
 from distil_cache.pipeline.audit_history import earlier_quality
@@ -17,7 +17,6 @@ from distil_cache.pipeline.audit_words import in_words
 from image_bytes import noise, saved
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from sklearn.metrics import roc_auc_score
 from test_audit import picture, through_jpeg
 
 GREY = np.array([0.299, 0.587, 0.114])
@@ -163,10 +162,15 @@ def test_pairs_join_into_groups() -> None:
     assert groups(6, [(1, 4), (4, 5), (0, 2)]) == [0, 1, 0, 3, 1, 1]
 
 
-def test_the_auc_is_that_of_scikit_learn_also_with_ties() -> None:
+def test_a_higher_level_gives_a_wider_interval_around_the_same_auc() -> None:
     rng = np.random.default_rng(0)
-    labels, scores = rng.integers(0, 2, 200), rng.integers(0, 9, 200) / 8
-    assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    labels = [0, 1] * 60
+    rows = [{"a": float(rng.normal() + label)} for label in labels]
+    narrow, wide = judge(rows, labels, range(120), 0.8), judge(rows, labels, range(120), 0.99)
+    assert narrow is not None
+    assert wide is not None
+    assert narrow.auc == wide.auc
+    assert wide.interval[0] < narrow.interval[0] < narrow.auc < narrow.interval[1] < wide.interval[1]
 
 
 def test_a_feature_that_is_missing_on_one_side_tells_the_label_and_one_without_variation_nothing() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from distil_cache.errors import UserError
-from distil_cache.models import BACKBONES, LoadedTeacher, build_backbone, load_teacher, weights_digest
-from distil_cache.models.backbones import RESNET50_V2
+from distil_cache.models.backbones import BACKBONES, RESNET50_V2, LoadedTeacher, build_backbone, load_teacher
+from distil_cache.models.weights import weights_digest
 from torchvision.models import ResNet50_Weights, resnet50
 
 

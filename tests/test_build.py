@@ -17,16 +17,19 @@ from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import UsageError, UserError
 from distil_cache.models.backbones import load_teacher
 from distil_cache.models.weights import read_metadata, read_state_dict
-from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.compute import to_signal
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.ddim import extract
 from distil_cache.pipeline.networks import placed
 from distil_cache.pipeline.prepare import prepare
 from distil_cache.pipeline.schedule import respace
 from distil_cache.pipeline.tools import TaskContext
+from distil_cache.progress import Silent
 from image_bytes import bad_files, noise, saved
-from small_models import STEPS, write_adm, write_images, write_teacher
+from maintained_cache import checksums
+from small_models import STEPS, write_adm, write_images, write_material, write_teacher
 
 PER_CLASS = 5
 
@@ -34,11 +37,7 @@ PER_CLASS = 5
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ADM, a small teacher, and 10 train and 10 test images."""
-    folder = tmp_path_factory.mktemp("material")
-    write_adm(folder / "adm.safetensors")
-    write_teacher(folder / "teacher.safetensors")
-    write_images(folder / "images", {"train": PER_CLASS, "test": PER_CLASS})
-    return folder
+    return write_material(tmp_path_factory.mktemp("material"), {"train": PER_CLASS, "test": PER_CLASS})
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +70,6 @@ def features_of(result: dict[str, Any]) -> dict[str, str]:
 def store(cache: Path, feature: str) -> FeatureStore:
     (found,) = [store for store in Cache.open(cache).features() if store.feature == feature]
     return found
-
-
-def checksums(cache: Path) -> dict[str, str]:
-    return {
-        f"{store.feature} {marker.shard}": marker.sha256
-        for store in Cache.open(cache).features()
-        for marker in store.markers()
-    }
 
 
 def test_a_build_makes_what_was_asked_with_one_call_for_eps_and_a_whole_path_for_dire(built: Any) -> None:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_help import config_of, write_material
+from cluster_help import config_of
 from distil_cache.errors import UsageError
-from distil_cache.pipeline import Placement, Quote, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.estimate import device_hours
+from distil_cache.pipeline.quote import Quote
+from distil_cache.progress import Silent
 from distil_cache.rendering import show_build
+from small_models import write_material
 
 
 @pytest.fixture(autouse=True)

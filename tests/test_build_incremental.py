@@ -17,9 +17,11 @@ import pytest
 from distil_cache.cache.gather import gather
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
-from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
+from distil_cache.progress import Silent
 from image_bytes import noise, saved
-from small_models import STEPS, write_adm, write_images, write_teacher
+from small_models import STEPS, computed, write_adm, write_images, write_teacher
 
 CALLS = 8
 NOTHING = {"image": 0, "eps": 0, "dire": 0, "teacher": 0}
@@ -102,10 +104,6 @@ def scene(built: Scene, tmp_path: Path) -> Scene:
     scene = Scene(tmp_path / "s", built.models)
     assert what_it_took(scene.build()) == (NOTHING, 0, 0)
     return scene
-
-
-def computed(result: dict[str, Any]) -> dict[str, int]:
-    return {name: row["computed"] for name, row in result["features"].items()}
 
 
 def what_it_took(result: dict[str, Any]) -> tuple[dict[str, int], int, int]:

@@ -13,7 +13,8 @@ import pytest
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from fault_injection import heed_interrupts
-from small_models import STEPS, write_adm, write_images, write_teacher
+from maintained_cache import checksums
+from small_models import STEPS, write_material
 
 
 def command(folder: Path, cache: Path) -> list[str]:
@@ -28,14 +29,6 @@ def command(folder: Path, cache: Path) -> list[str]:
 def built(folder: Path, cache: Path) -> dict[str, int]:
     done = subprocess.run(command(folder, cache), capture_output=True, text=True, check=True)
     return {name: row["computed"] for name, row in json.loads(done.stdout)["features"].items()}
-
-
-def checksums(cache: Path) -> dict[str, str]:
-    return {
-        f"{store.feature} {marker.shard}": marker.sha256
-        for store in Cache.open(cache).features()
-        for marker in store.markers()
-    }
 
 
 def kill_when(folder: Path, cache: Path, pattern: str) -> None:
@@ -53,9 +46,7 @@ def kill_when(folder: Path, cache: Path, pattern: str) -> None:
 def test_an_interrupted_build_says_that_what_was_finished_is_kept(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    write_adm(tmp_path / "adm.safetensors")
-    write_teacher(tmp_path / "teacher.safetensors")
-    write_images(tmp_path / "images", {"train": 40})
+    write_material(tmp_path, {"train": 40})
     cache = tmp_path / "cache"
     process = subprocess.Popen(
         command(tmp_path, cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
@@ -71,9 +62,7 @@ def test_an_interrupted_build_says_that_what_was_finished_is_kept(
 
 
 def test_a_killed_build_goes_on_where_it_was_and_makes_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
-    write_adm(tmp_path / "adm.safetensors")
-    write_teacher(tmp_path / "teacher.safetensors")
-    write_images(tmp_path / "images", {"train": 12, "test": 4})
+    write_material(tmp_path, {"train": 12, "test": 4})
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     computed = built(tmp_path, whole)
     assert computed == {"image": 32, "eps": 32, "dire": 24, "teacher": 24}

@@ -17,15 +17,17 @@ from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import garbage, verify
 from distil_cache.cli import main
 from distil_cache.errors import UserError
-from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.places import Place, RemotePath, place_of
+from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.loop import run_training
 from faulty_proxy import Chance, FaultyProxy, Kind
-from s3_cache import checksums
+from maintained_cache import checksums
 from s3_server import point_at
 from safetensors.torch import load_file
-from small_models import STEPS, write_adm, write_images, write_teacher
+from small_models import STEPS, computed, write_material
 
 ALL = {"image": 12, "eps": 12, "dire": 8, "teacher": 8}
 MARKER = f"shards/{'[0-9a-f]' * 32}.json"
@@ -34,11 +36,7 @@ MARKER = f"shards/{'[0-9a-f]' * 32}.json"
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ADM, a small teacher, and 8 train and 4 test images."""
-    folder = tmp_path_factory.mktemp("material")
-    write_adm(folder / "adm.safetensors")
-    write_teacher(folder / "teacher.safetensors")
-    write_images(folder / "images", {"train": 4, "test": 2})
-    return folder
+    return write_material(tmp_path_factory.mktemp("material"), {"train": 4, "test": 2})
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +78,6 @@ def command(material: Path, cache: Place | str) -> list[str]:
         "--teacher", "small", "--teacher-weights", str(material / "teacher.safetensors"), "--steps", STEPS,
         "--batch-size", "4", "--shard-size", "4", "--train-size", "16", "--device", "cpu",
     ]  # fmt: skip
-
-
-def computed(result: dict[str, Any]) -> dict[str, int]:
-    return {name: row["computed"] for name, row in result["features"].items()}
 
 
 def test_two_builds_at_once_leave_one_of_each_as_on_a_disk_and_a_third_computes_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from distil_cache.cache.gc import collect
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import garbage, verify
 from maintained_cache import SPECS, build, key_of, keys_of, rows_lacking, values_of
+from recorded_progress import Recorded
 
 MANY, FEW = 50, 8
 
@@ -79,6 +81,13 @@ def test_merged_features_follow_the_rows_of_the_merged_image(root: Path) -> None
             assert list(keys) == [key for key in order if key in set(keys)]
     splits_of_shards = [{splits(range(10 * FEW))[key] for key in marker.keys} for marker in images.values()]
     assert sorted(splits_of_shards, key=str) == [{"train"}, {"val"}]
+
+
+def test_each_feature_is_a_stage_whose_rows_are_all_done_at_its_end(root: Path) -> None:
+    progress = Recorded()
+    done = compact(Cache.open(root), 512, progress)["features"]
+    assert progress.totals == {name: row["rows"] for name, row in done.items()}
+    assert progress.done == Counter(progress.totals)
 
 
 def test_keys_that_cannot_be_decoded_are_remembered(root: Path) -> None:

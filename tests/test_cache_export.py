@@ -24,6 +24,7 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError, UsageError, UserError
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded_progress import Recorded
 from small_cache import make_cache, rows
 
 TEACHER = ("image", "eps", "dire", "teacher")
@@ -60,7 +61,10 @@ def digests(folder: Path) -> dict[str, str]:
 def test_every_sample_is_there_once_with_the_cached_rows_and_what_the_dataset_says(
     built: tuple[Cache, BuildRecord], tmp_path: Path
 ) -> None:
-    result = export_build(built[0], tmp_path / "out", dataset="pictures", samples_per_shard=4)
+    progress = Recorded()
+    result = export_build(built[0], tmp_path / "out", dataset="pictures", samples_per_shard=4, progress=progress)
+    exported = sum(split["samples"] for split in result["splits"].values())
+    assert (progress.totals, progress.done) == ({"export": exported}, {"export": exported})
     assert result["splits"]["train"]["tars"] == [f"train-{n:06d}.tar" for n in range(4)]
     assert result["splits"]["test"]["features"] == ["image", "eps", "dire"]
     found = members(tmp_path / "out", "train")

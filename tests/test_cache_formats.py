@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError, UserError
+from maintained_cache import keys_of
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +33,7 @@ class Toy(Spec):
 
 
 def keys(count: int, start: int = 0) -> list[str]:
-    return sorted(hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(start, start + count))
+    return sorted(keys_of(range(start, start + count)))
 
 
 def some_rows(count: int, dtype: str = "float16", shape: tuple[int, ...] = (2, 3, 16, 16)) -> Array:

@@ -17,9 +17,9 @@ from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError
+from drawn_rows import any_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 KEYS = sorted(hashlib.sha256(bytes([number])).hexdigest()[:32] for number in range(6))
 ROWS = np.random.default_rng(0).normal(size=(6, 2, 3, 4, 4)).astype(np.float16)
@@ -177,18 +177,8 @@ def test_a_mutated_spec_is_the_spec_or_one_clear_error(scene: Scene, data: st.Da
         spec.write_bytes(whole)
 
 
-shapes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
-arrays = st.tuples(st.integers(0, 7), shapes, st.sampled_from(["uint8", "float16", "float32"])).flatmap(
-    lambda drawn: hnp.arrays(
-        np.dtype(drawn[2]),
-        (drawn[0], *drawn[1]),
-        elements={} if drawn[2] == "uint8" else {"allow_nan": False, "allow_infinity": False},
-    )
-)
-
-
 @settings(max_examples=25, deadline=None)
-@given(rows=arrays, form=st.sampled_from(sorted(FORMATS)), data=st.data())
+@given(rows=any_rows, form=st.sampled_from(sorted(FORMATS)), data=st.data())
 def test_any_rows_come_back_to_the_bit_from_either_format(
     rows: np.ndarray[Any, Any], form: str, data: st.DataObject
 ) -> None:

@@ -25,6 +25,7 @@ from distil_cache.cache.verify import verify
 from distil_cache.errors import IntegrityError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from maintained_cache import keys_of
 
 PRINT = "a" * 64
 hex_key = st.binary(min_size=16, max_size=16).map(bytes.hex)
@@ -37,7 +38,7 @@ class Toy(Spec):
 
 
 def keys(count: int, start: int = 0) -> list[str]:
-    return sorted(hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(start, start + count))
+    return sorted(keys_of(range(start, start + count)))
 
 
 def pictures(count: int) -> np.ndarray:

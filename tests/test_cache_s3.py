@@ -19,8 +19,8 @@ from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError, UserError
 from distil_cache.places import Place, RemotePath, place_of
-from maintained_cache import NAME, SPECS, keys_of, rows_lacking, values_of
-from s3_cache import TWO, build, checksums, data_of, train
+from maintained_cache import NAME, SPECS, checksums, keys_of, rows_lacking, train, values_of
+from s3_cache import TWO, build, data_of
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])

@@ -22,8 +22,8 @@ from distil_cache.errors import UnreachableError, UserError
 from distil_cache.places import RemotePath, place_of
 from fault_builder import no_finding
 from faulty_proxy import Chance, FaultyProxy, Kind
-from maintained_cache import NAME, SPECS, keys_of, rows_lacking, table_of, values_of
-from s3_cache import build, checksums, data_of, train
+from maintained_cache import NAME, SPECS, checksums, keys_of, rows_lacking, table_of, train, values_of
+from s3_cache import build, data_of
 from s3_server import point_at
 
 MARKER = f"*/shards/{'[0-9a-f]' * 32}.json"

@@ -17,9 +17,9 @@ from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError, UserError
+from drawn_rows import any_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 
 class Toy(Spec):
@@ -251,18 +251,8 @@ def test_log_lines_are_appended_as_json(store: FeatureStore) -> None:
     assert [json.loads(line) for line in lines] == [{"seconds": 1.5}, {"host": "a"}]
 
 
-shapes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
-arrays = st.tuples(st.integers(0, 7), shapes, st.sampled_from(["uint8", "float16", "float32"])).flatmap(
-    lambda drawn: hnp.arrays(
-        np.dtype(drawn[2]),
-        (drawn[0], *drawn[1]),
-        elements={} if drawn[2] == "uint8" else {"allow_nan": False, "allow_infinity": False},
-    )
-)
-
-
 @settings(max_examples=15, deadline=None)
-@given(rows=arrays, data=st.data())
+@given(rows=any_rows, data=st.data())
 def test_any_rows_come_back_to_the_bit_and_twice_committed_are_the_same_bytes(
     rows: np.ndarray[Any, Any], data: st.DataObject
 ) -> None:

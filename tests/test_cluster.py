@@ -14,22 +14,19 @@ import pytest
 from cluster_help import (
     SHARD,
     BlindPlugin,
-    Heard,
     RaisingPlugin,
     SmallDevicePlugin,
-    checksums,
     config_of,
     first_shard,
     scheduler_here,
     wait_for,
     work_on,
-    write_material,
 )
 from distil_cache.cache.lease import read_leases
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UsageError, UserError
-from distil_cache.pipeline import Placement, Silent, run_build
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.crew import Failure, Outcome, connect
 from distil_cache.pipeline.cluster.messages import (
     Request,
@@ -42,12 +39,17 @@ from distil_cache.pipeline.cluster.messages import (
     write_report,
     write_task,
 )
+from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cluster.worker import open_build
 from distil_cache.pipeline.plan import Task
 from distil_cache.pipeline.run import Done, Report
 from distil_cache.pipeline.scan_memory import Finding
 from distil_cache.pipeline.source_file import Member, SourceFile
 from distil_cache.places import place_of
+from distil_cache.progress import Silent
+from maintained_cache import checksums
+from recorded_progress import Recorded
+from small_models import write_material
 
 TRAIN, TEST = 10, 2
 
@@ -142,7 +144,7 @@ def test_messages_come_back_as_they_were_with_odd_names_and_members_of_tars() ->
 def test_a_shard_that_raises_is_tried_on_each_worker_then_named_and_made_by_the_next_build(
     material: Path, loop: dict[str, Any], scheduler: str, tmp_path: Path
 ) -> None:
-    config, heard = config_of(material, tmp_path / "cache"), Heard()
+    config, heard = config_of(material, tmp_path / "cache"), Recorded()
     shard, keys = first_shard(material / "loop")
     with (
         connect(scheduler) as crew,
@@ -212,7 +214,7 @@ def test_a_worker_must_find_the_same_cache_models_and_version(material: Path, lo
 
 
 def test_a_worker_on_which_everything_fails_is_sent_away_and_the_others_go_on(material: Path, tmp_path: Path) -> None:
-    heard = Heard()
+    heard = Recorded()
     with scheduler_here(2) as address, connect(address) as crew:
         blind = sorted(crew.workers())[0]
         with work_on(crew, config_of(material, tmp_path, shard_size=2), BlindPlugin.at(blind), progress=heard) as work:

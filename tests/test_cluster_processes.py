@@ -12,24 +12,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster_help import (
-    LONG,
-    LethalPlugin,
-    arguments_of,
-    checksums,
-    config_of,
-    first_shard,
-    until,
-    work_on,
-    write_material,
-)
+from cluster_help import LONG, LethalPlugin, arguments_of, config_of, first_shard, until, work_on
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UsageError, UserError
-from distil_cache.pipeline import Silent, run_build
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.crew import Crew, start_here
 from distil_cache.pipeline.cluster.local import environments, threads_each
+from distil_cache.progress import Silent
 from fault_injection import heed_interrupts
+from maintained_cache import checksums
+from small_models import write_material
 
 COMMAND = [sys.executable, "-c", "from distil_cache.cli import main; main()"]
 

@@ -17,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_help import GatedPlugin, Heard, checksums, config_of, scheduler_here, until, work_on, write_material
+from cluster_help import GatedPlugin, config_of, scheduler_here, until, work_on
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UserError
-from distil_cache.pipeline import Placement, Silent, run_build
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.crew import connect
+from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.scan_memory import Finding
 from distil_cache.pipeline.sources import discover
+from distil_cache.progress import Silent
 from distributed import Client, Worker
+from maintained_cache import checksums
+from recorded_progress import Recorded
+from small_models import write_material
 
 IMAGES = 16
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -88,7 +93,7 @@ def complete(cache: Path) -> set[str]:
 def test_a_scheduler_that_is_killed_and_started_again_costs_time_and_nothing_that_was_made(
     material: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, notes, heard = tmp_path / "cache", tmp_path / "notes", Heard()
+    cache, notes, heard = tmp_path / "cache", tmp_path / "notes", Recorded()
     notes.mkdir()
     logged: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.getLogger("distributed.client"), "handle", logged.append)
@@ -154,7 +159,7 @@ def test_a_build_whose_scheduler_does_not_come_back_ends_with_a_sentence_and_the
 
 
 def test_ctrl_c_ends_a_build_that_waits_for_its_scheduler(material: Path, port: int, tmp_path: Path) -> None:
-    heard = Heard()
+    heard = Recorded()
 
     def interrupt() -> None:
         scheduler.kill()
@@ -178,7 +183,7 @@ def cut(address: str) -> None:
 
 
 def test_a_connection_that_breaks_in_a_build_is_made_again_and_counts_as_no_try(material: Path, tmp_path: Path) -> None:
-    heard, notes, reports = Heard(), tmp_path / "notes", 0
+    heard, notes, reports = Recorded(), tmp_path / "notes", 0
     notes.mkdir()
     config = config_of(material, tmp_path / "cache", shard_size=1)
 
@@ -202,7 +207,7 @@ def test_a_connection_that_breaks_in_a_build_is_made_again_and_counts_as_no_try(
 
 def test_a_connection_that_breaks_in_a_scan_loses_no_file(material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distil_cache.pipeline.cluster.crew._FILES", 2)
-    heard = Heard()
+    heard = Recorded()
     files = list(discover(material / "images", None).files)
     with scheduler_here(2) as scheduler, connect(scheduler, heard.say) as crew:
         blocks = crew.scan_files(files, {})

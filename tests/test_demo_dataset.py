@@ -16,7 +16,7 @@ from distil_cache.demo.recipe import MANIFEST, Manifest, Recipe, read_manifest
 from distil_cache.demo.scenes import SCENES, crops_of
 from distil_cache.demo.spectrum import cosine_transform, filtered_like, ring_energy
 from distil_cache.errors import UserError
-from distil_cache.pipeline import Silent
+from distil_cache.progress import Silent
 
 pytest.importorskip("skimage")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from distil_cache.errors import UserError
 from distil_cache.models.download import WeightsFile, download, weights_folder
+from recorded_progress import Recorded
 
 CONTENT = bytes(range(256)) * 12_000  # three blocks
 
@@ -79,13 +80,12 @@ def file(server: Server) -> WeightsFile:
 
 
 def test_a_file_is_fetched_with_progress_and_only_once(server: Server, file: WeightsFile, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    progress = Recorded()
     for _ in range(2):
-        path = download(file, tmp_path / "new" / "folder", lambda done, whole: seen.append((done, whole)))
+        path = download(file, tmp_path / "new" / "folder", progress)
         assert path.read_bytes() == CONTENT
     assert server.ranges == [None]
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
-    assert seen == sorted(seen)
+    assert (progress.totals, progress.done) == ({"download w.pt": len(CONTENT)}, {"download w.pt": len(CONTENT)})
     assert [found.name for found in path.parent.iterdir()] == ["w.pt"]
 
 
@@ -109,8 +109,10 @@ def test_after_three_cuts_the_part_is_kept_and_the_next_call_goes_on(
 def test_a_server_that_ignores_ranges_sends_everything_again(server: Server, file: WeightsFile, tmp_path: Path) -> None:
     server.honours_ranges = False
     server.cuts = [1000]
-    assert download(file, tmp_path, pause=0).read_bytes() == CONTENT
+    progress = Recorded()
+    assert download(file, tmp_path, progress, pause=0).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000-"]
+    assert progress.done["download w.pt"] == len(CONTENT)
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(server: Server, file: WeightsFile, tmp_path: Path) -> None:

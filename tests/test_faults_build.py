@@ -19,18 +19,14 @@ from distil_cache.pipeline.adm import Adm
 from fault_checks import differences, problems, rows, snapshot
 from fault_disk import can_mount, small_disk
 from image_bytes import noise, saved
-from small_models import STEPS, write_adm, write_images, write_teacher
+from small_models import STEPS, write_material
 
 Program = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("material")
-    write_adm(folder / "adm.safetensors")
-    write_teacher(folder / "teacher.safetensors")
-    write_images(folder / "images", {"train": 4, "test": 2})
-    return folder
+    return write_material(tmp_path_factory.mktemp("material"), {"train": 4, "test": 2})
 
 
 @pytest.fixture

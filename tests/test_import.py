@@ -20,12 +20,14 @@ from distil_cache.cache.verify import verify
 from distil_cache.cli import main
 from distil_cache.errors import UsageError, UserError
 from distil_cache.models.backbones import load_teacher
-from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.image_file import ImageRejected, content_key
 from distil_cache.pipeline.import_config import ImportConfig
 from distil_cache.pipeline.import_read import load_tensor
 from distil_cache.pipeline.import_run import run_import
 from distil_cache.pipeline.teacher import TeacherSpec, teacher_views
+from distil_cache.progress import Silent
 from distil_cache.train.select import choose_build
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -22,8 +22,8 @@ from distil_cache.pipeline.adm import Adm, AdmConfig
 from distil_cache.pipeline.adm_weights import find_adm
 from distil_cache.pipeline.decode import decode
 from distil_cache.pipeline.specs import AdmIdentity
-from distil_cache.train import run_evaluation
 from distil_cache.train.checkpoint import BEST
+from distil_cache.train.evaluate import run_evaluation
 from distil_cache.train.official import import_checkpoint
 from distil_cache.train.student import build_student
 from image_bytes import bad_files, noise, saved

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from distil_cache.train import generators, intervals, metrics
+from distil_cache.metrics import bootstrap, measures, per_generator
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -52,11 +52,11 @@ def by_sklearn(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> d
 @pytest.mark.parametrize("clusters", [None, [f"scene {n // 4}" for n in range(60)]])
 def test_every_resample_has_what_scikit_learn_says_of_its_weights(clusters, digits):
     labels, scores = some_scores(digits=digits)
-    drawn = intervals.bootstrap(
+    drawn = bootstrap.bootstrap(
         labels, scores, all_rows(60), clusters, calibrated_threshold=THRESHOLD, replicates=30, seed=5
     )["all"]
 
-    times = np.concatenate(list(intervals.draws(intervals.cluster_numbers(clusters, len(labels)), 30, 5)))
+    times = np.concatenate(list(bootstrap.draws(bootstrap.cluster_numbers(clusters, len(labels)), 30, 5)))
     assert len(times) == 30
     for replicate, weights in enumerate(times):
         kept = weights > 0
@@ -66,32 +66,39 @@ def test_every_resample_has_what_scikit_learn_says_of_its_weights(clusters, digi
 
 def test_every_resample_has_all_measures_of_its_repeated_images():
     labels, scores = some_scores()
-    drawn = intervals.bootstrap(labels, scores, all_rows(60), calibrated_threshold=THRESHOLD, replicates=30)["all"]
+    drawn = bootstrap.bootstrap(labels, scores, all_rows(60), calibrated_threshold=THRESHOLD, replicates=30)["all"]
 
-    assert drawn.keys() == set(metrics.MEASURES)
-    for replicate, weights in enumerate(np.concatenate(list(intervals.draws(np.arange(60), 30, 0)))):
+    assert drawn.keys() == set(measures.MEASURES)
+    for replicate, weights in enumerate(np.concatenate(list(bootstrap.draws(np.arange(60), 30, 0)))):
         rows = np.repeat(np.arange(60), weights.astype(int))
-        for name, expected in metrics.measures(labels[rows], scores[rows], THRESHOLD).items():
+        for name, expected in measures.measures(labels[rows], scores[rows], THRESHOLD).items():
             assert drawn[name][replicate] == pytest.approx(expected, abs=1e-9), name
 
 
 def test_without_resampling_the_measures_are_those_of_the_images():
     labels, scores = some_scores(500, digits=3)
 
-    drawn = intervals._Prepared(np.arange(500), labels, scores, THRESHOLD).measures(np.ones((1, 500)))
+    drawn = bootstrap._Prepared(np.arange(500), labels, scores, THRESHOLD).measures(np.ones((1, 500)))
 
     assert {name: values[0] for name, values in drawn.items()} == pytest.approx(
-        metrics.measures(labels, scores, THRESHOLD)
+        measures.measures(labels, scores, THRESHOLD)
     )
 
 
 def test_resamples_without_both_classes_are_left_out_of_the_interval():
-    drawn = intervals.bootstrap([0, 1], [0.2, 0.8], all_rows(2), replicates=100)["all"]
+    drawn = bootstrap.bootstrap([0, 1], [0.2, 0.8], all_rows(2), replicates=100)["all"]
 
     assert np.isnan(drawn["average_precision"]).any()
     assert not np.isnan(drawn["accuracy"]).any()
-    assert intervals.interval(drawn["average_precision"]) == (1.0, 1.0)
-    assert intervals.interval(drawn["calibrated_accuracy"]) is None
+    assert bootstrap.interval(drawn["average_precision"]) == (1.0, 1.0)
+    assert bootstrap.interval(drawn["calibrated_accuracy"]) is None
+
+
+def test_an_interval_is_the_middle_of_the_replicates_and_leaves_out_undefined_ones():
+    replicates = np.append(np.arange(1001.0), np.nan)
+
+    assert bootstrap.interval(replicates) == pytest.approx((25.0, 975.0))
+    assert bootstrap.interval(replicates, 0.8) == pytest.approx((100.0, 900.0))
 
 
 def test_the_same_seed_gives_the_same_resamples_whatever_the_order_of_the_rows():
@@ -99,19 +106,19 @@ def test_the_same_seed_gives_the_same_resamples_whatever_the_order_of_the_rows()
     keys = np.array([f"{n:03d}" for n in range(len(labels))])
     other = np.random.default_rng(1).permutation(len(labels))
 
-    first = intervals.bootstrap(labels, scores, all_rows(60), keys, replicates=50, seed=3)["all"]
-    again = intervals.bootstrap(labels[other], scores[other], all_rows(60), keys[other], replicates=50, seed=3)["all"]
+    first = bootstrap.bootstrap(labels, scores, all_rows(60), keys, replicates=50, seed=3)["all"]
+    again = bootstrap.bootstrap(labels[other], scores[other], all_rows(60), keys[other], replicates=50, seed=3)["all"]
 
-    for name in metrics.MEASURES:
+    for name in measures.MEASURES:
         np.testing.assert_allclose(first[name], again[name], atol=1e-12)
 
 
 def test_resamples_do_not_depend_on_how_many_are_held_in_memory(monkeypatch):
     labels, scores = some_scores()
-    at_once = intervals.bootstrap(labels, scores, all_rows(60), replicates=50)["all"]
-    monkeypatch.setattr(intervals, "_ELEMENTS_AT_ONCE", 7 * 60)
+    at_once = bootstrap.bootstrap(labels, scores, all_rows(60), replicates=50)["all"]
+    monkeypatch.setattr(bootstrap, "_ELEMENTS_AT_ONCE", 7 * 60)
 
-    in_parts = intervals.bootstrap(labels, scores, all_rows(60), replicates=50)["all"]
+    in_parts = bootstrap.bootstrap(labels, scores, all_rows(60), replicates=50)["all"]
 
     np.testing.assert_allclose(at_once["auc"], in_parts["auc"])
 
@@ -122,9 +129,9 @@ def test_reals_that_generators_share_are_drawn_alike_so_that_their_mean_has_an_i
     names = np.repeat(["", "a", "b"], 100)
     reals = rng.random(100)
     scores = np.concatenate([reals, np.full(200, 0.99)])  # both generators are told equally well
-    found = generators.per_generator(labels, scores, names, ["g"] * 300, replicates=400)
+    found = per_generator.per_generator(labels, scores, names, ["g"] * 300, replicates=400)
 
-    alone, mean = found["a"].interval("real_accuracy"), generators.mean_interval(found, "real_accuracy")
+    alone, mean = found["a"].interval("real_accuracy"), per_generator.mean_interval(found, "real_accuracy")
 
     np.testing.assert_array_equal(found["a"].replicates["real_accuracy"], found["b"].replicates["real_accuracy"])
     assert mean == alone
@@ -134,14 +141,14 @@ def test_images_that_are_resampled_together_give_a_wider_interval():
     values = np.repeat(np.random.default_rng(0).normal(size=20), 10)
     scenes = np.repeat([f"scene {n}" for n in range(20)], 10)
 
-    by_image, by_scene = intervals.bootstrap_mean(values), intervals.bootstrap_mean(values, scenes)
+    by_image, by_scene = bootstrap.bootstrap_mean(values), bootstrap.bootstrap_mean(values, scenes)
 
     assert by_scene.high - by_scene.low > 2 * (by_image.high - by_image.low)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_approximation_for_many_values():
     values = np.random.default_rng(0).normal(size=2000)
-    low, high = intervals.bootstrap_mean(values)
+    low, high = bootstrap.bootstrap_mean(values)
     error = values.std() / np.sqrt(len(values))
 
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
@@ -153,8 +160,8 @@ def test_about_95_of_100_intervals_hold_the_true_auc():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         labels = np.arange(200) % 2
-        low, high = intervals.interval(
-            intervals.bootstrap(labels, _uniform(labels, rng), all_rows(200), replicates=200)["all"]["auc"]
+        low, high = bootstrap.interval(
+            bootstrap.bootstrap(labels, _uniform(labels, rng), all_rows(200), replicates=200)["all"]["auc"]
         )
         held += low <= 0.75 + 1e-9 and high >= 0.75
     assert 50 <= held <= 60
@@ -167,13 +174,13 @@ def _uniform(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def test_clusters_of_another_length_are_refused():
     with pytest.raises(ValueError, match="one cluster a row"):
-        intervals.bootstrap([0, 1], [0.1, 0.9], all_rows(2), ["a"])
+        bootstrap.bootstrap([0, 1], [0.1, 0.9], all_rows(2), ["a"])
 
 
 def test_a_thousand_resamples_of_twenty_thousand_scores_take_seconds():
     labels, scores = some_scores(20_000, digits=8)
     began = time.process_time()
 
-    intervals.bootstrap(labels, scores, all_rows(20_000), calibrated_threshold=THRESHOLD)
+    bootstrap.bootstrap(labels, scores, all_rows(20_000), calibrated_threshold=THRESHOLD)
 
     assert time.process_time() - began < 15

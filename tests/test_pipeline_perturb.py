@@ -293,12 +293,14 @@ def test_a_side_that_no_jpeg_holds_is_rejected_as_too_large() -> None:
         decode(wide, ImageSpec(size=16, preset="dnf", harmonize=Harmonization(quality=95)))
 
 
-def test_harmonize_is_read_as_jpeg_or_png_and_png_is_no_setting_at_all() -> None:
+def test_harmonize_is_read_as_jpeg_alone() -> None:
     assert parse_harmonization("jpeg:95") == Harmonization(quality=95)
-    assert parse_harmonization("png") is None
+    assert parse_harmonization(None) is None
     for text in ("jpeg", "jpeg:0", "jpeg:101", "jpeg:9.5", "webp:80", "jpeg:095", ""):
         with pytest.raises(UsageError, match="write jpeg:QUALITY"):
             parse_harmonization(text)
+    with pytest.raises(UsageError, match="--harmonize png: is gone, since it changed no pixel: leave it out"):
+        parse_harmonization("png")
 
 
 def test_recompression_is_not_idempotent_but_settles() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distil_cache.train.generators import per_generator
-from distil_cache.train.metrics import MEASURES, measures
+from distil_cache.metrics.measures import MEASURES, measures
+from distil_cache.metrics.per_generator import per_generator
 from distil_cache.train.report import write_report
 from distil_cache.train.report.paper import paper, paper_costs
 from run_folders import Rows, rows, write_evaluation, write_run

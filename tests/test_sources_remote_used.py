@@ -12,15 +12,17 @@ from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
 from distil_cache.errors import UserError
 from distil_cache.inference.named import named_files
-from distil_cache.pipeline import BuildConfig, Silent, run_build
 from distil_cache.pipeline.audit import run_audit
+from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.messages import read_findings, read_task, write_files, write_task
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.image_file import ImageRejected, content_key
 from distil_cache.pipeline.plan import Task
 from distil_cache.pipeline.scan import scan
 from distil_cache.pipeline.source_read import read_named
 from distil_cache.pipeline.sources import discover
 from distil_cache.places import RemotePath
+from distil_cache.progress import Silent
 from faulty_proxy import FaultyProxy
 from image_bytes import noise, saved
 from remote_sources import Forbidden, picture, put, small_set

@@ -15,22 +15,21 @@ from distil_cache.cache.dataset import revision_of
 from distil_cache.cache.gather import gather
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
-from distil_cache.pipeline import BuildConfig, Silent, run_build
+from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.image_file import ImageRejected, content_key
 from distil_cache.pipeline.scan import scan
 from distil_cache.pipeline.scan_rows import to_table
 from distil_cache.pipeline.source_read import read_source
 from distil_cache.pipeline.sources import discover
 from distil_cache.pipeline.tar_index import read_tar_index
+from distil_cache.progress import Silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_bytes import bad_files, noise, saved
+from image_bytes import bad_files
+from remote_sources import picture
 from small_models import STEPS, write_adm
 from tar_bytes import odd_member, pax, sample, write_headers, write_tar
-
-
-def picture(seed: int) -> bytes:
-    return saved(noise(20, 24, seed))
 
 
 def test_images_in_a_tar_are_read_where_they_lie_with_what_the_json_says(tmp_path: Path) -> None:

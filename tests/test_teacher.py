@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from distil_cache.errors import IntegrityError
-from distil_cache.models import build_backbone
+from distil_cache.models.backbones import build_backbone
 from distil_cache.models.inputs import resized
 from distil_cache.pipeline.adm import AdmConfig
 from distil_cache.pipeline.image_spec import ImageSpec

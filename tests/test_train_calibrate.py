@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from distil_cache.errors import UserError
+from distil_cache.metrics.calibration import best_threshold, calibrate
 from distil_cache.models.weights import hash_file
-from distil_cache.train.calibrate import best_threshold, calibrate
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.loop import run_training
 from distil_cache.train.run_folder import RunFolder

@@ -22,14 +22,15 @@ from ..cache.audit_record import AUDIT, HeaderAudit
 from ..cache.builds import BuildRecord
 from ..cache.local_copy import LocalCopy
 from ..cache.store import Cache
+from ..metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ..models.device import choose_device, keep_freed_memory
+from ..models.weights import hash_file
 from ..places import Place
 from ..progress import Progress, Silent
 from .augment import checked_transform
 from .checkpoint import BEST
 from .data import Part
 from .gallery import write_gallery
-from .metrics import accuracy, auc, average_precision, test_sets, unweighted_mean
 from .predict import predict, probability
 from .run_folder import RunFolder, RunRecord, versions
 from .select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
@@ -77,7 +78,7 @@ def run_evaluation(
         "split": split,
         "transform": chosen,
         "select": select or None,
-        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": _sha256(folder.checkpoints / BEST)},
+        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": hash_file(folder.checkpoints / BEST)},
         "run": record.run,
     }
     known = _read(target / "evaluation.json")
@@ -233,11 +234,6 @@ def _name(dataset: str, split: str, transform: str, select: str | None) -> str:
     """Name of the evaluation's folder; what a selection holds may not fit a file name, so it enters by its hash."""
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
     return f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -17,9 +17,9 @@ from ..cache.store import Cache
 from ..errors import ReadOnlyError, UserError
 from ..places import Place
 from ..progress import Progress, Silent
+from ..signals import interruptible
 from .checkpoint import BEST, Line, State, load_state, read_progress, save_state, save_weights
 from .config import TrainConfig
-from .interrupt import interruptible
 from .journal import Journal
 from .loss import losses
 from .ranks import Ranks, join_ranks

@@ -15,8 +15,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, mode
 
 from .. import __version__
 from ..errors import UserError
+from ..metrics.calibration import CALIBRATION, VALIDATION, Calibration, read_calibration
 from ..models.weights import hash_file
-from .calibrate import CALIBRATION, VALIDATION, Calibration, read_calibration
 from .checkpoint import BEST, load_weights, replace_text
 from .config import TrainConfig
 from .methods import Method

@@ -21,7 +21,7 @@ from ..cache.builds import BuildRecord
 from ..cache.spec import imported_from, unperturbed_fingerprint
 from ..cache.store import Cache
 from ..errors import UsageError, UserError
-from .metrics import test_sets
+from ..metrics.measures import test_sets
 
 Mask = npt.NDArray[np.bool_]
 

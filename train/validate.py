@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
+from ..metrics.calibration import calibrate
+from ..metrics.measures import accuracy, average_precision
 from ..models.weights import hash_file
 from .augment import TestTransform
-from .calibrate import calibrate
 from .checkpoint import BEST, Line, replace_file, replace_text
-from .metrics import accuracy, average_precision
 from .predict import Floats, predict, probability
 from .run_folder import RunFolder
 from .session import Session

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..generators import UNKNOWN_FAMILY
-from ..metrics import Interval
+from ...metrics.measures import Interval
+from ...metrics.per_generator import UNKNOWN_FAMILY
 from .paper import PaperCell
 from .runs import Run
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..generators import GeneratorScores, by_family, mean_over_generators
-from ..intervals import bootstrap_mean, interval
-from ..metrics import MEASURES, Array, FloatArray, Interval, unweighted_mean
+from ...metrics.bootstrap import bootstrap_mean, interval
+from ...metrics.measures import MEASURES, Array, FloatArray, Interval, unweighted_mean
+from ...metrics.per_generator import GeneratorScores, by_family, mean_over_generators
 from .cells import generator_title
 from .measured import Result, all_families, all_generators, cluster_names
 from .runs import MeanDire, Run

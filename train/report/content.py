@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..generators import GeneratorScores, by_family, mean_interval, mean_over_generators
-from ..intervals import REPLICATES
-from ..metrics import CALIBRATION_BINS, MEASURES, THRESHOLD
+from ...metrics.bootstrap import REPLICATES
+from ...metrics.measures import CALIBRATION_BINS, MEASURES, THRESHOLD
+from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
 from .comparisons import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
 from .measured import Result
 from .paper import PaperCell, paper, paper_cell, paper_mean

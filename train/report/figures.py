@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import CALIBRATION_BINS, Array, test_sets
+from ...metrics.measures import CALIBRATION_BINS, Array, test_sets
+from ...metrics.reliability import FEWEST, Bin, reliability
 from .cells import generator_title, percent
 from .comparisons import DireClass
 from .drawing import (
@@ -24,7 +25,6 @@ from .drawing import (
     spread_panel,
 )
 from .measured import Result, all_generators
-from .reliability import FEWEST, Bin, reliability
 from .runs import Run
 
 _TRAINING = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..metrics import unweighted_mean
+from ...metrics.measures import unweighted_mean
 from .cells import MISSING, generator_title, method_title, percent, training_title
 from .measured import Result
 from .runs import Run

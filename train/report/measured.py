@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..generators import GeneratorScores, per_generator
-from ..metrics import Array
+from ...metrics.measures import Array
+from ...metrics.per_generator import GeneratorScores, per_generator
 from .runs import Evaluation, Run
 
 Setting = tuple[str, ...]

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError
-from ..generators import mean_over_generators, mean_replicates
-from ..intervals import interval
-from ..metrics import Interval
+from ...metrics.bootstrap import interval
+from ...metrics.measures import Interval
+from ...metrics.per_generator import mean_over_generators, mean_replicates
 from .measured import Result, measure
 from .runs import Evaluation, Run
 

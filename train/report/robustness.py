@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..generators import mean_interval
+from ...metrics.per_generator import mean_interval
 from .cells import MISSING, bounds, percent, signed, signed_bounds
 from .drawing import Curve, Figure, Panel, line_panel
 from .perturbed import KINDS, Point, RunCurves, Way, robustness_curves, severity_order

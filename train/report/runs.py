@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from ...cache.atomic import read_file
 from ...cache.audit_record import AUDIT, MOST_BYTES, HeaderAudit, parse_audit
 from ...errors import UsageError, UserError
-from ..calibrate import CALIBRATION, Calibration, read_calibration
+from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
+from ...metrics.measures import Array
 from ..config import SWEEP, TrainConfig
-from ..metrics import Array
 
 GALLERY_PICTURES = ("image", "eps", "dire")
 

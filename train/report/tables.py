@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..generators import GeneratorScores, by_family, mean_interval, mean_over_generators
-from ..metrics import Interval
+from ...metrics.measures import Interval
+from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
 from .cells import (
     MISSING,
     bounds,

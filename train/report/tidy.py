@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..generators import GeneratorScores, by_family, mean_interval, mean_over_generators
-from ..metrics import MEASURES, Interval
+from ...metrics.measures import MEASURES, Interval
+from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
 from .comparisons import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
 from .measured import Result
 from .paper import PaperCell, paper_cell, paper_mean

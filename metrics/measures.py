@@ -2,7 +2,7 @@
 
 Label 1 is generated, label 0 is real; a score is the probability of "generated". A score above the threshold is called
 generated. A measure that needs both classes is ``None`` where one is absent, and every measure is ``None`` of no image:
-never 0, never NaN.
+never 0, never NaN. scikit-learn takes a second to import, so each function imports it for itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -78,7 +77,11 @@ def accuracy(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float = TH
 def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
     """Area under the precision-recall steps."""
     truth, values = checked(labels, scores)
-    return float(average_precision_score(truth, values)) if both_classes(truth) else None
+    if not both_classes(truth):
+        return None
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(truth, values))
 
 
 def balanced_average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
@@ -86,6 +89,8 @@ def balanced_average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> 
     truth, values = checked(labels, scores)
     if not both_classes(truth):
         return None
+    from sklearn.metrics import average_precision_score
+
     weights = np.where(truth == 1, 1 / np.sum(truth == 1), 1 / np.sum(truth == 0))
     return float(average_precision_score(truth, values, sample_weight=weights))
 
@@ -93,7 +98,11 @@ def balanced_average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
     """Area under the ROC curve."""
     truth, values = checked(labels, scores)
-    return float(roc_auc_score(truth, values)) if both_classes(truth) else None
+    if not both_classes(truth):
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, values))
 
 
 def tpr_at_fpr(labels: npt.ArrayLike, scores: npt.ArrayLike, rate: float) -> float | None:
@@ -101,6 +110,8 @@ def tpr_at_fpr(labels: npt.ArrayLike, scores: npt.ArrayLike, rate: float) -> flo
     truth, values = checked(labels, scores)
     if not both_classes(truth):
         return None
+    from sklearn.metrics import roc_curve
+
     false_positive, true_positive, _ = roc_curve(truth, values, drop_intermediate=False)
     return float(true_positive[false_positive <= rate].max())
 
@@ -110,6 +121,8 @@ def equal_error_rate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | No
     truth, values = checked(labels, scores)
     if not both_classes(truth):
         return None
+    from sklearn.metrics import roc_curve
+
     false_positive, true_positive, _ = roc_curve(truth, values, drop_intermediate=False)
     balance = false_positive + true_positive - 1  # from -1 to 1
     after = int(np.argmax(balance >= 0))
@@ -120,7 +133,11 @@ def equal_error_rate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | No
 def brier(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
     """Mean squared difference of score and label: 0 is perfect, 0.25 is what the score 0.5 for all gets."""
     truth, values = checked(labels, scores)
-    return float(brier_score_loss(truth == 1, values, pos_label=True)) if len(truth) else None
+    if not len(truth):
+        return None
+    from sklearn.metrics import brier_score_loss
+
+    return float(brier_score_loss(truth == 1, values, pos_label=True))
 
 
 def calibration_error(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..metrics import CALIBRATION_BINS, Array, Interval, calibration_bin
+from .measures import CALIBRATION_BINS, Array, Interval, calibration_bin
 
 FEWEST = 5
 """Bins of fewer images say nothing and are left out."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .intervals import REPLICATES, Replicates, bootstrap, interval
-from .metrics import Array, FloatArray, Interval, checked, measures, test_sets, unweighted_mean
+from .bootstrap import REPLICATES, Replicates, bootstrap, interval
+from .measures import Array, FloatArray, Interval, checked, measures, test_sets, unweighted_mean
 
 UNKNOWN_FAMILY = "unknown"
 
@@ -18,7 +18,7 @@ UNKNOWN_FAMILY = "unknown"
 class GeneratorScores:
     """The measures on one generator's test set.
 
-    real, fake : images. values : by the names of ``metrics.MEASURES``; ``None`` where the test set does not define one.
+    real, fake : images. values : by the names of ``measures.MEASURES``; ``None`` where the test set does not define one.
     replicates : the same in every resample.
     """
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .metrics import (
+from .measures import (
     CALIBRATION_BINS,
     MEASURES,
     THRESHOLD,
@@ -78,12 +78,12 @@ def bootstrap_mean(
     return interval(np.concatenate(found))
 
 
-def interval(replicates: FloatArray) -> Interval | None:
-    """The middle 95 % of the replicates, NaN left out; ``None`` if nothing is left."""
+def interval(replicates: FloatArray, level: float = 0.95) -> Interval | None:
+    """The middle share ``level`` of the replicates, NaN left out; ``None`` if nothing is left."""
     kept = replicates[~np.isnan(replicates)]
     if not len(kept):
         return None
-    low, high = np.percentile(kept, (2.5, 97.5))
+    low, high = np.percentile(kept, (50 * (1 - level), 50 * (1 + level)))
     return Interval(float(low), float(high))
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
-from .metrics import accuracy
+from .measures import accuracy
 
 CALIBRATION = "calibration.json"
 VALIDATION = "validation.parquet"

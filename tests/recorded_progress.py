@@ -1,0 +1,25 @@
+"""Progress that tests look at afterwards."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from distil_cache.progress import Silent
+
+
+class Recorded(Silent):
+    """Keeps each stage's total, how much of it is done, and what was said."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int] = {}
+        self.done: Counter[str] = Counter()
+        self.said: list[str] = []
+
+    def start(self, stage: str, total: int) -> None:
+        self.totals[stage] = total
+
+    def advance(self, stage: str, units: int) -> None:
+        self.done[stage] += units
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
