@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import AdmConfigOption, AdmOption, DeviceOption, JsonOption, Precision
-from .cli_options import render as _render
+from .options import AdmConfigOption, AdmOption, DeviceOption, JsonOption, Precision, render
 
 
 class BenchMethod(str, Enum):
@@ -54,9 +53,9 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Say what detecting one image costs by each method: ADM calls, parameters, FLOPs, time and memory."""
-    from .inference.bench import BenchConfig, run_bench
-    from .rendering import RichProgress
-    from .rendering_bench import show_bench
+    from ..inference.bench import BenchConfig, run_bench
+    from .show.bench import show_bench
+    from .show.progress import RichProgress
 
     config = BenchConfig(
         adm=adm, adm_config=adm_config, random_adm=random_adm,
@@ -65,4 +64,4 @@ def bench(
     )  # fmt: skip
     with RichProgress() as progress:
         result = run_bench(config, progress, out)
-    _render(result, as_json, show_bench)
+    render(result, as_json, show_bench)

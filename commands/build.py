@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import (
+from .options import (
     AdmBatchOption,
     AdmConfigOption,
     AdmOption,
@@ -23,8 +23,8 @@ from .cli_options import (
     ShardForm,
     SourcesArgument,
     number_or_auto,
+    render,
 )
-from .cli_options import render as _render
 
 
 class ImagePreset(str, Enum):
@@ -172,8 +172,9 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Compute the features of a dataset's images into the cache; what is there already is reused."""
-    from .pipeline import Placement, Quote, build_requests, run_builds
-    from .rendering import RichProgress, show_builds
+    from ..pipeline import Placement, Quote, build_requests, run_builds
+    from .show.build import show_builds
+    from .show.progress import RichProgress
 
     gc.freeze()  # the libraries' objects stay: collections between those of a large build need not look at them
     configs = build_requests(
@@ -189,6 +190,6 @@ def build(
     quote = Quote.checked(price, calibrate, place.processes, dry_run=dry_run)
     with RichProgress() as progress:
         results = run_builds(configs, progress, dry_run=dry_run, place=place, quote=quote)
-    _render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
+    render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
     if strict and any(result["rejected"] for result in results):
         raise typer.Exit(3)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import CacheOption, JsonOption, Preset, ShardForm, render
+from .options import CacheOption, JsonOption, Preset, ShardForm, render
 
 
 class Kind(str, Enum):
@@ -50,10 +50,10 @@ def cache_export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a build as a joined, shuffled training set of webdataset tars, with a README and checksums."""
-    from .cache import Cache
-    from .cache.export import export_build
-    from .rendering import RichProgress
-    from .rendering_cache import show_export
+    from ..cache import Cache
+    from ..cache.export import export_build
+    from .show.cache import show_export
+    from .show.progress import RichProgress
 
     with RichProgress() as progress:
         result = export_build(
@@ -106,10 +106,10 @@ def cache_import(
     as_json: JsonOption = False,
 ) -> None:
     """Make shards of the loose files that the scripts of DistilDIRE and DIRE write, without computing them anew."""
-    from .pipeline.import_config import ImportConfig
-    from .pipeline.import_run import run_import
-    from .rendering import RichProgress
-    from .rendering_cache import show_import
+    from ..pipeline.import_config import ImportConfig
+    from ..pipeline.import_run import run_import
+    from .show.cache import show_import
+    from .show.progress import RichProgress
 
     config = ImportConfig.checked(
         sources=tuple(sources), cache=cache, dataset=dataset, kind=kind.value, origin=origin,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from .cache.local_copy import LocalCopy
+    from ..cache.local_copy import LocalCopy
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a summary.")]
 CACHE_HELP = "Folder of the cache, or its URL in an object store, such as s3://BUCKET/FOLDER."
@@ -127,7 +127,7 @@ def number_or_auto(option: str, text: str) -> int | Literal["auto"]:
 
 def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
     """Return what ``--local-copy`` asks for, of at most so many GiB; None if it is not given."""
-    from .cache.local_copy import LocalCopy
+    from ..cache.local_copy import LocalCopy
 
     if folder is None:
         if gib is not None:

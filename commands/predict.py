@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import AdmBatchOption, DeviceOption, JsonOption, Precision, Transform, TransformOption, number_or_auto
-from .errors import UsageError
+from ..errors import UsageError
+from .options import AdmBatchOption, DeviceOption, JsonOption, Precision, Transform, TransformOption, number_or_auto
 
 
 class Lines(str, Enum):
@@ -87,11 +87,11 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Say of images and videos how likely they are generated, with a trained student."""
-    from .inference.detector import Detector
-    from .inference.output import Form, write_object
-    from .inference.predict import run_predict
-    from .rendering import RichProgress
-    from .rendering_predict import show_predictions
+    from ..inference.detector import Detector
+    from ..inference.output import Form, write_object
+    from ..inference.predict import run_predict
+    from .show.predict import show_predictions
+    from .show.progress import RichProgress
 
     if (run is None) == (weights is None):
         raise UsageError("predict: give either --run or --weights, which says who looks at the images.")

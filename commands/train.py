@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import (
+from .options import (
     CacheOption,
     DeviceOption,
     JsonOption,
@@ -16,9 +16,9 @@ from .cli_options import (
     LocalCopyOption,
     Preset,
     SelectOption,
+    open_local_copy,
+    render,
 )
-from .cli_options import open_local_copy as _open_local_copy
-from .cli_options import render as _render
 
 _RATE = "Learning rate"
 _STEP = "Step and selection"
@@ -159,9 +159,10 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a student from cached features alone: no source image, no diffusion model. Runs under torchrun, too."""
-    from .rendering import RichProgress, show_sweep, show_train
-    from .train import TrainConfig, run_sweep, run_training
-    from .train.sweep import parse_sweep
+    from ..train import TrainConfig, run_sweep, run_training
+    from ..train.sweep import parse_sweep
+    from .show.progress import RichProgress
+    from .show.train import show_sweep, show_train
 
     asked: dict[str, Any] = {
         "dataset": tuple(dataset), "select": select, "build": tuple(build or ()), "method": method, "preset": preset,
@@ -174,7 +175,7 @@ def train(
         "val_fraction": val_fraction, "stop_after": stop_after,
     }  # fmt: skip
     given = {name: _plain(value) for name, value in asked.items() if value is not None and value is not False}
-    copy = _open_local_copy(local_copy, local_copy_gib)
+    copy = open_local_copy(local_copy, local_copy_gib)
     with RichProgress() as progress:
         how: dict[str, Any] = {"device": device, "workers": workers, "local_copy": copy, "progress": progress}
         if sweep:
@@ -182,7 +183,7 @@ def train(
         else:
             result = run_training(TrainConfig.checked(**given), cache, run, resume=resume, **how)
     if result:
-        _render(result, as_json, show_sweep if sweep else show_train)
+        render(result, as_json, show_sweep if sweep else show_train)
 
 
 def _plain(value: Any) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from cluster_help import config_of, write_material
+from distil_cache.commands.show.build import show_build
 from distil_cache.errors import UsageError
 from distil_cache.pipeline import Placement, Quote, Silent, run_build
 from distil_cache.pipeline.estimate import device_hours
-from distil_cache.rendering import show_build
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from distil_cache.commands.show.predict import show_predictions, shown
 from distil_cache.errors import UsageError, UserError
 from distil_cache.inference.named import is_video, named_files, read_list
 from distil_cache.inference.output import Form, form_of, line_writer, opened, write_object
@@ -21,7 +22,6 @@ from distil_cache.inference.prediction import COLUMNS, Frame, Prediction
 from distil_cache.inference.video import Sampled, sample
 from distil_cache.pipeline.image_file import ImageRejected, Limits
 from distil_cache.places import Place, RemotePath
-from distil_cache.rendering_predict import show_predictions, shown
 from image_bytes import noise, saved
 from PIL import Image
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = ("cache", "demo", "inference", "models", "pipeline", "places", "train")
+PACKAGES = ("cache", "commands", "demo", "inference", "models", "pipeline", "places", "train")
 
 ALLOWED = {
     "places": {"errors"},
@@ -21,6 +21,7 @@ ALLOWED = {
     "pipeline": {"errors", "progress", "cache", "models", "places", "__version__"},
     "train": {"errors", "progress", "cache", "models", "places", "__version__"},
     "inference": {"errors", "progress", "cache", "models", "places", "pipeline", "train", "__version__"},
+    "commands": {"errors", "cache", "pipeline", "train", "inference", "demo"},
     "demo": {"errors", "progress", "cache", "models", "places", "pipeline", "train", "__version__"},
 }
 
