@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..choices import COMPACT_ROWS
 from ..errors import IntegrityError, UserError
 from ..places import each
 from .dataset import DatasetStore
@@ -27,8 +28,6 @@ from .lease import lease
 from .marker import Marker
 from .spec import fingerprint_of
 from .store import Cache, FeatureStore
-
-DEFAULT_ROWS = 512
 
 Use = tuple[tuple[str, str], ...]
 """The (dataset, split) pairs that use something, sorted."""
@@ -56,7 +55,7 @@ class Merged:
 
 
 def compact(
-    cache: Cache, rows: int = DEFAULT_ROWS, *, start: Tell = _nobody, advance: Tell = _nobody
+    cache: Cache, rows: int = COMPACT_ROWS, *, start: Tell = _nobody, advance: Tell = _nobody
 ) -> dict[str, Any]:
     """Merge the shards below half of ``rows`` rows into shards of up to ``rows`` rows, and return what was done.
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..choices import SAMPLES_PER_TAR
 from ..errors import IntegrityError, UsageError, UserError
 from .atomic import fsync_folder, fsync_tree, make_folder
 from .builds import BuildRecord
@@ -74,7 +75,7 @@ def export_build(
     dataset: str | None = None,
     features: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
-    samples_per_shard: int = 1000,
+    samples_per_shard: int = SAMPLES_PER_TAR,
     seed: int = 0,
     start: Callable[[str, int], None] = lambda stage, total: None,
     advance: Callable[[str, int], None] = lambda stage, units: None,

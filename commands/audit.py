@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import AUDIT_SAMPLE
 from .options import JsonOption, LayoutOption, SourcesArgument, render
 
 
@@ -22,7 +23,7 @@ def audit(
     layout: LayoutOption = None,
     sample: Annotated[
         int, typer.Option(min=0, help="Images of each class whose pixels are looked at for traces; 0 for none.")
-    ] = 400,
+    ] = AUDIT_SAMPLE,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 5 if the label is given away.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,7 +34,7 @@ def audit(
 
     with RichProgress() as progress:
         result = run_audit(
-            tuple(sources or ()), layout=layout and layout.value, cache=cache, dataset=dataset, sample=sample,
+            tuple(sources or ()), layout=layout, cache=cache, dataset=dataset, sample=sample,
             progress=progress,
         )  # fmt: skip
     render(result, as_json, show_audit)

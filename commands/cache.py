@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS
 from .exchange import cache_export, cache_import
 from .options import CacheArgument, JsonOption, render
 
@@ -82,7 +83,7 @@ def cache_gc(
             help="Hours for which data without a marker stay, and shards that no build names: longer than the longest "
             "training or interruption.",
         ),
-    ] = 24.0,
+    ] = GRACE_HOURS,
     keep_revisions: Annotated[
         int,
         typer.Option(
@@ -90,7 +91,7 @@ def cache_gc(
             help="How many of the newest revisions of each dataset are needed with their builds. An older one goes, with "
             "its records and rows, unless a run's build is of it.",
         ),
-    ] = 1,
+    ] = KEEP_REVISIONS,
     as_json: JsonOption = False,
 ) -> None:
     """Remove what neither a run, nor a dataset's newest revision, nor a running build needs: first in words, then with --yes."""
@@ -107,7 +108,7 @@ def cache_compact(
     cache: CacheArgument,
     rows: Annotated[
         int, typer.Option(min=2, help="Rows of a merged shard at most; shards with fewer than half of them are merged.")
-    ] = 512,
+    ] = COMPACT_ROWS,
     as_json: JsonOption = False,
 ) -> None:
     """Merge the small shards that many small builds left; `cache gc` then removes what was merged."""

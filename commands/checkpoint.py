@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import METHOD
 from .options import JsonOption, render
 
 checkpoint_app = typer.Typer(
@@ -18,9 +19,7 @@ checkpoint_app = typer.Typer(
 def checkpoint_import(
     file: Annotated[Path, typer.Argument(help="A .pth file of the reference implementation.", show_default=False)],
     run: Annotated[Path, typer.Option(help="Folder of the run to make.", show_default=False)],
-    method: Annotated[
-        str, typer.Option(help="What the student sees: distildire (image and eps), or eps.")
-    ] = "distildire",
+    method: Annotated[str, typer.Option(help="What the student sees: distildire (image and eps), or eps.")] = METHOD,
     as_json: JsonOption = False,
 ) -> None:
     """Make a run of a published DistilDIRE checkpoint, so that evaluate and report can use it."""

@@ -15,7 +15,6 @@ from .options import (
     LocalCopyGibOption,
     LocalCopyOption,
     SelectOption,
-    Transform,
     TransformOption,
     open_local_copy,
     render,
@@ -28,7 +27,7 @@ def evaluate(
     dataset: DatasetOption,
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     select: SelectOption = None,
-    test_transform: TransformOption = Transform.crop,
+    test_transform: TransformOption = "crop",
     build_id: Annotated[
         str | None, typer.Option("--build", help="Build record to read, if several fit.", show_default=False)
     ] = None,
@@ -44,7 +43,7 @@ def evaluate(
 
     with RichProgress() as progress:
         result = run_evaluation(
-            run, cache, dataset, split=split, select=select, transform=test_transform.value, build=build_id,
+            run, cache, dataset, split=split, select=select, transform=test_transform, build=build_id,
             device=device, local_copy=open_local_copy(local_copy, local_copy_gib), progress=progress,
         )  # fmt: skip
     render(result, as_json, show_evaluation)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..choices import Amp, InitialWeights, Preset, ScheduleName
 from .options import (
     CacheOption,
     DeviceOption,
     JsonOption,
     LocalCopyGibOption,
     LocalCopyOption,
-    Preset,
     SelectOption,
     open_local_copy,
     render,
@@ -23,30 +22,6 @@ from .options import (
 _RATE = "Learning rate"
 _STEP = "Step and selection"
 _TEACHER = "Loss and teacher"
-
-
-class InitialWeights(str, Enum):
-    """What a backbone starts from."""
-
-    scratch = "scratch"
-    imagenet = "imagenet"
-
-
-class ScheduleName(str, Enum):
-    """How the learning rate moves."""
-
-    constant = "constant"
-    cosine = "cosine"
-    step = "step"
-    plateau = "plateau"
-
-
-class Amp(str, Enum):
-    """Arithmetic of the student."""
-
-    off = "off"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 def train(
@@ -174,7 +149,11 @@ def train(
         "weight_decay": weight_decay, "accumulate": accumulate, "clip_grad": clip_grad, "amp": amp,
         "val_fraction": val_fraction, "stop_after": stop_after,
     }  # fmt: skip
-    given = {name: _plain(value) for name, value in asked.items() if value is not None and value is not False}
+    given = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asked.items()
+        if value is not None and value is not False
+    }
     copy = open_local_copy(local_copy, local_copy_gib)
     with RichProgress() as progress:
         how: dict[str, Any] = {"device": device, "workers": workers, "local_copy": copy, "progress": progress}
@@ -184,10 +163,3 @@ def train(
             result = run_training(TrainConfig.checked(**given), cache, run, resume=resume, **how)
     if result:
         render(result, as_json, show_sweep if sweep else show_train)
-
-
-def _plain(value: Any) -> Any:
-    """What the configuration stores of an option's value."""
-    if isinstance(value, Enum):
-        return value.value
-    return str(value) if isinstance(value, Path) else value

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from ..cache.spec import Spec, fingerprint_of, imported_from
 from ..cache.store import Cache
+from ..choices import Precision
 from ..errors import UserError
 from ..pipeline.image_spec import ImageSpec
-from ..pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, Precision
+from ..pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
 from ..pipeline.teacher import TeacherSpec
 from ..places import Place, place_of
 from ..train.run_folder import RunRecord

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..choices import Precision
 from ..pipeline.adm import Adm, AdmConfig
 from ..pipeline.adm_weights import read_adm
 from ..pipeline.compute import to_signal
@@ -23,7 +24,6 @@ from ..pipeline.ddim import extract
 from ..pipeline.device import set_precision
 from ..pipeline.networks import placed
 from ..pipeline.schedule import Schedule
-from ..pipeline.specs import Precision
 from ..pipeline.transfer import incoming
 from ..train.augment import test_input
 from ..train.checkpoint import load_weights

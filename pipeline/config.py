@@ -8,15 +8,23 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..choices import (
+    ADM,
+    BACKBONE,
+    MAX_PIXELS,
+    MIN_SIDE,
+    SHARD_SIZE,
+    STEPS,
+    ImagePreset,
+    NoiseReduction,
+    Precision,
+    Preset,
+    ShardForm,
+)
 from ..errors import UsageError
 from ..places.field import PlaceField
-from .image_file import MAX_PIXELS, MIN_SIDE
-from .image_spec import ImagePreset, parse_harmonization, parse_perturbation
-from .specs import NoiseReduction, Precision
-from .teacher import TeacherPreset
+from .image_spec import parse_harmonization, parse_perturbation
 
-ShardForm = Literal["zarr", "webdataset"]
-"""How new shards are stored; it decides no value, and shards of the other format are reused."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
 
@@ -32,18 +40,18 @@ class BuildConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    adm: str = "adm256"
+    adm: str = ADM
     adm_config: Path | None = None
-    preset: TeacherPreset = "paper"
+    preset: Preset = "paper"
     image_preset: ImagePreset = "distildire"
     harmonize: str | None = None
     perturb: str | None = None
     image_size: int | None = Field(default=None, ge=16, le=1024)
-    steps: str = "ddim20"
+    steps: str = STEPS
     real_step: int = Field(default=0, ge=0)
     clip: bool = True
     noise: NoiseReduction = "mean"
-    teacher: str = "resnet50"
+    teacher: str = BACKBONE
     teacher_weights: Path | None = None
     train_size: int | None = Field(default=None, ge=16, le=1024)
     precision: Precision = "fp32"
@@ -61,7 +69,7 @@ class BuildConfig(BaseModel):
     device: str = "auto"
     batch_size: Literal["auto"] | int = "auto"
     compile: bool = False
-    shard_size: int = Field(default=512, ge=1, le=65536)
+    shard_size: int = Field(default=SHARD_SIZE, ge=1, le=65536)
     format: ShardForm = "zarr"
     workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
 

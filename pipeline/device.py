@@ -6,8 +6,8 @@ import platform
 
 import torch
 
+from ..choices import Precision
 from ..errors import UsageError
-from .specs import Precision
 
 HALF: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions in which the networks' weights are not float32."""

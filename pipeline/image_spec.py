@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ..cache.spec import Spec, SpecPart
+from ..choices import ImagePreset
 from ..errors import UsageError
 
-ImagePreset = Literal["distildire", "dire", "dnf"]
 PerturbationKind = Literal["jpeg", "resize", "blur", "noise", "crop"]
 
 RANGES: dict[PerturbationKind, tuple[float, float]] = {

@@ -9,9 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache.spec import Spec
+from ..choices import SHARD_SIZE, FloatStorage, ImportKind, Precision, Preset, ShardForm
 from ..errors import UsageError
 from ..places.field import PlaceField
-from .config import DATASET_NAME, ShardForm, wrong_option
+from .config import DATASET_NAME, wrong_option
 from .import_files import PARTS
 from .imported import (
     ImportedDireSpec,
@@ -19,11 +20,9 @@ from .imported import (
     ImportedFiles,
     ImportedImageSpec,
     ImportedReconSpec,
-    ImportKind,
     Origin,
 )
-from .specs import FloatStorage, Precision
-from .teacher import TeacherPreset, TeacherSpec, default_train_size, normalisation
+from .teacher import TeacherSpec, default_train_size, normalisation
 
 
 class ImportConfig(BaseModel):
@@ -38,7 +37,7 @@ class ImportConfig(BaseModel):
     storage: FloatStorage = "float16"
     teacher: str | None = None
     teacher_weights: Path | None = None
-    preset: TeacherPreset = "paper"
+    preset: Preset = "paper"
     train_size: int | None = Field(default=None, ge=16, le=1024)
     precision: Precision = "fp32"
 
@@ -49,7 +48,7 @@ class ImportConfig(BaseModel):
     features: tuple[str, ...] = ()
     device: str = "auto"
     batch_size: int = Field(default=8, ge=1)
-    shard_size: int = Field(default=512, ge=1, le=65536)
+    shard_size: int = Field(default=SHARD_SIZE, ge=1, le=65536)
     format: ShardForm = "zarr"
     workers: int = Field(default_factory=lambda: min(8, os.cpu_count() or 1), ge=1)
 

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..choices import FloatStorage
 from ..errors import UserError
 from ..models.weights import DAMAGE
 from .decode import decode
@@ -29,7 +30,6 @@ from .import_files import LooseSample
 from .imported import MAX_SIDE, MIN_SIDE
 from .scan import ScannedRow, read_source
 from .source_read import read_stable
-from .specs import FloatStorage
 
 Rows = NDArray[Any]
 

@@ -12,9 +12,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..cache.spec import Spec, SpecPart
-from .specs import FloatStorage
+from ..choices import FloatStorage, ImportKind
 
-ImportKind = Literal["distildire", "dire"]
 Origin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ -~]+\z")]
 MIN_SIDE, MAX_SIDE = 16, 1024
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]

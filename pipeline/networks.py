@@ -7,6 +7,7 @@ import os
 import torch
 from torch import nn
 
+from ..choices import Precision
 from ..models.backbones import load_teacher
 from ..models.user_cache import user_cache_folder
 from .adm import Adm
@@ -15,7 +16,6 @@ from .batches import CPU_BATCH, BatchSize, remembered_size
 from .config import BuildConfig
 from .ddim import NoiseModel
 from .device import HALF
-from .specs import Precision
 from .winograd import use_winograd
 
 TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ..choices import MAX_PIXELS, MIN_SIDE
 from ..errors import UsageError
 from .config import DERIVED_NAME, BuildConfig
-from .image_file import MAX_PIXELS, MIN_SIDE
 from .image_spec import parse_perturbation
 
 OF_SOURCES = {"layout": None, "rehash": False, "min_side": MIN_SIDE, "max_pixels": MAX_PIXELS}

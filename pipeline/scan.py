@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ..choices import MAX_PIXELS, MIN_SIDE
 from ..errors import UserError
 from ..places import Place
 from .file_facts import read_facts
-from .image_file import MAX_PIXELS, MIN_SIDE, ImageRejected, Limits, content_key
+from .image_file import ImageRejected, Limits, content_key
 from .scan_memory import Finding, forget, recall, remember
 from .scan_rows import Reject, Resolution, ScannedRow, resolve_conflicts, to_table
 from .source_file import SourceFile, absolute_root, is_storable, is_url, printable

@@ -16,12 +16,12 @@ PACKAGES = ("cache", "commands", "demo", "inference", "models", "pipeline", "pla
 
 ALLOWED = {
     "places": {"errors"},
-    "cache": {"errors", "places"},
+    "cache": {"choices", "errors", "places"},
     "models": {"errors"},
-    "pipeline": {"errors", "progress", "cache", "models", "places", "__version__"},
-    "train": {"errors", "progress", "cache", "models", "places", "__version__"},
-    "inference": {"errors", "progress", "cache", "models", "places", "pipeline", "train", "__version__"},
-    "commands": {"errors", "cache", "pipeline", "train", "inference", "demo"},
+    "pipeline": {"choices", "errors", "progress", "cache", "models", "places", "__version__"},
+    "train": {"choices", "errors", "progress", "cache", "models", "places", "__version__"},
+    "inference": {"choices", "errors", "progress", "cache", "models", "places", "pipeline", "train", "__version__"},
+    "commands": {"choices", "errors", "cache", "pipeline", "train", "inference", "demo"},
     "demo": {"errors", "progress", "cache", "models", "places", "pipeline", "train", "__version__"},
 }
 

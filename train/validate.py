@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
+from ..choices import TestTransform
 from ..models.weights import hash_file
-from .augment import TestTransform
 from .calibrate import calibrate
 from .checkpoint import BEST, Line, replace_file, replace_text
 from .metrics import accuracy, average_precision
