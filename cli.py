@@ -1,25 +1,23 @@
-"""The command line: arguments in, one function called, its result rendered. No logic of its own.
-
-Heavy modules are imported inside the commands, so that ``--help`` and ``--version`` answer at once.
-"""
+"""The program ``distil-cache``: the list of its commands, and how an error ends it."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import __version__
-from .cli_bench import bench
-from .cli_build import build
-from .cli_cache import cache_app
-from .cli_evaluate import audit, evaluate, report
-from .cli_options import JsonOption
-from .cli_options import render as _render
-from .cli_predict import predict
-from .cli_train import train
+from .commands.audit import audit
+from .commands.bench import bench
+from .commands.build import build
+from .commands.cache import cache_app
+from .commands.checkpoint import checkpoint_app
+from .commands.demo import demo
+from .commands.evaluate import evaluate
+from .commands.predict import predict
+from .commands.report import report
+from .commands.train import train
 from .errors import DistilCacheError
 from .signals import ended_by_signals
 
@@ -30,11 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(cache_app, name="cache")
-checkpoint_app = typer.Typer(
-    help="Exchange trained students with the reference implementation of DistilDIRE.", no_args_is_help=True
-)
-app.add_typer(checkpoint_app, name="checkpoint")
 
 
 def _version(wanted: bool) -> None:
@@ -59,49 +52,9 @@ app.command()(report)
 app.command()(audit)
 app.command()(predict)
 app.command()(bench)
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-out"),
-    as_json: JsonOption = False,
-) -> None:
-    """Show the whole system on real photographs and a small, really trained diffusion model, on the CPU, in minutes."""
-    from .demo import run_demo
-    from .rendering import RichProgress, show_demo
-
-    with RichProgress() as progress:
-        result = run_demo(out, progress)
-    _render(result, as_json, show_demo)
-
-
-@checkpoint_app.command("import")
-def checkpoint_import(
-    file: Annotated[Path, typer.Argument(help="A .pth file of the reference implementation.", show_default=False)],
-    run: Annotated[Path, typer.Option(help="Folder of the run to make.", show_default=False)],
-    method: Annotated[
-        str, typer.Option(help="What the student sees: distildire (image and eps), or eps.")
-    ] = "distildire",
-    as_json: JsonOption = False,
-) -> None:
-    """Make a run of a published DistilDIRE checkpoint, so that evaluate and report can use it."""
-    from .rendering import show_checkpoint
-    from .train.official import import_checkpoint
-
-    _render(import_checkpoint(file, run, method), as_json, show_checkpoint)
-
-
-@checkpoint_app.command("export")
-def checkpoint_export(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="File to write: .pth for the reference's loader, or .safetensors.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Write a run's best student under the names that the reference implementation loads."""
-    from .rendering import show_checkpoint
-    from .train.official import export_checkpoint
-
-    _render(export_checkpoint(run, file), as_json, show_checkpoint)
+app.command()(demo)
+app.add_typer(cache_app, name="cache")
+app.add_typer(checkpoint_app, name="checkpoint")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..choices import COMPACT_ROWS
 from ..errors import IntegrityError, UserError
 from ..places import each
 from ..progress import Progress, Silent
@@ -28,8 +29,6 @@ from .lease import lease
 from .marker import Marker, planned_keys
 from .spec import fingerprint_of
 from .store import Cache, FeatureStore
-
-DEFAULT_ROWS = 512
 
 Use = tuple[tuple[str, str], ...]
 """The (dataset, split) pairs that use something, sorted."""
@@ -49,7 +48,7 @@ class Merged:
     damaged: list[str] = field(default_factory=list)
 
 
-def compact(cache: Cache, rows: int = DEFAULT_ROWS, progress: Progress | None = None) -> dict[str, Any]:
+def compact(cache: Cache, rows: int = COMPACT_ROWS, progress: Progress | None = None) -> dict[str, Any]:
     """Merge the shards below half of ``rows`` rows into shards of up to ``rows`` rows, and return what was done.
 
     progress : gets a stage for each feature's folder, in rows.

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..choices import SAMPLES_PER_TAR
 from ..errors import IntegrityError, UsageError, UserError
 from ..progress import Progress, Silent
 from .atomic import fsync_folder, fsync_tree, make_folder
@@ -75,7 +76,7 @@ def export_build(
     dataset: str | None = None,
     features: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
-    samples_per_shard: int = 1000,
+    samples_per_shard: int = SAMPLES_PER_TAR,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from itertools import compress, groupby
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from ..choices import GRACE_HOURS, KEEP_REVISIONS
 from ..errors import IntegrityError
 from ..places import Place, answered, each, is_there, matching, name_below
 from .aside import REMOVED, linked_folders, put_back, set_aside
@@ -26,7 +27,6 @@ from .litter import Litter, delete, feature_folders, find_litter
 from .roots import Roots, find_roots, needed_shards, read_briefs, replacements, restore_named
 from .store import Cache, FeatureStore
 
-GRACE_HOURS = 24.0
 Kind = Literal["build", "revision", "shard", "data"]
 
 
@@ -54,7 +54,7 @@ class _Found:
 
 
 def collect(
-    cache: Cache, *, delete_them: bool = False, grace_hours: float = GRACE_HOURS, keep_revisions: int = 1
+    cache: Cache, *, delete_them: bool = False, grace_hours: float = GRACE_HOURS, keep_revisions: int = KEEP_REVISIONS
 ) -> dict[str, Any]:
     """Find, and with ``delete_them`` remove, what no root needs.
 

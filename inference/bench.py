@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ..choices import ADM, BACKBONE, ROUNDS, STEPS, Precision
 from ..errors import UsageError, UserError
-from ..models.device import Precision, choose_device, device_name, keep_freed_memory, set_precision
+from ..models.device import choose_device, device_name, keep_freed_memory, set_precision
 from ..pipeline.adm import AdmConfig
 from ..pipeline.decode import decode
 from ..pipeline.image_spec import MAX_SIZE, MIN_SIZE, ImageSpec
@@ -33,14 +34,11 @@ from ..train.checkpoint import replace_text, save_weights
 from ..train.costs import METHODS_IN_ORDER, Cold, Conditions, Costs, MethodCosts, with_ratios
 from ..train.methods import METHODS, find_method
 from ..train.student import build_student
-from .bench_model import DEFAULT_ADM, BenchModel, find_model, random_adm
+from .bench_model import BenchModel, find_model, random_adm
 from .cold import ColdStart, cold_start
 from .counted import Counter
 from .rounds import Clock, Work, interleaved, medians, waiter
 from .ways import Job, Way, load_adm_of, load_way, prepare, some_images
-
-STEPS = "ddim20"
-"""The papers' steps: DIRE costs 40 calls, DNF 20."""
 
 COLD_STARTS = 3
 """Processes of each method, at most; fewer if fewer rounds are asked for."""
@@ -60,14 +58,14 @@ class BenchConfig:
     count.
     """
 
-    adm: str = DEFAULT_ADM
+    adm: str = ADM
     adm_config: Path | None = None
     random_adm: bool = False
     methods: tuple[str, ...] = METHODS_IN_ORDER
-    backbone: str = "resnet50"
+    backbone: str = BACKBONE
     size: int | None = None
     batch_size: int = 1
-    rounds: int = 5
+    rounds: int = ROUNDS
     device: str = "auto"
     precision: Precision = "fp32"
     timed: bool = True

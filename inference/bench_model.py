@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
+from ..choices import ADM
 from ..errors import UsageError
 from ..pipeline.adm import Adm, AdmConfig
 from ..pipeline.adm_weights import OFFICIAL, find_adm, read_config
-
-DEFAULT_ADM = "adm256"
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,12 @@ def find_model(adm: str, adm_config: Path | None, *, random: bool, loaded: bool)
     Raises UserError as `find_adm`, and UsageError for a model beside ``random``.
     """
     if random:
-        if adm != DEFAULT_ADM:
+        if adm != ADM:
             raise UsageError(
-                f"--random-adm: draws weights for the shape of {DEFAULT_ADM}, or of --adm-config; leave --adm out."
+                f"--random-adm: draws weights for the shape of {ADM}, or of --adm-config; leave --adm out."
             )
-        flags = OFFICIAL[DEFAULT_ADM].config if adm_config is None else read_config(adm_config)
-        shape = DEFAULT_ADM if adm_config is None else adm_config.name
+        flags = OFFICIAL[ADM].config if adm_config is None else read_config(adm_config)
+        shape = ADM if adm_config is None else adm_config.name
         return BenchModel(f"random weights in the shape of {shape}", flags)
     if not loaded and adm in OFFICIAL:
         return BenchModel(adm, OFFICIAL[adm].config)

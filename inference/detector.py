@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..choices import METHOD
 from ..errors import UserError
 from ..metrics.calibration import Calibration
 from ..models.device import choose_device
@@ -98,7 +99,7 @@ class Detector:
         return cls(student, record, Threshold.of(chosen.threshold, folder.calibration()), chosen)
 
     @classmethod
-    def from_weights(cls, file: Path | str, method: str = "distildire", **options: Any) -> Self:
+    def from_weights(cls, file: Path | str, method: str = METHOD, **options: Any) -> Self:
         """Load a student of the reference implementation (``.pth`` or ``.safetensors``), as ``checkpoint import`` reads it.
 
         method : ``distildire``, or ``eps`` for its ``--only_eps``. Raises UserError for a file that is damaged or holds

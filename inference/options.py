@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..models.device import Precision
+from ..choices import FRAMES, Precision, TestTransform
 from ..pipeline.config import default_threads, wrong_option
 from ..places.field import PlaceField
-from ..train.augment import TestTransform
 
 MAX_FRAMES = 1024
 
@@ -37,7 +36,7 @@ class Options(BaseModel):
     adm_config: Path | None = None
     cache: PlaceField | None = None
     explain: Path | None = None
-    frames: int = Field(default=16, ge=1, le=MAX_FRAMES)
+    frames: int = Field(default=FRAMES, ge=1, le=MAX_FRAMES)
     device: str = "auto"
     precision: Precision | None = None
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"

@@ -6,35 +6,28 @@ import csv
 import errno
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from enum import Enum
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..choices import FILE_FORMS, FileForm
 from ..errors import UsageError, UserError
 from .prediction import COLUMNS, Prediction
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
-class Form(str, Enum):
-    """How predictions are written."""
-
-    json = "json"
-    jsonl = "jsonl"
-    csv = "csv"
-
-
-def form_of(path: Path) -> Form:
+def form_of(path: Path) -> FileForm:
     """What a file's suffix asks for; UsageError if it is none of them."""
-    with suppress(ValueError):
-        return Form(path.suffix.removeprefix(".").lower())
+    for form in FILE_FORMS:
+        if path.suffix.lower() == f".{form}":
+            return form
     raise UsageError(f"--out {path}: its name must end with .json, .jsonl or .csv, which says what to write.")
 
 
-def line_writer(stream: TextIO, form: Form) -> Callable[[Prediction], None]:
+def line_writer(stream: TextIO, form: FileForm) -> Callable[[Prediction], None]:
     """Return what writes one prediction to a stream, as a line of JSON or as rows of a CSV whose header is written now."""
-    if form is Form.jsonl:
+    if form == "jsonl":
         return lambda prediction: print(json.dumps(prediction.as_json(), ensure_ascii=False), file=stream, flush=True)
     table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     table.writeheader()
@@ -52,13 +45,13 @@ def write_object(stream: TextIO, result: dict[str, Any]) -> None:
 
 
 @contextmanager
-def opened(path: Path, form: Form) -> Iterator[TextIO]:
+def opened(path: Path, form: FileForm) -> Iterator[TextIO]:
     """Open a file to write, in UTF-8, before the work begins. One that is there is replaced.
 
     Lines go into the file itself as they come, so those of a run that was interrupted are kept. A JSON object comes last and is
     put in its place whole. Raises UserError if the file cannot be written.
     """
-    target = path.with_name(f".tmp-{path.name}") if form is Form.json else path
+    target = path.with_name(f".tmp-{path.name}") if form == "json" else path
     try:
         with target.open("w", encoding="utf-8", newline="") as stream:
             yield stream

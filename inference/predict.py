@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from ..choices import LineForm
 from ..models.device import keep_freed_memory
 from ..pipeline.source_file import printable
 from ..progress import Progress
 from .detector import Detector
 from .named import named_files
-from .output import Form, form_of, line_writer, opened, write_object
+from .output import form_of, line_writer, opened, write_object
 from .prediction import GENERATED, REAL, Prediction
 
 KIND, VERSION = "distil-cache-predictions", 1
@@ -27,7 +28,7 @@ def run_predict(
     *,
     listed: BinaryIO | None = None,
     out: Path | None = None,
-    lines: tuple[TextIO, Form] | None = None,
+    lines: tuple[TextIO, LineForm] | None = None,
 ) -> dict[str, Any]:
     """Score what the arguments name, in their order, and return the result as plain values.
 
@@ -45,7 +46,7 @@ def run_predict(
     with ExitStack() as held:
         writers = [line_writer(*lines)] if lines else []
         file = held.enter_context(opened(out, form)) if out and form else None
-        if file and form is not Form.json and form:
+        if file and form and form != "json":
             writers.append(line_writer(file, form))
         progress.start("predict", len(files))
         for prediction in detector.stream(files):
@@ -54,7 +55,7 @@ def run_predict(
             predictions.append(prediction)
             progress.advance("predict", 1)
         result = _result(detector, predictions, time.monotonic() - began)
-        if file and form is Form.json:
+        if file and form == "json":
             write_object(file, result)
     return result
 

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from ..cache.spec import Spec, fingerprint_of, imported_from
 from ..cache.store import Cache
+from ..choices import Precision
 from ..errors import UserError
-from ..models.device import Precision
 from ..pipeline.image_spec import ImageSpec
 from ..pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
 from ..pipeline.teacher import TeacherSpec

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models.device import Precision, set_precision
+from ..choices import Precision
+from ..models.device import set_precision
 from ..pipeline.adm import Adm, AdmConfig
 from ..pipeline.adm_weights import read_adm
 from ..pipeline.compute import to_signal

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import platform
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from ..choices import Precision
 from ..errors import UsageError
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF_TYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions in which the networks' weights are not float32."""
 

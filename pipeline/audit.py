@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ..cache.store import Cache
+from ..choices import AUDIT_SAMPLE
 from ..errors import UsageError, UserError
 from ..places import Place, place_of
 from ..progress import Progress, Silent
@@ -33,9 +34,6 @@ __all__ = ["AuditRow", "HeaderFacts", "audit_rows", "header_facts", "run_audit"]
 
 HEADER_SAMPLE = 5000
 """Most files of each label whose headers are judged."""
-
-PIXEL_SAMPLE = 400
-"""Most images of each label whose pixels are judged, unless told otherwise."""
 
 LOOK_SAMPLE = 10_000
 """Most images of each label that are compared for near duplicates."""
@@ -66,7 +64,7 @@ def run_audit(
     layout: str | None = None,
     cache: Place | str | None = None,
     dataset: str | None = None,
-    sample: int = PIXEL_SAMPLE,
+    sample: int = AUDIT_SAMPLE,
     progress: Progress | None = None,
 ) -> Result:
     """Audit sources (folders, tables, tars), or a dataset of a cache by the places that it was built from.

@@ -10,17 +10,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..choices import (
+    ADM,
+    BACKBONE,
+    MAX_PIXELS,
+    MIN_SIDE,
+    SHARD_SIZE,
+    STEPS,
+    ImagePreset,
+    NoiseReduction,
+    Precision,
+    Preset,
+    ShardForm,
+)
 from ..errors import UsageError
-from ..models.device import Precision
 from ..places.field import PlaceField
-from .image_file import MAX_PIXELS, MIN_SIDE, Limits
-from .image_spec import ImagePreset, ImageSize, parse_harmonization, parse_perturbation
-from .specs import NoiseReduction
-from .teacher import TeacherPreset
+from .image_file import Limits
+from .image_spec import ImageSize, parse_harmonization, parse_perturbation
 
-ShardForm = Literal["zarr", "webdataset"]
-"""How new shards are stored; it decides no value, and shards of the other format are reused."""
-SHARD_SIZE = 512
 ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
@@ -45,18 +52,18 @@ class BuildConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    adm: str = "adm256"
+    adm: str = ADM
     adm_config: Path | None = None
-    preset: TeacherPreset = "paper"
+    preset: Preset = "paper"
     image_preset: ImagePreset = "distildire"
     harmonize: str | None = None
     perturb: str | None = None
     image_size: ImageSize | None = None
-    steps: str = "ddim20"
+    steps: str = STEPS
     real_step: int = Field(default=0, ge=0)
     clip: bool = True
     noise: NoiseReduction = "mean"
-    teacher: str = "resnet50"
+    teacher: str = BACKBONE
     teacher_weights: Path | None = None
     train_size: ImageSize | None = None
     precision: Precision = "fp32"

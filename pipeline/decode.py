@@ -36,8 +36,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
+from ..choices import MAX_PIXELS
 from .image_file import (
-    MAX_PIXELS,
     PILLOW_ERRORS,
     ImageRejected,
     Limits,

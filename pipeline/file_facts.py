@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ..choices import MAX_PIXELS
 from .audit_jpeg import JpegFacts, is_metadata, jpeg_facts, segment_names
-from .image_file import MAX_PIXELS, format_name, may_be_turned, open_image, orientation
+from .image_file import format_name, may_be_turned, open_image, orientation
 from .plain_header import plain_jpeg, plain_png
 
 _MOST_CHUNKS = 100_000

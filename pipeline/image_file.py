@@ -20,18 +20,13 @@ from typing import Literal
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..choices import MAX_PIXELS, MIN_SIDE
 from ..errors import UsageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is read, by Pillow's names. The content decides, not the extension."""
 
 EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
-
-MAX_PIXELS = 178_956_970
-"""Most pixels (width x height) an image may have: the number from which on Pillow itself refuses to open one."""
-
-MIN_SIDE = 8
-"""Fewest pixels of the shorter side."""
 
 MAX_BYTES = 2 * 1024**3
 """Longest file that is read: a 16-bit RGB TIFF of MAX_PIXELS, uncompressed, is half of it."""

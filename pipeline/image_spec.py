@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ..cache.spec import Spec, SpecPart
+from ..choices import ImagePreset
 from ..errors import UsageError
 
-ImagePreset = Literal["distildire", "dire", "dnf"]
 PerturbationKind = Literal["jpeg", "resize", "blur", "noise", "crop"]
 MIN_SIZE, MAX_SIZE = 16, 1024
 ImageSize = Annotated[int, Field(ge=MIN_SIZE, le=MAX_SIZE)]

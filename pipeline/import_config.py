@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache.spec import Spec
+from ..choices import SHARD_SIZE, FloatStorage, ImportKind, Precision, Preset, ShardForm
 from ..errors import UsageError
-from ..models.device import Precision
 from ..places.field import PlaceField
-from .config import DATASET_NAME, SHARD_SIZE, ShardForm, ShardSize, default_threads, wrong_option
+from .config import DATASET_NAME, ShardSize, default_threads, wrong_option
 from .image_spec import ImageSize
 from .import_files import PARTS
 from .imported import (
@@ -20,11 +20,9 @@ from .imported import (
     ImportedFiles,
     ImportedImageSpec,
     ImportedReconSpec,
-    ImportKind,
     Origin,
 )
-from .specs import FloatStorage
-from .teacher import TeacherPreset, teacher_spec
+from .teacher import teacher_spec
 
 
 class ImportConfig(BaseModel):
@@ -39,7 +37,7 @@ class ImportConfig(BaseModel):
     storage: FloatStorage = "float16"
     teacher: str | None = None
     teacher_weights: Path | None = None
-    preset: TeacherPreset = "paper"
+    preset: Preset = "paper"
     train_size: ImageSize | None = None
     precision: Precision = "fp32"
 

@@ -19,8 +19,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..choices import ImportKind
 from ..errors import UserError
-from .imported import ImportKind
 from .layouts import Leaf
 from .source_file import SourceFile
 from .sources import discover, files_of

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..choices import FloatStorage
 from ..errors import UserError
 from ..models.weights import DAMAGE
 from .decode import decode
@@ -28,7 +29,6 @@ from .image_spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from .import_files import LooseSample
 from .scan_rows import ScannedRow
 from .source_read import read_source, read_stable
-from .specs import FloatStorage
 
 Rows = NDArray[Any]
 

@@ -8,8 +8,9 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from ..choices import Precision
 from ..models.backbones import load_teacher
-from ..models.device import HALF_TYPES, Precision
+from ..models.device import HALF_TYPES
 from ..models.user_cache import user_cache_folder
 from .adm import Adm
 from .adm_weights import find_adm, load_adm

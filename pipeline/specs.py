@@ -12,12 +12,9 @@ from typing import Literal
 from pydantic import Field
 
 from ..cache.spec import Spec, SpecPart
-from ..models.device import Precision
+from ..choices import FloatStorage, NoiseReduction, Precision
 from .adm import AdmConfig
 from .image_spec import ImageSpec
-
-FloatStorage = Literal["float16", "float32"]
-NoiseReduction = Literal["first", "mean"]
 
 
 class AdmIdentity(SpecPart):

@@ -16,15 +16,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..cache.spec import Spec
+from ..choices import Precision, Preset
 from ..errors import IntegrityError
 from ..models.backbones import HALF, Triple, backbone_entry
-from ..models.device import HALF_TYPES, Precision
+from ..models.device import HALF_TYPES
 from ..models.inputs import resized
 from ..models.sides import paper_size
 from .imported import ImportedDireSpec
 from .specs import DireSpec
 
-TeacherPreset = Literal["paper", "official-code"]
 View = Literal["identity", "hflip"]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -56,7 +56,7 @@ def teacher_spec(
     *,
     backbone: str,
     weights: str,
-    preset: TeacherPreset,
+    preset: Preset,
     image_size: int,
     train_size: int | None,
     precision: Precision,
@@ -77,12 +77,12 @@ def teacher_spec(
     )
 
 
-def default_train_size(image_size: int, preset: TeacherPreset) -> int:
+def default_train_size(image_size: int, preset: Preset) -> int:
     """Return the side that teacher and student see: 7/8 of the image's in the paper (224 of 256), all in the code."""
     return paper_size(image_size) if preset == "paper" else image_size
 
 
-def normalisation(backbone: str, preset: TeacherPreset) -> tuple[Triple, Triple]:
+def normalisation(backbone: str, preset: Preset) -> tuple[Triple, Triple]:
     """Return mean and standard deviation for DIRE in [0, 1]: the backbone's own, or those that lead to [-1, 1]."""
     if preset == "official-code":
         return HALF, HALF

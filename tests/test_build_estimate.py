@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from cluster_help import config_of
+from distil_cache.commands.show.build import show_build
 from distil_cache.errors import UsageError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.estimate import device_hours
-from distil_cache.pipeline.quote import Quote
+from distil_cache.pipeline.rates import Quote
 from distil_cache.progress import Silent
-from distil_cache.rendering import show_build
 from small_models import write_material
 
 

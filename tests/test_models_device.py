@@ -16,10 +16,13 @@ from distil_cache.cache.store import Cache
 from distil_cache.inference.bench import BenchConfig, run_bench
 from distil_cache.inference.predict import run_predict
 from distil_cache.models import device
-from distil_cache.pipeline import Silent
 from distil_cache.pipeline.import_config import ImportConfig
 from distil_cache.pipeline.import_run import run_import
-from distil_cache.train import TrainConfig, run_evaluation, run_sweep, run_training
+from distil_cache.progress import Silent
+from distil_cache.train.config import TrainConfig
+from distil_cache.train.evaluate import run_evaluation
+from distil_cache.train.loop import run_training
+from distil_cache.train.sweep import run_sweep
 from loose_files import write_distildire
 from predict_runs import build, detector
 from small_models import write_adm, write_images, write_teacher

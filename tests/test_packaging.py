@@ -14,16 +14,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = ("cache", "demo", "inference", "metrics", "models", "pipeline", "places", "train")
+PACKAGES = ("cache", "commands", "demo", "inference", "metrics", "models", "pipeline", "places", "train")
 
 ALLOWED = {
     "places": {"errors"},
-    "cache": {"errors", "progress", "places"},
+    "cache": {"choices", "errors", "progress", "places"},
     "metrics": {"errors"},
-    "models": {"errors", "progress"},
-    "pipeline": {"errors", "progress", "cache", "metrics", "models", "places", "__version__"},
-    "train": {"errors", "progress", "signals", "cache", "metrics", "models", "places", "__version__"},
-    "inference": {"errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"},
+    "models": {"choices", "errors", "progress"},
+    "pipeline": {"choices", "errors", "progress", "cache", "metrics", "models", "places", "__version__"},
+    "train": {"choices", "errors", "progress", "signals", "cache", "metrics", "models", "places", "__version__"},
+    "inference": {
+        *("choices", "errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"),
+    },
+    "commands": {"choices", "errors", "cache", "models", "pipeline", "train", "inference", "demo"},
     "demo": {"errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"},
 }
 

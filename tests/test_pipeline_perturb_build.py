@@ -16,10 +16,9 @@ from distil_cache.cache.verify import verify
 from distil_cache.cli import app
 from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.config import BuildConfig
+from distil_cache.pipeline.config import BuildConfig, build_requests
 from distil_cache.pipeline.image_spec import parse_perturbation
 from distil_cache.pipeline.perturb import perturbed
-from distil_cache.pipeline.requests import build_requests
 from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.evaluate import run_evaluation

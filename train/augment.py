@@ -10,26 +10,24 @@ of white noise to 0.58 at 256 -> 224 and the crop leaves it at 1, so the two dif
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..choices import TEST_TRANSFORMS, TestTransform
 from ..errors import UsageError
 from ..models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from ..models.inputs import resized
 from .chance import Chances, MixChances
 from .methods import Method, Scale
 
-TestTransform = Literal["crop", "resize"]
-
 
 def checked_transform(name: str) -> TestTransform:
     """Return a test transform's name; UsageError if there is none of that name."""
-    for known in get_args(TestTransform):
+    for known in TEST_TRANSFORMS:
         if name == known:
-            return known  # type: ignore[no-any-return]
-    raise UsageError(f"--test-transform: there is no transform {name!r}, only {', '.join(get_args(TestTransform))}.")
+            return known
+    raise UsageError(f"--test-transform: there is no transform {name!r}, only {', '.join(TEST_TRANSFORMS)}.")
 
 
 def train_input(

@@ -12,11 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..choices import BACKBONE, METHOD, Amp, InitialWeights, Preset, ScheduleName
 from ..errors import UsageError
-from .methods import InitialWeights, Method, Preset, find_method
-
-Amp = Literal["off", "bf16", "fp16"]
-ScheduleName = Literal["constant", "cosine", "step", "plateau"]
+from .methods import Method, find_method
 
 SWEEP = "sweep.json"
 """In a folder of several runs: what they vary, and their names."""
@@ -58,7 +56,7 @@ class TrainConfig(BaseModel):
     dataset: tuple[str, ...] = Field(min_length=1)
     select: str | None = None
     build: tuple[str, ...] = ()
-    method: str = "distildire"
+    method: str = METHOD
     preset: Preset = "paper"
     aug_prob: float | None = Field(default=None, ge=0, le=1)
     kd_weight: float = Field(ge=0)
@@ -66,7 +64,7 @@ class TrainConfig(BaseModel):
     teacher_online: bool = False
     teacher: str | None = None
     teacher_weights: str | None = None
-    backbone: str = "resnet50"
+    backbone: str = BACKBONE
     initial_weights: InitialWeights | None = None
     init_from: str | None = None
     epochs: int = Field(ge=1)
@@ -129,7 +127,7 @@ class TrainConfig(BaseModel):
         if not isinstance(values, Mapping):
             return values
         given = {name: value for name, value in values.items() if value is not None}
-        method = find_method(given.get("method", "distildire"), given.get("preset", "paper"), given.get("aug_prob"))
+        method = find_method(given.get("method", METHOD), given.get("preset", "paper"), given.get("aug_prob"))
         found = {**vars(method.defaults), "pos_weight": method.pos_weight, "lr_factor": 0.1, **given}
         unused = [name for name, of in _SERVES.items() if found["schedule"] not in of and name not in given]
         return {name: value for name, value in found.items() if name not in unused}

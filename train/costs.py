@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from ..choices import BENCH_METHODS
 from ..errors import UserError
 
-METHODS_IN_ORDER = ("cnndet", "dire", "dnf", "distildire", "eps")
+METHODS_IN_ORDER = BENCH_METHODS
 """Rows of the table; the first four in the order of DistilDIRE's paper."""
 
 TITLES = {"cnndet": "CNNDet", "dire": "DIRE", "dnf": "DNF", "distildire": "DistilDIRE", "eps": "eps alone"}

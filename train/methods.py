@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ..choices import InitialWeights, Preset
 from ..errors import UsageError
 from ..models.sides import paper_size
 
@@ -25,8 +26,6 @@ Scale = Literal["imagenet", "signed", "stored"]
 
 Schedule = Literal["constant", "plateau"]
 Window = Literal["resize", "random-crop"]
-InitialWeights = Literal["scratch", "imagenet"]
-Preset = Literal["paper", "official-code"]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..choices import METHOD, Preset
 from ..errors import UsageError, UserError
 from ..models.weights import check_state, hash_file, read_state_dict
 from .checkpoint import BEST, save_weights
 from .config import TrainConfig
-from .methods import Preset
 from .run_folder import RunFolder, RunRecord, new_run_id, now, versions
 from .student import Student, build_student
 
@@ -35,7 +35,7 @@ PRESET_OF: dict[str, Preset] = {"distildire": "official-code", "eps": "paper"}
 """What describes the input of each student that the reference trains. Eps alone it feeds as the paper's preset does."""
 
 
-def import_checkpoint(path: Path, run: Path, method: str = "distildire") -> dict[str, Any]:
+def import_checkpoint(path: Path, run: Path, method: str = METHOD) -> dict[str, Any]:
     """Make a run of a reference checkpoint and return its facts, ready for JSON.
 
     method : ``distildire`` for the student of image and eps, ``eps`` for the one of eps alone (``--only_eps``).
@@ -57,7 +57,7 @@ def import_checkpoint(path: Path, run: Path, method: str = "distildire") -> dict
     }
 
 
-def read_checkpoint(path: Path, method: str = "distildire", run: str = UNKNOWN) -> tuple[Student, RunRecord]:
+def read_checkpoint(path: Path, method: str = METHOD, run: str = UNKNOWN) -> tuple[Student, RunRecord]:
     """The student of a reference checkpoint, in evaluation mode on the CPU, and the record that a run of it has.
 
     Raises UserError for a file that is damaged or holds another network, UsageError for another method than the reference's.

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .augment import TestTransform, test_input
+from ..choices import TestTransform
+from .augment import test_input
 from .data import Part
 from .methods import Method
 from .reading import Loading

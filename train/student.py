@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..choices import InitialWeights
 from ..errors import UserError
 from ..models.backbones import backbone_entry, build_backbone, start_from_imagenet
-from .methods import InitialWeights, Method
+from .methods import Method
 
 SCRATCH = "scratch"
 

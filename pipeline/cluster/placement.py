@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...choices import TRIES
 from ...errors import UsageError
 from ..plan import Part
 
-TRIES = 4
-"""How often a shard may fail before it is set aside."""
 PROTOCOLS = ("tcp", "tls", "ucx", "ws", "wss")
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .format import Result
+
 _STYLES = {"generated": "red", "real": "green"}
 
 
-def show_predictions(result: dict[str, Any], out: Path | None) -> None:
+def show_predictions(result: Result, out: Path | None) -> None:
     """Show each verdict, unless they were written to a file, what was set aside, and how to read it."""
     console = Console()
     scored = [row for row in result["predictions"] if row["verdict"]]
@@ -43,7 +44,7 @@ def shown(text: str) -> str:
     )
 
 
-def _verdicts(rows: list[dict[str, Any]]) -> Table:
+def _verdicts(rows: list[Result]) -> Table:
     videos = any("frames" in row for row in rows)
     table = Table(header_style="dim", box=None, pad_edge=False)
     table.add_column("file", overflow="fold")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .cli_exchange import cache_export, cache_import
-from .cli_options import CacheArgument, JsonOption, render
+from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS
+from .exchange import cache_export, cache_import
+from .options import CacheArgument, JsonOption, render
 
 cache_app = typer.Typer(
     help="Look into a cache: what it holds, what differs, whether it is sound; mend it, tidy it up, exchange its rows.",
@@ -20,8 +21,8 @@ cache_app.command("import")(cache_import)
 @cache_app.command("ls")
 def cache_ls(cache: CacheArgument, as_json: JsonOption = False) -> None:
     """List datasets, builds and features with their sizes, and which runs use what."""
-    from .cache import Cache, summary
-    from .rendering_cache import show_listing
+    from ..cache import Cache, summary
+    from .show.cache import show_listing
 
     render(summary(Cache.open(cache)), as_json, show_listing)
 
@@ -41,8 +42,8 @@ def cache_diff(
     as_json: JsonOption = False,
 ) -> None:
     """Say in words what differs between two builds, two features (their specs), or two caches."""
-    from .cache.diff import diff
-    from .rendering_cache import show_difference
+    from ..cache.diff import diff
+    from .show.cache import show_difference
 
     render(diff(a, b, cache), as_json, show_difference)
 
@@ -60,9 +61,9 @@ def cache_verify(
 
     With --repair the code is 4 only if damage remains. Nothing is deleted.
     """
-    from .cache import Cache, verification
-    from .cache.repair import repair as set_right
-    from .rendering_cache import show_verification
+    from ..cache import Cache, verification
+    from ..cache.repair import repair as set_right
+    from .show.cache import show_verification
 
     opened = Cache.open(cache)
     result = set_right(opened) if repair else verification(opened)
@@ -82,7 +83,7 @@ def cache_gc(
             help="Hours for which data without a marker stay, and shards that no build names: longer than the longest "
             "training or interruption.",
         ),
-    ] = 24.0,
+    ] = GRACE_HOURS,
     keep_revisions: Annotated[
         int,
         typer.Option(
@@ -90,13 +91,13 @@ def cache_gc(
             help="How many of the newest revisions of each dataset are needed with their builds. An older one goes, with "
             "its records and rows, unless a run's build is of it.",
         ),
-    ] = 1,
+    ] = KEEP_REVISIONS,
     as_json: JsonOption = False,
 ) -> None:
     """Remove what neither a run, nor a dataset's newest revision, nor a running build needs: first in words, then with --yes."""
-    from .cache import Cache
-    from .cache.gc import collect
-    from .rendering_cache import show_collection
+    from ..cache import Cache
+    from ..cache.gc import collect
+    from .show.cache import show_collection
 
     result = collect(Cache.open(cache), delete_them=yes, grace_hours=grace, keep_revisions=keep_revisions)
     render(result, as_json, show_collection)
@@ -107,14 +108,14 @@ def cache_compact(
     cache: CacheArgument,
     rows: Annotated[
         int, typer.Option(min=2, help="Rows of a merged shard at most; shards with fewer than half of them are merged.")
-    ] = 512,
+    ] = COMPACT_ROWS,
     as_json: JsonOption = False,
 ) -> None:
     """Merge the small shards that many small builds left; `cache gc` then removes what was merged."""
-    from .cache import Cache
-    from .cache.compact import compact
-    from .rendering import RichProgress
-    from .rendering_cache import show_compaction
+    from ..cache import Cache
+    from ..cache.compact import compact
+    from .show.cache import show_compaction
+    from .show.progress import RichProgress
 
     with RichProgress() as progress:
         result = compact(Cache.open(cache), rows, progress)

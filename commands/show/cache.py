@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from .rendering import show_rejects, size_of
-
-Result = dict[str, Any]
+from .build import show_rejects
+from .format import Result, size_of
 
 _KINDS = {"build": "build records", "revision": "tables of revisions", "shard": "shards", "data": "leftovers"}
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .rendering import size_of
-from .train.costs import CONVENTION, Costs, shares, times
-
-Result = dict[str, Any]
+from ...train.costs import CONVENTION, Costs, shares, times
+from .format import Result, new_table, size_of
 
 
 def show_bench(result: Result) -> None:
@@ -43,7 +39,7 @@ def duration(seconds: float) -> str:
 
 
 def _counted(costs: Costs) -> Table:
-    table = _table(
+    table = new_table(
         "What one image costs", ["method", "ADM calls", "parameters", "of the ADM", "of the student", "FLOPs", "x"]
     )
     for row in costs.rows:
@@ -54,7 +50,7 @@ def _counted(costs: Costs) -> Table:
 
 
 def _warm(costs: Costs) -> Table:
-    table = _table("Everything warm, an image", ["method", "time", "half of them within", "x", "CPU time", "x"])
+    table = new_table("Everything warm, an image", ["method", "time", "half of them within", "x", "CPU time", "x"])
     for row in costs.rows:
         if row.warm is not None:
             low, high = map(duration, row.warm.quartiles)
@@ -65,7 +61,7 @@ def _warm(costs: Costs) -> Table:
 
 def _cold(costs: Costs) -> Table:
     columns = ["method", "from nothing", "imports", "loading", "first image", "x", "memory", "x"]
-    table = _table("Cold start", columns)
+    table = new_table("Cold start", columns)
     for row in costs.rows:
         if row.cold is not None:
             parts = map(duration, (row.cold.seconds, row.cold.start, row.cold.load, row.cold.first))
@@ -77,7 +73,7 @@ def _cold(costs: Costs) -> Table:
 def _stages(costs: Costs) -> Table:
     found = {row.title: shares(costs, row) for row in costs.rows}
     longest = max(found.values(), key=len)
-    table = _table("Where the time goes", ["method", *longest])
+    table = new_table("Where the time goes", ["method", *longest])
     for title, spent in found.items():
         table.add_row(title, *(f"{100 * spent[stage]:.1f} %" if stage in spent else "-" for stage in longest))
     return table
@@ -95,10 +91,3 @@ def _conditions(costs: Costs) -> str:
         f"{what}, its weights drawn at random (they change no time). {c.device}, CPU threads: {c.threads}, {c.precision}, "
         f"images at once: {c.batch_size}; {software}."
     )
-
-
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-    return table

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..choices import LayoutName, TestTransform
+
 if TYPE_CHECKING:
-    from .cache.local_copy import LocalCopy
+    from ..cache.local_copy import LocalCopy
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a summary.")]
 CACHE_HELP = "Folder of the cache, or its URL in an object store, such as s3://BUCKET/FOLDER."
@@ -43,48 +44,6 @@ SelectOption = Annotated[
 ]
 
 
-class Preset(str, Enum):
-    """Whose way it is done: as the paper says, or as its published code does."""
-
-    paper = "paper"
-    official_code = "official-code"
-
-
-class Layout(str, Enum):
-    """Folder layouts of the sources."""
-
-    distildire = "distildire"
-    cnndet = "cnndet"
-    dire = "dire"
-    genimage = "genimage"
-    real_fake = "real-fake"
-    table = "table"
-    webdataset = "webdataset"
-
-
-class Transform(str, Enum):
-    """What a test image goes through."""
-
-    crop = "crop"
-    resize = "resize"
-
-
-class Precision(str, Enum):
-    """Arithmetic of the networks."""
-
-    fp32 = "fp32"
-    tf32 = "tf32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class ShardForm(str, Enum):
-    """How new shards are stored."""
-
-    zarr = "zarr"
-    webdataset = "webdataset"
-
-
 SourcesArgument = Annotated[
     list[str] | None,
     typer.Argument(
@@ -94,7 +53,7 @@ SourcesArgument = Annotated[
     ),
 ]
 LayoutOption = Annotated[
-    Layout | None, typer.Option("--layout", help="Layout of the sources; recognised on sight if left out.")
+    LayoutName | None, typer.Option("--layout", help="Layout of the sources; recognised on sight if left out.")
 ]
 AdmOption = Annotated[
     str,
@@ -111,7 +70,7 @@ AdmConfigOption = Annotated[
 AdmBatchOption = Annotated[str, typer.Option("--batch-size", help="Images in one ADM call: a number, or auto.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:N.")]
 TransformOption = Annotated[
-    Transform,
+    TestTransform,
     typer.Option("--test-transform", help="Crop the centre, as the paper does, or resize, as in training."),
 ]
 
@@ -127,7 +86,7 @@ def number_or_auto(option: str, text: str) -> int | Literal["auto"]:
 
 def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
     """Return what ``--local-copy`` asks for, of at most so many GiB; None if it is not given."""
-    from .cache.local_copy import LocalCopy
+    from ..cache.local_copy import LocalCopy
 
     if folder is None:
         if gib is not None:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli_options import AdmConfigOption, AdmOption, DeviceOption, JsonOption, Precision
-from .cli_options import render as _render
-
-
-class BenchMethod(str, Enum):
-    """A row of the table."""
-
-    cnndet = "cnndet"
-    dire = "dire"
-    dnf = "dnf"
-    distildire = "distildire"
-    eps = "eps"
+from ..choices import ADM, BACKBONE, BENCH_METHODS, ROUNDS, Precision
+from .options import AdmConfigOption, AdmOption, DeviceOption, JsonOption, render
 
 
 def bench(
-    adm: AdmOption = "adm256",
+    adm: AdmOption = ADM,
     adm_config: AdmConfigOption = None,
     random_adm: Annotated[
         bool,
@@ -32,19 +21,21 @@ def bench(
         ),
     ] = False,
     method: Annotated[
-        list[BenchMethod] | None,
-        typer.Option(help="Only this method; may be given several times. Default: all.", show_default=False),
+        list[str] | None,
+        typer.Option(
+            metavar=f"[{'|'.join(BENCH_METHODS)}]",
+            help="Only this method; may be given several times. Default: all.",
+            show_default=False,
+        ),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Network of the student: resnet50, small, …")] = "resnet50",
+    backbone: Annotated[str, typer.Option(help="Network of the student: resnet50, small, …")] = BACKBONE,
     size: Annotated[
         int | None, typer.Option(help="Side of the decoded image in pixels. Default: the ADM's.", show_default=False)
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once; times are per image all the same.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="How often all methods are timed in turn.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="How often all methods are timed in turn.")] = ROUNDS,
     device: DeviceOption = "auto",
-    precision: Annotated[
-        Precision, typer.Option(help="Arithmetic of the ADM; the student's is fp32.")
-    ] = Precision.fp32,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the ADM; the student's is fp32.")] = "fp32",
     timing: Annotated[
         bool, typer.Option("--timing/--no-timing", help="Time it, or only count parameters, FLOPs and calls.")
     ] = True,
@@ -54,15 +45,15 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Say what detecting one image costs by each method: ADM calls, parameters, FLOPs, time and memory."""
-    from .inference.bench import BenchConfig, run_bench
-    from .rendering import RichProgress
-    from .rendering_bench import show_bench
+    from ..inference.bench import BenchConfig, run_bench
+    from .show.bench import show_bench
+    from .show.progress import RichProgress
 
     config = BenchConfig(
         adm=adm, adm_config=adm_config, random_adm=random_adm,
-        methods=tuple(one.value for one in method or BenchMethod), backbone=backbone, size=size, batch_size=batch_size,
-        rounds=rounds, device=device, precision=precision.value, timed=timing,
+        methods=tuple(method or BENCH_METHODS), backbone=backbone, size=size, batch_size=batch_size,
+        rounds=rounds, device=device, precision=precision, timed=timing,
     )  # fmt: skip
     with RichProgress() as progress:
         result = run_bench(config, progress, out)
-    _render(result, as_json, show_bench)
+    render(result, as_json, show_bench)

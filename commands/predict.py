@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli_options import AdmBatchOption, DeviceOption, JsonOption, Precision, Transform, TransformOption, number_or_auto
-from .errors import UsageError
-
-
-class Lines(str, Enum):
-    """What is written on stdout as it becomes known."""
-
-    jsonl = "jsonl"
-    csv = "csv"
+from ..choices import FRAMES, METHOD, LineForm, Precision
+from ..errors import UsageError
+from .options import AdmBatchOption, DeviceOption, JsonOption, TransformOption, number_or_auto
 
 
 def predict(
@@ -38,7 +31,7 @@ def predict(
     ] = None,
     method: Annotated[
         str, typer.Option(help="What the student in --weights sees: distildire (image and eps), or eps.")
-    ] = "distildire",
+    ] = METHOD,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -61,8 +54,8 @@ def predict(
         str | None,
         typer.Option(metavar="FOLDER", help="The run's cache, for runs of older versions.", show_default=False),
     ] = None,
-    test_transform: TransformOption = Transform.crop,
-    frames: Annotated[int, typer.Option(help="Frames to look at in a video, evenly spread.")] = 16,
+    test_transform: TransformOption = "crop",
+    frames: Annotated[int, typer.Option(help="Frames to look at in a video, evenly spread.")] = FRAMES,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -80,26 +73,26 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write: .json, .jsonl or .csv.", show_default=False)] = None,
     form: Annotated[
-        Lines | None,
+        LineForm | None,
         typer.Option("--format", help="Print JSON lines or CSV on stdout as they come.", show_default=False),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 if any file was set aside.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say of images and videos how likely they are generated, with a trained student."""
-    from .inference.detector import Detector
-    from .inference.output import Form, write_object
-    from .inference.predict import run_predict
-    from .rendering import RichProgress
-    from .rendering_predict import show_predictions
+    from ..inference.detector import Detector
+    from ..inference.output import write_object
+    from ..inference.predict import run_predict
+    from .show.predict import show_predictions
+    from .show.progress import RichProgress
 
     if (run is None) == (weights is None):
         raise UsageError("predict: give either --run or --weights, which says who looks at the images.")
     if as_json and form:
         raise UsageError("predict: --json and --format both write to stdout. Choose one of them.")
     options = {
-        "threshold": threshold, "adm": adm, "adm_config": adm_config, "cache": cache, "transform": test_transform.value,
-        "frames": frames, "explain": explain, "device": device, "precision": precision and precision.value,
+        "threshold": threshold, "adm": adm, "adm_config": adm_config, "cache": cache, "transform": test_transform,
+        "frames": frames, "explain": explain, "device": device, "precision": precision,
         "batch_size": number_or_auto("--batch-size", batch_size),
     } | ({} if workers is None else {"workers": workers})  # fmt: skip
 
@@ -109,7 +102,7 @@ def predict(
         assert weights is not None
         return Detector.from_weights(weights, method, **options)
 
-    lines = (sys.stdout, Form(form.value)) if form else None
+    lines = (sys.stdout, form) if form else None
     with RichProgress("Interrupted.") as progress:
         result = run_predict(paths, load, progress, listed=sys.stdin.buffer, out=out, lines=lines)
     if as_json:

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli_options import CacheOption, JsonOption, Preset, ShardForm, render
-
-
-class Kind(str, Enum):
-    """Whose scripts wrote the files."""
-
-    distildire = "distildire"
-    dire = "dire"
-
-
-class Storage(str, Enum):
-    """How eps is stored."""
-
-    float16 = "float16"
-    float32 = "float32"
+from ..choices import SAMPLES_PER_TAR, SHARD_SIZE, FloatStorage, ImportKind, Preset, ShardForm
+from .options import CacheOption, JsonOption, render
 
 
 def cache_export(
@@ -43,17 +29,17 @@ def cache_export(
         list[str] | None,
         typer.Option(help="Split to export; may be given several times. Default: all.", show_default=False),
     ] = None,
-    samples_per_shard: Annotated[int, typer.Option(help="Samples in one tar.")] = 1000,
+    samples_per_shard: Annotated[int, typer.Option(help="Samples in one tar.")] = SAMPLES_PER_TAR,
     seed: Annotated[
         int, typer.Option(help="Decides the order of the samples; the same seed gives the same bytes.")
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Write a build as a joined, shuffled training set of webdataset tars, with a README and checksums."""
-    from .cache import Cache
-    from .cache.export import export_build
-    from .rendering import RichProgress
-    from .rendering_cache import show_export
+    from ..cache import Cache
+    from ..cache.export import export_build
+    from .show.cache import show_export
+    from .show.progress import RichProgress
 
     with RichProgress() as progress:
         result = export_build(
@@ -68,7 +54,7 @@ def cache_import(
     cache: CacheOption,
     dataset: Annotated[str, typer.Option(help="Name of the dataset in the cache.", show_default=False)],
     kind: Annotated[
-        Kind,
+        ImportKind,
         typer.Option(
             help="Whose files: distildire ([SPLIT/]{images,eps,dire}/{reals,fakes}) or dire ({images,recons,dire}/...).",
             show_default=False,
@@ -87,7 +73,7 @@ def cache_import(
         bool, typer.Option("--resize", help="Kind distildire: resize images of other sizes as its script does.")
     ] = False,
     lossy: Annotated[bool, typer.Option("--lossy", help="Take DIRE and reconstructions in JPEG or WebP too.")] = False,
-    storage: Annotated[Storage, typer.Option(help="Store eps in this type.")] = Storage.float16,
+    storage: Annotated[FloatStorage, typer.Option(help="Store eps in this type.")] = "float16",
     teacher: Annotated[
         str | None, typer.Option(help="Compute also this teacher's features of the imported DIRE.", show_default=False)
     ] = None,
@@ -95,27 +81,27 @@ def cache_import(
         Path | None,
         typer.Option(help="The teacher's weights. Default: its published ImageNet ones.", show_default=False),
     ] = None,
-    preset: Annotated[Preset, typer.Option(help="How the teacher sees DIRE.")] = Preset.paper,
+    preset: Annotated[Preset, typer.Option(help="How the teacher sees DIRE.")] = "paper",
     train_size: Annotated[
         int | None, typer.Option(help="Side of the teacher's input. Default: the preset's.", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="Where the teacher runs: auto, cpu or cuda:N.")] = "auto",
-    shard_size: Annotated[int, typer.Option(help="Images in a new shard.")] = 512,
-    form: Annotated[ShardForm, typer.Option("--format", help="Format of new shards.")] = ShardForm.zarr,
+    shard_size: Annotated[int, typer.Option(help="Images in a new shard.")] = SHARD_SIZE,
+    form: Annotated[ShardForm, typer.Option("--format", help="Format of new shards.")] = "zarr",
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 if any image was rejected.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make shards of the loose files that the scripts of DistilDIRE and DIRE write, without computing them anew."""
-    from .pipeline.import_config import ImportConfig
-    from .pipeline.import_run import run_import
-    from .rendering import RichProgress
-    from .rendering_cache import show_import
+    from ..pipeline.import_config import ImportConfig
+    from ..pipeline.import_run import run_import
+    from .show.cache import show_import
+    from .show.progress import RichProgress
 
     config = ImportConfig.checked(
-        sources=tuple(sources), cache=cache, dataset=dataset, kind=kind.value, origin=origin,
-        features=tuple(_names(features) or ()), layout=layout, resize=resize, lossy=lossy, storage=storage.value,
-        teacher=teacher, teacher_weights=teacher_weights, preset=preset.value, train_size=train_size, device=device,
-        shard_size=shard_size, format=form.value,
+        sources=tuple(sources), cache=cache, dataset=dataset, kind=kind, origin=origin,
+        features=tuple(_names(features) or ()), layout=layout, resize=resize, lossy=lossy, storage=storage,
+        teacher=teacher, teacher_weights=teacher_weights, preset=preset, train_size=train_size, device=device,
+        shard_size=shard_size, format=form,
     )  # fmt: skip
     with RichProgress() as progress:
         result = run_import(config, progress)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Result = dict[str, Any]
+from .format import Result
 
 _MOST_REJECTS = 5
 

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .cli_options import (
+from ..choices import Amp, InitialWeights, Preset, ScheduleName
+from .options import (
     CacheOption,
     DeviceOption,
     JsonOption,
     LocalCopyGibOption,
     LocalCopyOption,
-    Preset,
     SelectOption,
+    open_local_copy,
+    render,
 )
-from .cli_options import open_local_copy as _open_local_copy
-from .cli_options import render as _render
 
 _RATE = "Learning rate"
 _STEP = "Step and selection"
 _TEACHER = "Loss and teacher"
-
-
-class InitialWeights(str, Enum):
-    """What a backbone starts from."""
-
-    scratch = "scratch"
-    imagenet = "imagenet"
-
-
-class ScheduleName(str, Enum):
-    """How the learning rate moves."""
-
-    constant = "constant"
-    cosine = "cosine"
-    step = "step"
-    plateau = "plateau"
-
-
-class Amp(str, Enum):
-    """Arithmetic of the student."""
-
-    off = "off"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 def train(
@@ -159,10 +134,11 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a student from cached features alone: no source image, no diffusion model. Runs under torchrun, too."""
-    from .rendering import RichProgress, show_sweep, show_train
-    from .train.config import TrainConfig
-    from .train.loop import run_training
-    from .train.sweep import parse_sweep, run_sweep
+    from ..train.config import TrainConfig
+    from ..train.loop import run_training
+    from ..train.sweep import parse_sweep, run_sweep
+    from .show.progress import RichProgress
+    from .show.train import show_sweep, show_train
 
     asked: dict[str, Any] = {
         "dataset": tuple(dataset), "select": select, "build": tuple(build or ()), "method": method, "preset": preset,
@@ -174,8 +150,12 @@ def train(
         "weight_decay": weight_decay, "accumulate": accumulate, "clip_grad": clip_grad, "amp": amp,
         "val_fraction": val_fraction, "stop_after": stop_after,
     }  # fmt: skip
-    given = {name: _plain(value) for name, value in asked.items() if value is not None and value is not False}
-    copy = _open_local_copy(local_copy, local_copy_gib)
+    given = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asked.items()
+        if value is not None and value is not False
+    }
+    copy = open_local_copy(local_copy, local_copy_gib)
     with RichProgress() as progress:
         how: dict[str, Any] = {"device": device, "workers": workers, "local_copy": copy, "progress": progress}
         if sweep:
@@ -183,11 +163,4 @@ def train(
         else:
             result = run_training(TrainConfig.checked(**given), cache, run, resume=resume, **how)
     if result:
-        _render(result, as_json, show_sweep if sweep else show_train)
-
-
-def _plain(value: Any) -> Any:
-    """What the configuration stores of an option's value."""
-    if isinstance(value, Enum):
-        return value.value
-    return str(value) if isinstance(value, Path) else value
+        render(result, as_json, show_sweep if sweep else show_train)

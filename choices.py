@@ -1,0 +1,77 @@
+"""Choices and defaults that the options of the commands share with the configurations, written once.
+
+This module imports nothing but ``typing``: ``--help`` needs its names and must answer at once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Preset = Literal["paper", "official-code"]
+"""Follow the paper's text, or the code that was published with it."""
+ImagePreset = Literal["distildire", "dire", "dnf"]
+"""Whose preprocessing makes the square image that the ADM sees."""
+NoiseReduction = Literal["mean", "first"]
+"""The DNF noise: the mean over the inversion, or its first step."""
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+"""Precision of ADM and teacher; part of what a feature is."""
+FloatStorage = Literal["float16", "float32"]
+"""Type in which a feature of floats is stored."""
+ShardForm = Literal["zarr", "webdataset"]
+"""Format of new shards. It decides no value, and shards of the other format are reused."""
+LayoutName = Literal["distildire", "cnndet", "dire", "genimage", "real-fake", "table", "webdataset"]
+"""Layout of a source: a structure of folders, a table, or tars."""
+ImportKind = Literal["distildire", "dire"]
+"""Whose scripts wrote the files of an import."""
+
+InitialWeights = Literal["scratch", "imagenet"]
+"""Weights that a student's backbone starts from."""
+ScheduleName = Literal["constant", "cosine", "step", "plateau"]
+"""Schedule of the learning rate."""
+Amp = Literal["off", "bf16", "fp16"]
+"""Automatic mixed precision of the student."""
+TestTransform = Literal["crop", "resize"]
+"""How a test image gets the student's size: centre crop, as in the papers, or resize, as in training."""
+TEST_TRANSFORMS: tuple[TestTransform, ...] = get_args(TestTransform)
+
+BenchMethod = Literal["cnndet", "dire", "dnf", "distildire", "eps"]
+"""Rows of the cost table; the first four in the order of DistilDIRE's paper."""
+BENCH_METHODS: tuple[BenchMethod, ...] = get_args(BenchMethod)
+LineForm = Literal["jsonl", "csv"]
+"""Formats of predictions that are written line by line."""
+FileForm = Literal["json", "jsonl", "csv"]
+"""Formats of a file of predictions, each also the suffix of its name."""
+FILE_FORMS: tuple[FileForm, ...] = get_args(FileForm)
+
+ADM = "adm256"
+"""The diffusion model: guided-diffusion's unconditional ADM for 256 pixels."""
+STEPS = "ddim20"
+"""DDIM steps of the papers: DIRE costs 40 calls of the ADM, DNF 20."""
+BACKBONE = "resnet50"
+"""Backbone of teacher and student."""
+METHOD = "distildire"
+"""What a student learns from."""
+
+MIN_SIDE = 8
+"""Fewest pixels of an image's shorter side."""
+MAX_PIXELS = 178_956_970
+"""Most pixels (width x height) an image may have: the number from which on Pillow itself refuses to open one."""
+SHARD_SIZE = 512
+"""Images in a new shard."""
+TRIES = 4
+"""Failures of a shard on workers after which a build goes on without it."""
+COMPACT_ROWS = 512
+"""Rows in a merged shard, at most."""
+GRACE_HOURS = 24.0
+"""Hours for which unreferenced data stay in a cache."""
+KEEP_REVISIONS = 1
+"""Newest revisions of each dataset that a collection keeps."""
+SAMPLES_PER_TAR = 1000
+"""Samples in a tar of an export."""
+
+AUDIT_SAMPLE = 400
+"""Images of each class whose pixels an audit examines."""
+FRAMES = 16
+"""Frames that are scored of a video."""
+ROUNDS = 5
+"""Rounds of measurements in a bench."""

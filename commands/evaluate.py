@@ -1,0 +1,49 @@
+"""The command ``evaluate``: a trained student on a cached split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    CacheOption,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    LocalCopyGibOption,
+    LocalCopyOption,
+    SelectOption,
+    TransformOption,
+    open_local_copy,
+    render,
+)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
+    cache: CacheOption,
+    dataset: DatasetOption,
+    split: Annotated[str, typer.Option(help="Split to score.")] = "test",
+    select: SelectOption = None,
+    test_transform: TransformOption = "crop",
+    build_id: Annotated[
+        str | None, typer.Option("--build", help="Build record to read, if several fit.", show_default=False)
+    ] = None,
+    device: DeviceOption = "auto",
+    local_copy: LocalCopyOption = None,
+    local_copy_gib: LocalCopyGibOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a split with a trained student and keep the scores in the run."""
+    from ..train.evaluate import run_evaluation
+    from .show.progress import RichProgress
+    from .show.train import show_evaluation
+
+    with RichProgress() as progress:
+        result = run_evaluation(
+            run, cache, dataset, split=split, select=select, transform=test_transform, build=build_id,
+            device=device, local_copy=open_local_copy(local_copy, local_copy_gib), progress=progress,
+        )  # fmt: skip
+    render(result, as_json, show_evaluation)

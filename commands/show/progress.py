@@ -1,0 +1,80 @@
+"""Progress on stderr while a command works."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+GO_ON = "Interrupted. What was finished is kept: run the same command again to go on."
+
+
+class RichProgress:
+    """Progress bars on stderr; where stderr is no terminal, one line a finished stage.
+
+    interrupted : what to tell somebody who ends the program.
+    """
+
+    def __init__(self, interrupted: str = GO_ON) -> None:
+        self._interrupted = interrupted
+        self._console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> RichProgress:
+        """Show the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the bars as they stand, and tell who interrupted the program what is kept."""
+        self._bars.stop()
+        if kind is KeyboardInterrupt:
+            self._console.print(self._interrupted)
+
+    def start(self, stage: str, total: int) -> None:
+        """Begin a stage; one of the same name is begun anew."""
+        if stage in self._tasks:
+            self._bars.remove_task(self._tasks[stage])
+        self._tasks[stage] = self._bars.add_task(stage, total=total, rate="", note="")
+
+    def advance(self, stage: str, units: int) -> None:
+        """Note that ``units`` more are done."""
+        task = self._tasks[stage]
+        self._bars.advance(task, units)
+        shown = self._bars.tasks[self._bars.task_ids.index(task)]
+        self._bars.update(task, rate=f"{shown.speed:,.0f}/s" if shown.speed else "")
+        if shown.finished and not self._console.is_terminal:
+            self._console.print(
+                f"{stage}: {int(shown.completed):,} done in {shown.elapsed or 0:,.1f} s", highlight=False
+            )
+
+    def note(self, stage: str, text: str) -> None:
+        """Show a text beside a stage."""
+        self._bars.update(self._tasks[stage], note=text)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(Text(text), soft_wrap=True)

@@ -1,0 +1,18 @@
+"""Choices that options and configurations share are those of the registries that serve them."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from distil_cache.choices import BENCH_METHODS, LayoutName, Preset
+from distil_cache.pipeline.sources import LAYOUT_NAMES
+from distil_cache.train.methods import METHODS, PRESETS
+
+
+def test_every_layout_can_be_named_on_the_command_line() -> None:
+    assert set(get_args(LayoutName)) == set(LAYOUT_NAMES)
+
+
+def test_every_method_has_a_row_in_the_cost_table_and_every_preset_a_method() -> None:
+    assert set(BENCH_METHODS) == set(METHODS)
+    assert {preset for _, preset in PRESETS} == set(get_args(Preset))
