@@ -23,7 +23,7 @@ from .signals import ended_by_signals
 
 app = typer.Typer(
     name="distil-cache",
-    help="Compute the expensive features of diffusion-image detectors once, and train, evaluate and compare students from them.",
+    help="Compute the expensive features of diffusion-image detectors once; train, evaluate and compare students from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,7 +39,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Hold the options of the program itself."""

@@ -1,4 +1,4 @@
-"""The command ``audit``: what gives the label away before anything is trained."""
+"""The command ``audit``: look for shortcuts that give the label away."""
 
 from __future__ import annotations
 
@@ -14,29 +14,36 @@ def audit(
     sources: SourcesArgument = None,
     cache: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="In place of sources: cache of the dataset to audit.", show_default=False),
+        typer.Option(metavar="FOLDER", help="Instead of sources: cache of the dataset to audit.", show_default=False),
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="The dataset in the cache; its files must still be where they were.", show_default=False),
+        typer.Option(
+            help="With --cache: dataset to audit. Its files must still be at their original paths.", show_default=False
+        ),
     ] = None,
     layout: LayoutOption = None,
     sample: Annotated[
-        int, typer.Option(min=0, help="Images of each class whose pixels are looked at for traces; 0 for none.")
+        int, typer.Option(min=0, help="Images per class whose pixels are examined; 0 examines headers only.")
     ] = AUDIT_SAMPLE,
-    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 5 if the label is given away.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 5 if the label is given away.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether real and generated can be told apart without looking at what the images show."""
+    """Check whether real and generated images can be told apart without looking at their content.
+
+    Examines file headers, compression and resampling traces, and duplicates. Writes nothing.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged,
+    5 the label is given away (with --strict).
+    """
     from ..pipeline.audit import run_audit
     from .show.audit import show_audit
     from .show.progress import RichProgress
 
     with RichProgress() as progress:
         result = run_audit(
-            tuple(sources or ()), layout=layout, cache=cache, dataset=dataset, sample=sample,
-            progress=progress,
-        )  # fmt: skip
+            tuple(sources or ()), layout=layout, cache=cache, dataset=dataset, sample=sample, progress=progress
+        )
     render(result, as_json, show_audit)
     if strict and result["found"]:
         raise typer.Exit(5)

@@ -1,4 +1,4 @@
-"""The command ``bench``: what each method costs."""
+"""The command ``bench``: measure what each method costs."""
 
 from __future__ import annotations
 
@@ -17,34 +17,42 @@ def bench(
     random_adm: Annotated[
         bool,
         typer.Option(
-            "--random-adm", help="Random weights in the shape of adm256, or of --adm-config: no file is needed."
+            "--random-adm", help="Use random weights in the shape of adm256 or of --adm-config; needs no checkpoint."
         ),
     ] = False,
     method: Annotated[
         list[str] | None,
         typer.Option(
             metavar=f"[{'|'.join(BENCH_METHODS)}]",
-            help="Only this method; may be given several times. Default: all.",
+            help="Only this method. Repeatable. Default: all.",
             show_default=False,
         ),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Network of the student: resnet50, small, …")] = BACKBONE,
+    backbone: Annotated[
+        str, typer.Option(help="Student backbone: resnet50, efficientnet_lite0, small or small32.")
+    ] = BACKBONE,
     size: Annotated[
-        int | None, typer.Option(help="Side of the decoded image in pixels. Default: the ADM's.", show_default=False)
+        int | None,
+        typer.Option(help="Side length of the decoded image in pixels. Default: the ADM's.", show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; times are per image all the same.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="How often all methods are timed in turn.")] = ROUNDS,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; times are reported per image.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timing rounds; each round times all methods in turn.")] = ROUNDS,
     device: DeviceOption = "auto",
-    precision: Annotated[Precision, typer.Option(help="Arithmetic of the ADM; the student's is fp32.")] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="Precision of the ADM; the student runs in fp32.")] = "fp32",
     timing: Annotated[
-        bool, typer.Option("--timing/--no-timing", help="Time it, or only count parameters, FLOPs and calls.")
+        bool, typer.Option("--timing/--no-timing", help="Measure time, or only count parameters, FLOPs and ADM calls.")
     ] = True,
     out: Annotated[
         Path | None, typer.Option(help="JSON file to write, for report --bench.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what detecting one image costs by each method: ADM calls, parameters, FLOPs, time and memory."""
+    """Measure what each method costs per image: ADM calls, parameters, FLOPs, time and memory.
+
+    Writes nothing, or the result as JSON to the file --out.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments.
+    """
     from ..inference.bench import BenchConfig, run_bench
     from .show.bench import show_bench
     from .show.progress import RichProgress

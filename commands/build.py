@@ -1,4 +1,4 @@
-"""The command ``build``: stage one."""
+"""The command ``build``: compute features into a cache."""
 
 from __future__ import annotations
 
@@ -44,21 +44,22 @@ def build(
     from_cache: Annotated[
         bool,
         typer.Option(
-            "--from-cache", help="Start from the dataset's cached pictures and open no source; give the same --adm."
+            "--from-cache", help="Compute from the dataset's cached images, without sources. Needs the same --adm."
         ),
     ] = False,
     perturb: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --from-cache: make a derived dataset of perturbed pictures, DATASET@KIND-STRENGTH: jpeg:QUALITY, "
-            "resize:SHARE, blur:SIGMA, noise:SIGMA or crop:SHARE; several times for several.",
+            help="With --from-cache: build a derived dataset of perturbed images, named DATASET@KIND-STRENGTH: "
+            "jpeg:QUALITY, resize:FRACTION, blur:SIGMA, noise:SIGMA or crop:FRACTION. Repeatable.",
             show_default=False,
         ),
     ] = None,
     splits: Annotated[
         str | None,
         typer.Option(
-            help="Splits of a derived dataset, such as val,test. Default: test, else val.", show_default=False
+            help="Splits of a derived dataset, such as val,test. Default: test, or val if there is no test.",
+            show_default=False,
         ),
     ] = None,
     derived_name: Annotated[
@@ -68,24 +69,27 @@ def build(
     adm: AdmOption = ADM,
     adm_config: AdmConfigOption = None,
     preset: Annotated[
-        Preset, typer.Option(help="How the teacher sees DIRE: as the paper says, or as its published code does.")
+        Preset, typer.Option(help="How the teacher preprocesses DIRE: as in the paper, or as in its published code.")
     ] = "paper",
     features: Annotated[
         list[str] | None,
         typer.Option(
-            help="Features to make (image, eps, recon, dire, noise, teacher), for all splits or, as in test:image,eps, "
-            "for one; may be given several times. Default: image,eps; for train also dire,teacher.",
+            help="Features to compute (image, eps, recon, dire, noise, teacher), for all splits or, as in "
+            "test:image,eps, for one. Repeatable. Default: image,eps, and for train also dire,teacher.",
             show_default=False,
         ),
     ] = None,
-    steps: Annotated[str, typer.Option(help="Steps of DDIM inversion and of sampling: ddimN, N, or a,b,c.")] = STEPS,
-    real_step: Annotated[int, typer.Option(help="Invert only this many steps; 0 for all.")] = 0,
-    clip: Annotated[bool, typer.Option(help="Clip x0 to [-1, 1] at each step, as DIRE does.")] = True,
+    steps: Annotated[
+        str, typer.Option(help="DDIM steps of inversion and sampling (timestep respacing): ddimN, N, or a,b,c.")
+    ] = STEPS,
+    real_step: Annotated[int, typer.Option(help="Invert only the first N steps; 0 inverts all.")] = 0,
+    clip: Annotated[bool, typer.Option(help="Clip the predicted x0 to [-1, 1] at each step, as DIRE does.")] = True,
     noise: Annotated[
-        NoiseReduction, typer.Option(help="For the feature noise: mean over the inversion, or its first step.")
+        NoiseReduction, typer.Option(help="For the feature noise: mean over the inversion steps, or the first step.")
     ] = "mean",
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the cached image in pixels. Default: the ADM's.", show_default=False)
+        int | None,
+        typer.Option(help="Side length of the cached image in pixels. Default: the ADM's.", show_default=False),
     ] = None,
     image_preset: Annotated[
         ImagePreset, typer.Option(help="Resize and crop as in the DistilDIRE, DIRE or DNF code.")
@@ -93,54 +97,58 @@ def build(
     harmonize: Annotated[
         str | None,
         typer.Option(
-            help="Bring all pictures to one codec history before anything is computed: jpeg:QUALITY puts each through JPEG "
-            "at its full size.",
+            help="Give all images the same compression history first: jpeg:QUALITY re-encodes each at full size.",
             show_default=False,
         ),
     ] = None,
     train_size: Annotated[
         int | None,
         typer.Option(
-            help="Side of the teacher's input. Default: 7/8 of the image; official-code: all.", show_default=False
+            help="Side length of the teacher's input. Default: 7/8 of the image's; with official-code, the image's.",
+            show_default=False,
         ),
     ] = None,
-    teacher: Annotated[str, typer.Option(help="Backbone of the teacher: resnet50, efficientnet_lite0.")] = BACKBONE,
+    teacher: Annotated[str, typer.Option(help="Teacher backbone: resnet50 or efficientnet_lite0.")] = BACKBONE,
     teacher_weights: Annotated[
         Path | None,
-        typer.Option(help="The teacher's weights. Default: its published ImageNet ones.", show_default=False),
+        typer.Option(help="File with the teacher's weights. Default: published ImageNet weights.", show_default=False),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Arithmetic of ADM and teacher; part of what a feature is.")
+        Precision, typer.Option(help="Precision of ADM and teacher; part of a feature's fingerprint.")
     ] = "fp32",
     device: DeviceOption = "auto",
     batch_size: AdmBatchOption = "auto",
     compile_adm: Annotated[
         bool, typer.Option("--compile", help="Compile the ADM first: a minute or more, then faster calls.")
     ] = False,
-    shard_size: Annotated[int, typer.Option(help="Images in a new shard.")] = SHARD_SIZE,
+    shard_size: Annotated[int, typer.Option(help="Images per new shard.")] = SHARD_SIZE,
     form: Annotated[
         ShardForm,
         typer.Option(
-            "--format", help="New shards as zarr arrays (compressed), or as tars of .npy files that webdataset streams."
+            "--format", help="Format of new shards: compressed zarr arrays, or tars of .npy files for webdataset."
         ),
     ] = "zarr",
-    min_side: Annotated[int, typer.Option(help="Reject images with a shorter side than this, in pixels.")] = MIN_SIDE,
+    min_side: Annotated[
+        int, typer.Option(help="Reject images whose shorter side has fewer pixels than this.")
+    ] = MIN_SIDE,
     max_pixels: Annotated[int, typer.Option(help="Reject images with more pixels than this.")] = MAX_PIXELS,
-    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, also those that look unchanged.")] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read and hash every file, even if its size and time are unchanged.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what is missing and what it costs, and make nothing.")
+        bool, typer.Option("--dry-run", help="Show what is missing and what it costs, and compute nothing.")
     ] = False,
     price: Annotated[
         float | None,
-        typer.Option(help="With --dry-run: what an hour of one device costs, in any currency.", show_default=False),
+        typer.Option(help="With --dry-run: price of one device hour, in any currency.", show_default=False),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="With --dry-run: measure for a few seconds how fast this device is.")
+        bool, typer.Option("--calibrate", help="With --dry-run: measure this device's throughput for a few seconds.")
     ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Compute in this many processes of this machine, each with a GPU of its own if there are any. "
+            help="Compute in N worker processes on this machine, each with its own GPU if there are GPUs. "
             "Default: in this process.",
             show_default=False,
         ),
@@ -155,18 +163,24 @@ def build(
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Make only the I-th of N parts, for array jobs; whichever build finds all there writes the record.",
+            help="Compute only part I of N, for array jobs. The job that finds all parts done writes the build record.",
             show_default=False,
         ),
     ] = None,
     tries: Annotated[
-        int,
-        typer.Option(help="With workers: set a shard aside when it has failed this often, and go on with the others."),
+        int, typer.Option(help="With workers: give up on a shard after N failures and continue with the others.")
     ] = TRIES,
-    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 if any image was rejected.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if any image was rejected.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute the features of a dataset's images into the cache; what is there already is reused."""
+    """Compute the features of a dataset's images and store them in the cache.
+
+    Reuses every row that the cache already holds. Writes shards, a revision of the dataset and a build record; with
+    --dry-run, shows the plan instead.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected (with --strict),
+    4 the cache is damaged.
+    """
     from ..pipeline.build import run_builds
     from ..pipeline.cluster.placement import Placement
     from ..pipeline.config import build_requests

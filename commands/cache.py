@@ -1,4 +1,4 @@
-"""The commands ``distil-cache cache ...``: arguments in, one function called, its result rendered."""
+"""The commands ``cache ...``: inspect a cache, check it, and free its space."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from .exchange import cache_export, cache_import
 from .options import CacheArgument, JsonOption, render
 
 cache_app = typer.Typer(
-    help="Look into a cache: what it holds, what differs, whether it is sound; mend it, tidy it up, exchange its rows.",
+    help="Inspect, verify, repair and clean up a cache; export and import its features.",
     no_args_is_help=True,
 )
-cache_app.command("export")(cache_export)
-cache_app.command("import")(cache_import)
 
 
 @cache_app.command("ls")
 def cache_ls(cache: CacheArgument, as_json: JsonOption = False) -> None:
-    """List datasets, builds and features with their sizes, and which runs use what."""
+    """List the datasets, builds and features of a cache, with sizes and the runs that use them.
+
+    Writes nothing.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
+    """
     from ..cache import Cache, summary
     from .show.cache import show_listing
 
@@ -29,19 +32,29 @@ def cache_ls(cache: CacheArgument, as_json: JsonOption = False) -> None:
 
 @cache_app.command("diff")
 def cache_diff(
-    a: Annotated[str, typer.Argument(help="A build or a feature folder of --cache, or the folder of a cache.")],
-    b: Annotated[str, typer.Argument(help="What to compare it with, of the same kind.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Build or feature of --cache, or a cache folder.", show_default=False)
+    ],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="Build, feature or cache to compare with A.", show_default=False)
+    ],
     cache: Annotated[
         str | None,
         typer.Option(
             "--cache",
             metavar="FOLDER",
-            help="Cache whose builds or features A and B name; beginnings of names will do.",
+            show_default=False,
+            help="Cache that contains the builds or features A and B; unique prefixes of their names suffice.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say in words what differs between two builds, two features (their specs), or two caches."""
+    """Show the differences between two builds, two features or two caches.
+
+    Writes nothing.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
+    """
     from ..cache.diff import diff
     from .show.cache import show_difference
 
@@ -53,20 +66,25 @@ def cache_verify(
     cache: CacheArgument,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Set what is damaged aside, so that the next build makes just that again."),
+        typer.Option(
+            "--repair",
+            help="Move damaged shards and files out of the way, so that the next build computes just those again.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every marker, checksum, shape and value; end with exit code 4 if anything is damaged.
+    """Check every marker, checksum, shape and value of a cache.
 
-    With --repair the code is 4 only if damage remains. Nothing is deleted.
+    Writes nothing; with --repair, moves what is damaged to folders of its own and deletes nothing.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 damage found (with --repair: damage left).
     """
     from ..cache import Cache, verification
-    from ..cache.repair import repair as set_right
+    from ..cache.repair import repair as repair_cache
     from .show.cache import show_verification
 
     opened = Cache.open(cache)
-    result = set_right(opened) if repair else verification(opened)
+    result = repair_cache(opened) if repair else verification(opened)
     render(result, as_json, show_verification)
     if result["problems"]:
         raise typer.Exit(4)
@@ -75,26 +93,29 @@ def cache_verify(
 @cache_app.command("gc")
 def cache_gc(
     cache: CacheArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what would go. Without it nothing is removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the data. Without it, only list them.")] = False,
     grace: Annotated[
         float,
         typer.Option(
             min=0,
-            help="Hours for which data without a marker stay, and shards that no build names: longer than the longest "
-            "training or interruption.",
+            help="Hours for which unreferenced shards and data are kept. Choose more than your longest training takes.",
         ),
     ] = GRACE_HOURS,
     keep_revisions: Annotated[
         int,
         typer.Option(
             min=1,
-            help="How many of the newest revisions of each dataset are needed with their builds. An older one goes, with "
-            "its records and rows, unless a run's build is of it.",
+            help="Newest revisions of each dataset to keep, with their builds. Older ones that a run uses are kept, too.",
         ),
     ] = KEEP_REVISIONS,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what neither a run, nor a dataset's newest revision, nor a running build needs: first in words, then with --yes."""
+    """List data that no run, kept revision or running build uses; delete them with --yes.
+
+    Writes nothing without --yes. With it, shards are unlisted first, and their data deleted after the grace period.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged, so nothing was deleted.
+    """
     from ..cache import Cache
     from ..cache.gc import collect
     from .show.cache import show_collection
@@ -107,11 +128,16 @@ def cache_gc(
 def cache_compact(
     cache: CacheArgument,
     rows: Annotated[
-        int, typer.Option(min=2, help="Rows of a merged shard at most; shards with fewer than half of them are merged.")
+        int, typer.Option(min=2, help="Maximum rows per merged shard; shards with fewer than half as many are merged.")
     ] = COMPACT_ROWS,
     as_json: JsonOption = False,
 ) -> None:
-    """Merge the small shards that many small builds left; `cache gc` then removes what was merged."""
+    """Merge the small shards that incremental builds leave.
+
+    Writes merged shards with the same values. The originals stay until cache gc deletes them.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 a damaged shard was left as it is.
+    """
     from ..cache import Cache
     from ..cache.compact import compact
     from .show.cache import show_compaction
@@ -122,3 +148,7 @@ def cache_compact(
     render(result, as_json, show_compaction)
     if any(feature["damaged"] for feature in result["features"].values()):
         raise typer.Exit(4)
+
+
+cache_app.command("export")(cache_export)
+cache_app.command("import")(cache_import)

@@ -1,4 +1,4 @@
-"""The commands ``checkpoint import`` and ``checkpoint export``: students to and from the reference implementation."""
+"""The commands ``checkpoint import`` and ``checkpoint export``: students from and for the reference implementation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ checkpoint_app = typer.Typer(
 
 @checkpoint_app.command("import")
 def checkpoint_import(
-    file: Annotated[Path, typer.Argument(help="A .pth file of the reference implementation.", show_default=False)],
-    run: Annotated[Path, typer.Option(help="Folder of the run to make.", show_default=False)],
-    method: Annotated[str, typer.Option(help="What the student sees: distildire (image and eps), or eps.")] = METHOD,
+    file: Annotated[
+        Path, typer.Argument(help="Checkpoint of the reference implementation (.pth).", show_default=False)
+    ],
+    run: Annotated[Path, typer.Option(help="Folder for the run; must be new or empty.", show_default=False)],
+    method: Annotated[str, typer.Option(help="Input of the student: distildire (image and eps) or eps.")] = METHOD,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a run of a published DistilDIRE checkpoint, so that evaluate and report can use it."""
+    """Turn a checkpoint of the reference implementation into a run.
+
+    Writes a run folder for evaluate, predict and report; it cannot be trained further.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments.
+    """
     from ..train.official import import_checkpoint
     from .show.train import show_checkpoint
 
@@ -32,10 +39,20 @@ def checkpoint_import(
 @checkpoint_app.command("export")
 def checkpoint_export(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="File to write: .pth for the reference's loader, or .safetensors.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write: .pth or .pt for the reference's loader, or .safetensors.", show_default=False
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Write a run's best student under the names that the reference implementation loads."""
+    """Export the best student of a run for the reference implementation.
+
+    Writes one checkpoint file; an existing file is not overwritten.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments.
+    """
     from ..train.official import export_checkpoint
     from .show.train import show_checkpoint
 

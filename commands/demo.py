@@ -1,4 +1,4 @@
-"""The command ``demo``: the whole path on the CPU."""
+"""The command ``demo``: the whole path, from images to a report, on a small model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from .options import JsonOption, render
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo-out"),
     as_json: JsonOption = False,
 ) -> None:
-    """Show the whole system on real photographs and a small, really trained diffusion model, on the CPU, in minutes."""
+    """Run the whole system in minutes on the CPU, with real photographs and a small trained diffusion model.
+
+    Writes images, cache, runs and report to the folder --out. A second run reuses what is there.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments.
+    """
     from ..demo import run_demo
     from .show.demo import show_demo
     from .show.progress import RichProgress

@@ -1,4 +1,4 @@
-"""The command ``evaluate``: a trained student on a cached split."""
+"""The command ``evaluate``: score a cached split with a trained student."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ def evaluate(
     select: SelectOption = None,
     test_transform: TransformOption = "crop",
     build_id: Annotated[
-        str | None, typer.Option("--build", help="Build record to read, if several fit.", show_default=False)
+        str | None, typer.Option("--build", help="Build record to read, if several match.", show_default=False)
     ] = None,
     device: DeviceOption = "auto",
     local_copy: LocalCopyOption = None,
     local_copy_gib: LocalCopyGibOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a split with a trained student and keep the scores in the run."""
+    """Score a split of a dataset with a trained student.
+
+    Reads the features from the cache. Writes scores, metrics and a gallery to the folder evaluations/ of the run.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
+    """
     from ..train.evaluate import run_evaluation
     from .show.progress import RichProgress
     from .show.train import show_evaluation

@@ -1,4 +1,4 @@
-"""The commands that exchange a cache's rows with others: ``cache export`` and ``cache import``."""
+"""The commands ``cache export`` and ``cache import``: features as webdataset tars, and from the loose files of other scripts."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from .options import CacheOption, JsonOption, render
 
 def cache_export(
     cache: CacheOption,
-    out: Annotated[Path, typer.Option(help="Folder to make: new, or empty.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the export; must be new or empty.", show_default=False)],
     build: Annotated[str | None, typer.Option(help="Build record to export.", show_default=False)] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="In the place of --build: dataset whose newest revision has one build.", show_default=False),
+        typer.Option(
+            help="Instead of --build: dataset whose newest revision has exactly one build.", show_default=False
+        ),
     ] = None,
     features: Annotated[
         str | None,
         typer.Option(
-            help="Such as image,eps,teacher. Default: all that the build has for a split.", show_default=False
+            help="Features to export, such as image,eps,teacher. Default: all that the build has for a split.",
+            show_default=False,
         ),
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option(help="Split to export; may be given several times. Default: all.", show_default=False),
+        typer.Option(help="Split to export. Repeatable. Default: all.", show_default=False),
     ] = None,
-    samples_per_shard: Annotated[int, typer.Option(help="Samples in one tar.")] = SAMPLES_PER_TAR,
-    seed: Annotated[
-        int, typer.Option(help="Decides the order of the samples; the same seed gives the same bytes.")
-    ] = 0,
+    samples_per_shard: Annotated[int, typer.Option(help="Samples per tar.")] = SAMPLES_PER_TAR,
+    seed: Annotated[int, typer.Option(help="Random seed of the sample order; the same seed gives the same bytes.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a build as a joined, shuffled training set of webdataset tars, with a README and checksums."""
+    """Export a build as a shuffled training set of webdataset tars.
+
+    Writes the tars, a README, the specs of the features and SHA-256 checksums to the folder --out.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
+    """
     from ..cache import Cache
     from ..cache.export import export_build
     from .show.cache import show_export
@@ -50,48 +56,63 @@ def cache_export(
 
 
 def cache_import(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders with images and their features.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Folders with images and their features.")],
     cache: CacheOption,
     dataset: Annotated[str, typer.Option(help="Name of the dataset in the cache.", show_default=False)],
     kind: Annotated[
         ImportKind,
         typer.Option(
-            help="Whose files: distildire ([SPLIT/]{images,eps,dire}/{reals,fakes}) or dire ({images,recons,dire}/...).",
+            help="Scripts that wrote the files: distildire ([SPLIT/]{images,eps,dire}/{reals,fakes}) or dire "
+            "({images,recons,dire}/...).",
             show_default=False,
         ),
     ],
     origin: Annotated[
-        str, typer.Option(help="What made the files, in a few words (model, steps, precision); part of what they are.")
+        str,
+        typer.Option(
+            help="How the files were made, in a few words (model, steps, precision); part of the features' fingerprints."
+        ),
     ] = "not told",
     features: Annotated[
-        str | None, typer.Option(help="Only these: eps, dire, recon. Default: all that are there.", show_default=False)
+        str | None,
+        typer.Option(help="Features to import (eps, dire, recon). Default: all that are found.", show_default=False),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="Kind dire: layout below images/; recognised on sight if left out.")
+        str | None, typer.Option(help="With --kind dire: layout below images/. Default: detected.", show_default=False)
     ] = None,
     resize: Annotated[
-        bool, typer.Option("--resize", help="Kind distildire: resize images of other sizes as its script does.")
+        bool, typer.Option("--resize", help="With --kind distildire: resize images of other sizes as its script does.")
     ] = False,
-    lossy: Annotated[bool, typer.Option("--lossy", help="Take DIRE and reconstructions in JPEG or WebP too.")] = False,
-    storage: Annotated[FloatStorage, typer.Option(help="Store eps in this type.")] = "float16",
+    lossy: Annotated[
+        bool, typer.Option("--lossy", help="Also accept DIRE and reconstructions stored as JPEG or WebP.")
+    ] = False,
+    storage: Annotated[FloatStorage, typer.Option(help="Type in which eps is stored.")] = "float16",
     teacher: Annotated[
-        str | None, typer.Option(help="Compute also this teacher's features of the imported DIRE.", show_default=False)
+        str | None, typer.Option(help="Also compute this teacher's features of the imported DIRE.", show_default=False)
     ] = None,
     teacher_weights: Annotated[
         Path | None,
-        typer.Option(help="The teacher's weights. Default: its published ImageNet ones.", show_default=False),
+        typer.Option(help="File with the teacher's weights. Default: published ImageNet weights.", show_default=False),
     ] = None,
-    preset: Annotated[Preset, typer.Option(help="How the teacher sees DIRE.")] = "paper",
+    preset: Annotated[
+        Preset, typer.Option(help="How the teacher preprocesses DIRE: as in the paper, or as in its published code.")
+    ] = "paper",
     train_size: Annotated[
-        int | None, typer.Option(help="Side of the teacher's input. Default: the preset's.", show_default=False)
+        int | None, typer.Option(help="Side length of the teacher's input. Default: the preset's.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the teacher runs: auto, cpu or cuda:N.")] = "auto",
-    shard_size: Annotated[int, typer.Option(help="Images in a new shard.")] = SHARD_SIZE,
+    device: Annotated[str, typer.Option(help="Device of the teacher: auto, cpu or cuda:N.")] = "auto",
+    shard_size: Annotated[int, typer.Option(help="Images per new shard.")] = SHARD_SIZE,
     form: Annotated[ShardForm, typer.Option("--format", help="Format of new shards.")] = "zarr",
-    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 if any image was rejected.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if any image was rejected.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make shards of the loose files that the scripts of DistilDIRE and DIRE write, without computing them anew."""
+    """Import features that the scripts of DistilDIRE or DIRE wrote as loose files.
+
+    Writes shards, a revision of the dataset and a build record; computes nothing but, with --teacher, teacher features.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected (with --strict),
+    4 the cache is damaged.
+    """
     from ..pipeline.import_config import ImportConfig
     from ..pipeline.import_run import run_import
     from .show.cache import show_import

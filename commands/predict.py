@@ -1,4 +1,4 @@
-"""The command ``predict``: a trained student on new images and videos."""
+"""The command ``predict``: score new images and videos with a trained student."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...",
-            help="Images, videos, folders, patterns such as 'photos/**/*.jpg', or - for a list on stdin.",
+            metavar="PATH",
+            help="Images, videos, folders, glob patterns such as 'photos/**/*.jpg', or - to read paths from stdin.",
             show_default=False,
         ),
     ],
@@ -26,60 +26,78 @@ def predict(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="In place of a run: a .pth or .safetensors file of the reference implementation.", show_default=False
+            help="Instead of a run: a checkpoint of the reference implementation (.pth, .safetensors).",
+            show_default=False,
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="What the student in --weights sees: distildire (image and eps), or eps.")
+        str, typer.Option(help="With --weights: input of the student, distildire (image and eps) or eps.")
     ] = METHOD,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="A score above it says generated. Default: what validation chose, else 0.5.", show_default=False
+            help="Scores above it count as generated. Default: the threshold chosen on validation, or 0.5.",
+            show_default=False,
         ),
     ] = None,
     adm: Annotated[
         str | None,
         typer.Option(
-            help="The diffusion model of the run's features: a checkpoint, or a name. Default: found by its digest among "
-            "those that are shipped or were fetched before; with --weights: adm256.",
+            help="Diffusion model of the run's features: a checkpoint or a name. Default: found by its digest among the "
+            "shipped and downloaded ones; with --weights, adm256.",
             show_default=False,
         ),
     ] = None,
     adm_config: Annotated[
         Path | None,
-        typer.Option(help="JSON with a checkpoint's guided-diffusion flags, where the run does not know them."),
+        typer.Option(
+            help="JSON file with the checkpoint's guided-diffusion flags, if the run does not record them.",
+            show_default=False,
+        ),
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="The run's cache, for runs of older versions.", show_default=False),
+        typer.Option(
+            metavar="FOLDER",
+            help="Cache of the run; only for runs of versions that did not record their settings.",
+            show_default=False,
+        ),
     ] = None,
     test_transform: TransformOption = "crop",
-    frames: Annotated[int, typer.Option(help="Frames to look at in a video, evenly spread.")] = FRAMES,
+    frames: Annotated[int, typer.Option(help="Evenly spaced frames to score per video.")] = FRAMES,
     explain: Annotated[
         Path | None,
         typer.Option(
-            help="New folder for image, eps and DIRE of each picture, side by side. DIRE costs about 40 ADM calls.",
+            help="New folder for a PNG per image with image, eps and DIRE side by side. DIRE takes about 40 ADM calls.",
             show_default=False,
         ),
     ] = None,
     device: DeviceOption = "auto",
     precision: Annotated[
-        Precision | None, typer.Option(help="Arithmetic of the ADM. Default: the run's.", show_default=False)
+        Precision | None, typer.Option(help="Precision of the ADM. Default: the run's.", show_default=False)
     ] = None,
     batch_size: AdmBatchOption = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="Threads that decode. Default: up to 8.", show_default=False)
+        int | None, typer.Option(help="Decoding threads. Default: one per CPU core, at most 8.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write: .json, .jsonl or .csv.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write the predictions to: .json, .jsonl or .csv.", show_default=False)
+    ] = None,
     form: Annotated[
         LineForm | None,
-        typer.Option("--format", help="Print JSON lines or CSV on stdout as they come.", show_default=False),
+        typer.Option(
+            "--format", help="Print predictions on stdout as they are made, as JSON lines or CSV.", show_default=False
+        ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 if any file was set aside.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if any file was skipped.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say of images and videos how likely they are generated, with a trained student."""
+    """Score how likely images and videos are generated, with a trained student.
+
+    Writes predictions to stdout, with --out also to a file, and with --explain a PNG per image.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 a file was skipped (with --strict).
+    """
     from ..inference.detector import Detector
     from ..inference.output import write_object
     from ..inference.predict import run_predict
@@ -87,9 +105,9 @@ def predict(
     from .show.progress import RichProgress
 
     if (run is None) == (weights is None):
-        raise UsageError("predict: give either --run or --weights, which says who looks at the images.")
+        raise UsageError("predict: give either --run or --weights, to choose the student.")
     if as_json and form:
-        raise UsageError("predict: --json and --format both write to stdout. Choose one of them.")
+        raise UsageError("predict: --json and --format both write to stdout. Choose one.")
     options = {
         "threshold": threshold, "adm": adm, "adm_config": adm_config, "cache": cache, "transform": test_transform,
         "frames": frames, "explain": explain, "device": device, "precision": precision,

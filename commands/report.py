@@ -1,4 +1,4 @@
-"""The command ``report``: runs compared."""
+"""The command ``report``: compare evaluated runs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from .options import JsonOption, render
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluated runs.")],
-    out: Annotated[
-        Path,
-        typer.Option(help="Folder for the page, Markdown, LaTeX, JSON, flat tables and scores.", show_default=False),
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of evaluated runs, or of a sweep.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.", show_default=False)],
     bench: Annotated[
-        Path | None, typer.Option(help="File of bench --out: adds what each method costs.", show_default=False)
+        Path | None,
+        typer.Option(help="File written by bench --out: adds the cost of each method.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare runs: accuracy and AP per test generator, curves, galleries. Reads the runs and nothing else."""
+    """Compare evaluated runs: accuracy and AP per test generator, curves, galleries.
+
+    Reads only the run folders. Writes report.html with the same content as Markdown, LaTeX, JSON, CSV and Parquet to
+    the folder --out.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments.
+    """
     from ..train.report import write_report
     from ..train.report.costs import additions as costs
     from .show.train import show_report

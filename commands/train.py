@@ -1,4 +1,7 @@
-"""The command ``train``: one training, or with ``--sweep`` a grid of them. A setting that is not given is the method's."""
+"""The command ``train``: train one student, or with ``--sweep`` a grid of them.
+
+An option that is not given is not passed on: the configuration takes its default, or the method's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..choices import Amp, InitialWeights, Preset, ScheduleName
+from ..choices import BACKBONE, METHOD, Amp, InitialWeights, Preset, ScheduleName
 from .options import (
     CacheOption,
     DeviceOption,
@@ -20,7 +23,7 @@ from .options import (
 )
 
 _RATE = "Learning rate"
-_STEP = "Step and selection"
+_STEP = "Optimizer step and model selection"
 _TEACHER = "Loss and teacher"
 
 
@@ -28,112 +31,207 @@ def train(
     cache: CacheOption,
     dataset: Annotated[
         list[str],
-        typer.Option(help="Dataset to learn from; given several times, their rows are joined.", show_default=False),
+        typer.Option(help="Dataset to train on. Repeatable: the datasets are joined.", show_default=False),
     ],
-    run: Annotated[Path, typer.Option(help="Folder of the run; of all runs with --sweep.", show_default=False)],
+    run: Annotated[Path, typer.Option(help="Run folder; with --sweep, the folder of all runs.", show_default=False)],
     select: SelectOption = None,
     build: Annotated[
         list[str] | None,
-        typer.Option(help="Build record to train from, if several fit; one for each dataset.", show_default=False),
+        typer.Option(help="Build record to train from, if several match; one per dataset.", show_default=False),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="What it learns from: distildire, dire, dnf, cnndet, eps.", show_default="distildire"),
+        typer.Option(help="Method: distildire, dire, dnf, cnndet or eps.", show_default=METHOD),
     ] = None,
     preset: Annotated[
-        Preset | None, typer.Option(help="The paper's recipe, or its published code's.", show_default="paper")
+        Preset | None,
+        typer.Option(help="Training recipe: the paper's, or that of its published code.", show_default="paper"),
     ] = None,
     aug_prob: Annotated[
-        float | None, typer.Option(help="Probability of cnndet's blur and of its JPEG.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Probability of cnndet's blur and JPEG augmentations. Default: the method's.", show_default=False
+        ),
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="The student: resnet50, efficientnet_lite0, small, small32.", show_default="resnet50"),
+        typer.Option(help="Student backbone: resnet50, efficientnet_lite0, small or small32.", show_default=BACKBONE),
     ] = None,
     initial_weights: Annotated[
         InitialWeights | None,
-        typer.Option(help="What it starts from; default: the method's choice, if the backbone has such weights."),
+        typer.Option(
+            help="Initial weights of the backbone. Default: the method's, if the backbone has them.",
+            show_default=False,
+        ),
     ] = None,
     init_from: Annotated[
-        Path | None, typer.Option(help="Run whose best student this one begins as, to be fine-tuned.")
+        Path | None, typer.Option(help="Fine-tune: start from the best student of this run.", show_default=False)
     ] = None,
     train_size: Annotated[
-        int | None, typer.Option(help="Side of the student's input. Default: the teacher's.", show_default=False)
+        int | None,
+        typer.Option(help="Side length of the student's input in pixels. Default: the method's.", show_default=False),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and flips.", show_default="0")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of weights, sample order and augmentations.", show_default="0")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training set. Default: the method's.", show_default=False)
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Samples that one step learns from, over all processes.", show_default=False)
+        int | None,
+        typer.Option(help="Samples per optimizer step, over all processes. Default: the method's.", show_default=False),
     ] = None,
     kd_weight: Annotated[
         float | None,
-        typer.Option(help="Weight of the distillation loss; 0 is without.", rich_help_panel=_TEACHER),
+        typer.Option(
+            help="Weight of the distillation loss; 0 turns it off. Default: the method's.",
+            show_default=False,
+            rich_help_panel=_TEACHER,
+        ),
     ] = None,
     pos_weight: Annotated[
         str | None,
-        typer.Option(help="Weight of generated pictures, or balanced: real / generated.", rich_help_panel=_TEACHER),
+        typer.Option(
+            help="Loss weight of generated images, or balanced for real / generated. Default: the method's.",
+            show_default=False,
+            rich_help_panel=_TEACHER,
+        ),
     ] = None,
     teacher_online: Annotated[
         bool,
-        typer.Option("--teacher-online", help="Run the teacher instead of reading its maps.", rich_help_panel=_TEACHER),
+        typer.Option(
+            "--teacher-online",
+            help="Run the teacher during training instead of reading its cached features.",
+            rich_help_panel=_TEACHER,
+        ),
     ] = False,
     teacher: Annotated[
-        str | None, typer.Option(help="Backbone of a teacher that runs online.", rich_help_panel=_TEACHER)
+        str | None,
+        typer.Option(
+            help="Backbone of the online teacher. Default: that of the cached features, or resnet50.",
+            show_default=False,
+            rich_help_panel=_TEACHER,
+        ),
     ] = None,
     teacher_weights: Annotated[
-        Path | None, typer.Option(help="File with its weights.", rich_help_panel=_TEACHER)
+        Path | None,
+        typer.Option(
+            help="File with the online teacher's weights. Default: published ImageNet weights.",
+            show_default=False,
+            rich_help_panel=_TEACHER,
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of Adam.", rich_help_panel=_RATE)] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate (Adam). Default: the method's.", show_default=False, rich_help_panel=_RATE),
+    ] = None,
     schedule: Annotated[
         ScheduleName | None,
-        typer.Option(help="How it moves; plateau looks at the validation and ends the run.", rich_help_panel=_RATE),
+        typer.Option(
+            help="Learning-rate schedule; plateau drops the rate when validation stops improving, and ends the run. "
+            "Default: the method's.",
+            show_default=False,
+            rich_help_panel=_RATE,
+        ),
     ] = None,
     warmup_steps: Annotated[
-        int | None, typer.Option(help="Steps in which it rises from nothing first.", rich_help_panel=_RATE)
+        int | None,
+        typer.Option(help="Steps of linear warmup from zero.", show_default="0", rich_help_panel=_RATE),
     ] = None,
     drop_every: Annotated[
-        int | None, typer.Option(help="step: epochs between two drops.", rich_help_panel=_RATE)
+        int | None,
+        typer.Option(help="step: epochs between drops of the rate.", show_default=False, rich_help_panel=_RATE),
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="plateau: epochs without a better validation.", rich_help_panel=_RATE)
+        int | None,
+        typer.Option(
+            help="plateau: epochs without improvement before a drop. Default: the method's.",
+            show_default=False,
+            rich_help_panel=_RATE,
+        ),
     ] = None,
     lr_factor: Annotated[
-        float | None, typer.Option(help="step, plateau: what a drop multiplies by (0.1).", rich_help_panel=_RATE)
+        float | None,
+        typer.Option(
+            help="step, plateau: factor of each drop. Default: 0.1.", show_default=False, rich_help_panel=_RATE
+        ),
     ] = None,
     min_lr: Annotated[
-        float | None, typer.Option(help="plateau: ends below; cosine: ends at.", rich_help_panel=_RATE)
+        float | None,
+        typer.Option(
+            help="plateau: end the run below this rate; cosine: final rate. Default: the method's.",
+            show_default=False,
+            rich_help_panel=_RATE,
+        ),
     ] = None,
-    beta1: Annotated[float | None, typer.Option(help="Adam's first beta.", rich_help_panel=_RATE)] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Adam's weight decay.", rich_help_panel=_RATE)] = None,
+    beta1: Annotated[
+        float | None,
+        typer.Option(help="Adam's beta1. Default: the method's.", show_default=False, rich_help_panel=_RATE),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Adam's weight decay.", show_default="0", rich_help_panel=_RATE)
+    ] = None,
     accumulate: Annotated[
         int | None,
-        typer.Option(help="Parts of a batch that go through the network in turn: less memory.", rich_help_panel=_STEP),
+        typer.Option(
+            help="Micro-batches per optimizer step (gradient accumulation), to save memory.",
+            show_default="1",
+            rich_help_panel=_STEP,
+        ),
     ] = None,
-    clip_grad: Annotated[float | None, typer.Option(help="Longest gradient.", rich_help_panel=_STEP)] = None,
-    amp: Annotated[Amp | None, typer.Option(help="Arithmetic of the student's passes.", rich_help_panel=_STEP)] = None,
+    clip_grad: Annotated[
+        float | None,
+        typer.Option(
+            help="Clip the global gradient norm to this value. Default: no clipping.",
+            show_default=False,
+            rich_help_panel=_STEP,
+        ),
+    ] = None,
+    amp: Annotated[
+        Amp | None,
+        typer.Option(
+            help="Mixed precision for the student: off, bf16 or fp16.", show_default="off", rich_help_panel=_STEP
+        ),
+    ] = None,
     val_fraction: Annotated[
         float | None,
-        typer.Option(help="Share held out of train where a dataset lacks train, val or test.", rich_help_panel=_STEP),
+        typer.Option(
+            help="Fraction of train to hold out for model selection if a dataset lacks train, val or test.",
+            show_default="0.1",
+            rich_help_panel=_STEP,
+        ),
     ] = None,
     stop_after: Annotated[
-        int | None, typer.Option(help="End after so many epochs without a better validation.", rich_help_panel=_STEP)
+        int | None,
+        typer.Option(
+            help="Early stopping: end after N epochs without improvement on validation. Default: never.",
+            show_default=False,
+            rich_help_panel=_STEP,
+        ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
-            help="setting=value,value: one run for each; given several times, for each combination. Runs that are there "
-            "are kept, interrupted ones go on.",
+            metavar="SETTING=VALUE,VALUE",
+            help="Train one run per value; repeatable for every combination. Finished runs are kept, interrupted ones "
+            "resume.",
             show_default=False,
         ),
     ] = None,
     device: DeviceOption = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read the cache; 0 for a thread.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes that read the cache; 0 reads in a thread.")] = 0,
     local_copy: LocalCopyOption = None,
     local_copy_gib: LocalCopyGibOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a student from cached features alone: no source image, no diffusion model. Runs under torchrun, too."""
+    """Train a student from cached features.
+
+    Opens no source image and runs no diffusion model; also runs under torchrun. Writes checkpoints, metrics and
+    TensorBoard logs to the run folder, and registers the run in the cache.
+
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
+    """
     from ..train.config import TrainConfig
     from ..train.loop import run_training
     from ..train.sweep import parse_sweep, run_sweep

@@ -49,7 +49,7 @@ def test_without_a_measured_rate_there_is_no_estimate_and_the_plan_says_so(
     assert planned["estimate"]["devices"] == []
     assert planned["estimate"]["bytes"] == sum(row["bytes"] for row in planned["features"].values()) > 0
     show_build(planned)
-    assert "no estimate of time. Measure it with --calibrate" in " ".join(capsys.readouterr().out.split())
+    assert "no time estimate. Measure it with --calibrate" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "cache").exists()
 
 

@@ -59,9 +59,17 @@ def test_every_option_of_every_command_says_what_it_changes() -> None:
     commands = all_commands(typer.main.get_command(app))
     assert {"build", "train", "evaluate", "report", "demo", "cache ls", "checkpoint import"} <= set(commands)
     for name, command in commands.items():
-        assert command.help, name
         for option in command.params:
             assert getattr(option, "help", None), f"{name} {option.name}"
+
+
+def test_every_command_says_in_one_shape_what_it_does_what_it_writes_and_how_it_ends() -> None:
+    for name, command in all_commands(typer.main.get_command(app)).items():
+        summary, what, codes = command.help.split("\n\n")
+        assert summary.endswith("."), name
+        assert "\n" not in summary, name
+        assert "rites " in what, name
+        assert codes.startswith("Exit codes: 0 success, 1 failure, 2 invalid arguments"), name
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +157,11 @@ def test_build_train_evaluate_report_from_the_shell(material: Path, tmp_path: Pa
         (["cache", "ls", "nowhere"], 1, "nowhere: is not a cache"),
         (["build", "nowhere", "--cache", "c", "--dataset", "d", "--adm", "demo"], 1, "nowhere: no such file or folder"),
         (["build", ".", "--cache", "c", "--dataset", "a/b"], 2, "--dataset a/b"),
-        (["build", ".", "--cache", "c", "--dataset", "d", "--batch-size", "many"], 2, "neither auto nor a number"),
+        (
+            ["build", ".", "--cache", "c", "--dataset", "d", "--batch-size", "many"],
+            2,
+            "neither auto nor a positive integer",
+        ),
         (["build", ".", "--cache", "c"], 2, "Missing option '--dataset'"),
         (["train", "--cache", "nowhere", "--dataset", "d", "--run", "r"], 1, "nowhere: is not a cache"),
         (["train", "--cache", "c", "--dataset", "d", "--run", "r", "--method", "magic"], 2, "no method 'magic'"),

@@ -102,7 +102,9 @@ def test_parts_in_any_order_make_the_bytes_of_one_build_and_the_last_one_writes_
         assert result["features"]["image"]["computed"] == 8
     assert Cache.open(tmp_path).builds().ids() == []
     show_build(result)
-    assert "Part 1 of 3 is done" in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("noise, part 1 of 3 feature computed")
+    assert "Part 1 of 3 finished" in shown
     last = built(material, tmp_path, "2/3")
     assert last["part"] == {"number": 2, "of": 3, "shards_left": 0}
     assert (last["build"], last["revision"], last["samples"]) == (whole["build"], whole["revision"], 24)

@@ -81,5 +81,5 @@ def test_the_summary_says_what_happened_and_where_the_report_is(twice: Any, caps
     first, _, _ = twice
     show_demo(first)
     text = capsys.readouterr().out
-    assert "Built again: 0 ADM calls, 0 rows computed" in text
+    assert "Second build: 0 ADM calls, 0 rows computed" in text
     assert "report.html" in text.replace("\n", "")

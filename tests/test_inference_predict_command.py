@@ -74,7 +74,7 @@ def test_a_bad_file_is_set_aside_and_counts_under_strict_alone(folder: Path) -> 
     assert found["counts"] == {"files": 3, "generated": 0, "real": 2, "set_aside": 1}
     assert parsed(*arguments, "--strict", code=3)["predictions"] == found["predictions"]
     people = run(*arguments).stdout
-    assert "3 files: 0 generated, 2 real, 1 set aside" in people
+    assert "3 files: 0 generated, 2 real, 1 skipped" in people
     assert "threshold 1, as asked for" in people
 
 
@@ -90,7 +90,7 @@ def test_lines_and_csv_go_to_stdout_or_a_file_and_say_the_same(folder: Path, tmp
         [row["score"] or np.nan for row in expected], nan_ok=True
     )
     assert json.loads((tmp_path / "a.json").read_text("utf-8"))["predictions"] == expected
-    assert "written:" in run(*arguments, "--out", tmp_path / "b.jsonl").stdout
+    assert "Written to" in run(*arguments, "--out", tmp_path / "b.jsonl").stdout
     assert (tmp_path / "b.jsonl").read_text("utf-8") == lines
 
 

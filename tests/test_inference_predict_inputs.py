@@ -273,5 +273,5 @@ def test_no_name_can_move_the_cursor_of_a_terminal(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "0.7500" in printed
-    assert "set aside caf\\xe9.png: empty (0 bytes)" in printed
+    assert "skipped caf\\xe9.png: empty (0 bytes)" in printed
     assert "Note: threshold 0.5." in printed

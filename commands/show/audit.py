@@ -1,4 +1,4 @@
-"""What the command `audit` prints for people."""
+"""Summary of ``audit``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .format import Result
+from .format import Result, count
 
 _MOST_REJECTS = 5
 
 
 def show_audit(result: Result) -> None:
-    """Show each check with its AUC, what gives the label away, duplicates, and what could not be looked at."""
+    """Print each check with its AUC, the features that give the label away, duplicates and skipped files."""
     console = Console()
     console.print(Text(", ".join(result["sources"]), style="bold"), soft_wrap=True)
     table = Table(header_style="dim", box=None, pad_edge=False)
-    for column in ("images", "by", "real", "generated", "AUC (interval)", "the label is"):
+    for column in ("images", "features", "real", "generated", "AUC (interval)", "label"):
         table.add_column(column, justify="right" if column in ("real", "generated") else "left", overflow="fold")
     for check in result["checks"]:
         verdict = Text("given away", style="bold red") if check["found"] else Text(check["reason"] or "not given away")
@@ -26,18 +26,20 @@ def show_audit(result: Result) -> None:
     for check in result["checks"]:
         if check["found"]:
             console.print()
-            heading = f"{check['part']}, {check['features']}: what gives the label away, with its AUC alone"
+            heading = (
+                f"{check['part']}, {check['features']}: what gives the label away, and the AUC of each feature alone"
+            )
             console.print(Text(heading), soft_wrap=True)
             for carrier in check["carried_by"]:
                 console.print(Text(f"  {carrier['auc']:.2f}  {carrier['words']}"), soft_wrap=True)
     console.print()
-    for line in (*map(_told, result["told"]), _pixels(result["pixels"]), *_duplicates(result["duplicates"])):
+    for line in (*map(_unjudged, result["told"]), _pixels(result["pixels"]), *_duplicates(result["duplicates"])):
         console.print(Text(line), soft_wrap=True)
     for reject in result["set_aside"][:_MOST_REJECTS]:
-        text = f"set aside: {reject['path']}: {reject['reason']} ({reject['detail']})"
+        text = f"skipped {reject['path']}: {reject['reason']} ({reject['detail']})"
         console.print(Text(text, style="yellow"), soft_wrap=True)
     if len(result["set_aside"]) > _MOST_REJECTS:
-        console.print(f"and {len(result['set_aside']) - _MOST_REJECTS:,} more; --json has all of them.")
+        console.print(f"and {len(result['set_aside']) - _MOST_REJECTS:,} more; --json lists all of them.")
     console.print(Text(_verdict(result), style="bold red" if result["found"] else "bold"), soft_wrap=True)
 
 
@@ -48,29 +50,28 @@ def _area(check: Result) -> str:
     return f"{check['auc']:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _told(entry: Result) -> str:
+def _unjudged(entry: Result) -> str:
     low, high = entry["interval"]
     return (
-        f"Not judged, for it depends on the content too: {entry['words']}; AUC {entry['auc']:.2f}"
+        f"Not judged, because it also depends on the content: {entry['words']}; AUC {entry['auc']:.2f}"
         f" ({low:.2f} to {high:.2f})."
     )
 
 
 def _pixels(pixels: Result) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in pixels["not_measured"].items())
-    small = f" {pixels['without_spectrum']:,} were too small for grid and resampling." if pixels["measured"] else ""
-    return (
-        f"Pixels of {pixels['measured']:,} images looked at{f' (not of {reasons})' if reasons else ''}."
-        f"{small if pixels['without_spectrum'] else ''}"
-    )
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in pixels["not_measured"].items())
+    text = f"Pixels of {count(pixels['measured'], 'image')} examined{f' (not of {reasons})' if reasons else ''}."
+    if pixels["measured"] and pixels["without_spectrum"]:
+        text += f" {pixels['without_spectrum']:,} of them were too small for the grid and resampling features."
+    return text
 
 
 def _duplicates(found: Result) -> list[str]:
     lines = [
-        f"The same bytes: {found['same_bytes_both_labels']:,} files with both labels,"
-        f" {found['same_bytes_across_splits']:,} left out of a split because test or val has them,"
-        f" {found['same_bytes_repeated']:,} repeated otherwise.",
-        f"Near duplicates among {found['compared']:,} images: {found['near_pairs']:,} pairs,"
+        f"Identical files: {found['same_bytes_both_labels']:,} with both labels,"
+        f" {found['same_bytes_across_splits']:,} left out of a split because test or val has one,"
+        f" {found['same_bytes_repeated']:,} other repeats.",
+        f"Near duplicates among {count(found['compared'], 'image')}: {count(found['near_pairs'], 'pair')},"
         f" {found['near_across_labels']:,} across labels, {found['near_across_splits']:,} across splits.",
     ]
     return lines + [f"  {one}  {other}" for one, other in found["near_examples"][:_MOST_REJECTS]]
@@ -78,8 +79,10 @@ def _duplicates(found: Result) -> list[str]:
 
 def _verdict(result: Result) -> str:
     if result["found"]:
-        return "The label is given away: a detector that is trained on these images need not learn what is in them."
+        return (
+            "The label is given away: a detector trained on these images need not learn anything about their content."
+        )
     judged = sum(check["auc"] is not None for check in result["checks"])
     if judged == 0:
-        return "There are too few images for a verdict."
-    return f"No sign in {judged:,} checks that the label is given away."
+        return "Too few images for a verdict."
+    return f"No sign in {count(judged, 'check')} that the label is given away."

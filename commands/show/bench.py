@@ -1,4 +1,4 @@
-"""What the command `bench` prints for people."""
+"""Summary of ``bench``."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from .format import Result, new_table, size_of
 
 
 def show_bench(result: Result) -> None:
-    """Show the table, where the time of each method goes, and under which conditions that is."""
+    """Print the cost of each method, where its time goes, and the conditions of the measurement."""
     costs = Costs.model_validate(result)
     console = Console()
     console.print(_counted(costs))
-    console.print(Text(f"{CONVENTION} x: DIRE's over this method's."), soft_wrap=True)
+    console.print(Text(f"{CONVENTION} Columns x: DIRE's value divided by the method's."), soft_wrap=True)
     if any(row.warm for row in costs.rows):
         for table in (_warm(costs), _cold(costs), _stages(costs)):
             console.print()
             console.print(table)
-        console.print(Text(f"From a file ({costs.decoded}) to the verdict, everything warm."), soft_wrap=True)
+        console.print(Text(f"Time from file ({costs.decoded}) to verdict, with everything warm."), soft_wrap=True)
     console.print(Text(_conditions(costs)), soft_wrap=True)
 
 
 def amount(value: float) -> str:
-    """A number of four digits with an SI prefix: 89.59 T, 23.51 M."""
+    """Format a number with four digits and an SI prefix: 89.59 T, 23.51 M."""
     for prefix in ("", "k", "M", "G"):
         if value < 1000:
             return f"{value:#.4g} {prefix}".strip()
@@ -34,13 +34,13 @@ def amount(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits: 0.59 ms, 2.25 s."""
+    """Format seconds as s or ms: 0.59 ms, 2.25 s."""
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:,.2f} s"
 
 
 def _counted(costs: Costs) -> Table:
     table = new_table(
-        "What one image costs", ["method", "ADM calls", "parameters", "of the ADM", "of the student", "FLOPs", "x"]
+        "Cost per image", ["method", "ADM calls", "parameters", "in the ADM", "in the student", "FLOPs", "x"]
     )
     for row in costs.rows:
         own = row.parameters
@@ -50,7 +50,7 @@ def _counted(costs: Costs) -> Table:
 
 
 def _warm(costs: Costs) -> Table:
-    table = new_table("Everything warm, an image", ["method", "time", "half of them within", "x", "CPU time", "x"])
+    table = new_table("Warm time per image", ["method", "median", "interquartile range", "x", "CPU time", "x"])
     for row in costs.rows:
         if row.warm is not None:
             low, high = map(duration, row.warm.quartiles)
@@ -60,7 +60,7 @@ def _warm(costs: Costs) -> Table:
 
 
 def _cold(costs: Costs) -> Table:
-    columns = ["method", "from nothing", "imports", "loading", "first image", "x", "memory", "x"]
+    columns = ["method", "total", "imports", "loading", "first image", "x", "peak memory", "x"]
     table = new_table("Cold start", columns)
     for row in costs.rows:
         if row.cold is not None:
@@ -86,8 +86,8 @@ def _conditions(costs: Costs) -> str:
     )
     what = f"ADM {c.adm}, {c.image_size} pixels, {c.steps}; student {c.backbone}"
     if all(row.warm is None for row in costs.rows):
-        return f"{what}. Counted, not run; {software}."
+        return f"{what}. Counted, not measured; {software}."
     return (
-        f"{what}, its weights drawn at random (they change no time). {c.device}, CPU threads: {c.threads}, {c.precision}, "
-        f"images at once: {c.batch_size}; {software}."
+        f"{what} with random weights (time does not depend on them). {c.device}, CPU threads: {c.threads}, {c.precision}, "
+        f"batch size: {c.batch_size}; {software}."
     )

@@ -1,4 +1,4 @@
-"""What ``demo`` prints for people."""
+"""Summary of ``demo``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .format import Result, new_table, size_of
 
 
 def show_demo(result: Result) -> None:
-    """Say what the demo did, what came out of it, and where its report is."""
+    """Print the demo's scores, DIRE statistics and times, and where its report was written."""
     console = Console()
     images, calls = result["images"], result["adm_calls"]
     runs = list(result["test_sets"][0]["runs"])
     scores = new_table(
-        "Accuracy / AP in percent, 95 % interval of the AP over scenes",
+        "Accuracy / AP in percent (95 % interval of the AP, resampled by scene)",
         ["test set", "images", "smoothness and saturation only", *(f"student {run}" for run in runs)],
     )
     for row in result["test_sets"]:
@@ -21,7 +21,7 @@ def show_demo(result: Result) -> None:
         mark = "*" if row["seen_in_training"] else ""
         scores.add_row(row["title"] + mark, f"{row['real']} + {row['fake']}", *map(_accuracy_and_ap, cells))
     dire = new_table(
-        "Mean DIRE in percent of the grey range, 95 % interval", ["images", *(d["path"] for d in result["dire"])]
+        "Mean DIRE in percent of the 8-bit range (95 % interval)", ["images", *(d["path"] for d in result["dire"])]
     )
     for of_paths in zip(*(d["classes"] for d in result["dire"]), strict=True):
         dire.add_row(of_paths[0]["images"], *map(_percent_and_interval, of_paths))
@@ -34,18 +34,18 @@ def show_demo(result: Result) -> None:
         console.print()
     lines = [
         f"{images['train']:,} training and {images['test']:,} test images"
-        f" {'made' if images['made'] else 'found as they were'}; {calls['images']:,} ADM calls for making them,"
+        f" {'made' if images['made'] else 'reused'}; {calls['images']:,} ADM calls to generate them,"
         f" {calls['features']:,} for {result['features']['computed']:,} feature rows"
         f" ({result['features']['reused']:,} reused), {size_of(result['cache_bytes'])} of cache.",
-        f"Built again: {calls['again']:,} ADM calls, {result['again']['computed']:,} rows computed,"
+        f"Second build: {calls['again']:,} ADM calls, {result['again']['computed']:,} rows computed,"
         f" {result['again']['reused']:,} reused, {result['again']['decoded']:,} images decoded.",
         f"File metadata alone: AUC {result['metadata_auc']:.2f} (0.50 is chance).",
         *(study["verdict"].rpartition("\n")[2] for study in result["dire"]),
-        f"At most {size_of(result['peak_memory_bytes'])} of memory.",
+        f"Peak memory: {size_of(result['peak_memory_bytes'])}.",
     ]
     for line in lines:
         console.print(line, highlight=False)
-    console.print(f"report: {result['report']}", style="bold", highlight=False, soft_wrap=True)
+    console.print(f"Report: {result['report']}", style="bold", highlight=False, soft_wrap=True)
 
 
 def _accuracy_and_ap(measures: Result) -> str:

@@ -1,4 +1,4 @@
-"""How numbers and tables look, the same for every command."""
+"""Formats of numbers, cells and tables that all commands share."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from typing import Any
 from rich.table import Table
 
 Result = dict[str, Any]
-"""What a command found out, as ``--json`` prints it."""
+"""The result of a command, as ``--json`` prints it."""
 
 
-def size_of(count: float) -> str:
-    """Return a number of bytes in the largest unit that keeps it above 1."""
+def size_of(size: float) -> str:
+    """Format a number of bytes with a binary unit, such as 1.5 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} TiB"
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
+def count(number: int, noun: str) -> str:
+    """Format a number of things: ``1 file``, ``2,000 files``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def new_table(title: str, columns: list[str]) -> Table:
-    """Return a table without lines: the first column to the left, the others to the right."""
+    """Return a table without borders, its first column aligned left and the others right."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
@@ -28,7 +33,7 @@ def new_table(title: str, columns: list[str]) -> Table:
 
 
 def cell(value: object) -> str:
-    """Return a value as a table shows it: four decimals, thousands apart, a dash for none."""
+    """Format a value for a table cell: four decimals for floats, thousands separators for integers, a dash for None."""
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What ``predict`` prints for people."""
+"""Summary of ``predict``."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .format import Result
+from .format import Result, count
 
 _STYLES = {"generated": "red", "real": "green"}
 
 
 def show_predictions(result: Result, out: Path | None) -> None:
-    """Show each verdict, unless they were written to a file, what was set aside, and how to read it."""
+    """Print the verdicts, unless they were written to a file, then the skipped files, counts and notes."""
     console = Console()
     scored = [row for row in result["predictions"] if row["verdict"]]
     if scored and out is None:
         console.print(_verdicts(scored))
-    aside = [row for row in result["predictions"] if not row["verdict"]]
-    for row in aside if out is None else aside[:5]:
-        words = f"  set aside {shown(row['path'])}: {row['reason']} ({shown(row['detail'])})"
-        console.print(Text(words, style="yellow"), soft_wrap=True)
+    skipped = [row for row in result["predictions"] if not row["verdict"]]
+    for row in skipped if out is None else skipped[:5]:
+        text = f"  skipped {shown(row['path'])}: {row['reason']} ({shown(row['detail'])})"
+        console.print(Text(text, style="yellow"), soft_wrap=True)
     counts = result["counts"]
     console.print(
-        f"{counts['files']:,} files: {counts['generated']:,} generated, {counts['real']:,} real, "
-        f"{counts['set_aside']:,} set aside; {result['adm_calls_per_image']:,} ADM calls an image, "
+        f"{count(counts['files'], 'file')}: {counts['generated']:,} generated, {counts['real']:,} real, "
+        f"{counts['set_aside']:,} skipped; {count(result['adm_calls_per_image'], 'ADM call')} per image, "
         f"{result['seconds']:,.1f} s.",
         highlight=False,
     )
     for note in result["notes"]:
         console.print(Text(f"Note: {note}."))
     if out is not None:
-        console.print(Text(f"written: {out}", style="bold"), soft_wrap=True)
+        console.print(Text(f"Written to {out}", style="bold"), soft_wrap=True)
 
 
 def shown(text: str) -> str:
-    """Return a text in which no character can move the cursor, colour the screen or hide another one."""
+    """Escape control and other unprintable characters, which could move the cursor or hide text."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
         for letter in text

@@ -1,4 +1,4 @@
-"""Progress on stderr while a command works."""
+"""Progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from rich.progress import (
 )
 from rich.text import Text
 
-GO_ON = "Interrupted. What was finished is kept: run the same command again to go on."
+GO_ON = "Interrupted. Finished work is kept; run the same command again to continue."
 
 
 class RichProgress:
-    """Progress bars on stderr; where stderr is no terminal, one line a finished stage.
+    """Progress bars on stderr; if stderr is not a terminal, one line per finished stage.
 
-    interrupted : what to tell somebody who ends the program.
+    Parameters
+    ----------
+    interrupted : str
+        Printed after Ctrl-C.
     """
 
     def __init__(self, interrupted: str = GO_ON) -> None:
@@ -49,19 +52,19 @@ class RichProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the bars as they stand, and tell who interrupted the program what is kept."""
+        """Leave the bars as they are; after an interruption, print what is kept."""
         self._bars.stop()
         if kind is KeyboardInterrupt:
             self._console.print(self._interrupted)
 
     def start(self, stage: str, total: int) -> None:
-        """Begin a stage; one of the same name is begun anew."""
+        """Begin a stage; an earlier one of the same name is replaced."""
         if stage in self._tasks:
             self._bars.remove_task(self._tasks[stage])
         self._tasks[stage] = self._bars.add_task(stage, total=total, rate="", note="")
 
     def advance(self, stage: str, units: int) -> None:
-        """Note that ``units`` more are done."""
+        """Advance a stage by ``units``."""
         task = self._tasks[stage]
         self._bars.advance(task, units)
         shown = self._bars.tasks[self._bars.task_ids.index(task)]

@@ -1,17 +1,17 @@
-"""What ``train``, ``evaluate``, ``report`` and ``checkpoint`` print for people."""
+"""Summaries of ``train``, ``evaluate``, ``report`` and ``checkpoint``."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.text import Text
 
-from .format import Result, cell, new_table
+from .format import Result, cell, count, new_table
 
 
 def show_train(result: Result) -> None:
-    """Summarise a training."""
+    """Print the results of a training."""
     console = Console()
-    table = new_table(f"run {result['run']}", ["", "value"])
+    table = new_table(f"Run {result['run']}", ["", "value"])
     for name, value in result.items():
         if name != "run" and not isinstance(value, (dict, list)):
             table.add_row(name.replace("_", " "), cell(value))
@@ -19,27 +19,27 @@ def show_train(result: Result) -> None:
 
 
 def show_sweep(result: Result) -> None:
-    """Show a row for each run of a sweep."""
+    """Print a table with one row per run of a sweep."""
     console = Console()
     settings = list(result["runs"][0]["settings"])
     columns = [*settings, "epochs", "best epoch", "loss", "val AP", "val accuracy", "seconds"]
-    table = new_table(f"sweep {result['folder']}", columns)
+    table = new_table(f"Sweep {result['folder']}", columns)
     for run in result["runs"]:
         measures = (run["epochs"], run["best_epoch"], run["last_loss"], run["val"]["ap"], run["val"]["acc"])
         shown = (cell(value) for value in (*measures, round(run["seconds"], 1)))
         table.add_row(*(str(run["settings"][name]) for name in settings), *shown)
     console.print(table)
     console.print(
-        f"report them with: distil-cache report {result['folder']} --out report", highlight=False, soft_wrap=True
+        f"Compare the runs with: distil-cache report {result['folder']} --out report", highlight=False, soft_wrap=True
     )
 
 
 def show_evaluation(result: Result) -> None:
-    """Show accuracy and AP per generator."""
+    """Print the metrics of an evaluation per generator."""
     console = Console()
     table = new_table(
         f"{result['dataset']}, split {result['split']}, {result['transform']}",
-        ["generator", "real", "fake", "accuracy", "AP", "AUC"],
+        ["generator", "real", "generated", "accuracy", "AP", "AUC"],
     )
     for row in [*result["generators"], {**result["mean"], "generator": "mean"}]:
         table.add_row(
@@ -52,14 +52,14 @@ def show_evaluation(result: Result) -> None:
 
 
 def show_checkpoint(result: Result) -> None:
-    """Say what was imported or exported."""
+    """Print what was imported or exported."""
     console = Console()
-    table = new_table("checkpoint", ["", "value"])
+    table = new_table("Checkpoint", ["", "value"])
     for name, value in result.items():
         table.add_row(name, cell(value))
     console.print(table)
 
 
 def show_report(result: Result) -> None:
-    """Say where the report is."""
-    Console().print(f"{len(result['runs'])} runs compared: {result['html']}", highlight=False, soft_wrap=True)
+    """Print where the report was written."""
+    Console().print(f"Report on {count(len(result['runs']), 'run')}: {result['html']}", highlight=False, soft_wrap=True)
