@@ -95,14 +95,13 @@ class Ranks:
 
     def set_random_state(self, states: dict[str, Tensor], seed: int) -> None:
         """Go on with this process' generators; one that was not there when the states were saved is seeded."""
-        for name, put in (("random.torch", torch.set_rng_state), ("random.cuda", torch.cuda.set_rng_state)):
-            state = states.get(_of_rank(name, self.share.rank))
-            if name == "random.cuda" and self.device.type != "cuda":
-                continue
-            if state is not None:
-                put(state)
-        if _of_rank("random.torch", self.share.rank) not in states:
+        own = {name: states.get(_of_rank(name, self.share.rank)) for name in ("random.torch", "random.cuda")}
+        if own["random.torch"] is None:
             self.seed(seed)
+        else:
+            torch.set_rng_state(own["random.torch"])
+        if own["random.cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["random.cuda"], self.device)  # by default the current device's
 
     def seed(self, seed: int) -> None:
         """Seed torch's generators, differently in each process."""
