@@ -6,6 +6,7 @@ of every batch, batch normalisation sees all of it, and gradients are those of t
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -78,6 +79,16 @@ class Ranks:
         dist.all_reduce(total)
         found: Floats = total.cpu().numpy()
         return found
+
+    def agree(self, text: str) -> bool:
+        """Say whether all processes have come with the same text. Each of them must call this, and waits for the others."""
+        if not self.several:
+            return True
+        digest = hashlib.sha256(text.encode()).digest()
+        own = torch.tensor(list(digest), dtype=torch.uint8, device=self.device)
+        received = [torch.empty_like(own) for _ in range(self.share.ranks)]
+        dist.all_gather(received, own)
+        return all(torch.equal(one, own) for one in received)
 
     def random_state(self) -> dict[str, Tensor]:
         """The states of torch's generators of all processes, by a name for each; each of them must call this."""
