@@ -131,7 +131,7 @@ def deviation(bench: Bench, exact: Adm, reduced: Adm) -> dict[str, float]:
 
 def measure(options: argparse.Namespace) -> dict[str, float | str]:
     """Everything, in one process."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     make = (
         (lambda: load_adm("demo").model) if options.model == "demo" else (lambda: random_adm(OFFICIAL["adm256"].config))
     )
@@ -152,7 +152,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
 
     batch = BatchSize(options.batch or find_size(device, attempt))
     table: dict[str, float | str] = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "batch": batch.size,
     }
     flop, _ = adm_call(exact.config, size)

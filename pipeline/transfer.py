@@ -25,22 +25,35 @@ class Outgoing:
     """Results on their way to the host.
 
     On CUDA the copies are queued behind the work that makes the values, and :meth:`arrays` waits for these copies alone:
-    work that was queued later goes on meanwhile.
+    work that was queued later goes on meanwhile. The values may lie on several devices, whichever device is current.
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self._values = dict(values)
-        self._copied: torch.cuda.Event | None = None
-        cuda = {name: value for name, value in values.items() if value.is_cuda}
-        for name, value in cuda.items():
-            pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            self._values[name] = pinned.copy_(value, non_blocking=True)
-        if cuda:
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
+        self._waiting: list[Tensor] = []
+        self._copied: list[torch.cuda.Event] = []
+        for name, value in values.items():
+            if value.is_cuda:
+                pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+                self._values[name] = pinned.copy_(value, non_blocking=True)
+                self._waiting.append(value)  # its memory must not be given away before it is copied
+        for device in dict.fromkeys(value.device for value in self._waiting):
+            self._copied.append(_reached(device))
 
     def arrays(self) -> dict[str, Rows]:
         """Wait for the values and return them as arrays on the host."""
-        if self._copied is not None:
-            self._copied.synchronize()
+        for event in self._copied:
+            event.synchronize()
+        self._waiting.clear()
         return {name: value.numpy() for name, value in self._values.items()}
+
+
+def _reached(device: torch.device) -> torch.cuda.Event:
+    """Return an event that happens when a device has done what this thread has queued on it.
+
+    ``copy_`` queues on the current stream of the tensor's device. An event that is given no stream is recorded on that
+    of the current device, which is ``cuda:0`` in every thread that has not chosen one, and says nothing of another's.
+    """
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -35,6 +36,25 @@ from distil_cache.train.sweep import run_sweep
 torch.set_num_threads(1)
 settings, grid, cache, folder = json.loads(sys.argv[1])
 run_sweep(settings, grid, Path(cache), Path(folder), device="cpu")
+"""
+RESUME = """
+import json, sys
+from pathlib import Path
+import torch
+from distil_cache.train.config import TrainConfig
+from distil_cache.train.loop import train_run
+from distil_cache.train.ranks import join_ranks
+from distil_cache.train.reading import Readers
+
+torch.set_num_threads(1)
+settings, cache, runs = json.loads(sys.argv[1])
+with Readers() as readers, join_ranks("cpu") as ranks:
+    agreed = [ranks.agree("the same"), ranks.agree(f"not the same {ranks.share.rank}")]
+    (Path(runs[0]) / f"agreed-{ranks.share.rank}.json").write_text(json.dumps(agreed))
+    for run in runs:
+        result = train_run(TrainConfig.checked(**settings), Path(cache), Path(run), ranks, readers, resume=True)
+        if result:
+            print(json.dumps([run, result["restarted_epochs"]]), flush=True)
 """
 STOPPED = "epochs=500,accumulate=1"
 
@@ -90,6 +110,37 @@ def test_two_processes_learn_from_a_global_batch_what_one_process_learns(two: To
     parts = lines(two.runs / "epochs=2,accumulate=2")
     assert [line["step"] for line in parts] == [line["step"] for line in lines(whole)]
     assert parts[0]["loss"] == pytest.approx(lines(whole)[0]["loss"], rel=0.2)
+
+
+def test_processes_begin_an_epoch_whose_order_has_changed_again_together(two: Torchrun, tmp_path: Path) -> None:
+    again, beginning = tmp_path / "again", tmp_path / "beginning"
+    for run in (again, beginning):
+        shutil.copytree(two.runs / STOPPED, run)
+    state = json.loads((again / "checkpoints" / "last.json").read_text())
+    epochs = state["progress"]["epoch"] + 1
+    (beginning / "checkpoints" / "last.json").write_text(json.dumps(state["epoch_start"]))
+    state["progress"]["order"] = "0" * 64
+    (again / "checkpoints" / "last.json").write_text(json.dumps(state))
+    for run in (again, beginning):
+        record = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**record, "config": {**record["config"], "epochs": epochs}}))
+    (tmp_path / "resume.py").write_text(RESUME)
+    arguments = json.dumps([{**SETTINGS, "epochs": epochs}, str(two.cache), [str(again), str(beginning)]])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "resume.py"), arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        [str(again), [epochs]],
+        [str(beginning), []],
+    ], done.stderr
+    ours, theirs = newest(again), newest(beginning)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [json.loads((again / f"agreed-{rank}.json").read_text()) for rank in range(2)] == [[True, False]] * 2
 
 
 def test_sigterm_stops_all_processes_at_one_step_and_one_process_goes_on(two: Torchrun) -> None:

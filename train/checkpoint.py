@@ -2,7 +2,8 @@
 
 ``last.json`` is what counts: it names the weights and the optimiser's file of the newest state and holds all else that
 a training needs to go on exactly as if it had never stopped. It is replaced after both files are on the disk, so a kill
-at any moment leaves a state that fits together. ``best.safetensors`` is the student to evaluate.
+at any moment leaves a state that fits together. A state in the middle of an epoch also holds the one at the epoch's
+beginning, so that the epoch can be begun again where it cannot go on (``resume``). ``best.safetensors`` is the student to evaluate.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class State(BaseModel):
     """Where a training stands.
 
     epoch : epochs finished. batch : batches of the next epoch that are done. step : optimiser steps altogether.
+    order : digest of the unfinished epoch's order; empty between epochs, and in states of before it was kept.
+    restarted : epochs that were begun again on the way, counted from 1. unchecked : epochs that went on without a digest.
     sums : total, bce and kd of the unfinished epoch, each summed over samples. seconds : time spent in it.
     best : epoch of the best checkpoint (0: none yet) and what it was chosen by, larger is better.
     drops : epochs after which a plateau lowered the learning rate. history : the lines of ``metrics.jsonl``.
@@ -53,10 +56,13 @@ class State(BaseModel):
     best_rank: tuple[float, float] | None = None
     drops: list[int] = []
     history: list[Line] = []
+    order: str = ""
+    restarted: list[int] = []
+    unchecked: list[int] = []
 
 
 class _Saved(BaseModel):
-    """The content of ``last.json``."""
+    """The content of ``last.json``. ``epoch_start`` : the state at the beginning of the unfinished epoch, where there is one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,6 +72,12 @@ class _Saved(BaseModel):
     random: dict[str, Any]
     scaler: dict[str, Any] = {}
     progress: State
+    epoch_start: _Saved | None = None
+
+    @property
+    def files(self) -> set[str]:
+        """Names of the files that the state consists of."""
+        return {self.weights, self.optimiser} | (self.epoch_start.files if self.epoch_start else set())
 
 
 def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str]) -> None:
@@ -97,6 +109,8 @@ def save_state(
 ) -> None:
     """Make the present state the newest one of a run; the files of the state before it are removed.
 
+    In the middle of an epoch, the state at its beginning is kept.
+
     random_state : torch's generators, by names that begin with ``random.``. scaler : state of the loss' scale.
     """
     stem = f"last-{progress.step:08d}"
@@ -116,10 +130,38 @@ def save_state(
         random=_python_random_state(),
         scaler=dict(scaler),
         progress=progress,
+        epoch_start=_epoch_start(folder, progress),
     )
-    replace_file(folder / LAST, lambda target: target.write_text(saved.model_dump_json(), encoding="utf-8"))
+    _make_newest(folder, saved)
+
+
+def begin_epoch_again(folder: Path) -> None:
+    """Make the state at the beginning of the unfinished epoch the newest one, and note in it that the epoch begins again.
+
+    Does nothing where that state is not known: the epoch was already under way when states did not keep it.
+    """
+    saved = _read_saved(folder / LAST)
+    start = saved.epoch_start
+    if start is None:
+        return
+    seen = {*saved.progress.restarted, start.progress.epoch + 1}
+    progress = start.progress.model_copy(update={"restarted": sorted(seen), "unchecked": saved.progress.unchecked})
+    _make_newest(folder, start.model_copy(update={"progress": progress}))
+
+
+def _epoch_start(folder: Path, progress: State) -> _Saved | None:
+    """The state at the beginning of the epoch that ``progress`` is in, unless it is that state itself."""
+    path = folder / LAST
+    if not progress.batch or not path.exists():
+        return None
+    newest = _read_saved(path)
+    return newest.epoch_start if newest.progress.batch else newest
+
+
+def _make_newest(folder: Path, saved: _Saved) -> None:
+    replace_text(folder / LAST, saved.model_dump_json())
     for old in folder.glob("last-*.safetensors"):
-        if old.name not in (weights, optimiser_file):
+        if old.name not in saved.files:
             old.unlink()
 
 

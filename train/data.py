@@ -27,7 +27,7 @@ from ..cache.gather import read_rows
 from ..cache.keys import keys_of_column
 from ..cache.store import Cache, FeatureStore
 from ..errors import UserError
-from .order import Blocks, Cut, Order, Piece, batch_sizes, divide, plain, shuffled
+from .order import Blocks, Cut, Order, Piece, batch_sizes, digest, divide, plain, shuffled
 from .reading import Change, Loading, Place, Request, ahead, buffer
 from .select import column, missing_feature
 
@@ -118,6 +118,14 @@ class Part:
         order = shuffled(self._blocks, seed, epoch)
         return ahead(self._batches(order, batch_size, skip, loading or Loading(), changed))
 
+    def epoch_digest(self, seed: int, epoch: int, batch_size: int) -> str:
+        """Digest of the order of a training epoch: see :func:`.order.digest`. The arguments are those of :meth:`epoch`."""
+        return self._digest(shuffled(self._blocks, seed, epoch), batch_size)
+
+    def storage_digest(self, batch_size: int) -> str:
+        """Digest of the order in which :meth:`in_order` yields the rows."""
+        return self._digest(plain(self._blocks), batch_size)
+
     def in_order(self, batch_size: int, loading: Loading | None = None) -> Iterator[Batch]:
         """All rows once, unmirrored, in the order of storage; of several processes, each gets other rows."""
         return ahead(self._batches(plain(self._blocks), batch_size, 0, loading or Loading(), None))
@@ -127,6 +135,9 @@ class Part:
         shard, row = self._where[feature]
         store = self.stores[feature]
         return read_rows(store, store.index().shards, shard[rows], row[rows])
+
+    def _digest(self, order: Order, batch_size: int) -> str:
+        return digest(order, keys_of_column(self.table["key"]), batch_sizes(len(self), batch_size))
 
     def _batches(
         self, order: Order, batch_size: int, skip: int, loading: Loading, change: Change | None

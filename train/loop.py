@@ -18,12 +18,13 @@ from ..errors import ReadOnlyError, UserError
 from ..places import Place
 from ..progress import Progress, Silent
 from ..signals import interruptible
-from .checkpoint import BEST, Line, State, load_state, read_progress, save_state, save_weights
+from .checkpoint import BEST, Line, State, read_progress, save_weights
 from .config import TrainConfig
 from .journal import Journal
 from .loss import losses
 from .ranks import Ranks, join_ranks
 from .reading import Readers
+from .resume import resume, save
 from .run_folder import RunFolder
 from .schedule import Schedule
 from .session import Session, open_session
@@ -109,7 +110,7 @@ def _begin(
 
 
 def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
-    state = _restored(session, folder)
+    state = resume(session, folder, progress)
     model = session.ranks.wrap(session.student)
     samples = len(session.train)
     total, done = samples * session.config.epochs, samples * state.epoch + state.samples
@@ -147,7 +148,8 @@ def _train_epoch(
         _count(state, values, batch.whole, time.perf_counter() - began)
         journal.step(state, values, batch.whole, rate)
         if stop:
-            _save(session, folder, state)
+            state.order = session.order(state)
+            save(session, folder, state)
             raise UserError(f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Go on with --resume.")
 
 
@@ -163,7 +165,7 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: Jo
     _check_finite(line["val_bce"] or 0.0, "validation loss", folder, state)
     line |= {"lr": session.optimiser.param_groups[0]["lr"], "seconds": state.seconds + time.perf_counter() - began}
     state.epoch += 1
-    state.batch, state.samples, state.sums, state.seconds = 0, 0, (0.0, 0.0, 0.0), 0.0
+    state.batch, state.samples, state.sums, state.seconds, state.order = 0, 0, (0.0, 0.0, 0.0), 0.0, ""
     state.history.append(line)
     if state.best_rank is None or rank(line) > state.best_rank:
         state.best_epoch, state.best_rank = state.epoch, rank(line)
@@ -173,7 +175,7 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: Jo
             if logits is not None:
                 keep_scores(session, folder, logits)
     session.schedule.after_epoch(state)
-    _save(session, folder, state)
+    save(session, folder, state)
     journal.epoch(state, line)
 
 
@@ -197,24 +199,6 @@ def _count(state: State, values: Values, samples: int, seconds: float) -> None:
     state.seconds = seconds
 
 
-def _restored(session: Session, folder: RunFolder) -> State:
-    """Put the newest saved state in its place and return where the training stands."""
-    saved = load_state(folder.checkpoints, session.student, session.optimiser)
-    if saved is None:
-        return State()
-    session.precision.load(saved.scaler)
-    session.ranks.set_random_state(saved.random_state, session.config.seed)
-    return saved.progress
-
-
-def _save(session: Session, folder: RunFolder, state: State) -> None:
-    random_state, scaler = session.ranks.random_state(), session.precision.state()
-    if session.ranks.first:
-        save_state(
-            folder.checkpoints, session.student, session.optimiser, state, random_state=random_state, scaler=scaler
-        )
-
-
 def _check_finite(value: float, what: str, folder: RunFolder, state: State) -> None:
     """Raise UserError if a value is NaN or infinite; the loss is looked at before it reaches the weights."""
     if math.isfinite(value):
@@ -227,7 +211,10 @@ def _check_finite(value: float, what: str, folder: RunFolder, state: State) -> N
 
 
 def _result(folder: RunFolder) -> dict[str, object]:
-    """first_loss: the first batch's, before any step; last_loss: the last epoch's mean; val: the best epoch's."""
+    """first_loss: the first batch's, before any step; last_loss: the last epoch's mean; val: the best epoch's.
+
+    restarted_epochs, unchecked_epochs : see ``checkpoint.State``.
+    """
     record, state = folder.read(), read_progress(folder.checkpoints) or State()
     best = state.history[state.best_epoch - 1]
     return {
@@ -237,6 +224,8 @@ def _result(folder: RunFolder) -> dict[str, object]:
         "epochs": state.epoch,
         "steps": state.step,
         "ended": Schedule(record.config, 1).ended(state),
+        "restarted_epochs": state.restarted,
+        "unchecked_epochs": state.unchecked,
         "best_epoch": state.best_epoch,
         "first_loss": state.first_loss,
         "last_loss": state.history[-1]["loss"],

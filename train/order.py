@@ -5,12 +5,15 @@ them to a pool, and shuffles the rows of the pool; batches are cut from the pool
 rows from eight random places, every row leaves exactly once an epoch, and what must be held in memory is two pools. The
 price is that two rows of one block always leave within the same 512. Flips are drawn for every row on its own.
 
-All of that follows from (seed, epoch) alone. Several processes divide each batch among them: the batch is the same set
-of rows for any number of them, and each takes the rows that lie next to each other, so that it reads a part of the blocks.
+All of that follows from (seed, epoch) and from how the shards are cut. So a training that goes on in the middle of an
+epoch compares the order's ``digest`` with the one that it was saved with. Several processes divide each batch among them:
+the batch is the same set of rows for any number of them, and each takes the rows that lie next to each other, so that it
+reads a part of the blocks.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,12 +22,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.keys import KeyArray
+
 Array = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 BLOCK_ROWS = 64
 POOL_BLOCKS = 8
+_HASHED_ROWS = 1 << 16
 
 
 class Share(NamedTuple):
@@ -127,6 +133,32 @@ def batch_sizes(rows: int, batch_size: int) -> list[int]:
     if batch_size > 1 and len(sizes) > 1 and sizes[-1] == 1:
         sizes[-2:] = [sizes[-2] + 1]
     return sizes
+
+
+def digest(order: Order, keys: KeyArray, sizes: Sequence[int]) -> str:
+    """Hash what decides which samples each batch of an epoch holds, and what is drawn for them.
+
+    Parameters
+    ----------
+    order
+        The epoch's order.
+    keys : (N,) S16
+        Key of each row of the part.
+    sizes
+        Rows of each batch, over all processes.
+
+    Returns
+    -------
+    str
+        SHA-256 as hex digits. It depends neither on the shards that hold the rows nor on how many processes read them.
+    """
+    hashed = hashlib.sha256(np.array([len(order.rows), *sizes], dtype="<i8").tobytes())
+    for start in range(0, len(order.rows), _HASHED_ROWS):
+        rows = order.rows[start : start + _HASHED_ROWS]
+        hashed.update(rows.astype("<i8").tobytes())
+        hashed.update(keys[rows].tobytes())
+        hashed.update(order.flip[start : start + _HASHED_ROWS].tobytes())
+    return hashed.hexdigest()
 
 
 def divide(

@@ -6,6 +6,7 @@ of every batch, batch normalisation sees all of it, and gradients are those of t
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -79,6 +80,16 @@ class Ranks:
         found: Floats = total.cpu().numpy()
         return found
 
+    def agree(self, text: str) -> bool:
+        """Say whether all processes have come with the same text. Each of them must call this, and waits for the others."""
+        if not self.several:
+            return True
+        digest = hashlib.sha256(text.encode()).digest()
+        own = torch.tensor(list(digest), dtype=torch.uint8, device=self.device)
+        received = [torch.empty_like(own) for _ in range(self.share.ranks)]
+        dist.all_gather(received, own)
+        return all(torch.equal(one, own) for one in received)
+
     def random_state(self) -> dict[str, Tensor]:
         """The states of torch's generators of all processes, by a name for each; each of them must call this."""
         states = {"random.torch": torch.get_rng_state()}
@@ -95,14 +106,13 @@ class Ranks:
 
     def set_random_state(self, states: dict[str, Tensor], seed: int) -> None:
         """Go on with this process' generators; one that was not there when the states were saved is seeded."""
-        for name, put in (("random.torch", torch.set_rng_state), ("random.cuda", torch.cuda.set_rng_state)):
-            state = states.get(_of_rank(name, self.share.rank))
-            if name == "random.cuda" and self.device.type != "cuda":
-                continue
-            if state is not None:
-                put(state)
-        if _of_rank("random.torch", self.share.rank) not in states:
+        own = {name: states.get(_of_rank(name, self.share.rank)) for name in ("random.torch", "random.cuda")}
+        if own["random.torch"] is None:
             self.seed(seed)
+        else:
+            torch.set_rng_state(own["random.torch"])
+        if own["random.cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["random.cuda"], self.device)  # by default the current device's
 
     def seed(self, seed: int) -> None:
         """Seed torch's generators, differently in each process."""

@@ -69,6 +69,11 @@ class Session:
         )
         return (batch.to(device) for batch in coming)
 
+    def order(self, state: State) -> str:
+        """Digest of the order of the epoch at hand, for all processes together."""
+        config = self.config
+        return self.train.epoch_digest(config.seed, state.epoch + 1, config.batch_size)
+
     def parts(self, example: Example, whole: int) -> list[Example]:
         """Cut this process' examples of a batch of ``whole`` into the parts that go through the network one by one.
 

@@ -16,6 +16,16 @@ def show_train(result: Result) -> None:
         if name != "run" and not isinstance(value, (dict, list)):
             table.add_row(name.replace("_", " "), cell(value))
     console.print(table)
+    for note in _resume_notes(result):
+        console.print(Text(f"Note: {note}"))
+
+
+def _resume_notes(result: Result) -> list[str]:
+    """Say what a training had to do or assume to go on, a sentence each."""
+    from ...train.resume import restarted_note, unchecked_note
+
+    restarted, unchecked = (result.get(name) or () for name in ("restarted_epochs", "unchecked_epochs"))
+    return [*map(restarted_note, restarted), *map(unchecked_note, unchecked)]
 
 
 def show_sweep(result: Result) -> None:
@@ -29,6 +39,9 @@ def show_sweep(result: Result) -> None:
         shown = (cell(value) for value in (*measures, round(run["seconds"], 1)))
         table.add_row(*(str(run["settings"][name]) for name in settings), *shown)
     console.print(table)
+    for run in result["runs"]:
+        for note in _resume_notes(run):
+            console.print(Text(f"Note: {run['name']}: {note}"))
     console.print(
         f"Compare the runs with: distil-cache report {result['folder']} --out report", highlight=False, soft_wrap=True
     )
