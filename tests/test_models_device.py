@@ -37,6 +37,7 @@ def faults(chosen: bool) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_memory_that_was_freed_is_used_again_once_the_cpu_is_chosen() -> None:
+    pytest.importorskip("torch")
     pages = TIMES * BYTES // PAGE
     assert faults(chosen=True) < pages / 20
     assert faults(chosen=False) > pages / 2, "otherwise this test shows nothing"
