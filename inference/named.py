@@ -116,10 +116,11 @@ def _matching(pattern: str) -> list[str]:
     parts = PurePath(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:fixed])
-    try:
-        matches = sorted(path for path in root.glob("/".join(parts[fixed:])) if path.is_file())
-    except ValueError as error:
-        raise UsageError(f"{printable(pattern)}: is no pattern ({error}).") from error
+    # Before Python 3.13 pathlib refuses this, and finds no files with a ** at the end; then it takes ** for *.
+    if any("**" in part and part != "**" for part in parts):
+        raise UsageError(f"{printable(pattern)}: is no pattern. ** stands for any folders, alone between slashes.")
+    wanted = [*parts[fixed:], "*"] if parts[-1] == "**" else parts[fixed:]
+    matches = sorted(path for path in root.glob("/".join(wanted)) if path.is_file())
     found = [str(path) for path in matches if not any(map(is_clutter, path.relative_to(root).parts))]
     if not found:
         raise UserError(f"{printable(pattern)}: there is no such file, and as a pattern it matches none.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PIL import Image
 
@@ -54,7 +54,7 @@ def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limi
     try:
         with (
             place.open("rb") as file,
-            av.open(file, mode="r", options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as video,
+            av.open(file, mode="r", options={"format_whitelist": CONTAINERS}, **_any_titles(av.__version__)) as video,
         ):
             found = _frames(video, count, take, limits)
     except av.error.FFmpegError as error:
@@ -64,6 +64,11 @@ def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limi
     if not found:
         raise ImageRejected("damaged", "it has no frame that can be decoded")
     return found
+
+
+def _any_titles(version: str) -> dict[str, Any]:
+    """Return what lets PyAV open a video whose titles are no UTF-8; from version 19 on it does so by itself."""
+    return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
 def _frames(video: InputContainer, count: int, take: Callable[[Image.Image], T], limits: Limits) -> list[Sampled[T]]:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from .audit_history import earlier_quality
 from .audit_jpeg import jpeg_facts, nearest_quality
-from .decode import load_rgb
 from .image_file import Limits
+from .upright import load_rgb
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ class PixelFacts:
 
 
 def pixel_facts(data: bytes) -> PixelFacts:
-    """Decode an image file and look for traces. Raises as :func:`.decode.load_rgb`, within PIXEL_LIMITS."""
+    """Decode an image file and look for traces. Raises as :func:`.upright.load_rgb`, within PIXEL_LIMITS."""
     grey = window(load_rgb(data, PIXEL_LIMITS)) @ np.array([0.299, 0.587, 0.114])
     own = jpeg_facts(data).tables.get(0) if data.startswith(b"\xff\xd8") else None
     grid, peak = _periodicity(grey) if min(grey.shape) >= SPECTRUM_SIDE else (None, None)

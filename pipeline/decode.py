@@ -1,6 +1,6 @@
 """Decoding: the bytes of an image file to the uint8 picture that the ADM sees.
 
-The steps, which are the meaning of :class:`.image_spec.ImageSpec`:
+The steps, which are the meaning of :class:`.image_spec.ImageSpec` (:mod:`.upright` has the first four):
 
 1. **Bounds.** Width and height are read from the header and checked before any pixel is decoded.
 2. **Decode.** Whole or not at all: a truncated file is refused. Of an animated GIF or WebP the first frame, of a TIFF
@@ -37,32 +37,10 @@ from PIL import Image
 from torch.nn import functional
 
 from ..choices import MAX_PIXELS
-from .image_file import (
-    PILLOW_ERRORS,
-    ImageRejected,
-    Limits,
-    content_key,
-    open_image,
-    orientation,
-    rejection,
-)
+from .image_file import ImageRejected, Limits, content_key, open_image
 from .image_spec import ImageSpec
 from .perturb import MAX_JPEG_SIDE, perturbed, recompressed
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation to what undoes it."""
-
-_PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "RGBX", "LA", "PA", "La", "RGBa", "CMYK", "YCbCr"})
-
-WHITE = (255, 255, 255, 255)
+from .upright import upright_rgb
 
 MEMORY_LIMITS = Limits(min_side=1)
 """What a decoder needs to be safe. The smallest side is a choice about a dataset, and the scan has made it."""
@@ -82,7 +60,7 @@ def decode_image(
     image: Image.Image, spec: ImageSpec, limits: Limits = MEMORY_LIMITS, data: bytes = b""
 ) -> NDArray[np.uint8]:
     """Decode an image that Pillow has opened; ``data`` are the bytes of its file, if there was one. As :func:`decode`."""
-    pixels = _upright_rgb(image, limits, data)
+    pixels = upright_rgb(image, limits, data)
     if spec.harmonize is not None:
         if max(pixels.shape[:2]) > MAX_JPEG_SIDE:
             raise ImageRejected("too-large", f"a side is longer than {MAX_JPEG_SIDE:,}, which no JPEG file holds")
@@ -91,34 +69,6 @@ def decode_image(
     if spec.perturb is None:
         return picture
     return perturbed(picture, content_key(data or pixels.tobytes()), spec.perturb)
-
-
-def load_rgb(data: bytes, limits: Limits) -> NDArray[np.uint8]:
-    """Steps 1 to 4: the whole picture, upright, as uint8 RGB of shape (height, width, 3). Raises as :func:`decode`."""
-    return _upright_rgb(open_image(data), limits, data)
-
-
-def _upright_rgb(image: Image.Image, limits: Limits, data: bytes) -> NDArray[np.uint8]:
-    limits.check(*image.size)
-    try:
-        image.load()
-        rgb = _to_rgb(image)
-    except PILLOW_ERRORS as error:
-        raise rejection(data, error) from None
-    turn = _TURNS.get(orientation(image))
-    return np.array(rgb if turn is None else rgb.transpose(turn))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode not in _PLAIN_MODES:
-        raise ImageRejected("unsupported-mode", f"Pillow's mode {image.mode}: convert it to 8-bit RGB or 16-bit grey")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    transparent = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), transparent).convert("RGB")
 
 
 def _distildire(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__
 from ..cache.aside import keep_shards
@@ -51,8 +52,12 @@ def write_record(
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Return the versions of this program and of the libraries that have a part in the values."""
-    return {"distil-cache": __version__, **{name: version(name) for name in VERSIONS}}
+    """Return the versions of this program and of the installed libraries that have a part in the values."""
+    found = {"distil-cache": __version__}
+    for name in VERSIONS:
+        with suppress(PackageNotFoundError):  # this module loads without torch
+            found[name] = version(name)
+    return found
 
 
 def _built(

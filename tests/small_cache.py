@@ -7,16 +7,12 @@ random, the teacher's features come from a real (untrained) backbone.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from distil_cache.cache.builds import BuildRecord, BuiltFeature
-from distil_cache.cache.dataset import SCHEMA
+from distil_cache.cache.builds import BuildRecord
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
 from distil_cache.models.backbones import HALF, build_backbone
@@ -25,22 +21,11 @@ from distil_cache.pipeline.adm import AdmConfig
 from distil_cache.pipeline.image_spec import ImageSpec
 from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
 from distil_cache.pipeline.teacher import TeacherSpec, teacher_views
+from plain_cache import SHARD_ROWS, SIDE, Row, write_cache
+from plain_cache import rows as rows
 from torch import Tensor
 
-SIDE = 32
 TRAIN_SIDE = 28
-SHARD_ROWS = 40
-EVERYWHERE = ("image", "eps", "dire")
-
-Row = dict[str, Any]
-
-
-def rows(split: str, real: int, fake: Mapping[str, int], *, group: str = "scenes", real_of: str = "") -> list[Row]:
-    """Rows of one split; the reals carry ``real_of`` as their generator."""
-    found = [_row(f"{split} real {group} {real_of} {n}", 0, split, real_of, group) for n in range(real)]
-    for generator, count in fake.items():
-        found += [_row(f"{split} {generator} {group} {n}", 1, split, generator, group) for n in range(count)]
-    return found
 
 
 def make_cache(
@@ -59,29 +44,12 @@ def make_cache(
 
     features : feature -> splits; by default the teacher for train and all others for every split.
     """
-    cache = Cache.create(root)
-    revision = cache.datasets().write(name, pa.Table.from_pylist(list(table), schema=SCHEMA))
-    splits = sorted({row["split"] for row in table})
-    wanted = features or {**dict.fromkeys(EVERYWHERE, splits), "teacher": ["train"]}
-    split_of = {row["key"]: row["split"] for row in table}
-    label_of = {row["key"]: row["label"] for row in table}
     specs = make_specs(steps, adm, views)
-    built = {}
-    for feature, of_splits in wanted.items():
-        store = cache.feature(specs[feature], form)
-        shards = []
-        for split in splits:
-            keys = sorted(key for key, where in split_of.items() if where == split and where in of_splits)
-            for start in range(0, len(keys), shard_rows):
-                piece = keys[start : start + shard_rows]
-                values = np.stack([values_of(feature, key, label_of[key], specs) for key in piece])
-                shards.append(store.commit(piece, values).shard)
-        built[feature] = BuiltFeature(
-            fingerprint=store.fingerprint, folder=store.folder.name, shards=tuple(shards), splits=tuple(of_splits)
-        )
-    record = BuildRecord.new(name, revision, built, {})
-    cache.builds().write(record)
-    return cache, record
+
+    def value_of(feature: str, key: str, label: int) -> np.ndarray:
+        return values_of(feature, key, label, specs)
+
+    return write_cache(root, table, specs, value_of, features=features, name=name, shard_rows=shard_rows, form=form)
 
 
 def make_specs(
@@ -134,23 +102,6 @@ def teacher_network() -> torch.nn.Module:
 @functools.cache
 def _teacher_digest() -> str:
     return weights_digest(teacher_network().state_dict())
-
-
-def _row(text: str, label: int, split: str, generator: str, group: str) -> Row:
-    return {
-        "key": hashlib.sha256(text.encode()).hexdigest()[:32],
-        "source": "pictures folder",
-        "path": f"{text}.png",
-        "label": label,
-        "split": split,
-        "generator": generator,
-        "family": "diffusion" if label else "",
-        "group": group,
-        "width": SIDE,
-        "height": SIDE,
-        "format": "PNG",
-        "bytes": 1,
-    }
 
 
 def darker(images: Tensor, rows: np.ndarray, epoch: int) -> Tensor:

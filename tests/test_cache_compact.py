@@ -202,6 +202,7 @@ def test_two_compactions_at_once_and_one_that_is_killed_leave_what_one_would(roo
 
 
 def test_training_reads_the_same_values_from_a_compacted_cache(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     from distil_cache.train.data import Part
     from small_cache import make_cache, rows
 

@@ -24,8 +24,8 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError, UsageError, UserError
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_cache import make_cache, rows
 from recorded_progress import Recorded
-from small_cache import make_cache, rows
 
 TEACHER = ("image", "eps", "dire", "teacher")
 

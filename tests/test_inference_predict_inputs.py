@@ -65,6 +65,7 @@ def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path: Path) -> None:
     assert named(tmp_path, "p/*") == ["p/1.png", "p/2.jpg", "p/notes.txt", "p/x[1].png"]
     assert named(tmp_path, "p/x[1].png") == ["p/x[1].png"]
     assert named(tmp_path, "p/[12].*") == ["p/1.png", "p/2.jpg"]
+    assert named(tmp_path, "p/**") == ["p/1.png", "p/2.jpg", "p/in/3.png", "p/notes.txt", "p/x[1].png"]
     with pytest.raises(UserError, match="as a pattern it matches none"):
         named(tmp_path, "p/*.webp")
     with pytest.raises(UsageError, match="is no pattern"):
@@ -95,9 +96,17 @@ def test_a_folder_without_an_image_is_told(tmp_path: Path) -> None:
         named(tmp_path, "in")
 
 
-def write_video(path: Path, greys: Sequence[int], codec: str = "mpeg4", kind: str | None = None, gop: int = 12) -> Path:
+def write_video(
+    path: Path,
+    greys: Sequence[int],
+    codec: str = "mpeg4",
+    kind: str | None = None,
+    gop: int = 12,
+    title: str = "grey",
+) -> Path:
     """A video of one grey level a frame, 48 x 32 pixels."""
     with av.open(str(path), "w", format=kind) as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=RATE)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = 48, 32, "yuv420p", gop
         stream.bit_rate = 4_000_000
@@ -165,6 +174,14 @@ def test_a_video_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     data[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in turn)
     path.write_bytes(data)
     assert [frame.value for frame in sample(str(path), 1, lambda image: image.size, Limits())] == [(32, 48)]
+
+
+def test_a_title_that_is_no_utf8_does_not_stop_a_video(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", [90] * 5, title="cafe")
+    data = path.read_bytes()
+    assert data.count(b"cafe") == 1
+    path.write_bytes(data.replace(b"cafe", b"caf\xe9"))
+    assert greys_of(path, 1)[1] == [pytest.approx(90, abs=3)]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def faults(asked: bool) -> int:
 
 @glibc
 def test_memory_that_was_freed_is_used_again_where_a_process_asks_for_it_and_choosing_a_device_does_not() -> None:
+    pytest.importorskip("torch")
     pages = TIMES * BYTES // PAGE
     assert faults(asked=True) < pages / 20
     assert faults(asked=False) > pages / 2

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from distil_cache.cache.dataset import SCHEMA, revision_of
-from distil_cache.pipeline.decode import decode
 from distil_cache.pipeline.image_file import ImageRejected, Limits
-from distil_cache.pipeline.image_spec import ImageSpec
 from distil_cache.pipeline.scan import scan
 from distil_cache.pipeline.scan_rows import ScannedRow, resolve_conflicts, to_table
 from distil_cache.pipeline.source_file import SourceFile
 from distil_cache.pipeline.source_read import read_source
 from distil_cache.pipeline.sources import discover
+from distil_cache.pipeline.upright import load_rgb
 from hypothesis import given
 from hypothesis import strategies as st
 from image_bytes import bad_files, noise, saved, turned
@@ -75,7 +74,7 @@ def test_a_folder_with_one_of_each_bad_file_rejects_exactly_those_with_the_right
     for row in result.rows:
         name = Path(row.file.path).name
         try:
-            decode(read_source(row.file, row.key), ImageSpec(size=16))
+            load_rgb(read_source(row.file, row.key), Limits())
         except ImageRejected as rejected:
             reasons[name] = rejected.reason
     assert reasons == {name: reason for name, (_, reason, _) in bad.items()}

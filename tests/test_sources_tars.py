@@ -15,20 +15,16 @@ from distil_cache.cache.dataset import revision_of
 from distil_cache.cache.gather import gather
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
-from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.image_file import ImageRejected, content_key
 from distil_cache.pipeline.scan import scan
 from distil_cache.pipeline.scan_rows import to_table
 from distil_cache.pipeline.source_read import read_source
 from distil_cache.pipeline.sources import discover
 from distil_cache.pipeline.tar_index import read_tar_index
-from distil_cache.progress import Silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import bad_files
 from remote_sources import picture
-from small_models import STEPS, write_adm
 from tar_bytes import odd_member, pax, sample, write_headers, write_tar
 
 
@@ -231,6 +227,12 @@ def test_a_tar_that_changes_after_it_was_listed_gives_no_image(tmp_path: Path) -
 
 
 def test_a_build_from_tars_makes_the_rows_of_a_build_from_the_same_files(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from distil_cache.pipeline.build import run_build
+    from distil_cache.pipeline.config import BuildConfig
+    from distil_cache.progress import Silent
+    from small_models import STEPS, write_adm
+
     adm = write_adm(tmp_path / "adm.safetensors")
     members = []
     for number in range(6):

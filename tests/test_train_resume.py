@@ -15,9 +15,9 @@ import pytest
 import torch
 from distil_cache.cache.compact import compact
 from distil_cache.cache.store import Cache
+from distil_cache.commands.show.train import show_sweep, show_train
 from distil_cache.errors import UserError
 from distil_cache.progress import Silent
-from distil_cache.rendering import show_sweep, show_train
 from distil_cache.train import loop
 from distil_cache.train.checkpoint import begin_epoch_again
 from distil_cache.train.config import TrainConfig

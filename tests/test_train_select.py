@@ -18,7 +18,7 @@ from distil_cache.train.select import (
     split_rows,
     training_parts,
 )
-from small_cache import make_cache, rows
+from plain_cache import make_cache, rows
 
 NEEDED = {"train": ("image", "eps", "teacher")}
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .data import Part
 from .select import column
+
+if TYPE_CHECKING:
+    from .data import Part
 
 SAMPLES = 12
 MISTAKES = 8
