@@ -64,7 +64,11 @@ class FakeTeacher(Spec):
 
 @dataclass(frozen=True)
 class Order:
-    """What one fake build is asked for. pause : seconds that every image takes, as if a model ran."""
+    """What one fake build is asked for.
+
+    pause : seconds that every image takes, as if a model ran. features : those that are made of the pictures, the teacher
+    of the split train only; what they derive from is made too.
+    """
 
     cache: Path
     sources: tuple[Path, ...]
@@ -74,6 +78,7 @@ class Order:
     teacher: str = "a"
     pause: float = 0.0
     nan_in: str = ""
+    features: tuple[str, ...] = ("eps", "teacher")
 
 
 def build(order: Order) -> dict[str, Any]:
@@ -82,7 +87,9 @@ def build(order: Order) -> dict[str, Any]:
     files = [file for source in order.sources for file in discover(source, None).files]
     scanned = scan(files, memory=cache.datasets().scan_file(order.dataset), workers=1)
     splits = frozenset(row.file.split for row in scanned.rows)
-    wanted = with_dependencies({"eps": splits, "teacher": splits & {"train"}})
+    wanted = with_dependencies(
+        {feature: splits & {"train"} if feature == "teacher" else splits for feature in order.features}
+    )
     specs: dict[str, Spec] = {
         "image": FakeImage(), "eps": FakeEps(), "dire": FakeDire(), "teacher": FakeTeacher(weights=order.teacher),
     }  # fmt: skip

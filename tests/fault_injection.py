@@ -93,6 +93,9 @@ class Watch:
     tell : is told each stage as it comes.
     """
 
+    reads_too = False
+    """Whether opening a file to read is an event, too."""
+
     def __init__(
         self,
         root: Path,
@@ -112,6 +115,7 @@ class Watch:
         self.stage = "cache.json"
         self.trace = -1 if trace is None else os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.real_write, self.real_open = os.write, io.open
+        self.file: type[WatchedFile] = WatchedFile
         for name in _NAMED:
             self._wrap(name, getattr(os, name))
         for name in _MOVING:
@@ -159,21 +163,27 @@ class Watch:
         setattr(os, name, watched)
 
     def _opened(self, file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **options: Any) -> Any:
-        relative = None if isinstance(file, int) or not set(mode) & set("wxa+") else self.below(file)
+        writes = bool(set(mode) & set("wxa+"))
+        relative = None if isinstance(file, int) or not (writes or self.reads_too) else self.below(file)
         if relative is None:
             return self.real_open(file, mode, buffering, *rest, **options)
-        if self.due(relative, "open"):
+        if self.due(relative, self.opening(writes)):
             self.act()
-        raw = _Watched(self, relative, file, mode.replace("b", "").replace("t", ""))
+        raw = self.file(self, relative, file, mode.replace("b", "").replace("t", ""))
         self.done("open", relative)
         if buffering == 0:
             return raw
         size = buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE
-        buffered = io.BufferedRandom(raw, size) if "+" in mode else io.BufferedWriter(raw, size)  # type: ignore[type-var]
+        kind = io.BufferedRandom if "+" in mode else io.BufferedWriter if writes else io.BufferedReader
+        buffered = kind(raw, size)  # type: ignore[type-var]
         return buffered if "b" in mode else io.TextIOWrapper(buffered, *rest, **options)
 
+    def opening(self, writes: bool) -> str:
+        """Name the event of opening a file."""
+        return "open"
 
-class _Watched(io.FileIO):
+
+class WatchedFile(io.FileIO):
     """A file of the cache whose writes are events: before each, and half way through it."""
 
     def __init__(self, watch: Watch, relative: str, file: Any, mode: str) -> None:

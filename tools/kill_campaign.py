@@ -5,6 +5,12 @@ after the same work is done again, all that lies in it must equal, to the bit, w
 kills hit each stage, and ends with 1 if anything differed. Needs no torch. 660 kills take two and a half minutes of one core:
 
     python tools/kill_campaign.py [--per-stage 8] [--random 12] [--in-a-row 11] [--formats zarr webdataset]
+
+With --errors nothing is killed: one file operation after the other of gc, compact, verify and a build or a training fails
+with an error of the operating system (see tests/fault_errors.py for what must hold), once, from then on, or for all that lies
+below one folder. Prints how the commands ended, and everything that was wrong. ``--every 10`` draws a tenth:
+
+    python tools/kill_campaign.py --errors [--commands gc,compact,repair] [--errno EACCES,EIO] [--modes once,lasting,shut] [--every 1]
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -22,9 +29,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import fault_errors
 from fault_injection import STAGES
 from fault_kills import campaign
+from fault_scenarios import COMMANDS
 
+ERRORS = ("EACCES", "EIO", "EMFILE", "ENOSPC", "ESTALE")
+ENDINGS = ("not reached", "no effect", "told", "sentence")
+"""How a command may end when an operation of it has failed."""
 MEMORY = Path("/dev/shm")
 
 
@@ -57,11 +69,73 @@ def table(results: list[dict[str, Any]], forms: list[str]) -> str:
         row = [counts[stage, form, chosen] for form, chosen in columns]
         lines.append([stage, *row, sum(row)])
     lines.append(["together", *(sum(line[n] for line in lines) for n in range(1, len(columns) + 2))])
+    return aligned(head, lines)
+
+
+def aligned(head: list[str], lines: list[list[Any]]) -> str:
+    """Return a table in Markdown."""
     widths = [max(len(str(line[n])) for line in [head, *lines]) for n in range(len(head))]
     return "\n".join(
         "| " + " | ".join(str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in [head, ["-" * width for width in widths], *lines]
     )
+
+
+def run_errors(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Let the operations of each command fail in a folder that is removed afterwards; what is wrong is printed at once."""
+    folder = Path(tempfile.mkdtemp(prefix="errors-", dir=MEMORY if MEMORY.is_dir() else None))
+    results = []
+    try:
+        for result in fault_errors.campaign(
+            folder, asked.commands, asked.errno, asked.modes, every=asked.every, seed=asked.seed
+        ):
+            results.append(result)
+            if result["wrong"]:
+                print(json.dumps(result), file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(folder)
+    return results
+
+
+def error_table(results: list[dict[str, Any]]) -> str:
+    """Return how the commands ended, by command, error and mode, and how many of the failures something was wrong with."""
+    kinds = list(dict.fromkeys((result["command"], result["error"], result["mode"]) for result in results))
+    ended = Counter((result["command"], result["error"], result["mode"], result["ended"]) for result in results)
+    wrong = Counter((result["command"], result["error"], result["mode"]) for result in results if result["wrong"])
+    lines = []
+    for kind in kinds:
+        counts = [ended[*kind, ending] for ending in ENDINGS]
+        failed = sum(count for (*of, _), count in ended.items() if tuple(of) == kind)
+        lines.append([*kind, failed, *counts, wrong[kind]])
+    lines.append(["together", "", "", *(sum(line[n] for line in lines) for n in range(3, 5 + len(ENDINGS)))])
+    return aligned(["command", "error", "mode", "failures", *ENDINGS, "wrong"], lines)
+
+
+def faults(results: list[dict[str, Any]]) -> str:
+    """Return what was wrong, once each with how often, the errors, and the operations that failed."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        for what in result["wrong"]:
+            found.setdefault((result["command"], general(what)), []).append(result)
+    lines = []
+    for (command, what), of_it in sorted(found.items(), key=lambda item: -len(item[1])):
+        errors = ", ".join(sorted({result["error"] for result in of_it}))
+        where = list(dict.fromkeys(general(result["hit"]) for result in of_it))
+        more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+        lines.append(f"{command}, {len(of_it)} times, {errors}: {what}\n    at {'; '.join(where[:3])}{more}")
+    return "\n".join(lines)
+
+
+def general(text: str) -> str:
+    """Take ids and paths out of a text."""
+    if text.startswith("traceback: "):
+        text = text.partition(": '")[0]
+    text = re.sub(r"(/[^\s':/]+)*/disturbed/work/", "", text)
+    return re.sub(r"[0-9a-f]{16,}", "#", re.sub(r"\.tmp-\S+", ".tmp", text))
+
+
+def parts(text: str) -> list[str]:
+    return text.split(",")
 
 
 def main() -> None:
@@ -73,9 +147,22 @@ def main() -> None:
     )
     parser.add_argument("--formats", nargs="+", default=["zarr", "webdataset"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--errors", action="store_true", help="let file operations fail instead")
+    parser.add_argument("--commands", type=parts, default=list(COMMANDS), help="with --errors: " + ",".join(COMMANDS))
+    parser.add_argument("--errno", type=parts, default=list(ERRORS), help="with --errors: " + ",".join(ERRORS))
+    parser.add_argument(
+        "--modes", type=parts, default=list(fault_errors.MODES), help="with --errors: once,lasting,shut"
+    )
+    parser.add_argument("--every", type=int, default=1, help="with --errors: of so many operations one fails")
     asked = parser.parse_args()
     gc.freeze()  # what was imported is shared with the children
     began = time.monotonic()
+    if asked.errors:
+        results = run_errors(asked)
+        print(error_table(results), faults(results), sep="\n\n")
+        wrong = [result for result in results if result["wrong"]]
+        print(f"\n{len(results)} failures in {time.monotonic() - began:.0f} s; something was wrong with {len(wrong)}")
+        raise SystemExit(1 if wrong else 0)
     results = run(asked.formats, asked.per_stage, asked.random, asked.in_a_row, asked.seed)
     wrong = [result for result in results if result["wrong"]]
     power = [result for result in results if result["power"]]

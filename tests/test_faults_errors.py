@@ -1,0 +1,83 @@
+"""gc and verify --repair on a cache of which something cannot be listed or looked at, in a process of its own each time.
+
+``tools/kill_campaign.py --errors`` does the same with every operation of every command; here it is listings and looks.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_checks import folder_in_memory
+
+HERE = Path(__file__).parent
+
+
+def failures(folder: Path, command: str, calls: str, every: int) -> list[dict[str, Any]]:
+    """Let each of these calls of a command fail for as long as it runs, with EACCES and with EIO, or one of ``every``."""
+    folder.mkdir()
+    program = [sys.executable, str(HERE / "fault_errors.py"), str(folder), command, "EACCES,EIO", "lasting", calls]
+    done = subprocess.run([*program, str(every), "0"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module", params=["gc", "repair"])
+def failed(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
+    with folder_in_memory() as folder:
+        listed = failures(folder / "listed", request.param, "scandir", 1)
+        yield [*listed, *failures(folder / "looked-at", request.param, "listdir,stat,lstat", 9)]
+
+
+def shown(results: list[dict[str, Any]], *beginnings: str) -> list[str]:
+    """Return what was wrong, if it begins so, with the operation that failed."""
+    return [
+        f"{result['error']} {result['hit']}: {what}"
+        for result in results
+        for what in result["wrong"]
+        if what.startswith(beginnings)
+    ]
+
+
+def test_nothing_that_is_needed_is_lost_when_something_cannot_be_listed_or_looked_at(
+    failed: list[dict[str, Any]],
+) -> None:
+    assert shown(failed, "lost", "something beside") == []
+
+
+def test_a_command_that_could_not_list_or_look_says_so_in_a_sentence(failed: list[dict[str, Any]]) -> None:
+    assert shown(failed, "traceback", "it hung", "exit code", "the answer differs", "done without a word") == []
+
+
+def test_the_next_run_does_what_an_undisturbed_one_does(failed: list[dict[str, Any]]) -> None:
+    assert shown(failed, "after the next run", "the next run") == []
+
+
+def test_every_folder_that_says_what_is_needed_was_made_unlistable(failed: list[dict[str, Any]]) -> None:
+    hit = {result["hit"].partition(" ")[2] for result in failed if result["hit"].startswith(("scandir", "listdir"))}
+    assert hit >= {"cache/datasets", "cache/datasets/d", "cache/builds", "cache/refs", "cache/features"}
+
+
+def test_a_command_that_passes_over_a_listing_that_failed_is_found_out(fast_folder: Path) -> None:
+    """The check itself can fail: a gc that takes no answer for no datasets removes what they need."""
+    code = (
+        "import errno, json, sys; from pathlib import Path; from distil_cache.cache.dataset import DatasetStore\n"
+        "real = DatasetStore.names\n"
+        "def careless(self):\n"
+        "    try: return real(self)\n"
+        "    except Exception: return []\n"
+        "DatasetStore.names = careless\n"
+        "from fault_errors import Checker, prepare, undisturbed; from fault_refusals import Refusal\n"
+        "folder = Path(sys.argv[1]); scenario = undisturbed(prepare('gc', folder), folder)\n"
+        "number = 1 + [path for _, path in scenario.seen[errno.EIO]].index('cache/datasets')\n"
+        "wrong = [Checker(scenario, folder).fail(Refusal(errno.EIO, at, lasting=True))['wrong'] for at in (number, number + 1)]\n"
+        "print(json.dumps(wrong))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(fast_folder)], capture_output=True, text=True, cwd=HERE)
+    assert done.returncode == 0, done.stderr
+    assert any(what.startswith("lost: ") for wrong in json.loads(done.stdout) for what in wrong), done.stdout
