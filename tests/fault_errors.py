@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
-from distil_cache import cli, rendering, rendering_cache  # noqa: F401  (what a command imports is shared with the children)
+from distil_cache import cli
+from distil_cache.commands.show import cache as _cache  # noqa: F401  (what a command imports is shared with the children)
+from distil_cache.commands.show import train as _train  # noqa: F401
 from fault_checks import contents, lacking
 from fault_injection import in_child
 from fault_refusals import CALLS, EXHAUSTED, Refusal, Refused, kind_of
