@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import mmap
 import os
 import sys
@@ -161,6 +162,9 @@ class Refused(Watch):
 
         os.supports_fd.add(watched)
         os.scandir = watched  # type: ignore[assignment]
+        for globber in [kind for kind in vars(glob).values() if isinstance(kind, type)]:  # those of Python 3.13 hold it
+            if getattr(globber, "scandir", None) is real:
+                globber.scandir = staticmethod(watched)
 
     def _wrap_mmap(self) -> None:
         watch = self
