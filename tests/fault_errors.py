@@ -41,6 +41,8 @@ SHUTTING = (errno.EACCES, errno.EIO, errno.ESTALE)
 SECONDS = 120
 """After which a command counts as hung."""
 DOCUMENTED = (0, 1, 4)
+PROGRESS = re.compile(r".*: [\d,]+ done in .*\n")
+"""A line on stderr that says how far a command has come, and nothing about what failed."""
 
 Contents = dict[str, tuple[int, int, str]]
 
@@ -183,7 +185,7 @@ class Checker:
             return "sentence" if re.fullmatch(r"(.+\n)*distil-cache: \S.*\n", said) else "no sentence"
         if code == self.scenario.code and same_answer(printed, self.scenario.answer):
             return "no effect" if told["hit"] else "not reached"
-        told_of = said or words(printed) - words(self.scenario.answer)
+        told_of = PROGRESS.sub("", said) or words(printed) - words(self.scenario.answer)
         return "told" if told_of and (code or not self.scenario.code) else "silent"
 
     def left(self, work: Path, *, complete: bool) -> list[str]:
