@@ -218,17 +218,13 @@ def lacking(root: Path, needs: dict[str, Any]) -> list[str]:
     return found + [f"{count} needed rows of {folder}" for folder, count in sorted(gone.items())]
 
 
-def contents(folder: Path, since: float | None = None) -> dict[str, str]:
-    """Return mode, time and content of all that lies below a folder.
-
-    since : of the times tell only whether they are later.
-    """
+def contents(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Return mode, time in nanoseconds and SHA-256 ('' of a folder) of all that lies below a folder, by path."""
     found = {}
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = f"{place}/{name}"
             status = os.lstat(path)
-            time = status.st_mtime_ns if since is None else status.st_mtime > since
             digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if name in files else ""
-            found[path[len(str(folder)) + 1 :]] = f"{status.st_mode:o} {time} {digest}"
+            found[path[len(str(folder)) + 1 :]] = status.st_mode, status.st_mtime_ns, digest
     return dict(sorted(found.items()))

@@ -43,6 +43,10 @@ SHUTTING = (errno.EACCES, errno.EIO, errno.ESTALE)
 SECONDS = 120
 """After which a command counts as hung."""
 DOCUMENTED = (0, 1, 4)
+PROGRESS = re.compile(r".*: [\d,]+ done in .*\n")
+"""A line on stderr that says how far a command has come, and nothing about what failed."""
+
+Contents = dict[str, tuple[int, int, str]]
 
 typer.main.get_command = functools.cache(typer.main.get_command)  # making it anew takes longer than most commands do
 typer.main.get_command(cli.app)
@@ -132,7 +136,8 @@ class Checker:
     """Fails operations of one command. What was found of what it left holds for all copies that it left the same."""
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
-        self.scenario, self.folder = scenario, folder
+        self.scenario, self.place = scenario, folder / "disturbed"
+        self.before: Contents = {}
         self.known: dict[str, list[str]] = {}
 
     def fail(self, refusal: Refusal) -> dict[str, Any]:
@@ -141,26 +146,32 @@ class Checker:
         Returns what happened: ``ended`` in a word or two, what it ``said`` on stderr, or in its answer beyond what it says
         undisturbed, and the list ``wrong``, which should be empty.
         """
-        arguments = self.scenario.prepared.arguments
-        place = copied(self.scenario.prepared.start, self.folder / "disturbed")
-        beside = contents(place / "beside")
-        killed, told = in_child(lambda: run_command(place / "work", arguments, refusal))
+        prepared, work = self.scenario.prepared, self.place / "work"
+        if not self.before:
+            copied(prepared.start, self.place)
+            self.before = contents(self.place)
+        touch_leases(self.place)
+        killed, told = in_child(lambda: run_command(work, prepared.arguments, refusal))
         ended = "hung" if killed else self.ending(told)
         said = f"signal {killed}" if killed else told["said"]
         wrong = [WRONG[ended].format(said=last_line(said), code=told and told["code"])] if ended in WRONG else []
-        if contents(place / "beside") != beside:
+        after = contents(self.place)
+        if beside(after) != beside(self.before):
             wrong.append("something beside the cache has changed")
         complete = ended in ("no effect", "not reached", "silent")
-        state = json.dumps([complete, contents(place / "work", since=time.time() - OLD / 2)])
+        state = json.dumps([complete, aged(after)])
         if state not in self.known:
-            self.known[state] = in_child(lambda: self.left(place / "work", complete=complete))[1]
+            self.known[state] = in_child(lambda: self.left(work, complete=complete))[1]
+            after = {}  # the next run has changed it
         wrong += self.known[state]
-        shutil.rmtree(place)
+        if unleased(after) != unleased(self.before):
+            shutil.rmtree(self.place)
+            self.before = {}
         hit = told["hit"] if told else None
         if ended == "told":
             said += "\n".join(sorted(words(told["printed"]) - words(self.scenario.answer)))
         return {
-            "command": self.scenario.prepared.name, "error": errno.errorcode[refusal.error], "mode": mode_of(refusal),
+            "command": prepared.name, "error": errno.errorcode[refusal.error], "mode": mode_of(refusal),
             "refusal": asdict(refusal), "hit": refusal.shut or (" ".join(hit) if hit else ""),
             "ended": ended, "said": said[-2000:], "wrong": wrong,
         }  # fmt: skip
@@ -176,7 +187,7 @@ class Checker:
             return "sentence" if re.fullmatch(r"(.+\n)*distil-cache: \S.*\n", said) else "no sentence"
         if code == self.scenario.code and same_answer(printed, self.scenario.answer):
             return "no effect" if told["hit"] else "not reached"
-        told_of = said or words(printed) - words(self.scenario.answer)
+        told_of = PROGRESS.sub("", said) or words(printed) - words(self.scenario.answer)
         return "told" if told_of and (code or not self.scenario.code) else "silent"
 
     def left(self, work: Path, *, complete: bool) -> list[str]:
@@ -274,9 +285,30 @@ def copied(start: Path, target: Path) -> Path:
         else:
             path.write_bytes(data)
     for name, _, _ in reversed(tree):
-        if "/builders/" not in name:
-            os.utime(target / name, (then, then))
+        os.utime(target / name, (then, then))
+    touch_leases(target)
     return target
+
+
+def touch_leases(place: Path) -> None:
+    for path in place.glob("work/cache/builders/*.json"):
+        os.utime(path)
+
+
+def beside(found: Contents) -> Contents:
+    """Return the part of a start that no command may change."""
+    return {name: what for name, what in found.items() if not name.startswith("work")}
+
+
+def aged(found: Contents) -> dict[str, tuple[int, bool, str]]:
+    """Return what of a start counts for the next run: of the times only whether they are old."""
+    old = (time.time() - OLD / 2) * 1e9
+    return {name: (mode, changed < old, digest) for name, (mode, changed, digest) in found.items()}
+
+
+def unleased(found: Contents) -> dict[str, tuple[Any, ...]]:
+    """Return what lies in a start with all times but those of leases, and of their folder, where clocks are read."""
+    return {name: what[::2] if "cache/builders" in name else what for name, what in found.items()}
 
 
 def campaign(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import mmap
 import os
 import sys
@@ -46,6 +47,13 @@ _ADDED = (
     "read", "pread", "readv", "preadv", "pwrite", "sendfile", "copy_file_range",
 )  # fmt: skip
 """What :class:`Watch` leaves alone."""
+_NATIVE = (
+    ("pyarrow.parquet.core", "ParquetFile", "open"), ("pyarrow.parquet.core", "read_schema", "open"),
+    ("pyarrow.parquet.core", "read_table", "open"), ("pyarrow.parquet.core", "write_table", "create"),
+    ("safetensors", "safe_open", "open"), ("safetensors.torch", "load_file", "open"),
+    ("safetensors.torch", "save_file", "create"),
+)  # fmt: skip
+"""What opens a path that it is given natively: module, name, the call that it comes to."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,7 @@ class Refused(Watch):
             self._wrap(name, getattr(os, name))
         self._wrap_scandir()
         self._wrap_mmap()
-        self._wrap_native("pyarrow.parquet.core", "ParquetFile", "open")
-        for module, name, call in (
-            ("safetensors", "safe_open", "open"), ("safetensors.torch", "load_file", "open"),
-            ("safetensors.torch", "save_file", "create"),
-        ):  # fmt: skip
+        for module, name, call in _NATIVE:
             self._wrap_native(module, name, call)
 
     def below(self, path: Any, dir_fd: int | None = None) -> str | None:
@@ -161,6 +165,9 @@ class Refused(Watch):
 
         os.supports_fd.add(watched)
         os.scandir = watched  # type: ignore[assignment]
+        for globber in [kind for kind in vars(glob).values() if isinstance(kind, type)]:  # those of Python 3.13 hold it
+            if getattr(globber, "scandir", None) is real:
+                globber.scandir = staticmethod(watched)
 
     def _wrap_mmap(self) -> None:
         watch = self

@@ -17,6 +17,7 @@ from typing import Any
 from distil_cache.cache.compact import compact
 from distil_cache.cache.gc import collect
 from distil_cache.cache.store import Cache
+from distil_cache.cache.verify import garbage
 from fault_builder import FakeTeacher, Order, build, values, write_images
 from fault_checks import needs_of, snapshot
 from fault_injection import in_child
@@ -139,10 +140,12 @@ def _flip_a_bit(path: Path) -> None:
 
 
 def cache_made(work: Path) -> dict[str, Any]:
-    """Return what a cache holds, and the names in it without what is random or counts for nothing."""
+    """Return what a cache holds, and the names in it, but for what is random, counts for nothing, or is garbage."""
     root = work / "cache"
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    counted = [name for name in names if not re.search(r"\.tmp-|^builders/|/index/|/log\.jsonl$", name)]
+    left_over = garbage(Cache.open(root))
+    files = [path for path in root.rglob("*") if path.is_file() and not any(map(path.is_relative_to, left_over))]
+    names = [path.relative_to(root).as_posix() for path in files]
+    counted = [name for name in names if not re.search("^builders/|/index/|/log.jsonl$", name)]
     return {
         **snapshot(root, damaged=True),
         "names": sorted(re.sub(r"-[0-9a-f]{16}\.(zarr|tar)", r".\1", name) for name in counted),

@@ -63,6 +63,76 @@ def test_every_folder_that_says_what_is_needed_was_made_unlistable(failed: list[
     assert hit >= {"cache/datasets", "cache/datasets/d", "cache/builds", "cache/refs", "cache/features"}
 
 
+OPERATIONS = """
+import errno, io, json, mmap, os, shutil, sys, tempfile
+from pathlib import Path
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq, safetensors.torch, torch
+from safetensors import safe_open
+from fault_refusals import Refusal, Refused
+root = Path(sys.argv[1])
+(root / "file").write_bytes(bytes(64))
+(root / "folder").mkdir()
+pq.write_table(pa.table({"a": [1]}), root / "table")
+safetensors.torch.save_file({"a": torch.zeros(1)}, root / "tensors")
+watch, seen = Refused(root, Refusal(errno.EIO)), {}
+def say(what, work):
+    before = len(watch.seen)
+    work()
+    seen[what] = sorted({call for call, _ in watch.seen[before:]})
+os.chdir(root)
+say("open", lambda: open("file", "rb").read())
+say("Path.open", lambda: (root / "file").open().read())
+say("Path.write_text", lambda: (root / "new").write_text("x"))
+say("os.open", lambda: os.read(os.open(root / "file", os.O_RDONLY), 1))
+say("exists", lambda: (root / "file").exists())
+say("glob", lambda: list(root.glob("*")))
+say("iterdir", lambda: list(root.iterdir()))
+say("walk", lambda: list(os.walk(root)))
+say("link", lambda: os.link("file", "linked"))
+say("rename", lambda: (root / "linked").rename(root / "renamed"))
+say("replace", lambda: (root / "renamed").replace(root / "replaced"))
+say("unlink", lambda: (root / "replaced").unlink())
+say("remove", lambda: os.remove(root / "new"))
+say("mkdir", lambda: (root / "a" / "b").mkdir(parents=True))
+say("rmdir", lambda: (root / "a" / "b").rmdir())
+say("rmtree", lambda: shutil.rmtree(root / "a"))
+say("touch", lambda: (root / "touched").touch())
+say("utime", lambda: os.utime("file"))
+file = open("file", "r+b")
+say("fsync", lambda: os.fsync(file.fileno()))
+say("truncate", lambda: os.truncate(file.fileno(), 64))
+say("mmap", lambda: mmap.mmap(file.fileno(), 64).close())
+say("memmap", lambda: np.memmap("file", np.uint8, "r"))
+say("preadv", lambda: os.preadv(file.fileno(), [bytearray(4)], 0))
+say("copyfile", lambda: shutil.copyfile("file", "copied"))
+say("mkstemp", lambda: tempfile.mkstemp(dir=root))
+say("disk_usage", lambda: shutil.disk_usage(root))
+say("parquet", lambda: pq.read_schema(root / "table"))
+say("load_file", lambda: safetensors.torch.load_file(root / "tensors"))
+say("safe_open", lambda: safe_open(root / "tensors", framework="pt").__enter__())
+print(json.dumps(seen))
+"""
+
+
+def test_file_operations_are_seen_below_the_libraries_that_ask_for_them(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", OPERATIONS, str(tmp_path)], capture_output=True, text=True, cwd=HERE)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    expected = {
+        "open": ["open", "read"], "Path.open": ["open", "read"], "Path.write_text": ["create", "half", "write"],
+        "os.open": ["open", "read"], "exists": ["stat"], "glob": ["readdir", "scandir"], "iterdir": ["listdir"],
+        "walk": ["readdir", "scandir"], "link": ["link"], "rename": ["rename"], "replace": ["replace"],
+        "unlink": ["unlink"], "remove": ["remove"], "mkdir": ["mkdir"], "rmdir": ["rmdir"], "rmtree": ["rmdir", "scandir"],
+        "touch": ["create"], "utime": ["utime"], "fsync": ["fsync"], "truncate": ["truncate"], "mmap": ["mmap"],
+        "memmap": ["mmap", "open"], "preadv": ["preadv"], "copyfile": ["create", "open", "sendfile"],
+        "mkstemp": ["create"], "disk_usage": ["statvfs"], "parquet": ["open"], "load_file": ["open"], "safe_open": ["open"],
+    }  # fmt: skip
+    assert seen.keys() == expected.keys()
+    assert {
+        what: sorted(set(calls) - set(seen[what])) for what, calls in expected.items() if set(calls) - set(seen[what])
+    } == {}
+
+
 def test_a_command_that_passes_over_a_listing_that_failed_is_found_out(fast_folder: Path) -> None:
     """The check itself can fail: a gc that takes no answer for no datasets removes what they need."""
     code = (
