@@ -134,7 +134,9 @@ def train(
         int | None,
         typer.Option(help="Parts of a batch that go through the network in turn: less memory.", rich_help_panel=_STEP),
     ] = None,
-    clip_grad: Annotated[float | None, typer.Option(help="Longest gradient.", rich_help_panel=_STEP)] = None,
+    clip_grad: Annotated[
+        float | None, typer.Option(help="Clip the global gradient norm to this value.", rich_help_panel=_STEP)
+    ] = None,
     amp: Annotated[Amp | None, typer.Option(help="Arithmetic of the student's passes.", rich_help_panel=_STEP)] = None,
     val_fraction: Annotated[
         float | None,

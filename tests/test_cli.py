@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,9 +60,9 @@ def test_every_option_of_every_command_says_what_it_changes() -> None:
     commands = all_commands(typer.main.get_command(app))
     assert {"build", "train", "evaluate", "report", "demo", "cache ls", "checkpoint import"} <= set(commands)
     for name, command in commands.items():
-        assert command.help, name
-        for option in command.params:
-            assert getattr(option, "help", None), f"{name} {option.name}"
+        helps = {name: command.help} | {f"{name} {one.name}": getattr(one, "help", None) for one in command.params}
+        for what, text in helps.items():
+            assert re.search(r"^(\S+ ){2,}.*[.)…]$", text or "", re.DOTALL), f"{what}: {text!r} is no sentence"
 
 
 @pytest.fixture(scope="module")
