@@ -147,11 +147,15 @@ def test_the_commands_print_within_80_columns_and_give_json(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     runner = CliRunner()
-    for arguments in (["ls", str(cache.root)], ["gc", str(cache.root)], ["compact", str(cache.root), "--rows", "2"]):
+    for arguments, key in (
+        (["ls", str(cache.root)], "builders"),
+        (["gc", str(cache.root)], "dry_run"),
+        (["compact", str(cache.root), "--rows", "2"], "rows"),
+    ):
         shown = runner.invoke(app, ["cache", *arguments])
         assert shown.exit_code == 0, shown.output
         assert max(map(len, shown.stdout.splitlines())) <= 80
-        assert isinstance(json.loads(runner.invoke(app, ["cache", *arguments, "--json"]).stdout), dict)
+        assert key in json.loads(runner.invoke(app, ["cache", *arguments, "--json"]).stdout)
     listed = runner.invoke(app, ["cache", "ls", str(cache.root)]).stdout
     assert "kd05" in listed
     assert "backbone efficientnet_lite0" in listed

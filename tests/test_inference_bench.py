@@ -18,6 +18,7 @@ from distil_cache.inference.bench import BenchConfig, run_bench
 from distil_cache.inference.cold import cold_start, peak_bytes
 from distil_cache.inference.rounds import Clock, interleaved, medians
 from distil_cache.inference.ways import Job
+from distil_cache.pipeline.adm_weights import find_adm
 from distil_cache.train.costs import Costs, read_costs, shares
 from distil_cache.train.report.costs import additions
 from run_folders import rows, write_evaluation, write_run
@@ -73,18 +74,18 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 
 
 def test_a_bench_gives_time_memory_and_the_ratio_to_dire(measured: tuple[dict[str, Any], Path]) -> None:
-    result, _ = measured
+    result, out = measured
     dire, distildire = result["rows"]
     assert (dire["method"], distildire["method"]) == ("dire", "distildire")
     assert dire["warm"]["seconds"] > 5 * distildire["warm"]["seconds"]
     assert distildire["dire"]["warm"] == pytest.approx(dire["warm"]["seconds"] / distildire["warm"]["seconds"])
     assert list(distildire["warm"]["stages"]) == ["to the device", "ADM", "student", "to the host"]
     cold = distildire["cold"]
-    assert cold["start"] > cold["first"] > 0
-    assert cold["load"] > 0
+    assert cold["start"] > cold["first"]  # torch alone takes seconds to import
+    assert cold["start"] > cold["load"]
     assert 2**27 < cold["peak_bytes"] < 2**33
-    assert result["decode"] > 0
-    assert result["conditions"]["weights"] is not None
+    assert 1e-4 < result["decode"] < 1  # seconds of a photograph
+    assert result["conditions"]["weights"] == find_adm(out.parents[1] / "adm.safetensors").digest
 
 
 def test_the_shares_of_an_images_time_add_up_to_all_of_it(measured: tuple[dict[str, Any], Path]) -> None:

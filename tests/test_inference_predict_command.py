@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,14 @@ def test_a_list_on_stdin_and_a_quoted_pattern_name_the_same_files(folder: Path) 
 def test_a_name_that_is_no_text_is_scored_and_printed(folder: Path, tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n.png"))
     path.write_bytes(saved(noise(20, 20)))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "cafe.png").write_bytes(path.read_bytes())
+    (plain,) = parsed(tmp_path / "plain", "--run", folder / "cnndet")["predictions"]
+    shutil.rmtree(tmp_path / "plain")
     for arguments in ((str(path),), (str(tmp_path),)):
         (row,) = csv.DictReader(io.StringIO(run(*arguments, "--run", folder / "cnndet", "--format", "csv").stdout))
         assert row["path"] == f"{tmp_path}/caf\\xe9\n.png"
-        assert 0 < float(row["score"]) < 1
+        assert float(row["score"]) == pytest.approx(plain["score"])
 
 
 def test_a_video_has_the_scores_of_its_frames_their_mean_and_the_highest(folder: Path, tmp_path: Path) -> None:

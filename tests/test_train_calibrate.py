@@ -54,9 +54,9 @@ def test_without_both_classes_there_is_no_threshold():
     assert calibrate([0, 0], [0.2, 0.9], split="val", transform="crop", checkpoint_sha256="a") is None
 
 
-def test_scores_that_say_nothing_still_give_a_threshold_in_range():
-    assert 0.0 <= best_threshold([0, 1], [0.0, 0.0]) <= 1.0
-    assert 0.0 <= best_threshold([0, 1], [1.0, 1.0]) <= 1.0
+def test_scores_that_say_nothing_leave_the_threshold_in_the_middle():
+    assert best_threshold([0, 1], [0.0, 0.0]) == 0.5
+    assert best_threshold([0, 1], [1.0, 1.0]) == 0.5
 
 
 @pytest.fixture(scope="module")

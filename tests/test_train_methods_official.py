@@ -145,7 +145,7 @@ def test_an_imported_run_is_evaluated_from_a_cache_and_reported_as_trained_elsew
             logit = made[1](parts[0] / 127.5 - 1, parts[1]).item()
         np.testing.assert_allclose(row["logit"], logit, rtol=1e-3, atol=1e-4)
     report = write_report([imported], tmp_path / "report")
-    assert report["runs"]
+    assert [one["name"] for one in report["runs"]] == [imported.name]
     text = (tmp_path / "report" / "report.md").read_text()
     assert "its weights were trained elsewhere" in text
     assert "adm (not known whether seen in training)" in text
