@@ -49,6 +49,8 @@ STEPS = "ddim20"
 """DDIM steps of the papers: DIRE costs 40 calls of the ADM, DNF 20."""
 BACKBONE = "resnet50"
 """Backbone of teacher and student."""
+LR_FACTOR = 0.1
+"""Factor of a drop of the learning rate."""
 METHOD = "distildire"
 """What a student learns from."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..choices import BACKBONE, METHOD, Amp, InitialWeights, Preset, ScheduleName
+from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName
 from .options import (
     CacheOption,
     DeviceOption,
@@ -108,7 +108,7 @@ def train(
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="Backbone of the online teacher. Default: that of the cached features, or resnet50.",
+            help=f"Backbone of the online teacher. Default: that of the cached features, or {BACKBONE}.",
             show_default=False,
             rich_help_panel=_TEACHER,
         ),
@@ -153,7 +153,9 @@ def train(
     lr_factor: Annotated[
         float | None,
         typer.Option(
-            help="step, plateau: factor of each drop. Default: 0.1.", show_default=False, rich_help_panel=_RATE
+            help=f"step, plateau: factor of each drop. Default: {LR_FACTOR:g}.",
+            show_default=False,
+            rich_help_panel=_RATE,
         ),
     ] = None,
     min_lr: Annotated[

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..choices import BACKBONE, METHOD, Amp, InitialWeights, Preset, ScheduleName
+from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName
 from ..errors import UsageError
 from .methods import Method, find_method
 
@@ -128,7 +128,7 @@ class TrainConfig(BaseModel):
             return values
         given = {name: value for name, value in values.items() if value is not None}
         method = find_method(given.get("method", METHOD), given.get("preset", "paper"), given.get("aug_prob"))
-        found = {**vars(method.defaults), "pos_weight": method.pos_weight, "lr_factor": 0.1, **given}
+        found = {**vars(method.defaults), "pos_weight": method.pos_weight, "lr_factor": LR_FACTOR, **given}
         unused = [name for name, of in _SERVES.items() if found["schedule"] not in of and name not in given]
         return {name: value for name, value in found.items() if name not in unused}
 

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..choices import BACKBONE
 from ..errors import UserError
 from ..models.backbones import HALF, Triple, backbone_entry, load_teacher
 from ..models.inputs import resized
 from .augment import flipped
 from .config import TrainConfig
-
-DEFAULT_TEACHER = "resnet50"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def open_online_teacher(config: TrainConfig, cached: Mapping[str, Any] | None, i
     """
     method = config.definition
     same = cached if method.preset == "paper" else None
-    name = config.teacher or (str(same["backbone"]) if same else DEFAULT_TEACHER)
+    name = config.teacher or (str(same["backbone"]) if same else BACKBONE)
     if same and name != same["backbone"]:
         raise UserError(f"teacher {name}: this build's teacher is {same['backbone']}. Leave out --teacher.")
     loaded = load_teacher(name, Path(config.teacher_weights) if config.teacher_weights else None)
