@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import torch
 from compare import Comparison
-from distil_cache.inference.bench_model import random_adm
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.adm_blocks import AttentionBlock
-from distil_cache.pipeline.adm_weights import load_adm
-from distil_cache.pipeline.networks import placed
-from distil_cache.pipeline.winograd import pays
+from distil_cache.inference.bench.random_adm import random_adm
+from distil_cache.models.diffusion.blocks import AttentionBlock
+from distil_cache.models.diffusion.checkpoints import load_adm
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
+from distil_cache.models.diffusion.winograd import pays
+from distil_cache.pipeline.execution.networks import placed
 from torch import Tensor, nn
 
 IMAGES = 8

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from distil_cache.pipeline.audit import AuditRow, looked_at, near_duplicates, run_audit
-from distil_cache.pipeline.audit_checks import all_checks
-from distil_cache.pipeline.scan import scan
-from distil_cache.pipeline.sources import discover
+from distil_cache.pipeline.audit.checks import all_checks
+from distil_cache.pipeline.audit.run import AuditRow, looked_at, near_duplicates, run_audit
+from distil_cache.pipeline.scan.scan import scan
+from distil_cache.pipeline.sources.discover import discover
 from distil_cache.progress import Silent
 from PIL import Image
 

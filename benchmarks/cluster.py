@@ -34,14 +34,14 @@ import dask
 import psutil
 from compare import conditions
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.crew import Crew, connect, start_here
-from distil_cache.pipeline.cluster.local import CALM, OVERLAP
+from distil_cache.pipeline.cluster.client import Crew, connect, start_here
+from distil_cache.pipeline.cluster.executor import CrewWork
+from distil_cache.pipeline.cluster.local_workers import CALM, OVERLAP
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.cluster.work import CrewWork
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.estimate import device_hours
-from distil_cache.pipeline.loop_work import LoopWork
-from distil_cache.pipeline.prepare import prepare
+from distil_cache.pipeline.execution.in_process import LoopWork
+from distil_cache.pipeline.planning.estimate import device_hours
+from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent
 from distributed import LocalCluster, Worker
 from sleeping import sleeping, with_sleep

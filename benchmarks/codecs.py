@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import numcodecs
 import numpy as np
+from distil_cache.cache.shards.zarr import chunk_rows
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore, default_tail
-from distil_cache.cache.zarr_format import chunk_rows
 from numcodecs import Blosc
 
 Rows = np.ndarray[Any, Any]

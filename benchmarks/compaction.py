@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from compare import Comparison, compare, conditions, show
-from distil_cache.cache.compact import compact
-from distil_cache.cache.dataset import SCHEMA
 from distil_cache.cache.gather import read_rows
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
+from distil_cache.images.spec import ImageSpec
+from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
 
 SIDE = 128
 INCREMENTS = 50

@@ -25,9 +25,9 @@ import torch
 from adm_call import medium_adm
 from compare import conditions
 from distil_cache.models.device import keep_freed_memory
-from distil_cache.pipeline.adm import Adm
-from distil_cache.pipeline.adm_weights import load_adm
-from distil_cache.pipeline.networks import placed
+from distil_cache.models.diffusion.checkpoints import load_adm
+from distil_cache.models.diffusion.unet import Adm
+from distil_cache.pipeline.execution.networks import placed
 from distil_cache.train.student import build_student
 
 WAYS: dict[str, dict[str, str]] = {

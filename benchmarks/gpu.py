@@ -19,18 +19,18 @@ from pathlib import Path
 import torch
 from adm_call import plain_adm
 from compare import conditions
-from distil_cache.inference.bench_model import random_adm
-from distil_cache.inference.counted import adm_call
+from distil_cache.inference.bench.flops import adm_call
+from distil_cache.inference.bench.random_adm import random_adm
 from distil_cache.models.backbones import build_backbone
 from distil_cache.models.device import HALF_TYPES
-from distil_cache.pipeline.adm import Adm
-from distil_cache.pipeline.adm_weights import OFFICIAL, load_adm
-from distil_cache.pipeline.batches import BatchSize, find_size, run_batches
-from distil_cache.pipeline.ddim import extract
-from distil_cache.pipeline.networks import compiled, placed
-from distil_cache.pipeline.precision import SAMPLES, measure_deviation
-from distil_cache.pipeline.schedule import Schedule, respace
-from distil_cache.pipeline.transfer import Outgoing, Rows, incoming
+from distil_cache.models.diffusion.checkpoints import OFFICIAL, load_adm
+from distil_cache.models.diffusion.ddim import extract
+from distil_cache.models.diffusion.noise_schedule import Schedule, respace
+from distil_cache.models.diffusion.unet import Adm
+from distil_cache.pipeline.execution.batches import BatchSize, find_size, run_batches
+from distil_cache.pipeline.execution.deviation import SAMPLES, measure_deviation
+from distil_cache.pipeline.execution.networks import compiled, placed
+from distil_cache.pipeline.execution.transfer import Outgoing, Rows, incoming
 from torch import Tensor, nn
 from torch.nn import functional as F
 

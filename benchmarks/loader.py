@@ -14,19 +14,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 from compare import Comparison, Ways
-from distil_cache.cache.builds import BuildRecord, BuiltFeature
-from distil_cache.cache.dataset import SCHEMA
+from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
+from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache
+from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec
-from distil_cache.pipeline.teacher import TeacherSpec
-from distil_cache.train.augment import train_input
-from distil_cache.train.data import Batch, Part
+from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec
+from distil_cache.pipeline.specs.teacher import TeacherSpec
+from distil_cache.train.data.augment import train_input
+from distil_cache.train.data.dataset import Batch, Part
+from distil_cache.train.data.online_teacher import OnlineTeacher
 from distil_cache.train.loss import losses
 from distil_cache.train.methods import METHODS
-from distil_cache.train.online import OnlineTeacher
 from distil_cache.train.student import build_student
 from PIL import Image
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from compare import conditions
-from distil_cache.pipeline.adm_weights import load_adm
-from distil_cache.pipeline.schedule import respace
+from distil_cache.models.diffusion.checkpoints import load_adm
+from distil_cache.models.diffusion.noise_schedule import respace
 from whole_build import BATCH, STEPS, bare, write_sources
 
 CHILD = Path(__file__).with_name("long_build_child.py")

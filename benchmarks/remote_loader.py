@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from delayed_store import BUCKET, delayed_store
-from distil_cache.cache.builds import BuildRecord, BuiltFeature
-from distil_cache.cache.dataset import SCHEMA
-from distil_cache.cache.local_copy import LocalCopy
+from distil_cache.cache.local_copy.reader import LocalCopy
+from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
+from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.store import Cache
-from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
-from distil_cache.places import Place, place_of
+from distil_cache.images.spec import ImageSpec
+from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
+from distil_cache.storage import Place, place_of
 
 BATCH = 64
 NAME = "simulated"
@@ -66,14 +66,14 @@ def make(root: Path, samples: int, size: int, shard_rows: int) -> None:
 
 def epochs(root: str, copy: str, plain: bool) -> list[dict[str, float]]:
     """Two epochs of one process, which opens the cache once."""
-    from distil_cache.train import data, reading
+    from distil_cache.train.data import dataset, readers
 
     if plain:
-        data.READ_OVER_REMOTE_BYTES, reading.REMOTE_THREADS = 0, 1
+        dataset.READ_OVER_REMOTE_BYTES, readers.REMOTE_THREADS = 0, 1
     place: Place = place_of(root)
     cache = Cache.open(place, LocalCopy.at(Path(copy)) if copy else None)
     build = cache.builds().find(NAME)[0]
-    part = data.Part(
+    part = dataset.Part(
         cache, build, cache.datasets().read(NAME), ("image", "eps"), split="train", purpose="the benchmark"
     )
     found = []

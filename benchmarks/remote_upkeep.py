@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from delayed_store import BUCKET, delayed_store
-from distil_cache.cache.aside import keep_shards
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
-from distil_cache.cache.listing import summary
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.listing import summary
+from distil_cache.cache.maintenance.trash import keep_shards
+from distil_cache.cache.maintenance.verify import report
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import report
-from distil_cache.places import place_of, together
+from distil_cache.storage import parallel, place_of
 from maintained_cache import build, keys_of
 
 SHARD_ROWS = 2
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     found = []
     with delayed_store(options.delay_ms) as (address, asked):
         environment = {**os.environ, "AWS_ENDPOINT_URL": address}
-        ways = (1, together.AT_ONCE)
+        ways = (1, parallel.AT_ONCE)
         for way in ways:
             place_of(f"{BUCKET}/{way}").upload(folder / "cache")  # type: ignore[union-attr]
         for work in WORK:
@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.work:
         work, root, at_once = options.work
-        together.AT_ONCE = int(at_once)
+        parallel.AT_ONCE = int(at_once)
         cache = Cache.open(place_of(root))
         began, cpu = time.perf_counter(), time.process_time()
         WORK[work](cache)

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 from compare import Comparison, compare, conditions, show
-from distil_cache.pipeline.scan import scan
-from distil_cache.pipeline.source_file import SourceFile
-from distil_cache.pipeline.sources import discover
+from distil_cache.pipeline.scan.scan import scan
+from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.file import SourceFile
 from PIL import Image
 
 KINDS = {"PNG": ("png", 96, {"compress_level": 1}), "JPEG": ("jpg", 192, {"quality": 92})}

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from distil_cache.pipeline.batches import BatchSize
 from distil_cache.pipeline.cluster.worker import BuildPlugin
-from distil_cache.pipeline.source_file import SourceFile
-from distil_cache.pipeline.tools import TaskContext
+from distil_cache.pipeline.execution.batches import BatchSize
+from distil_cache.pipeline.execution.context import TaskContext
+from distil_cache.pipeline.sources.file import SourceFile
 from torch import Tensor
 
 BATCH = 8

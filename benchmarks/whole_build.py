@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from adm_call import plain_adm
 from compare import Comparison
-from distil_cache.pipeline.adm import Adm
-from distil_cache.pipeline.adm_weights import load_adm
+from distil_cache.models.diffusion.checkpoints import load_adm
+from distil_cache.models.diffusion.ddim import extract
+from distil_cache.models.diffusion.noise_schedule import Schedule, respace
+from distil_cache.models.diffusion.unet import Adm
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.compute import to_signal
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.ddim import extract
-from distil_cache.pipeline.networks import placed
-from distil_cache.pipeline.schedule import Schedule, respace
+from distil_cache.pipeline.execution.compute import to_signal
+from distil_cache.pipeline.execution.networks import placed
 from distil_cache.progress import Silent
 from PIL import Image
 from torch.nn import functional as F
@@ -110,7 +110,7 @@ def read_unrounded(path: Path) -> torch.Tensor:
 
 def warm_build(folder: Path, images: int = 2000) -> Comparison:
     """Listing the sources, and a whole build of them that has nothing to do."""
-    from distil_cache.pipeline.sources import discover
+    from distil_cache.pipeline.sources.discover import discover
 
     sources = write_sources(folder / "many", images)
     config = BuildConfig.checked(

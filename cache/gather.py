@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IntegrityError
-from .formats import Rows
-from .marker import how_to_check
+from .shards.format import Rows
+from .shards.marker import how_to_check
 from .store import FeatureStore
 
 Numbers = NDArray[np.integer[Any]]

@@ -26,8 +26,8 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
-from ..places import Place, RemotePath, answered, is_there, matching
-from .atomic import TEMPORARY_PREFIX, create_file, make_folder, new_file_time, read_file
+from ..storage import Place, RemotePath, answered, is_there, matching
+from ..storage.atomic import TEMPORARY_PREFIX, create_file, make_folder, new_file_time, read_file
 
 FOLDER = "builders"
 BEAT_SECONDS = 30.0

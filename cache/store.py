@@ -18,29 +18,22 @@ from typing import cast
 import numpy as np
 
 from ..errors import IntegrityError, UnreachableError, UserError
-from ..places import Place, RemotePath, each, folders_in, is_there, names_in, place_of
-from . import index_file
-from .atomic import (
-    TEMPORARY_PREFIX,
-    append_line,
-    cannot_write,
-    create_file,
-    make_folder,
-    read_file,
-)
-from .builds import BuildStore
-from .commit_checks import check_rows
-from .data_object import remove_data, write_data
-from .dataset import DatasetStore
-from .formats import Rows, ShardReader
-from .index import EMPTY, Index
-from .local_copy import MAX_OPEN as COPIES_OPEN
-from .local_copy import LocalCopy
-from .marker import DType, Marker, fetch_markers, how_to_check, is_id, read_marker, shard_id_of
-from .open_data import FORMATS, open_data
-from .open_shards import MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards
+from ..storage import Place, RemotePath, each, folders_in, is_there, names_in, place_of
+from ..storage.atomic import TEMPORARY_PREFIX, append_line, cannot_write, create_file, make_folder, read_file
+from ..storage.probe import check_store
+from .index import file as index_file
+from .index.index import EMPTY, Index
+from .local_copy.reader import MAX_OPEN as COPIES_OPEN
+from .local_copy.reader import LocalCopy
+from .records.builds import BuildStore
+from .records.datasets import DatasetStore
+from .shards.data import remove_data, write_data
+from .shards.format import Rows, ShardReader
+from .shards.handles import MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards
+from .shards.marker import DType, Marker, fetch_markers, how_to_check, is_id, read_marker, shard_id_of
+from .shards.registry import FORMATS, open_data
+from .shards.validation import check_rows
 from .spec import Spec, fingerprint_of, folder_name
-from .store_check import check_store
 
 __all__ = ["FORMATS", "MAX_OPEN", "Cache", "FeatureStore", "Marker"]
 

@@ -36,7 +36,7 @@ def audit(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged,
     5 the label is given away (with --strict).
     """
-    from ..pipeline.audit import run_audit
+    from ..pipeline.audit.run import run_audit
     from .show.audit import show_audit
     from .show.progress import RichProgress
 

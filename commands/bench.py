@@ -53,7 +53,7 @@ def bench(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """
-    from ..inference.bench import BenchConfig, run_bench
+    from ..inference.bench.run import BenchConfig, run_bench
     from .show.bench import show_bench
     from .show.progress import RichProgress
 

@@ -184,7 +184,7 @@ def build(
     from ..pipeline.build import run_builds
     from ..pipeline.cluster.placement import Placement
     from ..pipeline.config import build_requests
-    from ..pipeline.rates import Quote
+    from ..pipeline.cost import Quote
     from .show.build import show_builds
     from .show.progress import RichProgress
 

@@ -55,7 +55,7 @@ def cache_diff(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..cache.diff import diff
+    from ..cache.maintenance.diff import diff
     from .show.cache import show_difference
 
     render(diff(a, b, cache), as_json, show_difference)
@@ -80,7 +80,7 @@ def cache_verify(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 damage found (with --repair: damage left).
     """
     from ..cache import Cache, verification
-    from ..cache.repair import repair as repair_cache
+    from ..cache.maintenance.repair import repair as repair_cache
     from .show.cache import show_verification
 
     opened = Cache.open(cache)
@@ -117,7 +117,7 @@ def cache_gc(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged, so nothing was deleted.
     """
     from ..cache import Cache
-    from ..cache.gc import collect
+    from ..cache.maintenance.gc import collect
     from .show.cache import show_collection
 
     result = collect(Cache.open(cache), delete_them=yes, grace_hours=grace, keep_revisions=keep_revisions)
@@ -139,7 +139,7 @@ def cache_compact(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 a damaged shard was left as it is.
     """
     from ..cache import Cache
-    from ..cache.compact import compact
+    from ..cache.maintenance.compact import compact
     from .show.cache import show_compaction
     from .show.progress import RichProgress
 

@@ -30,7 +30,7 @@ def checkpoint_import(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """
-    from ..train.official import import_checkpoint
+    from ..train.runs.reference_checkpoint import import_checkpoint
     from .show.train import show_checkpoint
 
     render(import_checkpoint(file, run, method), as_json, show_checkpoint)
@@ -53,7 +53,7 @@ def checkpoint_export(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """
-    from ..train.official import export_checkpoint
+    from ..train.runs.reference_checkpoint import export_checkpoint
     from .show.train import show_checkpoint
 
     render(export_checkpoint(run, file), as_json, show_checkpoint)

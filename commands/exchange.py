@@ -43,7 +43,7 @@ def cache_export(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
     from ..cache import Cache
-    from ..cache.export import export_build
+    from ..cache.export.webdataset import export_build
     from .show.cache import show_export
     from .show.progress import RichProgress
 
@@ -113,8 +113,8 @@ def cache_import(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected (with --strict),
     4 the cache is damaged.
     """
-    from ..pipeline.import_config import ImportConfig
-    from ..pipeline.import_run import run_import
+    from ..pipeline.importing.import_config import ImportConfig
+    from ..pipeline.importing.importer import run_import
     from .show.cache import show_import
     from .show.progress import RichProgress
 

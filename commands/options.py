@@ -12,7 +12,7 @@ import typer
 from ..choices import LayoutName, TestTransform
 
 if TYPE_CHECKING:
-    from ..cache.local_copy import LocalCopy
+    from ..cache.local_copy.reader import LocalCopy
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a summary.")]
 CACHE_HELP = "Cache folder, or its URL in an object store, such as s3://BUCKET/FOLDER."
@@ -88,7 +88,7 @@ def number_or_auto(option: str, text: str) -> int | Literal["auto"]:
 
 def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
     """Open the local copy in ``folder``, of at most ``gib`` GiB; None without a folder."""
-    from ..cache.local_copy import LocalCopy
+    from ..cache.local_copy.reader import LocalCopy
 
     if folder is None:
         if gib is not None:

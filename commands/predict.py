@@ -99,8 +99,8 @@ def predict(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 a file was skipped (with --strict).
     """
     from ..inference.detector import Detector
-    from ..inference.output import write_object
     from ..inference.predict import run_predict
+    from ..inference.writers import write_object
     from .show.predict import show_predictions
     from .show.progress import RichProgress
 

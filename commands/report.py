@@ -26,8 +26,8 @@ def report(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """
-    from ..train.report import write_report
-    from ..train.report.costs import additions as costs
+    from ..report import write_report
+    from ..report.sections.bench import additions as costs
     from .show.train import show_report
 
     content = write_report(runs, out, additions=[costs(bench)] if bench else [])

@@ -235,7 +235,7 @@ def train(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
     from ..train.config import TrainConfig
-    from ..train.loop import run_training
+    from ..train.engine.loop import run_training
     from ..train.sweep import parse_sweep, run_sweep
     from .show.progress import RichProgress
     from .show.train import show_sweep, show_train

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..pipeline.adm_weights import find_adm
+from ..models.diffusion.checkpoints import find_adm
 from ..progress import Progress
 from .generate import STAGE, Generator
 from .recipe import MANIFEST, ImageRecord, Kind, Manifest, Recipe, read_manifest

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
-from ..pipeline.adm_weights import load_adm
-from ..pipeline.ddim import sample
-from ..pipeline.schedule import Schedule
+from ..models.diffusion.checkpoints import load_adm
+from ..models.diffusion.ddim import sample
+from ..models.diffusion.noise_schedule import Schedule
 from ..progress import Progress
 from .scenes import SIDE, Pixels
 

@@ -19,10 +19,10 @@ from ..cache.store import Cache
 from ..pipeline.build import run_build
 from ..pipeline.config import BuildConfig
 from ..progress import Progress
+from ..report import Addition, write_report
 from ..train.config import TrainConfig
-from ..train.evaluate import run_evaluation
-from ..train.loop import run_training
-from ..train.report import Addition, write_report
+from ..train.engine.loop import run_training
+from ..train.evaluation.evaluate import run_evaluation
 from .controls import DireStudy, baseline_scores, metadata_auc, study_dire
 from .dataset import BLURRED, DIRE, MAIN, SEEN, make_images
 from .recipe import Manifest, Recipe

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics.per_generator import GeneratorScores
-from ..train.report import Section, Table
-from ..train.report.drawing import Figure, Spread, spread_panel
-from ..train.report.measured import measure
-from ..train.report.runs import read_runs
+from ..report import Section, Table
+from ..report.inputs.measured import measure
+from ..report.inputs.runs import read_runs
+from ..report.layout.panels import Figure, Spread, spread_panel
 from .controls import DireMean, DireStudy
 from .dataset import BLURRED, DIRE, HELD_OUT, MAIN, SAMPLES, SEEN
 from .recipe import Kind, Manifest

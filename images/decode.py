@@ -1,6 +1,6 @@
 """Decoding: the bytes of an image file to the uint8 picture that the ADM sees.
 
-The steps, which are the meaning of :class:`.image_spec.ImageSpec` (:mod:`.upright` has the first four):
+The steps, which are the meaning of :class:`.spec.ImageSpec` (:mod:`.upright` has the first four):
 
 1. **Bounds.** Width and height are read from the header and checked before any pixel is decoded.
 2. **Decode.** Whole or not at all: a truncated file is refused. Of an animated GIF or WebP the first frame, of a TIFF
@@ -37,9 +37,9 @@ from PIL import Image
 from torch.nn import functional
 
 from ..choices import MAX_PIXELS
-from .image_file import ImageRejected, Limits, content_key, open_image
-from .image_spec import ImageSpec
+from .file import ImageRejected, Limits, content_key, open_image
 from .perturb import MAX_JPEG_SIDE, perturbed, recompressed
+from .spec import ImageSpec
 from .upright import upright_rgb
 
 MEMORY_LIMITS = Limits(min_side=1)
@@ -50,7 +50,7 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits = MEMORY_LIMITS) -> NDAr
     """Decode an image file as ``spec`` says.
 
     Returns uint8 of shape (3, size, size), RGB, contiguous.
-    Raises :class:`.image_file.ImageRejected`: ``empty``, ``not-an-image``, ``truncated``, ``damaged``,
+    Raises :class:`.file.ImageRejected`: ``empty``, ``not-an-image``, ``truncated``, ``damaged``,
     ``unsupported-mode``, ``too-large`` or ``too-small``.
     """
     return decode_image(open_image(data), spec, limits, data)

@@ -13,7 +13,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from .audit_jpeg import DQT, JpegFacts
+from .jpeg import DQT, JpegFacts
 
 _ADOBE, _ICC = b"Adobe", b"ICC_PROFILE\0"
 _ANY_CONTENT = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})  # Pillow passes over them: DHT, DRI, COM, APPn

@@ -1,7 +1,7 @@
 """What one look at a file's bytes tells, its pixels undecoded: size and format, and the traits that its encoder left.
 
 Pillow reads the header. Most files of most data sets are of two plain kinds, a JPEG without EXIF and a PNG without
-metadata that changes its meaning; those are read off by :mod:`.plain_header`, several times faster, with the same
+metadata that changes its meaning; those are read off by :mod:`.fast_headers`, several times faster, with the same
 result.
 """
 
@@ -15,9 +15,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..choices import MAX_PIXELS
-from .audit_jpeg import JpegFacts, is_metadata, jpeg_facts, segment_names
-from .image_file import format_name, may_be_turned, open_image, orientation
-from .plain_header import plain_jpeg, plain_png
+from .fast_headers import plain_jpeg, plain_png
+from .file import format_name, may_be_turned, open_image, orientation
+from .jpeg import JpegFacts, is_metadata, jpeg_facts, segment_names
 
 _MOST_CHUNKS = 100_000
 _MOST_LABELS = 40
@@ -75,7 +75,7 @@ def read_traits(text: str) -> Traits:
 
 
 def read_facts(data: bytes) -> FileFacts:
-    """Return what the bytes of an image file tell. Raises as :func:`.image_file.open_image`."""
+    """Return what the bytes of an image file tell. Raises as :func:`.file.open_image`."""
     if data.startswith(b"\xff\xd8\xff"):
         found = jpeg_facts(data)
         jpeg = plain_jpeg(found)

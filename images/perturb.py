@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UsageError
-from .image_spec import Perturbation
+from .spec import Perturbation
 
 Pixels = NDArray[np.uint8]
 """Uint8 RGB of shape (S, S, 3)."""

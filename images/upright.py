@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .image_file import PILLOW_ERRORS, ImageRejected, Limits, open_image, orientation, rejection
+from .file import PILLOW_ERRORS, ImageRejected, Limits, open_image, orientation, rejection
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

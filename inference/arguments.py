@@ -16,10 +16,10 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from ..errors import UsageError, UserError
-from ..pipeline.image_file import EXTENSIONS
-from ..pipeline.source_file import is_storable, is_url, printable, source_place
-from ..pipeline.trees import LocalTree, RemoteTree, Tree, is_clutter
-from ..places import RemotePath
+from ..images.file import EXTENSIONS
+from ..pipeline.sources.file import is_storable, is_url, printable, source_place
+from ..pipeline.sources.tree import LocalTree, RemoteTree, Tree, is_clutter
+from ..storage import RemotePath
 
 STDIN = "-"
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UsageError
-from ..pipeline.decode import decode, decode_image
-from ..pipeline.image_file import ImageRejected, Limits
-from ..pipeline.image_spec import ImageSpec
-from ..pipeline.source_file import printable
-from ..pipeline.source_read import read_named
-from ..places import Place
-from .named import is_video
+from ..images.decode import decode, decode_image
+from ..images.file import ImageRejected, Limits
+from ..images.spec import ImageSpec
+from ..pipeline.sources.file import printable
+from ..pipeline.sources.read import read_named
+from ..storage import Place
+from .arguments import is_video
 from .video import sample
 
 Picture = NDArray[np.uint8]

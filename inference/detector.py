@@ -21,23 +21,23 @@ from PIL import Image
 
 from ..choices import METHOD
 from ..errors import UserError
+from ..images.file import Limits
 from ..metrics.calibration import Calibration
 from ..models.device import choose_device
-from ..pipeline.image_file import Limits
-from ..pipeline.transfer import Rows
-from ..places import Place
-from ..train.augment import test_input
-from ..train.official import read_checkpoint
-from ..train.predict import probability
-from ..train.run_folder import RunFolder, RunRecord
+from ..pipeline.execution.transfer import Rows
+from ..storage import Place
+from ..train.data.augment import test_input
+from ..train.evaluation.score import probability
+from ..train.runs.folder import RunFolder, RunRecord
+from ..train.runs.reference_checkpoint import read_checkpoint
 from ..train.student import Student
-from .adm_choice import adm_for
+from .decode import Eye, Item, Looked, Source
 from .explain import SHOWN, Explainer
+from .feature_specs import Settings, settings_of
 from .features import FeatureMaker
+from .find_adm import adm_for
 from .options import Options
-from .pictures import Eye, Item, Looked, Source
 from .prediction import Frame, Prediction
-from .settings import Settings, settings_of
 
 DEFAULT_THRESHOLD = 0.5
 

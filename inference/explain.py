@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..pipeline.source_file import printable
-from ..pipeline.transfer import Rows
-from ..train.gallery import as_pixels
+from ..pipeline.execution.transfer import Rows
+from ..pipeline.sources.file import printable
+from ..train.evaluation.gallery import as_pixels
 
 SHOWN = ("image", "eps", "dire")
 GAP = 4

@@ -17,11 +17,11 @@ from ..cache.spec import Spec, fingerprint_of, imported_from
 from ..cache.store import Cache
 from ..choices import Precision
 from ..errors import UserError
-from ..pipeline.image_spec import ImageSpec
-from ..pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
-from ..pipeline.teacher import TeacherSpec
-from ..places import Place, place_of
-from ..train.run_folder import RunRecord
+from ..images.spec import ImageSpec
+from ..pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
+from ..pipeline.specs.teacher import TeacherSpec
+from ..storage import Place, place_of
+from ..train.runs.folder import RunRecord
 
 REFERENCE_ADM = "adm256"
 """The model of the reference implementation."""

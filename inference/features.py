@@ -15,15 +15,15 @@ import torch
 
 from ..errors import UsageError, UserError
 from ..models.device import set_precision
-from ..pipeline.adm import Adm
-from ..pipeline.batches import BatchSize, padded, run_batches
-from ..pipeline.compute import stored_rows, to_signal
-from ..pipeline.ddim import extract, used_steps
-from ..pipeline.networks import automatic_batch, placed
-from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
-from ..pipeline.transfer import Outgoing, Rows, incoming
-from .adm_choice import AdmFile
-from .settings import PassSpec
+from ..models.diffusion.ddim import extract, used_steps
+from ..models.diffusion.unet import Adm
+from ..pipeline.execution.batches import BatchSize, padded, run_batches
+from ..pipeline.execution.compute import stored_rows, to_signal
+from ..pipeline.execution.networks import automatic_batch, placed
+from ..pipeline.execution.transfer import Outgoing, Rows, incoming
+from ..pipeline.specs.adm_features import DireSpec, NoiseSpec, one_call_features
+from .feature_specs import PassSpec
+from .find_adm import AdmFile
 
 STEPS = "ddim20"
 """Where no feature walks the whole path; the first step is the same for every respacing."""

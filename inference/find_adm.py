@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError, UserError
+from ..models.diffusion.checkpoints import OFFICIAL, SHIPPED, UNCHECKED, find_adm, read_adm
+from ..models.diffusion.unet import Adm, AdmConfig
 from ..models.download import weights_folder
 from ..models.weights import file_weights_digest
-from ..pipeline.adm import Adm, AdmConfig
-from ..pipeline.adm_weights import OFFICIAL, SHIPPED, UNCHECKED, find_adm, read_adm
-from ..pipeline.specs import AdmIdentity
-from .settings import Settings
+from ..pipeline.specs.adm_features import AdmIdentity
+from .feature_specs import Settings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..choices import FRAMES, Precision, TestTransform
 from ..pipeline.config import default_threads, wrong_option
-from ..places.field import PlaceField
+from ..storage.pydantic_field import PlaceField
 
 MAX_FRAMES = 1024
 

@@ -11,12 +11,12 @@ from typing import Any, BinaryIO, TextIO
 
 from ..choices import LineForm
 from ..models.device import keep_freed_memory
-from ..pipeline.source_file import printable
+from ..pipeline.sources.file import printable
 from ..progress import Progress
+from .arguments import named_files
 from .detector import Detector
-from .named import named_files
-from .output import form_of, line_writer, opened, write_object
 from .prediction import GENERATED, REAL, Prediction
+from .writers import form_of, line_writer, opened, write_object
 
 KIND, VERSION = "distil-cache-predictions", 1
 
@@ -34,7 +34,7 @@ def run_predict(
 
     arguments : files, folders, patterns, and ``-`` for the list in ``listed``. load : makes the detector, once it is known
     that there is something to look at. out : file to write, its form by its suffix. lines : stream for lines as they come.
-    Raises UserError and UsageError as :func:`.named.named_files`, ``load`` and :meth:`.detector.Detector.stream` do, and for a
+    Raises UserError and UsageError as :func:`.arguments.named_files`, ``load`` and :meth:`.detector.Detector.stream` do, and for a
     file that cannot be written.
     """
     began = time.monotonic()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PIL import Image
 
-from ..pipeline.image_file import ImageRejected, Limits
-from ..pipeline.source_read import file_status, place_named
+from ..images.file import ImageRejected, Limits
+from ..pipeline.sources.read import file_status, place_named
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -14,24 +14,24 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..cache.audit_record import HeaderAudit
+from ..cache.records.audit import HeaderAudit
 from ..errors import DistilCacheError
 from ..models.device import HALF_TYPES
 from ..progress import Progress
-from .audit_summary import audit_result, summarise, warning
+from .audit.summary import audit_result, summarise, warning
 from .cluster import Placement, open_crew
 from .config import BuildConfig
-from .estimate import predicted_calls
-from .loop_work import LoopWork
-from .precision import SAMPLES
-from .prepare import Prepared, plan_again, prepare
-from .rates import Quote, quote_plan
+from .cost import Quote, quote_plan
+from .execution.deviation import SAMPLES
+from .execution.in_process import LoopWork
+from .planning.estimate import predicted_calls
+from .planning.prepare import Prepared, plan_again, prepare
 from .results import Result, Totals, part_result, plan_result, record_result
-from .scan import forget_files
+from .scan.scan import forget_files
 
 if TYPE_CHECKING:
-    from .cluster.crew import Crew
-    from .cluster.work import CrewWork
+    from .cluster.client import Crew
+    from .cluster.executor import CrewWork
 
 HERE = Placement()
 
@@ -116,7 +116,7 @@ def _work(
     """Return who works: the loop of this process, or the workers, who know of the build until ``held`` ends."""
     if crew is None:
         return LoopWork(config, ready, progress)
-    from .cluster.work import CrewWork  # brings Dask with it
+    from .cluster.executor import CrewWork  # brings Dask with it
 
     work = CrewWork(crew, config, ready, place, progress)
     if ready.plan.tasks:

@@ -24,9 +24,9 @@ from ..choices import (
     ShardForm,
 )
 from ..errors import UsageError
-from ..places.field import PlaceField
-from .image_file import Limits
-from .image_spec import ImageSize, parse_harmonization, parse_perturbation
+from ..images.file import Limits
+from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
+from ..storage.pydantic_field import PlaceField
 
 ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
@@ -46,8 +46,8 @@ class BuildConfig(BaseModel):
 
     The first group decides values and ends up in the specs; the second only says what to do it to, where, and how fast.
 
-    harmonize : ``jpeg:QUALITY``, see :func:`.image_spec.parse_harmonization`. perturb : such as ``jpeg:75``.
-    origin : the dataset whose cached pictures are taken in place of ``sources``; ``splits`` of it, see :mod:`.derive`.
+    harmonize : ``jpeg:QUALITY``, see :func:`..images.spec.parse_harmonization`. perturb : such as ``jpeg:75``.
+    origin : the dataset whose cached pictures are taken in place of ``sources``; ``splits`` of it, see :mod:`.planning.from_cache`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
-from ..cache.atomic import read_lines
 from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError, UsageError
 from ..models.device import device_name
 from ..models.user_cache import read_memory, write_memory
-from ..places import Place
-from .compute import to_signal
+from ..storage import Place
+from ..storage.atomic import read_lines
 from .config import BuildConfig
-from .estimate import device_hours, image_size, predicted_calls, row_bytes
-from .networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
-from .prepare import Prepared
-from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from .teacher import TeacherSpec, teacher_views
+from .execution.compute import to_signal
+from .execution.networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
+from .planning.estimate import device_hours, image_size, predicted_calls, row_bytes
+from .planning.prepare import Prepared
+from .specs.adm_features import DireSpec, EpsSpec, NoiseSpec, ReconSpec
+from .specs.teacher import TeacherSpec, teacher_views
 
 MEMORY = "rates.json"
 MEASURE_SECONDS = 3.0

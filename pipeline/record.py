@@ -9,11 +9,11 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__
-from ..cache.aside import keep_shards
-from ..cache.audit_record import HeaderAudit
-from ..cache.builds import BuildRecord, BuiltFeature, Derived
+from ..cache.maintenance.trash import keep_shards
+from ..cache.records.audit import HeaderAudit
+from ..cache.records.builds import BuildRecord, BuiltFeature, Derived
 from ..cache.store import Cache, FeatureStore
-from .scan_rows import Reject, ScannedRow, to_table
+from .scan.conflicts import Reject, ScannedRow, to_table
 
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "zarr", "numcodecs")
 

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-from ..cache.audit_record import HeaderAudit
-from ..cache.index import Index
+from ..cache.index.index import Index
+from ..cache.records.audit import HeaderAudit
 from ..errors import UserError
-from .audit_summary import audit_result, summarise
+from ..images.file import Reason
+from .audit.summary import audit_result, summarise
 from .config import BuildConfig
-from .estimate import predicted_calls, row_bytes
-from .image_file import Reason
-from .plan import Part, Plan
-from .prepare import Prepared
+from .execution.tasks import Report
+from .planning.estimate import predicted_calls, row_bytes
+from .planning.plan import Part, Plan
+from .planning.prepare import Prepared
 from .record import write_record
-from .run import Report
-from .scan_rows import Reject, ScannedRow
-from .source_file import printable
+from .scan.conflicts import Reject, ScannedRow
+from .sources.file import printable
 
 Result = dict[str, Any]
 

@@ -13,24 +13,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
-from ...errors import UserError
-from .audit import header_audits
-from .comparison import Comparison, compare
-from .content import additions_content, frame, plain, run_content
-from .export import csv_files, latex_text
-from .figures import training_figure
-from .files import LIST, put_files
-from .matrix import matrices
-from .measured import measure
-from .page import environment as page_environment
-from .perturbed import unperturbed
-from .provenance import provenance, summary_lines
-from .robustness import robustness
-from .runs import Run, read_runs
-from .sections import Addition
-from .text import head_sentences, notes, setting_title
-from .tidy import write_scores
+from .. import __version__
+from ..errors import UserError
+from .analysis.perturbed import unperturbed
+from .inputs.measured import measure
+from .inputs.provenance import provenance, summary_lines
+from .inputs.runs import Run, read_runs
+from .layout.figures import training_figure
+from .layout.matrix import matrices
+from .layout.page import environment as page_environment
+from .layout.section import Addition
+from .output.comparison import Comparison, compare
+from .output.export import csv_files, latex_text
+from .output.files import LIST, put_files
+from .output.flat_tables import write_scores
+from .output.report_json import additions_content, frame, plain, run_content
+from .sections.audit import header_audits
+from .sections.robustness import robustness
+from .wording.sentences import head_sentences, notes, setting_title
 
 SCHEMA_VERSION = 1
 OF_RUNS: tuple[Callable[[Sequence[Run], Mapping[str, str] | None], Addition | None], ...] = (robustness, header_audits)

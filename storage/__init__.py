@@ -4,7 +4,8 @@ A cache and the sources of a dataset may be either. Both are written as paths wi
 code need not know which one it has: :class:`pathlib.Path`, or :class:`RemotePath` for ``s3://``, ``gs://`` and the like.
 """
 
-from .place import (
+from .parallel import each
+from .paths import (
     Place,
     answered,
     folders_in,
@@ -17,7 +18,6 @@ from .place import (
     unreachable,
 )
 from .remote import Entry, RemotePath, read_many
-from .together import each
 
 __all__ = [
     "Entry",

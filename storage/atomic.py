@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
-from ..places import Entry, Place, RemotePath, answered, is_there, names_in, read_many
+from . import Entry, Place, RemotePath, answered, is_there, names_in, read_many
 
 TEMPORARY_PREFIX = ".tmp-"
 

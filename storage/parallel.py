@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from .place import Place
+from .paths import Place
 from .remote import RemotePath
 
 _Item = TypeVar("_Item")

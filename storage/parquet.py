@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..places import Place, RemotePath, answered
+from . import Place, RemotePath, answered
 
 SMALL_ROWS = 2**20
 SMALL_BYTES = 256 * 2**20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from ..errors import UserError
-from ..places import Place, RemotePath
+from . import Place, RemotePath
 from .atomic import TEMPORARY_PREFIX, cannot_write
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
-from .place import place_of
+from .paths import place_of
 from .remote import RemotePath
 
 PlaceField: TypeAlias = Annotated[

@@ -9,27 +9,27 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
-from distil_cache.cache.compact import compact
-from distil_cache.cache.diff import diff
-from distil_cache.cache.export import export_build
-from distil_cache.cache.gc import collect
+from distil_cache.cache.export.webdataset import export_build
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.diff import diff
+from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cli import app
 from distil_cache.demo import run_demo
-from distil_cache.inference.bench import BenchConfig, run_bench
+from distil_cache.inference.bench.run import BenchConfig, run_bench
 from distil_cache.inference.detector import Detector
 from distil_cache.inference.options import Options
 from distil_cache.inference.predict import run_predict
-from distil_cache.pipeline.audit import run_audit
+from distil_cache.pipeline.audit.run import run_audit
 from distil_cache.pipeline.build import run_builds
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.config import BuildConfig, build_requests
-from distil_cache.pipeline.import_config import ImportConfig
-from distil_cache.pipeline.rates import Quote
+from distil_cache.pipeline.cost import Quote
+from distil_cache.pipeline.importing.import_config import ImportConfig
+from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
-from distil_cache.train.official import export_checkpoint, import_checkpoint
-from distil_cache.train.report import write_report
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
+from distil_cache.train.runs.reference_checkpoint import export_checkpoint, import_checkpoint
 from pydantic import BaseModel
 
 NONE_HERE = object()

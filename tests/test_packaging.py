@@ -14,20 +14,55 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = ("cache", "commands", "demo", "inference", "metrics", "models", "pipeline", "places", "train")
+PACKAGES = (
+    "cache",
+    "commands",
+    "demo",
+    "images",
+    "inference",
+    "metrics",
+    "models",
+    "pipeline",
+    "report",
+    "storage",
+    "train",
+)
 
 ALLOWED = {
-    "places": {"errors"},
-    "cache": {"choices", "errors", "progress", "places"},
-    "metrics": {"errors"},
+    "storage": {"errors"},
     "models": {"choices", "errors", "progress"},
-    "pipeline": {"choices", "errors", "progress", "cache", "metrics", "models", "places", "__version__"},
-    "train": {"choices", "errors", "progress", "signals", "cache", "metrics", "models", "places", "__version__"},
+    "metrics": {"errors"},
+    "cache": {"choices", "errors", "progress", "storage"},
+    "images": {"choices", "errors", "cache"},
+    "pipeline": {"choices", "errors", "progress", "images", "cache", "metrics", "models", "storage", "__version__"},
+    "train": {"choices", "errors", "progress", "signals", "cache", "metrics", "models", "storage", "__version__"},
     "inference": {
-        *("choices", "errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"),
+        "choices",
+        "errors",
+        "progress",
+        "train",
+        "pipeline",
+        "images",
+        "cache",
+        "metrics",
+        "models",
+        "storage",
+        "__version__",
     },
-    "commands": {"choices", "errors", "cache", "models", "pipeline", "train", "inference", "demo"},
-    "demo": {"errors", "progress", "cache", "metrics", "models", "places", "pipeline", "train", "__version__"},
+    "report": {"errors", "inference", "train", "cache", "metrics", "storage", "__version__"},
+    "demo": {
+        "errors",
+        "progress",
+        "report",
+        "train",
+        "pipeline",
+        "cache",
+        "metrics",
+        "models",
+        "storage",
+        "__version__",
+    },
+    "commands": {"choices", "errors", "demo", "report", "inference", "train", "pipeline", "cache", "models"},
 }
 
 
@@ -69,9 +104,12 @@ def test_a_package_imports_only_what_the_architecture_allows(package: str) -> No
 
 
 def test_what_the_architecture_names_loads_without_torch() -> None:
-    files = [path for folder in ("cache", "metrics", "places", "train/report") for path in (ROOT / folder).glob("*.py")]
+    files = [path for folder in ("cache", "metrics", "storage", "report") for path in (ROOT / folder).rglob("*.py")]
     files += [ROOT / f"{name}.py" for name in ("choices", "errors", "progress", "signals")]
-    files += [ROOT / "pipeline" / f"{name}.py" for name in ("audit", "plan", "record", "scan", "sources")]
+    files += [
+        ROOT / "pipeline" / f"{name}.py"
+        for name in ("audit/run", "planning/plan", "record", "scan/scan", "sources/discover")
+    ]
     names = [".".join(("distil_cache", *path.relative_to(ROOT).with_suffix("").parts)) for path in files]
     code = (
         "import sys, importlib\n"

@@ -18,10 +18,10 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from distil_cache.demo.generate import noise_level, standardised
-from distil_cache.pipeline.adm import Adm
-from distil_cache.pipeline.adm_weights import load_adm
-from distil_cache.pipeline.ddim import dire, invert, sample
-from distil_cache.pipeline.schedule import Schedule
+from distil_cache.models.diffusion.checkpoints import load_adm
+from distil_cache.models.diffusion.ddim import dire, invert, sample
+from distil_cache.models.diffusion.noise_schedule import Schedule
+from distil_cache.models.diffusion.unet import Adm
 from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 from torch import Tensor

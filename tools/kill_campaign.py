@@ -7,7 +7,7 @@ kills hit each stage, and ends with 1 if anything differed. Needs no torch. 660 
     python tools/kill_campaign.py [--per-stage 8] [--random 12] [--in-a-row 11] [--formats zarr webdataset]
 
 With --errors nothing is killed: one file operation after the other of gc, compact, verify and a build or a training fails
-with an error of the operating system (see tests/fault_errors.py for what must hold), once, from then on, or for all that lies
+with an error of the operating system (see tests/support/fault_errors.py for what must hold), once, from then on, or for all that lies
 below one folder. Prints how the commands ended, and everything that was wrong. ``--every 10`` draws a tenth. A failure of gc,
 compact or verify takes a tenth of a second of one core, of a build or a training two seconds; these need torch:
 
@@ -28,7 +28,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 import fault_errors
 from fault_injection import STAGES

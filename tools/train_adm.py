@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from distil_cache.errors import UserError
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.schedule import full_schedule
+from distil_cache.models.diffusion.noise_schedule import full_schedule
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

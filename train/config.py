@@ -35,7 +35,7 @@ class TrainConfig(BaseModel):
         take the one that fits; ``select`` is the text of ``--select`` and holds for all of them.
     method, preset, aug_prob, backbone : a definition of ``methods.py``, a name in ``models.backbones``.
     teacher_online : the teacher runs during the training, on the cached DIRE; its cached maps are not read. teacher,
-        teacher_weights : the backbone of such a teacher and a file with its weights, see ``online.py``.
+        teacher_weights : the backbone of such a teacher and a file with its weights, see ``train/data/online_teacher.py``.
     initial_weights : what the backbone starts from; None is the method's choice, as far as the backbone has such weights.
     init_from : folder of a run whose best student this one begins as.
     kd_weight : lambda of the distillation loss; methods without a teacher ignore it.
@@ -43,7 +43,7 @@ class TrainConfig(BaseModel):
     batch_size : what one step learns from, over all processes. accumulate : parts of it that go through the network one
         after the other, their gradients added up: less memory, and batch normalisation sees the parts.
     clip_grad : longest gradient, as its norm over all weights.
-    schedule, warmup_steps : the learning rate, see ``schedule.py``. patience (epochs), lr_factor, min_lr, drop_every
+    schedule, warmup_steps : the learning rate, see ``train/engine/lr_schedule.py``. patience (epochs), lr_factor, min_lr, drop_every
         (epochs) belong to some schedules and are None with the others.
     stop_after : epochs without a better validation after which the training ends.
     amp : arithmetic of the student; weights, optimiser and loss stay in float32.

@@ -17,7 +17,7 @@ from typing import Literal
 
 from ..choices import InitialWeights, Preset
 from ..errors import UsageError
-from ..models.sides import paper_size
+from ..models.input_size import paper_size
 
 CHANNELS_PER_FEATURE = 3
 

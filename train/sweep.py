@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cache.local_copy import LocalCopy
+from ..cache.local_copy.reader import LocalCopy
 from ..errors import DistilCacheError, UsageError
-from ..places import Place
 from ..progress import Progress
-from .checkpoint import replace_text
+from ..storage import Place
 from .config import SWEEP, TrainConfig
-from .loop import train_run
-from .ranks import join_ranks
-from .reading import Readers
+from .data.readers import Readers
+from .engine.distributed import join_ranks
+from .engine.loop import train_run
+from .runs.checkpoint import replace_text
 
 
 def parse_sweep(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .formats import Rows
-from .listing import words
-from .store import FeatureStore
+from ..maintenance.listing import words
+from ..shards.format import Rows
+from ..store import FeatureStore
 
 _MEANING = {
     "image": "the picture, RGB, channels first; all other features belong to it",

@@ -25,16 +25,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..choices import SAMPLES_PER_TAR
-from ..errors import IntegrityError, UsageError, UserError
-from ..progress import Progress, Silent
-from .atomic import fsync_folder, fsync_tree, make_folder
-from .builds import BuildRecord
-from .export_text import FeatureFacts, readme, specs_json
-from .formats import Rows
-from .gather import gather
-from .lease import lease
-from .store import Cache, FeatureStore
+from ...choices import SAMPLES_PER_TAR
+from ...errors import IntegrityError, UsageError, UserError
+from ...progress import Progress, Silent
+from ...storage.atomic import fsync_folder, fsync_tree, make_folder
+from ..gather import gather
+from ..lease import lease
+from ..records.builds import BuildRecord
+from ..shards.format import Rows
+from ..store import Cache, FeatureStore
+from .readme import FeatureFacts, readme, specs_json
 
 BLOCK_ROWS = 64
 POOL_BLOCKS = 4

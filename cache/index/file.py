@@ -28,12 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import UnreachableError
-from ..places import Place, RemotePath, answered, link_above, names_in
-from .atomic import create_file, make_folder
+from ...errors import UnreachableError
+from ...storage import Place, RemotePath, answered, link_above, names_in
+from ...storage.atomic import create_file, make_folder
+from ..shards.keys import BINARY
+from ..shards.marker import Key
 from .index import MAX_ROWS, Index, Part
-from .keys import BINARY
-from .marker import Key
 
 FOLDER = "index"
 SUFFIX = ".index"

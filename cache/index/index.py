@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .keys import BINARY, KeyArray, binary_keys
-from .marker import Marker, is_id
+from ..shards.keys import BINARY, KeyArray, binary_keys
+from ..shards.marker import Marker, is_id
 
 Numbers = NDArray[np.int32]
 
@@ -174,7 +174,7 @@ class Index:
     def locate(self, keys: Sequence[str] | NDArray[Any]) -> tuple[Numbers, Numbers]:
         """Return (position in ``shards``, row in that shard) of each key, two int32 arrays; (-1, -1) where absent.
 
-        keys : N strings of 32 hex digits, an array of them, or binary keys (see :mod:`.keys`, ValueError there).
+        keys : N strings of 32 hex digits, an array of them, or binary keys (see :mod:`..shards.keys`, ValueError there).
         """
         wanted = binary_keys(keys)
         order = np.argsort(wanted, kind="stable")

@@ -26,14 +26,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from ..errors import IntegrityError, UnreachableError, UserError
-from ..places import Place, is_there
-from .atomic import cannot_write, fsync_tree
-from .copy_room import LOCKS, CopyRoom, record_of
-from .data_object import remove_data
-from .formats import Rows, ShardReader, checksum, data_files
-from .marker import Marker, how_to_check, read_marker
-from .shard_file import open_file
+from ...errors import IntegrityError, UnreachableError, UserError
+from ...storage import Place, is_there
+from ...storage.atomic import cannot_write, fsync_tree
+from ..shards.data import remove_data
+from ..shards.format import Rows, ShardReader, checksum, data_files
+from ..shards.marker import Marker, how_to_check, read_marker
+from ..shards.open_file import open_file
+from .space import LOCKS, CopyRoom, record_of
 
 NAME = "local-copy.json"
 MAX_OPEN = 16

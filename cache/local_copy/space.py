@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import IntegrityError, UnreachableError
-from .atomic import TEMPORARY_PREFIX
-from .data_object import remove_data
-from .formats import data_files
-from .marker import DATA_NAME
+from ...errors import IntegrityError, UnreachableError
+from ...storage.atomic import TEMPORARY_PREFIX
+from ..shards.data import remove_data
+from ..shards.format import data_files
+from ..shards.marker import DATA_NAME
 
 LOCKS = ".locks"
 KEEP_SECONDS = 3600

@@ -19,16 +19,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..choices import COMPACT_ROWS
-from ..errors import IntegrityError, UserError
-from ..places import each
-from ..progress import Progress, Silent
-from .dataset import DatasetStore
-from .formats import Rows, checksum
-from .lease import lease
-from .marker import Marker, planned_keys
-from .spec import fingerprint_of
-from .store import Cache, FeatureStore
+from ...choices import COMPACT_ROWS
+from ...errors import IntegrityError, UserError
+from ...progress import Progress, Silent
+from ...storage import each
+from ..lease import lease
+from ..records.datasets import DatasetStore
+from ..shards.format import Rows, checksum
+from ..shards.marker import Marker, planned_keys
+from ..spec import fingerprint_of
+from ..store import Cache, FeatureStore
 
 Use = tuple[tuple[str, str], ...]
 """The (dataset, split) pairs that use something, sorted."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..errors import UsageError
-from ..places import Place
-from .builds import BuildRecord
+from ...errors import UsageError
+from ...storage import Place
+from ..records.builds import BuildRecord
+from ..store import Cache, FeatureStore
 from .listing import short
-from .store import Cache, FeatureStore
 
 Difference = tuple[str, str]
 """What it is about, such as ``teacher``, and how it differs."""

@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..errors import IntegrityError
-from ..places import Place, RemotePath, answered, each, folders_in, link_above, matching, names_in
-from .aside import DAMAGED, REMOVED, check_no_link
-from .atomic import TEMPORARY_PREFIX, cannot_write
-from .builds import RECORD_NAME, REF_NAME
-from .dataset import HEAD_NAME, REVISION_NAME
-from .lease import FOLDER as BUILDERS
-from .lease import STALE_SECONDS, file_time, read_leases
-from .marker import DATA_NAME, MARKER_NAME, Marker, read_marker
-from .spec import FOLDER_NAME
-from .store import Cache
+from ...errors import IntegrityError
+from ...storage import Place, RemotePath, answered, each, folders_in, link_above, matching, names_in
+from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
+from ..lease import FOLDER as BUILDERS
+from ..lease import STALE_SECONDS, file_time, read_leases
+from ..records.builds import RECORD_NAME, REF_NAME
+from ..records.datasets import HEAD_NAME, REVISION_NAME
+from ..shards.marker import DATA_NAME, MARKER_NAME, Marker, read_marker
+from ..spec import FOLDER_NAME
+from ..store import Cache
+from .trash import DAMAGED, REMOVED, check_no_link
 
 _SPEC = re.compile(r"spec\.json")
 KILLED = "a killed writer left it"

@@ -14,18 +14,18 @@ from itertools import compress, groupby
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from ..choices import GRACE_HOURS, KEEP_REVISIONS
-from ..errors import IntegrityError
-from ..places import Place, answered, each, is_there, matching, name_below
-from .aside import REMOVED, linked_folders, put_back, set_aside
-from .atomic import fsync_folder
-from .builds import RECORD_NAME, BuildRecord
-from .dataset import OF_REVISION
-from .formats import checksum
-from .lease import Leases, file_time, read_leases
-from .litter import Litter, delete, feature_folders, find_litter
+from ...choices import GRACE_HOURS, KEEP_REVISIONS
+from ...errors import IntegrityError
+from ...storage import Place, answered, each, is_there, matching, name_below
+from ...storage.atomic import fsync_folder
+from ..lease import Leases, file_time, read_leases
+from ..records.builds import RECORD_NAME, BuildRecord
+from ..records.datasets import OF_REVISION
+from ..shards.format import checksum
+from ..store import Cache, FeatureStore
+from .garbage import Litter, delete, feature_folders, find_litter
 from .roots import Roots, find_roots, needed_shards, read_briefs, replacements, restore_named
-from .store import Cache, FeatureStore
+from .trash import REMOVED, linked_folders, put_back, set_aside
 
 Kind = Literal["build", "revision", "shard", "data"]
 

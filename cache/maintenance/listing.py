@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import cast
 
-from ..errors import UnreachableError, UserError
-from ..places import Place, matching
-from .lease import FOLDER as BUILDERS
-from .lease import LEASE_FILE
+from ...errors import UnreachableError, UserError
+from ...storage import Place, matching
+from ..lease import FOLDER as BUILDERS
+from ..lease import LEASE_FILE
+from ..store import Cache, FeatureStore
 from .roots import read_briefs
-from .store import Cache, FeatureStore
 
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 Entry = dict[str, object]

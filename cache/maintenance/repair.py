@@ -11,18 +11,18 @@ import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..errors import IntegrityError, UserError
-from ..places import Place, is_there, name_below
-from . import index_file
-from .aside import DAMAGED, BehindLinkError, check_no_link, put_back, set_aside
-from .atomic import cannot_write, create_file, fsync_folder, make_folder
-from .builds import BuildRecord
-from .data_object import move_data
-from .dataset import OF_REVISION
+from ...errors import IntegrityError, UserError
+from ...storage import Place, is_there, name_below
+from ...storage.atomic import cannot_write, create_file, fsync_folder, make_folder
+from ..index import file as index_file
+from ..records.builds import BuildRecord
+from ..records.datasets import OF_REVISION
+from ..shards.data import move_data
+from ..shards.marker import read_marker
+from ..store import Cache, FeatureStore
 from .gc import removed_folder
-from .marker import read_marker
 from .roots import restore_named
-from .store import Cache, FeatureStore
+from .trash import DAMAGED, BehindLinkError, check_no_link, put_back, set_aside
 from .verify import Problem, report
 
 LOST = {"path": "", "reason": "lost", "detail": "the list was damaged and set aside by verify --repair"}

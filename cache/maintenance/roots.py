@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import UserError
-from ..places import each, is_there
-from .aside import restore_shards
-from .builds import BuildRecord, BuildStore, BuiltFeature
-from .dataset import DatasetStore
-from .store import Cache, FeatureStore
+from ...errors import UserError
+from ...storage import each, is_there
+from ..records.builds import BuildRecord, BuildStore, BuiltFeature
+from ..records.datasets import DatasetStore
+from ..store import Cache, FeatureStore
+from .trash import restore_shards
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def wanted_keys(datasets: DatasetStore, record: BuildRecord, feature: BuiltFeatu
 def restore_named(cache: Cache, store: FeatureStore, records: Iterable[BuildRecord]) -> list[str]:
     """Put back the removed shards of a feature that hold what these builds name, and return which are back.
 
-    As :func:`.aside.restore_shards`. IntegrityError if a marker, or the table of a build whose shards are gone, is damaged.
+    As :func:`.trash.restore_shards`. IntegrityError if a marker, or the table of a build whose shards are gone, is damaged.
     """
     uses = [
         (record, feature)

@@ -14,11 +14,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 
-from ..errors import IntegrityError
-from ..places import Place, RemotePath, each, folders_in, is_there, link_above, matching
-from .atomic import cannot_write, create_file, fsync_folder, make_folder
-from .marker import MARKER_NAME, Marker, how_to_check, read_marker
-from .store import Cache, FeatureStore
+from ...errors import IntegrityError
+from ...storage import Place, RemotePath, each, folders_in, is_there, link_above, matching
+from ...storage.atomic import cannot_write, create_file, fsync_folder, make_folder
+from ..shards.marker import MARKER_NAME, Marker, how_to_check, read_marker
+from ..store import Cache, FeatureStore
 
 REMOVED = "removed"
 DAMAGED = "damaged"

@@ -13,18 +13,18 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..errors import IntegrityError, UnreachableError, UserError
-from ..places import Place, RemotePath, each, folders_in, is_there, matching, name_below, names_in
-from . import index_file
-from .builds import REF_NAME, BuildRecord, BuiltFeature, read_ref
-from .dataset import HEAD_NAME, DatasetStore, named_revision
-from .formats import checksum
-from .index import Index
-from .litter import garbage
-from .marker import MARKER_NAME, read_marker
-from .revision import revision_of
+from ...errors import IntegrityError, UnreachableError, UserError
+from ...storage import Place, RemotePath, each, folders_in, is_there, matching, name_below, names_in
+from ..index import file as index_file
+from ..index.index import Index
+from ..records.builds import REF_NAME, BuildRecord, BuiltFeature, read_ref
+from ..records.datasets import HEAD_NAME, DatasetStore, named_revision
+from ..records.revision import revision_of
+from ..shards.format import checksum
+from ..shards.marker import MARKER_NAME, read_marker
+from ..store import Cache, FeatureStore
+from .garbage import garbage
 from .roots import wanted_keys
-from .store import Cache, FeatureStore
 
 __all__ = ["Problem", "garbage", "report", "verify"]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import IntegrityError
+from ...errors import IntegrityError
 
 AUDIT = "audit.json"
 """Name of the copy in an evaluation's folder."""

@@ -9,11 +9,11 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import IntegrityError, UserError
-from ..places import Place, is_there, matching
-from .atomic import create_file, make_folder, read_file
-from .marker import Key, first_error
-from .spec import fingerprint_of
+from ...errors import IntegrityError, UserError
+from ...storage import Place, is_there, matching
+from ...storage.atomic import create_file, make_folder, read_file
+from ..shards.marker import Key, first_error
+from ..spec import fingerprint_of
 
 BUILD_DIGITS = 16
 _MAX_RECORD = 2**30

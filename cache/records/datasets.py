@@ -1,7 +1,7 @@
 """Datasets: named tables with one row per occurrence of a sample, kept as immutable revisions.
 
 ``datasets/NAME/REVISION.parquet`` is the table, ``REVISION.rejects.jsonl`` the files that could not be used,
-``REVISION.audit.json`` an audit of the files' headers (see :mod:`.audit_record`), and the highest ``HEAD-000001.json``
+``REVISION.audit.json`` an audit of the files' headers (see :mod:`.audit`), and the highest ``HEAD-000001.json``
 names the newest revision. Each head is created exclusively (compare and swap): a builder
 that finds its number taken reads the new head and tries the next one.
 """
@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import IntegrityError, UserError
-from ..places import Place, folders_in, is_there, matching, names_in, unreachable
-from .atomic import create_file, make_folder, read_file
-from .audit_record import MOST_BYTES, HeaderAudit, parse_audit
-from .parquet_file import fetched, read_bounded, read_schema
+from ...errors import IntegrityError, UserError
+from ...storage import Place, folders_in, is_there, matching, names_in, unreachable
+from ...storage.atomic import create_file, make_folder, read_file
+from ...storage.parquet import fetched, read_bounded, read_schema
+from .audit import MOST_BYTES, HeaderAudit, parse_audit
 from .revision import revision_of
 
 SCHEMA = pa.schema(
@@ -111,7 +111,7 @@ class DatasetStore:
         """Return the table of a revision (default: the head) with ``SCHEMA``, or only these of its columns.
 
         UserError if it does not exist; IntegrityError if the file has other columns, types, or impossible values, or
-        stands for more bytes than a file of its size should (see :mod:`.parquet_file`).
+        stands for more bytes than a file of its size should (see :mod:`...storage.parquet`).
         """
         revision = self.head(name) if revision is None else revision
         for _ in range(_LOOKS):

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .keys import hex_keys, keys_of_column
+from ..shards.keys import hex_keys, keys_of_column
 
 REVISION_DIGITS = 16
 _BLOCK = 1 << 18

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..places import Place, RemotePath
-from .atomic import fsync_folder, fsync_tree, make_folder
-from .formats import Rows, ShardFormat, checksum
+from ...storage import Place, RemotePath
+from ...storage.atomic import fsync_folder, fsync_tree, make_folder
+from .format import Rows, ShardFormat, checksum
 
 
 class Written(NamedTuple):

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ..errors import IntegrityError
-from ..places import Place, RemotePath, answered, names_in
+from ...errors import IntegrityError
+from ...storage import Place, RemotePath, answered, names_in
 from .marker import Marker
 
 Rows = NDArray[Any]

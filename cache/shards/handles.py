@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .formats import ShardReader
+from .format import ShardReader
 
 MAX_OPEN = 64
 """Shards of a feature that stay open; those that were not read for the longest time are closed."""

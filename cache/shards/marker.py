@@ -20,9 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from ..errors import IntegrityError
-from ..places import Place, RemotePath, read_many, unreachable
-from .atomic import check_size, read_file
+from ...errors import IntegrityError
+from ...storage import Place, RemotePath, read_many, unreachable
+from ...storage.atomic import check_size, read_file
 
 MAX_SHARD_BYTES = 16 * 2**30
 """Largest shard, uncompressed, that is written or believed."""
@@ -47,7 +47,7 @@ class Marker(BaseModel):
     """What one shard holds.
 
     ``keys`` are the stored rows in order, ``rejected`` maps planned keys that have no row to the reason. ``shape`` is
-    that of one row. ``bytes`` and ``sha256`` cover the files of the data object, see :func:`.formats.checksum`.
+    that of one row. ``bytes`` and ``sha256`` cover the files of the data object, see :func:`.format.checksum`.
     ``merged`` names the smaller shards that this one replaces, ``offsets`` is where in a single file each row's array
     data begin (formats that need it). Both are left out of the JSON when empty.
     """

@@ -12,8 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import IntegrityError
-from ..places import Place, RemotePath, answered, unreachable
+from ...errors import IntegrityError
+from ...storage import Place, RemotePath, answered, unreachable
 from .marker import how_to_check
 
 MAX_GAP = 1 << 20

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..errors import IntegrityError
-from ..places import Place
-from .formats import ShardFormat, ShardReader, data_files
+from ...errors import IntegrityError
+from ...storage import Place
+from .format import ShardFormat, ShardReader, data_files
 from .marker import Marker, how_to_check
-from .tar_format import TarFormat
-from .zarr_format import ZarrFormat
+from .tar import TarFormat
+from .zarr import ZarrFormat
 
 FORMATS: dict[str, ShardFormat] = {form.name: form for form in (ZarrFormat(), TarFormat())}
 

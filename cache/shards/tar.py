@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..places import Place
-from .formats import DataFiles, Rows
+from ...storage import Place
+from .format import DataFiles, Rows
 from .marker import Marker
-from .shard_file import WINDOW_BYTES, ShardFile, open_file
+from .open_file import WINDOW_BYTES, ShardFile, open_file
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)

@@ -7,15 +7,15 @@ from typing import get_args
 
 import numpy as np
 
-from ..errors import UserError
-from .formats import Rows
+from ...errors import UserError
+from .format import Rows
 from .marker import MAX_ROW_BYTES, MAX_ROWS, MAX_SHARD_BYTES, DType, check_keys
 
 
 def check_rows(
     feature: str, planned: Sequence[str], stored: Sequence[str], refused: Mapping[str, str], rows: Rows
 ) -> None:
-    """Check what :meth:`.store.FeatureStore.commit` is given; ``stored`` are the keys of the rows.
+    """Check what :meth:`..store.FeatureStore.commit` is given; ``stored`` are the keys of the rows.
 
     Raises ValueError for a caller's mistake, UserError for rows that are too large or hold NaN or Inf.
     """

@@ -26,11 +26,11 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from ..errors import IntegrityError
-from ..places import Place
-from .formats import DataFiles, Rows
+from ...errors import IntegrityError
+from ...storage import Place
+from .format import DataFiles, Rows
 from .marker import Marker, how_to_check
-from .shard_file import WINDOW_BYTES, ShardFile, open_file
+from .open_file import WINDOW_BYTES, ShardFile, open_file
 
 CHUNK_BYTES = 256 * 2**10
 """Aimed size of an inner chunk before compression."""

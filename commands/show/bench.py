@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ...train.costs import CONVENTION, Costs, shares, times
+from ...inference.bench.result import CONVENTION, Costs, shares, times
 from .format import Result, new_table, size_of
 
 

@@ -22,7 +22,7 @@ def show_train(result: Result) -> None:
 
 def _resume_notes(result: Result) -> list[str]:
     """Say what a training had to do or assume to go on, a sentence each."""
-    from ...train.resume import restarted_note, unchecked_note
+    from ...train.engine.resume import restarted_note, unchecked_note
 
     restarted, unchecked = (result.get(name) or () for name in ("restarted_epochs", "unchecked_epochs"))
     return [*map(restarted_note, restarted), *map(unchecked_note, unchecked)]

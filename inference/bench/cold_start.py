@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from ..errors import UserError
-from .rounds import Clock, waiter
-from .ways import Job, load_adm_of, load_way, prepare, some_images
+from ...errors import UserError
+from .method_runner import Job, load_adm_of, load_way, prepare, some_images
+from .timing import Clock, waiter
 
 
 class ColdStart(BaseModel):

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..pipeline.adm import Adm, AdmConfig
-from ..pipeline.estimate import route_calls
-from ..pipeline.schedule import Schedule
-from ..train.costs import Flops, MethodCosts, Parameters
-from ..train.methods import Method
-from ..train.student import build_student
+from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.unet import Adm, AdmConfig
+from ...pipeline.planning.estimate import route_calls
+from ...train.methods import Method
+from ...train.student import build_student
+from .result import Flops, MethodCosts, Parameters
 
 ROUTES = {"image": None, "eps": "first", "noise": "inversion", "dire": "path"}
 """Feature to how far its image goes through the diffusion model; see `pipeline.plan.routes`."""

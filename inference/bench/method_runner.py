@@ -16,20 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..choices import Precision
-from ..models.device import set_precision
-from ..pipeline.adm import Adm, AdmConfig
-from ..pipeline.adm_weights import read_adm
-from ..pipeline.compute import to_signal
-from ..pipeline.ddim import extract
-from ..pipeline.networks import placed
-from ..pipeline.schedule import Schedule
-from ..pipeline.transfer import incoming
-from ..train.augment import test_input
-from ..train.checkpoint import load_weights
-from ..train.methods import METHODS, Method
-from ..train.student import Student, build_student
-from .rounds import Clock
+from ...choices import Precision
+from ...models.device import set_precision
+from ...models.diffusion.checkpoints import read_adm
+from ...models.diffusion.ddim import extract
+from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.unet import Adm, AdmConfig
+from ...pipeline.execution.compute import to_signal
+from ...pipeline.execution.networks import placed
+from ...pipeline.execution.transfer import incoming
+from ...train.data.augment import test_input
+from ...train.methods import METHODS, Method
+from ...train.runs.checkpoint import load_weights
+from ...train.student import Student, build_student
+from .timing import Clock
 
 ARRIVE, ADM, STUDENT, LEAVE = "to the device", "ADM", "student", "to the host"
 """Stages of a pass. ``ADM`` holds the DDIM arithmetic between the calls too."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..choices import ADM
-from ..errors import UsageError
-from ..pipeline.adm import Adm, AdmConfig
-from ..pipeline.adm_weights import OFFICIAL, find_adm, read_config
+from ...choices import ADM
+from ...errors import UsageError
+from ...models.diffusion.checkpoints import OFFICIAL, find_adm, read_config
+from ...models.diffusion.unet import Adm, AdmConfig
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from ..choices import BENCH_METHODS
-from ..errors import UserError
+from ...choices import BENCH_METHODS
+from ...errors import UserError
 
 METHODS_IN_ORDER = BENCH_METHODS
 """Rows of the table; the first four in the order of DistilDIRE's paper."""

@@ -22,23 +22,23 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ..choices import ADM, BACKBONE, ROUNDS, STEPS, Precision
-from ..errors import UsageError, UserError
-from ..models.device import choose_device, device_name, keep_freed_memory, set_precision
-from ..pipeline.adm import AdmConfig
-from ..pipeline.decode import decode
-from ..pipeline.image_spec import MAX_SIZE, MIN_SIZE, ImageSpec
-from ..pipeline.record import versions
-from ..progress import Progress, Silent
-from ..train.checkpoint import replace_text, save_weights
-from ..train.costs import METHODS_IN_ORDER, Cold, Conditions, Costs, MethodCosts, with_ratios
-from ..train.methods import METHODS, find_method
-from ..train.student import build_student
-from .bench_model import BenchModel, find_model, random_adm
-from .cold import ColdStart, cold_start
-from .counted import Counter
-from .rounds import Clock, Work, interleaved, medians, waiter
-from .ways import Job, Way, load_adm_of, load_way, prepare, some_images
+from ...choices import ADM, BACKBONE, ROUNDS, STEPS, Precision
+from ...errors import UsageError, UserError
+from ...images.decode import decode
+from ...images.spec import MAX_SIZE, MIN_SIZE, ImageSpec
+from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
+from ...models.diffusion.unet import AdmConfig
+from ...pipeline.record import versions
+from ...progress import Progress, Silent
+from ...train.methods import METHODS, find_method
+from ...train.runs.checkpoint import replace_text, save_weights
+from ...train.student import build_student
+from .cold_start import ColdStart, cold_start
+from .flops import Counter
+from .method_runner import Job, Way, load_adm_of, load_way, prepare, some_images
+from .random_adm import BenchModel, find_model, random_adm
+from .result import METHODS_IN_ORDER, Cold, Conditions, Costs, MethodCosts, with_ratios
+from .timing import Clock, Work, interleaved, medians, waiter
 
 COLD_STARTS = 3
 """Processes of each method, at most; fewer if fewer rounds are asked for."""

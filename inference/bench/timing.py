@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..train.costs import Warm
+from .result import Warm
 
 ROUND_SECONDS = 0.2
 """A way repeats its pass this long in each round, at least once: a pass of a millisecond alone would be mostly noise."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from ..errors import UserError
-from ..models.download import WeightsFile, download, weights_folder
-from ..models.weights import file_sha256, file_weights_digest, load_frozen, read_metadata, read_state_dict
-from ..progress import Progress
-from .adm import Adm, AdmConfig
+from ...errors import UserError
+from ...progress import Progress
+from ..download import WeightsFile, download, weights_folder
+from ..weights import file_sha256, file_weights_digest, load_frozen, read_metadata, read_state_dict
+from .unet import Adm, AdmConfig
 
 OFFICIAL_URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 

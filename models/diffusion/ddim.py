@@ -17,8 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from .schedule import Schedule, Step
+from ...errors import UserError
+from .noise_schedule import Schedule, Step
 
 #: Names that `extract` takes. ``recon`` and ``dire`` need inversion and sampling, ``noise`` the inversion, ``eps`` one call.
 EXTRACTS = frozenset({"eps", "recon", "dire", "noise"})

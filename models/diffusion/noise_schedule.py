@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ...errors import UserError
 
 Floats = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from ..errors import UserError
-from .adm_blocks import (
+from ...errors import UserError
+from .blocks import (
     GROUPS,
     AttentionBlock,
     Downsample,
@@ -25,7 +25,7 @@ from .adm_blocks import (
     timestep_embedding,
     zeroed,
 )
-from .schedule import Schedule, respace
+from .noise_schedule import Schedule, respace
 
 NUM_CLASSES = 1000
 
@@ -96,7 +96,7 @@ class AdmConfig(BaseModel):
             ) from None
 
     def schedule(self, steps: str) -> Schedule:
-        """Return the model's schedule respaced to ``steps``, see :func:`.schedule.respace`."""
+        """Return the model's schedule respaced to ``steps``, see :func:`.noise_schedule.respace`."""
         return respace(steps, noise_schedule=self.noise_schedule, steps=self.diffusion_steps)
 
     def multipliers(self) -> tuple[float, ...]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .audit_classify import FEWEST, Judgement, judge
-from .audit_headers import HEADER_FEATURES, TOLD_ONLY, HeaderFacts, header_features
-from .audit_pixels import PixelFacts
-from .audit_words import in_words
-from .source_file import SourceFile
+from ..sources.file import SourceFile
+from .classify import FEWEST, Judgement, judge
+from .header_features import HEADER_FEATURES, TOLD_ONLY, HeaderFacts, header_features
+from .pixel_features import PixelFacts
+from .wording import in_words
 
 SUSPICIOUS = 0.6
 """AUC above which a check finds that the label is given away, if its interval lies above chance."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.bootstrap import bootstrap, interval
-from ..metrics.measures import auc
+from ...metrics.bootstrap import bootstrap, interval
+from ...metrics.measures import auc
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier

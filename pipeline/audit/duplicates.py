@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .image_file import PILLOW_ERRORS, Limits, open_image, rejection
+from ...images.file import PILLOW_ERRORS, Limits, open_image, rejection
 
 MOST_BITS = 6
 """Most bits, of 64, in which the hashes of near duplicates differ."""

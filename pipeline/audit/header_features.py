@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from .file_facts import read_facts, read_traits
-from .scan_rows import ScannedRow
+from ...images.headers import read_facts, read_traits
+from ..scan.conflicts import ScannedRow
 
 _USUAL = {"jpeg": ("jpg", "jpeg"), "tiff": ("tif", "tiff")}
 
@@ -55,7 +55,7 @@ TOLD_ONLY = ("bytes per pixel",)
 def header_facts(data: bytes, name: str) -> HeaderFacts:
     """Read a file's facts.
 
-    data : the whole file. name : its name, for the extension. Raises as :func:`.image_file.open_image`.
+    data : the whole file. name : its name, for the extension. Raises as :func:`...images.file.open_image`.
     """
     found = read_facts(data)
     return _with_traits(name, found.format, found.width, found.height, len(data), found.metadata_bytes, found.traits)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .audit_jpeg import nearest_quality, standard_table
+from ...images.jpeg import nearest_quality, standard_table
 
 Floats = NDArray[np.float64]
 

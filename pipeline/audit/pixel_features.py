@@ -4,7 +4,7 @@ Every measure compares a picture with itself (a frequency with its neighbours, a
 answers to what was done to the picture and not to what it shows. Below :data:`SPECTRUM_SIDE` pixels the spectra of the
 last two have too few frequencies for that, and they are not measured.
 
-* **Earlier JPEG.** See :mod:`.audit_history`.
+* **Earlier JPEG.** See :mod:`.jpeg_history`.
 * **8x8 grid.** The mean absolute second difference of each column, taken over the rows, has the blocks' borders as a
   signal of period 8, wherever the grid begins. Its power at the four harmonics is set against that of neighbouring
   frequencies. The upsampling layers of a generator can leave the same trace.
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .audit_history import earlier_quality
-from .audit_jpeg import jpeg_facts, nearest_quality
-from .image_file import Limits
-from .upright import load_rgb
+from ...images.file import Limits
+from ...images.jpeg import jpeg_facts, nearest_quality
+from ...images.upright import load_rgb
+from .jpeg_history import earlier_quality
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ class PixelFacts:
 
 
 def pixel_facts(data: bytes) -> PixelFacts:
-    """Decode an image file and look for traces. Raises as :func:`.upright.load_rgb`, within PIXEL_LIMITS."""
+    """Decode an image file and look for traces. Raises as :func:`...images.upright.load_rgb`, within PIXEL_LIMITS."""
     grey = window(load_rgb(data, PIXEL_LIMITS)) @ np.array([0.299, 0.587, 0.114])
     own = jpeg_facts(data).tables.get(0) if data.startswith(b"\xff\xd8") else None
     grid, peak = _periodicity(grey) if min(grey.shape) >= SPECTRUM_SIDE else (None, None)

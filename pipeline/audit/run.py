@@ -1,9 +1,9 @@
 """Audit of a dataset: can the label be told without looking at what the pictures show?
 
 A detector that is trained on JPEG photographs and PNG generations learns to tell JPEG from PNG. The audit reads the
-sources as a build does, and asks of headers (:mod:`.audit_headers`) and of traces in the pixels (:mod:`.audit_pixels`)
-how well they tell the label (:mod:`.audit_classify`); and it looks for pictures that are there twice
-(:mod:`.audit_duplicates`).
+sources as a build does, and asks of headers (:mod:`.header_features`) and of traces in the pixels (:mod:`.pixel_features`)
+how well they tell the label (:mod:`.classify`); and it looks for pictures that are there twice
+(:mod:`.duplicates`).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ..cache.store import Cache
-from ..choices import AUDIT_SAMPLE
-from ..errors import UsageError, UserError
-from ..places import Place, place_of
-from ..progress import Progress, Silent
-from .audit_checks import AuditRow, all_checks, header_checks, spread, told
-from .audit_duplicates import Look, groups, look_of, near_pairs
-from .audit_headers import HeaderFacts, header_facts, row_facts
-from .audit_pixels import PixelFacts, pixel_facts
-from .image_file import ImageRejected
-from .scan import ScanResult, scan
-from .scan_rows import ScannedRow
-from .source_file import SourceFile, printable
-from .source_read import read_source, readers
-from .sources import discover
+from ...cache.store import Cache
+from ...choices import AUDIT_SAMPLE
+from ...errors import UsageError, UserError
+from ...images.file import ImageRejected
+from ...progress import Progress, Silent
+from ...storage import Place, place_of
+from ..scan.conflicts import ScannedRow
+from ..scan.scan import ScanResult, scan
+from ..sources.discover import discover
+from ..sources.file import SourceFile, printable
+from ..sources.read import read_source, readers
+from .checks import AuditRow, all_checks, header_checks, spread, told
+from .duplicates import Look, groups, look_of, near_pairs
+from .header_features import HeaderFacts, header_facts, row_facts
+from .pixel_features import PixelFacts, pixel_facts
 
 __all__ = ["AuditRow", "HeaderFacts", "audit_rows", "header_facts", "run_audit"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..cache.audit_record import Carrier, Check, HeaderAudit, Told
-from .audit_checks import AuditRow, header_checks, spread, told
-from .audit_headers import row_facts
-from .scan_rows import ScannedRow
+from ...cache.records.audit import Carrier, Check, HeaderAudit, Told
+from ..scan.conflicts import ScannedRow
+from .checks import AuditRow, header_checks, spread, told
+from .header_features import row_facts
 
 SUMMARY_SAMPLE = 500
 """Most files of each label whose headers a build judges."""

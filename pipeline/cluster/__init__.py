@@ -1,6 +1,6 @@
 """A build on many processes: the tasks of the plan, handed out by Dask to workers that each hold the models.
 
-What a worker does with a task is what the loop of :mod:`..run` does; see docs/cluster.md for how it is used. ``distributed``
+What a worker does with a task is what the loop of :mod:`..execution.tasks` does; see docs/cluster.md for how it is used. ``distributed``
 is an optional dependency: it is imported when a build asks for workers.
 """
 
@@ -16,7 +16,7 @@ from ...progress import Progress
 from .placement import Placement
 
 if TYPE_CHECKING:
-    from .crew import Crew
+    from .client import Crew
 
 __all__ = ["Placement", "open_crew"]
 
@@ -34,7 +34,7 @@ def open_crew(place: Placement, device: str, progress: Progress) -> Iterator[Cre
     if find_spec("distributed") is None:
         option = "--scheduler" if place.scheduler else "--workers"
         raise UserError(f"{option}: needs Dask. Install it with: pip install 'distil-cache[cluster]'")
-    from .crew import connect, start_here
+    from .client import connect, start_here
 
     opened = connect(place.scheduler, progress.say) if place.scheduler else start_here(place.workers or 1, device)
     with opened as crew:

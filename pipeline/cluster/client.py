@@ -14,11 +14,11 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from ...errors import DistilCacheError, UserError
-from ..scan import ScannedFile, memory_key, scan_file
-from ..scan_memory import Finding
-from ..source_file import SourceFile, absolute_root
+from ..scan.memory import Finding
+from ..scan.scan import ScannedFile, memory_key, scan_file
+from ..sources.file import SourceFile, absolute_root
 from .connection import LOST, NO_ANSWER, Connection, without_log
-from .local import LocalWorkers, local_workers
+from .local_workers import LocalWorkers, local_workers
 from .messages import read_findings, write_files
 from .worker import BuildPlugin, Unprepared, scan_block
 
@@ -177,7 +177,7 @@ class Crew:
     def scan_files(
         self, files: Sequence[SourceFile], trusted: Mapping[bytes, Finding]
     ) -> Iterator[Sequence[ScannedFile]]:
-        """Scan source files, many at a time, as a :data:`..scan.FileScanner`; what workers cannot read is scanned here."""
+        """Scan source files, many at a time, as a :data:`..scan.scan.FileScanner`; what workers cannot read is scanned here."""
         roots = {root: absolute_root(root) for root in {file.root for file in files}}
         keys = [memory_key(roots[file.root], file) for file in files]
         blocks = [slice(start, start + _FILES) for start in range(0, len(files), _FILES)]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ...errors import UserError
-from ..plan import Task
-from ..run import Report
-from .crew import Crew, Failure, Outcome
+from ..execution.tasks import Report
+from ..planning.plan import Task
+from .client import Crew, Failure, Outcome
 from .messages import read_report
 from .worker import make_shard
 

@@ -12,18 +12,18 @@ from pathlib import Path
 from ... import __version__
 from ...cache.store import FeatureStore
 from ...errors import UserError
+from ...models.diffusion.checkpoints import OFFICIAL, SHIPPED
 from ...progress import Progress
-from ..adm_weights import OFFICIAL, SHIPPED
 from ..config import BuildConfig
-from ..estimate import task_calls
-from ..plan import Task
-from ..precision import Deviation
-from ..prepare import Prepared
-from ..run import Report
-from ..source_file import SourceFile, printable
-from .crew import Crew, Failure, Outcome
-from .dispatch import Dispatch, Shard
-from .local import threads_each
+from ..execution.deviation import Deviation
+from ..execution.tasks import Report
+from ..planning.estimate import task_calls
+from ..planning.plan import Task
+from ..planning.prepare import Prepared
+from ..sources.file import SourceFile, printable
+from .client import Crew, Failure, Outcome
+from .dispatcher import Dispatch, Shard
+from .local_workers import threads_each
 from .messages import Request, write_task
 from .placement import Placement
 from .worker import BuildPlugin, measure

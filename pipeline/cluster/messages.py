@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ..plan import Task
-from ..run import Done, Report
-from ..scan_memory import Finding
-from ..source_file import Listed, Member, SourceFile, absolute_root
+from ..execution.tasks import Done, Report
+from ..planning.plan import Task
+from ..scan.memory import Finding
+from ..sources.file import Listed, Member, SourceFile, absolute_root
 
 
 class Request(BaseModel):

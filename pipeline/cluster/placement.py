@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...choices import TRIES
 from ...errors import UsageError
-from ..plan import Part
+from ..planning.plan import Part
 
 PROTOCOLS = ("tcp", "tls", "ucx", "ws", "wss")
 

@@ -20,18 +20,18 @@ from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
-from ...places import is_there
+from ...storage import is_there
 from ..config import BuildConfig
-from ..images import Images
-from ..plan import Task
-from ..precision import deviation_on
-from ..prepare import BuildSetup
-from ..run import Report, run_task, still_missing
-from ..scan import scan_files
-from ..scan_memory import Finding
-from ..source_file import SourceFile
-from ..spec_sheet import flags_and_digest, make_specs
-from ..tools import TaskContext
+from ..execution.context import TaskContext
+from ..execution.deviation import deviation_on
+from ..execution.load import Images
+from ..execution.tasks import Report, run_task, still_missing
+from ..planning.make_specs import flags_and_digest, make_specs
+from ..planning.plan import Task
+from ..planning.prepare import BuildSetup
+from ..scan.memory import Finding
+from ..scan.scan import scan_files
+from ..sources.file import SourceFile
 from .messages import Request, read_files, read_task, write_findings, write_report
 
 

@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import UserError
-from ..models.device import device_name
-from ..models.user_cache import read_memory, write_memory
+from ...errors import UserError
+from ...models.device import device_name
+from ...models.user_cache import read_memory, write_memory
 from .transfer import Outgoing, Rows
 
 T = TypeVar("T")

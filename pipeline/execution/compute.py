@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.gather import gather
-from ..cache.spec import Spec
-from ..errors import UserError
+from ...cache.gather import gather
+from ...cache.spec import Spec
+from ...errors import UserError
+from ...models.diffusion.ddim import Extraction, extract
+from ..planning.estimate import route_calls
+from ..planning.plan import PASS_FEATURES, Task, routes
+from ..specs.adm_features import EpsSpec, NoiseSpec, ReconSpec, one_call_features
+from ..specs.teacher import TeacherSpec, check_teacher, teacher_views
 from .batches import padded, run_batches
-from .ddim import Extraction, extract
-from .estimate import route_calls
-from .images import Images
-from .plan import PASS_FEATURES, Task, routes
-from .specs import EpsSpec, NoiseSpec, ReconSpec, one_call_features
-from .teacher import TeacherSpec, check_teacher, teacher_views
-from .tools import TaskContext
+from .context import TaskContext
+from .load import Images
 from .transfer import Outgoing, Rows, incoming
 
 FINITE = "finite"

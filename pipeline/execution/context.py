@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from ..cache.spec import Spec
-from ..cache.store import FeatureStore
-from .config import BuildConfig
-from .image_spec import ImageSpec
-from .images import ImageLoader
+from ...cache.spec import Spec
+from ...cache.store import FeatureStore
+from ...images.spec import ImageSpec
+from ...models.diffusion.noise_schedule import Schedule
+from ..config import BuildConfig
+from ..planning.prepare import BuildSetup
+from ..sources.file import SourceFile
+from .load import ImageLoader
 from .networks import Models
-from .prepare import BuildSetup
-from .schedule import Schedule
-from .source_file import SourceFile
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..cache.gather import gather
-from .adm import Adm
+from ...cache.gather import gather
+from ...models.diffusion.ddim import extract
+from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.unet import Adm
 from .compute import to_signal
-from .ddim import extract
+from .context import TaskContext
 from .networks import adm_on
-from .schedule import Schedule
-from .tools import TaskContext
 
 SAMPLES = 4
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..models.device import device_name
-from ..progress import Progress
-from .config import BuildConfig
-from .precision import Deviation, deviation_on
-from .prepare import Prepared
-from .run import Report, run_tasks
-from .tools import TaskContext
+from ...models.device import device_name
+from ...progress import Progress
+from ..config import BuildConfig
+from ..planning.prepare import Prepared
+from .context import TaskContext
+from .deviation import Deviation, deviation_on
+from .tasks import Report, run_tasks
 
 
 class LoopWork:
-    """One build's work in the loop of :func:`.run.run_tasks`. ``context`` : what its tasks share."""
+    """One build's work in the loop of :func:`.tasks.run_tasks`. ``context`` : what its tasks share."""
 
     def __init__(self, config: BuildConfig, ready: Prepared, progress: Progress) -> None:
         self._tasks = ready.plan.tasks

@@ -10,16 +10,16 @@ from threading import Semaphore
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache.gather import gather
-from ..cache.store import FeatureStore
-from ..errors import UserError
-from .decode import decode
-from .image_file import ImageRejected, Limits
-from .image_spec import ImageSpec
-from .perturb import perturbed
-from .plan import Task
-from .source_file import SourceFile
-from .source_read import GIVE_UP, read_source, readers
+from ...cache.gather import gather
+from ...cache.store import FeatureStore
+from ...errors import UserError
+from ...images.decode import decode
+from ...images.file import ImageRejected, Limits
+from ...images.perturb import perturbed
+from ...images.spec import ImageSpec
+from ..planning.plan import Task
+from ..sources.file import SourceFile
+from ..sources.read import GIVE_UP, read_source, readers
 from .transfer import Rows
 
 
@@ -46,7 +46,7 @@ class ImageLoader:
     """Reads the pictures of tasks from the cache, or makes them. Nothing is written here.
 
     spec, store : of the pictures. originals : the store of the pictures to perturb, or None where they are decoded from
-    ``files``, which maps keys to files. threads : that decode at a time. limits : see :class:`.image_file.Limits`.
+    ``files``, which maps keys to files. threads : that decode at a time. limits : see :class:`...images.file.Limits`.
     """
 
     spec: ImageSpec

@@ -8,16 +8,16 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from ..choices import Precision
-from ..models.backbones import load_teacher
-from ..models.device import HALF_TYPES
-from ..models.user_cache import user_cache_folder
-from .adm import Adm
-from .adm_weights import find_adm, load_adm
+from ...choices import Precision
+from ...models.backbones import load_teacher
+from ...models.device import HALF_TYPES
+from ...models.diffusion.checkpoints import find_adm, load_adm
+from ...models.diffusion.ddim import NoiseModel
+from ...models.diffusion.unet import Adm
+from ...models.diffusion.winograd import use_winograd
+from ...models.user_cache import user_cache_folder
+from ..config import BuildConfig
 from .batches import CPU_BATCH, BatchSize, remembered_size
-from .config import BuildConfig
-from .ddim import NoiseModel
-from .winograd import use_winograd
 
 TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
 

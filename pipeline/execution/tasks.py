@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ..cache.store import FeatureStore
+from ...cache.store import FeatureStore
+from ..planning.plan import FEATURES, Task
 from .compute import compute, load_models
-from .images import Images
-from .plan import FEATURES, Task
-from .tools import TaskContext
+from .context import TaskContext
+from .load import Images
 from .transfer import Rows
 
 

@@ -19,12 +19,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..choices import ImportKind
-from ..errors import UserError
-from .layouts import Leaf
-from .source_file import SourceFile
-from .sources import discover, files_of
-from .trees import SPLITS, LocalTree
+from ...choices import ImportKind
+from ...errors import UserError
+from ..sources.discover import discover, files_of
+from ..sources.file import SourceFile
+from ..sources.layouts import Leaf
+from ..sources.tree import SPLITS, LocalTree
 
 PARTS: Mapping[ImportKind, Mapping[str, str]] = {
     "distildire": {"eps": "eps", "dire": "dire"},

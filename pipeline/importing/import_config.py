@@ -7,14 +7,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..cache.spec import Spec
-from ..choices import SHARD_SIZE, FloatStorage, ImportKind, Precision, Preset, ShardForm
-from ..errors import UsageError
-from ..places.field import PlaceField
-from .config import DATASET_NAME, ShardSize, default_threads, wrong_option
-from .image_spec import ImageSize
-from .import_files import PARTS
-from .imported import (
+from ...cache.spec import Spec
+from ...choices import SHARD_SIZE, FloatStorage, ImportKind, Precision, Preset, ShardForm
+from ...errors import UsageError
+from ...images.spec import ImageSize
+from ...storage.pydantic_field import PlaceField
+from ..config import DATASET_NAME, ShardSize, default_threads, wrong_option
+from ..specs.imported import (
     ImportedDireSpec,
     ImportedEpsSpec,
     ImportedFiles,
@@ -22,7 +21,8 @@ from .imported import (
     ImportedReconSpec,
     Origin,
 )
-from .teacher import teacher_spec
+from ..specs.teacher import teacher_spec
+from .files import PARTS
 
 
 class ImportConfig(BaseModel):

@@ -17,25 +17,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..cache.gather import gather
-from ..cache.lease import lease
-from ..cache.spec import Spec
-from ..cache.store import Cache, FeatureStore
-from ..errors import UsageError, UserError
-from ..models.backbones import load_teacher
-from ..models.device import choose_device, keep_freed_memory, set_precision
-from ..progress import Progress, counter
-from .audit_summary import summarise
-from .image_file import ImageRejected
+from ...cache.gather import gather
+from ...cache.lease import lease
+from ...cache.spec import Spec
+from ...cache.store import Cache, FeatureStore
+from ...errors import UsageError, UserError
+from ...images.file import ImageRejected
+from ...models.backbones import load_teacher
+from ...models.device import choose_device, keep_freed_memory, set_precision
+from ...progress import Progress, counter
+from ..audit.summary import summarise
+from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
+from ..record import write_record
+from ..scan.conflicts import Reject, ScannedRow
+from ..scan.scan import scan
+from ..sources.file import printable
+from ..specs.teacher import TeacherSpec, check_teacher, teacher_views
+from .files import LooseSample, find_loose, wanted_parts
 from .import_config import ImportConfig, import_specs
-from .import_files import LooseSample, find_loose, wanted_parts
-from .import_read import Reader, Rows, common_side
-from .plan import FEATURES, Plan, Samples, Task, make_plan
-from .record import write_record
-from .scan import scan
-from .scan_rows import Reject, ScannedRow
-from .source_file import printable
-from .teacher import TeacherSpec, check_teacher, teacher_views
+from .reader import Reader, Rows, common_side
 
 Result = dict[str, Any]
 

@@ -20,15 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..choices import FloatStorage
-from ..errors import UserError
-from ..models.weights import DAMAGE
-from .decode import decode
-from .image_file import ImageRejected, format_name, open_image, orientation
-from .image_spec import MAX_SIZE, MIN_SIZE, ImageSpec
-from .import_files import LooseSample
-from .scan_rows import ScannedRow
-from .source_read import read_source, read_stable
+from ...choices import FloatStorage
+from ...errors import UserError
+from ...images.decode import decode
+from ...images.file import ImageRejected, format_name, open_image, orientation
+from ...images.spec import MAX_SIZE, MIN_SIZE, ImageSpec
+from ...models.weights import DAMAGE
+from ..scan.conflicts import ScannedRow
+from ..sources.read import read_source, read_stable
+from .files import LooseSample
 
 Rows = NDArray[Any]
 

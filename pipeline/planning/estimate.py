@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import torch
 
-from ..cache.spec import Spec
-from ..models.backbones import build_backbone
-from .ddim import used_steps
-from .image_spec import ImageSpec
+from ...cache.spec import Spec
+from ...images.spec import ImageSpec
+from ...models.backbones import build_backbone
+from ...models.diffusion.ddim import used_steps
+from ...models.diffusion.noise_schedule import Schedule
+from ..specs.adm_features import DireSpec, EpsSpec, NoiseSpec, ReconSpec, one_call_features
+from ..specs.teacher import TeacherSpec
 from .plan import Plan, Task, routes
-from .schedule import Schedule
-from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, one_call_features
-from .teacher import TeacherSpec
 
 
 def predicted_calls(plan: Plan, specs: Mapping[str, Spec], schedule: Schedule, real_step: int) -> int:

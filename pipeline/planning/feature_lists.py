@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..errors import UsageError
+from ...errors import UsageError
 from .plan import FEATURES, with_dependencies
 
 TRAIN_DEFAULT = ("image", "eps", "dire", "teacher")

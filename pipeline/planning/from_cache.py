@@ -15,16 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..cache.builds import Derived
-from ..cache.dataset import SCHEMA
-from ..cache.spec import imported_from
-from ..cache.store import Cache, FeatureStore
-from ..errors import UsageError, UserError
-from .config import BuildConfig
-from .image_spec import ImageSpec
-from .scan import ScanResult
-from .scan_rows import ScannedRow
-from .source_file import SourceFile
+from ...cache.records.builds import Derived
+from ...cache.records.datasets import SCHEMA
+from ...cache.spec import imported_from
+from ...cache.store import Cache, FeatureStore
+from ...errors import UsageError, UserError
+from ...images.spec import ImageSpec
+from ..config import BuildConfig
+from ..scan.conflicts import ScannedRow
+from ..scan.scan import ScanResult
+from ..sources.file import SourceFile
 
 
 class Origin(NamedTuple):

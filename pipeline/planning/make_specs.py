@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..cache.spec import Spec
-from ..errors import UsageError
-from ..progress import Progress
-from .adm import AdmConfig
-from .adm_weights import find_adm, find_flags
-from .config import BuildConfig
-from .image_spec import ImageSpec, parse_harmonization, parse_perturbation
-from .perturb import check_perturbation
-from .specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from .teacher import teacher_spec
+from ...cache.spec import Spec
+from ...errors import UsageError
+from ...images.perturb import check_perturbation
+from ...images.spec import ImageSpec, parse_harmonization, parse_perturbation
+from ...models.diffusion.checkpoints import find_adm, find_flags
+from ...models.diffusion.unet import AdmConfig
+from ...progress import Progress
+from ..config import BuildConfig
+from ..specs.adm_features import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
+from ..specs.teacher import teacher_spec
 
 
 def make_specs(
@@ -77,7 +77,7 @@ def flags_and_digest(
 ) -> tuple[AdmConfig, str | None]:
     """Return the ADM's flags and the digest of its weights; without the weights, and None, where pictures alone are made.
 
-    Raises UserError as :func:`.adm_weights.find_adm`.
+    Raises UserError as :func:`...models.diffusion.checkpoints.find_adm`.
     """
     if pictures_alone:
         return find_flags(config.adm, config.adm_config), None

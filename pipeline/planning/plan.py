@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..cache.index import Index
-from ..cache.keys import KeyArray, binary_keys, hex_keys
-from ..errors import UsageError
+from ...cache.index.index import Index
+from ...cache.shards.keys import KeyArray, binary_keys, hex_keys
+from ...errors import UsageError
 
 Mask = NDArray[np.bool_]
 

@@ -8,26 +8,26 @@ from dataclasses import dataclass
 
 import torch
 
-from ..cache.builds import Derived
-from ..cache.index import Index
-from ..cache.lease import lease
-from ..cache.spec import Spec
-from ..cache.store import Cache, FeatureStore
-from ..errors import ReadOnlyError, UserError
-from ..models.backbones import load_teacher
-from ..models.device import choose_device, keep_freed_memory, set_precision
-from ..places import is_there
-from ..progress import Progress, counter
-from .config import BuildConfig
-from .derive import cached_pictures, read_origin
-from .image_spec import ImageSpec
+from ...cache.index.index import Index
+from ...cache.lease import lease
+from ...cache.records.builds import Derived
+from ...cache.spec import Spec
+from ...cache.store import Cache, FeatureStore
+from ...errors import ReadOnlyError, UserError
+from ...images.spec import ImageSpec
+from ...models.backbones import load_teacher
+from ...models.device import choose_device, keep_freed_memory, set_precision
+from ...models.diffusion.noise_schedule import Schedule
+from ...progress import Progress, counter
+from ...storage import is_there
+from ..config import BuildConfig
+from ..scan.scan import FileScanner, ScanResult, scan
+from ..sources.discover import discover
+from ..sources.file import SourceFile
+from .feature_lists import only_pictures, parse_features, wanted_features
+from .from_cache import cached_pictures, read_origin
+from .make_specs import flags_and_digest, make_specs
 from .plan import Part, Plan, Samples, make_plan
-from .scan import FileScanner, ScanResult, scan
-from .schedule import Schedule
-from .source_file import SourceFile
-from .sources import discover
-from .spec_sheet import flags_and_digest, make_specs
-from .wanted import only_pictures, parse_features, wanted_features
 
 
 @dataclass(frozen=True, kw_only=True)

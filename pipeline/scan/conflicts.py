@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ..cache.dataset import SCHEMA
-from .image_file import Reason
-from .source_file import SourceFile, printable
+from ...cache.records.datasets import SCHEMA
+from ...images.file import Reason
+from ..sources.file import SourceFile, printable
 
 _PRECEDENCE = ("test", "val", "train")
 """The split that keeps a picture that is in several."""
@@ -24,7 +24,7 @@ _PRECEDENCE = ("test", "val", "train")
 class ScannedRow(NamedTuple):
     """One usable occurrence: the file, the key of its bytes, and width and height in pixels as the picture is shown.
 
-    turned, metadata_bytes, traits : what an audit asks for, see :class:`.scan_memory.Finding`; a row that was not
+    turned, metadata_bytes, traits : what an audit asks for, see :class:`.memory.Finding`; a row that was not
     scanned has an empty text.
     """
 
@@ -41,7 +41,7 @@ class ScannedRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One file that cannot be used: where it lies, a reason of :data:`.image_file.Reason`, and a few words."""
+    """One file that cannot be used: where it lies, a reason of :data:`...images.file.Reason`, and a few words."""
 
     path: str
     reason: Reason
@@ -88,7 +88,7 @@ def resolve_conflicts(rows: Sequence[ScannedRow]) -> Resolution:
 
 
 def to_table(rows: Sequence[ScannedRow]) -> pa.Table:
-    """Return the rows as a table with the columns of :data:`..cache.dataset.SCHEMA`."""
+    """Return the rows as a table with the columns of :data:`...cache.records.datasets.SCHEMA`."""
     columns = {
         "key": [row.key for row in rows],
         "source": [row.file.root for row in rows],

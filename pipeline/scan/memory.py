@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet
 
-from ..cache.atomic import TEMPORARY_PREFIX, make_folder
-from ..cache.parquet_file import fetched, read_bounded, read_schema
-from ..errors import UserError
-from ..places import Place, RemotePath
-from .file_facts import read_traits
-from .image_file import ImageRejected, Reason
+from ...errors import UserError
+from ...images.file import ImageRejected, Reason
+from ...images.headers import read_traits
+from ...storage import Place, RemotePath
+from ...storage.atomic import TEMPORARY_PREFIX, make_folder
+from ...storage.parquet import fetched, read_bounded, read_schema
 
 _SCHEMA = pa.schema(
     [
@@ -47,7 +47,7 @@ class Finding(NamedTuple):
     """What one file holds: its size in bytes, time in ns, key, and header; ``reason`` is empty if it can be used.
 
     width, height : pixels as the picture is shown; ``turned`` says that they are stored the other way round.
-    metadata_bytes, traits : see :class:`.file_facts.FileFacts`; no bytes and an empty text of a file without a header.
+    metadata_bytes, traits : see :class:`...images.headers.FileFacts`; no bytes and an empty text of a file without a header.
     """
 
     size: int

@@ -5,10 +5,10 @@ a file ends too early comes to light in the decoder. What was learnt is remember
 and a scan of unchanged files opens none of them. An image in a tar is remembered by its place in it and the tar's size
 and time, an object of an object store by what the listing says of it: most stores tell whole seconds. A file that was
 rewritten with its old size and time goes unnoticed until its pixels are wanted, or until ``rehash``; its stale key does no
-harm, as :func:`.source_read.read_source` compares the key again before anything is computed, and the build that finds it wrong lets
+harm, as :func:`..sources.read.read_source` compares the key again before anything is computed, and the build that finds it wrong lets
 the next scan open the file (:func:`forget_files`).
 
-Conflicts between files are resolved as :mod:`.scan_rows` says.
+Conflicts between files are resolved as :mod:`.conflicts` says.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..errors import UserError
-from ..places import Place
-from .file_facts import read_facts
-from .image_file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
-from .scan_memory import Finding, forget, recall, remember
-from .scan_rows import Reject, ScannedRow, resolve_conflicts
-from .source_file import SourceFile, absolute_root, is_storable, is_url, printable
-from .source_read import GIVE_UP, altered_tars, file_status, read_image, readers
+from ...errors import UserError
+from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
+from ...images.headers import read_facts
+from ...storage import Place
+from ..sources.file import SourceFile, absolute_root, is_storable, is_url, printable
+from ..sources.read import GIVE_UP, altered_tars, file_status, read_image, readers
+from .conflicts import Reject, ScannedRow, resolve_conflicts
+from .memory import Finding, forget, recall, remember
 
 _LARGEST_BLOCK = 256
 """Most files that a worker takes at a time."""
@@ -70,7 +70,7 @@ def scan(
     """Read and judge the files, and resolve conflicts between them.
 
     memory : file that remembers the findings between scans; only a speed-up, so one that is damaged is replaced.
-    workers : threads that read; of an object store more do, see :func:`.source_read.readers`. rehash : open every file even if it is
+    workers : threads that read; of an object store more do, see :func:`..sources.read.readers`. rehash : open every file even if it is
         remembered.
     limits : which images are used. progress : called with (files done, files in all).
     scanner : reads the files in place of ``workers``.

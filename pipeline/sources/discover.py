@@ -6,24 +6,24 @@ later by their content. Other files are counted as ignored. Hidden files and wha
 passed over without a word. A linked folder is followed only inside the source; a linked file is a file.
 
 **Tars** of webdataset samples are read where they lie: a ``.tar`` file, or a folder that has some itself or in its split
-folders and fits no image layout. :mod:`.tar_source` says what is read of them.
+folders and fits no image layout. :mod:`.tar` says what is read of them.
 
-A **table** is a CSV or Parquet file with a row for each image, as :mod:`.table_source` says.
+A **table** is a CSV or Parquet file with a row for each image, as :mod:`.table` says.
 
-A source may lie in an object store. A folder there is listed once, whole; see :mod:`.trees`.
+A source may lie in an object store. A folder there is listed once, whole; see :mod:`.tree`.
 """
 
 from __future__ import annotations
 
-from ..errors import UserError
-from ..places import Place, RemotePath
-from .image_file import EXTENSIONS
+from ...errors import UserError
+from ...images.file import EXTENSIONS
+from ...storage import Place, RemotePath
+from .file import Discovery, SourceFile, is_storable, printable, source_place
 from .layouts import LAYOUTS, Layout, Leaf, family_of
-from .source_file import Discovery, SourceFile, is_storable, printable, source_place
-from .table_source import SUFFIXES as TABLE_SUFFIXES
-from .table_source import TABLE, discover_table
-from .tar_source import PATTERN, SUFFIX, WEBDATASET, discover_tars
-from .trees import Tree, join, tree_of
+from .table import SUFFIXES as TABLE_SUFFIXES
+from .table import TABLE, discover_table
+from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
+from .tree import Tree, join, tree_of
 
 LAYOUT_NAMES = (*LAYOUTS, TABLE, WEBDATASET)
 

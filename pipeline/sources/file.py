@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import UserError
-from ..places import Place, RemotePath, place_of
+from ...errors import UserError
+from ...storage import Place, RemotePath, place_of
 
 LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
 """What a table's cell or a tar's JSON may say about the class."""

@@ -1,6 +1,6 @@
 """Folder layouts: what a folder's place says about the images in it.
 
-A layout is a function from a :class:`.trees.Tree` to the :class:`Leaf` folders that it recognises; no leaf means "not this
+A layout is a function from a :class:`.tree.Tree` to the :class:`Leaf` folders that it recognises; no leaf means "not this
 layout". All files below a leaf belong to it, however deep. Adding a layout is one function with its pattern.
 
 ========== =========================================== ============= ============= ===============
@@ -30,7 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from .trees import Tree, join
+from .tree import Tree, join
 
 _FAMILIES = {
     "gan": "biggan cyclegan diffgan gaugan gigagan progan projectedgan stargan stylegan",

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import UserError
-from ..places import Place, RemotePath
-from .image_file import MAX_BYTES, ImageRejected, content_key
-from .source_file import Listed, Member, SourceFile, is_storable, is_url, source_place
+from ...errors import UserError
+from ...images.file import MAX_BYTES, ImageRejected, content_key
+from ...storage import Place, RemotePath
+from .file import Listed, Member, SourceFile, is_storable, is_url, source_place
 
 REMOTE_READERS = 64
 """Threads that read from an object store at a time: each waits for an answer most of the time."""

@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ..errors import UserError
-from ..places import Place, RemotePath
+from ...errors import UserError
+from ...storage import Place, RemotePath
+from .file import LABELS, Discovery, Listed, SourceFile, is_url, source_place
 from .layouts import family_of
-from .source_file import LABELS, Discovery, Listed, SourceFile, is_url, source_place
-from .source_read import REMOTE_READERS
-from .trees import SPLITS, listed_as
+from .read import REMOTE_READERS
+from .tree import SPLITS, listed_as
 
 TABLE = "table"
 SUFFIXES = (".csv", ".parquet")

@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ..errors import UserError
-from ..places import Place
-from .image_file import EXTENSIONS
+from ...errors import UserError
+from ...images.file import EXTENSIONS
+from ...storage import Place
+from .file import LABELS, Discovery, Member, SourceFile, printable
 from .layouts import family_of
-from .source_file import LABELS, Discovery, Member, SourceFile, printable
 from .tar_index import TarEntry, TarIndex, read_tar_index
-from .trees import SPLITS, is_clutter
+from .tree import SPLITS, is_clutter
 
 WEBDATASET = "webdataset"
 PATTERN = "[{train,val,test}/]NAME.tar"

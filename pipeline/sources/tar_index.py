@@ -12,9 +12,9 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from ..errors import UserError
-from ..places import Place
-from .source_file import printable
+from ...errors import UserError
+from ...storage import Place
+from .file import printable
 
 _BLOCK = 512
 _MAX_EXTENSION = 1 << 16

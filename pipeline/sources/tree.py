@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..places import Entry, Place, RemotePath
-from .source_file import Listed
+from ...storage import Entry, Place, RemotePath
+from .file import Listed
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Name of a folder to the split that it holds."""

@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..cache.spec import Spec, SpecPart
-from ..choices import FloatStorage, NoiseReduction, Precision
-from .adm import AdmConfig
-from .image_spec import ImageSpec
+from ...cache.spec import Spec, SpecPart
+from ...choices import FloatStorage, NoiseReduction, Precision
+from ...images.spec import ImageSpec
+from ...models.diffusion.unet import AdmConfig
 
 
 class AdmIdentity(SpecPart):

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..cache.spec import Spec, SpecPart
-from ..choices import FloatStorage, ImportKind
-from .image_spec import ImageSize
+from ...cache.spec import Spec, SpecPart
+from ...choices import FloatStorage, ImportKind
+from ...images.spec import ImageSize
 
 Origin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ -~]+\z")]
 

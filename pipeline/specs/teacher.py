@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..cache.spec import Spec
-from ..choices import Precision, Preset
-from ..errors import IntegrityError
-from ..models.backbones import HALF, Triple, backbone_entry
-from ..models.device import HALF_TYPES
-from ..models.inputs import resized
-from ..models.sides import paper_size
+from ...cache.spec import Spec
+from ...choices import Precision, Preset
+from ...errors import IntegrityError
+from ...models.backbones import HALF, Triple, backbone_entry
+from ...models.device import HALF_TYPES
+from ...models.input_size import paper_size
+from ...models.resize import resized
+from .adm_features import DireSpec
 from .imported import ImportedDireSpec
-from .specs import DireSpec
 
 View = Literal["identity", "hflip"]
 Positive = Annotated[float, Field(gt=0)]

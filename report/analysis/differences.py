@@ -13,9 +13,9 @@ import numpy as np
 from ...metrics.bootstrap import bootstrap_mean, interval
 from ...metrics.measures import MEASURES, Array, FloatArray, Interval, unweighted_mean
 from ...metrics.per_generator import GeneratorScores, by_family, mean_over_generators
-from .cells import generator_title
-from .measured import Result, all_families, all_generators, cluster_names
-from .runs import MeanDire, Run
+from ..inputs.measured import Result, all_families, all_generators, cluster_names
+from ..inputs.runs import MeanDire, Run
+from ..wording.labels import generator_title
 
 Scores = Mapping[str, GeneratorScores]
 REALS_WITHOUT_GENERATOR = frozenset({"", "real"})

@@ -15,8 +15,8 @@ from ...errors import UserError
 from ...metrics.bootstrap import interval
 from ...metrics.measures import Interval
 from ...metrics.per_generator import mean_over_generators, mean_replicates
-from .measured import Result, measure
-from .runs import Evaluation, Run
+from ..inputs.measured import Result, measure
+from ..inputs.runs import Evaluation, Run
 
 KINDS = {
     "jpeg": ("JPEG", "quality"),

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...cache.atomic import read_file
-from ...cache.audit_record import AUDIT, MOST_BYTES, HeaderAudit, parse_audit
+from ...cache.records.audit import AUDIT, MOST_BYTES, HeaderAudit, parse_audit
 from ...errors import UsageError, UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...metrics.measures import Array
-from ..config import SWEEP, TrainConfig
+from ...storage.atomic import read_file
+from ...train.config import SWEEP, TrainConfig
 
 GALLERY_PICTURES = ("image", "eps", "dire")
 

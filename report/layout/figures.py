@@ -10,9 +10,11 @@ import numpy as np
 
 from ...metrics.measures import CALIBRATION_BINS, Array, test_sets
 from ...metrics.reliability import FEWEST, Bin, reliability
-from .cells import generator_title, percent
-from .comparisons import DireClass
-from .drawing import (
+from ..analysis.differences import DireClass
+from ..inputs.measured import Result, all_generators
+from ..inputs.runs import Run
+from ..wording.labels import generator_title, percent
+from .panels import (
     BARRED,
     Curve,
     Figure,
@@ -24,8 +26,6 @@ from .drawing import (
     roc_panel,
     spread_panel,
 )
-from .measured import Result, all_generators
-from .runs import Run
 
 _TRAINING = (
     ("bce", "Training: cross entropy", "cross entropy"),

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...metrics.measures import unweighted_mean
-from .cells import MISSING, generator_title, method_title, percent, training_title
-from .measured import Result
-from .runs import Run
+from ..inputs.measured import Result
+from ..inputs.runs import Run
+from ..wording.labels import MISSING, generator_title, method_title, percent, training_title
+from ..wording.sentences import way_title
 from .tables import Table
-from .text import way_title
 
 Column = tuple[str, str, str]
 """Dataset, revision, generator."""

@@ -16,9 +16,9 @@ from typing import Any
 
 import jinja2
 
-from .cells import generator_title
-from .drawing import DASHES, SERIES, png_panel, with_prefix
-from .text import slug
+from ..wording.labels import generator_title
+from ..wording.sentences import slug
+from .panels import DASHES, SERIES, png_panel, with_prefix
 
 TEMPLATES = Path(__file__).parent / "templates"
 HEAT_STEPS = 10

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .drawing import Figure
+from .panels import Figure
 from .tables import Table
 
 

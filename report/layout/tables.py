@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from ...metrics.measures import Interval
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
-from .cells import (
+from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
+from ..inputs.measured import Result, all_families, all_generators
+from ..inputs.paper import TITLE, PaperCell, paper_cell, paper_mean
+from ..inputs.runs import Run
+from ..wording.labels import (
     MISSING,
     bounds,
     counts,
@@ -21,10 +25,6 @@ from .cells import (
     signed_bounds,
     training_title,
 )
-from .comparisons import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
-from .measured import Result, all_families, all_generators
-from .paper import TITLE, PaperCell, paper_cell, paper_mean
-from .runs import Run
 
 MAIN = ("accuracy", "average_precision")
 FURTHER = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .comparisons import (
+from ..analysis.differences import (
     Contrast,
     DireClass,
     Distillation,
@@ -15,12 +15,11 @@ from .comparisons import (
     distillation,
     over_seeds,
 )
-from .content import dire_content, distillation_content, methods_content, result_content, seeds_content
-from .drawing import Figure
-from .figures import comparison_figures
-from .measured import Result
-from .runs import GalleryItem
-from .tables import (
+from ..inputs.measured import Result
+from ..inputs.runs import GalleryItem
+from ..layout.figures import comparison_figures
+from ..layout.panels import Figure
+from ..layout.tables import (
     Table,
     dire_table,
     distillation_table,
@@ -29,7 +28,8 @@ from .tables import (
     results_table,
     seeds_table,
 )
-from .tidy import SETTING
+from .flat_tables import SETTING
+from .report_json import dire_content, distillation_content, methods_content, result_content, seeds_content
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..inputs.provenance import summary_lines
+from ..inputs.runs import Run
+from ..layout.section import Addition
+from ..layout.tables import Table
+from ..wording.sentences import slug
 from .comparison import Comparison
 from .files import LIST, TABLES
-from .latex import latex_document
-from .provenance import summary_lines
-from .runs import Run
-from .sections import Addition
-from .tables import Table
-from .text import slug
-from .tidy import (
+from .flat_tables import (
     Row,
     columns_of,
     csv_text,
@@ -25,6 +24,7 @@ from .tidy import (
     seed_rows,
     shown_rows,
 )
+from .latex import latex_document
 
 ABOUT = {
     "results": "each run on each generator, means over generators and over families; measures in 0..1 with 95 % intervals",

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from ...metrics.measures import MEASURES, Interval
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
-from .comparisons import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
-from .measured import Result
-from .paper import PaperCell, paper_cell, paper_mean
-from .runs import Evaluation, Run
-from .tables import Table
+from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
+from ..inputs.measured import Result
+from ..inputs.paper import PaperCell, paper_cell, paper_mean
+from ..inputs.runs import Evaluation, Run
+from ..layout.tables import Table
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from .tables import Table
+from ..layout.tables import Table
 
 _SIGNS = {
     "\\": r"\textbackslash{}",

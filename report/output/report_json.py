@@ -10,11 +10,11 @@ from typing import Any
 from ...metrics.bootstrap import REPLICATES
 from ...metrics.measures import CALIBRATION_BINS, MEASURES, THRESHOLD
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
-from .comparisons import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
-from .measured import Result
-from .paper import PaperCell, paper, paper_cell, paper_mean
-from .runs import Run
-from .sections import Addition
+from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
+from ..inputs.measured import Result
+from ..inputs.paper import PaperCell, paper, paper_cell, paper_mean
+from ..inputs.runs import Run
+from ..layout.section import Addition
 
 Content = dict[str, Any]
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...cache.audit_record import Check, HeaderAudit
-from .cells import MISSING
-from .runs import Run
-from .sections import Addition, Section
-from .tables import Table
+from ...cache.records.audit import Check, HeaderAudit
+from ..inputs.runs import Run
+from ..layout.section import Addition, Section
+from ..layout.tables import Table
+from ..wording.labels import MISSING
 
 Audits = Mapping[tuple[str, str], HeaderAudit]
 

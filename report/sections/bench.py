@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from ..costs import CONVENTION, Costs, MethodCosts, read_costs, shares, times
-from .cells import MISSING
-from .paper import TITLE, PaperCosts, paper, paper_costs
-from .sections import Addition, Section
-from .tables import Table
-from .text import listed
+from ...inference.bench.result import CONVENTION, Costs, MethodCosts, read_costs, shares, times
+from ..inputs.paper import TITLE, PaperCosts, paper, paper_costs
+from ..layout.section import Addition, Section
+from ..layout.tables import Table
+from ..wording.labels import MISSING
+from ..wording.sentences import listed
 
 NAME = "costs"
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...metrics.per_generator import mean_interval
-from .cells import MISSING, bounds, percent, signed, signed_bounds
-from .drawing import Curve, Figure, Panel, line_panel
-from .perturbed import KINDS, Point, RunCurves, Way, robustness_curves, severity_order
-from .runs import Run
-from .sections import Addition, Section
-from .tables import Table
-from .text import way_title
+from ..analysis.perturbed import KINDS, Point, RunCurves, Way, robustness_curves, severity_order
+from ..inputs.runs import Run
+from ..layout.panels import Curve, Figure, Panel, line_panel
+from ..layout.section import Addition, Section
+from ..layout.tables import Table
+from ..wording.labels import MISSING, bounds, percent, signed, signed_bounds
+from ..wording.sentences import way_title
 
 MEASURES = {"accuracy": "accuracy", "average_precision": "AP"}
 NONE = "none"

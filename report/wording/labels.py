@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...metrics.measures import Interval
 from ...metrics.per_generator import UNKNOWN_FAMILY
-from .paper import PaperCell
-from .runs import Run
+from ..inputs.paper import PaperCell
+from ..inputs.runs import Run
 
 MISSING = "–"
 FAMILIES = {"gan": "GANs", "diffusion": "diffusion models", UNKNOWN_FAMILY: "unknown family"}

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .cells import generator_title
-from .measured import Result
-from .runs import Run
+from ..inputs.measured import Result
+from ..inputs.runs import Run
+from .labels import generator_title
 
 _METHODS = {
     "distildire": "DistilDIRE (image and one-step noise)",

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
-from distil_cache.cache.builds import BuildRecord
-from distil_cache.cache.export import BLOCK_ROWS, POOL_BLOCKS, Occurrence, export_build, pools
+from distil_cache.cache.export.webdataset import BLOCK_ROWS, POOL_BLOCKS, Occurrence, export_build, pools
 from distil_cache.cache.gather import gather
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError, UsageError, UserError
 from hypothesis import given
@@ -205,7 +205,7 @@ def test_a_killed_export_leaves_no_folder_of_the_asked_name(tmp_path: Path) -> N
     cache, record = make_cache(tmp_path / "cache", rows("train", 400, {"sd14": 400}), features={"image": ["train"]})
     code = (
         "import sys; from pathlib import Path; from distil_cache.cache.store import Cache\n"
-        "from distil_cache.cache.export import export_build\n"
+        "from distil_cache.cache.export.webdataset import export_build\n"
         "export_build(Cache.open(sys.argv[1]), Path(sys.argv[2]), build=sys.argv[3], samples_per_shard=50)"
     )
     command = [sys.executable, "-c", code, str(cache.root), str(tmp_path / "out"), record.id]

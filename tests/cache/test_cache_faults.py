@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import zarr
-from distil_cache.cache.dataset import SCHEMA, DatasetStore
+from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.records.datasets import SCHEMA, DatasetStore
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage, verify
 
 FSYNCS = 10
 """zarr.json, the data file, five folders of the array, shards/, the temporary marker, shards/ after the link."""

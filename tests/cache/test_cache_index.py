@@ -13,15 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from distil_cache.cache import index_file
 from distil_cache.cache.gather import gather
-from distil_cache.cache.index import EMPTY, Index, Part, ShardRows
-from distil_cache.cache.keys import binary_keys, hex_keys, keys_of_column
-from distil_cache.cache.repair import repair
-from distil_cache.cache.revision import revision_of
+from distil_cache.cache.index import file as index_file
+from distil_cache.cache.index.index import EMPTY, Index, Part, ShardRows
+from distil_cache.cache.maintenance.repair import repair
+from distil_cache.cache.maintenance.verify import verify
+from distil_cache.cache.records.revision import revision_of
+from distil_cache.cache.shards.keys import binary_keys, hex_keys, keys_of_column
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.cache.verify import verify
 from distil_cache.errors import IntegrityError
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from distil_cache.cache.gc import collect
 from distil_cache.cache.lease import STALE_SECONDS, file_time, lease, read_leases
+from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError
 from maintained_cache import SPECS, build, keys_of

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from distil_cache.cache import index_file
-from distil_cache.cache.aside import BehindLinkError, put_back, set_aside
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
-from distil_cache.cache.litter import Litter, delete
-from distil_cache.cache.repair import repair
+from distil_cache.cache.index import file as index_file
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.garbage import Litter, delete
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.repair import repair
+from distil_cache.cache.maintenance.trash import BehindLinkError, put_back, set_aside
 from distil_cache.cache.store import Cache
 from maintained_cache import NAME, SPECS, build, keys_of
 

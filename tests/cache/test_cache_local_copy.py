@@ -16,14 +16,14 @@ from typing import Literal
 import numpy as np
 import pytest
 from counting_store import CountingStore, change, operations
-from distil_cache.cache import local_copy as module
-from distil_cache.cache.formats import checksum
-from distil_cache.cache.local_copy import LocalCopy
-from distil_cache.cache.marker import Marker
+from distil_cache.cache.local_copy import reader as module
+from distil_cache.cache.local_copy.reader import LocalCopy
+from distil_cache.cache.shards.format import checksum
+from distil_cache.cache.shards.marker import Marker
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UserError
-from distil_cache.places import Place, RemotePath
+from distil_cache.storage import Place, RemotePath
 
 ROWS, SHARDS = 8, 4
 PLENTY = 1 << 30
@@ -276,7 +276,7 @@ def test_many_threads_fetch_each_shard_once(scene: Scene) -> None:
 READER = """
 import sys
 from pathlib import Path
-from distil_cache.cache.local_copy import LocalCopy
+from distil_cache.cache.local_copy.reader import LocalCopy
 from distil_cache.cache.store import Cache
 root, folder, most, name = sys.argv[1:5]
 store = Cache.open(root, LocalCopy.at(Path(folder), int(most))).open_feature(name)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
 from distil_cache.cache.lease import lease, read_leases
-from distil_cache.cache.listing import summary
-from distil_cache.cache.repair import repair
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.listing import summary
+from distil_cache.cache.maintenance.repair import repair
+from distil_cache.cache.maintenance.verify import garbage, verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError, UserError
-from distil_cache.places import Place, RemotePath, place_of
+from distil_cache.storage import Place, RemotePath, place_of
 from maintained_cache import NAME, SPECS, checksums, keys_of, rows_lacking, train, values_of
 from s3_cache import TWO, build, data_of
 

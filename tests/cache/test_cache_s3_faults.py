@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distil_cache.cache.compact import compact
 from distil_cache.cache.lease import read_leases
-from distil_cache.cache.litter import delete, find_litter
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.garbage import delete, find_litter
+from distil_cache.cache.maintenance.verify import garbage, verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import UnreachableError, UserError
-from distil_cache.places import RemotePath, place_of
+from distil_cache.storage import RemotePath, place_of
 from fault_builder import no_finding
 from faulty_proxy import Chance, FaultyProxy, Kind
 from maintained_cache import NAME, SPECS, checksums, keys_of, rows_lacking, table_of, train, values_of
@@ -232,7 +232,7 @@ def test_verify_takes_no_failure_of_the_store_for_damage(
     patterns: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("distil_cache.places.retry.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("distil_cache.storage.retry.FIRST_PAUSE", 0.001)
     record, _ = build(behind_proxy, train(*range(4)), shard_rows=2)
     cache = Cache.open(behind_proxy)
     compact(cache, 512)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import zarr
+from distil_cache.cache.maintenance.verify import garbage, verify
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError, UserError
 from drawn_rows import any_rows
 from hypothesis import given, settings
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 def test_importing_the_cache_imports_no_torch() -> None:
-    program = "import sys, distil_cache.cache.verify, distil_cache.cache.listing; print('torch' in sys.modules)"
+    program = "import sys, distil_cache.cache.maintenance.verify, distil_cache.cache.maintenance.listing; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distil_cache.cache import dataset
-from distil_cache.cache.builds import BuildRecord
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
-from distil_cache.cache.repair import repair
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.repair import repair
+from distil_cache.cache.maintenance.verify import verify
+from distil_cache.cache.records import datasets
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.errors import UnreachableError
-from distil_cache.places import folders_in, is_there, names_in
+from distil_cache.storage import folders_in, is_there, names_in
 from maintained_cache import NAME, SPECS, build, keys_of
 
 ERRORS = [errno.EACCES, errno.EIO, errno.EMFILE, errno.ESTALE]
@@ -125,7 +125,7 @@ def test_a_table_that_cannot_be_opened_is_not_damaged(cache: Cache, monkeypatch:
     def unopened(place: Path) -> None:  # pyarrow opens files without Python's functions
         raise OSError(code, os.strerror(code), str(place))
 
-    monkeypatch.setattr(dataset, "fetched", unopened)
+    monkeypatch.setattr(datasets, "fetched", unopened)
     assert {problem.kind for problem in verify(cache)} == {"unreadable"}
     with pytest.raises(UnreachableError, match=r"parquet: cannot be used"):
         cache.datasets().read(NAME)

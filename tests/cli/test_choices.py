@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from distil_cache.choices import BENCH_METHODS, LayoutName, Preset
-from distil_cache.pipeline.sources import LAYOUT_NAMES
+from distil_cache.pipeline.sources.discover import LAYOUT_NAMES
 from distil_cache.train.methods import METHODS, PRESETS
 
 

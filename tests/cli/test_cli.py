@@ -192,8 +192,8 @@ def test_training_reads_no_source_and_loads_no_diffusion_model(material: Path, t
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from distil_cache.train.config import TrainConfig\n"
-        "from distil_cache.train.evaluate import run_evaluation\n"
-        "from distil_cache.train.loop import run_training\n"
+        "from distil_cache.train.evaluation.evaluate import run_evaluation\n"
+        "from distil_cache.train.engine.loop import run_training\n"
         "c, r = map(Path, sys.argv[1:])\n"
         "run_training(TrainConfig(dataset='d', backbone='small', epochs=1), c, r)\n"
         "run_evaluation(r, c, 'd')\n"

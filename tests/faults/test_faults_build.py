@@ -15,7 +15,7 @@ import pytest
 import torch
 from distil_cache.cache.store import Cache
 from distil_cache.cli import main
-from distil_cache.pipeline.adm import Adm
+from distil_cache.models.diffusion.unet import Adm
 from fault_checks import differences, problems, rows, snapshot
 from fault_disk import can_mount, small_disk
 from image_bytes import noise, saved

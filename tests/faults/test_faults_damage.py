@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distil_cache.cache.repair import repair
+from distil_cache.cache.maintenance.repair import repair
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.cache.verify import verify
 from distil_cache.errors import IntegrityError
 from fault_builder import Order, build, write_images
 from fault_checks import differences, problems, snapshot

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from fault_checks import folder_in_memory
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def failures(folder: Path, command: str, calls: str, every: int) -> list[dict[str, Any]]:
     """Let each of these calls of a command fail for as long as it runs, with EACCES and with EIO, or one of ``every``."""
     folder.mkdir()
-    program = [sys.executable, str(HERE / "fault_errors.py"), str(folder), command, "EACCES,EIO", "lasting", calls]
+    program = [sys.executable, str(SUPPORT / "fault_errors.py"), str(folder), command, "EACCES,EIO", "lasting", calls]
     done = subprocess.run([*program, str(every), "0"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -115,7 +115,9 @@ print(json.dumps(seen))
 
 
 def test_file_operations_are_seen_below_the_libraries_that_ask_for_them(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", OPERATIONS, str(tmp_path)], capture_output=True, text=True, cwd=HERE)
+    done = subprocess.run(
+        [sys.executable, "-c", OPERATIONS, str(tmp_path)], capture_output=True, text=True, cwd=SUPPORT
+    )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     expected = {
@@ -136,7 +138,7 @@ def test_file_operations_are_seen_below_the_libraries_that_ask_for_them(tmp_path
 def test_a_command_that_passes_over_a_listing_that_failed_is_found_out(fast_folder: Path) -> None:
     """The check itself can fail: a gc that takes no answer for no datasets removes what they need."""
     code = (
-        "import errno, json, sys; from pathlib import Path; from distil_cache.cache.dataset import DatasetStore\n"
+        "import errno, json, sys; from pathlib import Path; from distil_cache.cache.records.datasets import DatasetStore\n"
         "real = DatasetStore.names\n"
         "def careless(self):\n"
         "    try: return real(self)\n"
@@ -148,6 +150,6 @@ def test_a_command_that_passes_over_a_listing_that_failed_is_found_out(fast_fold
         "wrong = [Checker(scenario, folder).fail(Refusal(errno.EIO, at, lasting=True))['wrong'] for at in (number, number + 1)]\n"
         "print(json.dumps(wrong))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(fast_folder)], capture_output=True, text=True, cwd=HERE)
+    done = subprocess.run([sys.executable, "-c", code, str(fast_folder)], capture_output=True, text=True, cwd=SUPPORT)
     assert done.returncode == 0, done.stderr
     assert any(what.startswith("lost: ") for wrong in json.loads(done.stdout) for what in wrong), done.stdout

@@ -14,7 +14,7 @@ import pytest
 from fault_checks import folder_in_memory
 from fault_injection import STAGES
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 BUILD_STAGES = set(STAGES) - {"removal"}
 
 
@@ -28,7 +28,7 @@ def fast_folder() -> Iterator[Path]:
 def kills(request: pytest.FixtureRequest, fast_folder: Path) -> list[dict[str, Any]]:
     folder = fast_folder / request.param
     folder.mkdir()
-    command = [sys.executable, str(HERE / "fault_kills.py"), str(folder), request.param, "1", "0", "0"]
+    command = [sys.executable, str(SUPPORT / "fault_kills.py"), str(folder), request.param, "1", "0", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -55,13 +55,13 @@ def test_a_power_failure_lost_something_and_nothing_that_matters(kills: list[dic
 def test_a_commit_that_flushes_nothing_is_found_out_by_the_power_failure(fast_folder: Path) -> None:
     """The check itself can fail: with flushing switched off, a power failure damages the cache."""
     code = (
-        "import json, sys; from pathlib import Path; import distil_cache.cache.data_object as data\n"
+        "import json, sys; from pathlib import Path; import distil_cache.cache.shards.data as data\n"
         "data.fsync_tree = data.fsync_folder = lambda path: None\n"
         "from fault_kills import scenarios, kill; folder = Path(sys.argv[1]); folder.mkdir()\n"
         "print(json.dumps(kill(next(scenarios(folder, 'zarr')), folder / 'x', at='head:1', power=True)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(fast_folder / "unflushed")], capture_output=True, text=True, cwd=HERE
+        [sys.executable, "-c", code, str(fast_folder / "unflushed")], capture_output=True, text=True, cwd=SUPPORT
     )
     assert done.returncode == 0, done.stderr
     assert any("after the kill" in what for what in json.loads(done.stdout)["wrong"])

@@ -13,7 +13,7 @@ from distil_cache.cache.store import Cache
 from fault_builder import write_images
 from fault_checks import told_by
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 FORMS = pytest.mark.parametrize("form", ["zarr", "webdataset"])
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_is_rewritten_while_it_is_read_ends_up_with_what_it_finally_
 
 def test_the_plan_the_scan_and_the_cache_need_no_torch() -> None:
     code = (
-        "import sys; import distil_cache.pipeline.plan, distil_cache.pipeline.scan, distil_cache.pipeline.sources\n"
+        "import sys; import distil_cache.pipeline.planning.plan, distil_cache.pipeline.scan.scan, distil_cache.pipeline.sources.discover\n"
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -79,7 +79,7 @@ def test_the_plan_the_scan_and_the_cache_need_no_torch() -> None:
 
 def test_the_fake_builder_runs_as_a_program_and_dies_where_it_is_told(fast_folder: Path) -> None:
     images = write_images(fast_folder / "images", {"train": 4})
-    command = [sys.executable, str(HERE / "fault_builder.py"), str(fast_folder / "cache"), "--source", str(images)]
+    command = [sys.executable, str(SUPPORT / "fault_builder.py"), str(fast_folder / "cache"), "--source", str(images)]
     assert subprocess.run([*command, "--at", "marker:3"], capture_output=True).returncode == -9
     refused = subprocess.run([*command, "--nan-in", "eps"], capture_output=True, text=True)
     assert refused.returncode == 1

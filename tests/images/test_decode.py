@@ -5,11 +5,11 @@ import pytest
 import torch
 from distil_cache.choices import MAX_PIXELS
 from distil_cache.errors import UsageError
-from distil_cache.pipeline.decode import decode
-from distil_cache.pipeline.file_facts import read_facts
-from distil_cache.pipeline.image_file import ImageRejected, Limits
-from distil_cache.pipeline.image_spec import ImagePreset, ImageSpec
-from distil_cache.pipeline.upright import load_rgb
+from distil_cache.images.decode import decode
+from distil_cache.images.file import ImageRejected, Limits
+from distil_cache.images.headers import read_facts
+from distil_cache.images.spec import ImagePreset, ImageSpec
+from distil_cache.images.upright import load_rgb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import bad_files, noise, png_of_size, saved, turned

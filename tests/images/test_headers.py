@@ -9,13 +9,13 @@ from functools import cache
 
 import numpy as np
 import pytest
-from distil_cache.pipeline.audit_headers import header_facts, row_facts
-from distil_cache.pipeline.audit_jpeg import jpeg_facts
-from distil_cache.pipeline.file_facts import FileFacts, Traits, facts_by_pillow, read_facts, read_traits
-from distil_cache.pipeline.image_file import ImageRejected
-from distil_cache.pipeline.plain_header import plain_jpeg, plain_png
-from distil_cache.pipeline.scan_rows import ScannedRow
-from distil_cache.pipeline.source_file import SourceFile
+from distil_cache.images.fast_headers import plain_jpeg, plain_png
+from distil_cache.images.file import ImageRejected
+from distil_cache.images.headers import FileFacts, Traits, facts_by_pillow, read_facts, read_traits
+from distil_cache.images.jpeg import jpeg_facts
+from distil_cache.pipeline.audit.header_features import header_facts, row_facts
+from distil_cache.pipeline.scan.conflicts import ScannedRow
+from distil_cache.pipeline.sources.file import SourceFile
 from hypothesis import example, given
 from hypothesis import strategies as st
 from image_bytes import bad_files, noise, saved, turned

@@ -10,17 +10,11 @@ import statistics
 import numpy as np
 import pytest
 from distil_cache.errors import UsageError
-from distil_cache.pipeline.decode import decode
-from distil_cache.pipeline.image_file import ImageRejected, content_key
-from distil_cache.pipeline.image_spec import (
-    Harmonization,
-    ImageSpec,
-    Perturbation,
-    parse_harmonization,
-    parse_perturbation,
-)
-from distil_cache.pipeline.perturb import check_perturbation, part_of, perturbed, recompressed, unit_noise
-from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
+from distil_cache.images.decode import decode
+from distil_cache.images.file import ImageRejected, content_key
+from distil_cache.images.perturb import check_perturbation, part_of, perturbed, recompressed, unit_noise
+from distil_cache.images.spec import Harmonization, ImageSpec, Perturbation, parse_harmonization, parse_perturbation
+from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
 from image_bytes import noise, saved
 from numpy.typing import NDArray
 from PIL import Image

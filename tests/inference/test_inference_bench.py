@@ -14,13 +14,13 @@ import torch
 from distil_cache.cli import app
 from distil_cache.commands.show.bench import amount, duration, show_bench
 from distil_cache.errors import UsageError, UserError
-from distil_cache.inference.bench import BenchConfig, run_bench
-from distil_cache.inference.cold import cold_start, peak_bytes
-from distil_cache.inference.rounds import Clock, interleaved, medians
-from distil_cache.inference.ways import Job
-from distil_cache.pipeline.adm_weights import find_adm
-from distil_cache.train.costs import Costs, read_costs, shares
-from distil_cache.train.report.costs import additions
+from distil_cache.inference.bench.cold_start import cold_start, peak_bytes
+from distil_cache.inference.bench.method_runner import Job
+from distil_cache.inference.bench.result import Costs, read_costs, shares
+from distil_cache.inference.bench.run import BenchConfig, run_bench
+from distil_cache.inference.bench.timing import Clock, interleaved, medians
+from distil_cache.models.diffusion.checkpoints import find_adm
+from distil_cache.report.sections.bench import additions
 from run_folders import rows, write_evaluation, write_run
 from small_models import CONFIG, SIDE, write_adm
 from typer.testing import CliRunner

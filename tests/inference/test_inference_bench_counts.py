@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.choices import STEPS
-from distil_cache.inference.bench import BenchConfig, run_bench
-from distil_cache.inference.counted import Counter, adm_calls, operations
-from distil_cache.inference.rounds import Clock
-from distil_cache.inference.ways import Way, some_images
-from distil_cache.pipeline.adm import Adm
-from distil_cache.pipeline.adm_blocks import AttentionBlock, ResBlock
-from distil_cache.pipeline.adm_weights import OFFICIAL
-from distil_cache.pipeline.schedule import respace
+from distil_cache.inference.bench.flops import Counter, adm_calls, operations
+from distil_cache.inference.bench.method_runner import Way, some_images
+from distil_cache.inference.bench.run import BenchConfig, run_bench
+from distil_cache.inference.bench.timing import Clock
+from distil_cache.models.diffusion.blocks import AttentionBlock, ResBlock
+from distil_cache.models.diffusion.checkpoints import OFFICIAL
+from distil_cache.models.diffusion.noise_schedule import respace
+from distil_cache.models.diffusion.unet import Adm
 from distil_cache.train.methods import METHODS
 from distil_cache.train.student import build_student
 from small_models import CONFIG, SIDE

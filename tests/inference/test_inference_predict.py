@@ -15,16 +15,16 @@ import torch
 from distil_cache.cache.gather import gather
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
+from distil_cache.images.decode import decode
 from distil_cache.inference import Detector
-from distil_cache.inference.adm_choice import matching_adm
+from distil_cache.inference.find_adm import matching_adm
+from distil_cache.models.diffusion.checkpoints import find_adm
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.weights import read_state_dict
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.adm_weights import find_adm
-from distil_cache.pipeline.decode import decode
-from distil_cache.pipeline.specs import AdmIdentity
-from distil_cache.train.checkpoint import BEST
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.official import import_checkpoint
+from distil_cache.pipeline.specs.adm_features import AdmIdentity
+from distil_cache.train.evaluation.evaluate import run_evaluation
+from distil_cache.train.runs.checkpoint import BEST
+from distil_cache.train.runs.reference_checkpoint import import_checkpoint
 from distil_cache.train.student import build_student
 from image_bytes import bad_files, noise, saved
 from PIL import Image

@@ -17,12 +17,12 @@ import pytest
 from distil_cache.choices import FileForm
 from distil_cache.commands.show.predict import show_predictions, shown
 from distil_cache.errors import UsageError, UserError
-from distil_cache.inference.named import is_video, named_files, read_list
-from distil_cache.inference.output import form_of, line_writer, opened, write_object
+from distil_cache.images.file import ImageRejected, Limits
+from distil_cache.inference.arguments import is_video, named_files, read_list
 from distil_cache.inference.prediction import COLUMNS, Frame, Prediction
 from distil_cache.inference.video import Sampled, sample
-from distil_cache.pipeline.image_file import ImageRejected, Limits
-from distil_cache.places import Place, RemotePath
+from distil_cache.inference.writers import form_of, line_writer, opened, write_object
+from distil_cache.storage import Place, RemotePath
 from image_bytes import noise, saved
 from PIL import Image
 

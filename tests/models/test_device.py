@@ -13,15 +13,15 @@ from types import SimpleNamespace
 import pytest
 from distil_cache import __version__
 from distil_cache.cache.store import Cache
-from distil_cache.inference.bench import BenchConfig, run_bench
+from distil_cache.inference.bench.run import BenchConfig, run_bench
 from distil_cache.inference.predict import run_predict
 from distil_cache.models import device
-from distil_cache.pipeline.import_config import ImportConfig
-from distil_cache.pipeline.import_run import run_import
+from distil_cache.pipeline.importing.import_config import ImportConfig
+from distil_cache.pipeline.importing.importer import run_import
 from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.sweep import run_sweep
 from loose_files import write_distildire
 from predict_runs import build, detector

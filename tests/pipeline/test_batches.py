@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.errors import UserError
-from distil_cache.pipeline import batches
-from distil_cache.pipeline.batches import BatchSize, padded, remembered_size, run_batches
-from distil_cache.pipeline.transfer import Outgoing, Rows, incoming
+from distil_cache.pipeline.execution import batches
+from distil_cache.pipeline.execution.batches import BatchSize, padded, remembered_size, run_batches
+from distil_cache.pipeline.execution.transfer import Outgoing, Rows, incoming
 
 CPU = torch.device("cpu")
 

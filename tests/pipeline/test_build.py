@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.cache.gather import gather
+from distil_cache.cache.maintenance.verify import garbage, verify
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import UsageError, UserError
 from distil_cache.models.backbones import load_teacher
+from distil_cache.models.diffusion.checkpoints import load_adm
+from distil_cache.models.diffusion.ddim import extract
+from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.models.weights import read_metadata, read_state_dict
-from distil_cache.pipeline.adm_weights import load_adm
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.compute import to_signal
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.ddim import extract
-from distil_cache.pipeline.networks import placed
-from distil_cache.pipeline.prepare import prepare
-from distil_cache.pipeline.schedule import respace
-from distil_cache.pipeline.tools import TaskContext
+from distil_cache.pipeline.execution.compute import to_signal
+from distil_cache.pipeline.execution.context import TaskContext
+from distil_cache.pipeline.execution.networks import placed
+from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent
 from image_bytes import bad_files, noise, saved
 from maintained_cache import checksums
@@ -161,7 +161,7 @@ def test_pictures_alone_need_no_diffusion_model_and_are_the_same_pictures(
     def refuse(*_: object) -> Path:
         raise AssertionError("nothing is to be fetched")
 
-    monkeypatch.setattr("distil_cache.pipeline.adm_weights.download", refuse)
+    monkeypatch.setattr("distil_cache.models.diffusion.checkpoints.download", refuse)
     result = build(material, tmp_path / "c", adm="adm256", features=("image",), image_size=16, steps="ddim20")
     assert result["adm_calls"] == 0
     assert features_of(result)["image"] == features_of(built[1])["image"]

@@ -12,8 +12,8 @@ from distil_cache.commands.show.build import show_build
 from distil_cache.errors import UsageError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.estimate import device_hours
-from distil_cache.pipeline.rates import Quote
+from distil_cache.pipeline.cost import Quote
+from distil_cache.pipeline.planning.estimate import device_hours
 from distil_cache.progress import Silent
 from small_models import write_material
 
@@ -56,7 +56,7 @@ def test_without_a_measured_rate_there_is_no_estimate_and_the_plan_says_so(
 def test_a_calibration_is_remembered_for_this_model_size_and_precision_and_priced(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("distil_cache.pipeline.rates.MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr("distil_cache.pipeline.cost.MEASURE_SECONDS", 0.05)
     planned = plan(material, tmp_path / "cache", Quote(price=3.0, calibrate=True, processes=4))
     (here,) = planned["estimate"]["devices"]
     calls, rows = planned["adm_calls"], planned["features"]["teacher"]["missing"]
@@ -78,7 +78,7 @@ def test_a_calibration_is_remembered_for_this_model_size_and_precision_and_price
 def test_the_log_of_a_build_gives_the_rate_of_the_next_and_nonsense_in_it_is_passed_over(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distil_cache.pipeline.rates.LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("distil_cache.pipeline.cost.LEAST_SECONDS", 0.0)
     built = run_build(config_of(material, tmp_path, features=("image,eps",)), Silent())
     (log,) = tmp_path.glob("features/eps-*/log.jsonl")
     event = json.loads(log.read_text())

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from distil_cache.cache.gather import gather
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.progress import Silent

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from fault_injection import heed_interrupts
 from maintained_cache import checksums
 from small_models import STEPS, write_material

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 from distil_cache.cache.lease import read_leases
+from distil_cache.cache.maintenance.verify import garbage, verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.cli import main
 from distil_cache.errors import UserError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.places import Place, RemotePath, place_of
 from distil_cache.progress import Silent
+from distil_cache.storage import Place, RemotePath, place_of
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.loop import run_training
+from distil_cache.train.engine.loop import run_training
 from faulty_proxy import Chance, FaultyProxy, Kind
 from maintained_cache import checksums
 from s3_server import point_at

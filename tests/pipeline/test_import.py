@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distil_cache.cache.builds import BuildRecord
 from distil_cache.cache.gather import gather
+from distil_cache.cache.maintenance.verify import verify
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.spec import imported_from
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.cli import main
 from distil_cache.errors import UsageError, UserError
+from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.models.backbones import load_teacher
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.image_file import ImageRejected, content_key
-from distil_cache.pipeline.import_config import ImportConfig
-from distil_cache.pipeline.import_read import load_tensor
-from distil_cache.pipeline.import_run import run_import
-from distil_cache.pipeline.teacher import TeacherSpec, teacher_views
+from distil_cache.pipeline.importing.import_config import ImportConfig
+from distil_cache.pipeline.importing.importer import run_import
+from distil_cache.pipeline.importing.reader import load_tensor
+from distil_cache.pipeline.specs.teacher import TeacherSpec, teacher_views
 from distil_cache.progress import Silent
-from distil_cache.train.select import choose_build
+from distil_cache.train.data.select import choose_build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import noise, saved, turned

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 from distil_cache.cache.gather import gather
-from distil_cache.cache.gc import collect
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.cli import app
 from distil_cache.errors import UsageError, UserError
+from distil_cache.images.perturb import perturbed
+from distil_cache.images.spec import parse_perturbation
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig, build_requests
-from distil_cache.pipeline.image_spec import parse_perturbation
-from distil_cache.pipeline.perturb import perturbed
 from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
 from small_models import STEPS, write_adm, write_images, write_teacher
 from typer.testing import CliRunner
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from distil_cache.cache.index import Index, Part, ShardRows
-from distil_cache.cache.keys import binary_keys
+from distil_cache.cache.index.index import Index, Part, ShardRows
+from distil_cache.cache.shards.keys import binary_keys
 from distil_cache.errors import UsageError
-from distil_cache.pipeline.plan import Plan, Samples, make_plan, routes
-from distil_cache.pipeline.wanted import parse_features, wanted_features
+from distil_cache.pipeline.planning.feature_lists import parse_features, wanted_features
+from distil_cache.pipeline.planning.plan import Plan, Samples, make_plan, routes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_plan import plain_plan

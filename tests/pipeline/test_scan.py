@@ -7,14 +7,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from distil_cache.cache.dataset import SCHEMA, revision_of
-from distil_cache.pipeline.image_file import ImageRejected, Limits
-from distil_cache.pipeline.scan import scan
-from distil_cache.pipeline.scan_rows import ScannedRow, resolve_conflicts, to_table
-from distil_cache.pipeline.source_file import SourceFile
-from distil_cache.pipeline.source_read import read_source
-from distil_cache.pipeline.sources import discover
-from distil_cache.pipeline.upright import load_rgb
+from distil_cache.cache.records.datasets import SCHEMA, revision_of
+from distil_cache.images.file import ImageRejected, Limits
+from distil_cache.images.upright import load_rgb
+from distil_cache.pipeline.scan.conflicts import ScannedRow, resolve_conflicts, to_table
+from distil_cache.pipeline.scan.scan import scan
+from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.file import SourceFile
+from distil_cache.pipeline.sources.read import read_source
 from hypothesis import given
 from hypothesis import strategies as st
 from image_bytes import bad_files, noise, saved, turned

@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from distil_cache.errors import IntegrityError
+from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import build_backbone
-from distil_cache.models.inputs import resized
-from distil_cache.pipeline.adm import AdmConfig
-from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec
-from distil_cache.pipeline.teacher import TeacherSpec, check_teacher, default_train_size, normalisation, teacher_views
+from distil_cache.models.diffusion.unet import AdmConfig
+from distil_cache.models.resize import resized
+from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec
+from distil_cache.pipeline.specs.teacher import (
+    TeacherSpec,
+    check_teacher,
+    default_train_size,
+    normalisation,
+    teacher_views,
+)
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TV

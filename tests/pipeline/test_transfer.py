@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distil_cache.pipeline.transfer import Outgoing
-from distil_cache.train.order import Share
-from distil_cache.train.ranks import Ranks
+from distil_cache.pipeline.execution.transfer import Outgoing
+from distil_cache.train.data.shuffle import Share
+from distil_cache.train.engine.distributed import Ranks
 
 
 class OnCard(torch.Tensor):

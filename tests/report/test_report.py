@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distil_cache.errors import UsageError, UserError
-from distil_cache.train.report import SCHEMA_VERSION, Addition, Figure, Section, Table, png_panel, write_report
+from distil_cache.report import SCHEMA_VERSION, Addition, Figure, Section, Table, png_panel, write_report
 from run_folders import rows, write_evaluation, write_run
 
 FAKES = {"adm-a": 2.5, "adm-b": 0.8}

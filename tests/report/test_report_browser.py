@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distil_cache.train.report import Addition, Section, Table, write_report
+from distil_cache.report import Addition, Section, Table, write_report
 from run_folders import rows, write_evaluation, write_run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.train.report import Addition, Section, Table, write_report
-from distil_cache.train.report.files import put_files
-from distil_cache.train.report.latex import escaped, latex_document, latex_table
+from distil_cache.report import Addition, Section, Table, write_report
+from distil_cache.report.output.files import put_files
+from distil_cache.report.output.latex import escaped, latex_document, latex_table
 from run_folders import rows, write_evaluation, write_run
 
 FAKES = {"adm-a": 2.5, "adm-b": 0.8}
@@ -258,7 +258,7 @@ def test_the_tables_compile(runs, tmp_path):
 
 def test_a_report_loads_no_torch(run, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from distil_cache.train.report import write_report; "
+        "import sys; from pathlib import Path; from distil_cache.report import write_report; "
         f"write_report([Path({str(run)!r})], Path({str(tmp_path / 'out')!r})); "
         "print(sorted(name for name in sys.modules if name.split('.')[0] in ('torch', 'torchvision')))"
     )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from distil_cache.metrics.measures import MEASURES, measures
 from distil_cache.metrics.per_generator import per_generator
-from distil_cache.train.report import write_report
-from distil_cache.train.report.paper import paper, paper_costs
+from distil_cache.report import write_report
+from distil_cache.report.inputs.paper import paper, paper_costs
 from run_folders import Rows, rows, write_evaluation, write_run
 
 FAKES = {"adm": 2.5, "sdv1": 0.8}

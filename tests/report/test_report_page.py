@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distil_cache.metrics.reliability import reliability, share_interval
-from distil_cache.train.gallery import chosen_rows
-from distil_cache.train.report import Table, write_report
-from distil_cache.train.report.figures import reliability_figures
-from distil_cache.train.report.matrix import matrices
-from distil_cache.train.report.measured import measure
-from distil_cache.train.report.page import anchors, few_pixels, heat
-from distil_cache.train.report.runs import read_runs
+from distil_cache.report import Table, write_report
+from distil_cache.report.inputs.measured import measure
+from distil_cache.report.inputs.runs import read_runs
+from distil_cache.report.layout.figures import reliability_figures
+from distil_cache.report.layout.matrix import matrices
+from distil_cache.report.layout.page import anchors, few_pixels, heat
+from distil_cache.train.evaluation.gallery import chosen_rows
 from run_folders import rows, write_evaluation, write_run
 
 FAKES = {"adm-a": 2.5, "adm-b": 0.8}

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.train.report.perturbed import robustness_curves
-from distil_cache.train.report.robustness import robustness
-from distil_cache.train.report.runs import read_runs
-from distil_cache.train.report.write import write_report
+from distil_cache.report.analysis.perturbed import robustness_curves
+from distil_cache.report.inputs.runs import read_runs
+from distil_cache.report.sections.robustness import robustness
+from distil_cache.report.write import write_report
 from run_folders import rows, write_evaluation, write_run
 from sklearn.metrics import average_precision_score
 

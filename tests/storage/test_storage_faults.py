@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from distil_cache.places import RemotePath, place_of, read_many
+from distil_cache.storage import RemotePath, place_of, read_many
 from faulty_proxy import Chance, FaultyProxy, Kind
 from s3_server import point_at
 

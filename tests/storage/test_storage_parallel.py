@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from distil_cache.places import Place, each, place_of
+from distil_cache.storage import Place, each, place_of
 
 DISK, STORE = Path("/a"), place_of("memory://a/b")
 

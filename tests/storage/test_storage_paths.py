@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.places import RemotePath, place_of
+from distil_cache.storage import RemotePath, place_of
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from distil_cache.places import RemotePath, place_of, read_many
+from distil_cache.storage import RemotePath, place_of, read_many
 from s3_server import SETTINGS, make_bucket
 
 AWKWARD = (
@@ -381,7 +381,7 @@ def test_missing_credentials_are_an_os_error_that_says_so_at_once(
 
 def test_a_process_finds_the_server_by_its_environment_alone(s3_server: str) -> None:
     make_bucket(s3_server, "by-environment")
-    code = "from distil_cache.places import place_of; print(place_of('s3://by-environment/x').create(b'1'))"
+    code = "from distil_cache.storage import place_of; print(place_of('s3://by-environment/x').create(b'1'))"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FSSPEC_"))}
     for variable in ("FSSPEC_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL"):
         done = subprocess.run(

@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 
 import torch
 from distil_cache.cache.store import Cache
-from distil_cache.pipeline.cluster.crew import Crew
+from distil_cache.pipeline.cluster.client import Crew
+from distil_cache.pipeline.cluster.executor import CrewWork
 from distil_cache.pipeline.cluster.messages import read_task
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.cluster.work import CrewWork
 from distil_cache.pipeline.cluster.worker import BuildPlugin
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.prepare import prepare
-from distil_cache.pipeline.run import Report
-from distil_cache.pipeline.source_file import SourceFile
-from distil_cache.pipeline.tools import TaskContext
-from distil_cache.places import Place
+from distil_cache.pipeline.execution.context import TaskContext
+from distil_cache.pipeline.execution.tasks import Report
+from distil_cache.pipeline.planning.prepare import prepare
+from distil_cache.pipeline.sources.file import SourceFile
 from distil_cache.progress import Silent
+from distil_cache.storage import Place
 from distributed import LocalCluster
 from small_models import STEPS
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import fsspec
 import pytest
-from distil_cache.places import RemotePath
+from distil_cache.storage import RemotePath
 from fsspec.implementations.memory import MemoryFileSystem
 
 

@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from distil_cache.cache.audit_record import HeaderAudit
 from distil_cache.cache.gather import gather
 from distil_cache.cache.lease import lease
+from distil_cache.cache.records.audit import HeaderAudit
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import UserError
-from distil_cache.pipeline.image_file import ImageRejected
-from distil_cache.pipeline.plan import PASS_FEATURES, Samples, Task, make_plan, with_dependencies
+from distil_cache.images.file import ImageRejected
+from distil_cache.pipeline.planning.plan import PASS_FEATURES, Samples, Task, make_plan, with_dependencies
 from distil_cache.pipeline.record import write_record
-from distil_cache.pipeline.scan import forget_files, scan
-from distil_cache.pipeline.scan_rows import Reject, ScannedRow
-from distil_cache.pipeline.source_read import read_source
-from distil_cache.pipeline.sources import discover
+from distil_cache.pipeline.scan.conflicts import Reject, ScannedRow
+from distil_cache.pipeline.scan.scan import forget_files, scan
+from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.read import read_source
 from fault_injection import ACTS, Watch
 
 SIDE = 16

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distil_cache.cache.formats import checksum
 from distil_cache.cache.gather import gather
-from distil_cache.cache.roots import wanted_keys
+from distil_cache.cache.maintenance.roots import wanted_keys
+from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.shards.format import checksum
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError
 
 _KNOWN = (

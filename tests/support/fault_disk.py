@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distil_cache.cache.listing import summary
+from distil_cache.cache.maintenance.listing import summary
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
 from fault_builder import Order, build, write_images

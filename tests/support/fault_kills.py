@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cache.store import Cache
 from fault_builder import Order, build, write_images
 from fault_checks import differences, problems, snapshot

@@ -17,11 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distil_cache.cache import builds, lease
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
+from distil_cache.cache import lease
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.verify import garbage
+from distil_cache.cache.records import builds
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage
 from distil_cache.errors import UserError
 from fault_builder import Order, build, write_images
 from fault_checks import differences, problems, rows, snapshot

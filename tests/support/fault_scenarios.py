@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.verify import garbage
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage
 from fault_builder import FakeTeacher, Order, build, values, write_images
 from fault_checks import needs_of, snapshot
 from fault_injection import in_child
@@ -224,7 +224,12 @@ COMMANDS: dict[str, tuple[tuple[str, ...], _Makes, _Makes, tuple[str, ...]]] = {
     "compact": (("cache", "compact", "cache", "--rows", "16", "--json"), cache_to_compact, cache_made, ()),
     "verify": (("cache", "verify", "cache", "--json"), cache_to_repair, cache_made, ()),
     "repair": (("cache", "verify", "cache", "--repair", "--json"), cache_to_repair, cache_made, ()),
-    "build": (BUILD, cache_to_build, cache_made, ("distil_cache.pipeline.run", "distil_cache.pipeline.build")),
-    "train": (TRAIN, cache_to_train_from, run_made, ("distil_cache.train.loop", "distil_cache.train.sweep")),
+    "build": (
+        BUILD,
+        cache_to_build,
+        cache_made,
+        ("distil_cache.pipeline.execution.tasks", "distil_cache.pipeline.build"),
+    ),
+    "train": (TRAIN, cache_to_train_from, run_made, ("distil_cache.train.engine.loop", "distil_cache.train.sweep")),
 }
 """Arguments of each command, what makes the folder that it starts from, what looks at what it made, and what it imports."""

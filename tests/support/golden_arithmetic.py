@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 import torch
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.adm_blocks import AttentionBlock
-from distil_cache.pipeline.ddim import dire, invert, predict, quantised, sample
-from distil_cache.pipeline.schedule import respace
+from distil_cache.models.diffusion.blocks import AttentionBlock
+from distil_cache.models.diffusion.ddim import dire, invert, predict, quantised, sample
+from distil_cache.models.diffusion.noise_schedule import respace
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from safetensors.torch import load_file
 from torch import Tensor
 

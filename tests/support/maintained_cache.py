@@ -9,13 +9,13 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from distil_cache.cache.aside import keep_shards
-from distil_cache.cache.builds import BuildRecord, BuiltFeature
-from distil_cache.cache.dataset import SCHEMA
 from distil_cache.cache.lease import lease
+from distil_cache.cache.maintenance.trash import keep_shards
+from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
+from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.places import Place
+from distil_cache.storage import Place
 
 SIDE = 4
 NAME = "pictures"

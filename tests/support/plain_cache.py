@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from distil_cache.cache.builds import BuildRecord, BuiltFeature
-from distil_cache.cache.dataset import SCHEMA
+from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
+from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from distil_cache.cache.index import Index
-from distil_cache.pipeline.plan import Plan, Task
+from distil_cache.cache.index.index import Index
+from distil_cache.pipeline.planning.plan import Plan, Task
 
 
 def plain_plan(

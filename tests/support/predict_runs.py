@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from distil_cache.cache.store import Cache
 from distil_cache.inference import Detector
-from distil_cache.inference.pictures import Item
+from distil_cache.inference.decode import Item
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
 from small_models import STEPS
 
 BATCH = 4

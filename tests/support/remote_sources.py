@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from distil_cache.places import RemotePath
+from distil_cache.storage import RemotePath
 from fsspec.implementations.memory import MemoryFileSystem
 from image_bytes import noise, saved
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from distil_cache.cache.builds import BuildRecord
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import FeatureStore
-from distil_cache.places import Place
+from distil_cache.storage import Place
 from maintained_cache import SPECS
 from maintained_cache import build as build_cache
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from distil_cache.models.backbones import build_backbone
-from distil_cache.pipeline.adm import Adm, AdmConfig
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from image_bytes import noise, saved
 from safetensors.torch import save_file
 

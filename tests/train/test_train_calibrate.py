@@ -12,8 +12,8 @@ from distil_cache.errors import UserError
 from distil_cache.metrics.calibration import best_threshold, calibrate
 from distil_cache.models.weights import hash_file
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.loop import run_training
-from distil_cache.train.run_folder import RunFolder
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.runs.folder import RunFolder
 from sklearn.metrics import balanced_accuracy_score
 from small_cache import make_cache, rows
 

@@ -14,17 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from distil_cache.cache.builds import BuildRecord, BuiltFeature
-from distil_cache.cache.dataset import SCHEMA
 from distil_cache.cache.gather import read_rows
+from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
+from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.store import FORMATS, MAX_OPEN, Cache
 from distil_cache.errors import UserError
-from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.train.augment import checked_transform, normalised, test_input
-from distil_cache.train.data import Batch, Part
+from distil_cache.images.spec import ImageSpec
+from distil_cache.train.data.augment import checked_transform, normalised, test_input
+from distil_cache.train.data.dataset import Batch, Part
+from distil_cache.train.data.readers import AHEAD, Loading, Readers
+from distil_cache.train.data.shuffle import BLOCK_ROWS, POOL_BLOCKS, Blocks, Share, batch_sizes, divide, plain, shuffled
 from distil_cache.train.methods import METHODS
-from distil_cache.train.order import BLOCK_ROWS, POOL_BLOCKS, Blocks, Share, batch_sizes, divide, plain, shuffled
-from distil_cache.train.reading import AHEAD, Loading, Readers
 from small_cache import darker, make_cache, make_specs, rows, values_of
 from torch import Tensor
 

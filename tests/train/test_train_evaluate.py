@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from distil_cache.errors import UserError
+from distil_cache.report.inputs.runs import read_runs
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.gallery import as_pixels, chosen_rows
-from distil_cache.train.loop import run_training
-from distil_cache.train.report.runs import read_runs
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
+from distil_cache.train.evaluation.gallery import as_pixels, chosen_rows
 from PIL import Image
 from small_cache import make_cache, make_specs, rows, values_of
 

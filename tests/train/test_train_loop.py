@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from distil_cache.cache.builds import BuildRecord
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from distil_cache.train.augment import train_input
-from distil_cache.train.checkpoint import seed_everything
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.data import Batch, Part
-from distil_cache.train.loop import run_training
+from distil_cache.train.data.augment import train_input
+from distil_cache.train.data.dataset import Batch, Part
+from distil_cache.train.data.select import split_rows
+from distil_cache.train.engine.loop import run_training
 from distil_cache.train.loss import losses
 from distil_cache.train.methods import METHODS
-from distil_cache.train.select import split_rows
+from distil_cache.train.runs.checkpoint import seed_everything
 from distil_cache.train.student import build_student
 from safetensors.torch import load_file
 from small_cache import TRAIN_SIDE, make_cache, make_specs, rows, teacher_network, values_of
@@ -281,7 +281,7 @@ def test_a_bad_setting_is_refused_with_its_name(values: dict[str, object], sente
 
 def test_training_and_evaluation_load_nothing_of_stage_one() -> None:
     code = (
-        "import sys, distil_cache.train.loop, distil_cache.train.evaluate\n"
+        "import sys, distil_cache.train.engine.loop, distil_cache.train.evaluation.evaluate\n"
         "sys.exit(any(name.startswith('distil_cache.pipeline') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

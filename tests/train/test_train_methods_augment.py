@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from distil_cache.train.augment import mixed, train_input
-from distil_cache.train.chance import MixChances, chances, mix_chances
-from distil_cache.train.data import Batch
-from distil_cache.train.degrade import Degrader, blurred
+from distil_cache.train.data.augment import mixed, train_input
+from distil_cache.train.data.dataset import Batch
+from distil_cache.train.data.degrade import Degrader, blurred
+from distil_cache.train.data.examples import Preparation
+from distil_cache.train.data.randomness import MixChances, chances, mix_chances
 from distil_cache.train.methods import METHODS, Degradation, Method, MethodDefaults, find_method
-from distil_cache.train.prepare import Preparation
 from PIL import Image
 from torch import Tensor
 

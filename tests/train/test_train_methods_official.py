@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from distil_cache.errors import UsageError, UserError
-from distil_cache.train.checkpoint import BEST, save_weights
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.official import export_checkpoint, import_checkpoint
-from distil_cache.train.report import write_report
-from distil_cache.train.run_folder import RunFolder
+from distil_cache.report import write_report
+from distil_cache.train.evaluation.evaluate import run_evaluation
+from distil_cache.train.runs.checkpoint import BEST, save_weights
+from distil_cache.train.runs.folder import RunFolder
+from distil_cache.train.runs.reference_checkpoint import export_checkpoint, import_checkpoint
 from distil_cache.train.student import build_student
 from safetensors.torch import load_file
 from small_cache import make_cache, make_specs, rows, values_of

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from distil_cache.cache.builds import BuildRecord
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
 from distil_cache.models.backbones import HALF, build_backbone
-from distil_cache.train.chance import mix_chances
+from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.data import Batch, Part
-from distil_cache.train.degrade import Degrader
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
+from distil_cache.train.data.dataset import Batch, Part
+from distil_cache.train.data.degrade import Degrader
+from distil_cache.train.data.online_teacher import OnlineTeacher
+from distil_cache.train.data.randomness import mix_chances
+from distil_cache.train.data.select import split_rows
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.methods import METHODS, Degradation, find_method
-from distil_cache.train.online import OnlineTeacher
-from distil_cache.train.report import write_report
-from distil_cache.train.select import split_rows
 from distil_cache.train.student import build_student
 from safetensors.torch import load_file, save_file
 from small_cache import TRAIN_SIDE, make_cache, rows, teacher_network

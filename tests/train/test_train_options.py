@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distil_cache.cache.builds import BuildRecord
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
-from distil_cache.train.checkpoint import State
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
-from distil_cache.train.run_folder import RunFolder
-from distil_cache.train.schedule import Schedule
-from distil_cache.train.select import held_out
+from distil_cache.train.data.select import held_out
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.engine.lr_schedule import Schedule
+from distil_cache.train.evaluation.evaluate import run_evaluation
+from distil_cache.train.runs.checkpoint import State
+from distil_cache.train.runs.folder import RunFolder
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.loop import run_training
+from distil_cache.train.engine.loop import run_training
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor
@@ -42,9 +42,9 @@ import json, sys
 from pathlib import Path
 import torch
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.loop import train_run
-from distil_cache.train.ranks import join_ranks
-from distil_cache.train.reading import Readers
+from distil_cache.train.engine.loop import train_run
+from distil_cache.train.engine.distributed import join_ranks
+from distil_cache.train.data.readers import Readers
 
 torch.set_num_threads(1)
 settings, cache, runs = json.loads(sys.argv[1])

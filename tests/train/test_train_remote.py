@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from counting_store import CountingStore, operations
-from distil_cache.cache.local_copy import LocalCopy
+from distil_cache.cache.local_copy.reader import LocalCopy
 from distil_cache.cache.store import Cache
 from distil_cache.cli import app
-from distil_cache.places import Place, RemotePath, place_of
+from distil_cache.storage import Place, RemotePath, place_of
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.data import Part
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
-from distil_cache.train.reading import Loading, Readers
+from distil_cache.train.data.dataset import Part
+from distil_cache.train.data.readers import Loading, Readers
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
 from small_cache import make_cache, rows
 from typer.testing import CliRunner
 

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distil_cache.cache.compact import compact
+from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.store import Cache
 from distil_cache.commands.show.train import show_sweep, show_train
 from distil_cache.errors import UserError
 from distil_cache.progress import Silent
-from distil_cache.train import loop
-from distil_cache.train.checkpoint import begin_epoch_again
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.data import Batch
-from distil_cache.train.loop import run_training
-from distil_cache.train.order import Blocks, batch_sizes, digest, plain, shuffled
+from distil_cache.train.data.dataset import Batch
+from distil_cache.train.data.shuffle import Blocks, batch_sizes, digest, plain, shuffled
+from distil_cache.train.engine import loop
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.runs.checkpoint import begin_epoch_again
 from distil_cache.train.sweep import run_sweep
 from safetensors.torch import load_file
 from small_cache import make_cache, rows

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from distil_cache.cache.dataset import SCHEMA
+from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.errors import UsageError, UserError
-from distil_cache.train.select import (
+from distil_cache.train.data.select import (
     choose_build,
     column,
     held_out,

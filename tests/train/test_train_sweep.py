@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from distil_cache.errors import UsageError, UserError
+from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
-from distil_cache.train.report import write_report
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.sweep import parse_sweep, plan_sweep, run_sweep
 from small_cache import make_cache, rows
 

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..choices import TEST_TRANSFORMS, TestTransform
-from ..errors import UsageError
-from ..models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from ..models.inputs import resized
-from .chance import Chances, MixChances
-from .methods import Method, Scale
+from ...choices import TEST_TRANSFORMS, TestTransform
+from ...errors import UsageError
+from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD
+from ...models.resize import resized
+from ..methods import Method, Scale
+from .randomness import Chances, MixChances
 
 
 def checked_transform(name: str) -> TestTransform:

@@ -22,14 +22,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..cache.builds import BuildRecord
-from ..cache.gather import read_rows
-from ..cache.keys import keys_of_column
-from ..cache.store import Cache, FeatureStore
-from ..errors import UserError
-from .order import Blocks, Cut, Order, Piece, batch_sizes, digest, divide, plain, shuffled
-from .reading import Change, Loading, Place, Request, ahead, buffer
+from ...cache.gather import read_rows
+from ...cache.records.builds import BuildRecord
+from ...cache.shards.keys import keys_of_column
+from ...cache.store import Cache, FeatureStore
+from ...errors import UserError
+from .readers import Change, Loading, Place, Request, ahead, buffer
 from .select import column, missing_feature
+from .shuffle import Blocks, Cut, Order, Piece, batch_sizes, digest, divide, plain, shuffled
 
 Array = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]
@@ -119,7 +119,7 @@ class Part:
         return ahead(self._batches(order, batch_size, skip, loading or Loading(), changed))
 
     def epoch_digest(self, seed: int, epoch: int, batch_size: int) -> str:
-        """Digest of the order of a training epoch: see :func:`.order.digest`. The arguments are those of :meth:`epoch`."""
+        """Digest of the order of a training epoch: see :func:`.shuffle.digest`. The arguments are those of :meth:`epoch`."""
         return self._digest(shuffled(self._blocks, seed, epoch), batch_size)
 
     def storage_digest(self, batch_size: int) -> str:

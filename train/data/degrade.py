@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .chance import chances
-from .methods import Degradation
+from ..methods import Degradation
+from .randomness import chances
 
 TRUNCATE = 4.0
 """The Gaussian is cut at this many standard deviations, as scipy cuts it."""

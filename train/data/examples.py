@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..methods import Method
 from .augment import mixed, train_input
-from .chance import chances, mix_chances
-from .data import Batch
-from .methods import Method
-from .online import OnlineTeacher
+from .dataset import Batch
+from .online_teacher import OnlineTeacher
+from .randomness import chances, mix_chances
 
 
 class Example(NamedTuple):

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..choices import BACKBONE
-from ..errors import UserError
-from ..models.backbones import HALF, Triple, backbone_entry, load_teacher
-from ..models.inputs import resized
+from ...choices import BACKBONE
+from ...errors import UserError
+from ...models.backbones import HALF, Triple, backbone_entry, load_teacher
+from ...models.resize import resized
+from ..config import TrainConfig
 from .augment import flipped
-from .config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.gather import read_rows
-from ..cache.local_copy import LocalCopy
-from ..cache.store import FeatureStore
-from ..errors import UserError
-from ..places import Place as Folder
-from .order import POOL_BLOCKS, Numbers, Share
+from ...cache.gather import read_rows
+from ...cache.local_copy.reader import LocalCopy
+from ...cache.store import FeatureStore
+from ...errors import UserError
+from ...storage import Place as Folder
+from .shuffle import POOL_BLOCKS, Numbers, Share
 
 T = TypeVar("T")
 AHEAD = 2

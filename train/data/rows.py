@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..cache.builds import BuildRecord
-from ..cache.keys import KeyArray, keys_of_column
-from ..cache.store import Cache
-from ..errors import UserError
-from .config import TrainConfig
+from ...cache.records.builds import BuildRecord
+from ...cache.shards.keys import KeyArray, keys_of_column
+from ...cache.store import Cache
+from ...errors import UserError
+from ..config import TrainConfig
 from .select import Parts, candidate_builds, choose_build, column, parse_select, training_parts
 
 

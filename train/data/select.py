@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..cache.builds import BuildRecord
-from ..cache.spec import imported_from, unperturbed_fingerprint
-from ..cache.store import Cache
-from ..errors import UsageError, UserError
-from ..metrics.measures import test_sets
+from ...cache.records.builds import BuildRecord
+from ...cache.spec import imported_from, unperturbed_fingerprint
+from ...cache.store import Cache
+from ...errors import UsageError, UserError
+from ...metrics.measures import test_sets
 
 Mask = npt.NDArray[np.bool_]
 

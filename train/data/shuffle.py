@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.keys import KeyArray
+from ...cache.shards.keys import KeyArray
 
 Array = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..choices import Amp
+from ...choices import Amp
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import UsageError
-from ..models.device import choose_device, keep_freed_memory
-from .order import Share
+from ...errors import UsageError
+from ...models.device import choose_device, keep_freed_memory
+from ..data.shuffle import Share
 
 Floats = npt.NDArray[np.float32]
 

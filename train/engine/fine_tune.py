@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UserError
-from ..models.weights import hash_file
-from .checkpoint import BEST
-from .config import TrainConfig
-from .run_folder import RunFolder
-from .student import Student
+from ...errors import UserError
+from ...models.weights import hash_file
+from ..config import TrainConfig
+from ..runs.checkpoint import BEST
+from ..runs.folder import RunFolder
+from ..student import Student
 
 
 def begin_as(student: Student, config: TrainConfig) -> dict[str, str]:

@@ -7,9 +7,9 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from ..progress import Progress, Silent
-from .checkpoint import Line, State, replace_text
-from .run_folder import RunFolder, append_line
+from ...progress import Progress, Silent
+from ..runs.checkpoint import Line, State, replace_text
+from ..runs.folder import RunFolder, append_line
 
 STAGE = "training"
 

@@ -12,21 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..cache.local_copy import LocalCopy
-from ..cache.store import Cache
-from ..errors import ReadOnlyError, UserError
-from ..places import Place
-from ..progress import Progress, Silent
-from ..signals import interruptible
-from .checkpoint import BEST, Line, State, read_progress, save_weights
-from .config import TrainConfig
-from .journal import Journal
-from .loss import losses
-from .ranks import Ranks, join_ranks
-from .reading import Readers
+from ...cache.local_copy.reader import LocalCopy
+from ...cache.store import Cache
+from ...errors import ReadOnlyError, UserError
+from ...progress import Progress, Silent
+from ...signals import interruptible
+from ...storage import Place
+from ..config import TrainConfig
+from ..data.readers import Readers
+from ..loss import losses
+from ..runs.checkpoint import BEST, Line, State, read_progress, save_weights
+from ..runs.folder import RunFolder
+from .distributed import Ranks, join_ranks
+from .logger import Journal
+from .lr_schedule import Schedule
 from .resume import resume, save
-from .run_folder import RunFolder
-from .schedule import Schedule
 from .session import Session, open_session
 from .validate import keep_scores, rank, validate
 

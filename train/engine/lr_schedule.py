@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .checkpoint import State
-from .config import TrainConfig
+from ..config import TrainConfig
+from ..runs.checkpoint import State
 
 
 @dataclass(frozen=True)

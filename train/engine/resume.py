@@ -8,10 +8,10 @@ of its epoch's order, and an epoch whose order is another one now begins again, 
 
 from __future__ import annotations
 
-from ..errors import UserError
-from ..progress import Progress
-from .checkpoint import State, begin_epoch_again, load_state, read_progress, save_state
-from .run_folder import RunFolder
+from ...errors import UserError
+from ...progress import Progress
+from ..runs.checkpoint import State, begin_epoch_again, load_state, read_progress, save_state
+from ..runs.folder import RunFolder
 from .session import Session
 
 

@@ -10,25 +10,25 @@ import numpy as np
 import torch
 from torch.optim import Adam, Optimizer
 
-from ..cache.store import Cache
-from ..errors import UsageError, UserError
-from .checkpoint import LAST, State, seed_everything
-from .config import TrainConfig
-from .data import Batch, Part
-from .degrade import Degrader
+from ...cache.store import Cache
+from ...errors import UsageError, UserError
+from ..config import TrainConfig
+from ..data.dataset import Batch, Part
+from ..data.degrade import Degrader
+from ..data.examples import Example, Preparation
+from ..data.online_teacher import OnlineTeacher, open_online_teacher
+from ..data.readers import Loading, Readers
+from ..data.rows import Rows, find_rows
+from ..data.select import column
+from ..data.shuffle import batch_sizes
+from ..methods import Method
+from ..runs.checkpoint import LAST, State, seed_everything
+from ..runs.folder import RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
+from ..student import Student, build_student, check_map, initialise
+from .amp import Precision
+from .distributed import Ranks
 from .fine_tune import begin_as
-from .methods import Method
-from .online import OnlineTeacher, open_online_teacher
-from .order import batch_sizes
-from .precision import Precision
-from .prepare import Example, Preparation
-from .ranks import Ranks
-from .reading import Loading, Readers
-from .rows import Rows, find_rows
-from .run_folder import RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
-from .schedule import Schedule
-from .select import column
-from .student import Student, build_student, check_map, initialise
+from .lr_schedule import Schedule
 
 
 @dataclass(frozen=True)

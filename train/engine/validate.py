@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
-from ..choices import TestTransform
-from ..metrics.calibration import calibrate
-from ..metrics.measures import accuracy, average_precision
-from ..models.weights import hash_file
-from .checkpoint import BEST, Line, replace_file, replace_text
-from .predict import Floats, predict, probability
-from .run_folder import RunFolder
+from ...choices import TestTransform
+from ...metrics.calibration import calibrate
+from ...metrics.measures import accuracy, average_precision
+from ...models.weights import hash_file
+from ..evaluation.score import Floats, predict, probability
+from ..runs.checkpoint import BEST, Line, replace_file, replace_text
+from ..runs.folder import RunFolder
 from .session import Session
 
 TRANSFORM: TestTransform = "crop"

@@ -18,22 +18,22 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
-from ..cache.audit_record import AUDIT, HeaderAudit
-from ..cache.builds import BuildRecord
-from ..cache.local_copy import LocalCopy
-from ..cache.store import Cache
-from ..metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
-from ..models.device import choose_device, keep_freed_memory
-from ..models.weights import hash_file
-from ..places import Place
-from ..progress import Progress, Silent
-from .augment import checked_transform
-from .checkpoint import BEST
-from .data import Part
+from ...cache.local_copy.reader import LocalCopy
+from ...cache.records.audit import AUDIT, HeaderAudit
+from ...cache.records.builds import BuildRecord
+from ...cache.store import Cache
+from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
+from ...models.device import choose_device, keep_freed_memory
+from ...models.weights import hash_file
+from ...progress import Progress, Silent
+from ...storage import Place
+from ..data.augment import checked_transform
+from ..data.dataset import Part
+from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
+from ..runs.checkpoint import BEST
+from ..runs.folder import RunFolder, RunRecord, versions
 from .gallery import write_gallery
-from .predict import predict, probability
-from .run_folder import RunFolder, RunRecord, versions
-from .select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
+from .score import predict, probability
 
 
 def run_evaluation(

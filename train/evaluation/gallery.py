@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .select import column
+from ..data.select import column
 
 if TYPE_CHECKING:
-    from .data import Part
+    from ..data.dataset import Part
 
 SAMPLES = 12
 MISTAKES = 8

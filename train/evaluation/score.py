@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..choices import TestTransform
-from .augment import test_input
-from .data import Part
-from .methods import Method
-from .reading import Loading
-from .student import Student
+from ...choices import TestTransform
+from ..data.augment import test_input
+from ..data.dataset import Part
+from ..data.readers import Loading
+from ..methods import Method
+from ..student import Student
 
 Floats = npt.NDArray[np.float32]
 

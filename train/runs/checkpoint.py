@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..errors import UserError
+from ...errors import UserError
 
 BEST = "best.safetensors"
 LAST = "last.json"

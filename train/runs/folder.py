@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
 
-from .. import __version__
-from ..errors import UserError
-from ..metrics.calibration import CALIBRATION, VALIDATION, Calibration, read_calibration
-from ..models.weights import hash_file
+from ... import __version__
+from ...errors import UserError
+from ...metrics.calibration import CALIBRATION, VALIDATION, Calibration, read_calibration
+from ...models.weights import hash_file
+from ..config import TrainConfig
+from ..methods import Method
+from ..student import SCRATCH, Student, build_student
 from .checkpoint import BEST, load_weights, replace_text
-from .config import TrainConfig
-from .methods import Method
-from .student import SCRATCH, Student, build_student
 
 
 class TrainedOn(BaseModel):

@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..choices import METHOD, Preset
-from ..errors import UsageError, UserError
-from ..models.weights import check_state, hash_file, read_state_dict
+from ...choices import METHOD, Preset
+from ...errors import UsageError, UserError
+from ...models.weights import check_state, hash_file, read_state_dict
+from ..config import TrainConfig
+from ..student import Student, build_student
 from .checkpoint import BEST, save_weights
-from .config import TrainConfig
-from .run_folder import RunFolder, RunRecord, new_run_id, now, versions
-from .student import Student, build_student
+from .folder import RunFolder, RunRecord, new_run_id, now, versions
 
 ARCHITECTURE = "resnet50"
 IMAGE_SIDE = 256

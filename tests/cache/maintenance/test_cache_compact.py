@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distil_cache.cache.compact import compact
 from distil_cache.cache.gather import gather
-from distil_cache.cache.gc import collect
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.verify import garbage, verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage, verify
 from maintained_cache import SPECS, build, key_of, keys_of, rows_lacking, values_of
 from recorded_progress import Recorded
 
@@ -203,7 +203,7 @@ def test_two_compactions_at_once_and_one_that_is_killed_leave_what_one_would(roo
 
 def test_training_reads_the_same_values_from_a_compacted_cache(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from distil_cache.train.data import Part
+    from distil_cache.train.data.dataset import Part
     from small_cache import make_cache, rows
 
     table = rows("train", 12, {"adm": 12})

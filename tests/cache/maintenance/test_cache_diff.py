@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from distil_cache.cache.builds import BuildRecord
-from distil_cache.cache.compact import compact
-from distil_cache.cache.diff import diff, tables
-from distil_cache.cache.listing import summary
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.diff import diff, tables
+from distil_cache.cache.maintenance.listing import summary
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.cli import app
 from distil_cache.errors import UsageError

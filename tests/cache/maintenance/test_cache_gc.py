@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distil_cache.cache import gc
-from distil_cache.cache.aside import keep_shards
-from distil_cache.cache.builds import BuildRecord
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
 from distil_cache.cache.lease import lease
+from distil_cache.cache.maintenance import gc
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.trash import keep_shards
+from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError
 from maintained_cache import NAME, SPECS, build, keys_of, rows_lacking, train, values_of
 

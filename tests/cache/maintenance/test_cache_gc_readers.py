@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distil_cache.cache import dataset, gc, roots, store
-from distil_cache.cache.aside import put_back, set_aside
-from distil_cache.cache.builds import BuildRecord, BuildStore
-from distil_cache.cache.gc import collect, removed_folder
+from distil_cache.cache import store
+from distil_cache.cache.maintenance import gc, roots
+from distil_cache.cache.maintenance.gc import collect, removed_folder
+from distil_cache.cache.maintenance.trash import put_back, set_aside
+from distil_cache.cache.maintenance.verify import verify
+from distil_cache.cache.records import datasets
+from distil_cache.cache.records.builds import BuildRecord, BuildStore
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.errors import IntegrityError
 from maintained_cache import NAME, build, train
 
@@ -63,7 +65,7 @@ def test_a_table_is_found_where_gc_has_just_moved_it(
 ) -> None:
     table = cache.datasets().read(NAME)
     path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
-    monkeypatch.setattr(dataset, "fetched", always_elsewhere(cache.root, path, dataset.fetched, times))
+    monkeypatch.setattr(datasets, "fetched", always_elsewhere(cache.root, path, datasets.fetched, times))
     assert cache.datasets().read(NAME) == table
     assert path.exists() == (times == 2)
 
@@ -72,7 +74,7 @@ def test_a_file_that_is_never_where_it_was_seen_is_an_integrity_error(
     cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
-    monkeypatch.setattr(dataset, "fetched", always_elsewhere(cache.root, path, dataset.fetched, 3))
+    monkeypatch.setattr(datasets, "fetched", always_elsewhere(cache.root, path, datasets.fetched, 3))
     with pytest.raises(IntegrityError, match=r"parquet: cannot be used \(it is never where it was seen\)"):
         cache.datasets().read(NAME)
 

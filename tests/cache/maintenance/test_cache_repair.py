@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from distil_cache.cache.builds import BuildRecord
-from distil_cache.cache.compact import compact
-from distil_cache.cache.gc import collect
-from distil_cache.cache.repair import repair
+from distil_cache.cache.maintenance.compact import compact
+from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.repair import repair
+from distil_cache.cache.maintenance.verify import verify
+from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.cli import app
 from maintained_cache import NAME, SPECS, build, keys_of, rows_lacking, values_of
 from typer.testing import CliRunner

@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from distil_cache.cache.builds import BuildRecord, BuiltFeature
-from distil_cache.cache.dataset import SCHEMA
-from distil_cache.cache.formats import checksum
-from distil_cache.cache.marker import Marker
+from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
+from distil_cache.cache.records.datasets import SCHEMA
+from distil_cache.cache.shards.format import checksum
+from distil_cache.cache.shards.marker import Marker
+from distil_cache.cache.shards.zarr import ZarrFormat
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.cache.verify import garbage, verify
-from distil_cache.cache.zarr_format import ZarrFormat
 from distil_cache.errors import IntegrityError
 
 

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from distil_cache.cache.builds import BuildRecord, BuiltFeature
-from distil_cache.cache.dataset import SCHEMA
-from distil_cache.cache.listing import summary, words
+from distil_cache.cache.maintenance.listing import summary, words
+from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
+from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError, UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from distil_cache.cache.dataset import SCHEMA, DatasetStore, revision_of
+from distil_cache.cache.records.datasets import SCHEMA, DatasetStore, revision_of
 from distil_cache.errors import IntegrityError, UserError
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from distil_cache.cache import parquet_file
-from distil_cache.cache.dataset import SCHEMA, DatasetStore
-from distil_cache.cache.parquet_file import SMALL_ROWS, read_bounded
+from distil_cache.cache.records.datasets import SCHEMA, DatasetStore
 from distil_cache.errors import IntegrityError
-from distil_cache.pipeline.scan_memory import _SCHEMA as MEMORY
-from distil_cache.pipeline.scan_memory import recall
+from distil_cache.pipeline.scan.memory import _SCHEMA as MEMORY
+from distil_cache.pipeline.scan.memory import recall
+from distil_cache.storage import parquet
+from distil_cache.storage.parquet import SMALL_ROWS, read_bounded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -75,7 +75,7 @@ def test_one_long_text_in_many_rows_is_refused(tmp_path: Path, name: str) -> Non
 
 
 def test_long_texts_that_compress_well_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_file, "SMALL_BYTES", 2**20)
+    monkeypatch.setattr(parquet, "SMALL_BYTES", 2**20)
     store = placed(tmp_path, table(300, path=pa.array(["x" * 2**13] * 300)), use_dictionary=False)
     with pytest.raises(IntegrityError, match="stand for 2,4"):
         store.read("d")
@@ -109,7 +109,7 @@ def test_a_scan_memory_that_stands_for_more_than_its_size_counts_as_none(
     columns = [pa.repeat(pa.scalar(value, field.type), 1000) for value, field in zip(values, MEMORY, strict=True)]
     pq.write_table(pa.table(columns, schema=MEMORY), memory)
     assert list(recall(memory)) == [b"x" * 2000]
-    monkeypatch.setattr(parquet_file, "SMALL_BYTES", 2**20)
+    monkeypatch.setattr(parquet, "SMALL_BYTES", 2**20)
     with pytest.raises(ValueError, match="stand for 2,0"):
         read_bounded(memory)
     assert recall(memory) == {}
@@ -121,7 +121,7 @@ def test_refusing_needs_no_memory(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from distil_cache.cache.dataset import DatasetStore
+from distil_cache.cache.records.datasets import DatasetStore
 from distil_cache.errors import IntegrityError
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]),) * 2)
@@ -130,7 +130,7 @@ try:
 except IntegrityError as error:
     print(error)
 """
-    command = [sys.executable, "-c", program, str(parquet_file.SMALL_BYTES), str(tmp_path)]
+    command = [sys.executable, "-c", program, str(parquet.SMALL_BYTES), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stderr) == (0, "")
     assert " stand for 20,0" in result.stdout

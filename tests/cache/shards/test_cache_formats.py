@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from distil_cache.cache import data_object, open_shards
 from distil_cache.cache.gather import gather
-from distil_cache.cache.marker import Marker
+from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.shards import data as data_object
+from distil_cache.cache.shards import handles
+from distil_cache.cache.shards.marker import Marker
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError, UserError
 from maintained_cache import keys_of
 
@@ -239,7 +240,7 @@ def test_a_row_larger_than_any_reader_takes_is_not_written(store: FeatureStore, 
 
 
 def test_open_shards_are_bounded_and_all_rows_are_read(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_shards, "MAX_OPEN", 5)
+    monkeypatch.setattr(handles, "MAX_OPEN", 5)
     shards = [store.commit(keys(2, start=10 * n), some_rows(2) + n).shard for n in range(20)]
     before = open_files()
     for number in (*range(20), *range(20)):
@@ -250,7 +251,7 @@ def test_open_shards_are_bounded_and_all_rows_are_read(store: FeatureStore, monk
 def test_threads_that_close_each_others_shards_read_the_right_rows(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_shards, "MAX_OPEN", 1)
+    monkeypatch.setattr(handles, "MAX_OPEN", 1)
     shards = [store.commit(keys(2, start=10 * n), some_rows(2) + n).shard for n in range(6)]
     wrong: list[int] = []
 

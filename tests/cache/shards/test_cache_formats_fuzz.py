@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from distil_cache.cache.gather import gather
+from distil_cache.cache.maintenance.verify import garbage, verify
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
-from distil_cache.cache.verify import garbage, verify
 from distil_cache.errors import IntegrityError
 from drawn_rows import any_rows
 from hypothesis import HealthCheck, given, settings

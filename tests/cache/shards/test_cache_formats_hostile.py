@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from distil_cache.cache.formats import checksum
 from distil_cache.cache.gather import gather
-from distil_cache.cache.marker import MAX_MARKER_BYTES
+from distil_cache.cache.maintenance.verify import verify
+from distil_cache.cache.shards.format import checksum
+from distil_cache.cache.shards.marker import MAX_MARKER_BYTES
+from distil_cache.cache.shards.tar import Layout, npy_header, ustar_header
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.cache.tar_format import Layout, npy_header, ustar_header
-from distil_cache.cache.verify import verify
 from distil_cache.errors import IntegrityError
 
 SHAPE = (2, 3, 8, 8)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import FORMATS, Cache
-from distil_cache.cache.verify import verify
 from distil_cache.errors import UsageError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.loop import run_training
+from distil_cache.train.engine.loop import run_training
 from small_cache import make_cache, rows
 from small_models import STEPS, write_adm, write_images, write_teacher
 

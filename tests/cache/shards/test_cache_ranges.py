@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from counting_store import CountingStore, change, operations
 from distil_cache.cache.gather import read_rows
-from distil_cache.cache.shard_file import MAX_GAP, joined, open_file
+from distil_cache.cache.shards.open_file import MAX_GAP, joined, open_file
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UnreachableError
-from distil_cache.places import RemotePath
+from distil_cache.storage import RemotePath
 
 KEYS = tuple(sorted(f"{number * 7919:032x}" for number in range(48)))
 
@@ -83,8 +83,8 @@ def test_large_reads_go_in_windows_of_bounded_size(
     tmp_path: Path, counted: RemotePath, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     most = 600_000
-    for module in ("shard_file", "tar_format", "zarr_format"):
-        monkeypatch.setattr(f"distil_cache.cache.{module}.WINDOW_BYTES", most)
+    for module in ("open_file", "tar", "zarr"):
+        monkeypatch.setattr(f"distil_cache.cache.shards.{module}.WINDOW_BYTES", most)
     here, there, shard = make(tmp_path, counted, form, (3, 128, 128))
     np.testing.assert_array_equal(there.read(shard), here.read(shard))
     sizes = [(stop or 0) - (start or 0) for operation, _, start, stop in CountingStore.asked if operation == "read"]
@@ -115,7 +115,7 @@ def test_data_that_are_missing_short_or_others_are_damage(
     change(data, lambda found: found[: len(found) // 2])
     with pytest.raises(IntegrityError, match=f"shard {shard}: .* bytes, its marker says"):
         there.open_shard(marker)
-    monkeypatch.setattr("distil_cache.places.retry.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("distil_cache.storage.retry.FIRST_PAUSE", 0.001)
     with pytest.raises(IntegrityError, match="bytes now and had"):
         reader.read(40, 48, None)
     change(data, lambda _: whole[::-1])
@@ -132,7 +132,7 @@ def test_data_that_are_missing_short_or_others_are_damage(
 def test_a_store_that_fails_is_no_damage(
     tmp_path: Path, counted: RemotePath, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr("distil_cache.places.retry.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("distil_cache.storage.retry.FIRST_PAUSE", 0.001)
     _, there, shard = make(tmp_path, counted, form, (3, 8, 8))
     reader = there.open_shard(there.marker(shard))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from distil_cache.pipeline.adm_blocks import AttentionBlock, GroupNorm32, ResBlock
+from distil_cache.models.diffusion.blocks import AttentionBlock, GroupNorm32, ResBlock
 from golden_arithmetic import spelled_out_attention
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.ddim import dire, extract, invert, predict, quantised, sample
-from distil_cache.pipeline.schedule import respace
+from distil_cache.models.diffusion.ddim import dire, extract, invert, predict, quantised, sample
+from distil_cache.models.diffusion.noise_schedule import respace
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from golden_arithmetic import difference
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -29,7 +29,7 @@ Differences = dict[str, dict[str, float]]
 def parity(shared: Path) -> dict[str, Differences]:
     """Differences from every golden array of every variant, in the reference's arithmetic (see golden_arithmetic.py)."""
     stems = [str(shared / "golden" / stem) for stem in STEMS]
-    script = Path(__file__).with_name("golden_arithmetic.py")
+    script = Path(__file__).parents[2] / "support" / "golden_arithmetic.py"
     run = subprocess.run(
         [sys.executable, script, *stems],
         env=os.environ | REFERENCE_KERNELS,

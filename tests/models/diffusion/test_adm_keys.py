@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from distil_cache.errors import UserError
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.adm_blocks import GroupNorm32
+from distil_cache.models.diffusion.blocks import GroupNorm32
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from small_models import TINY_FLAGS
 
 LISTS = ("adm64_cond", "adm128_cond", "adm256_cond", "adm256", "adm512_cond", "lsun_bedroom")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from distil_cache.errors import UserError
+from distil_cache.models.diffusion.checkpoints import OFFICIAL, UNCHECKED, find_adm, load_adm
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.weights import read_metadata, read_state_dict, weights_digest
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.adm_weights import OFFICIAL, UNCHECKED, find_adm, load_adm
 from safetensors.torch import save_file
 from small_models import TINY_FLAGS
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from distil_cache.errors import UserError
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.ddim import EXTRACTS, dire, extract, invert, predict, quantised, sample
-from distil_cache.pipeline.schedule import Schedule, respace
+from distil_cache.models.diffusion.ddim import EXTRACTS, dire, extract, invert, predict, quantised, sample
+from distil_cache.models.diffusion.noise_schedule import Schedule, respace
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from torch import Tensor
 
 FLAGS = {

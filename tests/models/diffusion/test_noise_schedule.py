@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.pipeline.schedule import betas_of, full_schedule, respace, timesteps_of
+from distil_cache.models.diffusion.noise_schedule import betas_of, full_schedule, respace, timesteps_of
 
 ARRAYS = (
     "betas",

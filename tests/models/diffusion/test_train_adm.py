@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.errors import UserError
-from distil_cache.pipeline.adm import Adm, AdmConfig
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -24,7 +24,7 @@ FLAGS = {"image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     """tools/train_adm.py as a module."""
-    path = Path(__file__).parent.parent / "tools" / "train_adm.py"
+    path = Path(__file__).parents[3] / "tools" / "train_adm.py"
     spec = importlib.util.spec_from_file_location("train_adm", path)
     assert spec is not None
     assert spec.loader is not None

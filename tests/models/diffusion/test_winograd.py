@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from distil_cache.pipeline import winograd
-from distil_cache.pipeline.adm import Adm, AdmConfig
-from distil_cache.pipeline.ddim import predict
-from distil_cache.pipeline.networks import placed
-from distil_cache.pipeline.schedule import respace
-from distil_cache.pipeline.winograd import WinogradConv2d, column_sums, convolved, pays, use_winograd
+from distil_cache.models.diffusion import winograd
+from distil_cache.models.diffusion.ddim import predict
+from distil_cache.models.diffusion.noise_schedule import respace
+from distil_cache.models.diffusion.unet import Adm, AdmConfig
+from distil_cache.models.diffusion.winograd import WinogradConv2d, column_sums, convolved, pays, use_winograd
+from distil_cache.pipeline.execution.networks import placed
 from golden_arithmetic import difference
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -100,7 +100,7 @@ def test_blocks_cover_every_tile_once_and_stay_below_the_limit(images: int, tile
 
 MEMORY = """
 import resource, torch
-from distil_cache.pipeline.winograd import column_sums, convolved
+from distil_cache.models.diffusion.winograd import column_sums, convolved
 def highest():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 torch.set_num_threads(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import shutil
 import tarfile
@@ -12,36 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audit_pictures import EACH, picture, through_jpeg, write
 from distil_cache.errors import UsageError, UserError
-from distil_cache.pipeline.audit import AuditRow, audit_rows, header_facts, run_audit
-from distil_cache.pipeline.audit_checks import parts, spread
-from distil_cache.pipeline.source_file import SourceFile
+from distil_cache.pipeline.audit.checks import parts, spread
+from distil_cache.pipeline.audit.run import AuditRow, audit_rows, header_facts, run_audit
+from distil_cache.pipeline.sources.file import SourceFile
 from image_bytes import bad_files, saved
-from numpy.typing import NDArray
 from PIL import Image
-
-EACH = 30
-
-
-def picture(seed: int, side: int = 72, smooth: float = 0.0) -> NDArray[np.uint8]:
-    """Return a picture like a photograph's: power falls with frequency, faster for a larger ``smooth``."""
-    rng = np.random.default_rng(seed)
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij"))
-    spectrum = np.fft.rfft2(rng.normal(size=(3, side, side))) / np.maximum(frequency, 1 / side) ** (1.0 + smooth)
-    values = np.fft.irfft2(spectrum, (side, side))
-    values = 128 + 45 * (values - values.mean()) / values.std()
-    return np.clip(np.round(values), 0, 255).astype(np.uint8).transpose(1, 2, 0)
-
-
-def through_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(saved(pixels, "JPEG", quality=quality))))
-
-
-def write(folder: Path, kind: str, number: int, data: bytes, suffix: str = "png", generator: str = "gen") -> Path:
-    path = folder / "train" / generator / kind / f"{number:03}.{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
 
 
 def check(result: dict[str, Any], features: str, part: str = "all") -> dict[str, Any]:
@@ -230,9 +206,9 @@ def test_a_generator_without_own_reals_is_compared_with_those_of_its_source_grou
 
 def test_the_rows_of_a_dataset_are_audited_where_their_files_still_are(plain: Path, tmp_path: Path) -> None:
     from distil_cache.cache.store import Cache
-    from distil_cache.pipeline.scan import scan
-    from distil_cache.pipeline.scan_rows import to_table
-    from distil_cache.pipeline.sources import discover
+    from distil_cache.pipeline.scan.conflicts import to_table
+    from distil_cache.pipeline.scan.scan import scan
+    from distil_cache.pipeline.sources.discover import discover
 
     images = shutil.copytree(plain, tmp_path / "images")
     rows = scan(discover(images).files).rows

@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distil_cache.cache.audit_record import HeaderAudit, parse_audit
-from distil_cache.cache.dataset import OF_REVISION
+from distil_cache.cache.maintenance.verify import verify
+from distil_cache.cache.records.audit import HeaderAudit, parse_audit
+from distil_cache.cache.records.datasets import OF_REVISION
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.cli import app
 from distil_cache.errors import IntegrityError
-from distil_cache.pipeline.audit_summary import summarise, warning
+from distil_cache.pipeline.audit.summary import summarise, warning
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.scan import scan
-from distil_cache.pipeline.sources import discover
+from distil_cache.pipeline.scan.scan import scan
+from distil_cache.pipeline.sources.discover import discover
 from distil_cache.progress import Silent
+from distil_cache.report.write import write_report
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.evaluate import run_evaluation
-from distil_cache.train.loop import run_training
-from distil_cache.train.report.write import write_report
+from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.evaluate import run_evaluation
 from image_bytes import noise, saved
 from recorded_progress import Recorded
 from run_folders import rows as scored_rows

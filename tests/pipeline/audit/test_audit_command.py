@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from audit_pictures import EACH, picture, write
 from distil_cache.cli import app
 from image_bytes import saved
-from test_audit import EACH, picture, write
 from typer.testing import CliRunner
 
 

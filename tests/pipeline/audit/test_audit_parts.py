@@ -7,17 +7,17 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from distil_cache.pipeline.audit_classify import judge
-from distil_cache.pipeline.audit_duplicates import MOST_BITS, groups, look_of, near_pairs
-from distil_cache.pipeline.audit_headers import header_facts
-from distil_cache.pipeline.audit_history import earlier_quality
-from distil_cache.pipeline.audit_jpeg import jpeg_facts, nearest_quality, standard_table
-from distil_cache.pipeline.audit_pixels import pixel_facts, window
-from distil_cache.pipeline.audit_words import in_words
+from audit_pictures import picture, through_jpeg
+from distil_cache.images.jpeg import jpeg_facts, nearest_quality, standard_table
+from distil_cache.pipeline.audit.classify import judge
+from distil_cache.pipeline.audit.duplicates import MOST_BITS, groups, look_of, near_pairs
+from distil_cache.pipeline.audit.header_features import header_facts
+from distil_cache.pipeline.audit.jpeg_history import earlier_quality
+from distil_cache.pipeline.audit.pixel_features import pixel_facts, window
+from distil_cache.pipeline.audit.wording import in_words
 from image_bytes import noise, saved
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from test_audit import picture, through_jpeg
 
 GREY = np.array([0.299, 0.587, 0.114])
 
@@ -64,7 +64,7 @@ def test_a_grey_jpeg_and_a_16_bit_png_are_told_from_others() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_damaged_headers_give_facts_or_a_rejection_but_never_an_error(format: str) -> None:  # noqa: A002
-    from distil_cache.pipeline.image_file import ImageRejected
+    from distil_cache.images.file import ImageRejected
 
     data, rng = saved(noise(16, 16), format), np.random.default_rng(0)
     told = 0

@@ -1,6 +1,6 @@
 """Builds on Dask workers: the bytes of the loop, small messages, and what happens when tasks or workers fail.
 
-The workers here are threads of this process; tests/test_cluster_processes.py has real ones.
+The workers here are threads of this process; tests/pipeline/cluster/test_cluster_processes.py has real ones.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from cluster_help import (
     work_on,
 )
 from distil_cache.cache.lease import read_leases
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.crew import Failure, Outcome, connect
+from distil_cache.pipeline.cluster.client import Failure, Outcome, connect
 from distil_cache.pipeline.cluster.messages import (
     Request,
     read_files,
@@ -41,12 +41,12 @@ from distil_cache.pipeline.cluster.messages import (
 )
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cluster.worker import open_build
-from distil_cache.pipeline.plan import Task
-from distil_cache.pipeline.run import Done, Report
-from distil_cache.pipeline.scan_memory import Finding
-from distil_cache.pipeline.source_file import Member, SourceFile
-from distil_cache.places import place_of
+from distil_cache.pipeline.execution.tasks import Done, Report
+from distil_cache.pipeline.planning.plan import Task
+from distil_cache.pipeline.scan.memory import Finding
+from distil_cache.pipeline.sources.file import Member, SourceFile
 from distil_cache.progress import Silent
+from distil_cache.storage import place_of
 from maintained_cache import checksums
 from recorded_progress import Recorded
 from small_models import write_material
@@ -278,7 +278,7 @@ def test_a_build_ends_when_every_worker_was_sent_away(material: Path, tmp_path: 
 def test_a_scheduler_that_does_not_answer_is_named(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distil_cache.pipeline.cluster.crew.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("distil_cache.pipeline.cluster.client.CONNECT_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"--scheduler tcp://127\.0\.0\.1:1: no scheduler answers"):
         run_build(config_of(material, tmp_path), Silent(), place=Placement("tcp://127.0.0.1:1"))
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cluster_help import config_of
-from distil_cache.cache.index import Index
+from distil_cache.cache.index.index import Index
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.commands.show.build import show_build
+from distil_cache.images.spec import ImageSpec
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.image_spec import ImageSpec
-from distil_cache.pipeline.plan import Part, Plan, Samples, make_plan, with_dependencies
+from distil_cache.pipeline.planning.plan import Part, Plan, Samples, make_plan, with_dependencies
 from distil_cache.progress import Silent
 from hypothesis import given, settings
 from hypothesis import strategies as st

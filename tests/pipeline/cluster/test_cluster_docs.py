@@ -13,7 +13,7 @@ import pytest
 from distil_cache.cache.store import Cache
 from small_models import write_images
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "cluster.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "cluster.md"
 SECONDS = 300
 
 

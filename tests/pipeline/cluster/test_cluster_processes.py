@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster_help import LONG, LethalPlugin, arguments_of, config_of, first_shard, until, work_on
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.crew import Crew, start_here
-from distil_cache.pipeline.cluster.local import environments, threads_each
+from distil_cache.pipeline.cluster.client import Crew, start_here
+from distil_cache.pipeline.cluster.local_workers import environments, threads_each
 from distil_cache.progress import Silent
 from fault_injection import heed_interrupts
 from maintained_cache import checksums

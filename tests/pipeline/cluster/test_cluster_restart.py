@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 from cluster_help import GatedPlugin, config_of, scheduler_here, until, work_on
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.errors import UserError
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.crew import connect
+from distil_cache.pipeline.cluster.client import connect
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.scan_memory import Finding
-from distil_cache.pipeline.sources import discover
+from distil_cache.pipeline.scan.memory import Finding
+from distil_cache.pipeline.sources.discover import discover
 from distil_cache.progress import Silent
 from distributed import Client, Worker
 from maintained_cache import checksums
@@ -55,7 +55,7 @@ def port() -> int:
 def dask(what: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``dask scheduler`` or ``dask worker`` for the length of a ``with`` block."""
     command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments, "--no-dashboard"]
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[2] / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, **QUIET)
     try:
         yield process
@@ -206,7 +206,7 @@ def test_a_connection_that_breaks_in_a_build_is_made_again_and_counts_as_no_try(
 
 
 def test_a_connection_that_breaks_in_a_scan_loses_no_file(material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distil_cache.pipeline.cluster.crew._FILES", 2)
+    monkeypatch.setattr("distil_cache.pipeline.cluster.client._FILES", 2)
     heard = Recorded()
     files = list(discover(material / "images", None).files)
     with scheduler_here(2) as scheduler, connect(scheduler, heard.say) as crew:

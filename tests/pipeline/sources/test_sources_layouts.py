@@ -7,37 +7,10 @@ from pathlib import Path
 
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.pipeline.layouts import LAYOUTS, family_of
-from distil_cache.pipeline.source_file import Discovery, SourceFile
-from distil_cache.pipeline.sources import discover
-
-# A listing never opens a file, so these need not be images.
-TREES = {
-    "distildire": ["train/images/reals/a.png", "train/images/fakes/b.png", "test/images/fakes/c.png"],
-    "cnndet": [
-        "train/progan/horse/0_real/a.png",
-        "train/progan/horse/1_fake/b.png",
-        "val/adm/0_real/c.png",
-        "val/adm/1_fake/d.png",
-    ],
-    "dire": [
-        "train/imagenet/real/n01/a.JPEG",
-        "train/imagenet/adm/b.png",
-        "test/imagenet/sdv1/c.png",
-        "test/lsun_bedroom/real/d.jpg",
-        "test/lsun_bedroom/stylegan/e.png",
-    ],
-    "genimage": ["Midjourney/train/ai/a.png", "Midjourney/val/nature/b.JPEG", "BigGAN/val/ai/c.png"],
-    "real-fake": ["train/REAL/a.jpg", "train/FAKE/b.jpg", "test/REAL/c.jpg"],
-}
-
-
-def plant(root: Path, paths: list[str]) -> Path:
-    for path in paths:
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"x")
-    return root
+from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.file import Discovery, SourceFile
+from distil_cache.pipeline.sources.layouts import LAYOUTS, family_of
+from source_trees import TREES, plant
 
 
 def described(found: Discovery) -> dict[str, tuple[int, str, str, str, str]]:

@@ -9,19 +9,19 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from distil_cache.cache.dataset import revision_of
+from distil_cache.cache.records.datasets import revision_of
 from distil_cache.errors import UserError
-from distil_cache.pipeline.image_file import MAX_BYTES, ImageRejected, content_key
-from distil_cache.pipeline.scan import scan
-from distil_cache.pipeline.scan_rows import to_table
-from distil_cache.pipeline.source_file import Discovery, Listed, SourceFile
-from distil_cache.pipeline.source_read import read_source
-from distil_cache.pipeline.sources import discover
-from distil_cache.places import RemotePath
+from distil_cache.images.file import MAX_BYTES, ImageRejected, content_key
+from distil_cache.pipeline.scan.conflicts import to_table
+from distil_cache.pipeline.scan.scan import scan
+from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.file import Discovery, Listed, SourceFile
+from distil_cache.pipeline.sources.read import read_source
+from distil_cache.storage import RemotePath
 from image_bytes import bad_files, noise, saved
 from remote_sources import Forbidden, picture, put, small_set
+from source_trees import TREES, plant
 from tar_bytes import sample, write_tar
-from test_sources_layouts import TREES, plant
 
 
 def unplaced(found: Discovery) -> tuple[str, list[SourceFile], int]:

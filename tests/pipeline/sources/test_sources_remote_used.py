@@ -8,21 +8,21 @@ from typing import Any
 
 import fsspec
 import pytest
+from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from distil_cache.cache.verify import verify
 from distil_cache.errors import UserError
-from distil_cache.inference.named import named_files
-from distil_cache.pipeline.audit import run_audit
+from distil_cache.images.file import ImageRejected, content_key
+from distil_cache.inference.arguments import named_files
+from distil_cache.pipeline.audit.run import run_audit
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.messages import read_findings, read_task, write_files, write_task
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.image_file import ImageRejected, content_key
-from distil_cache.pipeline.plan import Task
-from distil_cache.pipeline.scan import scan
-from distil_cache.pipeline.source_read import read_named
-from distil_cache.pipeline.sources import discover
-from distil_cache.places import RemotePath
+from distil_cache.pipeline.planning.plan import Task
+from distil_cache.pipeline.scan.scan import scan
+from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.read import read_named
 from distil_cache.progress import Silent
+from distil_cache.storage import RemotePath
 from faulty_proxy import FaultyProxy
 from image_bytes import noise, saved
 from remote_sources import Forbidden, picture, put, small_set

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.pipeline.source_file import SourceFile
-from distil_cache.pipeline.sources import discover
+from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.file import SourceFile
 
 
 def csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import webdataset
-from distil_cache.cache.dataset import revision_of
 from distil_cache.cache.gather import gather
+from distil_cache.cache.records.datasets import revision_of
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
-from distil_cache.pipeline.image_file import ImageRejected, content_key
-from distil_cache.pipeline.scan import scan
-from distil_cache.pipeline.scan_rows import to_table
-from distil_cache.pipeline.source_read import read_source
-from distil_cache.pipeline.sources import discover
-from distil_cache.pipeline.tar_index import read_tar_index
+from distil_cache.images.file import ImageRejected, content_key
+from distil_cache.pipeline.scan.conflicts import to_table
+from distil_cache.pipeline.scan.scan import scan
+from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.read import read_source
+from distil_cache.pipeline.sources.tar_index import read_tar_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import bad_files

@@ -1,0 +1,3 @@
+"""The diffusion model of guided-diffusion (ADM) and DDIM; others use ``unet.Adm``, ``checkpoints.load_adm``,
+``noise_schedule`` and ``ddim``.
+"""

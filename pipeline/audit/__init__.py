@@ -1,0 +1,3 @@
+"""Whether labels can be told without what the pictures show; others use ``run.run_audit``, and a build uses
+``summary.summarise``.
+"""

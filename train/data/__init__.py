@@ -1,0 +1,3 @@
+"""From rows of a cache to batches on a device; others use ``dataset``, ``rows``, ``select`` and ``readers``, and ``augment`` for
+what a student sees.
+"""

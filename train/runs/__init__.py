@@ -1,0 +1,1 @@
+"""What a training leaves on the disk; others use ``folder``, ``checkpoint`` and ``reference_checkpoint``."""
