@@ -12,6 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
+from ...models.weights import hash_file
 from ..config import TrainConfig
 from ..data.dataset import Batch, Part
 from ..data.degrade import Degrader
@@ -22,12 +23,11 @@ from ..data.rows import Rows, find_rows
 from ..data.select import column
 from ..data.shuffle import batch_sizes
 from ..methods import Method
-from ..runs.checkpoint import LAST, State, seed_everything
+from ..runs.checkpoint import BEST, LAST, State, seed_everything
 from ..runs.folder import RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
 from ..student import Student, build_student, check_map, initialise
 from .amp import Precision
 from .distributed import Ranks
-from .fine_tune import begin_as
 from .lr_schedule import Schedule
 
 
@@ -213,3 +213,32 @@ def _datasets(rows: Rows) -> dict[str, object]:
 
 def _moved(teacher: OnlineTeacher | None, device: torch.device) -> OnlineTeacher | None:
     return None if teacher is None else replace(teacher, model=teacher.model.to(device))
+
+
+def begin_as(student: Student, config: TrainConfig) -> dict[str, str]:
+    """Give a student the weights of the best one of ``config.init_from``, and return which those are.
+
+    The projection to the teacher is taken along where both have the same; the optimiser begins anew, with the learning
+    rate that was asked for. UserError for a run of another network, or whose input is made otherwise.
+    """
+    source = RunFolder(Path(str(config.init_from)))
+    learnt, record, facts = source.load_student()
+    asked = f"--init-from {config.init_from}"
+    if record.config.backbone != config.backbone:
+        raise UserError(
+            f"{asked}: its student is {record.config.backbone}, not {config.backbone}. Use the same --backbone."
+        )
+    if record.method.scales != config.definition.scales:
+        theirs, ours = (
+            ", ".join(f"{name} {scale}" for name, scale in method.scales.items())
+            for method in (record.method, config.definition)
+        )
+        raise UserError(f"{asked}: its student sees {theirs}, this one {ours}. Use the same --method and --preset.")
+    own = student.state_dict()
+    taken = {
+        name: value
+        for name, value in learnt.state_dict().items()
+        if not name.startswith("projection.") or (name in own and own[name].shape == value.shape)
+    }
+    student.load_state_dict({**own, **taken})
+    return {"run": record.run, "epoch": facts["epoch"], "sha256": hash_file(source.checkpoints / BEST)}
