@@ -18,7 +18,7 @@ from ...cache.store import Cache
 from ...choices import AUDIT_SAMPLE
 from ...errors import UsageError, UserError
 from ...images.file import ImageRejected
-from ...progress import Progress, Silent
+from ...progress import Progress, Silent, counter
 from ...storage import Place, place_of
 from ..scan.conflicts import ScannedRow
 from ..scan.scan import ScanResult, scan
@@ -79,7 +79,7 @@ def run_audit(
     started = time.monotonic()
     progress = progress or Silent()
     files, expected = _files(sources, layout, cache, dataset)
-    scanned = _scanned(files, progress)
+    scanned = scan(files, workers=_WORKERS, progress=counter(progress, "scan"))
     aside = [_aside(reject.path, reject.reason, reject.detail) for reject in scanned.rejects]
     rows = [row for row in scanned.rows if expected.get(row.file, row.key) == row.key]
     aside += [
@@ -134,18 +134,6 @@ def _files(
         for row in rows
     }
     return list(expected), expected
-
-
-def _scanned(files: Sequence[SourceFile], progress: Progress) -> ScanResult:
-    done = 0
-
-    def advance(count: int, _all: int) -> None:
-        nonlocal done
-        progress.advance("scan", count - done)
-        done = count
-
-    progress.start("scan", len(files))
-    return scan(files, workers=_WORKERS, progress=advance)
 
 
 def looked_at(
