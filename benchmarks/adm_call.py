@@ -12,7 +12,7 @@ from distil_cache.inference.bench.random_adm import random_adm
 from distil_cache.models.diffusion.blocks import AttentionBlock
 from distil_cache.models.diffusion.checkpoints import load_adm
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
-from distil_cache.models.diffusion.winograd import pays
+from distil_cache.models.diffusion.winograd import is_worthwhile
 from distil_cache.pipeline.execution.networks import placed
 from torch import Tensor, nn
 
@@ -61,7 +61,7 @@ def winograd_share(model: Adm) -> float:
         assert isinstance(conv, nn.Conv2d)
         products = conv.weight[0].numel() * output.numel()
         total += products
-        summed += products if conv.kernel_size == (3, 3) and pays(inputs[0], conv.out_channels) else 0
+        summed += products if conv.kernel_size == (3, 3) and is_worthwhile(inputs[0], conv.out_channels) else 0
 
     probe = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in probe.modules():

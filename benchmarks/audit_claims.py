@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distil_cache.pipeline.audit.checks import all_checks
-from distil_cache.pipeline.audit.run import AuditRow, looked_at, near_duplicates, run_audit
+from distil_cache.pipeline.audit.run import AuditRow, near_duplicates, read_sample, run_audit
 from distil_cache.pipeline.scan.scan import scan
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.progress import Silent
@@ -98,7 +98,7 @@ def rows_of(source: Path, sample: int) -> list[AuditRow]:
     """Return what an audit judges of a folder."""
     rows = scan(discover(source).files).rows
     _, group, _ = near_duplicates(rows, Silent())
-    return looked_at(rows, group, sample, Silent())[0]
+    return read_sample(rows, group, sample, Silent())[0]
 
 
 def false_alarms(name: str, rows: Sequence[AuditRow], relabelings: int) -> None:

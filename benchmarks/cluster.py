@@ -34,12 +34,12 @@ import dask
 import psutil
 from compare import conditions
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.client import Crew, connect, start_here
-from distil_cache.pipeline.cluster.executor import CrewWork
+from distil_cache.pipeline.cluster.client import WorkerPool, connect, start_local_pool
+from distil_cache.pipeline.cluster.executor import ClusterExecutor
 from distil_cache.pipeline.cluster.local_workers import CALM, OVERLAP
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.in_process import LoopWork
+from distil_cache.pipeline.execution.in_process import InProcessExecutor
 from distil_cache.pipeline.planning.estimate import device_hours
 from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent
@@ -69,7 +69,7 @@ def loop_seconds(config: BuildConfig, seconds: float) -> tuple[float, float]:
     """Return the time that the plain loop takes for all tasks, on the clock and of the processor."""
     with ExitStack() as held:
         ready = prepare(config, Silent(), held, dry_run=False)
-        work = LoopWork(config, ready, Silent())
+        work = InProcessExecutor(config, ready, Silent())
         with_sleep(work.context, seconds / ROWS)
         began, cpu = time.perf_counter(), time.process_time()
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)
@@ -77,12 +77,12 @@ def loop_seconds(config: BuildConfig, seconds: float) -> tuple[float, float]:
 
 
 def crew_seconds(
-    crew: Crew, config: BuildConfig, seconds: float, processes: list[psutil.Process]
+    crew: WorkerPool, config: BuildConfig, seconds: float, processes: list[psutil.Process]
 ) -> tuple[float, float, float]:
     """Return the time that a crew takes for all tasks: on the clock, and of this process' and the workers' processors."""
     with ExitStack() as held:
         ready = prepare(config, Silent(), held, dry_run=False, scanner=crew.scan_files)
-        work = CrewWork(crew, config, ready, Placement(), Silent(), sleeping(seconds / ROWS))
+        work = ClusterExecutor(crew, config, ready, Placement(), Silent(), sleeping(seconds / ROWS))
         held.enter_context(crew.plugin(work.plugin))
         began, cpu, theirs = time.perf_counter(), time.process_time(), cpu_of(processes)
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)
@@ -96,7 +96,7 @@ def cpu_of(processes: list[psutil.Process]) -> float:
 
 
 @contextmanager
-def many_workers(count: int) -> Iterator[tuple[Crew, list[psutil.Process]]]:
+def many_workers(count: int) -> Iterator[tuple[WorkerPool, list[psutil.Process]]]:
     """Run a scheduler here and workers in a few other processes; yields them."""
     processes: list[psutil.Process] = []
     settings = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None, "silence_logs": 50}
@@ -192,7 +192,7 @@ def measure_real(counts: list[int], images: int) -> list[dict[str, object]]:
             f"plain loop: {images} images in {plain:.1f} s, {images / plain:.2f} images/s; {plain_cpu:.1f} s of processor"
         )
         for count in counts:
-            with start_here(count, "cpu") as crew:
+            with start_local_pool(count, "cpu") as crew:
                 run_on(
                     crew, config_of(sources, folder / f"warm-{count}", features=("image,eps",), image_size=None), count
                 )
@@ -214,11 +214,11 @@ def measure_real(counts: list[int], images: int) -> list[dict[str, object]]:
     return rows
 
 
-def run_on(crew: Crew, config: BuildConfig, count: int) -> None:
+def run_on(crew: WorkerPool, config: BuildConfig, count: int) -> None:
     """Run the tasks of a build on a crew."""
     with ExitStack() as held:
         ready = prepare(config, Silent(), held, dry_run=False, scanner=crew.scan_files)
-        work = CrewWork(crew, config, ready, Placement(workers=count), Silent())
+        work = ClusterExecutor(crew, config, ready, Placement(workers=count), Silent())
         held.enter_context(crew.plugin(work.plugin))
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)
 

@@ -25,12 +25,12 @@ from distil_cache.models.backbones import build_backbone
 from distil_cache.models.device import HALF_TYPES
 from distil_cache.models.diffusion.checkpoints import OFFICIAL, load_adm
 from distil_cache.models.diffusion.ddim import extract
-from distil_cache.models.diffusion.noise_schedule import Schedule, respace
+from distil_cache.models.diffusion.noise_schedule import NoiseSchedule, respace
 from distil_cache.models.diffusion.unet import Adm
 from distil_cache.pipeline.execution.batches import BatchSize, find_size, run_batches
 from distil_cache.pipeline.execution.deviation import SAMPLES, measure_deviation
 from distil_cache.pipeline.execution.networks import compiled, placed
-from distil_cache.pipeline.execution.transfer import Outgoing, Rows, incoming
+from distil_cache.pipeline.execution.transfer import HostCopy, Rows, to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,7 +44,7 @@ class Bench:
     device: torch.device
     model: Adm
     teacher: nn.Module
-    schedule: Schedule
+    schedule: NoiseSchedule
     images: Rows
 
     def wait(self) -> None:
@@ -102,14 +102,14 @@ def plain_seconds(bench: Bench) -> float:
 def pipeline_seconds(bench: Bench, model: Callable[[Tensor, Tensor], Tensor], size: BatchSize) -> float:
     """Seconds an image of the pipeline: batches launched one ahead, results fetched to the host."""
 
-    def launch(batch: range, images: int) -> Outgoing:
+    def launch(batch: range, images: int) -> HostCopy:
         rows = bench.images[[*batch, *[batch[-1]] * (images - len(batch))]]
         with torch.inference_mode():
-            x = incoming(rows, bench.device).float() / 255 * 2 - 1
+            x = to_device(rows, bench.device).float() / 255 * 2 - 1
             found = extract(model, x, bench.schedule, {"eps", "dire"})
             assert found.eps is not None
             assert found.dire is not None
-            return Outgoing(
+            return HostCopy(
                 {"eps": found.eps.half(), "dire": found.dire, "teacher": teacher_view(bench.teacher, found.dire)}
             )
 

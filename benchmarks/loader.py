@@ -23,7 +23,7 @@ from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_bac
 from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec
 from distil_cache.pipeline.specs.teacher import TeacherSpec
 from distil_cache.train.data.augment import train_input
-from distil_cache.train.data.dataset import Batch, Part
+from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.online_teacher import OnlineTeacher
 from distil_cache.train.loss import losses
 from distil_cache.train.methods import METHODS
@@ -72,7 +72,7 @@ def _values() -> Values:
     return {"image": image, "eps": eps, "dire": dire, "teacher": teacher}
 
 
-def _part(root: Path, form: str, keys: list[str], values: Values, features: tuple[str, ...]) -> Part:
+def _part(root: Path, form: str, keys: list[str], values: Values, features: tuple[str, ...]) -> FeatureDataset:
     cache, specs = Cache.create(root), _specs()
     table = pa.Table.from_pylist([_row(number, key) for number, key in enumerate(keys)], schema=SCHEMA)
     revision = cache.datasets().write("pictures", table)
@@ -84,7 +84,7 @@ def _part(root: Path, form: str, keys: list[str], values: Values, features: tupl
             fingerprint=store.fingerprint, folder=store.folder.name, shards=(shard,), splits=("train",)
         )
     record = BuildRecord.new("pictures", revision, built, {})
-    return Part(cache, record, table, features, split="train", purpose="the benchmark")
+    return FeatureDataset(cache, record, table, features, split="train", purpose="the benchmark")
 
 
 def _specs() -> dict[str, Spec]:
@@ -141,7 +141,7 @@ def _papers(folder: Path, values: Values) -> Loading:
     return load
 
 
-def _epoch(part: Part) -> Loading:
+def _epoch(part: FeatureDataset) -> Loading:
     return lambda: (batch.features for batch in part.epoch(0, 1, BATCH))
 
 
@@ -162,14 +162,14 @@ def _drained(load: Loading) -> Callable[[], object]:
     return drain
 
 
-def _steps(cached: Part, online: Part) -> Comparison:
+def _steps(cached: FeatureDataset, online: FeatureDataset) -> Comparison:
     """One step of ResNet-50 on a small batch, reading included."""
     teacher = build_backbone("resnet50").eval().requires_grad_(requires_grad=False)
     run = OnlineTeacher(teacher, TRAIN_SIDE, IMAGENET_MEAN, IMAGENET_STD, {})
     student = build_student("resnet50", METHOD.channels)
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-4)
 
-    def step(part: Part, target: Callable[[Batch], torch.Tensor]) -> Callable[[], object]:
+    def step(part: FeatureDataset, target: Callable[[Batch], torch.Tensor]) -> Callable[[], object]:
         def once() -> None:
             batch = next(part.epoch(0, 1, STEP_BATCH))
             logit, features = student(train_input(batch.features, batch.flip, METHOD, TRAIN_SIDE))

@@ -30,7 +30,7 @@ from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.store import Cache
 from distil_cache.images.spec import ImageSpec
 from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
-from distil_cache.storage import Place, place_of
+from distil_cache.storage import AnyPath, to_path
 
 BATCH = 64
 NAME = "simulated"
@@ -70,10 +70,10 @@ def epochs(root: str, copy: str, plain: bool) -> list[dict[str, float]]:
 
     if plain:
         dataset.READ_OVER_REMOTE_BYTES, readers.REMOTE_THREADS = 0, 1
-    place: Place = place_of(root)
+    place: AnyPath = to_path(root)
     cache = Cache.open(place, LocalCopy.at(Path(copy)) if copy else None)
     build = cache.builds().find(NAME)[0]
-    part = dataset.Part(
+    part = dataset.FeatureDataset(
         cache, build, cache.datasets().read(NAME), ("image", "eps"), split="train", purpose="the benchmark"
     )
     found = []
@@ -90,7 +90,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     make(folder / "cache", options.samples, options.size, options.shard_rows)
     with delayed_store(options.delay_ms) as (address, asked):
         environment = {**os.environ, "AWS_ENDPOINT_URL": address}
-        remote = place_of(f"{BUCKET}/cache")
+        remote = to_path(f"{BUCKET}/cache")
         remote.upload(folder / "cache")  # type: ignore[union-attr]
         ways = {
             "local": (str(folder / "cache"), "", ""),

@@ -25,10 +25,10 @@ from delayed_store import BUCKET, delayed_store
 from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cache.maintenance.listing import summary
-from distil_cache.cache.maintenance.trash import keep_shards
+from distil_cache.cache.maintenance.trash import ensure_shards
 from distil_cache.cache.maintenance.verify import report
 from distil_cache.cache.store import Cache
-from distil_cache.storage import parallel, place_of
+from distil_cache.storage import parallel, to_path
 from maintained_cache import build, keys_of
 
 SHARD_ROWS = 2
@@ -37,7 +37,7 @@ MERGED_ROWS = 64
 
 def record(cache: Cache) -> None:
     for feature in cache.builds().all()[-1].features.values():
-        keep_shards(cache.open_feature(feature.folder), feature.shards)
+        ensure_shards(cache.open_feature(feature.folder), feature.shards)
 
 
 WORK: dict[str, Callable[[Cache], object]] = {
@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         environment = {**os.environ, "AWS_ENDPOINT_URL": address}
         ways = (1, parallel.AT_ONCE)
         for way in ways:
-            place_of(f"{BUCKET}/{way}").upload(folder / "cache")  # type: ignore[union-attr]
+            to_path(f"{BUCKET}/{way}").upload(folder / "cache")  # type: ignore[union-attr]
         for work in WORK:
             for way in ways:
                 before = asked()
@@ -86,7 +86,7 @@ def main() -> None:
     if options.work:
         work, root, at_once = options.work
         parallel.AT_ONCE = int(at_once)
-        cache = Cache.open(place_of(root))
+        cache = Cache.open(to_path(root))
         began, cpu = time.perf_counter(), time.process_time()
         WORK[work](cache)
         print(json.dumps({"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}))

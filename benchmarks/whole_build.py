@@ -14,7 +14,7 @@ from adm_call import plain_adm
 from compare import Comparison
 from distil_cache.models.diffusion.checkpoints import load_adm
 from distil_cache.models.diffusion.ddim import extract
-from distil_cache.models.diffusion.noise_schedule import Schedule, respace
+from distil_cache.models.diffusion.noise_schedule import NoiseSchedule, respace
 from distil_cache.models.diffusion.unet import Adm
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
@@ -60,7 +60,7 @@ def whole_build(folder: Path) -> Comparison:
     )
 
 
-def papers_procedure(sources: Path, out: Path, model: Adm, schedule: Schedule) -> None:
+def papers_procedure(sources: Path, out: Path, model: Adm, schedule: NoiseSchedule) -> None:
     """One image at a time: a pass for eps, another for DIRE, and a loose file for each feature."""
     out.mkdir()
     for path in sorted(sources.rglob("*.png")):
@@ -87,7 +87,7 @@ def ours(sources: Path, cache: Path) -> None:
     shutil.rmtree(cache)
 
 
-def bare(sources: Path, model: Adm, schedule: Schedule) -> Callable[[], object]:
+def bare(sources: Path, model: Adm, schedule: NoiseSchedule) -> Callable[[], object]:
     """The pass over the same images from memory to memory, in the same batches."""
     x = torch.cat([read_unrounded(path) for path in sorted(sources.rglob("*.png"))])
     x = to_signal(((x + 1) * 127.5).round().byte())

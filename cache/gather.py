@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import IntegrityError
 from .shards.format import Rows
-from .shards.marker import how_to_check
+from .shards.marker import check_hint
 from .store import FeatureStore
 
 Numbers = NDArray[np.integer[Any]]
@@ -67,7 +67,7 @@ def read_rows(
         if (block.shape[1:], block.dtype) != (out.shape[1:], out.dtype):
             raise IntegrityError(
                 f"{store.folder}: holds rows of different shapes, {block.shape[1:]} in shard {asked[0]} and "
-                f"{out.shape[1:]} elsewhere. {how_to_check(store.folder)}"
+                f"{out.shape[1:]} elsewhere. {check_hint(store.folder)}"
             )
         for target, source in zip(run, row[run] - start, strict=True):
             out[target] = block[source]

@@ -26,7 +26,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
-from ..storage import Place, RemotePath, answered, is_there, matching
+from ..storage import AnyPath, RemotePath, list_matching, path_exists, unreachable_on_error
 from ..storage.atomic import TEMPORARY_PREFIX, create_file, make_folder, new_file_time, read_file
 
 FOLDER = "builders"
@@ -56,7 +56,7 @@ class Leases:
     """The leases of a cache: those of processes that live, and the files that killed ones left."""
 
     live: tuple[Lease, ...]
-    stale: tuple[Place, ...]
+    stale: tuple[AnyPath, ...]
 
     @property
     def features(self) -> frozenset[str]:
@@ -71,13 +71,13 @@ class Leases:
 
 @contextmanager
 def lease(
-    root: Place,
+    root: AnyPath,
     work: Literal["build", "compact", "import", "export"],
     features: Iterable[str],
     dataset: str | None = None,
     *,
     beat: float = BEAT_SECONDS,
-) -> Iterator[Place]:
+) -> Iterator[AnyPath]:
     """Hold a lease on the cache at ``root`` for the length of a ``with`` block; yields its file.
 
     features : folder names. beat : seconds between two signs of life. Where the cache may only be read no lease can be
@@ -107,15 +107,15 @@ def lease(
         path.unlink(missing_ok=True)
 
 
-def read_leases(root: Place) -> Leases:
+def read_leases(root: AnyPath) -> Leases:
     """Read all leases of a cache. One that is fresh and cannot be understood is an IntegrityError: it may hold anything."""
     live: list[Lease] = []
-    stale: list[Place] = []
-    paths = matching(root / FOLDER, LEASE_FILE)
+    stale: list[AnyPath] = []
+    paths = list_matching(root / FOLDER, LEASE_FILE)
     now = file_time(root) if paths else 0.0
     for path in paths:
         try:
-            with answered(path):
+            with unreachable_on_error(path):
                 age = now - path.stat().st_mtime
             if age > STALE_SECONDS:
                 stale += [path] if _LEASE_NAME.fullmatch(path.name) else []
@@ -126,19 +126,19 @@ def read_leases(root: Place) -> Leases:
         except ValidationError as error:
             raise IntegrityError(f"{path}: is no lease. Delete it if no build is running.") from error
         except IntegrityError:
-            if is_there(path):
+            if path_exists(path):
                 raise
     return Leases(tuple(live), tuple(stale))
 
 
-def file_time(root: Place) -> float:
+def file_time(root: AnyPath) -> float:
     """Return the present time of the cache's file system in seconds: the time of a file written now."""
     folder = root / FOLDER
     make_folder(folder)
     return new_file_time(folder / f"{TEMPORARY_PREFIX}clock-{secrets.token_hex(8)}")
 
 
-def _beat(path: Place, content: bytes, ended: threading.Event, seconds: float) -> None:
+def _beat(path: AnyPath, content: bytes, ended: threading.Event, seconds: float) -> None:
     """Touch the file until the work ends; write it again if somebody took this process for dead."""
     while not ended.wait(seconds):
         try:

@@ -18,9 +18,9 @@ from typing import cast
 import numpy as np
 
 from ..errors import IntegrityError, UnreachableError, UserError
-from ..storage import Place, RemotePath, each, folders_in, is_there, names_in, place_of
+from ..storage import AnyPath, RemotePath, list_folders, list_names, map_ordered, path_exists, to_path
 from ..storage.atomic import TEMPORARY_PREFIX, append_line, cannot_write, create_file, make_folder, read_file
-from ..storage.probe import check_store
+from ..storage.probe import probe_conditional_put
 from .index import file as index_file
 from .index.index import EMPTY, Index
 from .local_copy.reader import MAX_OPEN as COPIES_OPEN
@@ -30,7 +30,7 @@ from .records.datasets import DatasetStore
 from .shards.data import remove_data, write_data
 from .shards.format import Rows, ShardReader
 from .shards.handles import MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards
-from .shards.marker import DType, Marker, fetch_markers, how_to_check, is_id, read_marker, shard_id_of
+from .shards.marker import DType, Marker, check_hint, fetch_markers, is_id, read_marker, shard_id_of
 from .shards.registry import FORMATS, open_data
 from .shards.validation import check_rows
 from .spec import Spec, fingerprint_of, folder_name
@@ -47,31 +47,31 @@ class Cache:
     local_copy : where the shards that are read are copied to, and then read, if the cache is far away.
     """
 
-    def __init__(self, root: Place, local_copy: LocalCopy | None = None) -> None:
+    def __init__(self, root: AnyPath, local_copy: LocalCopy | None = None) -> None:
         self.root = root
         self._local_copy = local_copy
 
     @classmethod
-    def create(cls, root: Place | str) -> Cache:
+    def create(cls, root: AnyPath | str) -> Cache:
         """Open the cache at ``root``, made anew if there is nothing yet.
 
         Raises UserError if the folder holds something else, or lies in an object store without conditional puts.
         """
-        root = place_of(root)
-        if not is_there(root / "cache.json"):
+        root = to_path(root)
+        if not path_exists(root / "cache.json"):
             make_folder(root)
-            strange = [name for name in names_in(root) if not name.startswith(TEMPORARY_PREFIX)]
-            if strange and not is_there(root / "cache.json"):
+            strange = [name for name in list_names(root) if not name.startswith(TEMPORARY_PREFIX)]
+            if strange and not path_exists(root / "cache.json"):
                 raise UserError(f"{root}: is neither empty nor a cache. Give a new folder, or one made by a build.")
-            check_store(root)
+            probe_conditional_put(root)
             create_file(root / "cache.json", _json_bytes({"format": FORMAT_VERSION}))
         return cls.open(root)
 
     @classmethod
-    def open(cls, root: Place | str, local_copy: LocalCopy | None = None) -> Cache:
+    def open(cls, root: AnyPath | str, local_copy: LocalCopy | None = None) -> Cache:
         """Open an existing cache; UserError if it is none, or was written by a later version of the program."""
-        root = place_of(root)
-        if not is_there(root / "cache.json"):
+        root = to_path(root)
+        if not path_exists(root / "cache.json"):
             raise UserError(f"{root}: is not a cache (it has no cache.json). Make one with: distil-cache build")
         version = _read_object(root / "cache.json").get("format")
         if type(version) is not int or version < 1:
@@ -89,12 +89,12 @@ class Cache:
         form : the format of shards that this store commits, a name in ``FORMATS``; it reads all formats.
         """
         folder = self.root / "features" / spec.folder
-        if not is_there(folder / "spec.json"):
+        if not path_exists(folder / "spec.json"):
             make_folder(folder / "shards")
             create_file(folder / "spec.json", _json_bytes(spec.canonical()))
         store = FeatureStore(folder, form)
         if store.fingerprint != spec.fingerprint():
-            raise IntegrityError(f"{folder / 'spec.json'}: is the spec of another feature. {how_to_check(folder)}")
+            raise IntegrityError(f"{folder / 'spec.json'}: is the spec of another feature. {check_hint(folder)}")
         return store
 
     def open_feature(self, name_or_fingerprint: str) -> FeatureStore:
@@ -114,10 +114,10 @@ class Cache:
         """Return all features, sorted by folder name; IntegrityError if a spec is damaged."""
         return [FeatureStore(folder, local_copy=self._local_copy) for folder in self.feature_folders()]
 
-    def feature_folders(self) -> list[Place]:
+    def feature_folders(self) -> list[AnyPath]:
         """Return the folders that hold a ``spec.json``, sorted by name."""
-        folders = folders_in(self.root / "features")
-        there = each(lambda folder: is_there(folder / "spec.json"), folders, self.root)
+        folders = list_folders(self.root / "features")
+        there = map_ordered(lambda folder: path_exists(folder / "spec.json"), folders, self.root)
         return list(compress(folders, there))
 
     def datasets(self) -> DatasetStore:
@@ -137,7 +137,7 @@ class FeatureStore:
     are read are copied to, if they are.
     """
 
-    def __init__(self, folder: Place, form: str = "zarr", local_copy: LocalCopy | None = None) -> None:
+    def __init__(self, folder: AnyPath, form: str = "zarr", local_copy: LocalCopy | None = None) -> None:
         self.folder = folder
         self.form = form
         self.local_copy = local_copy
@@ -147,10 +147,10 @@ class FeatureStore:
         try:
             self.fingerprint = fingerprint_of(self.spec)
         except (ValueError, RecursionError) as error:
-            raise IntegrityError(f"{folder / 'spec.json'}: is no spec ({error}). {how_to_check(folder)}") from error
+            raise IntegrityError(f"{folder / 'spec.json'}: is no spec ({error}). {check_hint(folder)}") from error
         self.feature = str(self.spec.get("feature"))
         if folder.name != folder_name(self.feature, self.fingerprint):
-            raise IntegrityError(f"{folder / 'spec.json'}: does not belong to this folder. {how_to_check(folder)}")
+            raise IntegrityError(f"{folder / 'spec.json'}: does not belong to this folder. {check_hint(folder)}")
         self._index: Index | None = None
         self._opened = OpenShards(COPIES_OPEN if local_copy else REMOTE_OPEN if self.is_remote else None)
 
@@ -211,7 +211,7 @@ class FeatureStore:
 
     def has(self, shard_id: str) -> bool:
         """Say whether the shard exists, that is, has a marker."""
-        return is_there(self._marker_path(shard_id))
+        return path_exists(self._marker_path(shard_id))
 
     def marker(self, shard_id: str) -> Marker:
         """Return a shard's marker; IntegrityError if it is absent or damaged, or names other keys than its id.
@@ -231,7 +231,7 @@ class FeatureStore:
 
     def marker_ids(self) -> list[str]:
         """Return the ids of all shards, sorted, without reading their markers; UnreachableError if they cannot be listed."""
-        return sorted(name[:-5] for name in names_in(self.shards) if name.endswith(".json") and is_id(name[:-5]))
+        return sorted(name[:-5] for name in list_names(self.shards) if name.endswith(".json") and is_id(name[:-5]))
 
     def markers(self) -> list[Marker]:
         """Return all markers, sorted by shard id."""
@@ -269,11 +269,11 @@ class FeatureStore:
     def _checked(self, shard: str, marker: Marker) -> Marker:
         if self.shard_id(marker.planned) != shard:
             path = self._marker_path(shard)
-            raise IntegrityError(f"{path}: its keys are not those of this shard. {how_to_check(path)}")
+            raise IntegrityError(f"{path}: its keys are not those of this shard. {check_hint(path)}")
         return marker
 
     @property
-    def index_folder(self) -> Place:
+    def index_folder(self) -> AnyPath:
         """Where the compacted index lies; deleting it loses nothing."""
         return self.folder / index_file.FOLDER
 
@@ -311,7 +311,7 @@ class FeatureStore:
             if (out.shape, out.dtype) != (wanted, opened.dtype):
                 raise IntegrityError(
                     f"{self.feature}: holds rows of different shapes, {opened.shape} of {opened.dtype} in shard {shard_id} "
-                    f"and others elsewhere. {how_to_check(self.folder)}"
+                    f"and others elsewhere. {check_hint(self.folder)}"
                 )
         return opened.reader.read(start, stop, view, out)
 
@@ -344,7 +344,7 @@ class FeatureStore:
             )
         return OpenShard(marker.rows, marker.shape, np.dtype(marker.dtype), self.open_shard(marker))
 
-    def _marker_path(self, shard_id: str) -> Place:
+    def _marker_path(self, shard_id: str) -> AnyPath:
         if not is_id(shard_id):
             raise ValueError(f"{shard_id!r} is not a shard id")
         return self.shards / f"{shard_id}.json"
@@ -366,7 +366,7 @@ def _json_bytes(value: Mapping[str, object]) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def _read_object(path: Place) -> dict[str, object]:
+def _read_object(path: AnyPath) -> dict[str, object]:
     try:
         value = json.loads(read_file(path, _SMALL))
     except (ValueError, RecursionError) as error:

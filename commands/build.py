@@ -184,7 +184,7 @@ def build(
     from ..pipeline.build import run_builds
     from ..pipeline.cluster.placement import Placement
     from ..pipeline.config import build_requests
-    from ..pipeline.cost import Quote
+    from ..pipeline.cost import CostRequest
     from .show.build import show_builds
     from .show.progress import RichProgress
 
@@ -199,7 +199,7 @@ def build(
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,
     )  # fmt: skip
     place = Placement.checked(scheduler, workers, array, tries)
-    quote = Quote.checked(price, calibrate, place.processes, dry_run=dry_run)
+    quote = CostRequest.checked(price, calibrate, place.processes, dry_run=dry_run)
     with RichProgress() as progress:
         results = run_builds(configs, progress, dry_run=dry_run, place=place, quote=quote)
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)

@@ -43,7 +43,7 @@ KEY_DIGITS = 32
 
 
 @dataclass(frozen=True)
-class Picture:
+class DemoImage:
     """One picture, (3, 32, 32) uint8, and what it is. ``for_dire``: it is one of those whose DIRE is measured."""
 
     kind: Kind
@@ -74,9 +74,7 @@ def make_images(folder: Path, recipe: Recipe, progress: Progress) -> tuple[Manif
     shutil.rmtree(partial, ignore_errors=True)
     seen, held_out = (Generator(name, recipe.steps, progress) for name in (SEEN, HELD_OUT))
     records = tuple(
-        _saved(partial, place, picture)
-        for picture in make_pictures(recipe, seen, held_out)
-        for place in places(picture)
+        _saved(partial, place, picture) for picture in draw_images(recipe, seen, held_out) for place in places(picture)
     )
     manifest = Manifest(recipe=recipe, adms=digests, adm_calls=seen.calls + held_out.calls, images=records)
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -84,7 +82,7 @@ def make_images(folder: Path, recipe: Recipe, progress: Progress) -> tuple[Manif
     return manifest, True
 
 
-def make_pictures(recipe: Recipe, seen: Generator, held_out: Generator) -> Iterator[Picture]:
+def draw_images(recipe: Recipe, seen: Generator, held_out: Generator) -> Iterator[DemoImage]:
     """Make all pictures: for each split crops, twins and filtered crops; at last the samples."""
     train, test = (_crops(split, recipe) for split in ("train", "test"))
     seen.progress.start(STAGE, len(train) + 2 * len(test) + recipe.samples)
@@ -94,16 +92,16 @@ def make_pictures(recipe: Recipe, seen: Generator, held_out: Generator) -> Itera
         yield from twins
         for real, twin in zip(crops, twins, strict=True):
             pixels = filtered_like(real.pixels, twin.pixels)
-            yield Picture("blurred", pixels, real.split, real.pair, real.for_dire, crop=real.crop)
+            yield DemoImage("blurred", pixels, real.split, real.pair, real.for_dire, crop=real.crop)
     yield from _twins(test, held_out, recipe)
     names = [f"sample-{number:03}" for number in range(recipe.samples)]
     colours = [test[number % len(test)].pixels.mean((1, 2)) / 127.5 - 1 for number in range(recipe.samples)]
     made = seen.samples([f"{recipe.seed} {name}" for name in names], np.array(colours, np.float32))
     for number, pixels in enumerate(made):
-        yield Picture("sample", pixels, "test", names[number], number < recipe.dire_samples, adm=seen.adm)
+        yield DemoImage("sample", pixels, "test", names[number], number < recipe.dire_samples, adm=seen.adm)
 
 
-def places(picture: Picture) -> list[str]:
+def places(picture: DemoImage) -> list[str]:
     """Return the folders that a picture is saved in, relative to the images' folder."""
     split, found = picture.split, []
     if picture.kind == "real":
@@ -136,27 +134,27 @@ def encode(pixels: Pixels) -> bytes:
     return stream.getvalue()
 
 
-def _crops(split: Split, recipe: Recipe) -> list[Picture]:
+def _crops(split: Split, recipe: Recipe) -> list[DemoImage]:
     count = recipe.train_crops if split == "train" else recipe.test_crops
     return [
-        Picture("real", crop.pixels, split, f"{scene.name}-{number:03}", number < recipe.dire_crops, crop=crop)
+        DemoImage("real", crop.pixels, split, f"{scene.name}-{number:03}", number < recipe.dire_crops, crop=crop)
         for scene in scenes_of(split)
         for number, crop in enumerate(crops_of(scene, count, recipe.seed))
     ]
 
 
-def _twins(crops: list[Picture], generator: Generator, recipe: Recipe) -> list[Picture]:
+def _twins(crops: list[DemoImage], generator: Generator, recipe: Recipe) -> list[DemoImage]:
     """Return a twin of each crop; the strengths take turns."""
     strengths = [recipe.strengths[number % len(recipe.strengths)] for number in range(len(crops))]
     names = [f"{recipe.seed} {crop.pair}" for crop in crops]
     made = generator.twins(np.stack([crop.pixels for crop in crops]), strengths, names)
     return [
-        Picture("twin", pixels, real.split, real.pair, real.for_dire, generator.adm, real.crop, strength)
+        DemoImage("twin", pixels, real.split, real.pair, real.for_dire, generator.adm, real.crop, strength)
         for real, pixels, strength in zip(crops, made, strengths, strict=True)
     ]
 
 
-def _saved(root: Path, place: str, picture: Picture) -> ImageRecord:
+def _saved(root: Path, place: str, picture: DemoImage) -> ImageRecord:
     """Write one file and return its record."""
     content = encode(picture.pixels)
     path = root / place / f"{picture.pair}.png"

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.diffusion.checkpoints import load_adm
 from ..models.diffusion.ddim import sample
-from ..models.diffusion.noise_schedule import Schedule
+from ..models.diffusion.noise_schedule import NoiseSchedule
 from ..progress import Progress
 from .scenes import SIDE, Pixels
 
@@ -89,7 +89,7 @@ class Generator:
         return pixels.to(torch.uint8).numpy()
 
 
-def noise_level(schedule: Schedule, timestep: int) -> tuple[float, float]:
+def noise_level(schedule: NoiseSchedule, timestep: int) -> tuple[float, float]:
     """Return how much of the image and of the noise a noised image holds. UserError if no step has that timestep."""
     if timestep not in schedule.timesteps:
         kept = ", ".join(map(str, schedule.timesteps))

@@ -72,7 +72,7 @@ CAVEATS = {
 }
 
 
-class Clock:
+class StageTimer:
     """Wall and CPU seconds of each stage."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def run_demo(
     Raises UserError if the folder holds another demo, or if the photographs or the teacher's weights are not installed.
     """
     recipe = (recipe or Recipe()).model_copy(update={"seed": seed})
-    images, cache, clock = out / "images", out / "cache", Clock()
+    images, cache, clock = out / "images", out / "cache", StageTimer()
     with clock.stage("images"):
         out.mkdir(parents=True, exist_ok=True)
         manifest, made = make_images(images, recipe, progress)

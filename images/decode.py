@@ -10,7 +10,7 @@ The steps, which are the meaning of :class:`.spec.ImageSpec` (:mod:`.upright` ha
    colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and rounded (65535
    becomes 255); 16-bit RGB keeps the high byte, as Pillow reads it. Embedded profiles are ignored. 32-bit pixels and
    Lab are refused: nothing states their range.
-5. **One history**, if the spec says ``harmonize``: the whole upright picture goes through JPEG (:func:`.perturb.recompressed`), as
+5. **One history**, if the spec says ``harmonize``: the whole upright picture goes through JPEG (:func:`.perturb.recompress_jpeg`), as
    if the data set had been saved anew as JPEG files. Before the resize, because that is where the files' own compression
    happened: its 8x8 grid is then resized like theirs, and nothing is quantised at the pixels that the ADM sees.
 6. **Size**, by preset. A picture that already has the size passes bit for bit.
@@ -38,7 +38,7 @@ from torch.nn import functional
 
 from ..choices import MAX_PIXELS
 from .file import ImageRejected, Limits, content_key, open_image
-from .perturb import MAX_JPEG_SIDE, perturbed, recompressed
+from .perturb import MAX_JPEG_SIDE, perturb, recompress_jpeg
 from .spec import ImageSpec
 from .upright import upright_rgb
 
@@ -64,11 +64,11 @@ def decode_image(
     if spec.harmonize is not None:
         if max(pixels.shape[:2]) > MAX_JPEG_SIDE:
             raise ImageRejected("too-large", f"a side is longer than {MAX_JPEG_SIDE:,}, which no JPEG file holds")
-        pixels = recompressed(pixels, spec.harmonize.quality)
+        pixels = recompress_jpeg(pixels, spec.harmonize.quality)
     picture = _PRESETS[spec.preset](pixels, spec.size)
     if spec.perturb is None:
         return picture
-    return perturbed(picture, content_key(data or pixels.tobytes()), spec.perturb)
+    return perturb(picture, content_key(data or pixels.tobytes()), spec.perturb)
 
 
 def _distildire(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

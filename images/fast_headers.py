@@ -13,7 +13,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from .jpeg import DQT, JpegFacts
+from .jpeg import DQT, JpegInfo
 
 _ADOBE, _ICC = b"Adobe", b"ICC_PROFILE\0"
 _ANY_CONTENT = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})  # Pillow passes over them: DHT, DRI, COM, APPn
@@ -26,7 +26,7 @@ _PNG_SIMPLE = {b"sRGB": 1, b"gAMA": 4, b"pHYs": 9, b"cHRM": 32}
 """Chunks before the pixels that change nothing here, and their lengths."""
 
 
-class PlainJpeg(NamedTuple):
+class JpegHeader(NamedTuple):
     """What the frame header says: pixels, and Pillow's mode."""
 
     mode: str
@@ -34,7 +34,7 @@ class PlainJpeg(NamedTuple):
     height: int
 
 
-class PlainPng(NamedTuple):
+class PngHeader(NamedTuple):
     """The same of a PNG, whether it is interlaced, and label and length of its chunks in their order."""
 
     mode: str
@@ -44,7 +44,7 @@ class PlainPng(NamedTuple):
     chunks: list[tuple[str, int]]
 
 
-def plain_jpeg(facts: JpegFacts) -> PlainJpeg | None:
+def parse_jpeg_header(facts: JpegInfo) -> JpegHeader | None:
     """Return what the segments before a JPEG's first scan tell, if the file is a plain one."""
     frame = None
     for marker, content in facts.segments:
@@ -58,7 +58,7 @@ def plain_jpeg(facts: JpegFacts) -> PlainJpeg | None:
     height, width = struct.unpack_from(">HH", frame, 1)
     if mode is None or frame[0] != 8 or len(frame) != 6 + 3 * frame[5] or not width or not height:
         return None
-    return PlainJpeg(mode, width, height)
+    return JpegHeader(mode, width, height)
 
 
 def _is_simple(marker: int, content: bytes) -> bool:
@@ -70,7 +70,7 @@ def _is_simple(marker: int, content: bytes) -> bool:
     return marker == 0xEE and (not content.startswith(_ADOBE) or len(content) >= 12)
 
 
-def plain_png(data: bytes) -> PlainPng | None:
+def parse_png_header(data: bytes) -> PngHeader | None:
     """Return what a PNG's chunks tell, if the file is a plain one and whole."""
     if not data.startswith(_PNG_START) or len(data) < 33:
         return None
@@ -88,7 +88,7 @@ def plain_png(data: bytes) -> PlainPng | None:
             pixels = True
         elif label == b"IEND":
             chunks.append(("IEND", length))
-            return PlainPng(mode, width, height, interlace != 0, chunks) if pixels and end == len(data) else None
+            return PngHeader(mode, width, height, interlace != 0, chunks) if pixels and end == len(data) else None
         elif pixels or _PNG_SIMPLE.get(label) != length or not _holds(data, place, length):
             return None
         chunks.append((label.decode(), length))

@@ -172,7 +172,7 @@ def rejection(data: bytes, error: BaseException) -> ImageRejected:
     return ImageRejected("damaged", f"{kind}: {detail}")
 
 
-def may_be_turned(data: bytes, image: Image.Image) -> bool:
+def may_be_rotated(data: bytes, image: Image.Image) -> bool:
     """Spare a PNG the decoding that :func:`orientation` costs, when no chunk of it can hold an orientation."""
     marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
     return image.format != "PNG" or any(mark in data for mark in marks)

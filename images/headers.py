@@ -15,16 +15,16 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..choices import MAX_PIXELS
-from .fast_headers import plain_jpeg, plain_png
-from .file import format_name, may_be_turned, open_image, orientation
-from .jpeg import JpegFacts, is_metadata, jpeg_facts, segment_names
+from .fast_headers import parse_jpeg_header, parse_png_header
+from .file import format_name, may_be_rotated, open_image, orientation
+from .jpeg import JpegInfo, is_metadata, parse_jpeg, segment_names
 
 _MOST_CHUNKS = 100_000
 _MOST_LABELS = 40
 _PNG_START = 8
 
 
-class Traits(NamedTuple):
+class HeaderTraits(NamedTuple):
     """What an encoder leaves in a header beside the size. A field is None where its question does not arise.
 
     mode : Pillow's, with the bits of a channel if they are not 8. metadata : kinds of segments or chunks that a decoder
@@ -46,10 +46,10 @@ class Traits(NamedTuple):
         return _traits_text(self)
 
 
-class FileFacts(NamedTuple):
+class FileHeader(NamedTuple):
     """Size in pixels as stored and whether it is shown turned by 90 degrees, format in lower case, and traits.
 
-    metadata_bytes : bytes of what a decoder may skip. traits : see :meth:`Traits.as_text`.
+    metadata_bytes : bytes of what a decoder may skip. traits : see :meth:`HeaderTraits.as_text`.
     """
 
     width: int
@@ -61,41 +61,41 @@ class FileFacts(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def read_traits(text: str) -> Traits:
-    """Return the traits that :meth:`Traits.as_text` wrote. ValueError for anything else."""
+def parse_traits(text: str) -> HeaderTraits:
+    """Return the traits that :meth:`HeaderTraits.as_text` wrote. ValueError for anything else."""
     values = json.loads(text)
-    if not isinstance(values, list) or len(values) != len(Traits._fields):
+    if not isinstance(values, list) or len(values) != len(HeaderTraits._fields):
         raise ValueError("not the traits of a file")
     words = [*values[:4], *values[5:]]
     if not all(isinstance(word, str) for word in words[:4]) or not isinstance(values[4], int | None):
         raise ValueError("not the traits of a file")
     if not all(isinstance(word, str | None) for word in words):
         raise ValueError("not the traits of a file")
-    return Traits(*values)
+    return HeaderTraits(*values)
 
 
-def read_facts(data: bytes) -> FileFacts:
+def read_header(data: bytes) -> FileHeader:
     """Return what the bytes of an image file tell. Raises as :func:`.file.open_image`."""
     if data.startswith(b"\xff\xd8\xff"):
-        found = jpeg_facts(data)
-        jpeg = plain_jpeg(found)
+        found = parse_jpeg(data)
+        jpeg = parse_jpeg_header(found)
         if jpeg is not None and jpeg.width * jpeg.height <= MAX_PIXELS:
             return _of_jpeg(found, jpeg.mode, jpeg.width, jpeg.height, turned=False)
     else:
-        png = plain_png(data)
+        png = parse_png_header(data)
         if png is not None and png.width * png.height <= MAX_PIXELS:
             return _of_chunks("png", png.mode, png.width, png.height, png.chunks, interlaced=png.interlaced)
-    return facts_by_pillow(data)
+    return read_header_with_pillow(data)
 
 
-def facts_by_pillow(data: bytes) -> FileFacts:
-    """Do what :func:`read_facts` does, whatever the file is."""
+def read_header_with_pillow(data: bytes) -> FileHeader:
+    """Do what :func:`read_header` does, whatever the file is."""
     image = open_image(data)
     kind = format_name(image)
     # The exception to "undecoded": Pillow decodes a PNG before it looks for EXIF, which may follow the pixels.
-    turned = may_be_turned(data, image) and orientation(image) >= 5
+    turned = may_be_rotated(data, image) and orientation(image) >= 5
     if kind == "jpeg":
-        return _of_jpeg(jpeg_facts(data), image.mode, image.width, image.height, turned=turned)
+        return _of_jpeg(parse_jpeg(data), image.mode, image.width, image.height, turned=turned)
     return _of_chunks(
         kind,
         _mode(image, data, kind),
@@ -108,10 +108,10 @@ def facts_by_pillow(data: bytes) -> FileFacts:
     )
 
 
-def _of_jpeg(facts: JpegFacts, mode: str, width: int, height: int, *, turned: bool) -> FileFacts:
+def _of_jpeg(facts: JpegInfo, mode: str, width: int, height: int, *, turned: bool) -> FileHeader:
     names = tuple(segment_names(facts.segments))
     metadata, structure = _known_kinds(names) if len(names) <= _MOST_LABELS else _kinds(names)
-    traits = Traits(
+    traits = HeaderTraits(
         mode,
         metadata,
         structure,
@@ -121,7 +121,7 @@ def _of_jpeg(facts: JpegFacts, mode: str, width: int, height: int, *, turned: bo
         facts.sampling,
     )
     extra = sum([len(content) for marker, content in facts.segments if 0xE0 <= marker <= 0xEF or marker == 0xFE])
-    return FileFacts(width, height, turned, "jpeg", extra, traits.as_text())
+    return FileHeader(width, height, turned, "jpeg", extra, traits.as_text())
 
 
 def _kinds(names: tuple[str, ...]) -> tuple[str, str]:
@@ -142,20 +142,20 @@ def _of_chunks(
     interlaced: bool,
     turned: bool = False,
     named: Collection[str] = (),
-) -> FileFacts:
+) -> FileHeader:
     """Put together the facts of a file that is no JPEG; ``named`` is metadata that its chunks do not tell."""
     extras = [(label, length) for label, length in chunks if _is_metadata(label, kind)]
-    traits = Traits(
+    traits = HeaderTraits(
         mode=mode,
         metadata=_joined(sorted({label for label, _ in extras}.union(named))),
         structure=_joined(_without_repeats([label for label, _ in chunks])),
         scan="interlaced" if interlaced else "plain",
     )
-    return FileFacts(width, height, turned, kind, sum(length for _, length in extras), traits.as_text())
+    return FileHeader(width, height, turned, kind, sum(length for _, length in extras), traits.as_text())
 
 
 @lru_cache(maxsize=4096)
-def _traits_text(traits: Traits) -> str:
+def _traits_text(traits: HeaderTraits) -> str:
     return json.dumps(traits, ensure_ascii=False, separators=(",", ":"))
 
 

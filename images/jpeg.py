@@ -58,7 +58,7 @@ class Quantisation(NamedTuple):
     whole: bool
 
 
-class JpegFacts(NamedTuple):
+class JpegInfo(NamedTuple):
     """What the segments say.
 
     sampling : as in ``4:2:0``, or grey. reaches_scan : every segment is whole, up to the first scan's header and with it.
@@ -76,7 +76,7 @@ class JpegFacts(NamedTuple):
         return self.quantisation.tables
 
 
-def jpeg_facts(data: bytes) -> JpegFacts:
+def parse_jpeg(data: bytes) -> JpegInfo:
     """Read what stands before a JPEG's first scan. Never raises: what cannot be read is left out."""
     segments, reaches_scan = _segments(data)
     tables = []
@@ -86,7 +86,7 @@ def jpeg_facts(data: bytes) -> JpegFacts:
             tables.append(content)
         elif marker in _FRAMES:
             sampling, progressive = _sampling(content), marker in _PROGRESSIVE
-    return JpegFacts(_quantisation(tuple(tables)), sampling, progressive, segments, reaches_scan)
+    return JpegInfo(_quantisation(tuple(tables)), sampling, progressive, segments, reaches_scan)
 
 
 def segment_names(segments: Sequence[Segment]) -> list[str]:

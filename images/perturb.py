@@ -3,7 +3,7 @@
 Each takes the cached uint8 picture (3, S, S) and returns another of that shape, from which eps, DIRE and all else are
 computed anew. What a kind does, to the pixel:
 
-* ``jpeg:Q``: saved as JPEG of quality Q and read again, by :func:`recompressed`.
+* ``jpeg:Q``: saved as JPEG of quality Q and read again, by :func:`recompress_jpeg`.
 * ``resize:F``: to round(S * F) pixels a side (half up) and back to S, both by Pillow's bicubic filter (a = -0.5) on 8-bit
   values: antialiased on the way down.
 * ``blur:SIGMA``: a Gaussian in float64, sampled at whole pixels up to int(4 * SIGMA + 0.5), its weights made to sum to
@@ -44,7 +44,7 @@ TRUNCATE = 4.0
 """The Gaussian is cut at this many standard deviations."""
 
 
-def recompressed(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+def recompress_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """Return what a picture looks like after it was saved once as a JPEG file.
 
     pixels : uint8 RGB (height, width, 3), no side longer than MAX_JPEG_SIDE. quality : 1..100. Returns another of that shape.
@@ -54,7 +54,7 @@ def recompressed(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     return np.array(Image.open(stream, formats=("JPEG",)))
 
 
-def perturbed(picture: Pixels, key: str, how: Perturbation) -> Pixels:
+def perturb(picture: Pixels, key: str, how: Perturbation) -> Pixels:
     """Return the perturbed picture, uint8 (3, S, S), contiguous. key : the sample's, 32 hex digits."""
     pixels = np.ascontiguousarray(picture.transpose(1, 2, 0))
     return np.ascontiguousarray(_KINDS[how.kind](pixels, how.strength, key).transpose(2, 0, 1))
@@ -72,7 +72,7 @@ def part_of(size: int, share: float) -> int:
 
 
 def _jpeg(pixels: Pixels, quality: float, key: str) -> Pixels:
-    return recompressed(pixels, int(quality))
+    return recompress_jpeg(pixels, int(quality))
 
 
 def _resize(pixels: Pixels, share: float, key: str) -> Pixels:

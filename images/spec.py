@@ -34,7 +34,7 @@ _STRENGTH = re.compile(r"\d{1,3}(\.\d{1,4})?", re.ASCII)
 
 
 class Harmonization(SpecPart):
-    """Each decoded picture goes through JPEG of this quality before it is resized; see :func:`.perturb.recompressed`."""
+    """Each decoded picture goes through JPEG of this quality before it is resized; see :func:`.perturb.recompress_jpeg`."""
 
     algorithm: Literal[1] = 1
     codec: Literal["jpeg"] = "jpeg"

@@ -29,7 +29,7 @@ VIDEO_EXTENSIONS = frozenset(
 """What tells a video from an image: only the name can, before either is opened."""
 
 
-def named_files(arguments: Iterable[str], listed: BinaryIO | None = None) -> list[str]:
+def expand_arguments(arguments: Iterable[str], listed: BinaryIO | None = None) -> list[str]:
     """Return the paths that the arguments stand for; ``-`` stands for the list that ``listed`` holds.
 
     Raises UserError for a folder that cannot be listed or holds no image and no video, and for a pattern without a match.

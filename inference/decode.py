@@ -20,20 +20,20 @@ from ..images.decode import decode, decode_image
 from ..images.file import ImageRejected, Limits
 from ..images.spec import ImageSpec
 from ..pipeline.sources.file import printable
-from ..pipeline.sources.read import read_named
-from ..storage import Place
+from ..pipeline.sources.read import read_source_bytes
+from ..storage import AnyPath
 from .arguments import is_video
 from .video import sample
 
 Picture = NDArray[np.uint8]
 """Uint8 (3, S, S)."""
 
-Source = str | Place | Image.Image | NDArray[np.uint8]
+Source = str | AnyPath | Image.Image | NDArray[np.uint8]
 """A path or a URL, a Pillow image, or uint8 pixels of shape (H, W), (H, W, 3) or (H, W, 4)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class InputItem:
     """One thing to look at: its place in the input from 1 on, what to call it, and the thing itself."""
 
     number: int
@@ -42,7 +42,7 @@ class Item:
     video: bool
 
     @classmethod
-    def of(cls, number: int, source: Source) -> Item:
+    def of(cls, number: int, source: Source) -> InputItem:
         """Name a source. UsageError for an array that is no picture."""
         if isinstance(source, np.ndarray):
             if (
@@ -55,23 +55,23 @@ class Item:
             return cls(number, f"input {number}", source, False)
         if isinstance(source, Image.Image):
             return cls(number, printable(str(getattr(source, "filename", ""))) or f"input {number}", source, False)
-        if not isinstance(source, str | Place):
+        if not isinstance(source, str | AnyPath):
             raise UsageError(f"predict: input {number} is a {type(source).__name__}, not a path, an image or an array.")
         return cls(number, printable(str(source)), str(source), is_video(str(source)))
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class DecodedInput:
     """The pictures of an item, with their seconds in the video (None elsewhere), or why there are none."""
 
-    item: Item
+    item: InputItem
     pictures: tuple[Picture, ...] = ()
     seconds: tuple[float | None, ...] = ()
     rejected: ImageRejected | None = None
 
 
 @dataclass(frozen=True)
-class Eye:
+class InputDecoder:
     """How items become pictures. frames : most that are taken of a video. workers : threads that decode."""
 
     spec: ImageSpec
@@ -79,10 +79,10 @@ class Eye:
     frames: int
     workers: int
 
-    def look(self, items: Iterable[Item], ahead: int) -> Generator[Looked]:
+    def look(self, items: Iterable[InputItem], ahead: int) -> Generator[DecodedInput]:
         """Yield what each item holds, in order; about ``ahead`` pictures more are decoded meanwhile."""
         pool = ThreadPoolExecutor(max_workers=self.workers)
-        flying: deque[tuple[int, Future[Looked]]] = deque()
+        flying: deque[tuple[int, Future[DecodedInput]]] = deque()
         waiting = 0
         try:
             for item in items:
@@ -98,15 +98,15 @@ class Eye:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def one(self, item: Item) -> Looked:
+    def one(self, item: InputItem) -> DecodedInput:
         """Decode one item. Never raises for what is wrong with it."""
         try:
             if item.video:
                 frames = sample(str(item.source), self.frames, self._of_image, self.limits)
-                return Looked(item, tuple(f.value for f in frames), tuple(f.seconds for f in frames))
-            return Looked(item, (self._picture(item.source),), (None,))
+                return DecodedInput(item, tuple(f.value for f in frames), tuple(f.seconds for f in frames))
+            return DecodedInput(item, (self._picture(item.source),), (None,))
         except ImageRejected as rejected:
-            return Looked(item, rejected=rejected)
+            return DecodedInput(item, rejected=rejected)
 
     def _picture(self, source: Source) -> Picture:
         if isinstance(source, np.ndarray):
@@ -115,7 +115,7 @@ class Eye:
             return self._of_image(source)
         if "\0" in str(source):
             raise ImageRejected("missing", "no file's name has a NUL byte")
-        return decode(read_named(str(source)), self.spec, self.limits)
+        return decode(read_source_bytes(str(source)), self.spec, self.limits)
 
     def _of_image(self, image: Image.Image) -> Picture:
         return decode_image(image, self.spec, self.limits)

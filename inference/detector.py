@@ -25,17 +25,17 @@ from ..images.file import Limits
 from ..metrics.calibration import Calibration
 from ..models.device import choose_device
 from ..pipeline.execution.transfer import Rows
-from ..storage import Place
+from ..storage import AnyPath
 from ..train.data.augment import test_input
 from ..train.evaluation.score import probability
 from ..train.runs.folder import RunFolder, RunRecord
 from ..train.runs.reference_checkpoint import read_checkpoint
 from ..train.student import Student
-from .decode import Eye, Item, Looked, Source
+from .decode import DecodedInput, InputDecoder, InputItem, Source
 from .explain import SHOWN, Explainer
-from .feature_specs import Settings, settings_of
+from .feature_specs import FeatureSpecs, read_feature_specs
 from .features import FeatureMaker
-from .find_adm import adm_for
+from .find_adm import find_adm_for_run
 from .options import Options
 from .prediction import Frame, Prediction
 
@@ -76,13 +76,13 @@ class Detector:
     def __init__(self, student: Student, record: RunRecord, threshold: Threshold, options: Options) -> None:
         self.record, self.threshold, self.options = record, threshold, options
         self.device = choose_device(options.device)
-        self.settings = settings_of(record, options.cache)
+        self.settings = read_feature_specs(record, options.cache)
         wanted = sorted({*record.method.inputs, *(SHOWN if options.explain else ())} - {"image"})
-        adm = adm_for(self.settings, wanted, options.adm, options.adm_config)
+        adm = find_adm_for_run(self.settings, wanted, options.adm, options.adm_config)
         specs = {name: self.settings.spec(name, adm.identity, options.precision) for name in wanted} if adm else {}
         self.maker = FeatureMaker(specs, adm, self.device, options.batch_size)
         self.notes = _notes(self.settings, record, threshold, options, self.maker)
-        self.eye = Eye(self.settings.image, Limits(), options.frames, options.workers)
+        self.eye = InputDecoder(self.settings.image, Limits(), options.frames, options.workers)
         self._explainer = Explainer(options.explain) if options.explain else None
         self._student = student.to(self.device).eval()
 
@@ -119,9 +119,9 @@ class Detector:
 
     def stream(self, sources: Source | Iterable[Source]) -> Iterator[Prediction]:
         """Score as :meth:`predict` does, and yield the predictions batch by batch. Memory does not grow with their number."""
-        if isinstance(sources, str | Place | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+        if isinstance(sources, str | AnyPath | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
             sources = [sources]
-        items: Iterable[Item] = (Item.of(number, source) for number, source in enumerate(sources, 1))
+        items: Iterable[InputItem] = (InputItem.of(number, source) for number, source in enumerate(sources, 1))
         pictures = None
         if isinstance(sources, Sequence | np.ndarray):
             items = list(items)
@@ -131,7 +131,7 @@ class Detector:
             for group in _groups(looked, room):
                 yield from self._judged(group)
 
-    def _judged(self, group: Sequence[Looked]) -> Iterator[Prediction]:
+    def _judged(self, group: Sequence[DecodedInput]) -> Iterator[Prediction]:
         """Predictions of a few items whose pictures go through the models together."""
         pictures = [picture for looked in group for picture in looked.pictures]
         features: dict[str, Rows] = {}
@@ -166,7 +166,7 @@ class Detector:
         return logits
 
     def _prediction(
-        self, looked: Looked, logits: Sequence[float], scores: Sequence[float], features: dict[str, Rows]
+        self, looked: DecodedInput, logits: Sequence[float], scores: Sequence[float], features: dict[str, Rows]
     ) -> Prediction:
         item, rejected = looked.item, looked.rejected
         kind = "video" if item.video else "image"
@@ -180,7 +180,7 @@ class Detector:
         frames = tuple(Frame(*frame) for frame in zip(looked.seconds, scores, logits, explained, strict=True))
         return Prediction(item.name, kind, score, None, generated, max(scores), frames)
 
-    def _explained(self, item: Item, place: int, features: dict[str, Rows]) -> str | None:
+    def _explained(self, item: InputItem, place: int, features: dict[str, Rows]) -> str | None:
         if self._explainer is None:
             return None
         frame = place if item.video else None
@@ -188,7 +188,7 @@ class Detector:
 
 
 def _notes(
-    settings: Settings, record: RunRecord, threshold: Threshold, options: Options, maker: FeatureMaker
+    settings: FeatureSpecs, record: RunRecord, threshold: Threshold, options: Options, maker: FeatureMaker
 ) -> tuple[str, ...]:
     found = [threshold.words]
     if threshold.transform not in (None, options.transform):
@@ -209,9 +209,9 @@ def _notes(
     return (*found, *(() if record.imported else record.notes()))
 
 
-def _groups(looked: Iterable[Looked], room: int) -> Iterator[list[Looked]]:
+def _groups(looked: Iterable[DecodedInput], room: int) -> Iterator[list[DecodedInput]]:
     """Put items together until they have as many pictures as go through the models at once."""
-    group: list[Looked] = []
+    group: list[DecodedInput] = []
     held = 0
     for one in looked:
         group.append(one)

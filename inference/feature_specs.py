@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..images.spec import ImageSpec
 from ..pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
 from ..pipeline.specs.teacher import TeacherSpec
-from ..storage import Place, place_of
+from ..storage import AnyPath, to_path
 from ..train.runs.folder import RunRecord
 
 REFERENCE_ADM = "adm256"
@@ -34,7 +34,7 @@ _SPECS: dict[str, type[Spec]] = {"image": ImageSpec, "teacher": TeacherSpec, **_
 
 
 @dataclass(frozen=True)
-class Settings:
+class FeatureSpecs:
     """What decides the values of everything that can be made for a student.
 
     image : the picture. path : features that the ADM makes, by name, as far as the run knows them. adm : the model that made
@@ -64,14 +64,14 @@ class Settings:
         return own if precision is None else own.model_copy(update={"precision": precision})
 
 
-def settings_of(record: RunRecord, cache: Place | None) -> Settings:
+def read_feature_specs(record: RunRecord, cache: AnyPath | None) -> FeatureSpecs:
     """Find the settings of a run's features; ``cache`` is where to look for a run that did not record them.
 
     Raises UserError if they are not to be found, or are not those of the run's fingerprints.
     """
     if record.imported:
         why = "the student was trained elsewhere, so nothing says which model made its eps; this ADM is assumed"
-        return Settings(ImageSpec(size=record.train_size), {}, None, why, REFERENCE_ADM)
+        return FeatureSpecs(ImageSpec(size=record.train_size), {}, None, why, REFERENCE_ADM)
     stored = record.specs or _in_cache(record, cache)
     for name, fingerprint in record.fingerprints.items():
         if name not in stored or fingerprint_of(stored[name]) != fingerprint:
@@ -82,11 +82,13 @@ def settings_of(record: RunRecord, cache: Place | None) -> Settings:
     if origins:
         sizes = [size for spec in stored.values() if isinstance(size := spec.get("size"), int)]
         why = f"it learnt from imported files ({'; '.join(origins)}), so its features are made anew as the reference makes them"
-        return Settings(ImageSpec(size=sizes[0]), {}, None, why)
+        return FeatureSpecs(ImageSpec(size=sizes[0]), {}, None, why)
     return _parsed(record, {name: _SPECS[name] for name in stored if name in _SPECS}, stored)
 
 
-def _parsed(record: RunRecord, kinds: Mapping[str, type[Spec]], stored: Mapping[str, Mapping[str, object]]) -> Settings:
+def _parsed(
+    record: RunRecord, kinds: Mapping[str, type[Spec]], stored: Mapping[str, Mapping[str, object]]
+) -> FeatureSpecs:
     try:
         specs = {name: kind.model_validate(stored[name]) for name, kind in kinds.items()}
     except ValidationError as error:
@@ -103,11 +105,11 @@ def _parsed(record: RunRecord, kinds: Mapping[str, type[Spec]], stored: Mapping[
         raise UserError(
             f"run {record.run}: its features were made from different pictures or models, so none can be made anew."
         )
-    return Settings(images.pop(), path, next(iter(adms.values()), None))
+    return FeatureSpecs(images.pop(), path, next(iter(adms.values()), None))
 
 
-def _in_cache(record: RunRecord, cache: Place | None) -> dict[str, Mapping[str, object]]:
-    place = place_of(cache or record.cache)
+def _in_cache(record: RunRecord, cache: AnyPath | None) -> dict[str, Mapping[str, object]]:
+    place = to_path(cache or record.cache)
     if not (place / "cache.json").is_file():
         raise UserError(
             f"run {record.run}: does not hold the settings of its features (it was trained by an older version), and "

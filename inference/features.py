@@ -17,10 +17,10 @@ from ..errors import UsageError, UserError
 from ..models.device import set_precision
 from ..models.diffusion.ddim import extract, used_steps
 from ..models.diffusion.unet import Adm
-from ..pipeline.execution.batches import BatchSize, padded, run_batches
+from ..pipeline.execution.batches import BatchSize, pad_batch, run_batches
 from ..pipeline.execution.compute import stored_rows, to_signal
 from ..pipeline.execution.networks import automatic_batch, placed
-from ..pipeline.execution.transfer import Outgoing, Rows, incoming
+from ..pipeline.execution.transfer import HostCopy, Rows, to_device
 from ..pipeline.specs.adm_features import DireSpec, NoiseSpec, one_call_features
 from .feature_specs import PassSpec
 from .find_adm import AdmFile
@@ -76,12 +76,12 @@ class FeatureMaker:
             return {}
         asked = {"eps"} if self.calls == ONE else set(self.specs)
 
-        def launch(batch: Sequence[int], size: int) -> Outgoing:
+        def launch(batch: Sequence[int], size: int) -> HostCopy:
             with torch.inference_mode():
-                x = to_signal(incoming(pictures[padded(batch, size)], self.device))
+                x = to_signal(to_device(pictures[pad_batch(batch, size)], self.device))
                 found = extract(self.adm, x, self._schedule, asked, clip=self._clip, real_step=self._real_step)
                 rows = {name: stored_rows(name, found, spec) for name, spec in self.specs.items()}
-                return Outgoing({**rows, "finite": found.finite})
+                return HostCopy({**rows, "finite": found.finite})
 
         def land(batch: Sequence[int], values: dict[str, Rows]) -> None:
             if not values.pop("finite")[: len(batch)].all():

@@ -12,7 +12,7 @@ from ..models.diffusion.unet import Adm, AdmConfig
 from ..models.download import weights_folder
 from ..models.weights import file_weights_digest
 from ..pipeline.specs.adm_features import AdmIdentity
-from .feature_specs import Settings
+from .feature_specs import FeatureSpecs
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class AdmFile:
         return read_adm(self.path, self.config)
 
 
-def adm_for(settings: Settings, features: Sequence[str], name: str | None, config: Path | None) -> AdmFile | None:
+def find_adm_for_run(
+    settings: FeatureSpecs, features: Sequence[str], name: str | None, config: Path | None
+) -> AdmFile | None:
     """The model for these features of a run; None if there are none. name, config : what the user chose.
 
     Where the run names no model, the user must, except for a student of the reference implementation, which has its own.

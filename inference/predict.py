@@ -13,7 +13,7 @@ from ..choices import LineForm
 from ..models.device import keep_freed_memory
 from ..pipeline.sources.file import printable
 from ..progress import Progress
-from .arguments import named_files
+from .arguments import expand_arguments
 from .detector import Detector
 from .prediction import GENERATED, REAL, Prediction
 from .writers import form_of, line_writer, opened, write_object
@@ -34,12 +34,12 @@ def run_predict(
 
     arguments : files, folders, patterns, and ``-`` for the list in ``listed``. load : makes the detector, once it is known
     that there is something to look at. out : file to write, its form by its suffix. lines : stream for lines as they come.
-    Raises UserError and UsageError as :func:`.arguments.named_files`, ``load`` and :meth:`.detector.Detector.stream` do, and for a
+    Raises UserError and UsageError as :func:`.arguments.expand_arguments`, ``load`` and :meth:`.detector.Detector.stream` do, and for a
     file that cannot be written.
     """
     began = time.monotonic()
     form = form_of(out) if out else None
-    files = named_files(arguments, listed)
+    files = expand_arguments(arguments, listed)
     detector = load()
     keep_freed_memory(detector.device)
     predictions: list[Prediction] = []

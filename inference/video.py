@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from PIL import Image
 
 from ..images.file import ImageRejected, Limits
-from ..pipeline.sources.read import file_status, place_named
+from ..pipeline.sources.read import file_status, path_of_source
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -30,14 +30,14 @@ INSTALL = 'videos need the package av: pip install "distil-cache[video]"'
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled(Generic[T]):
+class SampledFrame(Generic[T]):
     """One frame: its place in the video in seconds (None if the video does not say), and what was made of it."""
 
     seconds: float | None
     value: T
 
 
-def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limits) -> list[Sampled[T]]:
+def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limits) -> list[SampledFrame[T]]:
     """Take up to ``count`` frames of a video, those shown in the middles of as many equal stretches, upright, as RGB pictures.
 
     path : a path or a URL. take : makes what is kept of a frame, at once. A video that does not say how long it is is decoded whole.
@@ -48,7 +48,7 @@ def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limi
         raise ImageRejected("no-video-support", INSTALL)
     import av
 
-    place = place_named(path)
+    place = path_of_source(path)
     if not file_status(str(place)).st_size:
         raise ImageRejected("empty", "0 bytes")
     try:
@@ -71,15 +71,17 @@ def _any_titles(version: str) -> dict[str, Any]:
     return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
-def _frames(video: InputContainer, count: int, take: Callable[[Image.Image], T], limits: Limits) -> list[Sampled[T]]:
+def _frames(
+    video: InputContainer, count: int, take: Callable[[Image.Image], T], limits: Limits
+) -> list[SampledFrame[T]]:
     if not video.streams.video:
         raise ImageRejected("damaged", "it has no picture track")
     stream = video.streams.video[0]
     limits.check(stream.width, stream.height)
 
-    def taken(frame: VideoFrame) -> Sampled[T]:
+    def taken(frame: VideoFrame) -> SampledFrame[T]:
         limits.check(frame.width, frame.height)
-        return Sampled(frame.time, take(_upright(frame)))
+        return SampledFrame(frame.time, take(_upright(frame)))
 
     length = _length(video, stream)
     if length is None:
@@ -124,9 +126,11 @@ def _time(frame: VideoFrame) -> float:
     return frame.time
 
 
-def _thinned(frames: Iterator[VideoFrame], taken: Callable[[VideoFrame], Sampled[T]], count: int) -> list[Sampled[T]]:
+def _thinned(
+    frames: Iterator[VideoFrame], taken: Callable[[VideoFrame], SampledFrame[T]], count: int
+) -> list[SampledFrame[T]]:
     """Decode all frames and take every n-th; n doubles whenever twice as many as wanted are held."""
-    kept: list[Sampled[T]] = []
+    kept: list[SampledFrame[T]] = []
     stride = 1
     for number, frame in enumerate(frames):
         if number % stride == 0:

@@ -49,9 +49,11 @@ def bootstrap(
     between students, of the same resample are a paired bootstrap.
     """
     truth, values = checked(labels, scores)
-    prepared = {name: _Prepared(rows, truth[rows], values[rows], calibrated_threshold) for name, rows in sets.items()}
+    prepared = {
+        name: _SortedScores(rows, truth[rows], values[rows], calibrated_threshold) for name, rows in sets.items()
+    }
     found: dict[str, list[dict[str, FloatArray]]] = {name: [] for name in sets}
-    for drawn in draws(cluster_numbers(clusters, len(truth)), replicates, seed) if prepared else ():
+    for drawn in resamples(cluster_numbers(clusters, len(truth)), replicates, seed) if prepared else ():
         for name, one in prepared.items():
             found[name].append(one.measures(drawn))
     return {
@@ -73,7 +75,7 @@ def bootstrap_mean(
         return None
     found = [
         (drawn @ numbers) / drawn.sum(axis=1)
-        for drawn in draws(cluster_numbers(clusters, len(numbers)), replicates, seed)
+        for drawn in resamples(cluster_numbers(clusters, len(numbers)), replicates, seed)
     ]
     return interval(np.concatenate(found))
 
@@ -87,7 +89,7 @@ def interval(replicates: FloatArray, level: float = 0.95) -> Interval | None:
     return Interval(float(low), float(high))
 
 
-def draws(cluster_of_row: IndexArray, replicates: int, seed: int) -> Iterable[FloatArray]:
+def resamples(cluster_of_row: IndexArray, replicates: int, seed: int) -> Iterable[FloatArray]:
     """How often each row is drawn in each resample, (some replicates, rows), as many at once as memory allows.
 
     What is drawn depends on the clusters' numbers, not on the order of the rows: that makes resamples pairable.
@@ -112,7 +114,7 @@ def cluster_numbers(clusters: Sequence[str] | Array | None, rows: int) -> IndexA
     return np.unique(names, return_inverse=True)[1].astype(np.intp)
 
 
-class _Prepared:
+class _SortedScores:
     """What does not depend on how often images are drawn: their order, and each image's part in every sum."""
 
     def __init__(self, rows: IndexArray, labels: Array, scores: FloatArray, calibrated_threshold: float | None) -> None:

@@ -19,7 +19,7 @@ from typing import IO, Protocol
 from ..errors import UserError
 from ..progress import Progress, Silent, counter
 from .user_cache import user_cache_folder
-from .weights import file_sha256, hash_file
+from .weights import file_digest, file_sha256
 
 TRIES = 3
 TIMEOUT = 30.0
@@ -162,7 +162,7 @@ def _copy(file: WeightsFile, response: _Response, out: IO[bytes], done: int, arr
 
 def _check_part(file: WeightsFile, part: Path) -> None:
     try:
-        _check(file, part, hash_file(part), "It was removed; run the command again.")
+        _check(file, part, file_digest(part), "It was removed; run the command again.")
     except UserError:
         part.unlink()
         raise

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resized(images: Tensor, size: int) -> Tensor:
+def resize(images: Tensor, size: int) -> Tensor:
     """Resize (B, C, H, W) floats to size x size, bilinear and antialiased; images of that size stay as they are."""
     if images.shape[-2:] == (size, size):
         return images

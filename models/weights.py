@@ -114,10 +114,10 @@ def file_weights_digest(path: Path) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 (64 hex digits) of a file's bytes, remembered as `file_weights_digest` is."""
-    return _remembered("sha256", path, lambda: hash_file(path))
+    return _remembered("sha256", path, lambda: file_digest(path))
 
 
-def hash_file(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Return the SHA-256 (64 hex digits) of a file's bytes, reading it now."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,17 +21,17 @@ from ..progress import Progress
 from .audit.summary import audit_result, summarise, warning
 from .cluster import Placement, open_crew
 from .config import BuildConfig
-from .cost import Quote, quote_plan
+from .cost import CostRequest, estimate_cost
 from .execution.deviation import SAMPLES
-from .execution.in_process import LoopWork
+from .execution.in_process import InProcessExecutor
 from .planning.estimate import predicted_calls
-from .planning.prepare import Prepared, plan_again, prepare
+from .planning.prepare import BuildPlan, plan_again, prepare
 from .results import Result, Totals, part_result, plan_result, record_result
-from .scan.scan import forget_files
+from .scan.scan import drop_files
 
 if TYPE_CHECKING:
-    from .cluster.client import Crew
-    from .cluster.executor import CrewWork
+    from .cluster.client import WorkerPool
+    from .cluster.executor import ClusterExecutor
 
 HERE = Placement()
 
@@ -42,11 +42,11 @@ def run_builds(
     *,
     dry_run: bool = False,
     place: Placement = HERE,
-    quote: Quote | None = None,
+    quote: CostRequest | None = None,
 ) -> list[Result]:
     """Run builds one after the other, with the same workers if there are any; see :func:`run_build`."""
     if dry_run:
-        return [_plan(config, progress, place, quote or Quote(processes=place.processes)) for config in configs]
+        return [_plan(config, progress, place, quote or CostRequest(processes=place.processes)) for config in configs]
     with open_crew(place, configs[0].device, progress) as crew:
         return [_build(config, progress, place, crew) for config in configs]
 
@@ -57,7 +57,7 @@ def run_build(
     *,
     dry_run: bool = False,
     place: Placement = HERE,
-    quote: Quote | None = None,
+    quote: CostRequest | None = None,
 ) -> Result:
     """Make the features of a dataset, reusing every row that the cache holds.
 
@@ -71,15 +71,15 @@ def run_build(
     return run_builds([config], progress, dry_run=dry_run, place=place, quote=quote)[0]
 
 
-def _plan(config: BuildConfig, progress: Progress, place: Placement, quote: Quote) -> Result:
+def _plan(config: BuildConfig, progress: Progress, place: Placement, quote: CostRequest) -> Result:
     began = time.monotonic()
     with ExitStack() as held:
         ready = prepare(config, progress, held, dry_run=True, part=place.part)
         audit = audit_result(summarise(ready.scanned.rows), config.harmonize)
-        return {**plan_result(config, ready, began), "audit": audit, "estimate": quote_plan(config, ready, quote)}
+        return {**plan_result(config, ready, began), "audit": audit, "estimate": estimate_cost(config, ready, quote)}
 
 
-def _build(config: BuildConfig, progress: Progress, place: Placement, crew: Crew | None) -> Result:
+def _build(config: BuildConfig, progress: Progress, place: Placement, crew: WorkerPool | None) -> Result:
     began = time.monotonic()
     with ExitStack() as held:
         ready = prepare(
@@ -100,7 +100,7 @@ def _build(config: BuildConfig, progress: Progress, place: Placement, crew: Crew
     return result
 
 
-def _audit(config: BuildConfig, ready: Prepared, place: Placement, progress: Progress) -> HeaderAudit | None:
+def _audit(config: BuildConfig, ready: BuildPlan, place: Placement, progress: Progress) -> HeaderAudit | None:
     """Judge the headers of what is to be built, and warn before anything is spent on it; of several parts the first does."""
     if not ready.plan.tasks or (place.part is not None and place.part.number > 1):
         return None
@@ -111,20 +111,27 @@ def _audit(config: BuildConfig, ready: Prepared, place: Placement, progress: Pro
 
 
 def _work(
-    config: BuildConfig, ready: Prepared, place: Placement, progress: Progress, crew: Crew | None, held: ExitStack
-) -> LoopWork | CrewWork:
+    config: BuildConfig,
+    ready: BuildPlan,
+    place: Placement,
+    progress: Progress,
+    crew: WorkerPool | None,
+    held: ExitStack,
+) -> InProcessExecutor | ClusterExecutor:
     """Return who works: the loop of this process, or the workers, who know of the build until ``held`` ends."""
     if crew is None:
-        return LoopWork(config, ready, progress)
-    from .cluster.executor import CrewWork  # brings Dask with it
+        return InProcessExecutor(config, ready, progress)
+    from .cluster.executor import ClusterExecutor  # brings Dask with it
 
-    work = CrewWork(crew, config, ready, place, progress)
+    work = ClusterExecutor(crew, config, ready, place, progress)
     if ready.plan.tasks:
         held.enter_context(crew.plugin(work.plugin))
     return work
 
 
-def _run(config: BuildConfig, ready: Prepared, progress: Progress, work: LoopWork | CrewWork) -> Totals:
+def _run(
+    config: BuildConfig, ready: BuildPlan, progress: Progress, work: InProcessExecutor | ClusterExecutor
+) -> Totals:
     """Run all tasks of the plan; each commits what it made."""
     progress.start("image", ready.plan.missing["image"])
     progress.start("ADM calls", predicted_calls(ready.plan, ready.specs, ready.schedule, config.real_step))
@@ -136,29 +143,31 @@ def _run(config: BuildConfig, ready: Prepared, progress: Progress, work: LoopWor
     return totals
 
 
-def _forget_changed(config: BuildConfig, ready: Prepared, totals: Totals) -> None:
+def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: Totals) -> None:
     """Make the next scan open the files that were not the ones which an earlier scan had remembered."""
     changed = {key for key, why in totals.unusable.items() if why.startswith("changed:")}
     if changed and ready.cache is not None:
         memory = ready.cache.datasets().scan_file(config.dataset)
-        forget_files(memory, (row.file for row in ready.scanned.rows if row.key in changed))
+        drop_files(memory, (row.file for row in ready.scanned.rows if row.key in changed))
 
 
-def _keep_indexes(ready: Prepared) -> None:
+def _keep_indexes(ready: BuildPlan) -> None:
     """Write the compacted indexes that many new shards have outgrown. Only a speed-up: where it fails, nothing happens."""
     for store in ready.stores.values():
         with suppress(DistilCacheError):
             store.compact_index(if_worth=True)
 
 
-def _log(config: BuildConfig, ready: Prepared, totals: Totals, result: Result, work: LoopWork | CrewWork) -> None:
+def _log(
+    config: BuildConfig, ready: BuildPlan, totals: Totals, result: Result, work: InProcessExecutor | ClusterExecutor
+) -> None:
     """Note in each feature's folder what this build added, where and how fast, and how exact reduced precision is."""
     event: dict[str, object] = {
         "event": "build",
         "build": result["build"],
         "seconds": result["seconds"],
         "adm_calls": totals.adm_calls,
-        "device": str(ready.device) if isinstance(work, LoopWork) else "workers",
+        "device": str(ready.device) if isinstance(work, InProcessExecutor) else "workers",
         "host": platform.node(),
         "batch_size": totals.batch_size,
         "compile": config.compile,

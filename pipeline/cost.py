@@ -22,13 +22,13 @@ from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError, UsageError
 from ..models.device import device_name
 from ..models.user_cache import read_memory, write_memory
-from ..storage import Place
+from ..storage import AnyPath
 from ..storage.atomic import read_lines
 from .config import BuildConfig
 from .execution.compute import to_signal
 from .execution.networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
 from .planning.estimate import device_hours, image_size, predicted_calls, row_bytes
-from .planning.prepare import Prepared
+from .planning.prepare import BuildPlan
 from .specs.adm_features import DireSpec, EpsSpec, NoiseSpec, ReconSpec
 from .specs.teacher import TeacherSpec, teacher_views
 
@@ -45,7 +45,7 @@ _SPEED = ("device", "adm_calls", "seconds")
 
 
 @dataclass(frozen=True)
-class Quote:
+class CostRequest:
     """What a dry run is asked about cost.
 
     price : of one device for an hour, in any currency. calibrate : measure this device first. processes : how many devices
@@ -57,7 +57,7 @@ class Quote:
     processes: int = 1
 
     @classmethod
-    def checked(cls, price: float | None, calibrate: bool, processes: int, *, dry_run: bool) -> Quote:
+    def checked(cls, price: float | None, calibrate: bool, processes: int, *, dry_run: bool) -> CostRequest:
         """Return it; UsageError for a price that is none, or outside a dry run."""
         if price is not None and not (math.isfinite(price) and price >= 0):
             raise UsageError(f"--price {price}: give what an hour of one device costs, from 0 on.")
@@ -67,7 +67,7 @@ class Quote:
 
 
 @dataclass(frozen=True)
-class Rate:
+class DeviceRate:
     """What one device does in a second: images x ADM calls, and images through the teacher (None: not known).
 
     source : where the numbers come from, for people.
@@ -79,7 +79,7 @@ class Rate:
     source: str
 
 
-def quote_plan(config: BuildConfig, ready: Prepared, quote: Quote) -> dict[str, Any]:
+def estimate_cost(config: BuildConfig, ready: BuildPlan, quote: CostRequest) -> dict[str, Any]:
     """Return ``bytes`` before compression and, for each device with a known rate, what the plan costs on it.
 
     The measured device comes first; ``devices`` is empty if there is no rate.
@@ -98,7 +98,7 @@ def quote_plan(config: BuildConfig, ready: Prepared, quote: Quote) -> dict[str, 
     }
 
 
-def _on_device(rate: Rate, calls: int, teacher_rows: int, quote: Quote) -> dict[str, Any]:
+def _on_device(rate: DeviceRate, calls: int, teacher_rows: int, quote: CostRequest) -> dict[str, Any]:
     hours = device_hours(calls, teacher_rows, rate.adm_calls, rate.teacher_rows)
     return {
         "device": rate.device,
@@ -111,21 +111,21 @@ def _on_device(rate: Rate, calls: int, teacher_rows: int, quote: Quote) -> dict[
     }
 
 
-def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> list[Rate]:
+def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> list[DeviceRate]:
     """Return the rates of all devices that are remembered for this model, sorted by device.
 
     A build's log is believed before a measurement: it is about longer work, though its seconds include the teacher's.
     """
-    rates: dict[str, Rate] = {}
+    rates: dict[str, DeviceRate] = {}
     teachers = {device: rate for device, rate, _ in _remembered(_teacher_key(specs))}
     for device, calls, date in _remembered(_adm_key(config, specs)):
-        rates[device] = Rate(device, calls, teachers.get(device), f"measured on {date}")
+        rates[device] = DeviceRate(device, calls, teachers.get(device), f"measured on {date}")
     for device, calls, source in _logged(config, specs, cache):
-        rates[device] = Rate(device, calls, None, source)
+        rates[device] = DeviceRate(device, calls, None, source)
     return [rates[device] for device in sorted(rates)]
 
 
-def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> Rate:
+def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> DeviceRate:
     """Measure the ADM, and the teacher if it is wanted, on a device for a few seconds each, and remember the rates."""
     name = device_name(device, of_machine=True)
     calls = rows = None
@@ -136,7 +136,7 @@ def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.devi
     if teacher is not None:
         rows = _measure_teacher(config, specs, device)
         _remember(name, teacher, rows)
-    return Rate(name, calls, rows, "measured now")
+    return DeviceRate(name, calls, rows, "measured now")
 
 
 def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> float:
@@ -240,7 +240,7 @@ def _logged(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None)
                 yield from _speeds(event)
 
 
-def _events(log: Place) -> Iterator[dict[str, object]]:
+def _events(log: AnyPath) -> Iterator[dict[str, object]]:
     """Yield the last events of a log; lines that are no JSON object are left out."""
     try:
         lines = read_lines(log, _TAIL).splitlines()

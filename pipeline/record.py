@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__
-from ..cache.maintenance.trash import keep_shards
+from ..cache.maintenance.trash import ensure_shards
 from ..cache.records.audit import HeaderAudit
 from ..cache.records.builds import BuildRecord, BuiltFeature, Derived
 from ..cache.store import Cache, FeatureStore
@@ -42,7 +42,7 @@ def write_record(
         datasets.add_audit(dataset, revision, found)
     built = _built({row.key: row.file.split for row in rows}, wanted, stores)
     for name, feature in built.items():
-        keep_shards(stores[name], feature.shards)
+        ensure_shards(stores[name], feature.shards)
     record = BuildRecord.new(dataset, revision, built, versions(), origin)
     cache.builds().write(record)
     if moves_head:

@@ -14,10 +14,10 @@ from ..errors import UserError
 from ..images.file import Reason
 from .audit.summary import audit_result, summarise
 from .config import BuildConfig
-from .execution.tasks import Report
+from .execution.tasks import TaskReport
 from .planning.estimate import predicted_calls, row_bytes
-from .planning.plan import Part, Plan
-from .planning.prepare import Prepared
+from .planning.plan import Plan, PlanPartition
+from .planning.prepare import BuildPlan
 from .record import write_record
 from .scan.conflicts import Reject, ScannedRow
 from .sources.file import printable
@@ -40,7 +40,7 @@ class Totals:
     batch_size: int | None = None
     speed: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def add(self, report: Report) -> None:
+    def add(self, report: TaskReport) -> None:
         """Add what one task did."""
         done = report.done
         self.computed.update(done.computed)
@@ -56,7 +56,7 @@ class Totals:
 
 
 def record_result(
-    config: BuildConfig, ready: Prepared, totals: Totals, audit: HeaderAudit | None, part: Part | None
+    config: BuildConfig, ready: BuildPlan, totals: Totals, audit: HeaderAudit | None, part: PlanPartition | None
 ) -> Result:
     """Write the dataset's revision and the build record, and return what they say.
 
@@ -100,7 +100,7 @@ def record_result(
     }
 
 
-def part_result(config: BuildConfig, ready: Prepared, totals: Totals, part: Part, rest: Plan) -> Result:
+def part_result(config: BuildConfig, ready: BuildPlan, totals: Totals, part: PlanPartition, rest: Plan) -> Result:
     """Return what a build says that has done its part, while ``rest`` of the whole plan is not there yet."""
     features = {
         name: {
@@ -126,7 +126,7 @@ def part_result(config: BuildConfig, ready: Prepared, totals: Totals, part: Part
     }
 
 
-def plan_result(config: BuildConfig, ready: Prepared, began: float) -> Result:
+def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> Result:
     """Return the plan of a dry run that began at this time of the monotonic clock."""
     plan = ready.plan
     features = {
@@ -153,7 +153,7 @@ def plan_result(config: BuildConfig, ready: Prepared, began: float) -> Result:
     }
 
 
-def _scan_result(config: BuildConfig, ready: Prepared, rejects: Sequence[Reject]) -> Result:
+def _scan_result(config: BuildConfig, ready: BuildPlan, rejects: Sequence[Reject]) -> Result:
     return {
         "dataset": config.dataset,
         "origin": ready.derived.model_dump() if ready.derived else None,
@@ -168,7 +168,7 @@ def _scan_result(config: BuildConfig, ready: Prepared, rejects: Sequence[Reject]
     }
 
 
-def _part(part: Part | None, left: int) -> Result | None:
+def _part(part: PlanPartition | None, left: int) -> Result | None:
     """Return which part was built, if any, and how many shards of the other parts were not there at its end."""
     return {"number": part.number, "of": part.of, "shards_left": left} if part else None
 

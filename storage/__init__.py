@@ -4,34 +4,34 @@ A cache and the sources of a dataset may be either. Both are written as paths wi
 code need not know which one it has: :class:`pathlib.Path`, or :class:`RemotePath` for ``s3://``, ``gs://`` and the like.
 """
 
-from .parallel import each
+from .parallel import map_ordered
 from .paths import (
-    Place,
-    answered,
-    folders_in,
-    is_there,
-    link_above,
-    matching,
-    name_below,
-    names_in,
-    place_of,
-    unreachable,
+    AnyPath,
+    list_folders,
+    list_matching,
+    list_names,
+    path_exists,
+    relative_name,
+    symlink_above,
+    to_path,
+    unreachable_error,
+    unreachable_on_error,
 )
 from .remote import Entry, RemotePath, read_many
 
 __all__ = [
+    "AnyPath",
     "Entry",
-    "Place",
     "RemotePath",
-    "answered",
-    "each",
-    "folders_in",
-    "is_there",
-    "link_above",
-    "matching",
-    "name_below",
-    "names_in",
-    "place_of",
+    "list_folders",
+    "list_matching",
+    "list_names",
+    "map_ordered",
+    "path_exists",
     "read_many",
-    "unreachable",
+    "relative_name",
+    "symlink_above",
+    "to_path",
+    "unreachable_error",
+    "unreachable_on_error",
 ]

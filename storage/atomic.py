@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
-from . import Entry, Place, RemotePath, answered, is_there, names_in, read_many
+from . import AnyPath, Entry, RemotePath, list_names, path_exists, read_many, unreachable_on_error
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -29,7 +29,7 @@ _flushed: set[Path] = set()
 """Folders whose names this process has flushed."""
 
 
-def cannot_write(path: Place, error: OSError) -> UserError:
+def cannot_write(path: AnyPath, error: OSError) -> UserError:
     """Return the error that says why ``path`` was not written and what to do; a ReadOnlyError where writing is forbidden."""
     what = f"{path}: cannot be written ({error.strerror or error})."
     if error.errno in _FULL:
@@ -41,7 +41,7 @@ def cannot_write(path: Place, error: OSError) -> UserError:
     return UserError(what)
 
 
-def fsync_folder(folder: Place) -> None:
+def fsync_folder(folder: AnyPath) -> None:
     """Flush a folder's list of names to the disk."""
     if isinstance(folder, RemotePath):
         return
@@ -52,15 +52,15 @@ def fsync_folder(folder: Place) -> None:
         os.close(handle)
 
 
-def fsync_tree(path: Place) -> None:
+def fsync_tree(path: AnyPath) -> None:
     """Flush a file, or a folder with everything below it (files first, each folder after what it holds)."""
     if path.is_dir():
-        for name in sorted(names_in(path)):
+        for name in sorted(list_names(path)):
             fsync_tree(path / name)
     fsync_folder(path)
 
 
-def make_folder(folder: Place) -> None:
+def make_folder(folder: AnyPath) -> None:
     """Create a folder and its missing parents so that they outlive a power failure; one that exists is fine.
 
     The name of one that exists is flushed too, once a process: who made it may have been killed before that.
@@ -82,7 +82,7 @@ def make_folder(folder: Place) -> None:
     _flushed.add(folder)
 
 
-def create_file(path: Place, *data: bytes | memoryview) -> bool:
+def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
     """Create ``path`` with ``data``, the pieces one after the other, in one step, unless it exists.
 
     Returns whether this call created it. The file is on the disk when the call returns True. A process killed on the
@@ -95,7 +95,7 @@ def create_file(path: Place, *data: bytes | memoryview) -> bool:
             return path.create(*data)
         except OSError as error:
             raise cannot_write(path, error) from error
-    if is_there(path):
+    if path_exists(path):
         return False
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
     try:
@@ -108,7 +108,7 @@ def create_file(path: Place, *data: bytes | memoryview) -> bool:
         raise cannot_write(path, error) from error
 
 
-def append_line(path: Place, line: bytes) -> None:
+def append_line(path: AnyPath, line: bytes) -> None:
     """Append a line to a file, made if it is absent. It is not flushed to the disk. UserError if it cannot be written.
 
     The line begins on a new one even if a writer was killed, or found the disk full, in the middle of its own.
@@ -129,7 +129,7 @@ def append_line(path: Place, line: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
-def read_lines(path: Place, most: int) -> bytes:
+def read_lines(path: AnyPath, most: int) -> bytes:
     """Return what :func:`append_line` wrote, lines in the order of writing: at most the last ``most`` bytes. OSError."""
     if isinstance(path, RemotePath):
         entries: list[Entry] = []
@@ -144,7 +144,7 @@ def read_lines(path: Place, most: int) -> bytes:
         return file.read(most)
 
 
-def read_file(path: Place, limit: int) -> bytes:
+def read_file(path: AnyPath, limit: int) -> bytes:
     """Return a small file's bytes.
 
     IntegrityError if it is absent (then a FileNotFoundError is its cause), no plain file, or larger than ``limit`` bytes;
@@ -153,7 +153,7 @@ def read_file(path: Place, limit: int) -> bytes:
     if isinstance(path, RemotePath):
         return _read_object(path, limit)
     try:
-        with answered(path):
+        with unreachable_on_error(path):
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for otherwise
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error
@@ -161,7 +161,7 @@ def read_file(path: Place, limit: int) -> bytes:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise IntegrityError(f"{path}: is no file.")
-        with answered(path), open(handle, "rb", closefd=False) as file:
+        with unreachable_on_error(path), open(handle, "rb", closefd=False) as file:
             data = file.read(min(status.st_size, limit) + 1)  # read(n) sets n bytes aside, however short the file is
     finally:
         os.close(handle)
@@ -169,7 +169,7 @@ def read_file(path: Place, limit: int) -> bytes:
     return data
 
 
-def new_file_time(path: Place) -> float:
+def new_file_time(path: AnyPath) -> float:
     """Return the present time of a file system in seconds: that of a new file, which is deleted again.
 
     path : where no file is. Raises UserError if it cannot be written.
@@ -189,7 +189,7 @@ def new_file_time(path: Place) -> float:
 
 def _read_object(path: RemotePath, limit: int) -> bytes:
     try:
-        with answered(path):
+        with unreachable_on_error(path):
             size = path.stat().st_size
             check_size(path, size, limit)
             return path.read_range(0, size)
@@ -197,7 +197,7 @@ def _read_object(path: RemotePath, limit: int) -> bytes:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def check_size(path: Place, size: int, limit: int) -> None:
+def check_size(path: AnyPath, size: int, limit: int) -> None:
     """Raise IntegrityError for a file of a cache that is larger than any of its kind is."""
     if size > limit:
         raise IntegrityError(f"{path}: is larger than {limit:,} bytes, which no such file of a cache is.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from .paths import Place
+from .paths import AnyPath
 from .remote import RemotePath
 
 _Item = TypeVar("_Item")
@@ -17,8 +17,8 @@ AT_ONCE = 16
 """Items in work at a time. Each may make several requests, and a client allows 64 at a time."""
 
 
-def each(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], place: Place, *, at_once: int | None = None
+def map_ordered(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], place: AnyPath, *, at_once: int | None = None
 ) -> Iterator[_Result]:
     """Yield ``work(item)`` for each item, in their order; up to ``at_once`` at a time if ``place`` is in an object store.
 

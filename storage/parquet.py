@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from . import Place, RemotePath, answered
+from . import AnyPath, RemotePath, unreachable_on_error
 
 SMALL_ROWS = 2**20
 SMALL_BYTES = 256 * 2**20
@@ -24,14 +24,14 @@ RATIO = 100
 """Bytes, decoded, for each byte of a larger file. Tables of a cache have about 15."""
 
 
-def fetched(path: Place) -> Path | pa.Buffer:
+def fetch_source(path: AnyPath) -> Path | pa.Buffer:
     """Return what the functions here read a file from: its path, or the bytes of an object, fetched once.
 
     FileNotFoundError if there is no such object, UnreachableError if its store cannot be reached.
     """
     if not isinstance(path, RemotePath):
         return path
-    with answered(path):
+    with unreachable_on_error(path):
         return pa.py_buffer(path.read_bytes())
 
 

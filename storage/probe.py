@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 
 from ..errors import UserError
-from . import Place, RemotePath
+from . import AnyPath, RemotePath
 from .atomic import TEMPORARY_PREFIX, cannot_write
 
 
-def check_store(root: Place) -> None:
+def probe_conditional_put(root: AnyPath) -> None:
     """Make sure that the store refuses to create an object twice; nothing is to be checked on a disk.
 
     Raises UserError if it cannot be written to, or overwrites what is there: two builders would both believe that their

@@ -7,9 +7,9 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
-from .paths import place_of
+from .paths import to_path
 from .remote import RemotePath
 
 PlaceField: TypeAlias = Annotated[
-    Path | InstanceOf[RemotePath], BeforeValidator(place_of), PlainSerializer(str, when_used="json")
+    Path | InstanceOf[RemotePath], BeforeValidator(to_path), PlainSerializer(str, when_used="json")
 ]

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from .filesystem import filesystem_of
-from .retry import retried
+from .retry import with_retries
 from .stream import RemoteStream
 
 _Result = TypeVar("_Result")
@@ -236,7 +236,7 @@ class RemotePath:
                 raise OSError(errno.EIO, f"{len(data):,} of {stop - start:,} bytes came", self._url)
             return data
 
-        return retried(read, self._url)
+        return with_retries(read, self._url)
 
     def open(self, mode: str = "rb") -> BufferedReader:
         """Open an object for reading bytes; each read asks for a range."""
@@ -276,7 +276,7 @@ class RemotePath:
                     raise OSError(errno.EAGAIN, "it was there, and is gone", self._url) from error
             return True
 
-        return retried(put, self._url)
+        return with_retries(put, self._url)
 
     def write(self, data: bytes) -> None:
         """Put an object in the place of what is there."""
@@ -286,7 +286,7 @@ class RemotePath:
         """Put a local file, or all files below a local folder, here; OSError if it did not arrive whole."""
         for local in sorted(path for path in (source.rglob("*") if source.is_dir() else [source]) if path.is_file()):
             target = self / PurePosixPath(local.relative_to(source)) if source.is_dir() else self
-            retried(lambda local=local, target=target: _put_file(local, target), str(target))  # type: ignore[misc]
+            with_retries(lambda local=local, target=target: _put_file(local, target), str(target))  # type: ignore[misc]
 
     def copy_to(self, target: Path | RemotePath) -> None:
         """Copy an object within its store, in the place of what is there; FileNotFoundError if there is none."""
@@ -324,7 +324,7 @@ class RemotePath:
             filesystem, path = filesystem_of(self._url)
             return getattr(filesystem, operation)(path, *arguments, **options)
 
-        return retried(ask, self._url)
+        return with_retries(ask, self._url)
 
     def _entries(self, infos: Sequence[dict[str, Any]], *, itself: bool = False) -> list[Entry]:
         """Return the lines of a listing, without folders' own empty objects and names that no path has (``a//b``, ``../a``)."""

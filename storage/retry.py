@@ -33,7 +33,7 @@ _ANSWERED = (*_FINAL.values(), errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EN
 _log = logging.getLogger(__name__)
 
 
-def retried(call: Callable[[], _Result], what: str) -> _Result:
+def with_retries(call: Callable[[], _Result], what: str) -> _Result:
     """Return what ``call`` returns, called up to four times while the store or the network fails.
 
     what : names the object in the errors. FileNotFoundError, FileExistsError and PermissionError are raised at once; any

@@ -23,7 +23,7 @@ from distil_cache.pipeline.audit.run import run_audit
 from distil_cache.pipeline.build import run_builds
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.config import BuildConfig, build_requests
-from distil_cache.pipeline.cost import Quote
+from distil_cache.pipeline.cost import CostRequest
 from distil_cache.pipeline.importing.import_config import ImportConfig
 from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
@@ -55,7 +55,7 @@ class Behind:
 
 BEHIND = {
     "build": Behind(
-        (build_requests, run_builds, Placement.checked, Quote.checked, BuildConfig),
+        (build_requests, run_builds, Placement.checked, CostRequest.checked, BuildConfig),
         {"form": "format", "compile_adm": "compile", "derived_name": "name"},
     ),
     "train": Behind((TrainConfig, run_training), own={"local_copy_gib", "sweep"}, open=set(TrainConfig.model_fields)),

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from distil_cache.demo.generate import noise_level, standardised
 from distil_cache.models.diffusion.checkpoints import load_adm
-from distil_cache.models.diffusion.ddim import dire, invert, sample
-from distil_cache.models.diffusion.noise_schedule import Schedule
+from distil_cache.models.diffusion.ddim import dire_image, invert, sample
+from distil_cache.models.diffusion.noise_schedule import NoiseSchedule
 from distil_cache.models.diffusion.unet import Adm
 from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
@@ -44,20 +44,20 @@ def on_grid(x: Tensor) -> Tensor:
     return to_signal(((x + 1) * 127.5).round().clamp(0, 255))
 
 
-def mean_dire(adm: Adm, schedule: Schedule, x: Tensor) -> Tensor:
+def mean_dire(adm: Adm, schedule: NoiseSchedule, x: Tensor) -> Tensor:
     """Mean DIRE of each image, (N,), in units of [-1, 1]."""
     means = []
     for batch in x.split(BATCH):
         recon = sample(adm, invert(adm, batch, schedule).latent, schedule)
-        means.append(dire(batch, recon).flatten(1).mean(1))
+        means.append(dire_image(batch, recon).flatten(1).mean(1))
     return torch.cat(means)
 
 
-def denoised(adm: Adm, schedule: Schedule, x: Tensor, steps: int) -> Tensor:
+def denoised(adm: Adm, schedule: NoiseSchedule, x: Tensor, steps: int) -> Tensor:
     return on_grid(torch.cat([sample(adm, batch, schedule, real_step=steps) for batch in x.split(BATCH)]))
 
 
-def twins(adm: Adm, schedule: Schedule, x: Tensor, timestep: int, dice: torch.Generator) -> Tensor:
+def twins(adm: Adm, schedule: NoiseSchedule, x: Tensor, timestep: int, dice: torch.Generator) -> Tensor:
     """Noise images to a timestep of the schedule and denoise them from there."""
     step = schedule.timesteps.index(timestep)
     level = float(schedule.alphas_cumprod[step])

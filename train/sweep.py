@@ -15,10 +15,10 @@ from typing import Any
 from ..cache.local_copy.reader import LocalCopy
 from ..errors import DistilCacheError, UsageError
 from ..progress import Progress
-from ..storage import Place
+from ..storage import AnyPath
 from .config import SWEEP, TrainConfig
-from .data.readers import Readers
-from .engine.distributed import join_ranks
+from .data.readers import ReaderPool
+from .engine.distributed import join_process_group
 from .engine.loop import train_run
 from .runs.checkpoint import replace_text
 
@@ -65,7 +65,7 @@ def plan_sweep(settings: Mapping[str, Any], grid: Mapping[str, Sequence[str]]) -
 def run_sweep(
     settings: Mapping[str, Any],
     grid: Mapping[str, Sequence[str]],
-    cache_root: Place | str,
+    cache_root: AnyPath | str,
     folder: Path,
     *,
     device: str = "auto",
@@ -79,7 +79,7 @@ def run_sweep(
     """
     plan = plan_sweep(settings, grid)
     runs = []
-    with Readers(workers) as readers, join_ranks(device) as ranks:
+    with ReaderPool(workers) as readers, join_process_group(device) as ranks:
         if ranks.first:
             _note(folder, grid, plan)
         for number, (name, config) in enumerate(plan.items(), 1):

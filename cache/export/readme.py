@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..maintenance.listing import words
+from ..maintenance.listing import spec_summary
 from ..shards.format import Rows
 from ..store import FeatureStore
 
@@ -104,7 +104,7 @@ def _example(about: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _sentences(spec: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{spec['feature']}: {words(spec)}"
+    yield f"{spec['feature']}: {spec_summary(spec)}"
     for value in spec.values():
         if isinstance(value, dict) and "feature" in value:
             yield from _sentences(value)

@@ -210,7 +210,7 @@ def _occurrences(cache: Cache, record: BuildRecord) -> dict[str, list[Occurrence
     return found
 
 
-def pools(rows: Sequence[Occurrence], seed: int) -> Iterator[list[Occurrence]]:
+def group_by_split(rows: Sequence[Occurrence], seed: int) -> Iterator[list[Occurrence]]:
     """Yield rows that are read together, in the order in which they are written: each row once.
 
     rows : of one split, sorted by key.
@@ -256,7 +256,7 @@ def _samples(
     part: _Split, stores: Mapping[str, FeatureStore], seed: int, facts: dict[str, FeatureFacts]
 ) -> Iterator[list[tuple[str, bytes]]]:
     """Yield each sample's members, (name, bytes), in the order in which they are written."""
-    for pool in pools(part.rows, seed):
+    for pool in group_by_split(part.rows, seed):
         values = {feature: gather(stores[feature], [row.key for row in pool]) for feature in part.features}
         for feature, rows in values.items():
             facts.setdefault(feature, FeatureFacts(stores[feature])).see(rows)

@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...errors import UnreachableError
-from ...storage import Place, RemotePath, answered, link_above, names_in
+from ...storage import AnyPath, RemotePath, list_names, symlink_above, unreachable_on_error
 from ...storage.atomic import create_file, make_folder
 from ..shards.keys import BINARY
 from ..shards.marker import Key
-from .index import MAX_ROWS, Index, Part
+from .index import MAX_ROWS, Index, IndexSegment
 
 FOLDER = "index"
 SUFFIX = ".index"
@@ -73,7 +73,7 @@ class Header(BaseModel):
         return self
 
 
-def read_newest(folder: Place, fingerprint: str) -> Part | None:
+def read_newest(folder: AnyPath, fingerprint: str) -> IndexSegment | None:
     """Return the newest compacted index of a feature that can be trusted, mapped into memory, or None.
 
     folder : the feature's folder ``index``, which need not exist.
@@ -96,7 +96,7 @@ def read_newest(folder: Place, fingerprint: str) -> Part | None:
     return None
 
 
-def write(folder: Place, part: Part, fingerprint: str) -> bool:
+def write(folder: AnyPath, part: IndexSegment, fingerprint: str) -> bool:
     """Write a part as the newest compacted index and remove the older ones.
 
     Returns whether this call did; another process may have written its own at the same time. UserError if the file
@@ -122,13 +122,13 @@ def write(folder: Place, part: Part, fingerprint: str) -> bool:
     preamble = _MAGIC + len(text).to_bytes(8, "little") + digest.digest()
     if not create_file(folder / f"{number:06d}{SUFFIX}", preamble, text, keys, places):
         return False
-    for _, path in older if link_above(folder / SUFFIX, folder.parents[2]) is None else ():
+    for _, path in older if symlink_above(folder / SUFFIX, folder.parents[2]) is None else ():
         with contextlib.suppress(OSError):  # somebody else may have removed it, or it stays as garbage
             path.unlink()
     return True
 
 
-def is_current(folder: Place, index: Index, *, tolerant: bool) -> bool:
+def is_current(folder: AnyPath, index: Index, *, tolerant: bool) -> bool:
     """Say whether the file on disk serves as well as one that would be written now.
 
     tolerant : also if reading the markers that it does not know takes a moment only: fewer than 64, or an eighth of all.
@@ -140,14 +140,14 @@ def is_current(folder: Place, index: Index, *, tolerant: bool) -> bool:
     return behind < max(_FEW, len(index.known) // 8) if tolerant else not behind
 
 
-def numbered(folder: Place) -> Iterator[tuple[int, Place]]:
-    """Yield the compacted indexes of a feature with their numbers, in no order; UnreachableError as :func:`names_in`."""
-    for name in names_in(folder):
+def numbered(folder: AnyPath) -> Iterator[tuple[int, AnyPath]]:
+    """Yield the compacted indexes of a feature with their numbers, in no order; UnreachableError as :func:`list_names`."""
+    for name in list_names(folder):
         if match := _NAME.fullmatch(name):
             yield int(match[1]), folder / name
 
 
-def read(path: Place, fingerprint: str) -> Part:
+def read(path: AnyPath, fingerprint: str) -> IndexSegment:
     """Check a file and map it; ValueError or OSError if it is not a sound index of this feature."""
     with _opened(path) as file:
         preamble = file.read(_PREAMBLE)
@@ -173,7 +173,7 @@ def read(path: Place, fingerprint: str) -> Part:
         if total:
             keys = np.memmap(file, BINARY, "r", start, (total,)).view(np.ndarray)
             places = np.memmap(file, _PLACE, "r", start + total * BINARY.itemsize, (total,)).view(np.ndarray)
-    return Part(
+    return IndexSegment(
         shards=header.shards,
         starts=np.cumsum([0, *header.rows], dtype=np.int64),
         bytes=np.array(header.bytes, np.int64),
@@ -184,12 +184,12 @@ def read(path: Place, fingerprint: str) -> Part:
     )
 
 
-def _opened(path: Place) -> IO[bytes]:
+def _opened(path: AnyPath) -> IO[bytes]:
     """Open a file that can be mapped: that of a disk, or a nameless copy of one in an object store."""
     if not isinstance(path, RemotePath):
         return path.open("rb")
     copy: IO[bytes] = tempfile.TemporaryFile(prefix="distil-cache-")  # noqa: SIM115  (the caller closes it)
-    with answered(path):
+    with unreachable_on_error(path):
         source = path.open()
     with source:
         while block := _fetched(source, path):
@@ -200,7 +200,7 @@ def _opened(path: Place) -> IO[bytes]:
 
 def _fetched(source: IO[bytes], path: RemotePath) -> bytes:
     """Return the next piece of an object; what goes wrong with the copy on this disk is not the store's failure."""
-    with answered(path):
+    with unreachable_on_error(path):
         return source.read(_BLOCK * _ALIGNMENT)
 
 

@@ -42,7 +42,7 @@ class ShardRows:
 
 
 @dataclass(frozen=True)
-class Part:
+class IndexSegment:
     """The rows of some shards, sorted by key; those of all shards are numbered through, shard after shard.
 
     shards : ids, sorted. starts : (shards + 1,) int64, number of each shard's first row, and of all rows.
@@ -116,7 +116,7 @@ class Part:
             waiting, place = waiting[passed], place[passed] + 1
 
 
-EMPTY = Part.build([])
+EMPTY = IndexSegment.build([])
 
 
 class Index:
@@ -129,7 +129,9 @@ class Index:
     A key that lies in several shards (two builders raced) is found in the one with the smallest id.
     """
 
-    def __init__(self, fresh: Part = EMPTY, saved: Part = EMPTY, present: Collection[str] | None = None) -> None:
+    def __init__(
+        self, fresh: IndexSegment = EMPTY, saved: IndexSegment = EMPTY, present: Collection[str] | None = None
+    ) -> None:
         self.saved = saved
         self.fresh = fresh
         named = {*saved.shards, *fresh.shards}
@@ -148,7 +150,7 @@ class Index:
     @classmethod
     def of(cls, markers: Iterable[Marker]) -> Index:
         """Return the index of these shards."""
-        return cls(Part.build(ShardRows.of(marker) for marker in markers))
+        return cls(IndexSegment.build(ShardRows.of(marker) for marker in markers))
 
     @classmethod
     def empty(cls) -> Index:
@@ -164,12 +166,12 @@ class Index:
         came_back = not new.keys().isdisjoint(self.saved.shards)  # its marker was gone for a while and may be another
         before, saved = (self.whole(), EMPTY) if came_back else (self.fresh, self.saved)
         old = (one for one in before.shard_rows() if one.shard in self.known and one.shard not in new)
-        return Index(Part.build([*old, *new.values()]), saved, present)
+        return Index(IndexSegment.build([*old, *new.values()]), saved, present)
 
-    def whole(self) -> Part:
+    def whole(self) -> IndexSegment:
         """Return all that is known in one part, shards that others merged included."""
         rows = (one for part in (self.saved, self.fresh) for one in part.shard_rows())
-        return Part.build(one for one in rows if one.shard in self.known)
+        return IndexSegment.build(one for one in rows if one.shard in self.known)
 
     def locate(self, keys: Sequence[str] | NDArray[Any]) -> tuple[Numbers, Numbers]:
         """Return (position in ``shards``, row in that shard) of each key, two int32 arrays; (-1, -1) where absent.

@@ -27,13 +27,13 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ...errors import IntegrityError, UnreachableError, UserError
-from ...storage import Place, is_there
+from ...storage import AnyPath, path_exists
 from ...storage.atomic import cannot_write, fsync_tree
 from ..shards.data import remove_data
 from ..shards.format import Rows, ShardReader, checksum, data_files
-from ..shards.marker import Marker, how_to_check, read_marker
+from ..shards.marker import Marker, check_hint, read_marker
 from ..shards.open_file import open_file
-from .space import LOCKS, CopyRoom, record_of
+from .space import LOCKS, DiskBudget, marker_path
 
 NAME = "local-copy.json"
 MAX_OPEN = 16
@@ -44,7 +44,7 @@ _TOUCH_SECONDS = 60
 _FULL_SECONDS = 60
 _BLOCK = 8 << 20
 
-Open = Callable[[Place], ShardReader]
+Open = Callable[[AnyPath], ShardReader]
 """Opens a shard's data, of the marker that is at hand, wherever they lie; IntegrityError if they are not what it says."""
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class LocalCopy:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             strange = set(os.listdir(folder)) - {NAME, LOCKS}  # noqa: PTH208
-            if strange and not is_there(mark):
+            if strange and not path_exists(mark):
                 raise UserError(
                     f"{folder}: is neither empty nor a local copy of a cache. Give --local-copy a new folder."
                 )
@@ -89,10 +89,10 @@ class LocalCopy:
             raise cannot_write(folder, error) from error
 
     @cached_property
-    def _room(self) -> CopyRoom:
-        return CopyRoom(self.folder, self.most_bytes, self.began)
+    def _room(self) -> DiskBudget:
+        return DiskBudget(self.folder, self.most_bytes, self.began)
 
-    def open(self, feature: str, data: Place, marker: Marker, opened: Open) -> ShardReader:
+    def open(self, feature: str, data: AnyPath, marker: Marker, opened: Open) -> ShardReader:
         """Open a shard from the copy, fetched first if need be, or ``data`` themselves if there is no room.
 
         feature : the name of its folder in the cache. A copy that turns out to be damaged, or that another process deletes
@@ -108,7 +108,7 @@ class LocalCopy:
                 self.drop(path)
         return opened(data)
 
-    def path(self, feature: str, data: Place, marker: Marker) -> Path | None:
+    def path(self, feature: str, data: AnyPath, marker: Marker) -> Path | None:
         """Return the copy of a shard's data, fetched first if it is not there; None if there is no room for it.
 
         Raises IntegrityError if the data in the cache do not have the checksum of ``marker``, read twice.
@@ -145,7 +145,7 @@ class LocalCopy:
         """Say whether a copy can be used; one that was not checked for long is checked, and deleted if it is damaged."""
         try:
             checked = target.stat().st_mtime
-            os.utime(record_of(target, marker.shard))
+            os.utime(marker_path(target, marker.shard))
         except OSError:
             return False
         if time.time() - checked < CHECK_SECONDS:
@@ -157,7 +157,7 @@ class LocalCopy:
             os.utime(target)
         return True
 
-    def _fetch(self, target: Path, data: Place, marker: Marker) -> bool:
+    def _fetch(self, target: Path, data: AnyPath, marker: Marker) -> bool:
         """Fetch a shard; False if there is no room. OSError if this disk cannot take it."""
         with self._room.kept(marker.bytes) as room:
             if room is None:
@@ -165,7 +165,7 @@ class LocalCopy:
             new = room / marker.data
             if not _copied_whole(data, new, marker) and not _copied_whole(data, new, marker):
                 raise IntegrityError(
-                    f"{data}: the data of shard {marker.shard} do not have their checksum, read twice. {how_to_check(data)}"
+                    f"{data}: the data of shard {marker.shard} do not have their checksum, read twice. {check_hint(data)}"
                 )
             record = room / f"{marker.shard}.json"
             record.write_text(marker.model_dump_json(), encoding="utf-8")
@@ -173,7 +173,7 @@ class LocalCopy:
             with self._room.alone():
                 target.parent.mkdir(exist_ok=True)
                 self._room.delete(target)
-                record.replace(record_of(target, marker.shard))
+                record.replace(marker_path(target, marker.shard))
                 os.utime(new.rename(target))
         return True
 
@@ -182,7 +182,7 @@ class _CopiedReader:
     """A shard opened in the copy, which is fetched again if it turns out to be damaged where it is read."""
 
     def __init__(
-        self, copy: LocalCopy, feature: str, data: Place, marker: Marker, opened: Open, reader: ShardReader
+        self, copy: LocalCopy, feature: str, data: AnyPath, marker: Marker, opened: Open, reader: ShardReader
     ) -> None:
         self._copy = copy
         self._where = feature, data, marker
@@ -197,7 +197,7 @@ class _CopiedReader:
         if time.monotonic() - self._touched > _TOUCH_SECONDS:
             self._touched = time.monotonic()
             with contextlib.suppress(OSError):  # deleted by another process while it is open here
-                os.utime(record_of(here, marker.shard))
+                os.utime(marker_path(here, marker.shard))
         try:
             return self._reader.read(start, stop, view, out)
         except (IntegrityError, UnreachableError):
@@ -207,20 +207,20 @@ class _CopiedReader:
             return self._reader.read(start, stop, view, out)
 
 
-def _copied_whole(data: Place, target: Path, marker: Marker) -> bool:
+def _copied_whole(data: AnyPath, target: Path, marker: Marker) -> bool:
     """Copy a shard's data to a place here, and say whether they have the marker's checksum."""
     remove_data(target)
     _copy(data, target, marker)
     return _is_whole(target, marker)
 
 
-def _copy(data: Place, target: Path, marker: Marker) -> None:
+def _copy(data: AnyPath, target: Path, marker: Marker) -> None:
     """Copy a shard's data to a new place here; IntegrityError if they have other sizes than the marker says."""
     files = data_files(data)
     size = sum(size for _, _, size in files)
     if size != marker.bytes or not all(_is_plain(name) for name, _, _ in files):
         raise IntegrityError(
-            f"{data}: has {size:,} bytes, the marker of shard {marker.shard} says {marker.bytes:,}. {how_to_check(data)}"
+            f"{data}: has {size:,} bytes, the marker of shard {marker.shard} says {marker.bytes:,}. {check_hint(data)}"
         )
     for name, place, length in files:
         local = target / name if name else target

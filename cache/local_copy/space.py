@@ -32,7 +32,7 @@ _ROOM = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(\d+)-[0-9a-f]{{16}}")
 _LOCK = "lock"
 
 
-class Held(NamedTuple):
+class CopiedShard(NamedTuple):
     """A shard in the copy: its data, its bytes, and when it was last used."""
 
     data: Path
@@ -41,7 +41,7 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CopyRoom:
+class DiskBudget:
     """Room for ``most_bytes`` bytes of data in ``folder``.
 
     began : what was used since then, within the last hour, is not deleted.
@@ -75,7 +75,7 @@ class CopyRoom:
                     stack.enter_context(locked(room / _LOCK))
             yield room
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[CopiedShard]:
         """Return the shards in the copy, without those that are just being fetched."""
         found = []
         for folder in (self.folder / name for name in _names(self.folder) if not name.startswith(".")):
@@ -87,13 +87,13 @@ class CopyRoom:
                     ):  # deleted just now, or it cannot be read
                         if name not in self._sizes:
                             self._sizes[name] = sum(size for _, _, size in data_files(path))
-                        found.append(Held(path, self._sizes[name], _time(record_of(path, match[1]))))
+                        found.append(CopiedShard(path, self._sizes[name], _time(marker_path(path, match[1]))))
         return found
 
     def delete(self, data: Path) -> None:
         """Delete a shard from the copy; who has it open reads on. To be called by who is alone."""
         remove_data(data)
-        record_of(data, data.name[:32]).unlink(missing_ok=True)
+        marker_path(data, data.name[:32]).unlink(missing_ok=True)
         self._sizes.pop(data.name, None)
 
     def _make(self, size: int) -> bool:
@@ -129,7 +129,7 @@ class CopyRoom:
         return total
 
 
-def record_of(data: Path, shard: str) -> Path:
+def marker_path(data: Path, shard: str) -> Path:
     """Return where the marker of a shard lies in the copy."""
     return data.with_name(f"{shard}.json")
 

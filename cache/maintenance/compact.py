@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from ...choices import COMPACT_ROWS
 from ...errors import IntegrityError, UserError
 from ...progress import Progress, Silent
-from ...storage import each
+from ...storage import map_ordered
 from ..lease import lease
 from ..records.datasets import DatasetStore
 from ..shards.format import Rows, checksum
@@ -35,7 +35,7 @@ Use = tuple[tuple[str, str], ...]
 
 
 @dataclass
-class Merged:
+class CompactionResult:
     """What was done in one feature: small shards merged into how many, their rows and new bytes, and what was left.
 
     damaged : sentences about shards that were left as they are because their data are not what their markers say.
@@ -52,18 +52,18 @@ def compact(cache: Cache, rows: int = COMPACT_ROWS, progress: Progress | None = 
     """Merge the shards below half of ``rows`` rows into shards of up to ``rows`` rows, and return what was done.
 
     progress : gets a stage for each feature's folder, in rows.
-    Returns ``features`` (folder -> what :class:`Merged` says) and ``rows``. Every shard is checked against its checksum
+    Returns ``features`` (folder -> what :class:`CompactionResult` says) and ``rows``. Every shard is checked against its checksum
     before it is merged, and every merged one is read back and compared.
     Raises IntegrityError for markers, heads or specs that cannot be read, before anything is written in their feature.
     """
     progress = progress or Silent()
     stores = cache.features()
     with lease(cache.root, "compact", [store.folder.name for store in stores]):
-        done: dict[str, Merged] = {}
+        done: dict[str, CompactionResult] = {}
         for store, leader in _in_order(stores):
             packs = list(_packs(cache, store, leader, rows))
             progress.start(store.folder.name, sum(pack.rows for pack in packs))
-            merged = done.setdefault(store.folder.name, Merged())
+            merged = done.setdefault(store.folder.name, CompactionResult())
             for pack in packs:
                 _merge(store, pack, merged)
                 progress.advance(store.folder.name, pack.rows)
@@ -73,7 +73,7 @@ def compact(cache: Cache, rows: int = COMPACT_ROWS, progress: Progress | None = 
 
 
 @dataclass(frozen=True)
-class Pack:
+class MergeGroup:
     """Shards that become one. keys : the rows of the merged shard in order. rejected : as in a marker."""
 
     shards: tuple[Marker, ...]
@@ -110,7 +110,7 @@ def _leader(spec: Mapping[str, object], stores: Mapping[str, FeatureStore]) -> F
     return None
 
 
-def _packs(cache: Cache, store: FeatureStore, leader: FeatureStore | None, rows: int) -> Iterator[Pack]:
+def _packs(cache: Cache, store: FeatureStore, leader: FeatureStore | None, rows: int) -> Iterator[MergeGroup]:
     markers = store.read_markers(store.index(refresh=True).shards)
     small = [one for one in markers if 0 < one.rows < rows / 2]
     if leader is None:
@@ -180,18 +180,18 @@ def _filled(group: Iterable[Marker], rows: int) -> Iterator[list[Marker]]:
         yield pack
 
 
-def _pack(shards: Sequence[Marker], keys: Sequence[str]) -> Pack:
+def _pack(shards: Sequence[Marker], keys: Sequence[str]) -> MergeGroup:
     stored = set(keys)
     rejected = {key: why for one in shards for key, why in one.rejected.items() if key not in stored}
-    return Pack(tuple(sorted(shards, key=lambda one: one.shard)), tuple(keys), rejected)
+    return MergeGroup(tuple(sorted(shards, key=lambda one: one.shard)), tuple(keys), rejected)
 
 
-def _merge(store: FeatureStore, pack: Pack, merged: Merged) -> None:
+def _merge(store: FeatureStore, pack: MergeGroup, merged: CompactionResult) -> None:
     """Commit one merged shard, unless one of its parts is damaged or the shard is there already."""
     writer = FeatureStore(store.folder, pack.shards[0].format)
     if writer.has(writer.shard_id(pack.planned)):
         return
-    told = each(lambda one: list(_damage(store, one)), pack.shards, store.folder)
+    told = map_ordered(lambda one: list(_damage(store, one)), pack.shards, store.folder)
     damaged = [what for sentences in told for what in sentences]
     if damaged:
         merged.damaged += damaged
@@ -215,7 +215,7 @@ def _damage(store: FeatureStore, marker: Marker) -> Iterator[str]:
         yield f"{store.folder.name}: shard {marker.shard} cannot be read ({error})"
 
 
-def _rows(store: FeatureStore, pack: Pack) -> Rows:
+def _rows(store: FeatureStore, pack: MergeGroup) -> Rows:
     """Read the rows of a pack in its order; of a key in several shards, the row of the one with the smallest id."""
     first = pack.shards[0]
     rows = np.empty((pack.rows, *first.shape), first.dtype)
@@ -226,7 +226,7 @@ def _rows(store: FeatureStore, pack: Pack) -> Rows:
                 f"{store.folder}: shards {first.shard} and {marker.shard} hold rows of different kinds."
             )
     order = pack.shards[::-1]
-    read = each(lambda marker: store.open_shard(marker).read(0, marker.rows, None), order, store.folder)
+    read = map_ordered(lambda marker: store.open_shard(marker).read(0, marker.rows, None), order, store.folder)
     for marker, found in zip(order, read, strict=True):
         rows[[place[key] for key in marker.keys]] = found
     return rows

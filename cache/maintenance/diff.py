@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import UsageError
-from ...storage import Place
+from ...storage import AnyPath
 from ..records.builds import BuildRecord
 from ..store import Cache, FeatureStore
-from .listing import short
+from .listing import short_value
 
 Difference = tuple[str, str]
 """What it is about, such as ``teacher``, and how it differs."""
@@ -21,7 +21,7 @@ Difference = tuple[str, str]
 _LABELS = ("real", "fake")
 
 
-def diff(a: str, b: str, cache: Place | str | None = None) -> dict[str, Any]:
+def diff(a: str, b: str, cache: AnyPath | str | None = None) -> dict[str, Any]:
     """Compare two things of one kind and say what differs.
 
     a, b : ids of builds, or names of feature folders (beginnings will do) of the cache at ``cache``; without it, the
@@ -132,7 +132,7 @@ def settings(a: Mapping[str, Any], b: Mapping[str, Any], told: Iterable[str], wh
             else:
                 found += settings(one, two, told, f"{where}{name}.")
         else:
-            found.append(f"{where}{name} {short(one)} -> {short(two)}")
+            found.append(f"{where}{name} {short_value(one)} -> {short_value(two)}")
     return list(dict.fromkeys(found))
 
 

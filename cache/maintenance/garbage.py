@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ...errors import IntegrityError
-from ...storage import Place, RemotePath, answered, each, folders_in, link_above, matching, names_in
+from ...storage import (
+    AnyPath,
+    RemotePath,
+    list_folders,
+    list_matching,
+    list_names,
+    map_ordered,
+    symlink_above,
+    unreachable_on_error,
+)
 from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
 from ..lease import FOLDER as BUILDERS
 from ..lease import STALE_SECONDS, file_time, read_leases
@@ -19,7 +28,7 @@ from ..records.datasets import HEAD_NAME, REVISION_NAME
 from ..shards.marker import DATA_NAME, MARKER_NAME, Marker, read_marker
 from ..spec import FOLDER_NAME
 from ..store import Cache
-from .trash import DAMAGED, REMOVED, check_no_link
+from .trash import DAMAGED, REMOVED, refuse_symlinks
 
 _SPEC = re.compile(r"spec\.json")
 KILLED = "a killed writer left it"
@@ -28,24 +37,24 @@ TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-[0-9a-f]{{16}}")
 
 
 @dataclass(frozen=True)
-class Litter:
+class Garbage:
     """Something that can be deleted once it is old enough.
 
     age : seconds since it became litter. feature, dataset : whose it is, where it is one's. record : for the data of a
     removed shard its marker, which goes with them. at_least : the age that it must have whatever the grace period is.
     """
 
-    path: Place
+    path: AnyPath
     why: str
     bytes: int
     age: float
     feature: str | None = None
     dataset: str | None = None
-    record: Place | None = None
+    record: AnyPath | None = None
     at_least: float = 0
 
 
-def garbage(cache: Cache) -> list[Place]:
+def list_garbage(cache: Cache) -> list[AnyPath]:
     """Return the data without a marker and the temporary files of killed writers, sorted."""
     found = list(_temporary(cache))
     for folder in feature_folders(cache):
@@ -53,12 +62,12 @@ def garbage(cache: Cache) -> list[Place]:
     return sorted(found)
 
 
-def feature_folders(cache: Cache) -> list[Place]:
+def feature_folders(cache: Cache) -> list[AnyPath]:
     """Return the folders below ``features`` that are named as a feature's are, with or without a spec, sorted."""
-    return [folder for folder in folders_in(cache.root / "features") if FOLDER_NAME.fullmatch(folder.name)]
+    return [folder for folder in list_folders(cache.root / "features") if FOLDER_NAME.fullmatch(folder.name)]
 
 
-def find_litter(cache: Cache) -> list[Litter]:
+def find_garbage(cache: Cache) -> list[Garbage]:
     """Return all litter, but for the folders and datasets that live processes use, and for what lies behind a link.
 
     The leases are read after the looking: who takes one later can have written none of what was seen.
@@ -66,12 +75,12 @@ def find_litter(cache: Cache) -> list[Litter]:
     now = file_time(cache.root)
     found = []
     for path in _temporary(cache):
-        found.append(Litter(path, KILLED, *_size_and_age(path, now), *_owner(path), at_least=STALE_SECONDS))
+        found.append(Garbage(path, KILLED, *_size_and_age(path, now), *_owner(path), at_least=STALE_SECONDS))
     features = [folder for folder in feature_folders(cache) if _is_own(cache, folder / "shards")]
     for folder in features:
         found += _data(cache, folder, now)
     builds, refs, datasets = cache.builds().folder, cache.builds().refs_folder, _dataset_folders(cache)
-    damaged: list[tuple[Place, tuple[re.Pattern[str], ...]]] = [(builds, (RECORD_NAME,)), (refs, (REF_NAME,))]
+    damaged: list[tuple[AnyPath, tuple[re.Pattern[str], ...]]] = [(builds, (RECORD_NAME,)), (refs, (REF_NAME,))]
     damaged += [(folder, (REVISION_NAME, HEAD_NAME)) for folder in datasets]
     damaged += [(folder, (MARKER_NAME, DATA_NAME, _SPEC)) for folder in features]
     removed = [(builds, (RECORD_NAME,)), *((folder, (REVISION_NAME,)) for folder in datasets)]
@@ -82,17 +91,17 @@ def find_litter(cache: Cache) -> list[Litter]:
     leases = read_leases(cache.root)
     free = [one for one in found if one.feature not in leases.features and one.dataset not in leases.datasets]
     stale = leases.stale if _is_own(cache, cache.root / BUILDERS) else ()
-    return free + [Litter(path, "the lease of a killed process", *_size_and_age(path, now)) for path in stale]
+    return free + [Garbage(path, "the lease of a killed process", *_size_and_age(path, now)) for path in stale]
 
 
-def delete(root: Place, litter: Litter) -> bool:
+def delete_garbage(root: AnyPath, litter: Garbage) -> bool:
     """Delete one piece of litter of the cache at ``root``; False if it has become something again.
 
     The record of a removed shard goes first: from then on nobody can put the marker back, and whoever did so before is
     seen. IntegrityError if it lies behind a symbolic link.
     """
     path = litter.path
-    check_no_link(root, path, litter.record or path)
+    refuse_symlinks(root, path, litter.record or path)
     try:
         if litter.record is not None:
             litter.record.unlink(missing_ok=True)
@@ -111,80 +120,80 @@ def delete(root: Place, litter: Litter) -> bool:
     return True
 
 
-def _aside(cache: Cache, folder: Place, names: Iterable[re.Pattern[str]], why: str, now: float) -> Iterator[Litter]:
-    def litter(path: Place) -> Litter:
-        return Litter(path, why, *_size_and_own_age(path, now), *_owner(path))
+def _aside(cache: Cache, folder: AnyPath, names: Iterable[re.Pattern[str]], why: str, now: float) -> Iterator[Garbage]:
+    def litter(path: AnyPath) -> Garbage:
+        return Garbage(path, why, *_size_and_own_age(path, now), *_owner(path))
 
     if _is_own(cache, folder):
         for name in names:
-            yield from each(litter, matching(folder, name), cache.root)
+            yield from map_ordered(litter, list_matching(folder, name), cache.root)
 
 
-def _is_own(cache: Cache, folder: Place) -> bool:
+def _is_own(cache: Cache, folder: AnyPath) -> bool:
     """Say whether the way from the cache to what lies in a folder leads through no link."""
-    return link_above(folder / "any", cache.root) is None
+    return symlink_above(folder / "any", cache.root) is None
 
 
-def _dataset_folders(cache: Cache) -> list[Place]:
-    return folders_in(cache.datasets().folder)
+def _dataset_folders(cache: Cache) -> list[AnyPath]:
+    return list_folders(cache.datasets().folder)
 
 
-def _temporary(cache: Cache) -> Iterator[Place]:
+def _temporary(cache: Cache) -> Iterator[AnyPath]:
     folders = [cache.root, cache.root / BUILDERS, cache.builds().folder, cache.builds().refs_folder]
     folders += _dataset_folders(cache)
     for feature in feature_folders(cache):
         folders += [feature, feature / "shards", feature / "index"]
     for folder in folders:
         if _is_own(cache, folder):
-            yield from matching(folder, TEMPORARY)
+            yield from list_matching(folder, TEMPORARY)
 
 
-def _unmarked(shards: Place) -> Iterator[Place]:
+def _unmarked(shards: AnyPath) -> Iterator[AnyPath]:
     """Yield data that no marker names; what belongs to a damaged marker's shard counts as named.
 
     The only data of a shard that has a marker are taken for those that it names: it is not read for that.
     """
-    names = names_in(shards)
+    names = list_names(shards)
     marked = {name[:-5] for name in names if name.endswith(".json")}
     data = sorted(name for name in names if DATA_NAME.fullmatch(name))
     several = [shard for shard, count in Counter(name[:32] for name in data).items() if count > 1 and shard in marked]
-    named = dict(zip(several, each(lambda shard: _named(shards, shard), several, shards), strict=True))
+    named = dict(zip(several, map_ordered(lambda shard: _named(shards, shard), several, shards), strict=True))
     for name in data:
         if name[:32] not in marked or name not in named.get(name[:32], {name}):
             yield shards / name
 
 
-def _named(shards: Place, shard: str) -> set[str]:
+def _named(shards: AnyPath, shard: str) -> set[str]:
     """Return the names of data that the marker of a shard holds; all that could be its own if it cannot be read."""
     path = shards / f"{shard}.json"
     try:
-        with answered(path):
+        with unreachable_on_error(path):
             return {Marker.model_validate_json(path.read_bytes()).data}
     except FileNotFoundError:
         return set()
     except ValueError:
-        return {name for name in names_in(shards) if name.startswith(f"{shard}-")}
+        return {name for name in list_names(shards) if name.startswith(f"{shard}-")}
 
 
-def _data(cache: Cache, folder: Place, now: float) -> Iterator[Litter]:
+def _data(cache: Cache, folder: AnyPath, now: float) -> Iterator[Garbage]:
     if _is_own(cache, folder / REMOVED):
-        yield from each(lambda path: _of_data(folder, path, now), _unmarked(folder / "shards"), folder)
+        yield from map_ordered(lambda path: _of_data(folder, path, now), _unmarked(folder / "shards"), folder)
 
 
-def _of_data(folder: Place, path: Place, now: float) -> Litter:
+def _of_data(folder: AnyPath, path: AnyPath, now: float) -> Garbage:
     size, age = _size_and_age(path, now)
     record = folder / REMOVED / f"{path.name[:32]}.json"
     try:
         if read_marker(record).data == path.name:
-            with answered(record):
+            with unreachable_on_error(record):
                 since = now - record.stat().st_mtime
-            return Litter(path, "its shard was removed", size, since, folder.name, record=record)
+            return Garbage(path, "its shard was removed", size, since, folder.name, record=record)
     except (IntegrityError, FileNotFoundError):
         pass  # nothing was removed in an orderly way: a writer was killed
-    return Litter(path, KILLED, size, age, folder.name)
+    return Garbage(path, KILLED, size, age, folder.name)
 
 
-def _owner(path: Place) -> tuple[str | None, str | None]:
+def _owner(path: AnyPath) -> tuple[str | None, str | None]:
     """Return the feature's folder and the dataset that a path of the cache belongs to."""
     for folder in path.parents:
         if folder.parent.name == "features":
@@ -194,9 +203,9 @@ def _owner(path: Place) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _size_and_age(path: Place, now: float) -> tuple[int, float]:
+def _size_and_age(path: AnyPath, now: float) -> tuple[int, float]:
     """Return the bytes of a file or tree and the seconds since anything of it was written."""
-    with answered(path):
+    with unreachable_on_error(path):
         if isinstance(path, RemotePath):
             entries = path.below()
             return sum(entry.size for entry in entries), now - max((entry.mtime for entry in entries), default=now)
@@ -209,19 +218,19 @@ def _size_and_age(path: Place, now: float) -> tuple[int, float]:
                 continue  # another gc deletes it just now
             newest = max(newest, status.st_mtime)
             if stat.S_ISDIR(status.st_mode):
-                waiting += [item / name for name in names_in(item)]
+                waiting += [item / name for name in list_names(item)]
             else:
                 size += status.st_size
         return size, now - newest
 
 
-def _size_and_own_age(path: Place, now: float) -> tuple[int, float]:
+def _size_and_own_age(path: AnyPath, now: float) -> tuple[int, float]:
     """Return the bytes of a file or tree that was set aside, and the seconds since."""
     size, age = _size_and_age(path, now)
     if isinstance(path, RemotePath):
         return size, age  # the copy was made when it was set aside
     try:
-        with answered(path):
+        with unreachable_on_error(path):
             return size, now - path.lstat().st_mtime
     except FileNotFoundError:
         return size, age  # another gc deletes it just now

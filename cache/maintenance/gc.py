@@ -16,22 +16,22 @@ from typing import Any, Literal
 
 from ...choices import GRACE_HOURS, KEEP_REVISIONS
 from ...errors import IntegrityError
-from ...storage import Place, answered, each, is_there, matching, name_below
+from ...storage import AnyPath, list_matching, map_ordered, path_exists, relative_name, unreachable_on_error
 from ...storage.atomic import fsync_folder
 from ..lease import Leases, file_time, read_leases
 from ..records.builds import RECORD_NAME, BuildRecord
 from ..records.datasets import OF_REVISION
 from ..shards.format import checksum
 from ..store import Cache, FeatureStore
-from .garbage import Litter, delete, feature_folders, find_litter
-from .roots import Roots, find_roots, needed_shards, read_briefs, replacements, restore_named
-from .trash import REMOVED, linked_folders, put_back, set_aside
+from .garbage import Garbage, delete_garbage, feature_folders, find_garbage
+from .roots import Roots, find_roots, needed_shards, read_marker_summaries, replacements, restore_named
+from .trash import REMOVED, move_to_trash, restore, symlinked_folders
 
 Kind = Literal["build", "revision", "shard", "data"]
 
 
 @dataclass(frozen=True)
-class Item:
+class CollectedItem:
     """Something that goes.
 
     path : relative to the cache. bytes : what its own files hold, for a shard those of its data. ``data`` are deleted,
@@ -48,7 +48,7 @@ class Item:
 class _Found:
     """What a look at the cache came to."""
 
-    items: list[Item]
+    items: list[CollectedItem]
     kept: list[str]
     waiting: list[int]
 
@@ -75,12 +75,16 @@ def collect(
     items, bytes_now = list(found.items), 0
     now_aside = {PurePosixPath(item.path).name for item in items}
     old = []
-    for litter in find_litter(cache):
+    for litter in find_garbage(cache):
         if litter.age >= max(grace, litter.at_least):
             old.append(litter)
         elif (litter.record or litter.path).name not in now_aside:
             found.waiting.append(litter.bytes)
-    gone = each(lambda litter: delete(cache.root, litter), old, cache.root) if delete_them else [True] * len(old)
+    gone = (
+        map_ordered(lambda litter: delete_garbage(cache.root, litter), old, cache.root)
+        if delete_them
+        else [True] * len(old)
+    )
     for litter in compress(old, gone):
         items.append(_item(cache, litter))
         bytes_now += litter.bytes
@@ -101,7 +105,7 @@ def _look(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) ->
     leases = read_leases(cache.root)
     now = file_time(cache.root)
     builds = cache.builds().folder
-    young = frozenset(path.stem for path in matching(builds, RECORD_NAME) if now - _changed(path, now) < grace)
+    young = frozenset(path.stem for path in list_matching(builds, RECORD_NAME) if now - _changed(path, now) < grace)
     roots = find_roots(cache, keep_revisions, young)
     if roots.absent:
         build, run = next(iter(roots.absent.items()))
@@ -114,9 +118,9 @@ def _look(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) ->
     for folder in feature_folders(cache):
         if folder.name in leases.features:
             found.kept.append(f"{folder.name}: somebody is working with it")
-        elif is_there(folder / "spec.json"):
+        elif path_exists(folder / "spec.json"):
             _look_at_feature(cache, folder, roots, now - grace, found, thorough=thorough)
-    links = linked_folders(cache)
+    links = symlinked_folders(cache)
     found.kept += [
         f"{_name(cache, link)}: is a symbolic link, and nothing is moved or deleted through one" for link in links
     ]
@@ -124,21 +128,21 @@ def _look(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) ->
     return found
 
 
-def _is_behind(path: Place, links: Sequence[Place]) -> bool:
+def _is_behind(path: AnyPath, links: Sequence[AnyPath]) -> bool:
     """Say whether one of these folders lies on the way to a file, or to where it goes when it is removed."""
-    return any(link in path.parents or link == removed_folder(path) for link in links)
+    return any(link in path.parents or link == trash_folder(path) for link in links)
 
 
-def _records(cache: Cache, roots: Roots, leases: Leases) -> Iterable[Item]:
+def _records(cache: Cache, roots: Roots, leases: Leases) -> Iterable[CollectedItem]:
     """Yield the build records that nothing needs."""
     for build, record in roots.records.items():
         if build not in roots.builds and record.dataset not in leases.datasets:
             path = cache.builds().folder / f"{build}.json"
             why = f"neither a run nor a new revision of {record.dataset} needs it"
-            yield Item("build", _name(cache, path), _size(path), why)
+            yield CollectedItem("build", _name(cache, path), _size(path), why)
 
 
-def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Iterable[Item]:
+def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Iterable[CollectedItem]:
     """Yield the files of revisions that nothing needs; one that was never the head only if it is older than ``oldest``."""
     datasets = cache.datasets()
     for name in sorted(set(datasets.names()) - leases.datasets):
@@ -148,24 +152,24 @@ def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Ite
             if (name, revision) in roots.revisions or (revision not in past and _changed(table, oldest) >= oldest):
                 continue
             for path in [table.with_name(f"{revision}{suffix}") for suffix in OF_REVISION]:
-                if is_there(path):
-                    yield Item(
+                if path_exists(path):
+                    yield CollectedItem(
                         "revision", _name(cache, path), _size(path), f"an older revision of {name}, which no run needs"
                     )
 
 
 def _look_at_feature(
-    cache: Cache, folder: Place, roots: Roots, oldest: float, found: _Found, *, thorough: bool
+    cache: Cache, folder: AnyPath, roots: Roots, oldest: float, found: _Found, *, thorough: bool
 ) -> None:
     """Add the shards of a feature that can go. oldest : time before which a shard that no build names is given up."""
     try:
         store = FeatureStore(folder)
-        briefs = read_briefs(store)
+        briefs = read_marker_summaries(store)
     except IntegrityError as error:
         found.kept.append(f"{folder.name}: {error}")
         return
     merging = [brief.shard for brief in briefs.values() if not briefs.keys().isdisjoint(brief.merged)]
-    sound_ones = each(lambda shard: _sound(store, shard, thorough=thorough), merging, folder)
+    sound_ones = map_ordered(lambda shard: _sound(store, shard, thorough=thorough), merging, folder)
     unsound = {shard for shard, is_sound in zip(merging, sound_ones, strict=True) if not is_sound}
     found.kept += [
         f"{folder.name}: merged shard {shard} is damaged, so what it replaces stays" for shard in sorted(unsound)
@@ -188,7 +192,7 @@ def _look_at_feature(
         else:
             young += 1
             continue
-        found.items.append(Item("shard", _name(cache, path), brief.bytes, why))
+        found.items.append(CollectedItem("shard", _name(cache, path), brief.bytes, why))
     if young:
         found.kept.append(
             f"{folder.name}: {young:,} shards may be the work of an interrupted build, and are still young"
@@ -204,7 +208,7 @@ def _sound(store: FeatureStore, shard: str, *, thorough: bool) -> bool:
         return False
 
 
-def _set_aside(cache: Cache, items: Iterable[Item]) -> list[Place]:
+def _set_aside(cache: Cache, items: Iterable[CollectedItem]) -> list[AnyPath]:
     """Set the items aside, flush the folders, and return the paths that were moved.
 
     One kind after the other, so that a power failure brings back no record of something that is gone.
@@ -213,47 +217,49 @@ def _set_aside(cache: Cache, items: Iterable[Item]) -> list[Place]:
     for _, of_one_kind in groupby(items, key=lambda item: item.kind):
         paths = [cache.root / item.path for item in of_one_kind]
         paths = list(
-            compress(paths, each(lambda path: set_aside(cache.root, path, removed_folder(path)), paths, cache.root))
+            compress(
+                paths, map_ordered(lambda path: move_to_trash(cache.root, path, trash_folder(path)), paths, cache.root)
+            )
         )
-        for folder in sorted({folder for path in paths for folder in (path.parent, removed_folder(path))}):
+        for folder in sorted({folder for path in paths for folder in (path.parent, trash_folder(path))}):
             fsync_folder(folder)
         moved += paths
     return moved
 
 
-def removed_folder(path: Place) -> Place:
+def trash_folder(path: AnyPath) -> AnyPath:
     """Return where a marker, a build record or a dataset's table goes when it is removed."""
     return (path.parent.parent if path.parent.name == "shards" else path.parent) / REMOVED
 
 
-def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[Place]) -> set[str]:
+def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[AnyPath]) -> set[str]:
     """Put back what live builders use among what this process moved, and all that roots need, whoever moved it.
 
     Returns the paths that are back, relative to the cache.
     """
-    back: set[Place] = set()
+    back: set[AnyPath] = set()
     leases = read_leases(cache.root)
     for path in moved:
-        if _in_use(path, leases) and put_back(cache.root, removed_folder(path) / path.name, path):
+        if _in_use(path, leases) and restore(cache.root, trash_folder(path) / path.name, path):
             back.add(path)
     roots = find_roots(cache, keep_revisions)
-    links = linked_folders(cache)
+    links = symlinked_folders(cache)
     builds = cache.builds().folder
     for path in [builds / f"{build}.json" for build in roots.absent if not _is_behind(builds / "any", links)]:
-        if put_back(cache.root, removed_folder(path) / path.name, path):
+        if restore(cache.root, trash_folder(path) / path.name, path):
             back.add(path)
     roots = find_roots(cache, keep_revisions)
     for path in moved:
         if path.parent.name == "builds" and path not in back and _dataset_and_revision(path) in roots.revisions:
             back.add(path)
-            put_back(cache.root, removed_folder(path) / path.name, path)
+            restore(cache.root, trash_folder(path) / path.name, path)
     roots = find_roots(cache, keep_revisions)
     for name, revision in roots.revisions:
         for suffix in OF_REVISION:
             path = cache.datasets().folder / name / f"{revision}{suffix}"
-            if _is_behind(path, links) or is_there(path):
+            if _is_behind(path, links) or path_exists(path):
                 continue
-            if put_back(cache.root, removed_folder(path) / path.name, path):
+            if restore(cache.root, trash_folder(path) / path.name, path):
                 back.add(path)
     for folder in cache.feature_folders():
         if not _is_behind(folder / "shards" / "any", links):
@@ -261,7 +267,7 @@ def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[Place]) 
     return {_name(cache, path) for path in back}
 
 
-def _in_use(path: Place, leases: Leases) -> bool:
+def _in_use(path: AnyPath, leases: Leases) -> bool:
     """Say whether a live process uses the feature or the dataset whose marker, table or build record was at ``path``."""
     if path.parent.name == "builds":
         what = _dataset_and_revision(path)
@@ -269,18 +275,18 @@ def _in_use(path: Place, leases: Leases) -> bool:
     return path.parent.name in leases.datasets or path.parents[1].name in leases.features
 
 
-def _dataset_and_revision(path: Place) -> tuple[str, str] | None:
+def _dataset_and_revision(path: AnyPath) -> tuple[str, str] | None:
     """Return what a removed build record is of, or None if another process has deleted it."""
-    removed = removed_folder(path) / path.name
+    removed = trash_folder(path) / path.name
     try:
-        with answered(removed):
+        with unreachable_on_error(removed):
             record = BuildRecord.model_validate_json(removed.read_bytes())
     except FileNotFoundError:
         return None
     return record.dataset, record.revision
 
 
-def _put_back_shards(cache: Cache, folder: Place, roots: Roots) -> Iterable[Place]:
+def _put_back_shards(cache: Cache, folder: AnyPath, roots: Roots) -> Iterable[AnyPath]:
     """Put back the removed shards of a feature that hold what needed builds name."""
     needed = [roots.records[build] for build in roots.builds]
     try:
@@ -291,25 +297,25 @@ def _put_back_shards(cache: Cache, folder: Place, roots: Roots) -> Iterable[Plac
         return  # told when the folder is looked at
 
 
-def _item(cache: Cache, litter: Litter) -> Item:
-    return Item("data", _name(cache, litter.path), litter.bytes, litter.why)
+def _item(cache: Cache, litter: Garbage) -> CollectedItem:
+    return CollectedItem("data", _name(cache, litter.path), litter.bytes, litter.why)
 
 
-def _name(cache: Cache, path: Place) -> str:
-    return name_below(path, cache.root)
+def _name(cache: Cache, path: AnyPath) -> str:
+    return relative_name(path, cache.root)
 
 
-def _size(path: Place) -> int:
+def _size(path: AnyPath) -> int:
     try:
-        with answered(path):
+        with unreachable_on_error(path):
             return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def _changed(path: Place, otherwise: float) -> float:
+def _changed(path: AnyPath, otherwise: float) -> float:
     try:
-        with answered(path):
+        with unreachable_on_error(path):
             return path.stat().st_mtime
     except FileNotFoundError:
         return otherwise

@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 from typing import cast
 
 from ...errors import UnreachableError, UserError
-from ...storage import Place, matching
+from ...storage import AnyPath, list_matching
 from ..lease import FOLDER as BUILDERS
 from ..lease import LEASE_FILE
 from ..store import Cache, FeatureStore
-from .roots import read_briefs
+from .roots import read_marker_summaries
 
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 Entry = dict[str, object]
@@ -35,11 +35,11 @@ def summary(cache: Cache) -> dict[str, list[Entry]]:
         "builds": builds,
         "features": [_feature(folder, builds) for folder in cache.feature_folders()],
         "refs": refs,
-        "builders": [{"lease": path.stem} for path in matching(cache.root / BUILDERS, LEASE_FILE)],
+        "builders": [{"lease": path.stem} for path in list_matching(cache.root / BUILDERS, LEASE_FILE)],
     }
 
 
-def words(spec: Mapping[str, object]) -> str:
+def spec_summary(spec: Mapping[str, object]) -> str:
     """Return a spec in one short line: its own settings, long digests cut, models by their digest, specs by name."""
     parts = []
     for name, value in spec.items():
@@ -48,9 +48,11 @@ def words(spec: Mapping[str, object]) -> str:
         if isinstance(value, dict) and "feature" in value:
             parts.append(f"from {value['feature']}{_perturbed(value)}")
         elif isinstance(value, dict):
-            parts.append(f"{name} {short(value['weights'])}" if "weights" in value else f"{name} ({words(value)})")
+            parts.append(
+                f"{name} {short_value(value['weights'])}" if "weights" in value else f"{name} ({spec_summary(value)})"
+            )
         else:
-            parts.append(f"{name} {short(value)}")
+            parts.append(f"{name} {short_value(value)}")
     return ", ".join(parts)
 
 
@@ -58,14 +60,14 @@ def _perturbed(spec: Mapping[str, object]) -> str:
     """Say that a feature is made of perturbed pictures, however far down."""
     found = spec.get("perturb")
     if isinstance(found, dict):
-        return f" (perturb {words(found)})"
+        return f" (perturb {spec_summary(found)})"
     return next((text for part in spec.values() if isinstance(part, dict) and (text := _perturbed(part))), "")
 
 
-def short(value: object) -> str:
+def short_value(value: object) -> str:
     """Return one setting in few letters: long digests cut, lists with slashes, truth as yes or no."""
     if isinstance(value, list):
-        return "/".join(short(item) for item in value)
+        return "/".join(short_value(item) for item in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -115,10 +117,10 @@ def _build(cache: Cache, build: str, runs: list[object]) -> Entry:
     }
 
 
-def _feature(folder: Place, builds: list[Entry]) -> Entry:
+def _feature(folder: AnyPath, builds: list[Entry]) -> Entry:
     try:
         store = FeatureStore(folder)
-        briefs = read_briefs(store)
+        briefs = read_marker_summaries(store)
     except (UserError, UnreachableError) as error:
         return {"folder": folder.name, "problem": str(error)}
     replaced = {shard for brief in briefs.values() for shard in brief.merged}
@@ -141,7 +143,7 @@ def _feature(folder: Place, builds: list[Entry]) -> Entry:
         },
         "builds": [build["id"] for build in using],
         "runs": sorted({run for build in using for run in cast(list[str], build["runs"])}),
-        "words": words(store.spec),
+        "words": spec_summary(store.spec),
     }
 
 

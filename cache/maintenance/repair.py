@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...errors import IntegrityError, UserError
-from ...storage import Place, is_there, name_below
+from ...storage import AnyPath, path_exists, relative_name
 from ...storage.atomic import cannot_write, create_file, fsync_folder, make_folder
 from ..index import file as index_file
 from ..records.builds import BuildRecord
@@ -20,9 +20,9 @@ from ..records.datasets import OF_REVISION
 from ..shards.data import move_data
 from ..shards.marker import read_marker
 from ..store import Cache, FeatureStore
-from .gc import removed_folder
+from .gc import trash_folder
 from .roots import restore_named
-from .trash import DAMAGED, BehindLinkError, check_no_link, put_back, set_aside
+from .trash import DAMAGED, SymlinkError, move_to_trash, refuse_symlinks, restore
 from .verify import Problem, report
 
 LOST = {"path": "", "reason": "lost", "detail": "the list was damaged and set aside by verify --repair"}
@@ -44,7 +44,7 @@ def repair(cache: Cache) -> dict[str, Any]:
         try:
             for what in _mend(cache, problem):
                 repaired.append(what)
-        except BehindLinkError as error:
+        except SymlinkError as error:
             left.append(f"{error} So this was left as it is: {problem.what}")
     after = report(cache)
     missing = [problem for problem in after["problems"] if problem["kind"] == "missing"]
@@ -87,13 +87,13 @@ def _mend_missing(cache: Cache, problem: Problem) -> Iterator[str]:
     builds = cache.builds()
     for ref in builds.refs() if problem.feature == "refs" else ():
         path = builds.folder / f"{ref.build}.json"
-        if not is_there(path) and put_back(cache.root, removed_folder(path) / path.name, path):
+        if not path_exists(path) and restore(cache.root, trash_folder(path) / path.name, path):
             yield f"builds/{path.name}, which gc had removed and run {ref.run} needs, is back"
     for build in builds.ids() if problem.feature.startswith("builds/") else ():
         record = builds.read(build)
         for suffix in OF_REVISION:
             path = cache.datasets().folder / record.dataset / f"{record.revision}{suffix}"
-            if not is_there(path) and put_back(cache.root, removed_folder(path) / path.name, path):
+            if not path_exists(path) and restore(cache.root, trash_folder(path) / path.name, path):
                 yield f"datasets/{record.dataset}/{path.name}, which gc had removed and build {build} needs, is back"
 
 
@@ -113,7 +113,7 @@ def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
         marker = read_marker(path)
     except IntegrityError:
         marker = None
-    if not set_aside(cache.root, path, folder / DAMAGED):
+    if not move_to_trash(cache.root, path, folder / DAMAGED):
         return
     fsync_folder(path.parent)
     if marker is not None:
@@ -128,15 +128,15 @@ def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
     yield f"{name}: shard {shard} is set aside, and {rows} will be made again"
 
 
-def _set_file_aside(cache: Cache, path: Place) -> Iterator[str]:
+def _set_file_aside(cache: Cache, path: AnyPath) -> Iterator[str]:
     """Move one damaged file that is no shard, and say what that means."""
-    name = name_below(path, cache.root)
+    name = relative_name(path, cache.root)
     if path.suffix == index_file.SUFFIX:
-        check_no_link(cache.root, path)
+        refuse_symlinks(cache.root, path)
         path.unlink(missing_ok=True)
         yield f"{name} is deleted: it only made opening the feature fast"
         return
-    if not set_aside(cache.root, path, path.parent / DAMAGED):
+    if not move_to_trash(cache.root, path, path.parent / DAMAGED):
         return
     make_folder(path.parent)
     if path.name == "spec.json":

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError
-from ...storage import each, is_there
+from ...storage import map_ordered, path_exists
 from ..records.builds import BuildRecord, BuildStore, BuiltFeature
 from ..records.datasets import DatasetStore
 from ..store import Cache, FeatureStore
@@ -81,7 +81,7 @@ def _record(builds: BuildStore, build: str) -> BuildRecord | None:
         try:
             return builds.read(build)
         except UserError:
-            if not is_there(builds.folder / f"{build}.json"):
+            if not path_exists(builds.folder / f"{build}.json"):
                 break
             if not looks_left:  # it is damaged, and was not only away until another gc had put it back
                 raise
@@ -89,7 +89,7 @@ def _record(builds: BuildStore, build: str) -> BuildRecord | None:
 
 
 @dataclass(frozen=True)
-class Brief:
+class MarkerSummary:
     """A marker without its keys, which are most of it."""
 
     shard: str
@@ -99,16 +99,16 @@ class Brief:
     merged: tuple[str, ...]
 
 
-def read_briefs(store: FeatureStore) -> dict[str, Brief]:
+def read_marker_summaries(store: FeatureStore) -> dict[str, MarkerSummary]:
     """Return the markers of a feature in brief, by shard; IntegrityError if one is damaged.
 
     One that another process removes meanwhile is passed over.
     """
     markers = store.read_markers(store.marker_ids())
-    return {one.shard: Brief(one.shard, one.data, one.rows, one.bytes, one.merged) for one in markers}
+    return {one.shard: MarkerSummary(one.shard, one.data, one.rows, one.bytes, one.merged) for one in markers}
 
 
-def replacements(store: FeatureStore, briefs: Mapping[str, Brief]) -> dict[str, str]:
+def replacements(store: FeatureStore, briefs: Mapping[str, MarkerSummary]) -> dict[str, str]:
     """Return, for each shard that was merged into others, the one that holds its rows now: the largest, by id if equal.
 
     Names of shards that are gone are among the results. A merged shard is believed only if its marker really names all
@@ -126,7 +126,7 @@ def replacements(store: FeatureStore, briefs: Mapping[str, Brief]) -> dict[str, 
 
 
 def needed_shards(
-    cache: Cache, store: FeatureStore, briefs: Mapping[str, Brief], roots: Roots, replaced: Mapping[str, str]
+    cache: Cache, store: FeatureStore, briefs: Mapping[str, MarkerSummary], roots: Roots, replaced: Mapping[str, str]
 ) -> set[str]:
     """Return the shards of a feature that hold the rows of needed builds.
 
@@ -181,5 +181,5 @@ def _covered(store: FeatureStore, shard: str, others: Sequence[str]) -> set[str]
         return set()
     large = store.marker(shard)
     known = {*large.keys, *large.rejected}
-    smaller = each(store.marker, others, store.folder)
+    smaller = map_ordered(store.marker, others, store.folder)
     return {small.shard for small in smaller if known.issuperset((*small.keys, *small.rejected))}

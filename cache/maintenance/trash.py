@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 
 from ...errors import IntegrityError
-from ...storage import Place, RemotePath, each, folders_in, is_there, link_above, matching
+from ...storage import AnyPath, RemotePath, list_folders, list_matching, map_ordered, path_exists, symlink_above
 from ...storage.atomic import cannot_write, create_file, fsync_folder, make_folder
-from ..shards.marker import MARKER_NAME, Marker, how_to_check, read_marker
+from ..shards.marker import MARKER_NAME, Marker, check_hint, read_marker
 from ..store import Cache, FeatureStore
 
 REMOVED = "removed"
@@ -26,36 +26,36 @@ _OF_CACHE = ("builders", "builds", "datasets", "features", "refs")
 _OF_FEATURE = ("shards", "index", REMOVED, DAMAGED)
 
 
-class BehindLinkError(IntegrityError):
+class SymlinkError(IntegrityError):
     """What was to be moved or deleted is behind a symbolic link, so it belongs to somebody else."""
 
 
-def linked_folders(cache: Cache) -> list[Place]:
+def symlinked_folders(cache: Cache) -> list[AnyPath]:
     """Return the folders of a cache that are symbolic links, the upper ones first: what lies in them is left alone."""
     top = [cache.root / name for name in _OF_CACHE]
-    datasets, features = folders_in(cache.root / "datasets"), folders_in(cache.root / "features")
+    datasets, features = list_folders(cache.root / "datasets"), list_folders(cache.root / "features")
     below = [folder / name for folder in [*top, *datasets] for name in (REMOVED, DAMAGED)]
     below += [folder / name for folder in features for name in _OF_FEATURE]
     return [
-        folder for folder in (*top, *datasets, *features, *below) if link_above(folder / "any", cache.root) == folder
+        folder for folder in (*top, *datasets, *features, *below) if symlink_above(folder / "any", cache.root) == folder
     ]
 
 
-def check_no_link(root: Place, *paths: Place) -> None:
+def refuse_symlinks(root: AnyPath, *paths: AnyPath) -> None:
     """Raise BehindLinkError if a folder between the cache and one of its files is a symbolic link."""
     for path in paths:
-        link = link_above(path, root)
+        link = symlink_above(path, root)
         if link is not None:
-            raise BehindLinkError(f"{link}: is a symbolic link, and nothing is moved or deleted through one.")
+            raise SymlinkError(f"{link}: is a symbolic link, and nothing is moved or deleted through one.")
 
 
-def set_aside(root: Place, path: Place, folder: Place) -> bool:
+def move_to_trash(root: AnyPath, path: AnyPath, folder: AnyPath) -> bool:
     """Move a file of the cache at ``root`` into ``folder``, in the place of one of the same name there; False if it is gone.
 
     At any moment the file is in the one place or in the other, also for two processes that move it at once.
     """
     target = folder / path.name
-    check_no_link(root, path, target)
+    refuse_symlinks(root, path, target)
     make_folder(folder)
     try:
         if isinstance(path, RemotePath):
@@ -71,9 +71,9 @@ def set_aside(root: Place, path: Place, folder: Place) -> bool:
     return True
 
 
-def put_back(root: Place, aside: Place, path: Place) -> bool:
+def restore(root: AnyPath, aside: AnyPath, path: AnyPath) -> bool:
     """Link a file that was set aside to its old name; False if it is not there any more. What is there already stays."""
-    check_no_link(root, aside, path)
+    refuse_symlinks(root, aside, path)
     if isinstance(aside, RemotePath):
         return _put_back_object(aside, path)
     try:
@@ -88,11 +88,11 @@ def put_back(root: Place, aside: Place, path: Place) -> bool:
     return True
 
 
-def _put_back_object(aside: RemotePath, path: Place) -> bool:
+def _put_back_object(aside: RemotePath, path: AnyPath) -> bool:
     try:
         create_file(path, aside.read_bytes())
     except FileNotFoundError:
-        return is_there(path)
+        return path_exists(path)
     except OSError as error:
         raise cannot_write(path, error) from error
     return True
@@ -107,7 +107,7 @@ def restore_shard(store: FeatureStore, shard: str) -> bool:
         store.open_shard(read_marker(aside))
     except IntegrityError:
         return store.has(shard)
-    return put_back(store.folder.parent.parent, aside, store.shards / aside.name)
+    return restore(store.folder.parent.parent, aside, store.shards / aside.name)
 
 
 def restore_shards(store: FeatureStore, wanted: Iterable[str], keys: Callable[[], Iterable[str]] = tuple) -> list[str]:
@@ -121,9 +121,9 @@ def restore_shards(store: FeatureStore, wanted: Iterable[str], keys: Callable[[]
     missing = set(wanted).difference(present)
     if missing:
         missing -= {name for marker in store.read_markers(present) for name in marker.merged}
-    removed = {path.stem for path in matching(store.removed, MARKER_NAME)} if missing else set()
+    removed = {path.stem for path in list_matching(store.removed, MARKER_NAME)} if missing else set()
     named = sorted(missing & removed)
-    back = list(compress(named, each(lambda shard: restore_shard(store, shard), named, store.folder)))
+    back = list(compress(named, map_ordered(lambda shard: restore_shard(store, shard), named, store.folder)))
     missing -= set(back)
     others = (
         sorted(_removed_markers(store, removed - set(back)), key=lambda one: (-one.rows, one.shard)) if missing else []
@@ -151,7 +151,7 @@ def _removed_markers(store: FeatureStore, shards: Iterable[str]) -> Iterator[Mar
             continue  # another process deletes it just now, or it is damaged
 
 
-def keep_shards(store: FeatureStore, shards: Iterable[str]) -> None:
+def ensure_shards(store: FeatureStore, shards: Iterable[str]) -> None:
     """Make sure, before a record names them, that shards exist: in their own right, put back, or merged into others.
 
     Raises IntegrityError for one whose rows are gone.
@@ -165,5 +165,5 @@ def keep_shards(store: FeatureStore, shards: Iterable[str]) -> None:
         if shard not in merged:
             raise IntegrityError(
                 f"{store.folder}: shard {shard} was removed while this build relied on it. Run the build again. "
-                f"{how_to_check(store.folder)}"
+                f"{check_hint(store.folder)}"
             )

@@ -14,7 +14,16 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from ...errors import IntegrityError, UnreachableError, UserError
-from ...storage import Place, RemotePath, each, folders_in, is_there, matching, name_below, names_in
+from ...storage import (
+    AnyPath,
+    RemotePath,
+    list_folders,
+    list_matching,
+    list_names,
+    map_ordered,
+    path_exists,
+    relative_name,
+)
 from ..index import file as index_file
 from ..index.index import Index
 from ..records.builds import REF_NAME, BuildRecord, BuiltFeature, read_ref
@@ -23,10 +32,10 @@ from ..records.revision import revision_of
 from ..shards.format import checksum
 from ..shards.marker import MARKER_NAME, read_marker
 from ..store import Cache, FeatureStore
-from .garbage import garbage
+from .garbage import list_garbage
 from .roots import wanted_keys
 
-__all__ = ["Problem", "garbage", "report", "verify"]
+__all__ = ["Problem", "list_garbage", "report", "verify"]
 
 _BLOCK_BYTES = 64 * 2**20
 _SHARDS_AT_ONCE = 8
@@ -62,7 +71,7 @@ def verify(cache: Cache) -> list[Problem]:
     Reads every byte of the shards: checksums, sizes, shapes and types of all, NaN and Inf of the float features.
     """
     problems: list[Problem] = []
-    for folder in folders_in(cache.root / "features"):
+    for folder in list_folders(cache.root / "features"):
         problems += _verify_feature(folder)
     for name in cache.datasets().names():
         problems += _verify_dataset(cache, name)
@@ -71,24 +80,24 @@ def verify(cache: Cache) -> list[Problem]:
 
 
 def report(cache: Cache) -> dict[str, Any]:
-    """Verify and return ``problems``, ``garbage`` (paths relative to the cache), and how many shards and bytes were read."""
+    """Verify and return ``problems``, ``list_garbage`` (paths relative to the cache), and how many shards and bytes were read."""
     problems = verify(cache)
     sizes = [size for folder in cache.feature_folders() for size in _marked_bytes(folder)]
     return {
         "problems": [asdict(problem) for problem in problems],
-        "garbage": [name_below(path, cache.root) for path in garbage(cache)],
+        "garbage": [relative_name(path, cache.root) for path in list_garbage(cache)],
         "shards": len(sizes),
         "bytes": sum(sizes),
     }
 
 
-def _marked_bytes(folder: Place) -> Iterator[int]:
+def _marked_bytes(folder: AnyPath) -> Iterator[int]:
     """Yield the bytes of each shard whose marker can be read."""
-    sizes = each(_bytes_of, matching(folder / "shards", MARKER_NAME), folder)
+    sizes = map_ordered(_bytes_of, list_matching(folder / "shards", MARKER_NAME), folder)
     return (size for size in sizes if size is not None)
 
 
-def _bytes_of(path: Place) -> int | None:
+def _bytes_of(path: AnyPath) -> int | None:
     try:
         return read_marker(path).bytes
     except (IntegrityError, UnreachableError):
@@ -100,7 +109,7 @@ class _Failure(NamedTuple):
     kind: ProblemKind
 
 
-def _checked(where: Place, check: Callable[[], _Result]) -> _Result | _Failure:
+def _checked(where: AnyPath, check: Callable[[], _Result]) -> _Result | _Failure:
     """Return what a check returns, or why it raised; a store that fails is no problem of the cache but ends the command."""
     try:
         return check()
@@ -112,9 +121,11 @@ def _checked(where: Place, check: Callable[[], _Result]) -> _Result | _Failure:
         return _Failure(str(error), "unreadable")
 
 
-def _verify_feature(folder: Place) -> Iterator[Problem]:
-    if not is_there(folder / "spec.json"):
-        if matching(folder / "shards", MARKER_NAME):  # without shards, a builder was killed before it wrote the spec
+def _verify_feature(folder: AnyPath) -> Iterator[Problem]:
+    if not path_exists(folder / "spec.json"):
+        if list_matching(
+            folder / "shards", MARKER_NAME
+        ):  # without shards, a builder was killed before it wrote the spec
             what = f"features/{folder.name}: has shards and no spec.json. The build that made them writes it again."
             yield Problem(folder.name, None, what, kind="missing")
         return
@@ -125,14 +136,14 @@ def _verify_feature(folder: Place) -> Iterator[Problem]:
     shards = store.marker_ids()
     checked = partial(_checked, folder)
     checks = [partial(_check_shard, store, shard) for shard in shards]
-    for shard, result in zip(shards, each(checked, checks, folder, at_once=_SHARDS_AT_ONCE), strict=True):
+    for shard, result in zip(shards, map_ordered(checked, checks, folder, at_once=_SHARDS_AT_ONCE), strict=True):
         if isinstance(result, _Failure):
             yield Problem(folder.name, shard, result.what, kind=result.kind)
     for path, what in _index_problems(store):
         yield Problem(folder.name, None, what, f"features/{folder.name}/{index_file.FOLDER}/{path.name}")
 
 
-def _index_problems(store: FeatureStore) -> Iterator[tuple[Place, str]]:
+def _index_problems(store: FeatureStore) -> Iterator[tuple[AnyPath, str]]:
     """Yield the compacted indexes that cannot be used, and those that contradict the markers, with what is wrong."""
     for _, path in sorted(index_file.numbered(store.index_folder)):
         try:
@@ -143,7 +154,7 @@ def _index_problems(store: FeatureStore) -> Iterator[tuple[Place, str]]:
             yield path, f"{path}: cannot be used ({error}), so it is ignored. Delete it: that loses nothing."
             continue
         shared = [shard for shard in store.marker_ids() if shard in index.known]
-        fitting = each(partial(_fits, index, store), shared, store.folder)
+        fitting = map_ordered(partial(_fits, index, store), shared, store.folder)
         wrong = [shard for shard, fits in zip(shared, fitting, strict=True) if not fits]
         if wrong:
             what = f"differs from {len(wrong)} of {len(index.known)} markers (first: shard {wrong[0]})"
@@ -191,7 +202,7 @@ def _verify_dataset(cache: Cache, name: str) -> Iterator[Problem]:
     store = cache.datasets()
     where, folder = f"datasets/{name}", store.folder / name
     heads_are_sound = True
-    for path in matching(folder, HEAD_NAME):
+    for path in list_matching(folder, HEAD_NAME):
         head = _checked(folder, partial(named_revision, path))
         if isinstance(head, _Failure):
             heads_are_sound = False
@@ -230,7 +241,7 @@ def _verify_builds(cache: Cache) -> Iterator[Problem]:
         for name, feature in record.features.items():
             yield from _missing_rows(cache, record, name, feature)
     known = set(builds.ids())
-    for path in matching(builds.refs_folder, REF_NAME):
+    for path in list_matching(builds.refs_folder, REF_NAME):
         ref = _checked(builds.refs_folder, partial(read_ref, path))
         if isinstance(ref, _Failure):
             yield Problem("refs", None, ref.what, f"refs/{path.name}", ref.kind)
@@ -242,7 +253,7 @@ def _verify_builds(cache: Cache) -> Iterator[Problem]:
 def _missing_rows(cache: Cache, record: BuildRecord, name: str, feature: BuiltFeature) -> Iterator[Problem]:
     """Look for the rows of a build whose shards are not all there: merged ones and such as were made again count."""
     folder = cache.root / "features" / feature.folder
-    present = set(names_in(folder / "shards"))
+    present = set(list_names(folder / "shards"))
     missing = [shard for shard in feature.shards if f"{shard}.json" not in present]
     if not missing:
         return

@@ -52,7 +52,7 @@ class Check(_Record):
     carried_by: tuple[Carrier, ...]
 
 
-class Told(_Record):
+class ContentFeature(_Record):
     """A feature that depends on the content too, and so is told and not judged."""
 
     feature: str
@@ -75,7 +75,7 @@ class HeaderAudit(_Record):
     found: bool
     sentence: str
     checks: tuple[Check, ...]
-    told: tuple[Told, ...]
+    told: tuple[ContentFeature, ...]
 
     def as_json(self) -> bytes:
         """Return the bytes of the file."""

@@ -10,7 +10,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import IntegrityError, UserError
-from ...storage import Place, is_there, matching
+from ...storage import AnyPath, list_matching, path_exists
 from ...storage.atomic import create_file, make_folder, read_file
 from ..shards.marker import Key, first_error
 from ..spec import fingerprint_of
@@ -97,7 +97,7 @@ class Ref(BaseModel):
 class BuildStore:
     """The folders ``builds`` and ``refs`` of a cache."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: AnyPath) -> None:
         self._root = root
         self.folder = root / "builds"
         self.refs_folder = root / "refs"
@@ -112,7 +112,7 @@ class BuildStore:
     def read(self, build_id: str) -> BuildRecord:
         """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""
         path = self.folder / f"{build_id}.json"
-        if not _BUILD.fullmatch(build_id) or not is_there(path):
+        if not _BUILD.fullmatch(build_id) or not path_exists(path):
             how_to_list = f"List them with: distil-cache cache ls {self._root}"
             raise UserError(f"{self._root}: has no build {build_id}. {how_to_list}")
         record = _read(path, BuildRecord)
@@ -122,7 +122,7 @@ class BuildStore:
 
     def ids(self) -> list[str]:
         """Return the ids of all builds, sorted."""
-        return [path.stem for path in matching(self.folder, RECORD_NAME)]
+        return [path.stem for path in list_matching(self.folder, RECORD_NAME)]
 
     def all(self) -> list[BuildRecord]:
         """Return all records, oldest first."""
@@ -132,7 +132,7 @@ class BuildStore:
         """Return the records of one dataset, oldest first."""
         return [record for record in self.all() if record.dataset == dataset]
 
-    def add_ref(self, run_id: str, build_id: str, path: Place | str) -> None:
+    def add_ref(self, run_id: str, build_id: str, path: AnyPath | str) -> None:
         """Remember that a run uses a build. A run keeps its first reference; another build is a UserError."""
         if not _RUN.fullmatch(run_id):
             raise UserError(f"{run_id!r}: cannot name a run. Use letters, digits, dots, dashes and underscores.")
@@ -146,10 +146,10 @@ class BuildStore:
 
     def refs(self) -> list[Ref]:
         """Return all references, sorted by run."""
-        return [read_ref(path) for path in matching(self.refs_folder, REF_NAME)]
+        return [read_ref(path) for path in list_matching(self.refs_folder, REF_NAME)]
 
 
-def read_ref(path: Place) -> Ref:
+def read_ref(path: AnyPath) -> Ref:
     """Read one reference; IntegrityError if the file is damaged."""
     return _read(path, Ref)
 
@@ -159,7 +159,7 @@ def _id_of(dataset: str, revision: str, features: Mapping[str, BuiltFeature]) ->
     return fingerprint_of({"dataset": dataset, "revision": revision, "features": plain})[:BUILD_DIGITS]
 
 
-def _read(path: Place, model: type[_Model]) -> _Model:
+def _read(path: AnyPath, model: type[_Model]) -> _Model:
     try:
         return model.model_validate_json(read_file(path, _MAX_RECORD))
     except ValidationError as error:

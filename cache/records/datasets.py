@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...errors import IntegrityError, UserError
-from ...storage import Place, folders_in, is_there, matching, names_in, unreachable
+from ...storage import AnyPath, list_folders, list_matching, list_names, path_exists, unreachable_error
 from ...storage.atomic import create_file, make_folder, read_file
-from ...storage.parquet import fetched, read_bounded, read_schema
+from ...storage.parquet import fetch_source, read_bounded, read_schema
 from .audit import MOST_BYTES, HeaderAudit, parse_audit
 from .revision import revision_of
 
@@ -56,7 +56,7 @@ _LOOKS = 3
 class DatasetStore:
     """The datasets of a cache. Names are letters, digits, dots, dashes and underscores; derived ones also have an @."""
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
 
     def write(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
@@ -76,7 +76,7 @@ class DatasetStore:
         make_folder(folder)
         revision = revision_of(table)
         target = folder / f"{revision}.parquet"
-        if not is_there(target):
+        if not path_exists(target):
             lines = "".join(json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects)
             create_file(folder / f"{revision}.rejects.jsonl", lines.encode())
             buffer = pa.BufferOutputStream()
@@ -139,38 +139,38 @@ class DatasetStore:
         """Return the audit of a revision (default: the head), or None if it has none. IntegrityError for a damaged one."""
         table = self._path(name, revision, ".parquet")
         path = table.with_name(f"{table.stem}.audit.json")
-        return parse_audit(read_file(path, MOST_BYTES), str(path)) if is_there(path) else None
+        return parse_audit(read_file(path, MOST_BYTES), str(path)) if path_exists(path) else None
 
     def names(self) -> list[str]:
         """Return the datasets that have a head, sorted."""
-        names = [folder.name for folder in folders_in(self.folder) if _NAME.fullmatch(folder.name)]
+        names = [folder.name for folder in list_folders(self.folder) if _NAME.fullmatch(folder.name)]
         return [name for name in names if self._head_numbers(name)]
 
     def revisions(self, name: str) -> list[str]:
         """Return all revisions of a dataset, sorted by hash."""
-        return [path.name.removesuffix(".parquet") for path in matching(self._folder(name), _TABLE)]
+        return [path.name.removesuffix(".parquet") for path in list_matching(self._folder(name), _TABLE)]
 
-    def scan_file(self, name: str) -> Place:
+    def scan_file(self, name: str) -> AnyPath:
         """Return where a builder may remember path, size and time of scanned files. The folder may not exist yet."""
         return self._folder(name) / "scan.parquet"
 
-    def _folder(self, name: str) -> Place:
+    def _folder(self, name: str) -> AnyPath:
         if not _NAME.fullmatch(name):
             raise UserError(f"{name!r}: cannot name a dataset. Use letters, digits, dots, dashes and underscores.")
         return self.folder / name
 
-    def _path(self, name: str, revision: str | None, suffix: str) -> Place:
+    def _path(self, name: str, revision: str | None, suffix: str) -> AnyPath:
         revision = self.head(name) if revision is None else revision
         path = self._folder(name) / f"{revision}{suffix}"
         removed = self._folder(name) / "removed" / path.name
-        if not is_there(path) and is_there(removed):  # somebody found it before gc removed it
+        if not path_exists(path) and path_exists(removed):  # somebody found it before gc removed it
             path = removed
-        if not _REVISION.fullmatch(revision) or not is_there(path):
+        if not _REVISION.fullmatch(revision) or not path_exists(path):
             raise UserError(f"{self.folder.parent}: dataset {name} has no revision {revision} (file {path.name}).")
         return path
 
     def _head_numbers(self, name: str) -> list[int]:
-        matches = (HEAD_NAME.fullmatch(found) for found in names_in(self._folder(name)))
+        matches = (HEAD_NAME.fullmatch(found) for found in list_names(self._folder(name)))
         return [int(match[1]) for match in matches if match]
 
     def _head(self, name: str) -> tuple[int, str]:
@@ -180,10 +180,10 @@ class DatasetStore:
         return number, named_revision(self._folder(name) / _head_name(number))
 
 
-def _read_table(path: Place, columns: Sequence[str] | None) -> pa.Table:
+def _read_table(path: AnyPath, columns: Sequence[str] | None) -> pa.Table:
     """Read and check a revision's file; FileNotFoundError if it is gone, IntegrityError for all else that is wrong."""
     try:
-        source = fetched(path)
+        source = fetch_source(path)
         found = read_schema(source)
         if found.names != SCHEMA.names or found.types != SCHEMA.types:
             raise ValueError(f"its columns are not those of a dataset: {_differing(found)}")
@@ -194,7 +194,7 @@ def _read_table(path: Place, columns: Sequence[str] | None) -> pa.Table:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own complaints have no number
-            raise unreachable(path, error) from error
+            raise unreachable_error(path, error) from error
         raise IntegrityError(f"{path}: cannot be used ({error}).") from error
     return table
 
@@ -203,7 +203,7 @@ def _head_name(number: int) -> str:
     return f"HEAD-{number:06d}.json"
 
 
-def named_revision(path: Place) -> str:
+def named_revision(path: AnyPath) -> str:
     """Return the revision that a head file names; IntegrityError if it names none."""
     try:
         revision = json.loads(read_file(path, 1 << 16))["revision"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ...storage import Place, RemotePath
+from ...storage import AnyPath, RemotePath
 from ...storage.atomic import fsync_folder, fsync_tree, make_folder
 from .format import Rows, ShardFormat, checksum
 
@@ -26,7 +26,7 @@ class Written(NamedTuple):
 
 
 def write_data(
-    data: Place, form: ShardFormat, rows: Rows, keys: Sequence[str], feature: str, chunk_tail: tuple[int, ...]
+    data: AnyPath, form: ShardFormat, rows: Rows, keys: Sequence[str], feature: str, chunk_tail: tuple[int, ...]
 ) -> Written:
     """Write the rows of a shard to the new place ``data``, where they are safe when this returns. OSError if they cannot be.
 
@@ -46,7 +46,7 @@ def write_data(
     return Written(codec, offsets, *checksum(data))
 
 
-def remove_data(data: Place) -> None:
+def remove_data(data: AnyPath) -> None:
     """Remove a shard's data, as far as they are there and can be."""
     with contextlib.suppress(OSError):
         if isinstance(data, RemotePath):
@@ -57,7 +57,7 @@ def remove_data(data: Place) -> None:
             data.unlink()
 
 
-def move_data(data: Place, target: Place) -> None:
+def move_data(data: AnyPath, target: AnyPath) -> None:
     """Move a shard's data within its store; the time of the target becomes now. FileNotFoundError if they are not there.
 
     In an object store they are copied, then deleted; what an interruption leaves can be moved again.

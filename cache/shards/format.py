@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ...errors import IntegrityError
-from ...storage import Place, RemotePath, answered, names_in
+from ...storage import AnyPath, RemotePath, list_names, unreachable_on_error
 from .marker import Marker
 
 Rows = NDArray[Any]
-DataFiles = list[tuple[str, Place, int]]
+DataFiles = list[tuple[str, AnyPath, int]]
 """The files of a data object: (name in it, where it lies, bytes) each."""
 _BLOCK = 1 << 20
 
@@ -51,14 +51,14 @@ class ShardFormat(Protocol):
         same bytes.
         """
 
-    def open(self, path: Place, files: DataFiles, marker: Marker, feature: str) -> ShardReader:
+    def open(self, path: AnyPath, files: DataFiles, marker: Marker, feature: str) -> ShardReader:
         """Open an object whose size has been checked; raise IntegrityError if it is not what ``marker`` says.
 
         files : what :func:`data_files` says of ``path``.
         """
 
 
-def data_files(path: Place) -> DataFiles:
+def data_files(path: AnyPath) -> DataFiles:
     """List (relative name, path, size) of a data object's files, sorted by name; a single file is called ''.
 
     Raises IntegrityError if the object is absent or holds anything but plain files and folders, UnreachableError if
@@ -71,12 +71,12 @@ def data_files(path: Place) -> DataFiles:
     while waiting:
         item = waiting.pop()
         try:
-            with answered(item):
+            with unreachable_on_error(item):
                 status = item.lstat()
         except FileNotFoundError as error:
             raise IntegrityError(f"{item}: the shard's data is missing ({error.strerror}).") from error
         if stat.S_ISDIR(status.st_mode):
-            waiting.extend(item / name for name in names_in(item))
+            waiting.extend(item / name for name in list_names(item))
         elif stat.S_ISREG(status.st_mode):
             name = "" if item == path else item.relative_to(path).as_posix()
             found.append((name, item, status.st_size))
@@ -86,7 +86,7 @@ def data_files(path: Place) -> DataFiles:
 
 
 def _objects(path: RemotePath) -> DataFiles:
-    with answered(path):
+    with unreachable_on_error(path):
         below = path.below()
     if not below:
         raise IntegrityError(f"{path}: the shard's data is missing.")
@@ -97,7 +97,7 @@ def _name_in(path: RemotePath, item: RemotePath) -> str:
     return "" if item == path else item.relative_to(path).as_posix()
 
 
-def checksum(path: Place) -> tuple[int, str]:
+def checksum(path: AnyPath) -> tuple[int, str]:
     """Return the total bytes of a data object and the SHA-256 over its sorted (name, length, bytes).
 
     IntegrityError if it is absent, UnreachableError if it is there and cannot be read now.
@@ -106,7 +106,7 @@ def checksum(path: Place) -> tuple[int, str]:
     total = 0
     for name, file_path, size in data_files(path):
         digest.update(f"{name}\0{size}\0".encode())
-        with answered(file_path), file_path.open("rb") as file:
+        with unreachable_on_error(file_path), file_path.open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
         total += size

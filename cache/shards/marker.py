@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from ...errors import IntegrityError
-from ...storage import Place, RemotePath, read_many, unreachable
+from ...storage import AnyPath, RemotePath, read_many, unreachable_error
 from ...storage.atomic import check_size, read_file
 
 MAX_SHARD_BYTES = 16 * 2**30
@@ -134,19 +134,19 @@ def shard_id_of(fingerprint: str, planned_keys: Sequence[str]) -> str:
     return hashlib.sha256("\n".join((fingerprint, *planned_keys)).encode()).hexdigest()[:ID_DIGITS]
 
 
-def read_marker(path: Place) -> Marker:
+def read_marker(path: AnyPath) -> Marker:
     """Read one marker; anything that is not a valid marker of that name is an IntegrityError."""
     return parse_marker(read_file(path, MAX_MARKER_BYTES), path)
 
 
-def parse_marker(text: bytes, path: Place) -> Marker:
+def parse_marker(text: bytes, path: AnyPath) -> Marker:
     """Read the marker whose bytes were read from ``path``; IntegrityError as :func:`read_marker`."""
     try:
         marker = Marker.model_validate_json(text)
     except ValidationError as error:
-        raise IntegrityError(f"{path}: is not a valid marker ({first_error(error)}). {how_to_check(path)}") from error
+        raise IntegrityError(f"{path}: is not a valid marker ({first_error(error)}). {check_hint(path)}") from error
     if path.name != f"{marker.shard}.json":
-        raise IntegrityError(f"{path}: is the marker of another shard, {marker.shard}. {how_to_check(path)}")
+        raise IntegrityError(f"{path}: is the marker of another shard, {marker.shard}. {check_hint(path)}")
     return marker
 
 
@@ -164,10 +164,10 @@ def fetch_markers(shards: RemotePath, wanted: Collection[str]) -> Iterator[Marke
             if isinstance(data, bytes):
                 yield parse_marker(data, entry.path)
             elif not isinstance(data, FileNotFoundError):
-                raise unreachable(entry.path, data)
+                raise unreachable_error(entry.path, data)
 
 
-def how_to_check(path: Place) -> str:
+def check_hint(path: AnyPath) -> str:
     """Return the sentence that tells how to look for damage in the cache whose feature holds ``path``."""
     return f"Check the cache with: distil-cache cache verify {_cache_root(path)}"
 
@@ -186,7 +186,7 @@ def check_keys(keys: Iterable[str]) -> None:
             raise ValueError(f"{key!r} is not a sample key")
 
 
-def _cache_root(path: Place) -> Place:
+def _cache_root(path: AnyPath) -> AnyPath:
     for folder in path.parents:
         if folder.name == "features":
             return folder.parent

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import IntegrityError
-from ...storage import Place, RemotePath, answered, unreachable
-from .marker import how_to_check
+from ...storage import AnyPath, RemotePath, unreachable_error, unreachable_on_error
+from .marker import check_hint
 
 MAX_GAP = 1 << 20
 """Bytes nobody asked for that are fetched over rather than making another request."""
@@ -29,7 +29,7 @@ class ShardFile(ABC):
     path : where it lies. size : its bytes. by_requests : whether reads are worth bundling with :meth:`window`.
     """
 
-    path: Place
+    path: AnyPath
     size: int
     by_requests = False
 
@@ -49,7 +49,7 @@ class ShardFile(ABC):
 
     def unusable(self, why: str) -> IntegrityError:
         """Return the error that names the file, what is wrong with it, and how to look for more."""
-        return IntegrityError(f"{self.path}: cannot be used ({why}). {how_to_check(self.path)}")
+        return IntegrityError(f"{self.path}: cannot be used ({why}). {check_hint(self.path)}")
 
 
 class LocalFile(ShardFile):
@@ -63,7 +63,7 @@ class LocalFile(ShardFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with answered(path):
+            with unreachable_on_error(path):
                 self._handle = os.open(path, os.O_RDONLY)
         except FileNotFoundError as error:
             raise self.unusable(f"cannot be opened: {error.strerror}") from error
@@ -73,7 +73,7 @@ class LocalFile(ShardFile):
     def fill(self, buffer: bytearray | memoryview, place: int) -> None:
         """Read straight into the buffer."""
         size = len(buffer)
-        with answered(self.path):
+        with unreachable_on_error(self.path):
             got = os.preadv(self._handle, [buffer], place)
         if got != size:
             raise self.unusable(f"has {got:,} of {size:,} bytes at place {place:,}")
@@ -99,7 +99,7 @@ class RemoteFile(ShardFile):
 
     def window(self, spans: Sequence[tuple[int, int]]) -> ShardFile:
         """Fetch the spans, those that lie closely together in one request."""
-        return _Window(self, [(start, self._fetch(start, stop - start)) for start, stop in joined(spans)])
+        return RangeWindow(self, [(start, self._fetch(start, stop - start)) for start, stop in merge_ranges(spans)])
 
     def _fetch(self, place: int, size: int) -> bytes:
         if place + size > self.size:
@@ -110,17 +110,17 @@ class RemoteFile(ShardFile):
             now = self._size()
             if now != self.size:
                 raise self.unusable(f"has {now:,} bytes now and had {self.size:,}") from error
-            raise unreachable(self.path, error) from error
+            raise unreachable_error(self.path, error) from error
 
     def _size(self) -> int:
         try:
-            with answered(self.path):
+            with unreachable_on_error(self.path):
                 return self.path.stat().st_size
         except FileNotFoundError as error:
             raise self.unusable(f"cannot be opened: {os.strerror(2)}") from error
 
 
-class _Window(ShardFile):
+class RangeWindow(ShardFile):
     """Parts of an object that were fetched: (place, bytes) each, in rising order."""
 
     def __init__(self, file: ShardFile, parts: Sequence[tuple[int, bytes]]) -> None:
@@ -129,6 +129,7 @@ class _Window(ShardFile):
         self._parts = parts
 
     def fill(self, buffer: bytearray | memoryview, place: int) -> None:
+        """Copy from the range that holds the bytes; IntegrityError if none does."""
         for start, data in self._parts:
             if start <= place and place + len(buffer) <= start + len(data):
                 buffer[:] = memoryview(data)[place - start : place - start + len(buffer)]
@@ -136,7 +137,7 @@ class _Window(ShardFile):
         raise ValueError(f"{len(buffer):,} bytes at place {place:,} were not asked for")
 
 
-def open_file(path: Place, size: int | None = None) -> ShardFile:
+def open_file(path: AnyPath, size: int | None = None) -> ShardFile:
     """Open a file for reading; IntegrityError if it is not there.
 
     size : that of an object in a store, where a listing has given it; without it the store is asked.
@@ -144,7 +145,7 @@ def open_file(path: Place, size: int | None = None) -> ShardFile:
     return RemoteFile(path, size) if isinstance(path, RemotePath) else LocalFile(path)
 
 
-def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def merge_ranges(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return (start, stop) of what to fetch for ``spans``, (place, size) each, in rising order.
 
     Two are fetched in one if little lies between them, and as long as at most ``MAX_FETCHED`` times what was asked is.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...storage import Place
+from ...storage import AnyPath
 from .format import DataFiles, Rows
 from .marker import Marker
 from .open_file import WINDOW_BYTES, ShardFile, open_file
@@ -39,7 +39,7 @@ class TarFormat:
     ) -> tuple[str, tuple[int, ...]]:
         """Write ``rows`` (N, *shape) to the new file ``path``; return the codec's name and where each row begins."""
         rows = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
-        layout = Layout(feature, rows.dtype, rows.shape[1:])
+        layout = TarLayout(feature, rows.dtype, rows.shape[1:])
         with path.open("xb") as file:
             for key, row in zip(keys, rows, strict=True):
                 file.write(layout.header(key))
@@ -48,10 +48,10 @@ class TarFormat:
             file.write(_END)
         return "npy", layout.offsets(len(rows))
 
-    def open(self, path: Place, files: DataFiles, marker: Marker, feature: str) -> TarReader:
+    def open(self, path: AnyPath, files: DataFiles, marker: Marker, feature: str) -> TarReader:
         """Open the file ``path``; IntegrityError if ``marker`` names other places than a tar of such rows has."""
         file = open_file(path, next((size for name, _, size in files if not name), None))
-        layout = Layout(feature, np.dtype(marker.dtype), marker.shape)
+        layout = TarLayout(feature, np.dtype(marker.dtype), marker.shape)
         if file.size != marker.rows * layout.stride + len(_END):
             raise file.unusable(f"{marker.rows} such rows make a file of another size")
         if marker.offsets != layout.offsets(marker.rows):
@@ -59,7 +59,7 @@ class TarFormat:
         return TarReader(file, marker, layout)
 
 
-class Layout:
+class TarLayout:
     """Where the rows of a tar lie, and the bytes before and after each.
 
     feature : its name; dtype, shape : those of one row.
@@ -93,7 +93,7 @@ class Layout:
 class TarReader:
     """An opened tar shard."""
 
-    def __init__(self, file: ShardFile, marker: Marker, layout: Layout) -> None:
+    def __init__(self, file: ShardFile, marker: Marker, layout: TarLayout) -> None:
         self._file = file
         self._layout = layout
         self._keys = bytes.fromhex("".join(marker.keys))

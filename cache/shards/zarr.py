@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from ...errors import IntegrityError
-from ...storage import Place
+from ...storage import AnyPath
 from .format import DataFiles, Rows
-from .marker import Marker, how_to_check
+from .marker import Marker, check_hint
 from .open_file import WINDOW_BYTES, ShardFile, open_file
 
 CHUNK_BYTES = 256 * 2**10
@@ -81,15 +81,15 @@ class ZarrFormat:
             array[...] = rows
         return f"blosc-zstd-{_LEVEL}-{shuffle}", ()
 
-    def open(self, path: Place, files: DataFiles, marker: Marker, feature: str) -> ZarrReader:
+    def open(self, path: AnyPath, files: DataFiles, marker: Marker, feature: str) -> ZarrReader:
         """Open the folder ``path``; IntegrityError if its files, metadata or index are not those of ``marker``."""
         data = "/".join(["c", "0", *("0" for _ in marker.shape)])
         there = {name: (place, size) for name, place, size in files}
         if _METADATA not in there:
-            raise IntegrityError(f"{path}: has no {_METADATA}. {how_to_check(path)}")
+            raise IntegrityError(f"{path}: has no {_METADATA}. {check_hint(path)}")
         inner, outer = _chunk_shapes(*there[_METADATA], marker)
         if sorted(there) != ([data, _METADATA] if marker.rows else [_METADATA]):
-            raise IntegrityError(f"{path}: its files are not those of a shard. {how_to_check(path)}")
+            raise IntegrityError(f"{path}: its files are not those of a shard. {check_hint(path)}")
         if not marker.rows:
             return ZarrReader(None, np.empty(0, np.uint64), inner, marker)
         file = open_file(*there[data])
@@ -200,7 +200,7 @@ def _whole(rows: int, chunk_rows: int) -> int:
     return max(1, -(-rows // chunk_rows)) * chunk_rows
 
 
-def _chunk_shapes(path: Place, size: int, marker: Marker) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _chunk_shapes(path: AnyPath, size: int, marker: Marker) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of the inner chunks and of the outer one.
 
     Reads ``zarr.json``, of ``size`` bytes; whatever :class:`ZarrFormat` would not have written for ``marker`` is an
@@ -208,7 +208,7 @@ def _chunk_shapes(path: Place, size: int, marker: Marker) -> tuple[tuple[int, ..
     """
     if size > _MAX_METADATA:
         raise IntegrityError(
-            f"{path}: is larger than {_MAX_METADATA:,} bytes, which no metadata are. {how_to_check(path)}"
+            f"{path}: is larger than {_MAX_METADATA:,} bytes, which no metadata are. {check_hint(path)}"
         )
     text = open_file(path, size).read(0, size)
     try:
@@ -233,7 +233,7 @@ def _chunk_shapes(path: Place, size: int, marker: Marker) -> tuple[tuple[int, ..
         outer = meta["chunk_grid"]["configuration"]["chunk_shape"]
         _check_chunks(inner, outer, marker)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path}: cannot be used ({error}). {how_to_check(path)}") from error
+        raise IntegrityError(f"{path}: cannot be used ({error}). {check_hint(path)}") from error
     return tuple(inner), tuple(outer)
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ...inference.bench.result import CONVENTION, Costs, shares, times
+from ...inference.bench.result import CONVENTION, Costs, format_ratio, shares
 from .format import Result, new_table, size_of
 
 
@@ -45,7 +45,7 @@ def _counted(costs: Costs) -> Table:
     for row in costs.rows:
         own = row.parameters
         numbers = (amount(own.total), amount(own.adm) if own.adm else "-", amount(own.student), amount(row.flops.image))
-        table.add_row(row.title, str(row.adm_calls), *numbers, times(row.dire.flops))
+        table.add_row(row.title, str(row.adm_calls), *numbers, format_ratio(row.dire.flops))
     return table
 
 
@@ -54,8 +54,8 @@ def _warm(costs: Costs) -> Table:
     for row in costs.rows:
         if row.warm is not None:
             low, high = map(duration, row.warm.quartiles)
-            clock = (duration(row.warm.seconds), f"{low} to {high}", times(row.dire.warm))
-            table.add_row(row.title, *clock, duration(row.warm.cpu_seconds), times(row.dire.cpu))
+            clock = (duration(row.warm.seconds), f"{low} to {high}", format_ratio(row.dire.warm))
+            table.add_row(row.title, *clock, duration(row.warm.cpu_seconds), format_ratio(row.dire.cpu))
     return table
 
 
@@ -65,8 +65,8 @@ def _cold(costs: Costs) -> Table:
     for row in costs.rows:
         if row.cold is not None:
             parts = map(duration, (row.cold.seconds, row.cold.start, row.cold.load, row.cold.first))
-            memory = (size_of(row.cold.peak_bytes), times(row.dire.memory))
-            table.add_row(row.title, *parts, times(row.dire.cold), *memory)
+            memory = (size_of(row.cold.peak_bytes), format_ratio(row.dire.memory))
+            table.add_row(row.title, *parts, format_ratio(row.dire.cold), *memory)
     return table
 
 

@@ -1,6 +1,6 @@
 """The cost of starting from nothing: a fresh process that loads one method and judges its first image.
 
-Run as a module it is that process: it reads a `Job` as JSON from stdin and prints what it measured as JSON. The parent
+Run as a module it is that process: it reads a `MethodJob` as JSON from stdin and prints what it measured as JSON. The parent
 calls :func:`cold_start`.
 """
 
@@ -17,8 +17,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from ...errors import UserError
-from .method_runner import Job, load_adm_of, load_way, prepare, some_images
-from .timing import Clock, waiter
+from .method_runner import MethodJob, load_job_adm, load_method_runner, set_up_process, some_images
+from .timing import PassTimer, device_waiter
 
 
 class ColdStart(BaseModel):
@@ -32,7 +32,7 @@ class ColdStart(BaseModel):
     peak_bytes: int
 
 
-def cold_start(job: Job) -> ColdStart:
+def cold_start(job: MethodJob) -> ColdStart:
     """Start a process for a job and return its figures. Raises UserError with the process' own words if it fails."""
     began = time.time()
     order = json.dumps({"began": began, "job": job.plain()})
@@ -44,20 +44,20 @@ def cold_start(job: Job) -> ColdStart:
     return ColdStart.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
-def measure(job: Job, began: float) -> ColdStart:
+def measure(job: MethodJob, began: float) -> ColdStart:
     """Load a job's networks, judge one image, then a full batch for the memory that it takes."""
     start = time.time() - began
     loading = time.perf_counter()
-    device = prepare(job)
-    wait = waiter(device)
-    way = load_way(job, device, lambda: load_adm_of(job, device))
+    device = set_up_process(job)
+    wait = device_waiter(device)
+    way = load_method_runner(job, device, lambda: load_job_adm(job, device))
     wait()
     load = time.perf_counter() - loading
     images = some_images(job.batch_size, job.size)
-    clock = Clock(wait)
+    clock = PassTimer(wait)
     way(images[:1], clock)
     if job.batch_size > 1:
-        way(images, Clock(wait))
+        way(images, PassTimer(wait))
     return ColdStart(start=max(start, 0.0), load=load, first=clock.seconds, peak_bytes=peak_bytes(device))
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     """Be the process."""
     order = json.load(sys.stdin)
     try:
-        found = measure(Job(**order["job"]), order["began"])
+        found = measure(MethodJob(**order["job"]), order["began"])
     except torch.OutOfMemoryError:
         raise SystemExit("the device's memory does not suffice. Give a smaller --batch-size or free memory.") from None
     except UserError as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm, AdmConfig
 from ...pipeline.planning.estimate import route_calls
 from ...train.methods import Method
@@ -24,13 +24,13 @@ ROUTES = {"image": None, "eps": "first", "noise": "inversion", "dire": "path"}
 """Feature to how far its image goes through the diffusion model; see `pipeline.plan.routes`."""
 
 
-def adm_calls(method: Method, schedule: Schedule) -> int:
+def adm_calls(method: Method, schedule: NoiseSchedule) -> int:
     """ADM calls that one image costs before the method's student can judge it."""
     cost = route_calls(schedule, 0)
     return max(cost[route] if route else 0 for route in (ROUTES[feature] for feature in method.inputs))
 
 
-def operations(module: nn.Module, *inputs: Tensor) -> int:
+def count_flops(module: nn.Module, *inputs: Tensor) -> int:
     """FLOPs of one call of a module, two for each multiply-add of its convolutions and matrix products."""
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
@@ -48,13 +48,13 @@ def adm_call(config: AdmConfig, size: int) -> tuple[int, int]:
     with torch.device("meta"):
         adm = Adm(config).eval()
         x, t = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64)
-    return operations(adm, x, t), parameters(adm)
+    return count_flops(adm, x, t), parameters(adm)
 
 
-class Counter:
+class FlopCounter:
     """Counts the methods' costs for one diffusion model, image side (pixels), schedule and student backbone."""
 
-    def __init__(self, config: AdmConfig, size: int, schedule: Schedule, backbone: str) -> None:
+    def __init__(self, config: AdmConfig, size: int, schedule: NoiseSchedule, backbone: str) -> None:
         self._size, self._schedule, self._backbone = size, schedule, backbone
         self._adm_flops, self._adm_parameters = adm_call(config, size)
 
@@ -64,7 +64,7 @@ class Counter:
         with torch.device("meta"):
             student = build_student(self._backbone, method.channels).eval()
             x = torch.zeros(1, method.channels, side, side)
-        of_student = operations(student, x)
+        of_student = count_flops(student, x)
         of_call = self._adm_flops if calls else 0
         return MethodCosts(
             method=method.name,

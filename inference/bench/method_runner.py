@@ -20,16 +20,16 @@ from ...choices import Precision
 from ...models.device import set_precision
 from ...models.diffusion.checkpoints import read_adm
 from ...models.diffusion.ddim import extract
-from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm, AdmConfig
 from ...pipeline.execution.compute import to_signal
 from ...pipeline.execution.networks import placed
-from ...pipeline.execution.transfer import incoming
+from ...pipeline.execution.transfer import to_device
 from ...train.data.augment import test_input
 from ...train.methods import METHODS, Method
 from ...train.runs.checkpoint import load_weights
 from ...train.student import Student, build_student
-from .timing import Clock
+from .timing import PassTimer
 
 ARRIVE, ADM, STUDENT, LEAVE = "to the device", "ADM", "student", "to the host"
 """Stages of a pass. ``ADM`` holds the DDIM arithmetic between the calls too."""
@@ -38,7 +38,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Job:
+class MethodJob:
     """What a process needs to know to load and run one method, in plain values.
 
     adm : weights file. student : a file of `save_weights`. size : side of the decoded image. threads : of the CPU.
@@ -62,20 +62,20 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Way:
+class MethodRunner:
     """A method ready to run. ``adm`` is not asked where no feature needs it; ``side`` is the student's, in pixels."""
 
     method: Method
     student: Student
     adm: Adm | None
-    schedule: Schedule
+    schedule: NoiseSchedule
     side: int
     device: torch.device
 
-    def __call__(self, pixels: Pixels, clock: Clock) -> NDArray[np.float32]:
+    def __call__(self, pixels: Pixels, clock: PassTimer) -> NDArray[np.float32]:
         """Probability of generated, (B,), of decoded images (B, 3, S, S)."""
         with torch.inference_mode():
-            image = incoming(pixels, self.device)
+            image = to_device(pixels, self.device)
             clock.mark(ARRIVE)
             features = {"image": image}
             if self.method.inputs != ("image",):
@@ -98,7 +98,7 @@ class Way:
         return {name: x.half() if x.is_floating_point() else x for name, x in kept.items() if x is not None}
 
 
-def prepare(job: Job) -> torch.device:
+def set_up_process(job: MethodJob) -> torch.device:
     """Set a process up for a job; returns its device. Raises UsageError for a precision that the device lacks."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
@@ -106,18 +106,18 @@ def prepare(job: Job) -> torch.device:
     return device
 
 
-def load_adm_of(job: Job, device: torch.device) -> Adm:
+def load_job_adm(job: MethodJob, device: torch.device) -> Adm:
     """Load the job's diffusion model onto the device."""
     model = read_adm(Path(job.adm), AdmConfig.model_validate(job.flags))
     return placed(model, job.precision, device)
 
 
-def load_way(job: Job, device: torch.device, adm: Callable[[], Adm]) -> Way:
+def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], Adm]) -> MethodRunner:
     """Load a job's student onto the device, and the diffusion model by ``adm`` if the method asks it."""
     method = METHODS[job.method]
     student = build_student(job.backbone, method.channels)
     load_weights(Path(job.student), student)
-    return Way(
+    return MethodRunner(
         method=method,
         student=student.eval().requires_grad_(False).to(device),
         adm=adm() if method.inputs != ("image",) else None,

@@ -32,11 +32,11 @@ Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Part(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Parameters(_Part):
+class Parameters(_Frozen):
     """Weights that a method holds in memory; ``adm`` is 0 where it needs no diffusion model."""
 
     adm: Count
@@ -48,7 +48,7 @@ class Parameters(_Part):
         return self.adm + self.student
 
 
-class Flops(_Part):
+class Flops(_Frozen):
     """Operations of one ADM call on one image (0 where there is none), of the student, and of the whole image."""
 
     adm_call: Count
@@ -56,7 +56,7 @@ class Flops(_Part):
     image: Count
 
 
-class Warm(_Part):
+class Warm(_Frozen):
     """Seconds an image when everything is loaded and has run before: medians over ``passes`` of one batch each.
 
     cpu_seconds : processor time of all threads, which other programs disturb less. quartiles : of ``seconds``.
@@ -70,7 +70,7 @@ class Warm(_Part):
     stages: dict[str, Amount]
 
 
-class Cold(_Part):
+class Cold(_Frozen):
     """Seconds from nothing to the first verdict, in fresh processes: medians over ``processes``.
 
     start : the interpreter and its imports. load : networks from file to device. first : the first image.
@@ -89,7 +89,7 @@ class Cold(_Part):
         return self.start + self.load + self.first
 
 
-class Ratios(_Part):
+class Ratios(_Frozen):
     """How many times what this method costs DIRE costs; None where one of them is not known, or is 0.
 
     warm, cpu : of the warm image's seconds on the clock and of processor time. cold : of the cold start.
@@ -102,7 +102,7 @@ class Ratios(_Part):
     memory: Amount | None = None
 
 
-class MethodCosts(_Part):
+class MethodCosts(_Frozen):
     """One method's row. ``student_size`` is the side of what the student sees, in pixels.
 
     warm, cold : None where nothing was timed. dire : DIRE's costs over these.
@@ -123,7 +123,7 @@ class MethodCosts(_Part):
         return TITLES.get(self.method, self.method)
 
 
-class Conditions(_Part):
+class Conditions(_Frozen):
     """Where and how it was measured.
 
     adm : name or file. weights : digest of its weights; None for random ones. flags : guided-diffusion's.
@@ -143,7 +143,7 @@ class Conditions(_Part):
     software: dict[str, str]
 
 
-class Costs(_Part):
+class Costs(_Frozen):
     """The content of a bench file. ``decode``: seconds to decode one file, of which ``decoded`` says what it was."""
 
     kind: Literal["distil-cache-bench"] = "distil-cache-bench"
@@ -206,7 +206,7 @@ def read_costs(path: Path) -> Costs:
         raise UserError(f"{path}: is no table of costs ({where}: {first['msg']}). {again}") from error
 
 
-def times(ratio: float | None) -> str:
+def format_ratio(ratio: float | None) -> str:
     """A ratio as ``39.9 x``."""
     if ratio is None:
         return "-"

@@ -34,11 +34,11 @@ from ...train.methods import METHODS, find_method
 from ...train.runs.checkpoint import replace_text, save_weights
 from ...train.student import build_student
 from .cold_start import ColdStart, cold_start
-from .flops import Counter
-from .method_runner import Job, Way, load_adm_of, load_way, prepare, some_images
+from .flops import FlopCounter
+from .method_runner import MethodJob, MethodRunner, load_job_adm, load_method_runner, set_up_process, some_images
 from .random_adm import BenchModel, find_model, random_adm
 from .result import METHODS_IN_ORDER, Cold, Conditions, Costs, MethodCosts, with_ratios
-from .timing import Clock, Work, interleaved, medians, waiter
+from .timing import PassTimer, Work, device_waiter, medians, time_interleaved
 
 COLD_STARTS = 3
 """Processes of each method, at most; fewer if fewer rounds are asked for."""
@@ -88,7 +88,7 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
     model = find_model(config.adm, config.adm_config, random=config.random_adm, loaded=config.timed)
     size = _side(config.size, model.config)
     schedule = model.config.schedule(STEPS)
-    count = Counter(model.config, size, schedule, config.backbone)
+    count = FlopCounter(model.config, size, schedule, config.backbone)
     rows = [count(METHODS[name]) for name in METHODS_IN_ORDER if name in names]
     decoding = None
     if config.timed:
@@ -153,7 +153,7 @@ def _timed(
 
 def _jobs(
     config: BenchConfig, names: Sequence[str], model: BenchModel, size: int, device: torch.device, folder: Path
-) -> dict[str, Job]:
+) -> dict[str, MethodJob]:
     """Write the weights that have to be drawn, and say what each method's process needs to know."""
     adm = model.path or folder / "adm.safetensors"
     if model.path is None and any(METHODS[name].inputs != ("image",) for name in names):
@@ -162,7 +162,7 @@ def _jobs(
     for name in names:
         student = folder / f"{name}.safetensors"
         save_weights(student, build_student(config.backbone, METHODS[name].channels), {})
-        jobs[name] = Job(
+        jobs[name] = MethodJob(
             method=name,
             adm=str(adm),
             flags=model.config.model_dump(),
@@ -178,7 +178,7 @@ def _jobs(
     return jobs
 
 
-def _cold(jobs: Mapping[str, Job], rounds: int, progress: Progress) -> dict[str, list[ColdStart]]:
+def _cold(jobs: Mapping[str, MethodJob], rounds: int, progress: Progress) -> dict[str, list[ColdStart]]:
     """Start a process for each method in turn, ``rounds`` times."""
     progress.start("cold starts", rounds * len(jobs))
     found: dict[str, list[ColdStart]] = {name: [] for name in jobs}
@@ -199,21 +199,21 @@ def _summed_up(found: Sequence[ColdStart]) -> Cold:
     )
 
 
-def _warm(jobs: Mapping[str, Job], rounds: int, progress: Progress) -> dict[str, list[Clock]]:
+def _warm(jobs: Mapping[str, MethodJob], rounds: int, progress: Progress) -> dict[str, list[PassTimer]]:
     """Run all methods, and the decoding of a file, in interleaved rounds in this process."""
     any_job = next(iter(jobs.values()))
-    device = prepare(any_job)
-    adm = functools.cache(lambda: load_adm_of(any_job, device))
+    device = set_up_process(any_job)
+    adm = functools.cache(lambda: load_job_adm(any_job, device))
     images = some_images(any_job.batch_size, any_job.size)
 
-    def work_of(way: Way) -> Work:
+    def work_of(way: MethodRunner) -> Work:
         return lambda clock: way(images, clock)
 
-    works = {name: work_of(load_way(job, device, adm)) for name, job in jobs.items()}
+    works = {name: work_of(load_method_runner(job, device, adm)) for name, job in jobs.items()}
     works[DECODE] = _decoding(any_job.size)
     progress.start("rounds", rounds * len(works))
     try:
-        return interleaved(works, rounds, wait=waiter(device), done=lambda: progress.advance("rounds", 1))
+        return time_interleaved(works, rounds, wait=device_waiter(device), done=lambda: progress.advance("rounds", 1))
     except torch.OutOfMemoryError:
         raise UserError(
             f"bench: the device's memory does not hold a batch of {any_job.batch_size}. Give a smaller --batch-size."
@@ -230,7 +230,7 @@ def _decoding(size: int) -> Work:
     Image.fromarray((shades + grain).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     data, spec = file.getvalue(), ImageSpec(size=size)
 
-    def work(clock: Clock) -> None:
+    def work(clock: PassTimer) -> None:
         decode(data, spec)
         clock.mark(DECODE)
 

@@ -16,7 +16,7 @@ ROUND_SECONDS = 0.2
 
 
 @dataclass
-class Clock:
+class PassTimer:
     """Times one pass by its stages. ``wait`` returns when the device has done all that was asked of it."""
 
     wait: Callable[[], None]
@@ -42,25 +42,25 @@ class Clock:
         return sum(self.stages.values())
 
 
-Work = Callable[[Clock], object]
+Work = Callable[[PassTimer], object]
 
 
-def interleaved(
+def time_interleaved(
     works: Mapping[str, Work],
     rounds: int,
     *,
     wait: Callable[[], None] = lambda: None,
     least: float = ROUND_SECONDS,
     done: Callable[[], None] = lambda: None,
-) -> dict[str, list[Clock]]:
+) -> dict[str, list[PassTimer]]:
     """Run every work once to warm up, then all of them in turn ``rounds`` times; return the passes of each.
 
     A work marks its stages on the clock that it gets. least : seconds that each has in a round. done : called after
     each work of each round.
     """
     for work in works.values():
-        work(Clock(wait))
-    passes: dict[str, list[Clock]] = {name: [] for name in works}
+        work(PassTimer(wait))
+    passes: dict[str, list[PassTimer]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             passes[name] += _for_a_while(work, wait, least)
@@ -68,17 +68,17 @@ def interleaved(
     return passes
 
 
-def _for_a_while(work: Work, wait: Callable[[], None], least: float) -> list[Clock]:
-    passes: list[Clock] = []
+def _for_a_while(work: Work, wait: Callable[[], None], least: float) -> list[PassTimer]:
+    passes: list[PassTimer] = []
     while not passes or sum(one.seconds for one in passes) < least:
-        passes.append(Clock(wait))
+        passes.append(PassTimer(wait))
         work(passes[-1])
         if not passes[-1].stages:
             raise ValueError("a work has to mark at least one stage")
     return passes
 
 
-def medians(passes: Sequence[Clock], images: int) -> Warm:
+def medians(passes: Sequence[PassTimer], images: int) -> Warm:
     """Sum up the passes over batches of ``images`` images into seconds an image."""
     seconds = [one.seconds / images for one in passes]
     low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
@@ -91,7 +91,7 @@ def medians(passes: Sequence[Clock], images: int) -> Warm:
     )
 
 
-def waiter(device: torch.device) -> Callable[[], None]:
+def device_waiter(device: torch.device) -> Callable[[], None]:
     """Return what waits for a device: nothing to wait for on a CPU."""
     if device.type != "cuda":
         return lambda: None

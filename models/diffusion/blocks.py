@@ -111,7 +111,7 @@ class ResBlock(nn.Module):
             GroupNorm32(out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
-            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
@@ -150,7 +150,7 @@ class AttentionBlock(nn.Module):
         self.new_order = new_order
         self.norm = GroupNorm32(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+        self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each image of x (B, C, H, W)."""
@@ -171,7 +171,7 @@ def pointwise(conv: nn.Conv1d, tokens: Tensor) -> Tensor:
     return F.linear(tokens, conv.weight[:, :, 0], conv.bias)
 
 
-def zeroed(module: Layer) -> Layer:
+def zero_init(module: Layer) -> Layer:
     """Set every parameter of a layer to zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .noise_schedule import Schedule, Step
+from .noise_schedule import NoiseSchedule, Step
 
-#: Names that `extract` takes. ``recon`` and ``dire`` need inversion and sampling, ``noise`` the inversion, ``eps`` one call.
+#: Names that `extract` takes. ``recon`` and ``dire_image`` need inversion and sampling, ``noise`` the inversion, ``eps`` one call.
 EXTRACTS = frozenset({"eps", "recon", "dire", "noise"})
 
 
@@ -33,7 +33,7 @@ class NoiseModel(Protocol):
 
 
 @dataclass(frozen=True)
-class Prediction:
+class NoisePrediction:
     """Noise and clean image at one step, (B, 3, H, W) float32; they explain the state exactly: the noise is re-derived from x0."""
 
     eps: Tensor
@@ -68,7 +68,7 @@ class Extraction:
 
 
 def extract(
-    model: NoiseModel, x: Tensor, schedule: Schedule, wants: Set[str], *, clip: bool = True, real_step: int = 0
+    model: NoiseModel, x: Tensor, schedule: NoiseSchedule, wants: Set[str], *, clip: bool = True, real_step: int = 0
 ) -> Extraction:
     """Compute the wanted features of a batch in one pass, with as few model calls as they allow.
 
@@ -104,13 +104,13 @@ def extract(
         finite=_finite(inversion.latent if recon is None else recon),
         eps=inversion.eps if "eps" in wants else None,
         recon=recon if "recon" in wants else None,
-        dire=quantised(dire(x, recon)) if recon is not None and "dire" in wants else None,
+        dire=to_uint8(dire_image(x, recon)) if recon is not None and "dire" in wants else None,
         noise_first=inversion.eps if noise else None,
         noise_mean=inversion.mean_eps if noise else None,
     )
 
 
-def used_steps(schedule: Schedule, real_step: int) -> int:
+def used_steps(schedule: NoiseSchedule, real_step: int) -> int:
     """How many steps a pass walks: ``real_step``, or all for 0. Raises UserError where the schedule has fewer."""
     if not 0 <= real_step <= len(schedule):
         raise UserError(
@@ -119,7 +119,7 @@ def used_steps(schedule: Schedule, real_step: int) -> int:
     return real_step or len(schedule)
 
 
-def predict(model: NoiseModel, x: Tensor, step: Step, *, clip: bool = True) -> Prediction:
+def predict(model: NoiseModel, x: Tensor, step: Step, *, clip: bool = True) -> NoisePrediction:
     """Ask the model once about the state x (B, 3, H, W) float32 at a step.
 
     NaN goes on to all later states. So does Inf, which clipping would hide.
@@ -130,10 +130,12 @@ def predict(model: NoiseModel, x: Tensor, step: Step, *, clip: bool = True) -> P
     x0 = scaled - step.recipm1 * raw
     if clip:
         x0 = x0.clamp(-1.0, 1.0).where(raw.isfinite(), torch.nan)
-    return Prediction(eps=(scaled - x0) / step.recipm1, x0=x0)
+    return NoisePrediction(eps=(scaled - x0) / step.recipm1, x0=x0)
 
 
-def invert(model: NoiseModel, x: Tensor, schedule: Schedule, *, clip: bool = True, real_step: int = 0) -> Inversion:
+def invert(
+    model: NoiseModel, x: Tensor, schedule: NoiseSchedule, *, clip: bool = True, real_step: int = 0
+) -> Inversion:
     """Follow the deterministic path from images x (B, 3, H, W) float32 in [-1, 1] towards noise, one model call a step."""
     steps = used_steps(schedule, real_step)
     first = None
@@ -147,7 +149,9 @@ def invert(model: NoiseModel, x: Tensor, schedule: Schedule, *, clip: bool = Tru
     return Inversion(latent=x, eps=first, mean_eps=total / steps)
 
 
-def sample(model: NoiseModel, latent: Tensor, schedule: Schedule, *, clip: bool = True, real_step: int = 0) -> Tensor:
+def sample(
+    model: NoiseModel, latent: Tensor, schedule: NoiseSchedule, *, clip: bool = True, real_step: int = 0
+) -> Tensor:
     """Denoise latents (B, 3, H, W) float32 along the same steps back to images, deterministically (eta = 0)."""
     x = latent
     for step in schedule.descending(used_steps(schedule, real_step)):
@@ -156,7 +160,7 @@ def sample(model: NoiseModel, latent: Tensor, schedule: Schedule, *, clip: bool 
     return x
 
 
-def dire(x: Tensor, recon: Tensor) -> Tensor:
+def dire_image(x: Tensor, recon: Tensor) -> Tensor:
     """The reconstruction error abs(x - recon), float32, 0 to 2 for images in [-1, 1]."""
     return (x - recon).abs()
 
@@ -166,6 +170,6 @@ def _finite(values: Tensor) -> Tensor:
     return torch.isfinite(values).flatten(1).all(dim=1)
 
 
-def quantised(error: Tensor) -> Tensor:
+def to_uint8(error: Tensor) -> Tensor:
     """DIRE on 8 bits: 127.5 levels a unit, truncated (not rounded) as in the papers' code."""
     return (error * 127.5).clamp(0.0, 255.0).to(torch.uint8)

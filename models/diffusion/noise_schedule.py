@@ -40,7 +40,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class NoiseSchedule:
     """A respaced noise schedule: original timesteps (ascending) and, for each, float64 arrays of the same length.
 
     ``alphas_cumprod_next`` ends in 0 and ``alphas_cumprod_prev`` begins with 1, as in the reference.
@@ -101,13 +101,13 @@ def betas_of(noise_schedule: str, steps: int) -> Floats:
     raise UserError(f"Noise schedule {noise_schedule!r} is unknown; use linear or cosine.")
 
 
-def full_schedule(noise_schedule: str = "linear", steps: int = 1000) -> Schedule:
+def full_schedule(noise_schedule: str = "linear", steps: int = 1000) -> NoiseSchedule:
     """The schedule that models are trained with: every timestep."""
     betas = betas_of(noise_schedule, steps)
-    return Schedule(tuple(range(steps)), betas, (1.0 - betas).cumprod())
+    return NoiseSchedule(tuple(range(steps)), betas, (1.0 - betas).cumprod())
 
 
-def respace(text: str, *, noise_schedule: str = "linear", steps: int = 1000) -> Schedule:
+def respace(text: str, *, noise_schedule: str = "linear", steps: int = 1000) -> NoiseSchedule:
     """Keep some of the timesteps and make betas that lead through the same noise levels.
 
     text : ``"ddimN"`` (N steps at a fixed integer stride), ``"N"`` (N evenly spaced) or ``"a,b,c"`` (the range is cut into equal parts
@@ -116,7 +116,7 @@ def respace(text: str, *, noise_schedule: str = "linear", steps: int = 1000) -> 
     kept = timesteps_of(text, steps)
     full = full_schedule(noise_schedule, steps).alphas_cumprod[list(kept)]
     betas = 1.0 - full / np.append(1.0, full[:-1])
-    return Schedule(kept, betas, (1.0 - betas).cumprod())
+    return NoiseSchedule(kept, betas, (1.0 - betas).cumprod())
 
 
 def timesteps_of(text: str, steps: int = 1000) -> tuple[int, ...]:

@@ -23,9 +23,9 @@ from .blocks import (
     ResBlock,
     Upsample,
     timestep_embedding,
-    zeroed,
+    zero_init,
 )
-from .noise_schedule import Schedule, respace
+from .noise_schedule import NoiseSchedule, respace
 
 NUM_CLASSES = 1000
 
@@ -95,7 +95,7 @@ class AdmConfig(BaseModel):
                 f"ADM flag {name}: {first['msg']}. Correct the JSON that describes the checkpoint."
             ) from None
 
-    def schedule(self, steps: str) -> Schedule:
+    def schedule(self, steps: str) -> NoiseSchedule:
         """Return the model's schedule respaced to ``steps``, see :func:`.noise_schedule.respace`."""
         return respace(steps, noise_schedule=self.noise_schedule, steps=self.diffusion_steps)
 
@@ -191,7 +191,7 @@ class Adm(nn.Module):
                 self.output_blocks.append(EmbeddedSequential(*block))
 
         self.out = nn.Sequential(
-            GroupNorm32(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, config.out_channels(), 3, padding=1))
+            GroupNorm32(channels), nn.SiLU(), zero_init(nn.Conv2d(channels, config.out_channels(), 3, padding=1))
         )
 
     def _res(self, channels: int, out: int, resample: str = "none") -> ResBlock:

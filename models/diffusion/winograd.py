@@ -54,7 +54,7 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, K, H, W)."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not pays(x, self.out_channels):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not is_worthwhile(x, self.out_channels):
             return super().forward(x)
         if self._kernels is None:
             self._kernels = column_sums(self.weight)
@@ -75,7 +75,7 @@ def _suits(conv: nn.Conv2d) -> bool:
     return many and shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and not conv.weight.requires_grad
 
 
-def pays(x: Tensor, out_channels: int) -> bool:
+def is_worthwhile(x: Tensor, out_channels: int) -> bool:
     """Whether Winograd's way is faster for x (B, C, H, W): measured once for shapes, see docs/performance.md, and fixed.
 
     An image needs as many positions as there are output channels: on smaller maps, weights of twice the size cost what the

@@ -12,7 +12,7 @@ from ..sources.file import SourceFile
 from .classify import FEWEST, Judgement, judge
 from .header_features import HEADER_FEATURES, TOLD_ONLY, HeaderFacts, header_features
 from .pixel_features import PixelFacts
-from .wording import in_words
+from .wording import describe_check
 
 SUSPICIOUS = 0.6
 """AUC above which a check finds that the label is given away, if its interval lies above chance."""
@@ -50,7 +50,7 @@ def all_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
     return _checked([*_of_headers(rows), *(_of_pixels(looked_at) if looked_at else ())])
 
 
-def told(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
+def judge_content_features(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
     """Judge alone each feature that depends on the content as well; no verdict rests on it."""
     found = []
     for name in TOLD_ONLY:
@@ -67,7 +67,7 @@ def told(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
     return found
 
 
-def spread(files: Sequence[SourceFile], keys: Sequence[str], most: int) -> list[int]:
+def choose_evenly(files: Sequence[SourceFile], keys: Sequence[str], most: int) -> list[int]:
     """Choose the places of at most ``most`` images of each label, evenly over splits and generators.
 
     Within these, in the order of the keys: as good as by chance, and the same for whatever order of the files.
@@ -83,7 +83,7 @@ def spread(files: Sequence[SourceFile], keys: Sequence[str], most: int) -> list[
     return sorted(chosen)
 
 
-def parts(files: Sequence[SourceFile]) -> Iterator[tuple[str, list[int]]]:
+def audit_parts(files: Sequence[SourceFile]) -> Iterator[tuple[str, list[int]]]:
     """Yield the name and the places of what is judged by itself: all images, each split, each generator.
 
     A generator has its fakes and the reals that carry its name; where there are none, the reals of the splits and
@@ -119,12 +119,12 @@ Check = tuple[str, str, Sequence[AuditRow], Callable[[AuditRow], Mapping[str, Va
 
 
 def _of_headers(rows: Sequence[AuditRow]) -> Iterator[Check]:
-    for name, places in parts([row.file for row in rows]):
+    for name, places in audit_parts([row.file for row in rows]):
         yield name, "headers", [rows[place] for place in places], partial(_header_features, names=HEADER_FEATURES)
 
 
 def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[Check]:
-    for name, places in parts([row.file for row in rows]):
+    for name, places in audit_parts([row.file for row in rows]):
         members = [rows[place] for place in places]
         with_grid = all(_pixels_of(row).own_quality is None for row in members)
         yield name, "pixels", members, partial(_pixel_features, with_grid=with_grid)
@@ -193,4 +193,4 @@ def _sentence(name: str, rows: Sequence[AuditRow], values: Sequence[Mapping[str,
     of_label: list[list[Value]] = [[], []]
     for row, value in zip(rows, values, strict=True):
         of_label[row.file.label].append(value[name])
-    return in_words(name, *of_label)
+    return describe_check(name, *of_label)

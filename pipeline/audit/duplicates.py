@@ -39,14 +39,14 @@ _BITS_OF = np.array([value.bit_count() for value in range(1 << 16)], dtype=np.ui
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageSketch:
     """What a picture looks like: its hash (64 bits), and the shrunk picture as float32 of mean 0 and length 1."""
 
     hash: int
     shrunk: NDArray[np.float32]
 
 
-def look_of(data: bytes) -> Look | None:
+def sketch_image(data: bytes) -> ImageSketch | None:
     """Return the look of an image file; None if it is of almost one colour. Raises ImageRejected."""
     image = open_image(data)
     _LIMITS.check(*image.size)
@@ -61,10 +61,10 @@ def look_of(data: bytes) -> Look | None:
     centred = pixels - pixels.mean()
     signs = (_DCT @ centred @ _DCT.T)[_ROWS, _COLUMNS] > 0
     value = int.from_bytes(np.packbits(signs).tobytes(), "big")
-    return Look(value, (centred / np.linalg.norm(centred)).astype(np.float32).ravel())
+    return ImageSketch(value, (centred / np.linalg.norm(centred)).astype(np.float32).ravel())
 
 
-def near_pairs(looks: Sequence[Look]) -> list[tuple[int, int]]:
+def near_pairs(looks: Sequence[ImageSketch]) -> list[tuple[int, int]]:
     """Return the pairs of places (smaller first, sorted) whose pictures are near duplicates."""
     if not looks:
         return []

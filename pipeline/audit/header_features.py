@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ...images.headers import read_facts, read_traits
+from ...images.headers import parse_traits, read_header
 from ..scan.conflicts import ScannedRow
 
 _USUAL = {"jpeg": ("jpg", "jpeg"), "tiff": ("tif", "tiff")}
@@ -57,7 +57,7 @@ def header_facts(data: bytes, name: str) -> HeaderFacts:
 
     data : the whole file. name : its name, for the extension. Raises as :func:`...images.file.open_image`.
     """
-    found = read_facts(data)
+    found = read_header(data)
     return _with_traits(name, found.format, found.width, found.height, len(data), found.metadata_bytes, found.traits)
 
 
@@ -92,7 +92,7 @@ def header_features(facts: HeaderFacts) -> dict[str, Value]:
 def _with_traits(
     name: str, kind: str, width: int, height: int, size: int, metadata_bytes: int, text: str
 ) -> HeaderFacts:
-    traits = read_traits(text)
+    traits = parse_traits(text)
     return HeaderFacts(
         format=kind,
         extension=_extension(name, kind),

@@ -39,7 +39,7 @@ _DCT = (
 _LOW_FREQUENCIES = [8 * i + j for i in range(6) for j in range(6) if 1 <= i + j <= 5]
 
 
-class Search(NamedTuple):
+class StepSearch(NamedTuple):
     """What counts as a step.
 
     least : smallest step of each of the 64 coefficients. margin : grey levels beyond half a step from which on a
@@ -59,10 +59,10 @@ def earlier_quality(grey: Floats, own: Sequence[int] | None = None) -> int | Non
     """
     coefficients = np.abs(_coefficients(grey))
     if own is None:
-        search = Search(np.full(64, 2.0), 0.0, _LEAST_AGREEMENT)
+        search = StepSearch(np.full(64, 2.0), 0.0, _LEAST_AGREEMENT)
     else:
         # The file's own multiples that lie halfway to an earlier step speak against it, and must not be left out.
-        search = Search(np.maximum(2.0, _FACTOR * np.asarray(own, dtype=np.float64)), -0.5, _LEAST_OF_JPEG)
+        search = StepSearch(np.maximum(2.0, _FACTOR * np.asarray(own, dtype=np.float64)), -0.5, _LEAST_OF_JPEG)
     return _standard_quality(coefficients, search) or _other_quality(coefficients, search)
 
 
@@ -75,7 +75,7 @@ def _coefficients(grey: Floats) -> Floats:
     return result
 
 
-def _standard_quality(coefficients: Floats, search: Search) -> int | None:
+def _standard_quality(coefficients: Floats, search: StepSearch) -> int | None:
     """Return the quality whose standard table all coefficients together fit best, if they fit one."""
     scores = {}
     for quality, steps in _STANDARD.items():
@@ -86,7 +86,7 @@ def _standard_quality(coefficients: Floats, search: Search) -> int | None:
     return best if scores[best] > _CLEAR else None
 
 
-def _other_quality(coefficients: Floats, search: Search) -> int | None:
+def _other_quality(coefficients: Floats, search: StepSearch) -> int | None:
     """Find the step of each low frequency by itself; return the standard quality nearest to those that show one."""
     found = {}
     for place in _LOW_FREQUENCIES:
@@ -99,7 +99,7 @@ def _other_quality(coefficients: Floats, search: Search) -> int | None:
     return nearest_quality(found) if len(found) >= _FREQUENCIES_NEEDED else None
 
 
-def _score(magnitudes: Floats, steps: Floats, search: Search) -> float:
+def _score(magnitudes: Floats, steps: Floats, search: StepSearch) -> float:
     """Standard deviations by which magnitudes lie at multiples of their steps; 0 if they do not clearly do so."""
     counting = magnitudes > 0.5 * steps + search.margin
     phases = (magnitudes / steps)[counting]

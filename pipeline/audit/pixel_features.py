@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...images.file import Limits
-from ...images.jpeg import jpeg_facts, nearest_quality
+from ...images.jpeg import nearest_quality, parse_jpeg
 from ...images.upright import load_rgb
 from .jpeg_history import earlier_quality
 
@@ -75,7 +75,7 @@ class PixelFacts:
 def pixel_facts(data: bytes) -> PixelFacts:
     """Decode an image file and look for traces. Raises as :func:`...images.upright.load_rgb`, within PIXEL_LIMITS."""
     grey = window(load_rgb(data, PIXEL_LIMITS)) @ np.array([0.299, 0.587, 0.114])
-    own = jpeg_facts(data).tables.get(0) if data.startswith(b"\xff\xd8") else None
+    own = parse_jpeg(data).tables.get(0) if data.startswith(b"\xff\xd8") else None
     grid, peak = _periodicity(grey) if min(grey.shape) >= SPECTRUM_SIDE else (None, None)
     return PixelFacts(
         own_quality=None if own is None else nearest_quality(dict(enumerate(own))),

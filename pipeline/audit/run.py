@@ -19,14 +19,14 @@ from ...choices import AUDIT_SAMPLE
 from ...errors import UsageError, UserError
 from ...images.file import ImageRejected
 from ...progress import Progress, Silent, counter
-from ...storage import Place, place_of
+from ...storage import AnyPath, to_path
 from ..scan.conflicts import ScannedRow
 from ..scan.scan import ScanResult, scan
 from ..sources.discover import discover
 from ..sources.file import SourceFile, printable
 from ..sources.read import read_source, readers
-from .checks import AuditRow, all_checks, header_checks, spread, told
-from .duplicates import Look, groups, look_of, near_pairs
+from .checks import AuditRow, all_checks, choose_evenly, header_checks, judge_content_features
+from .duplicates import ImageSketch, groups, near_pairs, sketch_image
 from .header_features import HeaderFacts, header_facts, row_facts
 from .pixel_features import PixelFacts, pixel_facts
 
@@ -54,15 +54,15 @@ def audit_rows(rows: Sequence[AuditRow]) -> list[Result]:
     generator): ``part``, ``features``, counts, ``auc``, ``interval``, ``found``, and in ``carried_by`` what tells the
     label, in words. ``auc`` is None and ``reason`` says why where there are too few images.
     """
-    places = spread([row.file for row in rows], [row.key for row in rows], HEADER_SAMPLE)
+    places = choose_evenly([row.file for row in rows], [row.key for row in rows], HEADER_SAMPLE)
     return header_checks([rows[place] for place in places])
 
 
 def run_audit(
-    sources: Sequence[Place | str] = (),
+    sources: Sequence[AnyPath | str] = (),
     *,
     layout: str | None = None,
-    cache: Place | str | None = None,
+    cache: AnyPath | str | None = None,
     dataset: str | None = None,
     sample: int = AUDIT_SAMPLE,
     progress: Progress | None = None,
@@ -91,7 +91,7 @@ def run_audit(
         raise UserError(f"{_names(sources, dataset)}: needs usable images of both classes.{_first(aside)}")
 
     near, group, unseen = near_duplicates(rows, progress)
-    judged, refused = looked_at(rows, group, sample, progress)
+    judged, refused = read_sample(rows, group, sample, progress)
     failed = {file.location: (file, seen) for file, seen in [*unseen, *refused] if seen.reason not in _NOT_MEASURED}
     aside += [_aside(printable(file.location), seen.reason, seen.detail) for file, seen in failed.values()]
     checks = all_checks(judged)
@@ -102,7 +102,7 @@ def run_audit(
         "fake": sum(row.file.label == 1 for row in rows),
         "found": any(check["found"] for check in checks),
         "checks": checks,
-        "told": told(judged),
+        "told": judge_content_features(judged),
         "pixels": {
             "measured": sum(row.pixels is not None for row in judged),
             "without_spectrum": sum(row.pixels is not None and row.pixels.grid is None for row in judged),
@@ -115,13 +115,13 @@ def run_audit(
 
 
 def _files(
-    sources: Sequence[Place | str], layout: str | None, cache: Place | str | None, dataset: str | None
+    sources: Sequence[AnyPath | str], layout: str | None, cache: AnyPath | str | None, dataset: str | None
 ) -> tuple[list[SourceFile], dict[SourceFile, str]]:
     """Return what is to be audited, and the keys that a dataset has recorded."""
     if bool(sources) == (cache is not None or dataset is not None):
         raise UsageError("Give either sources, or --cache and --dataset.")
     if sources:
-        return [file for source in sources for file in discover(place_of(source), layout).files], {}
+        return [file for source in sources for file in discover(to_path(source), layout).files], {}
     if cache is None or dataset is None:
         raise UsageError("--cache and --dataset belong together.")
     if layout is not None:
@@ -136,13 +136,13 @@ def _files(
     return list(expected), expected
 
 
-def looked_at(
+def read_sample(
     rows: Sequence[ScannedRow], group: dict[str, int], sample: int, progress: Progress
 ) -> tuple[list[AuditRow], list[Refusal]]:
     """Take the headers of a sample, and read the pixels of a part of it; return these and what could not be read."""
     files, keys = [row.file for row in rows], [row.key for row in rows]
-    places = spread(files, keys, max(HEADER_SAMPLE, sample))
-    chosen = spread(files, keys, sample)
+    places = choose_evenly(files, keys, max(HEADER_SAMPLE, sample))
+    chosen = choose_evenly(files, keys, sample)
     pixels = dict(zip(chosen, _read([rows[place] for place in chosen], _pixels, "pixels", progress), strict=True))
     judged = [
         AuditRow(rows[place].file, rows[place].key, fact, group[rows[place].key], _kept(pixels.get(place)))
@@ -155,9 +155,11 @@ def looked_at(
 def near_duplicates(rows: Sequence[ScannedRow], progress: Progress) -> tuple[Result, dict[str, int], list[Refusal]]:
     """Look for near duplicates among different files; number the groups of keys that look alike; return failures too."""
     one_of = list({row.key: row for row in rows}.values())
-    compared = [one_of[place] for place in spread([r.file for r in one_of], [r.key for r in one_of], LOOK_SAMPLE)]
+    compared = [
+        one_of[place] for place in choose_evenly([r.file for r in one_of], [r.key for r in one_of], LOOK_SAMPLE)
+    ]
     seen = _read(compared, _look, "near duplicates", progress)
-    kept = [(row, look) for row, look in zip(compared, seen, strict=True) if isinstance(look, Look)]
+    kept = [(row, look) for row, look in zip(compared, seen, strict=True) if isinstance(look, ImageSketch)]
     pairs = near_pairs([look for _, look in kept])
     files = [(kept[one][0].file, kept[other][0].file) for one, other in pairs]
     number = {row.key: place for place, row in enumerate([row for row, _ in kept])}
@@ -208,8 +210,8 @@ def _pixels(row: ScannedRow) -> PixelFacts:
     return pixel_facts(read_source(row.file, row.key))
 
 
-def _look(row: ScannedRow) -> Look | None:
-    return look_of(read_source(row.file, row.key))
+def _look(row: ScannedRow) -> ImageSketch | None:
+    return sketch_image(read_source(row.file, row.key))
 
 
 def _kept(seen: PixelFacts | ImageRejected | None) -> PixelFacts | None:
@@ -220,7 +222,7 @@ def _aside(path: str, reason: str, detail: str) -> dict[str, str]:
     return {"path": path, "reason": reason, "detail": detail}
 
 
-def _names(sources: Sequence[Place | str], dataset: str | None) -> str:
+def _names(sources: Sequence[AnyPath | str], dataset: str | None) -> str:
     return ", ".join(str(source) for source in sources) or f"dataset {dataset}"
 
 

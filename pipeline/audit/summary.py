@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...cache.records.audit import Carrier, Check, HeaderAudit, Told
+from ...cache.records.audit import Carrier, Check, ContentFeature, HeaderAudit
 from ..scan.conflicts import ScannedRow
-from .checks import AuditRow, header_checks, spread, told
+from .checks import AuditRow, choose_evenly, header_checks, judge_content_features
 from .header_features import row_facts
 
 SUMMARY_SAMPLE = 500
@@ -22,7 +22,7 @@ def summarise(rows: Sequence[ScannedRow]) -> HeaderAudit | None:
     if not all(row.traits for row in rows):
         return None
     numbers = {key: number for number, key in enumerate(dict.fromkeys(row.key for row in rows))}
-    places = spread([row.file for row in rows], [row.key for row in rows], SUMMARY_SAMPLE)
+    places = choose_evenly([row.file for row in rows], [row.key for row in rows], SUMMARY_SAMPLE)
     judged = [
         AuditRow(rows[place].file, rows[place].key, facts, numbers[rows[place].key])
         for place in places
@@ -37,7 +37,7 @@ def summarise(rows: Sequence[ScannedRow]) -> HeaderAudit | None:
         found=any(check.found for check in checks),
         sentence=_sentence(checks),
         checks=checks,
-        told=tuple(Told.model_validate(entry) for entry in told(judged)),
+        told=tuple(ContentFeature.model_validate(entry) for entry in judge_content_features(judged)),
     )
 
 

@@ -13,7 +13,7 @@ _MOST_VALUES = 3
 _LONGEST = 48
 
 
-def in_words(name: str, real: Sequence[Value], generated: Sequence[Value]) -> str:
+def describe_check(name: str, real: Sequence[Value], generated: Sequence[Value]) -> str:
     """Return a sentence such as ``JPEG quality: real 54 to 96 (median 96), generated none``. Neither may be empty."""
     return f"{name}: real {_described(real)}, generated {_described(generated)}"
 

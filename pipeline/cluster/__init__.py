@@ -16,13 +16,13 @@ from ...progress import Progress
 from .placement import Placement
 
 if TYPE_CHECKING:
-    from .client import Crew
+    from .client import WorkerPool
 
 __all__ = ["Placement", "open_crew"]
 
 
 @contextmanager
-def open_crew(place: Placement, device: str, progress: Progress) -> Iterator[Crew | None]:
+def open_crew(place: Placement, device: str, progress: Progress) -> Iterator[WorkerPool | None]:
     """Start the workers of this machine, or connect to a scheduler; yields None for a build in this process.
 
     device : what ``--device`` says. Raises UserError if Dask is not installed, the scheduler does not answer, or the
@@ -34,9 +34,9 @@ def open_crew(place: Placement, device: str, progress: Progress) -> Iterator[Cre
     if find_spec("distributed") is None:
         option = "--scheduler" if place.scheduler else "--workers"
         raise UserError(f"{option}: needs Dask. Install it with: pip install 'distil-cache[cluster]'")
-    from .client import connect, start_here
+    from .client import connect, start_local_pool
 
-    opened = connect(place.scheduler, progress.say) if place.scheduler else start_here(place.workers or 1, device)
+    opened = connect(place.scheduler, progress.say) if place.scheduler else start_local_pool(place.workers or 1, device)
     with opened as crew:
         progress.say(f"{crew.name}; dashboard: {crew.dashboard}")
         yield crew

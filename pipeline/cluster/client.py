@@ -14,13 +14,13 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from ...errors import DistilCacheError, UserError
-from ..scan.memory import Finding
+from ..scan.memory import ScanEntry
 from ..scan.scan import ScannedFile, memory_key, scan_file
 from ..sources.file import SourceFile, absolute_root
-from .connection import LOST, NO_ANSWER, Connection, without_log
+from .connection import LOST, NO_ANSWER, Connection, silenced_logging
 from .local_workers import LocalWorkers, local_workers
 from .messages import read_findings, write_files
-from .worker import BuildPlugin, Unprepared, scan_block
+from .worker import BuildPlugin, UnknownBuildError, scan_block
 
 CONNECT_SECONDS = 30.0
 WAIT_SECONDS = 1.0
@@ -36,7 +36,7 @@ _SPARE = 8
 
 
 @dataclass(frozen=True)
-class Failure:
+class TaskFailure:
     """Why a task was not done.
 
     deaths : workers that died while they had it; 0 if it raised. worker : address of the (last) one, if known.
@@ -50,14 +50,14 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """What became of the task with this key: the text it returned, or a failure."""
 
     key: str
-    result: str | Failure
+    result: str | TaskFailure
 
 
-class Crew:
+class WorkerPool:
     """A client of a Dask scheduler. ``name`` says who works, ``dashboard`` where Dask shows it.
 
     local : the workers, if they are processes that this one started.
@@ -98,7 +98,7 @@ class Crew:
             self._limited[key] = frozenset(others)
         future.add_done_callback(self._ended.put)
 
-    def ended(self) -> list[Outcome]:
+    def ended(self) -> list[TaskOutcome]:
         """Wait a moment for tasks that have ended and return what became of them."""
         if self._local and time.monotonic() - self._revived > REVIVE_SECONDS:
             self._local.revive()
@@ -114,21 +114,21 @@ class Crew:
         outcomes += self._left_behind()
         return outcomes if futures or outcomes else self._stranded()
 
-    def _outcomes(self, futures: Sequence[Future[str]]) -> list[Outcome]:
+    def _outcomes(self, futures: Sequence[Future[str]]) -> list[TaskOutcome]:
         """Return what became of tasks. What the loss of the scheduler cancelled is left out, and another one is found."""
         try:
             ended = _gathered(self._connection.client, futures)
         except LOST as error:
             self._connection.renew(error)
             return []
-        outcomes = [Outcome(str(future.key), result) for future, result in ended if result is not None]
+        outcomes = [TaskOutcome(str(future.key), result) for future, result in ended if result is not None]
         for outcome in outcomes:
             self._forget(outcome.key)
         if len(outcomes) < len(futures):
             self._connection.renew()
         return outcomes
 
-    def _left_behind(self) -> list[Outcome]:
+    def _left_behind(self) -> list[TaskOutcome]:
         """Take back the tasks that were handed in to a scheduler which has gone away."""
         client = self._connection.client
         behind = [key for key, future in self._futures.items() if future.client is not client]
@@ -136,16 +136,16 @@ class Crew:
             self._there = None
         for key in behind:
             self._forget(key)
-        return [Outcome(key, Failure("the scheduler went away", None, tried=False)) for key in behind]
+        return [TaskOutcome(key, TaskFailure("the scheduler went away", None, tried=False)) for key in behind]
 
-    def _stranded(self) -> list[Outcome]:
+    def _stranded(self) -> list[TaskOutcome]:
         """Take back the tasks whose workers are all gone while others may be there."""
         there = self.workers().keys() if self._limited else ()
         stranded = [key for key, others in self._limited.items() if others.isdisjoint(there)]
         for key in stranded:
             self._futures[key].cancel()
             self._forget(key)
-        return [Outcome(key, Failure("its workers are gone", None, tried=False)) for key in stranded]
+        return [TaskOutcome(key, TaskFailure("its workers are gone", None, tried=False)) for key in stranded]
 
     def _forget(self, key: str) -> None:
         del self._futures[key]
@@ -175,14 +175,14 @@ class Crew:
             self._connection.take_back(plugin)
 
     def scan_files(
-        self, files: Sequence[SourceFile], trusted: Mapping[bytes, Finding]
+        self, files: Sequence[SourceFile], trusted: Mapping[bytes, ScanEntry]
     ) -> Iterator[Sequence[ScannedFile]]:
         """Scan source files, many at a time, as a :data:`..scan.scan.FileScanner`; what workers cannot read is scanned here."""
         roots = {root: absolute_root(root) for root in {file.root for file in files}}
         keys = [memory_key(roots[file.root], file) for file in files]
         blocks = [slice(start, start + _FILES) for start in range(0, len(files), _FILES)]
         flying: dict[str, int] = {}
-        found: dict[int, str | Failure] = {}
+        found: dict[int, str | TaskFailure] = {}
         window = handed_in = 0
 
         def hand_in(number: int) -> None:
@@ -199,7 +199,7 @@ class Crew:
             while number not in found:
                 for outcome in self.ended():
                     block_number = flying.pop(outcome.key)
-                    if isinstance(outcome.result, Failure) and not outcome.result.tried:
+                    if isinstance(outcome.result, TaskFailure) and not outcome.result.tried:
                         hand_in(block_number)
                     else:
                         found[block_number] = outcome.result
@@ -207,7 +207,7 @@ class Crew:
 
 
 @contextmanager
-def connect(address: str, tell: Callable[[str], None] = lambda said: None) -> Iterator[Crew]:
+def connect(address: str, tell: Callable[[str], None] = lambda said: None) -> Iterator[WorkerPool]:
     """Connect to a scheduler that is there. UserError if it does not answer.
 
     tell : is told when the scheduler goes away and when there is one again.
@@ -216,54 +216,54 @@ def connect(address: str, tell: Callable[[str], None] = lambda said: None) -> It
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except NO_ANSWER as error:
         raise UserError(f"--scheduler {address}: no scheduler answers ({error}).") from error
-    with without_log(), closing(Connection(client, address, tell)) as connection:
-        yield Crew(connection, f"scheduler at {address}")
+    with silenced_logging(), closing(Connection(client, address, tell)) as connection:
+        yield WorkerPool(connection, f"scheduler at {address}")
 
 
 @contextmanager
-def start_here(processes: int, device: str) -> Iterator[Crew]:
+def start_local_pool(processes: int, device: str) -> Iterator[WorkerPool]:
     """Start workers on this machine for the length of a ``with`` block."""
     with ExitStack() as held:
         local = held.enter_context(local_workers(processes, device))
         client = held.enter_context(Client(local.cluster, set_as_default=False))
         address = str(local.cluster.scheduler_address)
-        yield Crew(Connection(client, address), f"{processes} worker processes on this machine", local)
+        yield WorkerPool(Connection(client, address), f"{processes} worker processes on this machine", local)
 
 
-def _gathered(client: Client, futures: Sequence[Future[str]]) -> list[tuple[Future[str], str | Failure | None]]:
+def _gathered(client: Client, futures: Sequence[Future[str]]) -> list[tuple[Future[str], str | TaskFailure | None]]:
     """Return each task with what became of it; None if the loss of the scheduler cancelled it."""
     finished = {str(future.key): future for future in futures if future.status == "finished"}
     results: dict[str, str | None] = client.gather(finished, errors="skip") if finished else {}
-    ended: list[tuple[Future[str], str | Failure | None]] = []
+    ended: list[tuple[Future[str], str | TaskFailure | None]] = []
     for future in futures:
-        result: str | Failure | None = results.get(str(future.key))
+        result: str | TaskFailure | None = results.get(str(future.key))
         if result is None and future.status == "error":  # also one that was lost, and failed when it was done again
             error = future.exception()
-            result = None if isinstance(error, Unprepared) else _failure(error)
+            result = None if isinstance(error, UnknownBuildError) else _failure(error)
         elif result is None and future.status == "lost":
             future.cancel()
-            result = Failure("its worker died when it was done", None, tried=False)
+            result = TaskFailure("its worker died when it was done", None, tried=False)
         ended.append((future, result))
     return ended
 
 
-def _failure(error: BaseException) -> Failure:
+def _failure(error: BaseException) -> TaskFailure:
     if isinstance(error, KilledWorker):
-        return Failure("the worker process died", str(error.last_worker.address), error.allowed_failures + 1)
+        return TaskFailure("the worker process died", str(error.last_worker.address), error.allowed_failures + 1)
     notes: list[Any] = getattr(error, "__notes__", [])
     text = str(error) if isinstance(error, DistilCacheError) else f"{type(error).__name__}: {error}"
-    return Failure(text.strip(), str(notes[0]) if notes else None)
+    return TaskFailure(text.strip(), str(notes[0]) if notes else None)
 
 
 def _merged(
-    files: Sequence[SourceFile], keys: Sequence[bytes], trusted: Mapping[bytes, Finding], result: str | Failure
+    files: Sequence[SourceFile], keys: Sequence[bytes], trusted: Mapping[bytes, ScanEntry], result: str | TaskFailure
 ) -> list[ScannedFile]:
     """Return what a scan wants to know of a block of files, from a worker's answer."""
-    answers = [False] * len(files) if isinstance(result, Failure) else read_findings(result)
+    answers = [False] * len(files) if isinstance(result, TaskFailure) else read_findings(result)
     scanned: list[ScannedFile] = []
     for file, key, answer in zip(files, keys, answers, strict=True):
         known = trusted.get(key)
-        if isinstance(answer, Finding):
+        if isinstance(answer, ScanEntry):
             scanned.append((file, key, answer))
         else:
             scanned.append((file, key, known if answer and known is not None else scan_file(file, known)))

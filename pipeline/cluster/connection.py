@@ -103,7 +103,7 @@ class Connection:
 
 
 @contextmanager
-def without_log() -> Iterator[None]:
+def silenced_logging() -> Iterator[None]:
     """Keep Dask's client from logging the loss of a scheduler with a traceback: the build says it in a sentence."""
     log = logging.getLogger("distributed.client")
     level = log.level

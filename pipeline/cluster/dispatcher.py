@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ...errors import UserError
-from ..execution.tasks import Report
+from ..execution.tasks import TaskReport
 from ..planning.plan import Task
-from .client import Crew, Failure, Outcome
+from .client import TaskFailure, TaskOutcome, WorkerPool
 from .messages import read_report
 from .worker import make_shard
 
@@ -24,7 +24,7 @@ UNFIT = 5
 
 
 @dataclass
-class Shard:
+class ShardTask:
     """One task on its way.
 
     failures : tries that failed; avoid : workers on which it raised; last : how it failed last. handed_in : how often.
@@ -39,7 +39,7 @@ class Shard:
     last: str = ""
 
 
-class Dispatch:
+class Dispatcher:
     """The shards of a plan and where they are: waiting, under way, waiting to be tried alone, or set aside.
 
     plugin : name under which the workers know the build. message : writes the text that a worker gets for a task.
@@ -48,23 +48,23 @@ class Dispatch:
 
     def __init__(
         self,
-        crew: Crew,
+        crew: WorkerPool,
         plugin: str,
-        shards: list[Shard],
+        shards: list[ShardTask],
         message: Callable[[Task], str],
         tries: int,
         tell: Callable[[str], None],
     ) -> None:
         self._crew, self._plugin, self._message, self._tries, self._tell = crew, plugin, message, tries, tell
         self._waiting = deque(shards)
-        self._alone: deque[Shard] = deque()
-        self._flying: dict[str, Shard] = {}
+        self._alone: deque[ShardTask] = deque()
+        self._flying: dict[str, ShardTask] = {}
         self._rows: dict[str, set[str]] = {}
         self._away: set[str] = set()
-        self.aside: list[Shard] = []
+        self.aside: list[ShardTask] = []
         self.failures = 0
 
-    def events(self) -> Iterator[tuple[Shard, Report] | None]:
+    def events(self) -> Iterator[tuple[ShardTask, TaskReport] | None]:
         """Yield each shard that is made, with the worker's report; None where a try failed, or just time passed.
 
         UserError if the scheduler is gone, or every worker was sent away.
@@ -89,22 +89,22 @@ class Dispatch:
             shard.alone = True
             self._start(shard)
 
-    def _start(self, shard: Shard) -> None:
+    def _start(self, shard: ShardTask) -> None:
         shard.handed_in += 1
         key = f"shard-{shard.id}-{self._plugin}-{shard.handed_in}"
         self._flying[key] = shard
         self._crew.submit(make_shard, self._plugin, self._message(shard.task), key=key, avoid=shard.avoid)
 
-    def _take(self, outcome: Outcome) -> tuple[Shard, Report] | None:
+    def _take(self, outcome: TaskOutcome) -> tuple[ShardTask, TaskReport] | None:
         shard = self._flying.pop(outcome.key)
-        if isinstance(outcome.result, Failure):
+        if isinstance(outcome.result, TaskFailure):
             self._failed(shard, outcome.result)
             return None
         report = read_report(outcome.result)
         self._rows.pop(report.worker, None)
         return shard, report
 
-    def _failed(self, shard: Shard, failure: Failure) -> None:
+    def _failed(self, shard: ShardTask, failure: TaskFailure) -> None:
         if not failure.tried:
             self._waiting.append(shard)
             return
@@ -122,7 +122,7 @@ class Dispatch:
             self.aside.append(shard)
             self._tell(f"shard {shard.id[:16]} is set aside: {shard.last}")
 
-    def _blame(self, worker: str, shard: Shard) -> None:
+    def _blame(self, worker: str, shard: ShardTask) -> None:
         """Note a failure on a worker; send it away after too many in a row, and stop if it was the last."""
         row = self._rows.setdefault(worker, set())
         row.add(shard.id)

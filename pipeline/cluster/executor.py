@@ -16,15 +16,15 @@ from ...models.diffusion.checkpoints import OFFICIAL, SHIPPED
 from ...progress import Progress
 from ..config import BuildConfig
 from ..execution.deviation import Deviation
-from ..execution.tasks import Report
+from ..execution.tasks import TaskReport
 from ..planning.estimate import task_calls
 from ..planning.plan import Task
-from ..planning.prepare import Prepared
+from ..planning.prepare import BuildPlan
 from ..sources.file import SourceFile, printable
-from .client import Crew, Failure, Outcome
-from .dispatcher import Dispatch, Shard
+from .client import TaskFailure, TaskOutcome, WorkerPool
+from .dispatcher import Dispatcher, ShardTask
 from .local_workers import threads_each
-from .messages import Request, write_task
+from .messages import OpenBuild, write_task
 from .placement import Placement
 from .worker import BuildPlugin, measure
 
@@ -34,7 +34,7 @@ _NAMED = 5
 """Shards that a sentence names."""
 
 
-class CrewWork:
+class ClusterExecutor:
     """One build's work on a crew, for the length of a ``with crew.plugin(work.plugin)`` block.
 
     plugin : what the workers get. failures : tries that failed, so far.
@@ -42,9 +42,9 @@ class CrewWork:
 
     def __init__(
         self,
-        crew: Crew,
+        crew: WorkerPool,
         config: BuildConfig,
-        ready: Prepared,
+        ready: BuildPlan,
         place: Placement,
         progress: Progress,
         make_plugin: Callable[[str, str], BuildPlugin] = BuildPlugin,
@@ -52,14 +52,14 @@ class CrewWork:
         self._crew, self._config, self._ready, self._place, self._progress = crew, config, ready, place, progress
         name = f"build-{secrets.token_hex(4)}"
         self.plugin = make_plugin(name, _request(config, ready, place).model_dump_json())
-        self._dispatch: Dispatch | None = None
+        self._dispatch: Dispatcher | None = None
 
     @property
     def failures(self) -> int:
         """Tries that failed."""
         return self._dispatch.failures if self._dispatch else 0
 
-    def reports(self) -> Iterator[Report]:
+    def reports(self) -> Iterator[TaskReport]:
         """Yield what workers report of each task.
 
         UserError at the end if shards were set aside, with everything else made, or if the scheduler went away for good.
@@ -67,12 +67,12 @@ class CrewWork:
         ready, progress = self._ready, self._progress
         files = ready.files()
         images = ready.stores["image"]
-        shards = [Shard(task.image_shard or images.shard_id(task.keys), task) for task in ready.plan.tasks]
-        self._dispatch = Dispatch(
+        shards = [ShardTask(task.image_shard or images.shard_id(task.keys), task) for task in ready.plan.tasks]
+        self._dispatch = Dispatcher(
             self._crew, self.plugin.name, shards, lambda task: write_task(task, files), self._place.tries, progress.say
         )
         progress.start("shards", len(shards))
-        rates = Rates()
+        rates = Throughput()
         made: dict[str, set[str]] = {}
         for event in self._dispatch.events():
             if event is not None:
@@ -92,11 +92,11 @@ class CrewWork:
         while True:
             key = f"deviation-{self.plugin.name}-{secrets.token_hex(4)}"
             self._crew.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
-            outcomes: list[Outcome] = []
+            outcomes: list[TaskOutcome] = []
             while not outcomes:
                 outcomes = self._crew.ended()
             result = outcomes[0].result
-            if not isinstance(result, Failure):
+            if not isinstance(result, TaskFailure):
                 return Deviation(**json.loads(result))
             if result.tried:
                 self._progress.say(f"reduced precision could not be compared with float32: {result.text}")
@@ -112,7 +112,7 @@ class CrewWork:
             progress.advance("teacher", len(task.missing.get("teacher", ())))
 
 
-class Rates:
+class Throughput:
     """How many images a second each worker has finished since the work began."""
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class Rates:
         return f"{len(workers)} workers, {each} images/s each{failed}"
 
 
-def _request(config: BuildConfig, ready: Prepared, place: Placement) -> Request:
+def _request(config: BuildConfig, ready: BuildPlan, place: Placement) -> OpenBuild:
     """Return what a worker must know. What was not given is left out, so that it takes the worker machine's default."""
     assert ready.cache is not None
     changes: dict[str, object] = {}
@@ -152,7 +152,7 @@ def _request(config: BuildConfig, ready: Prepared, place: Placement) -> Request:
             "device": "cpu" if config.device == "cpu" else "auto",
         }
     sent = config.model_copy(update=changes)
-    return Request(
+    return OpenBuild(
         version=__version__,
         config=sent.model_dump(mode="json", exclude_unset=True),
         fingerprints={feature: spec.fingerprint() for feature, spec in ready.specs.items()},
@@ -174,7 +174,7 @@ def _wait_until_visible(stores: Mapping[str, FeatureStore], made: Mapping[str, s
             time.sleep(0.5)
 
 
-def _set_aside(aside: Sequence[Shard], shards: int, tries: int, files: Mapping[str, SourceFile]) -> UserError:
+def _set_aside(aside: Sequence[ShardTask], shards: int, tries: int, files: Mapping[str, SourceFile]) -> UserError:
     """Return the error that names the shards which could not be made."""
     named = [f"{shard.id[:16]} ({_first_file(shard, files)}{shard.last})" for shard in aside[:_NAMED]]
     more = f"; and {len(aside) - _NAMED} more" if len(aside) > _NAMED else ""
@@ -184,6 +184,6 @@ def _set_aside(aside: Sequence[Shard], shards: int, tries: int, files: Mapping[s
     )
 
 
-def _first_file(shard: Shard, files: Mapping[str, SourceFile]) -> str:
+def _first_file(shard: ShardTask, files: Mapping[str, SourceFile]) -> str:
     key = shard.task.keys[0]
     return f"its first file {printable(files[key].location)}: " if key in files else ""

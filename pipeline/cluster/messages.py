@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ..execution.tasks import Done, Report
+from ..execution.tasks import TaskReport, TaskResult
 from ..planning.plan import Task
-from ..scan.memory import Finding
-from ..sources.file import Listed, Member, SourceFile, absolute_root
+from ..scan.memory import ScanEntry
+from ..sources.file import ListedObject, Member, SourceFile, absolute_root
 
 
-class Request(BaseModel):
+class OpenBuild(BaseModel):
     """What a worker must know of a build before its first task.
 
     version : of this program. config : the fields of the build's configuration that were given, with absolute paths.
@@ -64,36 +64,36 @@ def read_task(text: str) -> tuple[Task, dict[str, SourceFile]]:
     return Task(plain["shard"], keys, missing), files
 
 
-def write_report(report: Report) -> str:
+def write_report(report: TaskReport) -> str:
     """Return a report as text."""
     return _dump(asdict(report))
 
 
-def read_report(text: str) -> Report:
+def read_report(text: str) -> TaskReport:
     """Return the report of a text."""
     plain = json.loads(text)
-    return Report(Done(**plain["done"]), plain["worker"], plain["device"])
+    return TaskReport(TaskResult(**plain["done"]), plain["worker"], plain["device"])
 
 
-def write_files(files: Sequence[SourceFile], known: Sequence[Finding | None]) -> str:
+def write_files(files: Sequence[SourceFile], known: Sequence[ScanEntry | None]) -> str:
     """Return files to be scanned, each with the size and time at which it is known already."""
     stamps = [None if one is None else (one.size, one.mtime_ns) for one in known]
     return _dump([[_plain_file(file), stamp] for file, stamp in zip(files, stamps, strict=True)])
 
 
-def read_files(text: str) -> list[tuple[SourceFile, Finding | None]]:
+def read_files(text: str) -> list[tuple[SourceFile, ScanEntry | None]]:
     """Return the files, each with a finding that has only size and time, or None."""
-    return [(_file(file), stamp and Finding(stamp[0], stamp[1], "")) for file, stamp in json.loads(text)]
+    return [(_file(file), stamp and ScanEntry(stamp[0], stamp[1], "")) for file, stamp in json.loads(text)]
 
 
-def write_findings(findings: Sequence[Finding | bool]) -> str:
+def write_findings(findings: Sequence[ScanEntry | bool]) -> str:
     """Return what was found about files: a finding, True for an unchanged file, False for one that could not be read."""
     return _dump([found if isinstance(found, bool) else tuple(found) for found in findings])
 
 
-def read_findings(text: str) -> list[Finding | bool]:
+def read_findings(text: str) -> list[ScanEntry | bool]:
     """Return what was found."""
-    return [found if isinstance(found, bool) else Finding(*found) for found in json.loads(text)]
+    return [found if isinstance(found, bool) else ScanEntry(*found) for found in json.loads(text)]
 
 
 def _plain_file(file: SourceFile) -> list[Any]:
@@ -102,7 +102,7 @@ def _plain_file(file: SourceFile) -> list[Any]:
 
 def _file(plain: list[Any]) -> SourceFile:
     root, path, label, split, generator, family, group, member, listed = plain
-    own, seen = member and Member(*member), listed and Listed(*listed)
+    own, seen = member and Member(*member), listed and ListedObject(*listed)
     return SourceFile(root, path, label, split, generator, family, group, own, seen)
 
 

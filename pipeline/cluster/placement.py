@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...choices import TRIES
 from ...errors import UsageError
-from ..planning.plan import Part
+from ..planning.plan import PlanPartition
 
 PROTOCOLS = ("tcp", "tls", "ucx", "ws", "wss")
 
@@ -20,7 +20,7 @@ class Placement:
 
     scheduler: str | None = None
     workers: int | None = None
-    part: Part | None = None
+    part: PlanPartition | None = None
     tries: int = TRIES
 
     @classmethod
@@ -38,7 +38,7 @@ class Placement:
             raise UsageError(f"--workers {workers}: give the number of processes, from 1 on.")
         if tries < 1:
             raise UsageError(f"--tries {tries}: a shard must be tried at least once.")
-        return cls(scheduler, workers, None if array is None else Part.parse(array), tries)
+        return cls(scheduler, workers, None if array is None else PlanPartition.parse(array), tries)
 
     @property
     def on_cluster(self) -> bool:

@@ -20,22 +20,22 @@ from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
-from ...storage import is_there
+from ...storage import path_exists
 from ..config import BuildConfig
 from ..execution.context import TaskContext
 from ..execution.deviation import deviation_on
-from ..execution.load import Images
-from ..execution.tasks import Report, run_task, still_missing
+from ..execution.load import TaskImages
+from ..execution.tasks import TaskReport, run_task, still_missing
 from ..planning.make_specs import flags_and_digest, make_specs
 from ..planning.plan import Task
-from ..planning.prepare import BuildSetup
-from ..scan.memory import Finding
+from ..planning.prepare import BuildResources
+from ..scan.memory import ScanEntry
 from ..scan.scan import scan_files
 from ..sources.file import SourceFile
-from .messages import Request, read_files, read_task, write_findings, write_report
+from .messages import OpenBuild, read_files, read_task, write_findings, write_report
 
 
-class Unprepared(Exception):  # noqa: N818  (nobody did anything wrong)
+class UnknownBuildError(Exception):
     """A task has come to a worker whose scheduler does not know the build: it is another than the one that the build met."""
 
 
@@ -63,7 +63,7 @@ class BuildPlugin(WorkerPlugin):
 
     def open_build(self, files: Mapping[str, SourceFile]) -> TaskContext:
         """Return what the build's tasks share, with models that are yet to be loaded."""
-        return open_build(Request.model_validate_json(self.request), files)
+        return open_build(OpenBuild.model_validate_json(self.request), files)
 
     def make(self, message: str) -> str:
         """Do a task. What goes wrong is raised with the worker's address as a note."""
@@ -83,11 +83,11 @@ class BuildPlugin(WorkerPlugin):
             self._context = self._context or self.open_build(self._files)
             return self._context
 
-    def _make(self, message: str, context: TaskContext) -> Report:
+    def _make(self, message: str, context: TaskContext) -> TaskReport:
         planned, files = read_task(message)
         task, found = still_missing(planned, context.stores)
         if not task.missing:
-            return Report(found, self._address, device_name(context.models.device, of_machine=True))
+            return TaskReport(found, self._address, device_name(context.models.device, of_machine=True))
         if found.shards:  # what this task reads came after the index was opened
             for store in context.stores.values():
                 store.index(refresh=True)
@@ -101,7 +101,7 @@ class BuildPlugin(WorkerPlugin):
         done = run_task(task, images, context, self._device)
         done.computed.update(found.computed)
         done.shards.update(found.shards)
-        return Report(done, self._address, device_name(context.models.device, of_machine=True))
+        return TaskReport(done, self._address, device_name(context.models.device, of_machine=True))
 
 
 def make_shard(plugin: str, message: str) -> str:
@@ -117,20 +117,20 @@ def measure(plugin: str, keys: str) -> str:
 def _plugin(name: str) -> BuildPlugin:
     found = get_worker().plugins.get(name)
     if not isinstance(found, BuildPlugin):
-        raise Unprepared(name)
+        raise UnknownBuildError(name)
     return found
 
 
 def scan_block(message: str) -> str:
     """Scan source files. A file that cannot be read here is left to whoever asked."""
-    findings: list[Finding | bool] = []
+    findings: list[ScanEntry | bool] = []
     asked = read_files(message)
     for (_, known), found in zip(asked, scan_files(asked), strict=True):
-        findings.append(found is known if not isinstance(found, Finding) or found is known else found)
+        findings.append(found is known if not isinstance(found, ScanEntry) or found is known else found)
     return write_findings(findings)
 
 
-def open_build(request: Request, files: Mapping[str, SourceFile]) -> TaskContext:
+def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskContext:
     """Find cache, models and specs again. UserError if they are not those of the build that sent the request."""
     if request.version != __version__:
         raise UserError(f"the worker runs distil-cache {__version__}, the build {request.version}: install the same.")
@@ -139,7 +139,7 @@ def open_build(request: Request, files: Mapping[str, SourceFile]) -> TaskContext
     set_precision(config.precision, device)
     keep_freed_memory(device)
     cache = Cache.open(config.cache)
-    if not is_there(cache.root / LEASES / request.lease):
+    if not path_exists(cache.root / LEASES / request.lease):
         raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
     flags, adm_digest = flags_and_digest(config, pictures_alone=set(request.fingerprints) == {"image"})
     digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None
@@ -147,7 +147,7 @@ def open_build(request: Request, files: Mapping[str, SourceFile]) -> TaskContext
     for feature, fingerprint in request.fingerprints.items():
         if specs[feature].fingerprint() != fingerprint:
             raise UserError(f"{feature}: the worker's model files are not those of the build: share or copy them.")
-    setup = BuildSetup(
+    setup = BuildResources(
         device=device,
         schedule=flags.schedule(config.steps),
         specs=specs,
@@ -157,7 +157,7 @@ def open_build(request: Request, files: Mapping[str, SourceFile]) -> TaskContext
     return TaskContext.of(config, setup, files, advance=lambda stage, units: None)
 
 
-def _check_reach(task: Task, images: Images, files: Mapping[str, SourceFile]) -> None:
+def _check_reach(task: Task, images: TaskImages, files: Mapping[str, SourceFile]) -> None:
     """Raise UserError if not one file of a task is where the scan saw it: then the worker lacks the folder."""
     absent = [key for key, why in images.gone.items() if not why.startswith("changed")]
     if absent and len(absent) == len(task.keys):

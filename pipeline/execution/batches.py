@@ -19,7 +19,7 @@ import torch
 from ...errors import UserError
 from ...models.device import device_name
 from ...models.user_cache import read_memory, write_memory
-from .transfer import Outgoing, Rows
+from .transfer import HostCopy, Rows
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class BatchSize:
 def run_batches(
     items: Sequence[T],
     size: BatchSize,
-    launch: Callable[[Sequence[T], int], Outgoing],
+    launch: Callable[[Sequence[T], int], HostCopy],
     land: Callable[[Sequence[T], dict[str, Rows]], None],
 ) -> None:
     """Run all items through a device in batches.
@@ -64,7 +64,7 @@ def run_batches(
     launch : starts the work on a batch, padded to the given size, and returns its results on their way to the host.
     land : takes a batch and its results; called in the order of the batches, each after the next one was launched.
     """
-    flying: tuple[Sequence[T], Outgoing] | None = None
+    flying: tuple[Sequence[T], HostCopy] | None = None
     start = 0
     while start < len(items):
         batch = items[start : start + size.size]
@@ -81,7 +81,7 @@ def run_batches(
         land(flying[0], flying[1].arrays())
 
 
-def _launched(launch: Callable[[Sequence[T], int], Outgoing], batch: Sequence[T], size: int) -> Outgoing | None:
+def _launched(launch: Callable[[Sequence[T], int], HostCopy], batch: Sequence[T], size: int) -> HostCopy | None:
     """Launch a batch; None if the memory does not suffice. Returning drops the frames that hold what was allocated."""
     try:
         return launch(batch, size)
@@ -89,7 +89,7 @@ def _launched(launch: Callable[[Sequence[T], int], Outgoing], batch: Sequence[T]
         return None
 
 
-def padded(rows: Sequence[int], size: int) -> list[int]:
+def pad_batch(rows: Sequence[int], size: int) -> list[int]:
     """Repeat the last row until the batch is full, so that all batches have one shape."""
     return [*rows, *[rows[-1]] * (size - len(rows))]
 

@@ -17,15 +17,15 @@ from ..planning.estimate import route_calls
 from ..planning.plan import PASS_FEATURES, Task, routes
 from ..specs.adm_features import EpsSpec, NoiseSpec, ReconSpec, one_call_features
 from ..specs.teacher import TeacherSpec, check_teacher, teacher_views
-from .batches import padded, run_batches
+from .batches import pad_batch, run_batches
 from .context import TaskContext
-from .load import Images
-from .transfer import Outgoing, Rows, incoming
+from .load import TaskImages
+from .transfer import HostCopy, Rows, to_device
 
 FINITE = "finite"
 
 
-def load_models(task: Task, images: Images, context: TaskContext) -> None:
+def load_models(task: Task, images: TaskImages, context: TaskContext) -> None:
     """Load the models that :func:`compute` will use for this task, unless they are there."""
     if any(images.lacking(task, feature) for feature in PASS_FEATURES):
         _ = context.models.adm_batch
@@ -33,7 +33,7 @@ def load_models(task: Task, images: Images, context: TaskContext) -> None:
         _ = context.models.teacher
 
 
-def compute(task: Task, images: Images, context: TaskContext) -> tuple[dict[str, Rows], int]:
+def compute(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, Rows], int]:
     """Make everything but the pictures that the task's images lack.
 
     Returns feature -> rows, in the order of ``images.lacking``, and the number of images x ADM calls.
@@ -49,7 +49,7 @@ def compute(task: Task, images: Images, context: TaskContext) -> tuple[dict[str,
     return made, calls
 
 
-def run_pass(task: Task, images: Images, context: TaskContext) -> tuple[dict[str, Rows], int]:
+def run_pass(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, Rows], int]:
     """Make eps, recon, dire and noise with as few ADM calls as each row allows; returns as :func:`compute` does."""
     lacking = {feature: images.lacking(task, feature) for feature in PASS_FEATURES}
     place = {feature: {key: number for number, key in enumerate(keys)} for feature, keys in lacking.items() if keys}
@@ -81,9 +81,9 @@ class _Pass:
         self.wants = [feature for feature, places in self.place.items() if not places.keys().isdisjoint(keys)]
         run_batches(keys, self.context.models.adm_batch, self._launch, self._land)
 
-    def _launch(self, batch: Sequence[str], size: int) -> Outgoing:
+    def _launch(self, batch: Sequence[str], size: int) -> HostCopy:
         context = self.context
-        pixels = incoming(self.pixels[padded([self.row_of[key] for key in batch], size)], context.models.device)
+        pixels = to_device(self.pixels[pad_batch([self.row_of[key] for key in batch], size)], context.models.device)
         asked = {"eps"} if self.route == "first" else set(self.wants)
         with torch.inference_mode():
             x = to_signal(pixels)
@@ -96,7 +96,7 @@ class _Pass:
                 real_step=context.config.real_step,
             )
             rows = {feature: stored_rows(feature, found, context.specs[feature]) for feature in self.wants}
-            return Outgoing({**rows, FINITE: found.finite})
+            return HostCopy({**rows, FINITE: found.finite})
 
     def _land(self, batch: Sequence[str], values: dict[str, Rows]) -> None:
         _check_finite(batch, values.pop(FINITE), self.wants)
@@ -147,9 +147,9 @@ def run_teacher(dire: Rows, context: TaskContext) -> Rows:
     assert isinstance(spec, TeacherSpec)
     parts: list[Rows] = []
 
-    def launch(batch: Sequence[int], size: int) -> Outgoing:
-        rows = incoming(dire[padded(batch, size)], context.models.device)
-        return Outgoing({"teacher": teacher_views(context.models.teacher, rows, spec)})
+    def launch(batch: Sequence[int], size: int) -> HostCopy:
+        rows = to_device(dire[pad_batch(batch, size)], context.models.device)
+        return HostCopy({"teacher": teacher_views(context.models.teacher, rows, spec)})
 
     def land(batch: Sequence[int], values: dict[str, Rows]) -> None:
         check_teacher(values["teacher"], spec)

@@ -9,11 +9,11 @@ from typing import Self
 from ...cache.spec import Spec
 from ...cache.store import FeatureStore
 from ...images.spec import ImageSpec
-from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.noise_schedule import NoiseSchedule
 from ..config import BuildConfig
-from ..planning.prepare import BuildSetup
+from ..planning.prepare import BuildResources
 from ..sources.file import SourceFile
-from .load import ImageLoader
+from .load import TaskImageLoader
 from .networks import Models
 
 
@@ -25,10 +25,10 @@ class TaskContext:
     """
 
     config: BuildConfig
-    schedule: Schedule
+    schedule: NoiseSchedule
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
-    images: ImageLoader
+    images: TaskImageLoader
     models: Models
     advance: Callable[[str, int], None]
 
@@ -36,7 +36,7 @@ class TaskContext:
     def of(
         cls,
         config: BuildConfig,
-        setup: BuildSetup,
+        setup: BuildResources,
         files: Mapping[str, SourceFile],
         advance: Callable[[str, int], None],
     ) -> Self:
@@ -44,6 +44,6 @@ class TaskContext:
         image = setup.specs["image"]
         assert isinstance(image, ImageSpec)
         store, threads = setup.stores["image"], config.decode_threads
-        images = ImageLoader(image, store, setup.pictures, files, threads, config.limits)
+        images = TaskImageLoader(image, store, setup.pictures, files, threads, config.limits)
         models = Models(config, setup.device, image.size)
         return cls(config, setup.schedule, setup.specs, setup.stores, images, models, advance)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...cache.gather import gather
 from ...models.diffusion.ddim import extract
-from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm
 from .compute import to_signal
 from .context import TaskContext
@@ -33,7 +33,7 @@ class Deviation:
 
 
 def measure_deviation(
-    exact: Adm, reduced: Adm, x: Tensor, schedule: Schedule, *, clip: bool, real_step: int
+    exact: Adm, reduced: Adm, x: Tensor, schedule: NoiseSchedule, *, clip: bool, real_step: int
 ) -> Deviation:
     """Run both models over the same images, x (B, 3, S, S) float32 in [-1, 1] on their device, and compare."""
     with torch.inference_mode():

@@ -15,7 +15,7 @@ from ...cache.store import FeatureStore
 from ...errors import UserError
 from ...images.decode import decode
 from ...images.file import ImageRejected, Limits
-from ...images.perturb import perturbed
+from ...images.perturb import perturb
 from ...images.spec import ImageSpec
 from ..planning.plan import Task
 from ..sources.file import SourceFile
@@ -24,7 +24,7 @@ from .transfer import Rows
 
 
 @dataclass(frozen=True)
-class Images:
+class TaskImages:
     """The pictures of a task, uint8 (N, 3, S, S), with their keys, and why the other planned keys have none.
 
     bad : the reason lies in the file's bytes and is final. gone : the file is no longer what was scanned, which says
@@ -42,7 +42,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class ImageLoader:
+class TaskImageLoader:
     """Reads the pictures of tasks from the cache, or makes them. Nothing is written here.
 
     spec, store : of the pictures. originals : the store of the pictures to perturb, or None where they are decoded from
@@ -56,12 +56,12 @@ class ImageLoader:
     threads: int
     limits: Limits
 
-    def load(self, task: Task) -> Images:
+    def load(self, task: Task) -> TaskImages:
         """Return the task's pictures. UserError if an object store does not answer any more."""
         if task.image_shard is not None:
-            return Images(task.keys, gather(self.store, task.keys), {}, {})
+            return TaskImages(task.keys, gather(self.store, task.keys), {}, {})
         if self.originals is not None:
-            return Images(task.keys, self._perturbed(task.keys, self.originals), {}, {})
+            return TaskImages(task.keys, self._perturbed(task.keys, self.originals), {}, {})
         return self._decoded(task.keys)
 
     def _perturbed(self, keys: Sequence[str], originals: FeatureStore) -> NDArray[np.uint8]:
@@ -70,10 +70,10 @@ class ImageLoader:
         assert how is not None
         with ThreadPoolExecutor(max_workers=self.threads) as pool:
             return np.stack(
-                list(pool.map(lambda picture, key: perturbed(picture, key, how), gather(originals, keys), keys))
+                list(pool.map(lambda picture, key: perturb(picture, key, how), gather(originals, keys), keys))
             )
 
-    def _decoded(self, keys: Sequence[str]) -> Images:
+    def _decoded(self, keys: Sequence[str]) -> TaskImages:
         bad: dict[str, str] = {}
         gone: dict[str, str] = {}
         decoding = Semaphore(self.threads)  # more threads may read, but decoded pictures are large
@@ -98,7 +98,7 @@ class ImageLoader:
         good = {key: picture for key, picture in results.items() if picture is not None}
         size = self.spec.size
         pixels = np.stack(list(good.values())) if good else np.empty((0, 3, size, size), np.uint8)
-        return Images(tuple(good), pixels, bad, gone)
+        return TaskImages(tuple(good), pixels, bad, gone)
 
     def _check_store(self, gone: Mapping[str, str]) -> None:
         """Raise UserError if so many objects cannot be read that a build without them would be of no use."""

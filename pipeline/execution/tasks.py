@@ -15,12 +15,12 @@ from ...cache.store import FeatureStore
 from ..planning.plan import FEATURES, Task
 from .compute import compute, load_models
 from .context import TaskContext
-from .load import Images
+from .load import TaskImages
 from .transfer import Rows
 
 
 @dataclass
-class Done:
+class TaskResult:
     """What one task did.
 
     computed : rows by feature. adm_calls : images x ADM calls. unusable : why keys have no picture.
@@ -37,10 +37,10 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Report:
+class TaskReport:
     """What became of one task, by which worker (empty: this process), on a device of which name."""
 
-    done: Done
+    done: TaskResult
     worker: str
     device: str
 
@@ -55,11 +55,11 @@ class _Made:
     batch_size: int | None
 
 
-def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[Done]:
+def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[TaskResult]:
     """Run the tasks in order; each is yielded when all that it made is committed. Idempotent: what is there stays."""
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         coming = [reader.submit(context.images.load, task) for task in tasks[:1]]
-        writing: list[Future[Done]] = []
+        writing: list[Future[TaskResult]] = []
         for number, task in enumerate(tasks):
             images = coming.pop().result()
             coming += [reader.submit(context.images.load, after) for after in tasks[number + 1 : number + 2]]
@@ -73,7 +73,7 @@ def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[Done]:
             yield last.result()
 
 
-def run_task(task: Task, images: Images, context: TaskContext, device: Executor) -> Done:
+def run_task(task: Task, images: TaskImages, context: TaskContext, device: Executor) -> TaskResult:
     """Run one task whose pictures were read, among others of this process that wait for the same device.
 
     device : the one thread in which everything is computed. Each thread that computes on a CPU brings OpenMP threads of its
@@ -84,12 +84,12 @@ def run_task(task: Task, images: Images, context: TaskContext, device: Executor)
     return _finish(task, images, made, shards, context)
 
 
-def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task, Done]:
+def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task, TaskResult]:
     """Divide a task into what is left of it and what came since it was planned, by another builder or one that was lost.
 
     Returns the rest, which misses nothing if all is there, and what is there as if it had just been done.
     """
-    found = Done()
+    found = TaskResult()
     rest = task
     image = stores["image"]
     shard = image.shard_id(task.keys)
@@ -109,14 +109,14 @@ def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task,
     return rest, found
 
 
-def _compute(task: Task, images: Images, context: TaskContext) -> _Made:
+def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Made:
     load_models(task, images, context)
     began = time.perf_counter()
     rows, calls = compute(task, images, context)
     return _Made(rows, calls, time.perf_counter() - began, context.models.adm_batch.size if calls else None)
 
 
-def commit_images(task: Task, images: Images, context: TaskContext) -> dict[str, str]:
+def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[str, str]:
     """Commit the pictures that were decoded for a task; returns ``image`` -> id of their shard if there are any.
 
     Keys whose bytes cannot be decoded go into the marker with the reason and are never tried again. Those whose file is
@@ -133,7 +133,7 @@ def commit_images(task: Task, images: Images, context: TaskContext) -> dict[str,
     return shards
 
 
-def _finish(task: Task, images: Images, made: _Made, shards: Mapping[str, str], context: TaskContext) -> Done:
+def _finish(task: Task, images: TaskImages, made: _Made, shards: Mapping[str, str], context: TaskContext) -> TaskResult:
     """Commit what was computed for a task, each feature after those that it is made of."""
     computed = {"image": len(images.keys)} if task.image_shard is None else {}
     there = dict(shards)
@@ -143,4 +143,4 @@ def _finish(task: Task, images: Images, made: _Made, shards: Mapping[str, str], 
             there[feature] = context.stores[feature].commit(keys, made.rows[feature]).shard
             computed[feature] = len(keys)
     unusable = {**images.bad, **images.gone}
-    return Done(computed, made.calls, unusable, there, made.seconds, made.batch_size)
+    return TaskResult(computed, made.calls, unusable, there, made.seconds, made.batch_size)

@@ -13,7 +13,7 @@ from torch import Tensor
 Rows = NDArray[Any]
 
 
-def incoming(rows: Rows, device: torch.device) -> Tensor:
+def to_device(rows: Rows, device: torch.device) -> Tensor:
     """Copy an array to the device; on CUDA through pinned memory, so that the copy waits for no earlier work."""
     tensor = torch.from_numpy(np.ascontiguousarray(rows))
     if device.type != "cuda":
@@ -21,7 +21,7 @@ def incoming(rows: Rows, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class Outgoing:
+class HostCopy:
     """Results on their way to the host.
 
     On CUDA the copies are queued behind the work that makes the values, and :meth:`arrays` waits for these copies alone:

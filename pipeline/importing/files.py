@@ -23,7 +23,7 @@ from ...choices import ImportKind
 from ...errors import UserError
 from ..sources.discover import discover, files_of
 from ..sources.file import SourceFile
-from ..sources.layouts import Leaf
+from ..sources.layouts import ImageFolder
 from ..sources.tree import SPLITS, LocalTree
 
 PARTS: Mapping[ImportKind, Mapping[str, str]] = {
@@ -45,7 +45,7 @@ class LooseSample:
     shared: frozenset[str]
 
 
-def find_loose(source: Path, kind: ImportKind, layout: str | None) -> list[LooseSample]:
+def find_loose_samples(source: Path, kind: ImportKind, layout: str | None) -> list[LooseSample]:
     """List the images of a folder with the files of their features, without opening any.
 
     layout : of the folders below ``images``, for kind ``dire``. Raises UserError if the folders are not as expected.
@@ -80,7 +80,7 @@ def _distildire_images(source: Path) -> list[SourceFile]:
         return discover(source, "distildire").files
     split = SPLITS.get(source.absolute().name, "train")
     leaves = [
-        Leaf(f"images/{name}", label, split, ("real", "fake")[label])
+        ImageFolder(f"images/{name}", label, split, ("real", "fake")[label])
         for label, name in enumerate(("reals", "fakes"))
         if (source / "images" / name).is_dir()
     ]

@@ -19,7 +19,7 @@ from ..specs.imported import (
     ImportedFiles,
     ImportedImageSpec,
     ImportedReconSpec,
-    Origin,
+    ImportOrigin,
 )
 from ..specs.teacher import teacher_spec
 from .files import PARTS
@@ -31,7 +31,7 @@ class ImportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: ImportKind
-    origin: Origin = "not told"
+    origin: ImportOrigin = "not told"
     resize: bool = False
     lossy: bool = False
     storage: FloatStorage = "float16"

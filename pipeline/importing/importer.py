@@ -33,7 +33,7 @@ from ..scan.conflicts import Reject, ScannedRow
 from ..scan.scan import scan
 from ..sources.file import printable
 from ..specs.teacher import TeacherSpec, check_teacher, teacher_views
-from .files import LooseSample, find_loose, wanted_parts
+from .files import LooseSample, find_loose_samples, wanted_parts
 from .import_config import ImportConfig, import_specs
 from .reader import Reader, Rows, common_side
 
@@ -80,7 +80,7 @@ def run_import(config: ImportConfig, progress: Progress) -> Result:
     origin, and if no image can be used.
     """
     began = time.monotonic()
-    found = [sample for source in config.sources for sample in find_loose(source, config.kind, config.layout)]
+    found = [sample for source in config.sources for sample in find_loose_samples(source, config.kind, config.layout)]
     wanted = _wanted(config, found)
     size = common_side(found, [feature for feature in wanted if feature not in ("image", "teacher")])
     teacher = load_teacher(config.teacher, config.teacher_weights) if config.teacher else None

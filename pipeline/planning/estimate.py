@@ -10,25 +10,25 @@ from ...cache.spec import Spec
 from ...images.spec import ImageSpec
 from ...models.backbones import build_backbone
 from ...models.diffusion.ddim import used_steps
-from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.noise_schedule import NoiseSchedule
 from ..specs.adm_features import DireSpec, EpsSpec, NoiseSpec, ReconSpec, one_call_features
 from ..specs.teacher import TeacherSpec
 from .plan import Plan, Task, routes
 
 
-def predicted_calls(plan: Plan, specs: Mapping[str, Spec], schedule: Schedule, real_step: int) -> int:
+def predicted_calls(plan: Plan, specs: Mapping[str, Spec], schedule: NoiseSchedule, real_step: int) -> int:
     """Return images x ADM calls of all tasks, if every image can be decoded."""
     return sum(task_calls(task, specs, schedule, real_step) for task in plan.tasks)
 
 
-def task_calls(task: Task, specs: Mapping[str, Spec], schedule: Schedule, real_step: int) -> int:
+def task_calls(task: Task, specs: Mapping[str, Spec], schedule: NoiseSchedule, real_step: int) -> int:
     """Return images x ADM calls of one task, if every image can be decoded."""
     cost = route_calls(schedule, real_step)
     divided = routes(task.keys, task.missing, one_call_features(specs))
     return sum(cost[route] * len(keys) for route, keys in divided.items())
 
 
-def route_calls(schedule: Schedule, real_step: int) -> dict[str, int]:
+def route_calls(schedule: NoiseSchedule, real_step: int) -> dict[str, int]:
     """Return the ADM calls that an image costs on each route of :func:`.plan.routes`."""
     inversion = used_steps(schedule, real_step)
     return {"path": 2 * inversion, "inversion": inversion, "first": 1}

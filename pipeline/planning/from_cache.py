@@ -27,7 +27,7 @@ from ..scan.scan import ScanResult
 from ..sources.file import SourceFile
 
 
-class Origin(NamedTuple):
+class CachedSource(NamedTuple):
     """The cache, the rows that are built, as a scan would find them, and what a derived dataset comes from."""
 
     cache: Cache
@@ -35,7 +35,7 @@ class Origin(NamedTuple):
     derived: Derived | None
 
 
-def read_origin(config: BuildConfig) -> Origin:
+def read_origin(config: BuildConfig) -> CachedSource:
     """Read the dataset ``config.origin``.
 
     Raises UserError or UsageError if there is no such cache, dataset or split, if the dataset is derived itself, or if the
@@ -47,11 +47,11 @@ def read_origin(config: BuildConfig) -> Origin:
     _refuse_derived(cache, config.origin)
     table = cache.datasets().read(config.origin, revision)
     if config.perturb is None:
-        return Origin(cache, _scanned(table), None)
+        return CachedSource(cache, _scanned(table), None)
     derived = Derived(dataset=config.origin, revision=revision, perturbation=config.perturb)
     _check_name(cache, config.dataset, derived)
     chosen = _splits(sorted(set(table.column("split").to_pylist())), config)
-    return Origin(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
+    return CachedSource(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
 
 
 def cached_pictures(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> FeatureStore:

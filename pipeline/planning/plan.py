@@ -41,14 +41,14 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Part:
+class PlanPartition:
     """Part ``number`` (1 to ``of``) of a plan that several builds share out among them, without talking to each other."""
 
     number: int
     of: int
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> PlanPartition:
         """``2/8`` -> the second of eight. UsageError for anything else."""
         number, _, of = text.partition("/")
         if not (_is_count(number) and _is_count(of) and 1 <= int(number) <= int(of)):
@@ -143,7 +143,7 @@ def make_plan(
     wanted: Mapping[str, frozenset[str]],
     indexes: Mapping[str, Index],
     shard_size: int,
-    part: Part | None = None,
+    part: PlanPartition | None = None,
 ) -> Plan:
     """Compare what is wanted with what the cache holds.
 

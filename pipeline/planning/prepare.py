@@ -17,9 +17,9 @@ from ...errors import ReadOnlyError, UserError
 from ...images.spec import ImageSpec
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
-from ...models.diffusion.noise_schedule import Schedule
+from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...progress import Progress, counter
-from ...storage import is_there
+from ...storage import path_exists
 from ..config import BuildConfig
 from ..scan.scan import FileScanner, ScanResult, scan
 from ..sources.discover import discover
@@ -27,25 +27,25 @@ from ..sources.file import SourceFile
 from .feature_lists import only_pictures, parse_features, wanted_features
 from .from_cache import cached_pictures, read_origin
 from .make_specs import flags_and_digest, make_specs
-from .plan import Part, Plan, Samples, make_plan
+from .plan import Plan, PlanPartition, Samples, make_plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildSetup:
+class BuildResources:
     """What the tasks of a build share, in the process that plans them and in each that does them.
 
     schedule : the DDIM steps. specs, stores : by feature. pictures : the cached pictures that are perturbed, if any.
     """
 
     device: torch.device
-    schedule: Schedule
+    schedule: NoiseSchedule
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
     pictures: FeatureStore | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared(BuildSetup):
+class BuildPlan(BuildResources):
     """All that is known before anything is computed.
 
     derived : what a derived dataset comes from, else None. lease : the file's name of the lease that the build holds, empty for a
@@ -71,9 +71,9 @@ def prepare(
     held: ExitStack,
     *,
     dry_run: bool,
-    part: Part | None = None,
+    part: PlanPartition | None = None,
     scanner: FileScanner | None = None,
-) -> Prepared:
+) -> BuildPlan:
     """Check the arguments against each other and the cache, scan the sources (or read the origin) and make the plan.
 
     held : gets the lease on the features, taken before anybody looks what the cache has of them.
@@ -108,7 +108,7 @@ def prepare(
     if cache is not None and not dry_run:
         folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
         taken = held.enter_context(lease(cache.root, "build", folders, config.dataset))
-        may_write, held_lease = is_there(taken), taken.name
+        may_write, held_lease = path_exists(taken), taken.name
     pictures = None
     if origin is not None:
         pictures = cached_pictures(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])
@@ -122,7 +122,7 @@ def prepare(
             "Get the right to write there, or use another folder."
         )
     derived = origin.derived if origin is not None else None
-    return Prepared(
+    return BuildPlan(
         cache=cache,
         device=device,
         schedule=schedule,
@@ -137,7 +137,7 @@ def prepare(
     )
 
 
-def plan_again(config: BuildConfig, ready: Prepared, without: Collection[str]) -> Plan:
+def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) -> Plan:
     """Plan all parts of a build anew, as the cache is now. without : keys that cannot be had, whatever the cache says."""
     rows = [row for row in ready.scanned.rows if row.key not in without]
     samples = Samples.of([row.key for row in rows], [row.file.split for row in rows])

@@ -24,7 +24,7 @@ _PRECEDENCE = ("test", "val", "train")
 class ScannedRow(NamedTuple):
     """One usable occurrence: the file, the key of its bytes, and width and height in pixels as the picture is shown.
 
-    turned, metadata_bytes, traits : what an audit asks for, see :class:`.memory.Finding`; a row that was not
+    turned, metadata_bytes, traits : what an audit asks for, see :class:`.memory.ScanEntry`; a row that was not
     scanned has an empty text.
     """
 

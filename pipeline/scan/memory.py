@@ -17,10 +17,10 @@ import pyarrow.parquet
 
 from ...errors import UserError
 from ...images.file import ImageRejected, Reason
-from ...images.headers import read_traits
-from ...storage import Place, RemotePath
+from ...images.headers import parse_traits
+from ...storage import AnyPath, RemotePath
 from ...storage.atomic import TEMPORARY_PREFIX, make_folder
-from ...storage.parquet import fetched, read_bounded, read_schema
+from ...storage.parquet import fetch_source, read_bounded, read_schema
 
 _SCHEMA = pa.schema(
     [
@@ -43,11 +43,11 @@ _REPEATED = ("format", "reason", "detail", "traits")
 """Columns in which many files say the same."""
 
 
-class Finding(NamedTuple):
+class ScanEntry(NamedTuple):
     """What one file holds: its size in bytes, time in ns, key, and header; ``reason`` is empty if it can be used.
 
     width, height : pixels as the picture is shown; ``turned`` says that they are stored the other way round.
-    metadata_bytes, traits : see :class:`...images.headers.FileFacts`; no bytes and an empty text of a file without a header.
+    metadata_bytes, traits : see :class:`...images.headers.FileHeader`; no bytes and an empty text of a file without a header.
     """
 
     size: int
@@ -67,10 +67,10 @@ class Finding(NamedTuple):
         return ImageRejected(cast(Reason, self.reason), self.detail)
 
 
-def recall(memory: Place) -> dict[bytes, Finding]:
+def load_scan_memory(memory: AnyPath) -> dict[bytes, ScanEntry]:
     """Read a memory: path -> finding. Empty if there is none, or none that can be understood."""
     try:
-        source = fetched(memory)
+        source = fetch_source(memory)
         if not read_schema(source).equals(_SCHEMA, check_metadata=True):
             return {}
         table = read_bounded(source)
@@ -81,10 +81,10 @@ def recall(memory: Place) -> dict[bytes, Finding]:
     try:
         paths, *columns = (_values(table.column(name), name in _REPEATED) for name in _SCHEMA.names)
         for traits in set(columns[-1]) - {""}:
-            read_traits(traits)
+            parse_traits(traits)
     except ValueError:
         return {}
-    return dict(zip(paths, map(Finding._make, zip(*columns, strict=True)), strict=True))
+    return dict(zip(paths, map(ScanEntry._make, zip(*columns, strict=True)), strict=True))
 
 
 def _values(column: pa.ChunkedArray, repeated: bool) -> Sequence[Any]:
@@ -97,7 +97,7 @@ def _values(column: pa.ChunkedArray, repeated: bool) -> Sequence[Any]:
     return [names[number] for number in coded.indices.to_pylist()]
 
 
-def remember(memory: Place, findings: Mapping[bytes, Finding]) -> None:
+def save_scan_memory(memory: AnyPath, findings: Mapping[bytes, ScanEntry]) -> None:
     """Replace a memory. It is only a speed-up: where it cannot be written, nothing happens."""
     columns = [list(findings), *map(list, zip(*findings.values(), strict=True))] if findings else [[] for _ in _SCHEMA]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
@@ -107,7 +107,7 @@ def remember(memory: Place, findings: Mapping[bytes, Finding]) -> None:
         _replace(memory, buffer.getvalue().to_pybytes())
 
 
-def _replace(memory: Place, data: bytes) -> None:
+def _replace(memory: AnyPath, data: bytes) -> None:
     if isinstance(memory, RemotePath):
         memory.write(data)
         return
@@ -123,9 +123,9 @@ def _replace(memory: Place, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def forget(memory: Place, keys: Collection[bytes]) -> None:
+def drop_scan_entries(memory: AnyPath, keys: Collection[bytes]) -> None:
     """Drop findings that turned out to be wrong, so that the next scan opens these files again."""
-    known = recall(memory)
+    known = load_scan_memory(memory)
     kept = {key: finding for key, finding in known.items() if key not in keys}
     if len(kept) < len(known):
-        remember(memory, kept)
+        save_scan_memory(memory, kept)

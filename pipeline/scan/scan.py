@@ -6,7 +6,7 @@ and a scan of unchanged files opens none of them. An image in a tar is remembere
 and time, an object of an object store by what the listing says of it: most stores tell whole seconds. A file that was
 rewritten with its old size and time goes unnoticed until its pixels are wanted, or until ``rehash``; its stale key does no
 harm, as :func:`..sources.read.read_source` compares the key again before anything is computed, and the build that finds it wrong lets
-the next scan open the file (:func:`forget_files`).
+the next scan open the file (:func:`drop_files`).
 
 Conflicts between files are resolved as :mod:`.conflicts` says.
 """
@@ -20,22 +20,22 @@ from dataclasses import dataclass
 
 from ...errors import UserError
 from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
-from ...images.headers import read_facts
-from ...storage import Place
+from ...images.headers import read_header
+from ...storage import AnyPath
 from ..sources.file import SourceFile, absolute_root, is_storable, is_url, printable
 from ..sources.read import GIVE_UP, altered_tars, file_status, read_image, readers
 from .conflicts import Reject, ScannedRow, resolve_conflicts
-from .memory import Finding, forget, recall, remember
+from .memory import ScanEntry, drop_scan_entries, load_scan_memory, save_scan_memory
 
 _LARGEST_BLOCK = 256
 """Most files that a worker takes at a time."""
 
-ScannedFile = tuple[SourceFile, bytes, Finding | ImageRejected]
+ScannedFile = tuple[SourceFile, bytes, ScanEntry | ImageRejected]
 """A file, its key in the memory, and what was found: the very finding of the memory where the file is unchanged."""
-FileScanner = Callable[[Sequence[SourceFile], Mapping[bytes, Finding]], Iterator[Sequence[ScannedFile]]]
+FileScanner = Callable[[Sequence[SourceFile], Mapping[bytes, ScanEntry]], Iterator[Sequence[ScannedFile]]]
 """Scans files, in order and in blocks, trusting what is known of some by their key in the memory."""
 
-JudgedFile = tuple[bytes, Finding | None, ScannedRow | Reject]
+JudgedFile = tuple[bytes, ScanEntry | None, ScannedRow | Reject]
 """What the memory calls a file, what was found in it (nothing if it could not be read), and the verdict."""
 
 
@@ -60,7 +60,7 @@ class ScanResult:
 def scan(
     files: Sequence[SourceFile],
     *,
-    memory: Place | None = None,
+    memory: AnyPath | None = None,
     workers: int = 4,
     limits: Limits = DEFAULT_LIMITS,
     rehash: bool = False,
@@ -76,8 +76,8 @@ def scan(
     scanner : reads the files in place of ``workers``.
     A file that cannot be used becomes a reject; UserError for an object store that stops answering.
     """
-    known = {} if memory is None else recall(memory)
-    findings: dict[bytes, Finding] = {}
+    known = {} if memory is None else load_scan_memory(memory)
+    findings: dict[bytes, ScanEntry] = {}
     rows: list[ScannedRow] = []
     rejects: list[Reject] = []
     opened = remembered = done = silent = 0
@@ -118,13 +118,13 @@ def scan(
     )
 
 
-def forget_files(memory: Place, files: Iterable[SourceFile]) -> None:
+def drop_files(memory: AnyPath, files: Iterable[SourceFile]) -> None:
     """Let the next scan open these files, even if size and time are as they were: they turned out to be others."""
-    forget(memory, {memory_key(absolute_root(file.root), file) for file in files})
+    drop_scan_entries(memory, {memory_key(absolute_root(file.root), file) for file in files})
 
 
 def _judged_blocks(
-    files: Sequence[SourceFile], trusted: Mapping[bytes, Finding], limits: Limits, workers: int
+    files: Sequence[SourceFile], trusted: Mapping[bytes, ScanEntry], limits: Limits, workers: int
 ) -> Iterator[list[JudgedFile]]:
     """Yield blocks of judged files, in the order of the files, reading several blocks at a time."""
     workers = readers(files, workers)
@@ -156,7 +156,7 @@ def _memory_key(prefix: str, file: SourceFile) -> bytes:
     return key if file.member is None else key + file.member.stamp
 
 
-def scan_file(file: SourceFile, known: Finding | None) -> Finding | ImageRejected:
+def scan_file(file: SourceFile, known: ScanEntry | None) -> ScanEntry | ImageRejected:
     """Find out about one file, by reading it unless ``known`` still holds."""
     if not is_storable(file.path):
         return ImageRejected("unreadable-name", "the name is not valid UTF-8: rename the file")
@@ -168,23 +168,23 @@ def scan_file(file: SourceFile, known: Finding | None) -> Finding | ImageRejecte
         return rejected
     key = content_key(data)
     try:
-        facts = read_facts(data)
+        facts = read_header(data)
     except ImageRejected as rejected:
-        return Finding(len(data), mtime_ns, key, reason=rejected.reason, detail=rejected.detail)
+        return ScanEntry(len(data), mtime_ns, key, reason=rejected.reason, detail=rejected.detail)
     width, height = (facts.height, facts.width) if facts.turned else (facts.width, facts.height)
-    return Finding(
+    return ScanEntry(
         len(data), mtime_ns, key, width, height, facts.format, "", "", facts.turned, facts.metadata_bytes, facts.traits
     )
 
 
-def scan_files(files: Sequence[tuple[SourceFile, Finding | None]]) -> list[Finding | ImageRejected]:
+def scan_files(files: Sequence[tuple[SourceFile, ScanEntry | None]]) -> list[ScanEntry | ImageRejected]:
     """Find out about a few files, as :func:`scan_file` does; those of an object store are read several at a time."""
     threads = readers((file for file, _ in files), 1)
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda asked: scan_file(*asked), files))
 
 
-def _holds(known: Finding, file: SourceFile) -> bool:
+def _holds(known: ScanEntry, file: SourceFile) -> bool:
     """Say whether a file is as it was when it was read; of an object or a tar, what counts is how it was when it was listed."""
     if file.member is not None:
         now = file.member.length, file.member.tar_mtime_ns
@@ -196,9 +196,9 @@ def _holds(known: Finding, file: SourceFile) -> bool:
     return (known.size, known.mtime_ns) == now and (now[1] > 0 or not file.is_remote)
 
 
-def _remember(memory: Place | None, findings: Mapping[bytes, Finding], known: Mapping[bytes, Finding]) -> None:
+def _remember(memory: AnyPath | None, findings: Mapping[bytes, ScanEntry], known: Mapping[bytes, ScanEntry]) -> None:
     if memory is not None and findings != known:
-        remember(memory, findings)
+        save_scan_memory(memory, findings)
 
 
 def _silent(last: Reject) -> UserError:
@@ -223,13 +223,13 @@ def _of_whole_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Rejec
     return kept, rejects
 
 
-def _judged(file: SourceFile, key: bytes, found: Finding | ImageRejected, limits: Limits) -> JudgedFile:
+def _judged(file: SourceFile, key: bytes, found: ScanEntry | ImageRejected, limits: Limits) -> JudgedFile:
     if isinstance(found, ImageRejected):
         return key, None, Reject(printable(file.location), found.reason, found.detail)
     return key, found, _judge(file, found, limits)
 
 
-def _judge(file: SourceFile, found: Finding, limits: Limits) -> ScannedRow | Reject:
+def _judge(file: SourceFile, found: ScanEntry, limits: Limits) -> ScannedRow | Reject:
     try:
         if found.reason:
             raise found.rejected()

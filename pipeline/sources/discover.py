@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from ...errors import UserError
 from ...images.file import EXTENSIONS
-from ...storage import Place, RemotePath
-from .file import Discovery, SourceFile, is_storable, printable, source_place
-from .layouts import LAYOUTS, Layout, Leaf, family_of
+from ...storage import AnyPath, RemotePath
+from .file import DiscoveredSource, SourceFile, is_storable, printable, source_place
+from .layouts import LAYOUTS, FolderLayout, ImageFolder, family_of
 from .table import SUFFIXES as TABLE_SUFFIXES
 from .table import TABLE, discover_table
 from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
@@ -28,7 +28,7 @@ from .tree import Tree, join, tree_of
 LAYOUT_NAMES = (*LAYOUTS, TABLE, WEBDATASET)
 
 
-def discover(source: Place, layout: str | None = None) -> Discovery:
+def discover(source: AnyPath, layout: str | None = None) -> DiscoveredSource:
     """List the image files of a source, without opening any.
 
     source : a folder, a CSV or Parquet table, or a tar, here or in an object store. layout : one of :data:`LAYOUT_NAMES`,
@@ -54,7 +54,7 @@ def discover(source: Place, layout: str | None = None) -> Discovery:
         raise UserError(f"{where}: cannot be listed ({error.strerror or error}).{hint}") from error
 
 
-def _discover_file(source: Place, layout: str | None) -> Discovery:
+def _discover_file(source: AnyPath, layout: str | None) -> DiscoveredSource:
     if layout in (None, WEBDATASET) and source.suffix.lower() == SUFFIX:
         return discover_tars(source.parent, [source.name])
     if layout not in (None, TABLE) or source.suffix.lower() not in TABLE_SUFFIXES:
@@ -63,13 +63,13 @@ def _discover_file(source: Place, layout: str | None) -> Discovery:
     return discover_table(source)
 
 
-def _absent(source: Place) -> str:
+def _absent(source: AnyPath) -> str:
     if isinstance(source, RemotePath):
         return f"{source}: there is nothing of this name in the object store; or its bucket does not exist."
     return f"{source}: no such file or folder."
 
 
-def _discover_folder(tree: Tree, name: str | None) -> Discovery:
+def _discover_folder(tree: Tree, name: str | None) -> DiscoveredSource:
     if name == TABLE:
         raise UserError(f"{tree.root}: is a folder. The layout `table` needs a CSV or Parquet file.")
     if name == WEBDATASET:
@@ -89,10 +89,10 @@ def _discover_folder(tree: Tree, name: str | None) -> Discovery:
             f"{tree.root}: has the folders of the layout {layout.name}, but no image file in them "
             f"({ignored} other files; looked for {', '.join(sorted(EXTENSIONS))}).{_outside(tree)}"
         )
-    return Discovery(layout.name, files, ignored)
+    return DiscoveredSource(layout.name, files, ignored)
 
 
-def files_of(tree: Tree, leaves: list[Leaf]) -> tuple[list[SourceFile], int]:
+def files_of(tree: Tree, leaves: list[ImageFolder]) -> tuple[list[SourceFile], int]:
     """List the image files below the leaves, sorted by path, and count the other files."""
     files: list[SourceFile] = []
     ignored = 0
@@ -110,7 +110,7 @@ def files_of(tree: Tree, leaves: list[Leaf]) -> tuple[list[SourceFile], int]:
     return sorted(files, key=lambda file: file.path), ignored
 
 
-def _discover_tars(tree: Tree) -> Discovery:
+def _discover_tars(tree: Tree) -> DiscoveredSource:
     """List the images in all tars below a folder."""
     tars = [path for path in tree.walk() if path.lower().endswith(SUFFIX)]
     if not tars:
@@ -129,11 +129,11 @@ def _split_folders(tree: Tree) -> list[str]:
     return [folder for _, folder in tree.splits()]
 
 
-def _names(fitting: list[tuple[Layout, list[Leaf]]]) -> str:
+def _names(fitting: list[tuple[FolderLayout, list[ImageFolder]]]) -> str:
     return " and ".join(layout.name for layout, _ in fitting)
 
 
-def _unknown(tree: Tree, candidates: list[Layout]) -> str:
+def _unknown(tree: Tree, candidates: list[FolderLayout]) -> str:
     """Say what was looked for and what was found instead."""
     patterns = {layout.name: layout.pattern for layout in candidates}
     if len(candidates) > 1:

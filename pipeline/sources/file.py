@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import UserError
-from ...storage import Place, RemotePath, place_of
+from ...storage import AnyPath, RemotePath, to_path
 
 LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
 """What a table's cell or a tar's JSON may say about the class."""
 
 
-class Listed(NamedTuple):
+class ListedObject(NamedTuple):
     """An object as its store listed it: bytes, and when it was written in ns, 0 where the store does not say."""
 
     bytes: int
@@ -59,7 +59,7 @@ class SourceFile:
     family: str
     group: str
     member: Member | None = None
-    listed: Listed | None = None
+    listed: ListedObject | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -79,7 +79,7 @@ class SourceFile:
         return f"{self.root}/{self.path}"  # a million of them: os.path.join is three times slower, Path thirty times
 
 
-class Discovery(NamedTuple):
+class DiscoveredSource(NamedTuple):
     """What a source holds: the layout's name, the image files in a fixed order, and the number of other files."""
 
     layout: str
@@ -106,12 +106,12 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def source_place(text: str | Place) -> Place:
+def source_place(text: str | AnyPath) -> AnyPath:
     """Return the place that a path or a URL of a source names.
 
     UserError for a URL without a bucket, or an address in the web, which lists nothing: a table could point anywhere.
     """
-    place = place_of(text)
+    place = to_path(text)
     if isinstance(place, RemotePath) and place.protocol in ("http", "https", "ftp"):
         raise UserError(f"{place}: is an address in the web, and no object store. Download it and give the folder.")
     return place

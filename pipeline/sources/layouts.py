@@ -1,6 +1,6 @@
 """Folder layouts: what a folder's place says about the images in it.
 
-A layout is a function from a :class:`.tree.Tree` to the :class:`Leaf` folders that it recognises; no leaf means "not this
+A layout is a function from a :class:`.tree.Tree` to the :class:`ImageFolder` folders that it recognises; no leaf means "not this
 layout". All files below a leaf belong to it, however deep. Adding a layout is one function with its pattern.
 
 ========== =========================================== ============= ============= ===============
@@ -42,7 +42,7 @@ _FAMILIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class ImageFolder:
     """A folder (posix path relative to the root) whose images share these attributes; ``label`` 0 is real, 1 fake."""
 
     folder: str
@@ -53,27 +53,29 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FolderLayout:
     """A layout: the pattern to show to a person, and the function that finds its leaves."""
 
     name: str
     pattern: str
-    leaves: Callable[[Tree], list[Leaf]]
+    leaves: Callable[[Tree], list[ImageFolder]]
 
 
-LAYOUTS: dict[str, Layout] = {}
+LAYOUTS: dict[str, FolderLayout] = {}
 
 
-def _layout(name: str, pattern: str) -> Callable[[Callable[[Tree], list[Leaf]]], Callable[[Tree], list[Leaf]]]:
-    def register(leaves: Callable[[Tree], list[Leaf]]) -> Callable[[Tree], list[Leaf]]:
-        LAYOUTS[name] = Layout(name, pattern, leaves)
+def _layout(
+    name: str, pattern: str
+) -> Callable[[Callable[[Tree], list[ImageFolder]]], Callable[[Tree], list[ImageFolder]]]:
+    def register(leaves: Callable[[Tree], list[ImageFolder]]) -> Callable[[Tree], list[ImageFolder]]:
+        LAYOUTS[name] = FolderLayout(name, pattern, leaves)
         return leaves
 
     return register
 
 
 @_layout("distildire", "{train,val,test}/images/{reals,fakes}")
-def _distildire(tree: Tree) -> list[Leaf]:
+def _distildire(tree: Tree) -> list[ImageFolder]:
     leaves = []
     for split, folder in tree.splits():
         if "images" in tree.folders(folder):
@@ -83,7 +85,7 @@ def _distildire(tree: Tree) -> list[Leaf]:
 
 
 @_layout("cnndet", "{train,val,test}/GENERATOR[/CLASS]/{0_real,1_fake}")
-def _cnndet(tree: Tree) -> list[Leaf]:
+def _cnndet(tree: Tree) -> list[ImageFolder]:
     leaves = []
     for split, folder in tree.splits():
         for generator in tree.folders(folder):
@@ -97,11 +99,11 @@ def _cnndet(tree: Tree) -> list[Leaf]:
 
 
 @_layout("dire", "{train,val,test}/GROUP/{real,GENERATOR...}")
-def _dire(tree: Tree) -> list[Leaf]:
+def _dire(tree: Tree) -> list[ImageFolder]:
     places = [(split, group, join(folder, group)) for split, folder in tree.splits() for group in tree.folders(folder)]
     groups = {group for _, group, place in places if "real" in tree.folders(place)}
     return [
-        Leaf(join(place, name), int(name != "real"), split, name, group)
+        ImageFolder(join(place, name), int(name != "real"), split, name, group)
         for split, group, place in places
         if group in groups
         for name in tree.folders(place)
@@ -109,7 +111,7 @@ def _dire(tree: Tree) -> list[Leaf]:
 
 
 @_layout("genimage", "GENERATOR/{train,val}/{ai,nature}")
-def _genimage(tree: Tree) -> list[Leaf]:
+def _genimage(tree: Tree) -> list[ImageFolder]:
     leaves = []
     for generator in tree.folders():
         for split, folder in tree.splits(generator):
@@ -118,13 +120,13 @@ def _genimage(tree: Tree) -> list[Leaf]:
 
 
 @_layout("real-fake", "[{train,val,test}/]{real,fake}")
-def _real_fake(tree: Tree) -> list[Leaf]:
+def _real_fake(tree: Tree) -> list[ImageFolder]:
     leaves = []
     for split, folder in (("train", ""), *tree.splits()):
         for name in tree.folders(folder):
             kind = name.casefold()
             if kind in ("real", "fake"):
-                leaves.append(Leaf(join(folder, name), int(kind == "fake"), split, kind))
+                leaves.append(ImageFolder(join(folder, name), int(kind == "fake"), split, kind))
     return leaves
 
 
@@ -141,11 +143,11 @@ def family_of(generator: str) -> str:
 
 def _pair(
     tree: Tree, place: str, split: str, reals: tuple[str, str], fakes: tuple[str, str], group: str = ""
-) -> list[Leaf]:
+) -> list[ImageFolder]:
     """Return the leaves that ``place`` has; ``reals`` and ``fakes`` are (name of the folder, generator)."""
     present = tree.folders(place)
     return [
-        Leaf(join(place, name), label, split, generator, group)
+        ImageFolder(join(place, name), label, split, generator, group)
         for label, (name, generator) in enumerate((reals, fakes))
         if name in present
     ]

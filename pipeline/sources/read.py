@@ -17,8 +17,8 @@ from typing import Protocol
 
 from ...errors import UserError
 from ...images.file import MAX_BYTES, ImageRejected, content_key
-from ...storage import Place, RemotePath
-from .file import Listed, Member, SourceFile, is_storable, is_url, source_place
+from ...storage import AnyPath, RemotePath
+from .file import ListedObject, Member, SourceFile, is_storable, is_url, source_place
 
 REMOTE_READERS = 64
 """Threads that read from an object store at a time: each waits for an answer most of the time."""
@@ -27,7 +27,7 @@ GIVE_UP = 64
 """Objects that could not be read, after which it is the store, or the right to read it, that is missing."""
 
 
-class Status(Protocol):
+class FileStatus(Protocol):
     """What is asked of a file's status: its bytes, and its modification time in ns."""
 
     @property
@@ -70,7 +70,7 @@ def readers(files: Iterable[SourceFile], workers: int) -> int:
     return max(workers, REMOTE_READERS) if any(map(is_url, {file.root for file in files})) else workers
 
 
-def place_named(location: str) -> Place:
+def path_of_source(location: str) -> AnyPath:
     """Return the place that a path or a URL names. Raises ImageRejected (``unreadable-name``) for a URL that names none."""
     if not is_url(location):
         return Path(location)
@@ -82,13 +82,13 @@ def place_named(location: str) -> Place:
         raise ImageRejected("unreadable-name", str(error)) from None
 
 
-def read_named(location: str) -> bytes:
+def read_source_bytes(location: str) -> bytes:
     """Return the bytes of a file that a path or a URL names. Raises ImageRejected as :func:`read_image`."""
-    place = place_named(location)
+    place = path_of_source(location)
     return _read_object(place, None)[0] if isinstance(place, RemotePath) else read_stable(str(place))[0]
 
 
-def file_status(location: str) -> Status:
+def file_status(location: str) -> FileStatus:
     """Return a file's or an object's status. Raises ImageRejected if it is absent, no regular file, or out of reach."""
     if is_url(location):
         return _object_status(RemotePath(location))
@@ -149,11 +149,11 @@ def _read_whole(handle: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _read_object(place: RemotePath, listed: Listed | None) -> tuple[bytes, Listed]:
+def _read_object(place: RemotePath, listed: ListedObject | None) -> tuple[bytes, ListedObject]:
     """Return an object's bytes, and its size and time as they were listed, or as they are where nobody has listed it."""
     if listed is None:
         status = _object_status(place)
-        listed = Listed(status.st_size, status.st_mtime_ns)
+        listed = ListedObject(status.st_size, status.st_mtime_ns)
     _check_size(listed.bytes)
     try:
         return place.read_range(0, listed.bytes), listed
@@ -163,7 +163,7 @@ def _read_object(place: RemotePath, listed: Listed | None) -> tuple[bytes, Liste
         raise _unreadable(error) from None
 
 
-def _object_status(place: RemotePath) -> Status:
+def _object_status(place: RemotePath) -> FileStatus:
     try:
         return place.stat()
     except FileNotFoundError:

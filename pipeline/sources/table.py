@@ -22,11 +22,11 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ...errors import UserError
-from ...storage import Place, RemotePath
-from .file import LABELS, Discovery, Listed, SourceFile, is_url, source_place
+from ...storage import AnyPath, RemotePath
+from .file import LABELS, DiscoveredSource, ListedObject, SourceFile, is_url, source_place
 from .layouts import family_of
 from .read import REMOTE_READERS
-from .tree import SPLITS, listed_as
+from .tree import SPLITS, listing_name
 
 TABLE = "table"
 SUFFIXES = (".csv", ".parquet")
@@ -34,7 +34,7 @@ SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("path", "label", "split", "generator", "family", "group")
 
 
-def discover_table(source: Place) -> Discovery:
+def discover_table(source: AnyPath) -> DiscoveredSource:
     """List the images that a table names, in its order. UserError for one that cannot be read, or a row with a mistake."""
     try:
         names, table = _read_table(source)
@@ -49,10 +49,10 @@ def discover_table(source: Place) -> Discovery:
     ]
     if not files:
         raise UserError(f"{source}: the table has no rows.")
-    return Discovery(TABLE, _with_listings(files), 0)
+    return DiscoveredSource(TABLE, _with_listings(files), 0)
 
 
-def _read_table(source: Place) -> tuple[list[str], pa.Table]:
+def _read_table(source: AnyPath) -> tuple[list[str], pa.Table]:
     """Return the names of all columns, and a table that holds at least those of them that are known here."""
     opened = pa.BufferReader(source.read_bytes()) if isinstance(source, RemotePath) else source
     if source.suffix.lower() == ".parquet":
@@ -74,7 +74,7 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _table_row(source: Place, row: int, cells: list[str]) -> SourceFile:
+def _table_row(source: AnyPath, row: int, cells: list[str]) -> SourceFile:
     """Make a file of one row; ``row`` counts from 1, the header aside."""
     path = cells[0]
     kind, split, generator, family, group = (cell.strip() for cell in cells[1:])
@@ -94,7 +94,7 @@ def _table_row(source: Place, row: int, cells: list[str]) -> SourceFile:
     return SourceFile(root, path, label, SPLITS[split], generator, family or family_of(generator), group)
 
 
-def _located(text: str, folder: Place) -> tuple[str, str]:
+def _located(text: str, folder: AnyPath) -> tuple[str, str]:
     """Return root and relative path: seen from the table's folder, or from the top if it lies elsewhere."""
     place = source_place(text) if is_url(text) else PurePosixPath(text)
     if not isinstance(place, RemotePath) and isinstance(folder, RemotePath) and not place.is_absolute():
@@ -108,7 +108,7 @@ def _located(text: str, folder: Place) -> tuple[str, str]:
     return place.anchor, str(place.relative_to(place.anchor))
 
 
-def _in_store(place: RemotePath, folder: Place) -> tuple[str, str]:
+def _in_store(place: RemotePath, folder: AnyPath) -> tuple[str, str]:
     """Return root and path of an object; ``..`` goes up a folder, but not out of the bucket."""
     bucket, *names = place.parts
     kept: list[str] = []
@@ -132,13 +132,13 @@ def _with_listings(files: list[SourceFile]) -> list[SourceFile]:
     return [replace(file, listed=listed.get(file.location)) if file.is_remote else file for file in files]
 
 
-def _listings(folders: Iterable[str]) -> dict[str, Listed]:
+def _listings(folders: Iterable[str]) -> dict[str, ListedObject]:
     """Return the objects directly in these folders, by URL; those of a folder that may not be listed are left out."""
 
-    def objects(folder: str) -> list[tuple[str, Listed]]:
+    def objects(folder: str) -> list[tuple[str, ListedObject]]:
         try:
             entries = RemotePath(folder).children()
-            return [(str(entry.path), listed_as(entry)) for entry in entries if not entry.is_folder]
+            return [(str(entry.path), listing_name(entry)) for entry in entries if not entry.is_folder]
         except PermissionError:
             return []
 

@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import UserError
 from ...images.file import EXTENSIONS
-from ...storage import Place
-from .file import LABELS, Discovery, Member, SourceFile, printable
+from ...storage import AnyPath
+from .file import LABELS, DiscoveredSource, Member, SourceFile, printable
 from .layouts import family_of
 from .tar_index import TarEntry, TarIndex, read_tar_index
 from .tree import SPLITS, is_clutter
@@ -44,7 +44,7 @@ class _Sample:
     others: int = 0
 
 
-def discover_tars(root: Place, tars: Sequence[str]) -> Discovery:
+def discover_tars(root: AnyPath, tars: Sequence[str]) -> DiscoveredSource:
     """List the images in tars, without opening one.
 
     root : the source's folder. tars : posix paths relative to it.
@@ -62,10 +62,10 @@ def discover_tars(root: Place, tars: Sequence[str]) -> Discovery:
             f"{root}: no image in its {len(tars)} tars "
             f"({ignored} other members; looked for {', '.join(sorted(EXTENSIONS))})."
         )
-    return Discovery(WEBDATASET, files, ignored)
+    return DiscoveredSource(WEBDATASET, files, ignored)
 
 
-def _indexes(root: Place, tars: Sequence[str]) -> Iterator[tuple[str, TarIndex]]:
+def _indexes(root: AnyPath, tars: Sequence[str]) -> Iterator[tuple[str, TarIndex]]:
     """Yield each tar with its index, which holds the bytes of what may tell of a class."""
     pool = ThreadPoolExecutor(1 if isinstance(root, Path) else _REMOTE_TARS)
     try:
@@ -97,7 +97,7 @@ def _grouped(index: TarIndex) -> dict[str, _Sample]:
     return samples
 
 
-def _source_file(root: Place, tar: str, index: TarIndex, name: str, sample: _Sample) -> SourceFile:
+def _source_file(root: AnyPath, tar: str, index: TarIndex, name: str, sample: _Sample) -> SourceFile:
     """Make a source file of one sample that has an image."""
     where = f"{root / tar}, sample {printable(name.lstrip('/'))}"
     if len(sample.images) > 1:

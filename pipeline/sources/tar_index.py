@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from ...errors import UserError
-from ...storage import Place
+from ...storage import AnyPath
 from .file import printable
 
 _BLOCK = 512
@@ -40,7 +40,7 @@ class TarIndex(NamedTuple):
     mtime_ns: int
 
 
-def read_tar_index(path: Place, wanted: Callable[[str, int], bool] = lambda name, length: False) -> TarIndex:
+def read_tar_index(path: AnyPath, wanted: Callable[[str, int], bool] = lambda name, length: False) -> TarIndex:
     """List a tar's plain files, with the bytes of those whose name and length are ``wanted``.
 
     Of an object store ranges of a mebibyte are read, one after the other. Raises UserError that says what is wrong with the
@@ -63,7 +63,7 @@ def read_tar_index(path: Place, wanted: Callable[[str, int], bool] = lambda name
     return TarIndex(entries, status.st_size, status.st_mtime_ns)
 
 
-def _entries(path: Place, file: BinaryIO, size: int, wanted: Callable[[str, int], bool]) -> Iterator[TarEntry]:
+def _entries(path: AnyPath, file: BinaryIO, size: int, wanted: Callable[[str, int], bool]) -> Iterator[TarEntry]:
     """Walk over the headers up to the end marker."""
     position = 0
     extension: dict[str, str] = {}
@@ -95,7 +95,7 @@ def _entries(path: Place, file: BinaryIO, size: int, wanted: Callable[[str, int]
         extension = {}
 
 
-def _header(path: Place, block: bytes, position: int) -> tarfile.TarInfo:
+def _header(path: AnyPath, block: bytes, position: int) -> tarfile.TarInfo:
     """Parse a header block; the checksum in it is checked."""
     if len(block) < _BLOCK:
         raise UserError(f"{path}: has no end marker: it is cut off, or somebody still writes it.")
@@ -106,7 +106,7 @@ def _header(path: Place, block: bytes, position: int) -> tarfile.TarInfo:
         raise UserError(f"{path}: is no tar, or damaged at byte {position:,} ({error}).{hint}") from error
 
 
-def _length(path: Place, info: tarfile.TarInfo, extension: dict[str, str]) -> int:
+def _length(path: AnyPath, info: tarfile.TarInfo, extension: dict[str, str]) -> int:
     """Return a member's bytes: those of the header, or of the pax record before it."""
     text = extension.get("size", str(info.size))
     if not text.isascii() or not text.isdigit() or len(text) > 18:
@@ -114,7 +114,7 @@ def _length(path: Place, info: tarfile.TarInfo, extension: dict[str, str]) -> in
     return int(text)
 
 
-def _extension(path: Place, kind: bytes, data: bytes) -> dict[str, str]:
+def _extension(path: AnyPath, kind: bytes, data: bytes) -> dict[str, str]:
     """Return what a header extension says of the next member: its ``path``, perhaps its ``size``."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")}
@@ -132,7 +132,7 @@ def _extension(path: Place, kind: bytes, data: bytes) -> dict[str, str]:
     return {name: found[name] for name in ("path", "size") if name in found}
 
 
-def _safe_name(path: Place, name: str) -> str:
+def _safe_name(path: AnyPath, name: str) -> str:
     """Return a member's name without ``./``; one that leads out of the tar is refused."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ...storage import Entry, Place, RemotePath
-from .file import Listed
+from ...storage import AnyPath, Entry, RemotePath
+from .file import ListedObject
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Name of a folder to the split that it holds."""
@@ -28,7 +28,7 @@ class Tree(ABC):
     outside : linked folders that were not entered because they lead out of the root.
     """
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: AnyPath) -> None:
         self.root = root
         self.outside: set[str] = set()
         self._known: dict[str, list[str]] = {}
@@ -41,7 +41,7 @@ class Tree(ABC):
         """
 
     @abstractmethod
-    def listed(self, path: str) -> Listed | None:
+    def listed(self, path: str) -> ListedObject | None:
         """Return what is known of a file from a listing, without asking for it."""
 
     def folders(self, folder: str = "") -> list[str]:
@@ -113,21 +113,21 @@ class RemoteTree(Tree):
 
     def __init__(self, root: RemotePath, entries: Iterable[Entry]) -> None:
         super().__init__(root)
-        self._files: dict[str, dict[str, Listed]] = {}
+        self._files: dict[str, dict[str, ListedObject]] = {}
         self._folders: dict[str, set[str]] = defaultdict(set)
         start = len(str(root)) + 1
         for entry in entries:
             folder, _, name = str(entry.path)[start:].rpartition("/")
             if folder not in self._files:
                 self._add_folder(folder)
-            self._files[folder][name] = listed_as(entry)
+            self._files[folder][name] = listing_name(entry)
 
     def children(self, folder: str) -> tuple[list[str], list[str]]:
         """See :class:`Tree`."""
         folders = [name for name in self._folders.get(folder, ()) if not is_clutter(name)]
         return folders, [name for name in self._files.get(folder, ()) if not is_clutter(name)]
 
-    def listed(self, path: str) -> Listed | None:
+    def listed(self, path: str) -> ListedObject | None:
         """Return size and time of an object."""
         folder, _, name = path.rpartition("/")
         return self._files.get(folder, {}).get(name)
@@ -143,7 +143,7 @@ class RemoteTree(Tree):
             folder = above
 
 
-def tree_of(root: Place) -> Tree | None:
+def tree_of(root: AnyPath) -> Tree | None:
     """Return the tree of a folder, or None if it is a file (or neither). OSError if an object store cannot be listed."""
     if isinstance(root, Path):
         return LocalTree(root) if root.is_dir() else None
@@ -151,9 +151,9 @@ def tree_of(root: Place) -> Tree | None:
     return RemoteTree(root, entries) if entries and entries[0].path != root else None
 
 
-def listed_as(entry: Entry) -> Listed:
+def listing_name(entry: Entry) -> ListedObject:
     """Return what a listing says about an object."""
-    return Listed(entry.size, round(entry.mtime * 1e9))
+    return ListedObject(entry.size, round(entry.mtime * 1e9))
 
 
 def is_clutter(name: str) -> bool:

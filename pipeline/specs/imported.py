@@ -15,14 +15,14 @@ from ...cache.spec import Spec, SpecPart
 from ...choices import FloatStorage, ImportKind
 from ...images.spec import ImageSize
 
-Origin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ -~]+\z")]
+ImportOrigin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ -~]+\z")]
 
 
 class ImportedFiles(SpecPart):
     """Where imported values come from: whose scripts wrote the files, and what is known of model, steps and precision."""
 
     kind: ImportKind
-    origin: Origin
+    origin: ImportOrigin
 
 
 class ImportedImageSpec(Spec):

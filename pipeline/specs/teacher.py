@@ -21,7 +21,7 @@ from ...errors import IntegrityError
 from ...models.backbones import HALF, Triple, backbone_entry
 from ...models.device import HALF_TYPES
 from ...models.input_size import paper_size
-from ...models.resize import resized
+from ...models.resize import resize
 from .adm_features import DireSpec
 from .imported import ImportedDireSpec
 
@@ -96,7 +96,7 @@ def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tenso
     dire_u8 : (B, 3, S, S) uint8. Returns (B, V, F, h, w) float16. With bf16 and fp16, autocast chooses what runs in
     that type. The result waits for nothing; see :func:`check_teacher`.
     """
-    images = resized(dire_u8.float() / 255, spec.size)
+    images = resize(dire_u8.float() / 255, spec.size)
     mean = images.new_tensor(spec.mean).view(3, 1, 1)
     std = images.new_tensor(spec.std).view(3, 1, 1)
     views = []

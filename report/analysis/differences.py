@@ -13,7 +13,7 @@ import numpy as np
 from ...metrics.bootstrap import bootstrap_mean, interval
 from ...metrics.measures import MEASURES, Array, FloatArray, Interval, unweighted_mean
 from ...metrics.per_generator import GeneratorScores, by_family, mean_over_generators
-from ..inputs.measured import Result, all_families, all_generators, cluster_names
+from ..inputs.measured import MeasuredEvaluation, all_families, all_generators, cluster_names
 from ..inputs.runs import MeanDire, Run
 from ..wording.labels import generator_title
 
@@ -92,7 +92,7 @@ class DireClass:
         return "real" if self.generator in REALS_WITHOUT_GENERATOR else f"real ({self.generator})"
 
 
-def over_seeds(results: Sequence[Result]) -> list[SeedSummary]:
+def over_seeds(results: Sequence[MeasuredEvaluation]) -> list[SeedSummary]:
     """A summary for each configuration that has at least two seeds among the results of one setting."""
     found = []
     for group in _configurations(results):
@@ -110,9 +110,9 @@ def over_seeds(results: Sequence[Result]) -> list[SeedSummary]:
     return found
 
 
-def distillation(results: Sequence[Result]) -> list[Distillation]:
+def distillation(results: Sequence[MeasuredEvaluation]) -> list[Distillation]:
     """Every pair of configurations that differ only in ``kd_weight``, one of them without the loss (weight 0)."""
-    groups: dict[str, dict[float, list[Result]]] = {}
+    groups: dict[str, dict[float, list[MeasuredEvaluation]]] = {}
     for result in results:
         if result.run.kd_weight is not None:
             by_weight = groups.setdefault(result.run.configuration(besides_distillation=True), {})
@@ -126,13 +126,13 @@ def distillation(results: Sequence[Result]) -> list[Distillation]:
     return found
 
 
-def between_methods(results: Sequence[Result]) -> list[Contrast]:
+def between_methods(results: Sequence[MeasuredEvaluation]) -> list[Contrast]:
     """Every pair of configurations whose methods differ, in the order of the runs."""
     pairs = combinations(_configurations(results), 2)
     return [contrast(first, second) for first, second in pairs if _method(first[0].run) != _method(second[0].run)]
 
 
-def contrast(first: Sequence[Result], second: Sequence[Result]) -> Contrast:
+def contrast(first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvaluation]) -> Contrast:
     """Compare two sides of one setting in every measure; intervals only if all were scored on the very same images."""
     paired = all(result.evaluation.same_images(first[0].evaluation) for result in (*first, *second))
     names = [name for name in all_generators(first) if name in all_generators(second)]
@@ -167,23 +167,23 @@ def _spreads(scores: Sequence[Scores]) -> dict[str, MeanSpread]:
     return {m: mean_spread(mean_over_generators(one, m) for one in scores) for m in MEASURES}
 
 
-def _configurations(results: Sequence[Result]) -> list[list[Result]]:
+def _configurations(results: Sequence[MeasuredEvaluation]) -> list[list[MeasuredEvaluation]]:
     """The results of each configuration, one a seed."""
-    groups: dict[str, list[Result]] = {}
+    groups: dict[str, list[MeasuredEvaluation]] = {}
     for result in results:
         groups.setdefault(result.run.configuration(), []).append(result)
     return [_one_a_seed(group) for group in groups.values()]
 
 
-def _one_a_seed(results: Iterable[Result]) -> list[Result]:
+def _one_a_seed(results: Iterable[MeasuredEvaluation]) -> list[MeasuredEvaluation]:
     """The first result of each seed: a training that was merely repeated is no second draw."""
-    first: dict[object, Result] = {}
+    first: dict[object, MeasuredEvaluation] = {}
     for result in results:
         first.setdefault(result.run.get("seed"), result)
     return list(first.values())
 
 
-def _runs(results: Sequence[Result]) -> tuple[Run, ...]:
+def _runs(results: Sequence[MeasuredEvaluation]) -> tuple[Run, ...]:
     return tuple(result.run for result in results)
 
 
@@ -204,7 +204,10 @@ def _complete(scores: Scores) -> Scores:
 
 
 def _differences(
-    first: Sequence[Result], second: Sequence[Result], chosen: Callable[[Scores], Scores], paired: bool
+    first: Sequence[MeasuredEvaluation],
+    second: Sequence[MeasuredEvaluation],
+    chosen: Callable[[Scores], Scores],
+    paired: bool,
 ) -> dict[str, Difference]:
     """The differences in the unweighted mean over the generators that ``chosen`` takes of each run's."""
     sides = [{result.run.get("seed"): chosen(result.scores) for result in side} for side in (first, second)]

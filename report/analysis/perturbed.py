@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...metrics.bootstrap import interval
 from ...metrics.measures import Interval
 from ...metrics.per_generator import mean_over_generators, mean_replicates
-from ..inputs.measured import Result, measure
+from ..inputs.measured import MeasuredEvaluation, measure
 from ..inputs.runs import Evaluation, Run
 
 KINDS = {
@@ -29,7 +29,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Perturbation:
+class PerturbationLabel:
     """A perturbation as an evaluation names it: ``jpeg:75``.
 
     severity : grows with the damage, 0 is none: 101 - quality, 1 - share, or sigma.
@@ -41,7 +41,7 @@ class Perturbation:
     severity: float
 
     @classmethod
-    def read(cls, text: object, where: str) -> Perturbation:
+    def read(cls, text: object, where: str) -> PerturbationLabel:
         """Read the text; UserError if it is no perturbation."""
         kind, _, number = str(text).partition(":")
         if not re.fullmatch(r"\d+(\.\d+)?", number, re.ASCII):
@@ -52,12 +52,12 @@ class Perturbation:
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A run's result on one perturbation of the images; ``change`` is against the same images unperturbed."""
 
-    perturbation: Perturbation | None
-    result: Result
-    before: Result | None
+    perturbation: PerturbationLabel | None
+    result: MeasuredEvaluation
+    before: MeasuredEvaluation | None
 
     def value(self, name: str) -> float | None:
         """A measure's mean over generators."""
@@ -80,14 +80,14 @@ class RunCurves:
     """The points of one run: the unperturbed one first, if there is one, then by kind and severity."""
 
     run: Run
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
 
     @property
-    def unperturbed(self) -> Point | None:
+    def unperturbed(self) -> CurvePoint | None:
         """The point of severity 0."""
         return next((point for point in self.points if point.perturbation is None), None)
 
-    def of(self, kind: str) -> list[tuple[float, Point]]:
+    def of(self, kind: str) -> list[tuple[float, CurvePoint]]:
         """Severity and point along the curve of one kind, from 0 if the run was scored unperturbed."""
         begin = [(0.0, self.unperturbed)] if self.unperturbed is not None else []
         return begin + [
@@ -108,7 +108,7 @@ def robustness_curves(runs: Sequence[Run], clusters: Mapping[str, str] | None) -
     """The curves of all runs, by what was perturbed. A perturbation that a run was scored on twice counts once."""
     found: dict[Way, list[RunCurves]] = {}
     for run in runs:
-        ways: dict[Way, dict[str, tuple[Perturbation, Evaluation]]] = {}
+        ways: dict[Way, dict[str, tuple[PerturbationLabel, Evaluation]]] = {}
         for one in run.evaluations:
             if one.info.get("origin"):
                 perturbation = _perturbation(run, one)
@@ -119,21 +119,21 @@ def robustness_curves(runs: Sequence[Run], clusters: Mapping[str, str] | None) -
             results = _measured(run, [*evaluations, *([plain] if plain else [])], clusters)
             before = results[plain.name] if plain else None
             points = [
-                Point(p, results[e.name], before if plain and e.same_images(plain) else None)
+                CurvePoint(p, results[e.name], before if plain and e.same_images(plain) else None)
                 for p, e in perturbed.values()
             ]
             points.sort(key=lambda point: severity_order(point.perturbation))
-            start = [Point(None, before, None)] if before is not None else []
+            start = [CurvePoint(None, before, None)] if before is not None else []
             found.setdefault(way, []).append(RunCurves(run, (*start, *points)))
     return found
 
 
-def _perturbation(run: Run, evaluation: Evaluation) -> Perturbation:
+def _perturbation(run: Run, evaluation: Evaluation) -> PerturbationLabel:
     where = f"{run.name}, evaluation {evaluation.name}"
     origin = evaluation.info["origin"]
     if not isinstance(origin, Mapping) or not isinstance(origin.get("dataset"), str):
         raise UserError(f"{where}: names no dataset that was perturbed. Delete its folder and evaluate again")
-    return Perturbation.read(origin.get("perturbation"), where)
+    return PerturbationLabel.read(origin.get("perturbation"), where)
 
 
 def _way(evaluation: Evaluation) -> Way:
@@ -149,13 +149,15 @@ def _same_images_unperturbed(run: Run, way: Way, perturbed: Evaluation) -> Evalu
     return None
 
 
-def _measured(run: Run, evaluations: Sequence[Evaluation], clusters: Mapping[str, str] | None) -> dict[str, Result]:
+def _measured(
+    run: Run, evaluations: Sequence[Evaluation], clusters: Mapping[str, str] | None
+) -> dict[str, MeasuredEvaluation]:
     """Each evaluation's result, by its name."""
     settings = measure([dataclasses.replace(run, evaluations=tuple(evaluations))], clusters)
     return {result.evaluation.name: result for results in settings.values() for result in results}
 
 
-def severity_order(perturbation: Perturbation | None) -> tuple[int, str, float]:
+def severity_order(perturbation: PerturbationLabel | None) -> tuple[int, str, float]:
     """What sorts perturbations by kind, in the order of ``KINDS``, and by severity; none comes first."""
     if perturbation is None:
         return -1, "", 0.0

@@ -16,7 +16,7 @@ Setting = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Result:
+class MeasuredEvaluation:
     """One evaluation of one run, measured: a ``GeneratorScores`` for each generator."""
 
     run: Run
@@ -24,9 +24,9 @@ class Result:
     scores: Mapping[str, GeneratorScores]
 
 
-def measure(runs: Iterable[Run], clusters: Mapping[str, str] | None) -> dict[Setting, list[Result]]:
+def measure(runs: Iterable[Run], clusters: Mapping[str, str] | None) -> dict[Setting, list[MeasuredEvaluation]]:
     """All evaluations of all runs, measured, by their setting; ``clusters`` names what each key is resampled with."""
-    found: dict[Setting, list[Result]] = {}
+    found: dict[Setting, list[MeasuredEvaluation]] = {}
     for run in runs:
         for one in run.evaluations:
             scores = per_generator(
@@ -38,7 +38,7 @@ def measure(runs: Iterable[Run], clusters: Mapping[str, str] | None) -> dict[Set
                 clusters=cluster_names(one.keys, clusters),
                 calibrated_threshold=run.threshold(one),
             )
-            found.setdefault(one.setting, []).append(Result(run, one, scores))
+            found.setdefault(one.setting, []).append(MeasuredEvaluation(run, one, scores))
     return found
 
 
@@ -47,11 +47,11 @@ def cluster_names(keys: Array, clusters: Mapping[str, str] | None) -> Array:
     return keys if clusters is None else np.asarray([clusters.get(key, key) for key in keys.tolist()], dtype=str)
 
 
-def all_generators(results: Iterable[Result]) -> list[str]:
+def all_generators(results: Iterable[MeasuredEvaluation]) -> list[str]:
     """Names of all test generators, sorted."""
     return sorted({generator for result in results for generator in result.scores})
 
 
-def all_families(results: Iterable[Result]) -> list[str]:
+def all_families(results: Iterable[MeasuredEvaluation]) -> list[str]:
     """Families of the test generators that count in means, sorted."""
     return sorted({scores.family for result in results for scores in result.scores.values() if scores.complete})

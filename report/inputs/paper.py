@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .measured import Result
+from .measured import MeasuredEvaluation
 from .runs import Run
 
 DATA = Path(__file__).parent / "data" / "paper.json"
@@ -53,13 +53,13 @@ def paper_costs() -> tuple[PaperCosts, ...]:
     return tuple(PaperCosts(**row) for row in paper()["costs"]["rows"])
 
 
-def paper_cell(result: Result, generator: str) -> PaperCell | None:
+def paper_cell(result: MeasuredEvaluation, generator: str) -> PaperCell | None:
     """The paper's figures for a run's method and training on this generator; ``None`` if the paper has no such cell."""
     row, name = _row(result.run), _tested(result, generator)
     return None if row is None or name is None else _cell(row["cells"][name], row["table"])
 
 
-def paper_mean(result: Result) -> PaperCell | None:
+def paper_mean(result: MeasuredEvaluation) -> PaperCell | None:
     """The paper's average over its six generators; ``None`` unless exactly these were tested."""
     row = _row(result.run)
     tested = [_tested(result, generator) for generator in result.scores]
@@ -88,7 +88,7 @@ def _row(run: Run) -> Mapping[str, Any] | None:
     return None
 
 
-def _tested(result: Result, generator: str) -> str | None:
+def _tested(result: MeasuredEvaluation, generator: str) -> str | None:
     """The paper's name of a test set, if all its fakes come from the source that the paper has for it."""
     one = result.evaluation
     if one.setting[2] != "test":

@@ -11,7 +11,7 @@ import numpy as np
 from ...metrics.measures import CALIBRATION_BINS, Array, test_sets
 from ...metrics.reliability import FEWEST, Bin, reliability
 from ..analysis.differences import DireClass
-from ..inputs.measured import Result, all_generators
+from ..inputs.measured import MeasuredEvaluation, all_generators
 from ..inputs.runs import Run
 from ..wording.labels import generator_title, percent
 from .panels import (
@@ -54,13 +54,13 @@ def training_figure(runs: Sequence[Run]) -> Figure | None:
     return Figure("Training curves, a line for each run.", tuple(panels), tuple(run.name for run in runs))
 
 
-def comparison_figures(title: str, results: Sequence[Result], classes: Sequence[DireClass]) -> list[Figure]:
+def comparison_figures(title: str, results: Sequence[MeasuredEvaluation], classes: Sequence[DireClass]) -> list[Figure]:
     """Everything that is drawn of one evaluation setting, in the order of the page."""
     found = [*curve_figures(title, results), *reliability_figures(title, results), histogram_figure(title, results)]
     return [*found, dire_figure(title, classes)] if classes else found
 
 
-def curve_figures(title: str, results: Sequence[Result]) -> list[Figure]:
+def curve_figures(title: str, results: Sequence[MeasuredEvaluation]) -> list[Figure]:
     """ROC and precision-recall curves, a panel a generator, a line a run."""
     roc, pr = [], []
     for generator in all_generators(results):
@@ -84,7 +84,7 @@ def curve_figures(title: str, results: Sequence[Result]) -> list[Figure]:
     ]
 
 
-def reliability_figures(title: str, results: Sequence[Result]) -> list[Figure]:
+def reliability_figures(title: str, results: Sequence[MeasuredEvaluation]) -> list[Figure]:
     """Reliability diagrams, a panel a generator, a line a run."""
     panels = []
     for generator in all_generators(results):
@@ -104,7 +104,7 @@ def reliability_figures(title: str, results: Sequence[Result]) -> list[Figure]:
     return [Figure(caption, tuple(panels), tuple(result.run.name for result in results))]
 
 
-def histogram_figure(title: str, results: Sequence[Result]) -> Figure:
+def histogram_figure(title: str, results: Sequence[MeasuredEvaluation]) -> Figure:
     """Scores of reals and of each generator's fakes, a panel a run."""
     generators = all_generators(results)
     panels = []
@@ -139,7 +139,7 @@ def dire_figure(title: str, classes: Sequence[DireClass]) -> Figure:
     return Figure(caption, (panel,), ("real", "generated"))
 
 
-def _scored(results: Sequence[Result], generator: str) -> dict[int, tuple[Array, Array]]:
+def _scored(results: Sequence[MeasuredEvaluation], generator: str) -> dict[int, tuple[Array, Array]]:
     """Labels and scores of the generator's test set, by the run's place; only where it has reals and generated images."""
     found = {}
     for series, result in enumerate(results):

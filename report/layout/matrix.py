@@ -8,31 +8,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...metrics.measures import unweighted_mean
-from ..inputs.measured import Result
+from ..inputs.measured import MeasuredEvaluation
 from ..inputs.runs import Run
 from ..wording.labels import MISSING, generator_title, method_title, percent, training_title
-from ..wording.sentences import way_title
+from ..wording.sentences import protocol_title
 from .tables import Table
 
 Column = tuple[str, str, str]
 """Dataset, revision, generator."""
-Row = dict[Column, list[Result]]
+Row = dict[Column, list[MeasuredEvaluation]]
 
 
-def matrices(measured: Mapping[tuple[str, ...], Sequence[Result]]) -> list[Table]:
+def matrices(measured: Mapping[tuple[str, ...], Sequence[MeasuredEvaluation]]) -> list[Table]:
     """A matrix for each way of testing, with AP and accuracy in the cells, shaded by AP from 0.5 to 1.
 
     measured : the results of each setting (dataset, revision, split, transform, selection). A matrix of a
     single cell is left out.
     """
-    ways: dict[tuple[str, ...], list[Result]] = {}
+    ways: dict[tuple[str, ...], list[MeasuredEvaluation]] = {}
     for (_, _, *way), results in measured.items():
         ways.setdefault(tuple(way), []).extend(results)
-    found = [_matrix(way_title(*way), results) for way, results in ways.items()]
+    found = [_matrix(protocol_title(*way), results) for way, results in ways.items()]
     return [table for table in found if len(table.rows) * (len(table.columns) - 2) > 1]
 
 
-def _matrix(title: str, results: Sequence[Result]) -> Table:
+def _matrix(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
     columns = _columns(results)
     rows, shades = [], []
     for runs, row in _configurations(results):
@@ -61,7 +61,7 @@ def _matrix(title: str, results: Sequence[Result]) -> Table:
     )
 
 
-def _columns(results: Sequence[Result]) -> list[Column]:
+def _columns(results: Sequence[MeasuredEvaluation]) -> list[Column]:
     """Datasets in the order in which they were first evaluated, their generators sorted."""
     found: list[Column] = []
     for dataset, revision in dict.fromkeys(result.evaluation.setting[:2] for result in results):
@@ -70,7 +70,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     return found
 
 
-def _configurations(results: Sequence[Result]) -> list[tuple[list[Run], Row]]:
+def _configurations(results: Sequence[MeasuredEvaluation]) -> list[tuple[list[Run], Row]]:
     """The runs and results of each configuration, whatever the seed."""
     found: dict[str, tuple[dict[str, Run], Row]] = {}
     for result in results:
@@ -82,7 +82,7 @@ def _configurations(results: Sequence[Result]) -> list[tuple[list[Run], Row]]:
     return [(list(runs.values()), row) for runs, row in found.values()]
 
 
-def _mean(results: Sequence[Result], column: Column, measure: str) -> float | None:
+def _mean(results: Sequence[MeasuredEvaluation], column: Column, measure: str) -> float | None:
     return unweighted_mean(getattr(result.scores[column[2]], measure) for result in results)
 
 
@@ -90,7 +90,7 @@ def _complete_mean(values: Sequence[float | None]) -> float | None:
     return None if None in values else unweighted_mean(values)
 
 
-def _has_both(results: Sequence[Result], column: Column) -> bool:
+def _has_both(results: Sequence[MeasuredEvaluation], column: Column) -> bool:
     """Whether the generator's test set has reals and generated images."""
     found = [r.scores[column[2]] for r in results if r.evaluation.setting[:2] == column[:2] and column[2] in r.scores]
     return any(scores.complete for scores in found)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...metrics.measures import Interval
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
 from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
-from ..inputs.measured import Result, all_families, all_generators
+from ..inputs.measured import MeasuredEvaluation, all_families, all_generators
 from ..inputs.paper import TITLE, PaperCell, paper_cell, paper_mean
 from ..inputs.runs import Run
 from ..wording.labels import (
@@ -65,7 +65,7 @@ class Table:
     shades: Sequence[Sequence[float | None]] = ()
 
 
-def results_table(title: str, results: Sequence[Result]) -> Table:
+def results_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
     """Rows are runs; columns are test generators, the mean over them, and means by family where there are several."""
     generators = all_generators(results)
     seen = {name: [name in r.evaluation.seen for r in results] for name in generators}
@@ -107,7 +107,7 @@ def results_table(title: str, results: Sequence[Result]) -> Table:
     )
 
 
-def measures_table(title: str, results: Sequence[Result]) -> Table:
+def measures_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
     """Rows are runs on generators, with the mean over these: everything that is measured besides accuracy and AP."""
     rows = []
     for result in results:
@@ -154,7 +154,7 @@ def seeds_table(title: str, summaries: Sequence[SeedSummary]) -> Table:
     return Table(f"The same over seeds: {title}.", columns, rows, note)
 
 
-def distillation_table(title: str, one: Distillation, results: Sequence[Result]) -> Table:
+def distillation_table(title: str, one: Distillation, results: Sequence[MeasuredEvaluation]) -> Table:
     """Rows are test generators: accuracy and AP without and with the loss, and the difference in points."""
     found = one.contrast
     sides = [next((r for r in results if r.run is runs[0]), None) for runs in (found.first, found.second)]
@@ -208,7 +208,7 @@ def dire_table(title: str, classes: Sequence[DireClass]) -> Table:
     return Table(f"Mean DIRE by class: {title}.", ["class", "images", "mean DIRE", "95 % interval"], rows, note)
 
 
-def _shown_families(results: Sequence[Result]) -> list[str]:
+def _shown_families(results: Sequence[MeasuredEvaluation]) -> list[str]:
     """Families whose means say something that the mean over all generators does not."""
     found = all_families(results)
     return found if len(found) > 1 else []

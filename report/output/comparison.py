@@ -15,7 +15,7 @@ from ..analysis.differences import (
     distillation,
     over_seeds,
 )
-from ..inputs.measured import Result
+from ..inputs.measured import MeasuredEvaluation
 from ..inputs.runs import GalleryItem
 from ..layout.figures import comparison_figures
 from ..layout.panels import Figure
@@ -46,7 +46,7 @@ class Comparison:
 
     title: str
     setting: Mapping[str, str]
-    results: Sequence[Result]
+    results: Sequence[MeasuredEvaluation]
     seeds: Sequence[SeedSummary]
     distillation: Sequence[Distillation]
     methods: Sequence[Contrast]
@@ -69,7 +69,7 @@ class Comparison:
         }
 
 
-def compare(title: str, results: Sequence[Result], clusters: Mapping[str, str] | None) -> Comparison:
+def compare(title: str, results: Sequence[MeasuredEvaluation], clusters: Mapping[str, str] | None) -> Comparison:
     """Compare the results of one setting."""
     seeds, effects, pairs = over_seeds(results), distillation(results), between_methods(results)
     with_dire = next((r.evaluation.dire for r in results if r.evaluation.dire is not None), None)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ...metrics.measures import MEASURES, Interval
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
 from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
-from ..inputs.measured import Result
+from ..inputs.measured import MeasuredEvaluation
 from ..inputs.paper import PaperCell, paper_cell, paper_mean
 from ..inputs.runs import Evaluation, Run
 from ..layout.tables import Table
@@ -30,7 +30,7 @@ SETTING = ("dataset", "revision", "split", "transform", "select")
 OVER_ALL = "mean over generators"
 
 
-def result_rows(result: Result) -> list[Row]:
+def result_rows(result: MeasuredEvaluation) -> list[Row]:
     """A row a generator, one for the mean over generators, and one for each family's mean; ``of`` says which it is."""
     head = {**_setting(result), "run": result.run.name, **_run(result.run)}
     threshold = result.run.threshold(result.evaluation)
@@ -127,7 +127,7 @@ def _repeating(texts: Sequence[str]) -> pa.Array:
     return pa.array(texts, pa.string()).dictionary_encode()
 
 
-def _setting(result: Result) -> Row:
+def _setting(result: MeasuredEvaluation) -> Row:
     return dict(zip(SETTING, result.evaluation.setting, strict=True))
 
 

@@ -11,7 +11,7 @@ from ...metrics.bootstrap import REPLICATES
 from ...metrics.measures import CALIBRATION_BINS, MEASURES, THRESHOLD
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
 from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
-from ..inputs.measured import Result
+from ..inputs.measured import MeasuredEvaluation
 from ..inputs.paper import PaperCell, paper, paper_cell, paper_mean
 from ..inputs.runs import Run
 from ..layout.section import Addition
@@ -47,7 +47,7 @@ def run_content(run: Run) -> Content:
     }
 
 
-def result_content(result: Result) -> Content:
+def result_content(result: MeasuredEvaluation) -> Content:
     """One evaluation of a run: each generator's measures with their intervals, and their means."""
     return {
         "run": result.run.name,
@@ -131,7 +131,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _generator(result: Result, name: str, scores: GeneratorScores) -> Content:
+def _generator(result: MeasuredEvaluation, name: str, scores: GeneratorScores) -> Content:
     return {
         "generator": name,
         "family": scores.family,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from ...inference.bench.result import CONVENTION, Costs, MethodCosts, read_costs, shares, times
+from ...inference.bench.result import CONVENTION, Costs, MethodCosts, format_ratio, read_costs, shares
 from ..inputs.paper import TITLE, PaperCosts, paper, paper_costs
 from ..layout.section import Addition, Section
 from ..layout.tables import Table
@@ -128,7 +128,7 @@ def _cells(row: MethodCosts, units: _Units, papers: PaperCosts | None) -> list[s
 
 
 def _cell(value: str, ratio: float | None, papers: str = "") -> str:
-    lines = [value, "" if ratio is None else times(ratio), papers and f"paper: {papers}"]
+    lines = [value, "" if ratio is None else format_ratio(ratio), papers and f"paper: {papers}"]
     return "\n".join(line for line in lines if line)
 
 

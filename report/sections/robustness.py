@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...metrics.per_generator import mean_interval
-from ..analysis.perturbed import KINDS, Point, RunCurves, Way, robustness_curves, severity_order
+from ..analysis.perturbed import KINDS, CurvePoint, RunCurves, Way, robustness_curves, severity_order
 from ..inputs.runs import Run
 from ..layout.panels import Curve, Figure, Panel, line_panel
 from ..layout.section import Addition, Section
 from ..layout.tables import Table
 from ..wording.labels import MISSING, bounds, percent, signed, signed_bounds
-from ..wording.sentences import way_title
+from ..wording.sentences import protocol_title
 
 MEASURES = {"accuracy": "accuracy", "average_precision": "AP"}
 NONE = "none"
@@ -44,7 +44,7 @@ def robustness(runs: Sequence[Run], clusters: Mapping[str, str] | None) -> Addit
 
 def _section(way: Way, curves: Sequence[RunCurves]) -> Section:
     dataset, *rest = way
-    title = f"{dataset}, {way_title(*rest)}"
+    title = f"{dataset}, {protocol_title(*rest)}"
     lacking = [one.run.name for one in curves if one.unperturbed is None]
     text = (
         f"The images of {dataset} were perturbed, and everything that the detectors look at was computed anew from the "
@@ -73,7 +73,7 @@ def _table(title: str, curves: Sequence[RunCurves]) -> Table:
     return Table(f"Under perturbation: {title}.", ["perturbation", *(one.run.name for one in curves)], rows, note)
 
 
-def _cell(point: Point | None) -> str:
+def _cell(point: CurvePoint | None) -> str:
     if point is None:
         return MISSING
     lines = [" / ".join(percent(point.value(name)) for name in MEASURES)]
@@ -125,7 +125,7 @@ def _panel(kind: str, name: str, curves: Sequence[RunCurves], y_range: tuple[flo
     )
 
 
-def _point_content(point: Point) -> dict[str, Any]:
+def _point_content(point: CurvePoint) -> dict[str, Any]:
     perturbation = point.perturbation
     return {
         "perturbation": perturbation.text if perturbation else None,

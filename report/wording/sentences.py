@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..inputs.measured import Result
+from ..inputs.measured import MeasuredEvaluation
 from ..inputs.runs import Run
 from .labels import generator_title
 
@@ -24,17 +24,17 @@ def setting_title(setting: tuple[str, ...], among: Mapping[tuple[str, ...], obje
     """An evaluation setting in words; the revision is named where another setting differs in nothing else."""
     dataset, revision, *way = setting
     same = [other for other in among if (other[0], *other[2:]) == (dataset, *way)]
-    return f"{dataset}, {way_title(*way)}{f', revision {revision}' if len(same) > 1 else ''}"
+    return f"{dataset}, {protocol_title(*way)}{f', revision {revision}' if len(same) > 1 else ''}"
 
 
-def way_title(split: str, transform: str, select: str) -> str:
+def protocol_title(split: str, transform: str, select: str) -> str:
     """How a dataset was tested, in words."""
     words = [f"split {split}"]
     words += [{"crop": "centre crop", "resize": "resized"}.get(transform, transform)] if transform else []
     return ", ".join([*words, f"only {select}"] if select else words)
 
 
-def head_sentences(runs: Sequence[Run], measured: Mapping[tuple[str, ...], Sequence[Result]]) -> list[str]:
+def head_sentences(runs: Sequence[Run], measured: Mapping[tuple[str, ...], Sequence[MeasuredEvaluation]]) -> list[str]:
     """What was trained on what (a sentence for runs that differ in the seed alone), then each evaluation setting."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -44,7 +44,7 @@ def head_sentences(runs: Sequence[Run], measured: Mapping[tuple[str, ...], Seque
     ]
 
 
-def notes(runs: Sequence[Run], measured: Mapping[str, Sequence[Result]]) -> list[str]:
+def notes(runs: Sequence[Run], measured: Mapping[str, Sequence[MeasuredEvaluation]]) -> list[str]:
     """What is missing or needs care: runs without an evaluation, test sets of one class only, uneven comparisons."""
     found = [
         f"Run {run.name} has no evaluation. Run: distil-cache evaluate {run.name} --cache DIR --dataset NAME"
@@ -79,7 +79,7 @@ def notes(runs: Sequence[Run], measured: Mapping[str, Sequence[Result]]) -> list
     return found
 
 
-def _told(results: Sequence[Result]) -> dict[str, list[str]]:
+def _told(results: Sequence[MeasuredEvaluation]) -> dict[str, list[str]]:
     """What the evaluations themselves say a reader must know, and the runs that it holds for."""
     found: dict[str, list[str]] = {}
     for result in results:
@@ -88,7 +88,7 @@ def _told(results: Sequence[Result]) -> dict[str, list[str]]:
     return found
 
 
-def _uncropped(result: Result) -> bool:
+def _uncropped(result: MeasuredEvaluation) -> bool:
     info = result.evaluation.info
     return info.get("transform") == "crop" and info.get("applied_transform") == "resize"
 
@@ -117,7 +117,7 @@ def _trained(runs: Sequence[Run]) -> str:
     return words + "."
 
 
-def _evaluated(title: str, revision: str, results: Sequence[Result]) -> str:
+def _evaluated(title: str, revision: str, results: Sequence[MeasuredEvaluation]) -> str:
     evaluation = results[0].evaluation
     real, fake = int(np.sum(evaluation.labels == 0)), int(np.sum(evaluation.labels == 1))
     names = []

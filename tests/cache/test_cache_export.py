@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
-from distil_cache.cache.export.webdataset import BLOCK_ROWS, POOL_BLOCKS, Occurrence, export_build, pools
+from distil_cache.cache.export.webdataset import BLOCK_ROWS, POOL_BLOCKS, Occurrence, export_build, group_by_split
 from distil_cache.cache.gather import gather
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
@@ -122,7 +122,7 @@ def test_the_seed_decides_every_byte_whatever_the_shards_of_the_cache(tmp_path: 
 @given(count=st.integers(1, 700), seed=st.integers(0, 5))
 def test_a_pool_is_a_few_blocks_of_neighbours_and_every_row_comes_once(count: int, seed: int) -> None:
     given_rows = [Occurrence(f"{n:05d}", f"{n:05d}", 0, "train", "", "", "") for n in range(count)]
-    found = list(pools(given_rows, seed))
+    found = list(group_by_split(given_rows, seed))
     assert sorted(row for pool in found for row in pool) == given_rows
     for pool in found:
         blocks = {int(row.key) // BLOCK_ROWS for row in pool}

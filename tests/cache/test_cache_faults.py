@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import zarr
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.records.datasets import SCHEMA, DatasetStore
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
@@ -189,7 +189,7 @@ def test_the_stages_are_all_the_flushes_that_a_commit_makes(tmp_path: Path, monk
 def test_what_a_killed_writer_left_is_counted_as_garbage(kills: tuple[Path, dict[str, int]]) -> None:
     folder, _ = kills
     store = Cache.create(folder / "before-link").feature(Toy())
-    names = [path.name for path in garbage(Cache.open(folder / "before-link"))]
+    names = [path.name for path in list_garbage(Cache.open(folder / "before-link"))]
     assert len(names) == 2
     assert any(name.startswith(".tmp-") for name in names)
     assert any(name.startswith(store.shard_id(KEYS)) for name in names)
@@ -201,7 +201,7 @@ def test_processes_that_race_for_one_shard_agree_on_the_first_and_leave_no_secon
     (marker,) = cache.feature(Toy()).markers()
     assert answers == [marker.data] * 3
     assert verify(cache) == []
-    assert garbage(cache) == []
+    assert list_garbage(cache) == []
 
 
 def test_processes_that_race_for_a_datasets_head_all_get_a_revision_and_one_is_the_head(tmp_path: Path) -> None:

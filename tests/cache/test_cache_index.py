@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from distil_cache.cache.gather import gather
 from distil_cache.cache.index import file as index_file
-from distil_cache.cache.index.index import EMPTY, Index, Part, ShardRows
+from distil_cache.cache.index.index import EMPTY, Index, IndexSegment, ShardRows
 from distil_cache.cache.maintenance.repair import repair
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.records.revision import revision_of
@@ -114,11 +114,11 @@ def test_the_index_answers_as_a_plain_search_through_the_shards(
 ) -> None:
     shards, present, on_disk = history
     folder = tmp_path_factory.mktemp("index")
-    assert index_file.write(folder, Part.build(shards[:on_disk]), PRINT)
+    assert index_file.write(folder, IndexSegment.build(shards[:on_disk]), PRINT)
     saved = index_file.read_newest(folder, PRINT)
     shutil.rmtree(folder)
     assert saved is not None
-    index = Index(Part.build(shards[on_disk:]), saved, present)
+    index = Index(IndexSegment.build(shards[on_disk:]), saved, present)
 
     replaced = {old for one in shards if one.shard in present for old in one.merged}
     counting = sorted((one for one in shards if one.shard in present - replaced), key=lambda one: one.shard)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from distil_cache.cache.index import file as index_file
 from distil_cache.cache.maintenance.compact import compact
-from distil_cache.cache.maintenance.garbage import Litter, delete
+from distil_cache.cache.maintenance.garbage import Garbage, delete_garbage
 from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cache.maintenance.repair import repair
-from distil_cache.cache.maintenance.trash import BehindLinkError, put_back, set_aside
+from distil_cache.cache.maintenance.trash import SymlinkError, move_to_trash, restore
 from distil_cache.cache.store import Cache
 from maintained_cache import NAME, SPECS, build, keys_of
 
@@ -138,7 +138,7 @@ def test_the_time_of_a_file_behind_a_linked_marker_stays(cache: Cache, tmp_path:
     shutil.move(marker, foreign)
     marker.symlink_to(foreign)
     before = foreign.stat().st_mtime_ns
-    assert set_aside(cache.root, marker, cache.root / EPS / "damaged")
+    assert move_to_trash(cache.root, marker, cache.root / EPS / "damaged")
     assert foreign.stat().st_mtime_ns == before
 
 
@@ -148,10 +148,10 @@ def test_moving_putting_back_and_deleting_refuse_a_link_by_themselves(cache: Cac
     shutil.move(shards, elsewhere)
     shards.symlink_to(elsewhere)
     marker = min(shards.glob("*.json"))
-    with pytest.raises(BehindLinkError, match="shards: is a symbolic link"):
-        set_aside(cache.root, marker, cache.root / EPS / "removed")
-    with pytest.raises(BehindLinkError, match="shards: is a symbolic link"):
-        put_back(cache.root, cache.root / EPS / "removed" / marker.name, marker)
-    with pytest.raises(BehindLinkError, match="shards: is a symbolic link"):
-        delete(cache.root, Litter(shards / f"{'0' * 32}-{NONCE}.zarr", "", 0, 0))
+    with pytest.raises(SymlinkError, match="shards: is a symbolic link"):
+        move_to_trash(cache.root, marker, cache.root / EPS / "removed")
+    with pytest.raises(SymlinkError, match="shards: is a symbolic link"):
+        restore(cache.root, cache.root / EPS / "removed" / marker.name, marker)
+    with pytest.raises(SymlinkError, match="shards: is a symbolic link"):
+        delete_garbage(cache.root, Garbage(shards / f"{'0' * 32}-{NONCE}.zarr", "", 0, 0))
     assert marker.is_file()

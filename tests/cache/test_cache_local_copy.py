@@ -23,7 +23,7 @@ from distil_cache.cache.shards.marker import Marker
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UserError
-from distil_cache.storage import Place, RemotePath
+from distil_cache.storage import AnyPath, RemotePath
 
 ROWS, SHARDS = 8, 4
 PLENTY = 1 << 30
@@ -56,7 +56,7 @@ class Scene:
     def marker(self, shard: str) -> Marker:
         return self.here.marker(shard)
 
-    def store(self, most: int = PLENTY, root: Place | None = None) -> FeatureStore:
+    def store(self, most: int = PLENTY, root: AnyPath | None = None) -> FeatureStore:
         """The feature, as a command opens it that begins now."""
         found = Cache.open(root or self.target, LocalCopy.at(self.folder, most)).open_feature(self.here.folder.name)
         operations()
@@ -226,7 +226,7 @@ def test_a_copy_that_goes_between_the_look_and_the_opening_is_fetched_again(
     store = scene.store()
     fetch, times = LocalCopy.path, []
 
-    def then_delete(self: LocalCopy, feature: str, data: Place, marker: Marker) -> Path | None:
+    def then_delete(self: LocalCopy, feature: str, data: AnyPath, marker: Marker) -> Path | None:
         found = fetch(self, feature, data, marker)
         times.append(found)
         if len(times) == 1 and found is not None:

@@ -15,45 +15,45 @@ from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cache.maintenance.listing import summary
 from distil_cache.cache.maintenance.repair import repair
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError, UserError
-from distil_cache.storage import Place, RemotePath, place_of
+from distil_cache.storage import AnyPath, RemotePath, to_path
 from maintained_cache import NAME, SPECS, checksums, keys_of, rows_lacking, train, values_of
 from s3_cache import TWO, build, data_of
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
     """Where a cache can be made: a folder, or one in memory, or on the S3 server."""
     if request.param == "disk":
         return tmp_path / "cache"
     if request.param == "memory":
         pytest.importorskip("fsspec")
-        return place_of(f"memory://{request.node.name}/cache")
-    return place_of(f"{request.getfixturevalue('s3_bucket')}/some/cache")
+        return to_path(f"memory://{request.node.name}/cache")
+    return to_path(f"{request.getfixturevalue('s3_bucket')}/some/cache")
 
 
 @pytest.fixture
 def on_s3(s3_bucket: str) -> RemotePath:
-    place = place_of(f"{s3_bucket}/cache")
+    place = to_path(f"{s3_bucket}/cache")
     assert isinstance(place, RemotePath)
     return place
 
 
-def some_file(place: Place) -> Place:
+def some_file(place: AnyPath) -> AnyPath:
     """A file below ``place`` that holds rows."""
     if isinstance(place, RemotePath):
         return max(place.below(), key=lambda entry: entry.size).path
     return max((path for path in place.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def overwrite(place: Place, data: bytes) -> None:
+def overwrite(place: AnyPath, data: bytes) -> None:
     place.write(data) if isinstance(place, RemotePath) else place.write_bytes(data)
 
 
 @pytest.mark.parametrize("form", ["zarr", "webdataset"])
-def test_committed_rows_come_back(root: Place, form: str) -> None:
+def test_committed_rows_come_back(root: AnyPath, form: str) -> None:
     store = Cache.create(root).feature(SPECS["teacher"], form)
     keys = sorted(keys_of(range(6)))
     rows = values_of("teacher", keys)
@@ -64,10 +64,10 @@ def test_committed_rows_come_back(root: Place, form: str) -> None:
     np.testing.assert_array_equal(again.read(marker.shard, 1, 4, view=1), rows[1:4, 1])
     assert again.index().locate(keys)[1].tolist() == list(range(6))
     assert again.marker(marker.shard) == marker
-    assert (verify(Cache.open(root)), garbage(Cache.open(root))) == ([], [])
+    assert (verify(Cache.open(root)), list_garbage(Cache.open(root))) == ([], [])
 
 
-def test_a_shard_committed_twice_keeps_its_first_data(root: Place) -> None:
+def test_a_shard_committed_twice_keeps_its_first_data(root: AnyPath) -> None:
     cache = Cache.create(root)
     keys = keys_of(range(4))
     first, second = cache.feature(SPECS["eps"]), cache.feature(SPECS["eps"])
@@ -76,7 +76,7 @@ def test_a_shard_committed_twice_keeps_its_first_data(root: Place) -> None:
     assert data_of(first) == [marker.data]
 
 
-def test_builds_compaction_and_gc_leave_just_what_is_needed(root: Place) -> None:
+def test_builds_compaction_and_gc_leave_just_what_is_needed(root: AnyPath) -> None:
     first, second = (build(root, train(*range(n, n + 4)))[0] for n in (0, 2))
     cache = Cache.open(root)
     assert cache.datasets().history(NAME) == [second.revision, first.revision]
@@ -93,12 +93,12 @@ def test_builds_compaction_and_gc_leave_just_what_is_needed(root: Place) -> None
     cache = Cache.open(root)
     assert cache.builds().ids() == [second.id]
     assert rows_lacking(root, second) == 0
-    assert (verify(cache), garbage(cache)) == ([], [])
+    assert (verify(cache), list_garbage(cache)) == ([], [])
     for store in cache.features():
         assert data_of(store) == sorted(marker.data for marker in store.markers())
 
 
-def test_gc_leaves_a_feature_that_somebody_uses_alone(root: Place) -> None:
+def test_gc_leaves_a_feature_that_somebody_uses_alone(root: AnyPath) -> None:
     build(root, train(0, 1))
     build(root, train(2, 3))
     cache = Cache.open(root)
@@ -107,7 +107,7 @@ def test_gc_leaves_a_feature_that_somebody_uses_alone(root: Place) -> None:
     assert collect(cache, delete_them=True, grace_hours=0)["items"] != []
 
 
-def test_what_gc_set_aside_comes_back_when_it_is_needed(root: Place) -> None:
+def test_what_gc_set_aside_comes_back_when_it_is_needed(root: AnyPath) -> None:
     first, _ = build(root, train(0, 1))
     build(root, train(2, 3))
     collect(Cache.open(root), delete_them=True)
@@ -118,7 +118,7 @@ def test_what_gc_set_aside_comes_back_when_it_is_needed(root: Place) -> None:
     assert (verify(Cache.open(root)), computed.keys()) == ([], TWO.keys())
 
 
-def test_a_lease_is_there_as_long_as_the_work_and_shows_signs_of_life(root: Place) -> None:
+def test_a_lease_is_there_as_long_as_the_work_and_shows_signs_of_life(root: AnyPath) -> None:
     with lease(root, "compact", ["eps-1"], "photos", beat=0.05) as path:
         assert read_leases(root).features == {"eps-1"}
         path.unlink()
@@ -129,7 +129,7 @@ def test_a_lease_is_there_as_long_as_the_work_and_shows_signs_of_life(root: Plac
     assert read_leases(root).live == ()
 
 
-def test_the_summary_is_the_same_wherever_the_cache_lies(root: Place, tmp_path: Path) -> None:
+def test_the_summary_is_the_same_wherever_the_cache_lies(root: AnyPath, tmp_path: Path) -> None:
     for place in (root, tmp_path / "other"):
         record, _ = build(place, train(*range(5)))
         Cache.open(place).builds().add_ref("run", record.id, "/runs/run")
@@ -140,7 +140,7 @@ def test_the_summary_is_the_same_wherever_the_cache_lies(root: Place, tmp_path: 
     assert there == here
 
 
-def test_a_flipped_bit_is_found_set_aside_and_made_again(root: Place) -> None:
+def test_a_flipped_bit_is_found_set_aside_and_made_again(root: AnyPath) -> None:
     splits = train(*range(4))
     record, _ = build(root, splits, shard_rows=2)
     store = Cache.open(root).feature(SPECS["eps"])
@@ -161,7 +161,7 @@ def test_a_flipped_bit_is_found_set_aside_and_made_again(root: Place) -> None:
 
 
 @pytest.mark.parametrize("what", ["shortened", "gone"])
-def test_missing_data_are_refused_and_never_read_as_zeros(root: Place, what: str) -> None:
+def test_missing_data_are_refused_and_never_read_as_zeros(root: AnyPath, what: str) -> None:
     keys = keys_of(range(4))
     store = Cache.create(root).feature(SPECS["eps"])
     marker = store.commit(keys, values_of("eps", keys))
@@ -173,7 +173,7 @@ def test_missing_data_are_refused_and_never_read_as_zeros(root: Place, what: str
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_damaged_marker_is_an_integrity_error(root: Place, text: str) -> None:
+def test_a_damaged_marker_is_an_integrity_error(root: AnyPath, text: str) -> None:
     keys = keys_of(range(3))
     store = Cache.create(root).feature(SPECS["eps"])
     marker = store.commit(keys, values_of("eps", keys))
@@ -183,7 +183,7 @@ def test_a_damaged_marker_is_an_integrity_error(root: Place, text: str) -> None:
     assert [problem.shard for problem in verify(Cache.open(root))] == [marker.shard]
 
 
-def test_what_is_no_cache_is_not_opened_and_does_not_become_one(root: Place) -> None:
+def test_what_is_no_cache_is_not_opened_and_does_not_become_one(root: AnyPath) -> None:
     with pytest.raises(UserError, match="is not a cache"):
         Cache.open(root)
     if isinstance(root, Path):

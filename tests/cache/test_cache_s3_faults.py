@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from distil_cache.cache.lease import read_leases
 from distil_cache.cache.maintenance.compact import compact
-from distil_cache.cache.maintenance.garbage import delete, find_litter
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.garbage import delete_garbage, find_garbage
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UnreachableError, UserError
-from distil_cache.storage import RemotePath, place_of
+from distil_cache.storage import RemotePath, to_path
 from fault_builder import no_finding
 from faulty_proxy import Chance, FaultyProxy, Kind
 from maintained_cache import NAME, SPECS, checksums, keys_of, rows_lacking, table_of, train, values_of
@@ -43,7 +43,7 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture
 def on_s3(s3_bucket: str) -> RemotePath:
-    place = place_of(f"{s3_bucket}/cache")
+    place = to_path(f"{s3_bucket}/cache")
     assert isinstance(place, RemotePath)
     return place
 
@@ -103,7 +103,7 @@ def test_two_builders_at_once_both_end_well(on_s3: RemotePath) -> None:
     assert first.id == second.id
     assert rows_lacking(on_s3, first) == 0
     cache = Cache.open(on_s3)
-    assert (verify(cache), garbage(cache)) == ([], [])
+    assert (verify(cache), list_garbage(cache)) == ([], [])
     assert read_leases(on_s3).live == ()
 
 
@@ -142,10 +142,10 @@ def test_a_writer_killed_before_its_marker_leaves_garbage_and_no_shard(
     assert store.marker_ids() == []
     assert len(data_of(store)) == 1
     assert verify(cache) == []
-    assert garbage(cache) == [store.shards / data_of(store)[0]]
+    assert list_garbage(cache) == [store.shards / data_of(store)[0]]
     marker = store.commit(keys, values_of("eps", keys))
     # Not by gc as a whole: without a grace period it would remove the shard too, as no build names it.
-    assert [delete(cache.root, litter) for litter in find_litter(cache)] == [True]
+    assert [delete_garbage(cache.root, litter) for litter in find_garbage(cache)] == [True]
     assert data_of(store) == [marker.data]
     np.testing.assert_array_equal(store.read(marker.shard), values_of("eps", keys))
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import zarr
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UserError
@@ -266,6 +266,6 @@ def test_any_rows_come_back_to_the_bit_and_twice_committed_are_the_same_bytes(
         assert back.dtype == rows.dtype
         assert back.tobytes() == rows[start:stop].tobytes()
         assert verify(cache) == []
-        assert garbage(cache) == []
+        assert list_garbage(cache) == []
         again = Cache.create(Path(folder) / "b").feature(Toy()).commit(keys(len(rows)), rows)
         assert (again.sha256, again.bytes) == (marker.sha256, marker.bytes)

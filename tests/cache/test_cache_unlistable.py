@@ -19,7 +19,7 @@ from distil_cache.cache.records import datasets
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UnreachableError
-from distil_cache.storage import folders_in, is_there, names_in
+from distil_cache.storage import list_folders, list_names, path_exists
 from maintained_cache import NAME, SPECS, build, keys_of
 
 ERRORS = [errno.EACCES, errno.EIO, errno.EMFILE, errno.ESTALE]
@@ -125,7 +125,7 @@ def test_a_table_that_cannot_be_opened_is_not_damaged(cache: Cache, monkeypatch:
     def unopened(place: Path) -> None:  # pyarrow opens files without Python's functions
         raise OSError(code, os.strerror(code), str(place))
 
-    monkeypatch.setattr(datasets, "fetched", unopened)
+    monkeypatch.setattr(datasets, "fetch_source", unopened)
     assert {problem.kind for problem in verify(cache)} == {"unreadable"}
     with pytest.raises(UnreachableError, match=r"parquet: cannot be used"):
         cache.datasets().read(NAME)
@@ -156,11 +156,11 @@ def test_compact_ends_with_a_sentence_and_changes_nothing_if_a_shards_folder_can
 def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "builds").symlink_to(tmp_path / "away")
     with pytest.raises(UnreachableError, match="link to something that is not there"):
-        names_in(tmp_path / "builds")
+        list_names(tmp_path / "builds")
     with pytest.raises(UnreachableError, match="link to something that is not there"):
-        folders_in(tmp_path)
-    assert is_there(tmp_path / "builds")
-    assert names_in(tmp_path / "absent") == []
+        list_folders(tmp_path)
+    assert path_exists(tmp_path / "builds")
+    assert list_names(tmp_path / "absent") == []
 
 
 def test_a_cache_whose_records_are_on_a_disk_that_is_away_loses_nothing(cache: Cache, tmp_path: Path) -> None:

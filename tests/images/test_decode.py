@@ -7,7 +7,7 @@ from distil_cache.choices import MAX_PIXELS
 from distil_cache.errors import UsageError
 from distil_cache.images.decode import decode
 from distil_cache.images.file import ImageRejected, Limits
-from distil_cache.images.headers import read_facts
+from distil_cache.images.headers import read_header
 from distil_cache.images.spec import ImagePreset, ImageSpec
 from distil_cache.images.upright import load_rgb
 from hypothesis import given, settings
@@ -88,7 +88,7 @@ def test_a_flat_picture_stays_flat_in_every_preset() -> None:
 
 def shape_shown(data: bytes) -> tuple[int, int]:
     """Height and width of a file as it is shown, from its header."""
-    facts = read_facts(data)
+    facts = read_header(data)
     return (facts.width, facts.height) if facts.turned else (facts.height, facts.width)
 
 
@@ -98,7 +98,7 @@ def test_every_format_decodes_to_what_pillow_shows(preset: ImagePreset, format: 
     options = {"lossless": True} if format == "WEBP" else {}
     data = saved(noise(20, 30), format, **options)
     assert decode(data, ImageSpec(size=16, preset=preset)).shape == (3, 16, 16)
-    assert read_facts(data).format == format.lower()
+    assert read_header(data).format == format.lower()
     if format in ("PNG", "WEBP", "BMP", "TIFF"):
         np.testing.assert_array_equal(rgb(data), noise(20, 30))
 

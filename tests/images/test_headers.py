@@ -9,10 +9,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from distil_cache.images.fast_headers import plain_jpeg, plain_png
+from distil_cache.images.fast_headers import parse_jpeg_header, parse_png_header
 from distil_cache.images.file import ImageRejected
-from distil_cache.images.headers import FileFacts, Traits, facts_by_pillow, read_facts, read_traits
-from distil_cache.images.jpeg import jpeg_facts
+from distil_cache.images.headers import FileHeader, HeaderTraits, parse_traits, read_header, read_header_with_pillow
+from distil_cache.images.jpeg import parse_jpeg
 from distil_cache.pipeline.audit.header_features import header_facts, row_facts
 from distil_cache.pipeline.scan.conflicts import ScannedRow
 from distil_cache.pipeline.sources.file import SourceFile
@@ -58,28 +58,32 @@ def files() -> dict[str, bytes]:
     }
 
 
-def outcome(look: object, data: bytes) -> FileFacts | str:
+def outcome(look: object, data: bytes) -> FileHeader | str:
     try:
-        found: FileFacts = look(data)  # type: ignore[operator]
+        found: FileHeader = look(data)  # type: ignore[operator]
     except ImageRejected as rejected:
         return f"{rejected.reason}: {rejected.detail}"
     return found
 
 
 def is_plain(data: bytes) -> bool:
-    return plain_jpeg(jpeg_facts(data)) is not None if data.startswith(b"\xff\xd8") else plain_png(data) is not None
+    return (
+        parse_jpeg_header(parse_jpeg(data)) is not None
+        if data.startswith(b"\xff\xd8")
+        else parse_png_header(data) is not None
+    )
 
 
 @pytest.mark.parametrize("name", files())
 def test_plain_files_and_only_these_are_read_without_pillow_and_to_the_same_result(name: str) -> None:
     data = files()[name]
     assert is_plain(data) == name.startswith("plain")
-    assert read_facts(data) == facts_by_pillow(data)
+    assert read_header(data) == read_header_with_pillow(data)
 
 
 def test_bad_files_are_refused_with_the_same_reason_by_both_ways() -> None:
     for data, _, _ in bad_files().values():
-        assert outcome(read_facts, data) == outcome(facts_by_pillow, data)
+        assert outcome(read_header, data) == outcome(read_header_with_pillow, data)
 
 
 WHOLE = st.sampled_from(sorted(name for name in files() if name.startswith("plain")))
@@ -97,7 +101,7 @@ def test_both_ways_agree_on_damaged_headers(name: str, damage: list[tuple[int, i
     for place, value in damage:
         data[place % len(data)] = value
     damaged = bytes(data[:cut])
-    assert outcome(read_facts, damaged) == outcome(facts_by_pillow, damaged)
+    assert outcome(read_header, damaged) == outcome(read_header_with_pillow, damaged)
 
 
 @given(
@@ -127,21 +131,21 @@ def test_both_ways_agree_on_any_segment_or_chunk_that_is_put_in(name: str, marke
         chunk = struct.pack(">I", len(content)) + label + content + struct.pack(">I", zlib.crc32(label + content))
         place = 33 if marker % 3 else len(data) - 12
         changed = data[:place] + chunk + data[place:]
-    assert outcome(read_facts, changed) == outcome(facts_by_pillow, changed)
+    assert outcome(read_header, changed) == outcome(read_header_with_pillow, changed)
 
 
 def test_traits_survive_as_text_and_others_are_refused() -> None:
-    traits = Traits("RGB", "COM", "DQT SOF0", "plain", 75, "3,2… #ab", "4:2:0")
-    assert read_traits(traits.as_text()) == traits
-    assert read_traits(Traits("L", "", "", "plain").as_text()).jpeg_quality is None
+    traits = HeaderTraits("RGB", "COM", "DQT SOF0", "plain", 75, "3,2… #ab", "4:2:0")
+    assert parse_traits(traits.as_text()) == traits
+    assert parse_traits(HeaderTraits("L", "", "", "plain").as_text()).jpeg_quality is None
     for text in ("", "[]", "{}", '["L","","","plain","75",null,null]', '[1,"","","plain",null,null,null]'):
         with pytest.raises(ValueError, match=r".*"):
-            read_traits(text)
+            parse_traits(text)
 
 
 def test_a_scanned_row_has_the_facts_of_its_file_with_the_size_as_stored() -> None:
     data = files()["exif"]
-    found = read_facts(data)
+    found = read_header(data)
     assert found.turned
     file = SourceFile("r", "a.JPG", 0, "train", "g", "unknown", "")
     row = ScannedRow(

@@ -12,7 +12,7 @@ import pytest
 from distil_cache.errors import UsageError
 from distil_cache.images.decode import decode
 from distil_cache.images.file import ImageRejected, content_key
-from distil_cache.images.perturb import check_perturbation, part_of, perturbed, recompressed, unit_noise
+from distil_cache.images.perturb import check_perturbation, part_of, perturb, recompress_jpeg, unit_noise
 from distil_cache.images.spec import Harmonization, ImageSpec, Perturbation, parse_harmonization, parse_perturbation
 from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
 from image_bytes import noise, saved
@@ -67,7 +67,7 @@ def slow_planes(pixels: Pixels) -> list[list[list[float]]]:
 def test_resize_goes_down_and_up_again_by_the_bicubic_filter(share: float, side: int) -> None:
     pixels = picture()
     expected = [slow_scaled(slow_scaled(plane, side), 20) for plane in slow_planes(pixels)]
-    got = perturbed(pixels, KEY, Perturbation(kind="resize", strength=share)).astype(int)
+    got = perturb(pixels, KEY, Perturbation(kind="resize", strength=share)).astype(int)
     # Pillow's weights are fixed-point numbers, so a value that lies between two may round the other way, twice.
     assert np.abs(got - np.array(expected)).max() <= 2
     assert np.mean(got != np.array(expected)) < 0.02
@@ -78,7 +78,7 @@ def test_crop_enlarges_the_centre(share: float, corner: int, side: int) -> None:
     pixels = picture()
     centre = [[row[corner : corner + side] for row in plane[corner : corner + side]] for plane in slow_planes(pixels)]
     expected = np.array([slow_scaled(plane, 20) for plane in centre])
-    got = perturbed(pixels, KEY, Perturbation(kind="crop", strength=share)).astype(int)
+    got = perturb(pixels, KEY, Perturbation(kind="crop", strength=share)).astype(int)
     assert np.abs(got - expected).max() <= 1
     assert np.mean(got != expected) < 0.02
 
@@ -100,7 +100,7 @@ def test_blur_is_a_gaussian_that_goes_on_mirrored(sigma: float) -> None:
         for d, share in weight.items():
             smooth[place, mirrored(place + d)] += share / total
     expected = np.einsum("ab,cbd,ed->cae", smooth, pixels.astype(float), smooth)
-    got = perturbed(pixels, KEY, Perturbation(kind="blur", strength=sigma))
+    got = perturb(pixels, KEY, Perturbation(kind="blur", strength=sigma))
     np.testing.assert_array_equal(got, np.floor(expected + 0.5))
 
 
@@ -109,7 +109,7 @@ def test_jpeg_is_the_file_that_pillow_writes_with_half_the_chroma() -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(stream, "JPEG", quality=75, subsampling=2, optimize=True)
     expected = np.asarray(Image.open(stream)).transpose(2, 0, 1)
-    got = perturbed(pixels, KEY, Perturbation(kind="jpeg", strength=75))
+    got = perturb(pixels, KEY, Perturbation(kind="jpeg", strength=75))
     np.testing.assert_array_equal(got, expected)
     assert not np.array_equal(got, pixels)
 
@@ -129,7 +129,7 @@ def test_jpeg_of_a_grey_picture_is_the_quantised_cosine_transform_of_its_blocks(
         for x in (0, 8):
             block = basis @ (plane[y : y + 8, x : x + 8].astype(float) - 128) @ basis.T
             expected[y : y + 8, x : x + 8] = basis.T @ (np.round(block / table) * table) @ basis + 128
-    got = perturbed(grey, KEY, Perturbation(kind="jpeg", strength=60))[0].astype(float)
+    got = perturb(grey, KEY, Perturbation(kind="jpeg", strength=60))[0].astype(float)
     off = np.abs(got - np.clip(expected, 0, 255))
     # libjpeg computes with whole numbers; a coefficient half-way between two steps may take the other one.
     assert np.median(off) <= 0.5
@@ -146,7 +146,7 @@ def test_noise_comes_from_the_key_by_a_stream_that_is_written_down_here() -> Non
         radius, angle = uniform[place], uniform[pixels.size + place]
         expected[y, x, channel] += 5 * math.sqrt(-2 * math.log(radius)) * math.cos(2 * math.pi * angle)
     expected = np.floor(np.clip(expected, 0, 255) + 0.5).transpose(2, 0, 1)
-    got = perturbed(pixels, KEY, Perturbation(kind="noise", strength=5))
+    got = perturb(pixels, KEY, Perturbation(kind="noise", strength=5))
     np.testing.assert_array_equal(got, expected)
 
 
@@ -171,7 +171,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("text", GOLDEN)
 def test_the_bytes_stay_what_they_were_released_as(text: str) -> None:
-    found = hashlib.sha256(perturbed(picture(32), KEY, parse_perturbation(text)).tobytes()).hexdigest()[:16]
+    found = hashlib.sha256(perturb(picture(32), KEY, parse_perturbation(text)).tobytes()).hexdigest()[:16]
     assert found == GOLDEN[text], "raise Perturbation.algorithm if values change"
 
 
@@ -179,7 +179,7 @@ def test_the_bytes_stay_what_they_were_released_as(text: str) -> None:
 def test_a_perturbation_keeps_shape_and_type_changes_pixels_and_leaves_its_input_alone(text: str) -> None:
     pixels = picture(32)
     before = pixels.copy()
-    got = perturbed(pixels, KEY, parse_perturbation(text))
+    got = perturb(pixels, KEY, parse_perturbation(text))
     assert (got.shape, got.dtype, got.flags.c_contiguous) == ((3, 32, 32), np.uint8, True)
     assert not np.array_equal(got, pixels)
     np.testing.assert_array_equal(pixels, before)
@@ -258,7 +258,7 @@ def test_decoding_by_a_perturbed_spec_is_perturbing_the_decoded_picture() -> Non
     data = saved(noise(40, 52))
     spec = ImageSpec(size=16, perturb=parse_perturbation("noise:9"))
     np.testing.assert_array_equal(
-        decode(data, spec), perturbed(decode(data, spec.unperturbed), content_key(data), spec.perturb)
+        decode(data, spec), perturb(decode(data, spec.unperturbed), content_key(data), spec.perturb)
     )
 
 
@@ -298,6 +298,6 @@ def test_harmonize_is_read_as_jpeg_alone() -> None:
 
 
 def test_recompression_is_not_idempotent_but_settles() -> None:
-    once = recompressed(noise(32, 32), 60)
-    twice = recompressed(once, 60)
+    once = recompress_jpeg(noise(32, 32), 60)
+    twice = recompress_jpeg(once, 60)
     assert np.abs(once.astype(int) - twice.astype(int)).mean() < np.abs(once.astype(int) - noise(32, 32)).mean() / 4

@@ -15,10 +15,10 @@ from distil_cache.cli import app
 from distil_cache.commands.show.bench import amount, duration, show_bench
 from distil_cache.errors import UsageError, UserError
 from distil_cache.inference.bench.cold_start import cold_start, peak_bytes
-from distil_cache.inference.bench.method_runner import Job
+from distil_cache.inference.bench.method_runner import MethodJob
 from distil_cache.inference.bench.result import Costs, read_costs, shares
 from distil_cache.inference.bench.run import BenchConfig, run_bench
-from distil_cache.inference.bench.timing import Clock, interleaved, medians
+from distil_cache.inference.bench.timing import PassTimer, medians, time_interleaved
 from distil_cache.models.diffusion.checkpoints import find_adm
 from distil_cache.report.sections.bench import additions
 from run_folders import rows, write_evaluation, write_run
@@ -30,14 +30,14 @@ def test_rounds_are_interleaved_after_one_warm_up_of_each() -> None:
     order: list[str] = []
 
     def work(name: str) -> Any:
-        def run(clock: Clock) -> None:
+        def run(clock: PassTimer) -> None:
             order.append(name)
             time.sleep(0.002)
             clock.mark("work")
 
         return run
 
-    passes = interleaved({name: work(name) for name in "abc"}, 3, least=0.005)
+    passes = time_interleaved({name: work(name) for name in "abc"}, 3, least=0.005)
     warm_up, measured = order[:3], order[3:]
     assert warm_up == ["a", "b", "c"]
     assert [name for name, _ in itertools.groupby(measured)] == ["a", "b", "c"] * 3
@@ -47,13 +47,13 @@ def test_rounds_are_interleaved_after_one_warm_up_of_each() -> None:
 
 def test_a_clock_ends_each_stage_when_the_device_is_done_and_medians_are_per_image() -> None:
     waits: list[None] = []
-    clock = Clock(lambda: waits.append(None))
+    clock = PassTimer(lambda: waits.append(None))
     clock.mark("a")
     clock.mark("b")
     assert len(waits) == 3
     passes = []
     for seconds in (4.0, 2.0, 60.0):
-        one = Clock(lambda: None)
+        one = PassTimer(lambda: None)
         one.stages, one.cpu = {"a": seconds, "b": seconds / 2}, seconds
         passes.append(one)
     found = medians(passes, images=2)
@@ -118,7 +118,9 @@ def test_a_table_for_people_has_times_and_shares(
 
 def test_a_process_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
     adm = write_adm(tmp_path / "adm.safetensors")
-    job = Job("eps", str(adm), CONFIG.model_dump(), str(tmp_path / "none"), "small", SIDE, "ddim4", 1, "cpu", "fp32", 1)
+    job = MethodJob(
+        "eps", str(adm), CONFIG.model_dump(), str(tmp_path / "none"), "small", SIDE, "ddim4", 1, "cpu", "fp32", 1
+    )
     with pytest.raises(UserError, match=r"measures eps failed: .*none: cannot be loaded"):
         cold_start(job)
 

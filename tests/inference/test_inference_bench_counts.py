@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.choices import STEPS
-from distil_cache.inference.bench.flops import Counter, adm_calls, operations
-from distil_cache.inference.bench.method_runner import Way, some_images
+from distil_cache.inference.bench.flops import FlopCounter, adm_calls, count_flops
+from distil_cache.inference.bench.method_runner import MethodRunner, some_images
 from distil_cache.inference.bench.run import BenchConfig, run_bench
-from distil_cache.inference.bench.timing import Clock
+from distil_cache.inference.bench.timing import PassTimer
 from distil_cache.models.diffusion.blocks import AttentionBlock, ResBlock
 from distil_cache.models.diffusion.checkpoints import OFFICIAL
 from distil_cache.models.diffusion.noise_schedule import respace
@@ -26,7 +26,7 @@ from torchvision.models import resnet50
 
 def on_meta(make: Any, *shapes: tuple[int, ...]) -> int:
     with torch.device("meta"):
-        return operations(make(), *(torch.zeros(shape) for shape in shapes))
+        return count_flops(make(), *(torch.zeros(shape) for shape in shapes))
 
 
 def test_a_convolution_costs_two_operations_for_each_weight_and_place() -> None:
@@ -46,8 +46,8 @@ def test_attention_counts_its_two_products_besides_its_projections() -> None:
 
 def test_counting_without_memory_agrees_with_counting_a_real_run() -> None:
     x, t = torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, dtype=torch.int64)
-    real = operations(Adm(CONFIG).eval(), x, t)
-    count = Counter(CONFIG, SIDE, respace(STEPS), "small")
+    real = count_flops(Adm(CONFIG).eval(), x, t)
+    count = FlopCounter(CONFIG, SIDE, respace(STEPS), "small")
     assert count(METHODS["eps"]).flops.adm_call == real
 
 
@@ -88,11 +88,11 @@ def test_a_method_makes_as_many_adm_calls_as_are_counted_and_gives_probabilities
     adm.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     schedule = respace("ddim4")
     student = build_student("small", method.channels).eval()
-    way = Way(method, student, adm, schedule, method.side(SIDE, None), torch.device("cpu"))
-    found = way(some_images(2, SIDE), Clock(lambda: None))
+    way = MethodRunner(method, student, adm, schedule, method.side(SIDE, None), torch.device("cpu"))
+    found = way(some_images(2, SIDE), PassTimer(lambda: None))
     assert calls == [2] * adm_calls(method, schedule)
     assert found.shape == (2,)
-    alone = [way(some_images(2, SIDE)[n : n + 1], Clock(lambda: None)) for n in range(2)]
+    alone = [way(some_images(2, SIDE)[n : n + 1], PassTimer(lambda: None)) for n in range(2)]
     np.testing.assert_allclose(found, np.concatenate(alone), atol=1e-5)
     assert found.dtype == np.float32
 

@@ -18,11 +18,11 @@ from distil_cache.choices import FileForm
 from distil_cache.commands.show.predict import show_predictions, shown
 from distil_cache.errors import UsageError, UserError
 from distil_cache.images.file import ImageRejected, Limits
-from distil_cache.inference.arguments import is_video, named_files, read_list
+from distil_cache.inference.arguments import expand_arguments, is_video, read_list
 from distil_cache.inference.prediction import COLUMNS, Frame, Prediction
-from distil_cache.inference.video import Sampled, sample
+from distil_cache.inference.video import SampledFrame, sample
 from distil_cache.inference.writers import form_of, line_writer, opened, write_object
-from distil_cache.storage import Place, RemotePath
+from distil_cache.storage import AnyPath, RemotePath
 from image_bytes import noise, saved
 from PIL import Image
 
@@ -38,7 +38,7 @@ def write(folder: Path, *names: str) -> None:
 
 
 def named(folder: Path, *arguments: str) -> list[str]:
-    return [path.removeprefix(f"{folder}/") for path in named_files([f"{folder}/{name}" for name in arguments])]
+    return [path.removeprefix(f"{folder}/") for path in expand_arguments([f"{folder}/{name}" for name in arguments])]
 
 
 def test_names_keep_their_order_and_folders_are_read_by_path(tmp_path: Path) -> None:
@@ -75,18 +75,18 @@ def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path: Path) -> None:
 def test_a_pattern_is_seen_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "p/1.png", "2.png")
     monkeypatch.chdir(tmp_path / "p")
-    assert named_files(["*.png", "../*.png"]) == ["1.png", "../2.png"]
+    assert expand_arguments(["*.png", "../*.png"]) == ["1.png", "../2.png"]
 
 
 def test_a_list_has_a_name_a_line_or_names_that_end_in_nul(tmp_path: Path) -> None:
     write(tmp_path, "in/a.png")
     listed = io.BytesIO(f"{tmp_path}/in\n\nx.png\n".encode() + b"caf\xe9 \n")
-    assert named_files(["first.png", "-", "last.png"], listed) == [
+    assert expand_arguments(["first.png", "-", "last.png"], listed) == [
         "first.png", f"{tmp_path}/in/a.png", "x.png", os.fsdecode(b"caf\xe9 "), "last.png"
     ]  # fmt: skip
     assert read_list(io.BytesIO(b"two\nlines.png\0b.png\0")) == ["two\nlines.png", "b.png"]
     with pytest.raises(UserError, match="the list on stdin is empty"):
-        named_files(["-"], io.BytesIO(b"\n"))
+        expand_arguments(["-"], io.BytesIO(b"\n"))
 
 
 def test_a_folder_without_an_image_is_told(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def write_video(
     return path
 
 
-def greys_of(path: Place, count: int) -> tuple[list[float | None], list[int]]:
-    found: list[Sampled[int]] = sample(
+def greys_of(path: AnyPath, count: int) -> tuple[list[float | None], list[int]]:
+    found: list[SampledFrame[int]] = sample(
         str(path), count, lambda image: round(float(np.mean(np.asarray(image)))), Limits()
     )
     return [frame.seconds for frame in found], [frame.value for frame in found]

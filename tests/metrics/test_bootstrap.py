@@ -56,7 +56,7 @@ def test_every_resample_has_what_scikit_learn_says_of_its_weights(clusters, digi
         labels, scores, all_rows(60), clusters, calibrated_threshold=THRESHOLD, replicates=30, seed=5
     )["all"]
 
-    times = np.concatenate(list(bootstrap.draws(bootstrap.cluster_numbers(clusters, len(labels)), 30, 5)))
+    times = np.concatenate(list(bootstrap.resamples(bootstrap.cluster_numbers(clusters, len(labels)), 30, 5)))
     assert len(times) == 30
     for replicate, weights in enumerate(times):
         kept = weights > 0
@@ -69,7 +69,7 @@ def test_every_resample_has_all_measures_of_its_repeated_images():
     drawn = bootstrap.bootstrap(labels, scores, all_rows(60), calibrated_threshold=THRESHOLD, replicates=30)["all"]
 
     assert drawn.keys() == set(measures.MEASURES)
-    for replicate, weights in enumerate(np.concatenate(list(bootstrap.draws(np.arange(60), 30, 0)))):
+    for replicate, weights in enumerate(np.concatenate(list(bootstrap.resamples(np.arange(60), 30, 0)))):
         rows = np.repeat(np.arange(60), weights.astype(int))
         for name, expected in measures.measures(labels[rows], scores[rows], THRESHOLD).items():
             assert drawn[name][replicate] == pytest.approx(expected, abs=1e-9), name
@@ -78,7 +78,7 @@ def test_every_resample_has_all_measures_of_its_repeated_images():
 def test_without_resampling_the_measures_are_those_of_the_images():
     labels, scores = some_scores(500, digits=3)
 
-    drawn = bootstrap._Prepared(np.arange(500), labels, scores, THRESHOLD).measures(np.ones((1, 500)))
+    drawn = bootstrap._SortedScores(np.arange(500), labels, scores, THRESHOLD).measures(np.ones((1, 500)))
 
     assert {name: values[0] for name, values in drawn.items()} == pytest.approx(
         measures.measures(labels, scores, THRESHOLD)

@@ -104,7 +104,7 @@ def test_every_command_that_computes_on_a_cpu_keeps_freed_memory(tmp_path: Path,
 @glibc
 def test_a_worker_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) -> None:
     pytest.importorskip("distributed")
-    from distil_cache.pipeline.cluster.messages import Request
+    from distil_cache.pipeline.cluster.messages import OpenBuild
     from distil_cache.pipeline.cluster.worker import open_build
 
     write_adm(tmp_path / "adm.safetensors")
@@ -113,7 +113,7 @@ def test_a_worker_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) 
     (tmp_path / "cache" / "builders" / "x.json").write_text("{}")
     config = {"sources": [str(tmp_path / "images")], "cache": str(tmp_path / "cache"), "dataset": "d", "adm": adm}
     told = {"image": image.fingerprint}
-    request = Request(
+    request = OpenBuild(
         version=__version__, config=config | {"device": "cpu"}, fingerprints=told, lease="x.json", pictures=None
     )
     asked.clear()

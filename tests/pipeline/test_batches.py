@@ -10,8 +10,8 @@ import pytest
 import torch
 from distil_cache.errors import UserError
 from distil_cache.pipeline.execution import batches
-from distil_cache.pipeline.execution.batches import BatchSize, padded, remembered_size, run_batches
-from distil_cache.pipeline.execution.transfer import Outgoing, Rows, incoming
+from distil_cache.pipeline.execution.batches import BatchSize, pad_batch, remembered_size, run_batches
+from distil_cache.pipeline.execution.transfer import HostCopy, Rows, to_device
 
 CPU = torch.device("cpu")
 
@@ -24,11 +24,11 @@ class Device:
         self.events: list[str] = []
         self.landed: list[int] = []
 
-    def launch(self, batch: Sequence[int], size: int) -> Outgoing:
+    def launch(self, batch: Sequence[int], size: int) -> HostCopy:
         if size > self.room:
             raise torch.OutOfMemoryError("out of memory")
         self.events.append(f"launch {len(batch)} of {size}")
-        return Outgoing({"doubled": torch.tensor(padded(batch, size)) * 2})
+        return HostCopy({"doubled": torch.tensor(pad_batch(batch, size)) * 2})
 
     def land(self, batch: Sequence[int], values: dict[str, Rows]) -> None:
         self.events.append(f"land {len(batch)}")
@@ -47,7 +47,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
     device = Device(room=8)
     size = BatchSize(8, shrunk.append)
 
-    def launch(batch: Sequence[int], images: int) -> Outgoing:
+    def launch(batch: Sequence[int], images: int) -> HostCopy:
         if len(device.landed) + len(device.events) > 1:
             device.room = 3  # something else took the memory meanwhile
         return device.launch(batch, images)
@@ -116,5 +116,5 @@ def test_a_damaged_memory_of_sizes_counts_as_empty(
 
 def test_rows_come_and_go_unchanged() -> None:
     rows = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)[:, ::-1]
-    arrays = Outgoing({"same": incoming(rows, CPU)}).arrays()
+    arrays = HostCopy({"same": to_device(rows, CPU)}).arrays()
     assert np.array_equal(arrays["same"], rows)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.cache.gather import gather
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import UsageError, UserError
 from distil_cache.models.backbones import load_teacher
@@ -335,7 +335,7 @@ def test_an_interrupted_feature_is_made_with_the_very_bytes_of_an_undisturbed_bu
             store(built[0], feature).marker(shard).keys
         )
         assert checksums(cache) == whole
-        assert len(garbage(Cache.open(cache))) == 1
+        assert len(list_garbage(Cache.open(cache))) == 1
 
 
 def test_every_row_of_the_cache_is_finite_and_sound(built: Any) -> None:

@@ -12,7 +12,7 @@ from distil_cache.commands.show.build import show_build
 from distil_cache.errors import UsageError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.cost import Quote
+from distil_cache.pipeline.cost import CostRequest
 from distil_cache.pipeline.planning.estimate import device_hours
 from distil_cache.progress import Silent
 from small_models import write_material
@@ -28,9 +28,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_material(tmp_path_factory.mktemp("material"), {"train": 4, "test": 2})
 
 
-def plan(material: Path, cache: Path, quote: Quote | None = None, **changes: Any) -> dict[str, Any]:
+def plan(material: Path, cache: Path, quote: CostRequest | None = None, **changes: Any) -> dict[str, Any]:
     place = Placement(workers=4)
-    quoted = quote or Quote(processes=place.processes)
+    quoted = quote or CostRequest(processes=place.processes)
     return run_build(config_of(material, cache, **changes), Silent(), dry_run=True, place=place, quote=quoted)
 
 
@@ -57,7 +57,7 @@ def test_a_calibration_is_remembered_for_this_model_size_and_precision_and_price
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("distil_cache.pipeline.cost.MEASURE_SECONDS", 0.05)
-    planned = plan(material, tmp_path / "cache", Quote(price=3.0, calibrate=True, processes=4))
+    planned = plan(material, tmp_path / "cache", CostRequest(price=3.0, calibrate=True, processes=4))
     (here,) = planned["estimate"]["devices"]
     calls, rows = planned["adm_calls"], planned["features"]["teacher"]["missing"]
     hours = (calls / here["adm_calls_per_second"] + rows / here["teacher_rows_per_second"]) / 3600
@@ -108,4 +108,4 @@ def test_questions_about_cost_belong_to_a_dry_run(
     price: float | None, calibrate: bool, dry_run: bool, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        Quote.checked(price, calibrate, 1, dry_run=dry_run)
+        CostRequest.checked(price, calibrate, 1, dry_run=dry_run)

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 from distil_cache.cache.lease import read_leases
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.store import Cache
 from distil_cache.cli import main
 from distil_cache.errors import UserError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.progress import Silent
-from distil_cache.storage import Place, RemotePath, place_of
+from distil_cache.storage import AnyPath, RemotePath, to_path
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
 from faulty_proxy import Chance, FaultyProxy, Kind
@@ -48,7 +48,7 @@ def whole(material: Path) -> Path:
 
 @pytest.fixture
 def cache(s3_bucket: str) -> RemotePath:
-    place = place_of(f"{s3_bucket}/a cache")
+    place = to_path(f"{s3_bucket}/a cache")
     assert isinstance(place, RemotePath)
     return place
 
@@ -60,7 +60,7 @@ def proxied(cache: RemotePath, s3_proxy: FaultyProxy, monkeypatch: pytest.Monkey
     return s3_proxy
 
 
-def build(material: Path, cache: Place | str) -> dict[str, Any]:
+def build(material: Path, cache: AnyPath | str) -> dict[str, Any]:
     return run_build(
         BuildConfig.checked(
             sources=(material / "images",), cache=cache, dataset="noise", adm=str(material / "adm.safetensors"),
@@ -71,7 +71,7 @@ def build(material: Path, cache: Place | str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def command(material: Path, cache: Place | str) -> list[str]:
+def command(material: Path, cache: AnyPath | str) -> list[str]:
     return [
         sys.executable, "-c", "from distil_cache.cli import main; main()", "build", str(material / "images"),
         "--cache", str(cache), "--dataset", "noise", "--json", "--adm", str(material / "adm.safetensors"),
@@ -93,7 +93,7 @@ def test_two_builds_at_once_leave_one_of_each_as_on_a_disk_and_a_third_computes_
     assert [here["build"], there["build"]] == Cache.open(whole).builds().ids() * 2
     assert all(computed(here)[name] + computed(there)[name] >= rows for name, rows in ALL.items())
     assert checksums(cache) == checksums(whole)
-    assert (verify(Cache.open(cache)), garbage(Cache.open(cache))) == ([], [])
+    assert (verify(Cache.open(cache)), list_garbage(Cache.open(cache))) == ([], [])
     assert read_leases(cache).live == ()
 
     again = build(material, cache)
@@ -111,7 +111,7 @@ def test_a_build_through_a_bad_network_makes_the_same_bytes(
     proxied.calm()
     assert computed(result) == ALL
     assert checksums(cache) == checksums(whole)
-    assert (verify(Cache.open(cache)), garbage(Cache.open(cache))) == ([], [])
+    assert (verify(Cache.open(cache)), list_garbage(Cache.open(cache))) == ([], [])
 
 
 def test_a_build_killed_in_the_middle_goes_on_and_makes_the_same_bytes(

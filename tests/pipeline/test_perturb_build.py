@@ -15,7 +15,7 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
 from distil_cache.cli import app
 from distil_cache.errors import UsageError, UserError
-from distil_cache.images.perturb import perturbed
+from distil_cache.images.perturb import perturb as perturbed
 from distil_cache.images.spec import parse_perturbation
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig, build_requests

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from distil_cache.cache.index.index import Index, Part, ShardRows
+from distil_cache.cache.index.index import Index, IndexSegment, ShardRows
 from distil_cache.cache.shards.keys import binary_keys
 from distil_cache.errors import UsageError
 from distil_cache.pipeline.planning.feature_lists import parse_features, wanted_features
@@ -22,7 +22,7 @@ def keys(count: int, start: int = 0) -> list[str]:
 def index(*shards: list[str], rejected: dict[str, str] | None = None) -> Index:
     refused = [rejected or {}, *({} for _ in shards[1:])]
     return Index(
-        Part.build(
+        IndexSegment.build(
             ShardRows(f"{number:032x}", binary_keys(shard), 1, why, ())
             for number, (shard, why) in enumerate(zip(shards, refused, strict=True))
         )

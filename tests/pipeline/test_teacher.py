@@ -8,7 +8,7 @@ from distil_cache.errors import IntegrityError
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import build_backbone
 from distil_cache.models.diffusion.unet import AdmConfig
-from distil_cache.models.resize import resized
+from distil_cache.models.resize import resize
 from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec
 from distil_cache.pipeline.specs.teacher import (
     TeacherSpec,
@@ -89,7 +89,7 @@ def test_paper_sees_dire_normalised_as_the_backbones_weights_expect() -> None:
 
 def test_images_of_the_right_size_are_not_resampled() -> None:
     images = torch.rand(1, 3, 28, 28)
-    assert resized(images, 28) is images
+    assert resize(images, 28) is images
 
 
 @pytest.mark.parametrize(("image", "paper"), [(256, 224), (512, 448), (64, 56), (32, 28), (96, 84), (20, 18)])

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distil_cache.pipeline.execution.transfer import Outgoing
-from distil_cache.train.data.shuffle import Share
-from distil_cache.train.engine.distributed import Ranks
+from distil_cache.pipeline.execution.transfer import HostCopy
+from distil_cache.train.data.shuffle import RankShare
+from distil_cache.train.engine.distributed import ProcessGroup
 
 
 class OnCard(torch.Tensor):
@@ -82,14 +82,14 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> Cards:
 
 
 def test_results_of_a_card_that_is_not_the_current_one_are_waited_for(cards: Cards) -> None:
-    leaving = Outgoing({"eps": OnCard.of(torch.arange(6), 1)})
+    leaving = HostCopy({"eps": OnCard.of(torch.arange(6), 1)})
     assert np.array_equal(leaving.arrays()["eps"], np.arange(6))
 
 
 def test_results_in_a_thread_that_has_chosen_no_card_are_waited_for(cards: Cards) -> None:
     cards.choose(1)
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(Outgoing({"x": OnCard.of(torch.arange(3), 1)}).arrays()))
+    thread = threading.Thread(target=lambda: found.append(HostCopy({"x": OnCard.of(torch.arange(3), 1)}).arrays()))
     thread.start()
     thread.join()
     assert np.array_equal(found[0]["x"], np.arange(3))
@@ -97,14 +97,14 @@ def test_results_in_a_thread_that_has_chosen_no_card_are_waited_for(cards: Cards
 
 def test_results_of_several_cards_and_the_host_are_waited_for_together(cards: Cards) -> None:
     values = {"a": OnCard.of(torch.arange(2), 0), "b": OnCard.of(torch.arange(4), 2), "c": torch.arange(5)}
-    arrays = Outgoing(values).arrays()
+    arrays = HostCopy(values).arrays()
     assert {name: len(rows) for name, rows in arrays.items()} == {"a": 2, "b": 4, "c": 5}
     assert all(np.array_equal(rows, np.arange(len(rows))) for rows in arrays.values())
 
 
 def test_copies_of_other_work_are_not_waited_for(cards: Cards) -> None:
-    leaving = Outgoing({"x": OnCard.of(torch.arange(3), 1)})
-    later = Outgoing({"x": OnCard.of(torch.arange(3), 0)})
+    leaving = HostCopy({"x": OnCard.of(torch.arange(3), 1)})
+    later = HostCopy({"x": OnCard.of(torch.arange(3), 0)})
     leaving.arrays()
     assert [len(queue) for (card, _), queue in sorted(cards.queues.items()) if card == 0] == [1]
     later.arrays()
@@ -113,7 +113,7 @@ def test_copies_of_other_work_are_not_waited_for(cards: Cards) -> None:
 def test_a_result_is_kept_on_its_card_until_it_is_copied(cards: Cards) -> None:
     value = OnCard.of(torch.arange(3), 1)
     seen = weakref.ref(value)
-    leaving = Outgoing({"x": value})
+    leaving = HostCopy({"x": value})
     cards.queues[(1, threading.get_ident())][:] = []  # the queued copy, which is a reference of this test alone
     del value
     assert seen() is not None
@@ -132,7 +132,7 @@ def test_a_training_goes_on_with_the_generator_of_its_own_card(monkeypatch: pyte
 
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": generators[number(device)])
     monkeypatch.setattr(torch.cuda, "set_rng_state", put)
-    ranks = Ranks(torch.device("cuda", 1), Share())
+    ranks = ProcessGroup(torch.device("cuda", 1), RankShare())
     saved = ranks.random_state()
     generators[1] = torch.tensor([99])
     ranks.set_random_state(saved, seed=0)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from distil_cache.storage import RemotePath, place_of, read_many
+from distil_cache.storage import RemotePath, read_many, to_path
 from faulty_proxy import Chance, FaultyProxy, Kind
 from s3_server import point_at
 
@@ -24,7 +24,7 @@ Act = Callable[[RemotePath, Path], object]
 def folder(s3_bucket: str, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
     """An empty folder behind the proxy, asked by a client that waits for half a second, and asks twice."""
     use(s3_proxy, monkeypatch, attempts=2)
-    place = place_of(f"{s3_bucket}/folder")
+    place = to_path(f"{s3_bucket}/folder")
     assert isinstance(place, RemotePath)
     return place
 

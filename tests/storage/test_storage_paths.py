@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.storage import RemotePath, place_of
+from distil_cache.storage import RemotePath, to_path
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,11 +58,11 @@ def test_remote_paths_sort_as_pathlib_sorts(trees: list[list[str]]) -> None:
 @given(TREES)
 def test_equal_urls_are_equal_places(names: list[str]) -> None:
     place = _joined(names)
-    again = place_of(str(place))
+    again = to_path(str(place))
     assert again == place
     assert hash(again) == hash(place)
     assert pickle.loads(pickle.dumps(place)) == place
-    assert place_of(f"{place}/") == place
+    assert to_path(f"{place}/") == place
 
 
 def test_a_folder_with_a_similar_name_is_no_folder_above() -> None:
@@ -80,17 +80,17 @@ def test_what_opens_local_files_refuses_a_remote_path() -> None:
 
 @pytest.mark.parametrize("text", ["cache", "/data/cache", "./a b", "C:/x", "a/b:c", "s3:/bucket/x", ""])
 def test_what_is_no_url_is_a_local_path(text: str) -> None:
-    assert place_of(text) == Path(text)
+    assert to_path(text) == Path(text)
 
 
 def test_a_file_url_is_a_local_path() -> None:
-    assert place_of("file:///data/a%20b") == Path("/data/a b")
+    assert to_path("file:///data/a%20b") == Path("/data/a b")
 
 
 @pytest.mark.parametrize("text", ["s3://", "s3:///", "memory://"])
 def test_a_url_without_a_bucket_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="names no bucket"):
-        place_of(text)
+        to_path(text)
 
 
 def test_an_unknown_kind_of_store_is_refused() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from distil_cache.storage import RemotePath, place_of, read_many
+from distil_cache.storage import RemotePath, read_many, to_path
 from s3_server import SETTINGS, make_bucket
 
 AWKWARD = (
@@ -30,7 +30,7 @@ def store(request: pytest.FixtureRequest) -> RemotePath:
     else:
         pytest.importorskip("fsspec")
         url = f"memory://{request.node.name.replace('/', '-')}"
-    place = place_of(f"{url}/folder")
+    place = to_path(f"{url}/folder")
     assert isinstance(place, RemotePath)
     return place
 
@@ -176,7 +176,7 @@ def test_awkward_names_come_back_as_they_were(store: RemotePath, tmp_path: Path)
         assert not place.create(b"another")
         assert place.is_file()
         assert place.read_bytes() == name.encode()
-        assert place_of(str(place)) == place
+        assert to_path(str(place)) == place
         place.download(tmp_path / name)
         assert (tmp_path / name).read_bytes() == name.encode()
     assert [entry.path.name for entry in store.below()] == sorted(AWKWARD)
@@ -275,7 +275,7 @@ def test_what_is_not_there_is_a_file_not_found(
 def test_an_object_whose_name_leads_out_of_its_folder_is_not_listed_and_not_downloaded(
     s3_bucket: str, tmp_path: Path
 ) -> None:
-    store = place_of(f"{s3_bucket}/tree")
+    store = to_path(f"{s3_bucket}/tree")
     assert isinstance(store, RemotePath)
     (store / "a").write(b"x")
     (store / "../../stolen").write(b"x")
@@ -321,7 +321,7 @@ def test_a_reader_sees_an_old_or_a_new_object_and_never_a_mixture(store: RemoteP
 
 
 def test_a_forked_process_uses_the_store_beside_its_parent(s3_bucket: str) -> None:
-    place = place_of(f"{s3_bucket}/a")
+    place = to_path(f"{s3_bucket}/a")
     assert isinstance(place, RemotePath)
     place.write(b"before the fork")
     assert place.read_bytes() == b"before the fork"
@@ -343,7 +343,7 @@ def test_a_forked_process_uses_the_store_beside_its_parent(s3_bucket: str) -> No
 
 
 def test_a_path_travels_to_another_process(s3_bucket: str) -> None:
-    place = place_of(f"{s3_bucket}/a b/ü")
+    place = to_path(f"{s3_bucket}/a b/ü")
     assert isinstance(place, RemotePath)
     place.write(b"seen")
     code = "import pickle, sys; sys.stdout.buffer.write(pickle.loads(sys.stdin.buffer.read()).read_bytes())"
@@ -357,7 +357,7 @@ def test_a_path_travels_to_another_process(s3_bucket: str) -> None:
 def test_a_missing_bucket_is_named(s3_bucket: str) -> None:
     for act in (lambda place: place.create(b"x"), lambda place: place.write(b"x"), lambda place: place.read_bytes()):
         with pytest.raises(OSError, match="s3://no-such-bucket-anywhere/x"):
-            act(place_of("s3://no-such-bucket-anywhere/x"))
+            act(to_path("s3://no-such-bucket-anywhere/x"))
 
 
 def test_missing_credentials_are_an_os_error_that_says_so_at_once(
@@ -369,7 +369,7 @@ def test_missing_credentials_are_an_os_error_that_says_so_at_once(
         monkeypatch.delenv(name)
     # Another set of options, so that no client with credentials is found again.
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": s3_server, "default_block_size": 12345})
-    place = place_of(f"{s3_bucket}/x")
+    place = to_path(f"{s3_bucket}/x")
     assert isinstance(place, RemotePath)
     start = time.monotonic()
     with pytest.raises(OSError, match="credentials"):
@@ -381,7 +381,7 @@ def test_missing_credentials_are_an_os_error_that_says_so_at_once(
 
 def test_a_process_finds_the_server_by_its_environment_alone(s3_server: str) -> None:
     make_bucket(s3_server, "by-environment")
-    code = "from distil_cache.storage import place_of; print(place_of('s3://by-environment/x').create(b'1'))"
+    code = "from distil_cache.storage import to_path; print(to_path('s3://by-environment/x').create(b'1'))"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FSSPEC_"))}
     for variable in ("FSSPEC_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL"):
         done = subprocess.run(

@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 
 import torch
 from distil_cache.cache.store import Cache
-from distil_cache.pipeline.cluster.client import Crew
-from distil_cache.pipeline.cluster.executor import CrewWork
+from distil_cache.pipeline.cluster.client import WorkerPool
+from distil_cache.pipeline.cluster.executor import ClusterExecutor
 from distil_cache.pipeline.cluster.messages import read_task
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cluster.worker import BuildPlugin
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.execution.context import TaskContext
-from distil_cache.pipeline.execution.tasks import Report
+from distil_cache.pipeline.execution.tasks import TaskReport
 from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.pipeline.sources.file import SourceFile
 from distil_cache.progress import Silent
-from distil_cache.storage import Place
+from distil_cache.storage import AnyPath
 from distributed import LocalCluster
 from small_models import STEPS
 
@@ -33,7 +33,7 @@ LONG = 180.0
 """Seconds after which something is stuck, however busy the machine is."""
 
 
-def config_of(material: Path, cache: Place, **changes: Any) -> BuildConfig:
+def config_of(material: Path, cache: AnyPath, **changes: Any) -> BuildConfig:
     values: dict[str, Any] = {
         "sources": (material / "images",), "cache": cache, "dataset": "noise", "adm": str(material / "adm.safetensors"),
         "teacher": "small", "teacher_weights": material / "teacher.safetensors", "steps": STEPS, "batch_size": 4,
@@ -69,18 +69,18 @@ def scheduler_here(workers: int, grow_to: int = 0) -> Iterator[str]:
 
 @contextmanager
 def work_on(
-    crew: Crew,
+    crew: WorkerPool,
     config: BuildConfig,
     plugin: Callable[[str, str], BuildPlugin] = BuildPlugin,
     *,
     tries: int = 4,
     progress: Silent | None = None,
-) -> Iterator[CrewWork]:
+) -> Iterator[ClusterExecutor]:
     """Prepare a build and give the workers its plugin, or one of the tests' own."""
     progress = progress or Silent()
     with ExitStack() as held:
         ready = prepare(config, progress, held, dry_run=False, scanner=crew.scan_files)
-        work = CrewWork(crew, config, ready, Placement(tries=tries), progress, plugin)
+        work = ClusterExecutor(crew, config, ready, Placement(tries=tries), progress, plugin)
         held.enter_context(crew.plugin(work.plugin))
         yield work
 
@@ -131,7 +131,7 @@ class RaisingPlugin(FaultyPlugin):
 
     where: ClassVar[list[str]] = []
 
-    def _make(self, message: str, context: TaskContext) -> Report:
+    def _make(self, message: str, context: TaskContext) -> TaskReport:
         if self.hits(message):
             self.where.append(self._address)
             raise RuntimeError("a bug over this picture")
@@ -141,7 +141,7 @@ class RaisingPlugin(FaultyPlugin):
 class BlindPlugin(FaultyPlugin):
     """Fails whatever it gets on one of the workers."""
 
-    def _make(self, message: str, context: TaskContext) -> Report:
+    def _make(self, message: str, context: TaskContext) -> TaskReport:
         if self._address == self.target:
             raise OSError("this worker's disk is gone")
         return super()._make(message, context)
@@ -150,7 +150,7 @@ class BlindPlugin(FaultyPlugin):
 class GatedPlugin(FaultyPlugin):
     """Lets four tasks through, and all others when ``go`` is there; writes down what each did. ``target`` : the folder for that."""
 
-    def _make(self, message: str, context: TaskContext) -> Report:
+    def _make(self, message: str, context: TaskContext) -> TaskReport:
         folder = Path(self.target)
         task, _ = read_task(message)
         if len(list(folder.glob("*.done"))) >= 4:
@@ -163,7 +163,7 @@ class GatedPlugin(FaultyPlugin):
 class LethalPlugin(FaultyPlugin):
     """Kills its process over one task."""
 
-    def _make(self, message: str, context: TaskContext) -> Report:
+    def _make(self, message: str, context: TaskContext) -> TaskReport:
         if self.hits(message):
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._make(message, context)

@@ -28,7 +28,7 @@ from distil_cache.images.file import ImageRejected
 from distil_cache.pipeline.planning.plan import PASS_FEATURES, Samples, Task, make_plan, with_dependencies
 from distil_cache.pipeline.record import write_record
 from distil_cache.pipeline.scan.conflicts import Reject, ScannedRow
-from distil_cache.pipeline.scan.scan import forget_files, scan
+from distil_cache.pipeline.scan.scan import drop_files, scan
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.read import read_source
 from fault_injection import ACTS, Watch
@@ -104,7 +104,7 @@ def build(order: Order) -> dict[str, Any]:
         for task in plan.tasks:
             for feature, count in run_task(task, by_key, stores, order, gone).items():
                 computed[feature] += count
-        forget_files(cache.datasets().scan_file(order.dataset), [by_key[key].file for key in sorted(gone)])
+        drop_files(cache.datasets().scan_file(order.dataset), [by_key[key].file for key in sorted(gone)])
         present = stores["image"].index(refresh=True)
         rows = [row for row in scanned.rows if row.key in present]
         bad = [Reject(row.file.path, "truncated", row.key) for row in scanned.rows if row.key not in present]

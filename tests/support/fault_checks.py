@@ -18,7 +18,7 @@ from typing import Any
 
 from distil_cache.cache.gather import gather
 from distil_cache.cache.maintenance.roots import wanted_keys
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.shards.format import checksum
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError
@@ -109,7 +109,7 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 def unexplained(root: Path) -> list[str]:
     """Return the files that belong to nothing: neither to a known place, nor to a shard, nor to what counts as garbage."""
     cache = Cache.open(root)
-    explained = [path.relative_to(root).as_posix() for path in garbage(cache)]
+    explained = [path.relative_to(root).as_posix() for path in list_garbage(cache)]
     explained += [
         (store.shards / marker.data).relative_to(root).as_posix()
         for store in cache.features()

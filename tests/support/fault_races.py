@@ -20,7 +20,7 @@ from typing import Any
 from distil_cache.cache import lease
 from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.maintenance.gc import collect
-from distil_cache.cache.maintenance.verify import garbage
+from distil_cache.cache.maintenance.verify import list_garbage
 from distil_cache.cache.records import builds
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
@@ -68,7 +68,7 @@ def undisturbed(order: Order) -> dict[str, Any]:
 
 
 def litter(cache: Path) -> list[str]:
-    return [path.name for path in garbage(Cache.open(cache))]
+    return [path.name for path in list_garbage(Cache.open(cache))]
 
 
 def same_dataset(folder: Path, form: str) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.maintenance.gc import collect
-from distil_cache.cache.maintenance.verify import garbage
+from distil_cache.cache.maintenance.verify import list_garbage
 from distil_cache.cache.store import Cache
 from fault_builder import FakeTeacher, Order, build, values, write_images
 from fault_checks import needs_of, snapshot
@@ -142,7 +142,7 @@ def _flip_a_bit(path: Path) -> None:
 def cache_made(work: Path) -> dict[str, Any]:
     """Return what a cache holds, and the names in it, but for what is random, counts for nothing, or is garbage."""
     root = work / "cache"
-    left_over = garbage(Cache.open(root))
+    left_over = list_garbage(Cache.open(root))
     files = [path for path in root.rglob("*") if path.is_file() and not any(map(path.is_relative_to, left_over))]
     names = [path.relative_to(root).as_posix() for path in files]
     counted = [name for name in names if not re.search("^builders/|/index/|/log.jsonl$", name)]

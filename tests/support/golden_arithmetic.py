@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from distil_cache.models.diffusion.blocks import AttentionBlock
-from distil_cache.models.diffusion.ddim import dire, invert, predict, quantised, sample
+from distil_cache.models.diffusion.ddim import dire_image, invert, predict, sample, to_uint8
 from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from safetensors.torch import load_file
@@ -82,7 +82,7 @@ def results(model: Adm, x: Tensor) -> dict[str, Tensor]:
         recon = sample(model, inversion.latent, schedule, clip=clip, real_step=real_step)
         made[f"eps0_clip{int(clip)}"] = inversion.eps
         made[f"latent_{name}"], made[f"recon_{name}"] = inversion.latent, recon
-        made[f"dire_f32_{name}"], made[f"dire_u8_{name}"] = dire(x, recon), quantised(dire(x, recon))
+        made[f"dire_f32_{name}"], made[f"dire_u8_{name}"] = dire_image(x, recon), to_uint8(dire_image(x, recon))
         made[f"dnf_mean_eps_{name}"] = inversion.mean_eps
         made[f"dnf_mean_raw_{name}"] = torch.stack(seen.noises).mean(0)
         if real_step == 0 and clip:

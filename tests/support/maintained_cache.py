@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from distil_cache.cache.lease import lease
-from distil_cache.cache.maintenance.trash import keep_shards
+from distil_cache.cache.maintenance.trash import ensure_shards
 from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
-from distil_cache.storage import Place
+from distil_cache.storage import AnyPath
 
 SIDE = 4
 NAME = "pictures"
@@ -179,14 +179,14 @@ def _record(cache: Cache, name: str, split_of: Mapping[str, str], stores: Mappin
             fingerprint=store.fingerprint, folder=store.folder.name,
             shards=tuple(index.shards[number] for number in numbers), splits=splits,
         )  # fmt: skip
-        keep_shards(store, built[feature].shards)
+        ensure_shards(store, built[feature].shards)
     record = BuildRecord.new(name, revision, built, {})
     cache.builds().write(record)
     cache.datasets().move_head(name, revision)
     return record
 
 
-def checksums(root: Place) -> dict[str, str]:
+def checksums(root: AnyPath) -> dict[str, str]:
     """Checksum of each shard, by feature and id."""
     return {
         f"{store.feature} {marker.shard}": marker.sha256

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from distil_cache.cache.store import Cache
 from distil_cache.inference import Detector
-from distil_cache.inference.decode import Item
+from distil_cache.inference.decode import InputItem
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.progress import Silent
@@ -51,7 +51,7 @@ def evaluated(run: Path) -> list[Row]:
 
 
 def picture(one: Detector, file: str) -> np.ndarray:
-    return one.eye.one(Item.of(1, file)).pictures[0]
+    return one.eye.one(InputItem.of(1, file)).pictures[0]
 
 
 def detector(folder: Path, method: str = "distildire", **options: Any) -> Detector:

@@ -6,14 +6,14 @@ from typing import Any
 
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import FeatureStore
-from distil_cache.storage import Place
+from distil_cache.storage import AnyPath
 from maintained_cache import SPECS
 from maintained_cache import build as build_cache
 
 TWO = {name: SPECS[name] for name in ("image", "eps")}
 
 
-def build(root: Place, split_of: dict[str, str], **options: Any) -> tuple[BuildRecord, dict[str, int]]:
+def build(root: AnyPath, split_of: dict[str, str], **options: Any) -> tuple[BuildRecord, dict[str, int]]:
     """Build two features, which is as much as these tests need: every object costs several requests."""
     return build_cache(root, split_of, specs=TWO, **options)
 

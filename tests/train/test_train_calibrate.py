@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from distil_cache.errors import UserError
 from distil_cache.metrics.calibration import best_threshold, calibrate
-from distil_cache.models.weights import hash_file
+from distil_cache.models.weights import file_digest
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.runs.folder import RunFolder
@@ -80,7 +80,7 @@ def test_a_training_leaves_the_validation_scores_and_the_threshold_of_its_best_s
     labels, scores = kept["label"].to_numpy(), kept["score"].to_numpy()
     assert found.threshold == best_threshold(labels, scores)
     assert found.accuracy == pytest.approx(np.mean((scores > found.threshold) == labels))
-    assert found.checkpoint_sha256 == hash_file(run / "checkpoints" / "best.safetensors")
+    assert found.checkpoint_sha256 == file_digest(run / "checkpoints" / "best.safetensors")
     best = max((json.loads(line) for line in (run / "metrics.jsonl").open()), key=lambda line: line["val_ap"])
     assert best["val_acc"] == pytest.approx(np.mean((scores > 0.5) == labels))
 

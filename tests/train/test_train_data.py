@@ -20,10 +20,19 @@ from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.store import FORMATS, MAX_OPEN, Cache
 from distil_cache.errors import UserError
 from distil_cache.images.spec import ImageSpec
-from distil_cache.train.data.augment import checked_transform, normalised, test_input
-from distil_cache.train.data.dataset import Batch, Part
-from distil_cache.train.data.readers import AHEAD, Loading, Readers
-from distil_cache.train.data.shuffle import BLOCK_ROWS, POOL_BLOCKS, Blocks, Share, batch_sizes, divide, plain, shuffled
+from distil_cache.train.data.augment import checked_transform, normalize, test_input
+from distil_cache.train.data.dataset import Batch, FeatureDataset
+from distil_cache.train.data.readers import AHEAD, LoaderOptions, ReaderPool
+from distil_cache.train.data.shuffle import (
+    BLOCK_ROWS,
+    POOL_BLOCKS,
+    RankShare,
+    ReadBlocks,
+    batch_sizes,
+    divide,
+    sequential,
+    shuffled,
+)
 from distil_cache.train.methods import METHODS
 from small_cache import darker, make_cache, make_specs, rows, values_of
 from torch import Tensor
@@ -32,16 +41,16 @@ FEATURES = ("image", "eps", "teacher")
 
 
 @pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
+def part(tmp_path_factory: pytest.TempPathFactory) -> FeatureDataset:
     table = rows("train", 60, {"adm": 45})
     table += [{**row, "generator": "again", "path": "copy.png"} for row in table[-8:]]
     cache, build = make_cache(tmp_path_factory.mktemp("data") / "cache", table)
-    return Part(cache, build, cache.datasets().read("pictures"), FEATURES, split="train", purpose="the test")
+    return FeatureDataset(cache, build, cache.datasets().read("pictures"), FEATURES, split="train", purpose="the test")
 
 
-def stored(count: int, shard_rows: int = 500) -> Blocks:
+def stored(count: int, shard_rows: int = 500) -> ReadBlocks:
     """Rows that lie in shards of ``shard_rows``, in the order of their numbers."""
-    return Blocks.of(np.arange(count) // shard_rows, np.arange(count) % shard_rows)
+    return ReadBlocks.of(np.arange(count) // shard_rows, np.arange(count) % shard_rows)
 
 
 def assert_same(one: Batch, other: Batch) -> None:
@@ -50,7 +59,7 @@ def assert_same(one: Batch, other: Batch) -> None:
     assert all(torch.equal(one.features[name], other.features[name]) for name in one.features)
 
 
-def test_an_epoch_holds_every_occurrence_once_and_its_order_follows_from_seed_and_epoch(part: Part) -> None:
+def test_an_epoch_holds_every_occurrence_once_and_its_order_follows_from_seed_and_epoch(part: FeatureDataset) -> None:
     orders = {
         (seed, epoch): np.concatenate([batch.rows for batch in part.epoch(seed, epoch, 16)])
         for seed in (0, 1)
@@ -64,10 +73,10 @@ def test_an_epoch_holds_every_occurrence_once_and_its_order_follows_from_seed_an
     np.testing.assert_array_equal(other_size, orders[0, 1])
 
 
-def test_worker_processes_bring_the_batches_that_the_thread_brings(part: Part) -> None:
-    with Readers(1) as readers:
+def test_worker_processes_bring_the_batches_that_the_thread_brings(part: FeatureDataset) -> None:
+    with ReaderPool(1) as readers:
         for epoch in (1, 2):
-            found = list(part.epoch(0, epoch, 32, loading=Loading(readers), change=darker))
+            found = list(part.epoch(0, epoch, 32, loading=LoaderOptions(readers), change=darker))
             expected = list(part.epoch(0, epoch, 32, change=darker))
             assert len(found) == len(expected) == 4
             for one, other in zip(found, expected, strict=True):
@@ -75,13 +84,15 @@ def test_worker_processes_bring_the_batches_that_the_thread_brings(part: Part) -
         process = next(iter(readers._pool._processes))  # type: ignore[union-attr]
         os.kill(process, signal.SIGKILL)
         with pytest.raises(UserError, match="--workers 1: a process that reads was killed"):
-            list(part.epoch(0, 1, 32, loading=Loading(readers)))
+            list(part.epoch(0, 1, 32, loading=LoaderOptions(readers)))
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
-def test_processes_divide_each_batch_of_one_process_among_them_and_read_nothing_twice(part: Part, ranks: int) -> None:
+def test_processes_divide_each_batch_of_one_process_among_them_and_read_nothing_twice(
+    part: FeatureDataset, ranks: int
+) -> None:
     whole = list(part.epoch(3, 1, 16, skip=2))
-    shares = [list(part.epoch(3, 1, 16, 2, Loading(share=Share(rank, ranks)))) for rank in range(ranks)]
+    shares = [list(part.epoch(3, 1, 16, 2, LoaderOptions(share=RankShare(rank, ranks)))) for rank in range(ranks)]
     for number, batch in enumerate(whole):
         pieces = [share[number] for share in shares]
         assert sorted(np.concatenate([piece.rows for piece in pieces])) == sorted(batch.rows)
@@ -98,34 +109,36 @@ def test_a_process_reads_its_part_of_the_blocks_and_not_all_of_them() -> None:
     blocks = stored(4 * BLOCK_ROWS * POOL_BLOCKS, BLOCK_ROWS * POOL_BLOCKS)
     order = shuffled(blocks, 0, 1)
     sizes = batch_sizes(len(order.rows), 64)
-    alone = len(divide(blocks, order, sizes, 0, Share())[0])
-    of_two = [len(divide(blocks, order, sizes, 0, Share(rank, 2))[0]) for rank in (0, 1)]
+    alone = len(divide(blocks, order, sizes, 0, RankShare())[0])
+    of_two = [len(divide(blocks, order, sizes, 0, RankShare(rank, 2))[0]) for rank in (0, 1)]
     assert alone == 4 * POOL_BLOCKS
     assert all(pieces <= 0.8 * alone for pieces in of_two)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 20])
-def test_evaluation_scores_every_occurrence_exactly_once_on_any_number_of_processes(part: Part, ranks: int) -> None:
+def test_evaluation_scores_every_occurrence_exactly_once_on_any_number_of_processes(
+    part: FeatureDataset, ranks: int
+) -> None:
     seen = np.zeros(len(part), dtype=int)
     for rank in range(ranks):
-        for batch in part.in_order(16, Loading(share=Share(rank, ranks))):
+        for batch in part.in_order(16, LoaderOptions(share=RankShare(rank, ranks))):
             np.add.at(seen, batch.rows, 1)
             assert not bool(batch.flip.any())
     assert (seen == 1).all()
 
 
-def test_skipping_batches_leaves_the_rest_as_it_is_and_reads_nothing_of_what_is_skipped(part: Part) -> None:
+def test_skipping_batches_leaves_the_rest_as_it_is_and_reads_nothing_of_what_is_skipped(part: FeatureDataset) -> None:
     whole, rest = list(part.epoch(0, 1, 16)), list(part.epoch(0, 1, 16, skip=3))
     assert len(rest) == len(whole) - 3
     for one, other in zip(whole[3:], rest, strict=True):
         assert_same(one, other)
     assert list(part.epoch(0, 1, 16, skip=len(whole))) == []
     blocks = stored(5000)
-    pieces = divide(blocks, shuffled(blocks, 0, 1), batch_sizes(5000, 50), 90, Share())[0]
+    pieces = divide(blocks, shuffled(blocks, 0, 1), batch_sizes(5000, 50), 90, RankShare())[0]
     assert sum(len(piece.rows) for piece in pieces) == 500
 
 
-def test_a_batch_holds_the_features_of_its_rows_and_the_view_of_each_flip(part: Part) -> None:
+def test_a_batch_holds_the_features_of_its_rows_and_the_view_of_each_flip(part: FeatureDataset) -> None:
     specs = make_specs()
     batch = next(part.epoch(0, 1, 24))
     assert 0 < int(batch.flip.sum()) < 24
@@ -179,16 +192,16 @@ def test_two_rows_of_a_block_part_again_in_the_next_epoch() -> None:
     assert np.mean((same[0] & same[1])[apart]) < 0.04
 
 
-def test_in_order_gives_all_rows_once_unmirrored(part: Part) -> None:
+def test_in_order_gives_all_rows_once_unmirrored(part: FeatureDataset) -> None:
     batches = list(part.in_order(10))
     assert sorted(np.concatenate([batch.rows for batch in batches])) == list(range(113))
     assert not any(bool(batch.flip.any()) for batch in batches)
     blocks = stored(1000, 300)
     assert [len(piece) for piece in blocks.pieces()] == [64, 64, 64, 64, 44] * 3 + [64, 36]
-    np.testing.assert_array_equal(plain(blocks).rows, np.arange(1000))
+    np.testing.assert_array_equal(sequential(blocks).rows, np.arange(1000))
 
 
-class CountingReaders(Readers):
+class CountingReaders(ReaderPool):
     """A reading thread that counts the rows it has handed out and that somebody still holds."""
 
     def __init__(self) -> None:
@@ -216,10 +229,10 @@ def test_what_an_epoch_holds_in_memory_and_keeps_open_does_not_grow_with_the_dat
             tmp_path / name, rows("train", count, {"adm": count}), features={"image": ["train"]}, shard_rows=30
         )
         table = cache.datasets().read("pictures")
-        data = Part(cache, build, table, ("image",), split="train", purpose="the test")
+        data = FeatureDataset(cache, build, table, ("image",), split="train", purpose="the test")
         before = set(Path("/proc/self/fd").iterdir())
         readers = CountingReaders()
-        assert sum(len(batch.rows) for batch in data.epoch(0, 1, 50, loading=Loading(readers))) == 2 * count
+        assert sum(len(batch.rows) for batch in data.epoch(0, 1, 50, loading=LoaderOptions(readers))) == 2 * count
         most.append(readers.most)
         open_files.append(len(set(Path("/proc/self/fd").iterdir()) - before))
         assert readers.rows == 0
@@ -240,13 +253,15 @@ def test_large_rows_are_read_straight_into_their_batches(tmp_path: Path) -> None
         shards = (store.commit([row["key"] for row in table], pixels).shard,)
         built = BuiltFeature(fingerprint=store.fingerprint, folder=store.folder.name, shards=shards, splits=("train",))
         build = BuildRecord.new("pictures", revision, {"image": built}, {})
-        data = Part(cache, build, cache.datasets().read("pictures"), ("image",), split="train", purpose="the test")
+        data = FeatureDataset(
+            cache, build, cache.datasets().read("pictures"), ("image",), split="train", purpose="the test"
+        )
         readers = CountingReaders()
-        found = list(data.epoch(0, 1, 8, loading=Loading(readers)))
+        found = list(data.epoch(0, 1, 8, loading=LoaderOptions(readers)))
         assert readers.most == count
         for batch in found:
             np.testing.assert_array_equal(batch.features["image"].numpy(), pixels[batch.rows])
-        halves = [list(data.epoch(0, 1, 8, 2, Loading(share=Share(rank, 2)))) for rank in (0, 1)]
+        halves = [list(data.epoch(0, 1, 8, 2, LoaderOptions(share=RankShare(rank, 2)))) for rank in (0, 1)]
         assert sorted(row for half in halves for batch in half for row in batch.rows) == sorted(
             row for batch in found[2:] for row in batch.rows
         )
@@ -260,7 +275,7 @@ def test_the_last_batch_is_kept_and_never_a_single_row_behind_others(count: int,
     assert batch_sizes(count, size) == sizes
 
 
-def test_rows_come_in_the_order_asked_whatever_lies_between_them(part: Part) -> None:
+def test_rows_come_in_the_order_asked_whatever_lies_between_them(part: FeatureDataset) -> None:
     store = part.stores["eps"]
     shard, row = np.array([1, 0, 1, 0, 1]), np.array([23, 2, 0, 24, 23])
     whole = [store.read(name) for name in store.index().shards[:2]]
@@ -270,7 +285,7 @@ def test_rows_come_in_the_order_asked_whatever_lies_between_them(part: Part) -> 
         np.testing.assert_array_equal(found, expected)
 
 
-def test_each_row_can_ask_for_its_own_view(part: Part) -> None:
+def test_each_row_can_ask_for_its_own_view(part: FeatureDataset) -> None:
     store = part.stores["teacher"]
     shard, row, view = np.array([0, 0, 1, 0, 0]), np.array([3, 4, 4, 3, 5]), np.array([0, 1, 1, 1, 0])
     whole = [store.read(name) for name in store.index().shards[:2]]
@@ -283,7 +298,9 @@ def test_each_row_can_ask_for_its_own_view(part: Part) -> None:
 
 def test_an_error_while_reading_ahead_reaches_the_loop(tmp_path: Path) -> None:
     cache, build = make_cache(tmp_path / "cache", rows("train", 20, {"adm": 20}))
-    data = Part(cache, build, cache.datasets().read("pictures"), ("image",), split="train", purpose="the test")
+    data = FeatureDataset(
+        cache, build, cache.datasets().read("pictures"), ("image",), split="train", purpose="the test"
+    )
     for file in (tmp_path / "cache" / "features" / build.features["image"].folder / "shards").rglob("c/*/*/*/*"):
         file.unlink()
     with pytest.raises(UserError, match="image, shard"):
@@ -293,7 +310,7 @@ def test_an_error_while_reading_ahead_reaches_the_loop(tmp_path: Path) -> None:
 def test_a_teacher_with_one_view_cannot_serve_a_training_that_mirrors(tmp_path: Path) -> None:
     cache, build = make_cache(tmp_path / "cache", rows("train", 4, {"adm": 4}), views=("identity",))
     with pytest.raises(UserError, match="needs identity and hflip"):
-        Part(cache, build, cache.datasets().read("pictures"), FEATURES, split="train", purpose="the test")
+        FeatureDataset(cache, build, cache.datasets().read("pictures"), FEATURES, split="train", purpose="the test")
 
 
 def test_the_test_crop_is_one_window_for_picture_and_noise() -> None:
@@ -301,7 +318,7 @@ def test_the_test_crop_is_one_window_for_picture_and_noise() -> None:
     image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     eps = torch.randn(2, 3, 32, 32).half()
     x = test_input({"image": image, "eps": eps}, method, 28, "crop")
-    assert torch.equal(x[:, :3], normalised(image[..., 2:30, 2:30].float() / 255))
+    assert torch.equal(x[:, :3], normalize(image[..., 2:30, 2:30].float() / 255))
     assert torch.equal(x[:, 3:], eps[..., 2:30, 2:30].float())
     resized = test_input({"image": image, "eps": eps}, method, 28, "resize")
     assert resized[:, 3:].std() < 0.8 * x[:, 3:].std()

@@ -22,7 +22,7 @@ from distil_cache.errors import UsageError, UserError
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.data.augment import train_input
-from distil_cache.train.data.dataset import Batch, Part
+from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.select import split_rows
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.loss import losses
@@ -48,10 +48,10 @@ def settings(**changes: object) -> TrainConfig:
     )
 
 
-def training_part(made: Made, features: tuple[str, ...]) -> Part:
+def training_part(made: Made, features: tuple[str, ...]) -> FeatureDataset:
     cache, build = made
     table = split_rows(cache.datasets().read("pictures"), "train", "pictures")
-    return Part(cache, build, table, features, split="train", purpose="the test")
+    return FeatureDataset(cache, build, table, features, split="train", purpose="the test")
 
 
 def newest_weights(run: Path) -> dict[str, Tensor]:
@@ -249,7 +249,7 @@ def test_training_from_cached_teacher_equals_training_with_the_teacher_online(ma
     assert apart < 0.05 * moved
 
 
-def student_after(epochs: int, part: Part, target: Callable[[Batch], Tensor]) -> tuple[list[float], Tensor]:
+def student_after(epochs: int, part: FeatureDataset, target: Callable[[Batch], Tensor]) -> tuple[list[float], Tensor]:
     """The losses, and all weights as one vector, of a student trained against ``target`` of each batch."""
     seed_everything(0)
     student = build_student("small", 6)

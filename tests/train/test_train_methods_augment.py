@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from distil_cache.train.data.augment import mixed, train_input
+from distil_cache.train.data.augment import cutmix, train_input
 from distil_cache.train.data.dataset import Batch
-from distil_cache.train.data.degrade import Degrader, blurred
-from distil_cache.train.data.examples import Preparation
-from distil_cache.train.data.randomness import MixChances, chances, mix_chances
+from distil_cache.train.data.degrade import Degrader, gaussian_blur
+from distil_cache.train.data.examples import ExampleBuilder
+from distil_cache.train.data.randomness import MixDraws, mix_draws, sample_draws
 from distil_cache.train.methods import METHODS, Degradation, Method, MethodDefaults, find_method
 from PIL import Image
 from torch import Tensor
@@ -45,25 +45,25 @@ def cropping(**changes: object) -> Method:
 
 
 def test_what_is_drawn_depends_on_seed_epoch_and_row_alone() -> None:
-    together = chances(3, 2, ROWS)
-    alone = chances(3, 2, ROWS[17:18])
+    together = sample_draws(3, 2, ROWS)
+    alone = sample_draws(3, 2, ROWS[17:18])
     assert [float(column[17]) for column in together] == [float(column[0]) for column in alone]
-    for other in (chances(4, 2, ROWS), chances(3, 3, ROWS)):
+    for other in (sample_draws(4, 2, ROWS), sample_draws(3, 3, ROWS)):
         assert not np.any(other.top == together.top)
     assert len(np.unique(np.concatenate(together))) == 6 * len(ROWS)
     assert all(abs(column.mean() - 0.5) < 0.06 for column in together)
 
 
 def test_the_order_of_rows_and_their_augmentation_share_no_random_numbers() -> None:
-    assert np.random.default_rng([5, 1]).random() not in chances(5, 1, np.array([0]))
-    assert mix_chances(5, 1, 0).mix not in chances(5, 1, np.array([0]))
+    assert np.random.default_rng([5, 1]).random() not in sample_draws(5, 1, np.array([0]))
+    assert mix_draws(5, 1, 0).mix not in sample_draws(5, 1, np.array([0]))
 
 
 def test_a_random_crop_is_a_square_of_the_picture_at_every_position_and_one_window_for_all_features() -> None:
     flip = torch.zeros(len(ROWS), dtype=torch.bool)
     both = cropping(scales={"eps": "stored", "noise": "stored"})
     features = {"eps": places(len(ROWS), 32), "noise": places(len(ROWS), 32) + 100}
-    x = train_input(features, flip, both, 28, chances(0, 1, ROWS))
+    x = train_input(features, flip, both, 28, sample_draws(0, 1, ROWS))
     assert x.shape == (len(ROWS), 6, 28, 28)
     top, left = x[:, 0, 0, 0].long(), x[:, 1, 0, 0].long()
     assert torch.equal(x[:, 0], top[:, None, None] + torch.arange(28.0)[None, :, None].expand(len(ROWS), 28, 28))
@@ -74,18 +74,18 @@ def test_a_random_crop_is_a_square_of_the_picture_at_every_position_and_one_wind
 
 def test_a_crop_is_mirrored_after_it_is_cut() -> None:
     features = {"eps": places(20, 32)}
-    plain = train_input(features, torch.zeros(20, dtype=torch.bool), cropping(), 28, chances(0, 1, ROWS[:20]))
-    turned = train_input(features, torch.ones(20, dtype=torch.bool), cropping(), 28, chances(0, 1, ROWS[:20]))
+    plain = train_input(features, torch.zeros(20, dtype=torch.bool), cropping(), 28, sample_draws(0, 1, ROWS[:20]))
+    turned = train_input(features, torch.ones(20, dtype=torch.bool), cropping(), 28, sample_draws(0, 1, ROWS[:20]))
     assert torch.equal(turned, plain.flip(-1))
     never = cropping(flips=False)
     assert torch.equal(
-        train_input(features, torch.ones(20, dtype=torch.bool), never, 28, chances(0, 1, ROWS[:20])), plain
+        train_input(features, torch.ones(20, dtype=torch.bool), never, 28, sample_draws(0, 1, ROWS[:20])), plain
     )
 
 
 def test_dire_sees_a_crop_normalised_like_a_photograph() -> None:
     dire = pictures(4)
-    drawn = chances(0, 1, ROWS[:4])
+    drawn = sample_draws(0, 1, ROWS[:4])
     x = train_input({"dire": dire}, torch.zeros(4, dtype=torch.bool), METHODS["dire"], 28, drawn)
     for place in range(4):
         top, left = int(drawn.top[place] * 5), int(drawn.left[place] * 5)
@@ -112,7 +112,7 @@ def test_official_code_feeds_the_image_from_minus_one_to_one_and_mirrors_nothing
 def test_cutmix_pastes_the_first_sample_into_all_features_and_mixes_the_labels() -> None:
     features = {"image": pictures(5), "eps": torch.randn(5, 3, 32, 32).half(), "dire": pictures(5, seed=1)}
     label = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])
-    found, labels = mixed(features, label, MixChances(mix=0.0, keep=0.75, top=0.25, left=0.9))
+    found, labels = cutmix(features, label, MixDraws(mix=0.0, keep=0.75, top=0.25, left=0.9))
     # The square has sqrt(1 - 0.75) = half the side, 16 pixels, from (8, 28) on: four columns are left of it.
     for name, x in features.items():
         expected = x.clone()
@@ -126,8 +126,8 @@ def test_cutmix_labels_count_more_than_was_pasted_as_in_the_published_code() -> 
     pasted, weight = [], []
     blank = torch.stack([torch.ones(1, 64, 64), torch.zeros(1, 64, 64)])
     for row in range(1500):
-        drawn = mix_chances(0, 1, row)
-        found, label = mixed({"image": blank}, torch.tensor([1.0, 0.0]), drawn)
+        drawn = mix_draws(0, 1, row)
+        found, label = cutmix({"image": blank}, torch.tensor([1.0, 0.0]), drawn)
         pasted.append(float(found["image"][1].mean()))
         weight.append(float(label[1]))
     assert np.mean(pasted) == pytest.approx(0.18, abs=0.015)
@@ -136,7 +136,7 @@ def test_cutmix_labels_count_more_than_was_pasted_as_in_the_published_code() -> 
 
 def test_half_of_the_batches_are_mixed_under_official_code_and_the_cached_batch_is_left_as_it_is() -> None:
     method = find_method("distildire", "official-code")
-    prepare = Preparation(method, 16, seed=0, teacher=None)
+    prepare = ExampleBuilder(method, 16, seed=0, teacher=None)
     image = pictures(3, 16)
     mixes = 0
     for first in range(300):
@@ -154,12 +154,12 @@ def test_degradation_blurs_first_and_then_compresses_with_what_the_row_has_drawn
     settings = Degradation(probability=0.5, blur=(0.0, 3.0), jpeg=(30, 100), adjustable=True)
     images = pictures(60)
     found = Degrader(settings, seed=7)(images, ROWS[:60], epoch=2)
-    drawn = chances(7, 2, ROWS[:60])
+    drawn = sample_draws(7, 2, ROWS[:60])
     kinds = set()
     for place in range(60):
         expected = images[place]
         if drawn.blur[place] < 0.5:
-            expected = blurred(expected, 3.0 * float(drawn.sigma[place]))
+            expected = gaussian_blur(expected, 3.0 * float(drawn.sigma[place]))
         if drawn.jpeg[place] < 0.5:
             expected = jpeg(expected, 30 + int(drawn.quality[place] * 71))
         assert torch.equal(found[place], expected)
@@ -192,7 +192,7 @@ def test_official_code_compresses_every_picture_with_a_quality_from_10_to_99() -
     assert settings is not None
     images = pictures(30, side=16)
     found = Degrader(settings, seed=0)(images, ROWS[:30], epoch=1)
-    quality = 10 + (chances(0, 1, ROWS[:30]).quality * 90).astype(int)
+    quality = 10 + (sample_draws(0, 1, ROWS[:30]).quality * 90).astype(int)
     assert (quality.min(), quality.max()) >= (10, 50)
     assert torch.equal(found, torch.stack([jpeg(x, int(q)) for x, q in zip(images, quality, strict=True)]))
     assert max(10 + int(u * 90) for u in (0.0, 1.0 - 1e-12)) == 99
@@ -203,6 +203,6 @@ def test_blur_is_scipys_gaussian(sigma: float) -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
     image = pictures(1, side=24)[0]
     expected = ndimage.gaussian_filter(image.numpy().astype(float), sigma=(0, sigma, sigma), mode="reflect")
-    found = blurred(image, sigma)
+    found = gaussian_blur(image, sigma)
     assert np.abs(found.numpy() - expected).max() <= 0.5 + 1e-3
-    assert torch.equal(blurred(image, 0.0), image)
+    assert torch.equal(gaussian_blur(image, 0.0), image)

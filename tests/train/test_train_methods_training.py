@@ -17,10 +17,10 @@ from distil_cache.errors import UserError
 from distil_cache.models.backbones import HALF, build_backbone
 from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.data.dataset import Batch, Part
+from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.degrade import Degrader
 from distil_cache.train.data.online_teacher import OnlineTeacher
-from distil_cache.train.data.randomness import mix_chances
+from distil_cache.train.data.randomness import mix_draws
 from distil_cache.train.data.select import split_rows
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
@@ -90,7 +90,7 @@ def test_training_from_cached_teacher_equals_training_with_the_teacher_online(ma
 def test_the_online_teacher_gives_the_cached_view_of_each_sample(tmp_path: Path, views: tuple[str, ...]) -> None:
     cache, build = make_cache(tmp_path / "cache", rows("train", 20, {"adm": 20}), views=views)
     table = cache.datasets().read("pictures")
-    part = Part(cache, build, table, ("dire", "teacher"), split="train", purpose="the test")
+    part = FeatureDataset(cache, build, table, ("dire", "teacher"), split="train", purpose="the test")
     teacher = OnlineTeacher(teacher_network(), TRAIN_SIDE, HALF, HALF, {})
     for batch in part.epoch(seed=0, epoch=1, batch_size=16):
         found = teacher(batch.features["dire"], batch.flip)
@@ -110,7 +110,7 @@ def test_the_first_loss_of_official_code_is_what_its_formula_gives_by_hand(made:
     batch = _first_batch(made, seed)
     assert method.degradation is not None
     image = Degrader(method.degradation, seed)(batch.features["image"], batch.rows, 1)
-    drawn = mix_chances(seed, 1, int(batch.rows[0]))
+    drawn = mix_draws(seed, 1, int(batch.rows[0]))
     side = int((1 - drawn.keep) ** 0.5 * 32)
     top, left = int(drawn.top * 32), int(drawn.left * 32)
     parts = []
@@ -135,12 +135,12 @@ def test_the_first_loss_of_official_code_is_what_its_formula_gives_by_hand(made:
 def _first_batch(made: Made, seed: int) -> Batch:
     cache, build, _ = made
     table = split_rows(cache.datasets().read("pictures"), "train", "pictures")
-    part = Part(cache, build, table, ("image", "eps", "dire"), split="train", purpose="the test")
+    part = FeatureDataset(cache, build, table, ("image", "eps", "dire"), split="train", purpose="the test")
     return next(iter(part.epoch(seed=seed, epoch=1, batch_size=16)))
 
 
 def _first_batch_is_mixed(made: Made, seed: int) -> bool:
-    drawn = mix_chances(seed, 1, int(_first_batch(made, seed).rows[0]))
+    drawn = mix_draws(seed, 1, int(_first_batch(made, seed).rows[0]))
     return drawn.mix < 0.5 and drawn.keep < 0.5 and max(drawn.top, drawn.left) < 0.6
 
 

@@ -19,7 +19,7 @@ from distil_cache.errors import UsageError, UserError
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.data.select import held_out
 from distil_cache.train.engine.loop import run_training
-from distil_cache.train.engine.lr_schedule import Schedule
+from distil_cache.train.engine.lr_schedule import LrSchedule
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.checkpoint import State
 from distil_cache.train.runs.folder import RunFolder
@@ -153,13 +153,13 @@ def newest_of_no_training(made: Made, tmp_path: Path) -> Tensor:
     ],
 )
 def test_the_learning_rate_follows_its_schedule(asked: dict[str, object], expected: list[float]) -> None:
-    schedule = Schedule(settings(lr=1.0, epochs=4, **asked), steps=2)
+    schedule = LrSchedule(settings(lr=1.0, epochs=4, **asked), steps=2)
     rates = [schedule.rate(State(step=step, epoch=step // 2)) for step in range(8)]
     assert rates == pytest.approx(expected)
 
 
 def test_a_plateau_lowers_the_rate_after_its_patience_and_ends_the_training_below_the_least_rate() -> None:
-    schedule = Schedule(settings(lr=1e-4, epochs=100, schedule="plateau", patience=2), steps=1)
+    schedule = LrSchedule(settings(lr=1e-4, epochs=100, schedule="plateau", patience=2), steps=1)
     state, rates = State(), []
     while not schedule.ended(state):
         state.epoch += 1

@@ -43,12 +43,12 @@ from pathlib import Path
 import torch
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import train_run
-from distil_cache.train.engine.distributed import join_ranks
-from distil_cache.train.data.readers import Readers
+from distil_cache.train.engine.distributed import join_process_group
+from distil_cache.train.data.readers import ReaderPool
 
 torch.set_num_threads(1)
 settings, cache, runs = json.loads(sys.argv[1])
-with Readers() as readers, join_ranks("cpu") as ranks:
+with ReaderPool() as readers, join_process_group("cpu") as ranks:
     agreed = [ranks.agree("the same"), ranks.agree(f"not the same {ranks.share.rank}")]
     (Path(runs[0]) / f"agreed-{ranks.share.rank}.json").write_text(json.dumps(agreed))
     for run in runs:

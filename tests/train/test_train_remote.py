@@ -14,10 +14,10 @@ from counting_store import CountingStore, operations
 from distil_cache.cache.local_copy.reader import LocalCopy
 from distil_cache.cache.store import Cache
 from distil_cache.cli import app
-from distil_cache.storage import Place, RemotePath, place_of
+from distil_cache.storage import AnyPath, RemotePath, to_path
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.data.dataset import Part
-from distil_cache.train.data.readers import Loading, Readers
+from distil_cache.train.data.dataset import FeatureDataset
+from distil_cache.train.data.readers import LoaderOptions, ReaderPool
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from small_cache import make_cache, rows
@@ -43,12 +43,12 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if "second" not in name} for line in found]
 
 
-def part_of(root: Place, copy: LocalCopy | None = None) -> Part:
+def part_of(root: AnyPath, copy: LocalCopy | None = None) -> FeatureDataset:
     cache = Cache.open(root, copy)
     build = cache.builds().find("pictures")[0]
     table = cache.datasets().read("pictures")
     train = table.filter(np.array(table["split"].to_pylist()) == "train")
-    return Part(cache, build, train, FEATURES, split="train", purpose="the test")
+    return FeatureDataset(cache, build, train, FEATURES, split="train", purpose="the test")
 
 
 def test_a_training_from_a_store_equals_one_from_a_disk_and_asks_once_for_each_block_of_rows(
@@ -106,7 +106,7 @@ def test_over_s3_worker_processes_fill_a_copy_and_an_interrupted_run_goes_on_wit
     tmp_path: Path, local: tuple[Path, Path], s3_bucket: str
 ) -> None:
     cache, run = local
-    place_of(f"{s3_bucket}/cache").upload(cache)  # type: ignore[union-attr]
+    to_path(f"{s3_bucket}/cache").upload(cache)  # type: ignore[union-attr]
     there = ["--cache", f"{s3_bucket}/cache", "--dataset", "pictures"]
     settings = ["--backbone", "small", "--batch-size", "16", "--lr", "1e-3", "--run", str(tmp_path / "run")]
     copied = ["--local-copy", str(tmp_path / "copy"), "--local-copy-gib", "0.5"]
@@ -139,6 +139,6 @@ def test_a_local_cache_is_read_by_one_thread(local: tuple[Path, Path]) -> None:
         return read(*arguments, **options)
 
     part.stores["eps"].read = noted  # type: ignore[method-assign]
-    with Readers() as readers:
-        list(part.epoch(0, 1, 16, loading=Loading(readers)))
+    with ReaderPool() as readers:
+        list(part.epoch(0, 1, 16, loading=LoaderOptions(readers)))
     assert len(names) == 1

@@ -20,7 +20,7 @@ from distil_cache.errors import UserError
 from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.data.dataset import Batch
-from distil_cache.train.data.shuffle import Blocks, batch_sizes, digest, plain, shuffled
+from distil_cache.train.data.shuffle import ReadBlocks, batch_sizes, digest, sequential, shuffled
 from distil_cache.train.engine import loop
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.runs.checkpoint import begin_epoch_again
@@ -237,14 +237,14 @@ def test_the_summary_of_a_sweep_names_the_runs_that_began_an_epoch_again(
 def test_the_digest_of_an_order_knows_shards_by_the_order_alone_and_keys_flips_and_batches_by_themselves() -> None:
     keys = np.array([b"%016d" % number for number in range(200)], dtype="S16")
     row = np.arange(200)
-    whole = Blocks.of(np.zeros(200, np.int64), row)
+    whole = ReadBlocks.of(np.zeros(200, np.int64), row)
     order, sizes = shuffled(whole, 0, 1), batch_sizes(200, 32)
     same = digest(order, keys, sizes)
-    assert same == digest(shuffled(Blocks.of(np.full(200, 7), row + 5), 0, 1), keys, sizes)
+    assert same == digest(shuffled(ReadBlocks.of(np.full(200, 7), row + 5), 0, 1), keys, sizes)
     others = [
-        digest(shuffled(Blocks.of(row // 100, row), 0, 1), keys, sizes),
+        digest(shuffled(ReadBlocks.of(row // 100, row), 0, 1), keys, sizes),
         digest(shuffled(whole, 0, 2), keys, sizes),
-        digest(plain(whole), keys, sizes),
+        digest(sequential(whole), keys, sizes),
         digest(order, keys[::-1], sizes),
         digest(type(order)(order.rows, ~order.flip, order.pool), keys, sizes),
         digest(order, keys, batch_sizes(200, 16)),

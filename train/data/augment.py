@@ -17,9 +17,9 @@ from torch import Tensor
 from ...choices import TEST_TRANSFORMS, TestTransform
 from ...errors import UsageError
 from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from ...models.resize import resized
+from ...models.resize import resize
 from ..methods import Method, Scale
-from .randomness import Chances, MixChances
+from .randomness import MixDraws, SampleDraws
 
 
 def checked_transform(name: str) -> TestTransform:
@@ -31,7 +31,7 @@ def checked_transform(name: str) -> TestTransform:
 
 
 def train_input(
-    features: Mapping[str, Tensor], flip: Tensor, method: Method, size: int, drawn: Chances | None = None
+    features: Mapping[str, Tensor], flip: Tensor, method: Method, size: int, drawn: SampleDraws | None = None
 ) -> Tensor:
     """Student input of a training batch: (B, channels, size, size) float32.
 
@@ -44,9 +44,9 @@ def train_input(
         x = as_float(features[name])
         if method.window == "random-crop" and x.shape[-1] > size:
             assert drawn is not None
-            x = cropped(x, size, drawn)
+            x = crop(x, size, drawn)
         else:
-            x = resized(x, size)
+            x = resize(x, size)
         parts[name] = flipped(x, flip) if method.flips else x
     return _joined(parts, method)
 
@@ -59,14 +59,14 @@ def test_input(features: Mapping[str, Tensor], method: Method, size: int, transf
     parts = {}
     for name in method.inputs:
         x = as_float(features[name])
-        parts[name] = centre(x, size) if transform == "crop" and x.shape[-1] > size else resized(x, size)
+        parts[name] = center_crop(x, size) if transform == "crop" and x.shape[-1] > size else resize(x, size)
     return _joined(parts, method)
 
 
 test_input.__test__ = False  # type: ignore[attr-defined]  # the name is the design's; pytest must not collect it
 
 
-def mixed(features: Mapping[str, Tensor], label: Tensor, drawn: MixChances) -> tuple[dict[str, Tensor], Tensor]:
+def cutmix(features: Mapping[str, Tensor], label: Tensor, drawn: MixDraws) -> tuple[dict[str, Tensor], Tensor]:
     """CutMix as DistilDIRE's published code does it: paste one square of the first sample into all others.
 
     features : name -> (B, C, S, S), the square is the same in each. label : (B,).
@@ -89,13 +89,13 @@ def as_float(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
-def centre(x: Tensor, size: int) -> Tensor:
+def center_crop(x: Tensor, size: int) -> Tensor:
     """The centre square of side ``size`` of (B, C, S, S)."""
     top, left = (x.shape[-2] - size) // 2, (x.shape[-1] - size) // 2
     return x[..., top : top + size, left : left + size]
 
 
-def cropped(x: Tensor, size: int, drawn: Chances) -> Tensor:
+def crop(x: Tensor, size: int, drawn: SampleDraws) -> Tensor:
     """Cut the square of side ``size`` that each sample of (B, C, S, S) has drawn, all positions equally likely."""
     span = torch.arange(size, device=x.device)
     batch, channels, height, width = x.shape
@@ -111,7 +111,7 @@ def flipped(x: Tensor, flip: Tensor) -> Tensor:
     return torch.where(flip[:, None, None, None], x.flip(-1), x)
 
 
-def normalised(x: Tensor) -> Tensor:
+def normalize(x: Tensor) -> Tensor:
     """(B, 3, H, W) in 0..1, with ImageNet's mean taken off and its standard deviation divided out."""
     mean = torch.tensor(IMAGENET_MEAN, device=x.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, device=x.device)[:, None, None]
@@ -121,7 +121,7 @@ def normalised(x: Tensor) -> Tensor:
 def scaled(x: Tensor, scale: Scale) -> Tensor:
     """Bring values of ``as_float`` to a method's scale."""
     if scale == "imagenet":
-        return normalised(x)
+        return normalize(x)
     return x * 2 - 1 if scale == "signed" else x
 
 

@@ -27,9 +27,9 @@ from ...cache.records.builds import BuildRecord
 from ...cache.shards.keys import keys_of_column
 from ...cache.store import Cache, FeatureStore
 from ...errors import UserError
-from .readers import Change, Loading, Place, Request, ahead, buffer
+from .readers import Change, LoaderOptions, ReadRequest, RowLocation, buffer, read_ahead
 from .select import column, missing_feature
-from .shuffle import Blocks, Cut, Order, Piece, batch_sizes, digest, divide, plain, shuffled
+from .shuffle import BatchSlice, BlockRead, EpochOrder, ReadBlocks, batch_sizes, digest, divide, sequential, shuffled
 
 Array = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]
@@ -62,7 +62,7 @@ class Batch:
         return Batch(self.rows, label, flip, features, self.whole)
 
 
-class Part:
+class FeatureDataset:
     """The rows of one part of a dataset, or of several datasets with the same features, joined to their features.
 
     Rows whose picture the build could not decode are left out. ``table`` holds the rest, in the order of the dataset.
@@ -85,7 +85,7 @@ class Part:
                     cache, table, build.dataset, purpose, name, lacking, len(keys), split, tuple(features)
                 )
             self._where[name] = shard, row
-        self._blocks = Blocks.of(*next(iter(self._where.values())))
+        self._blocks = ReadBlocks.of(*next(iter(self._where.values())))
         self._views = _views(self.stores["teacher"]) if "teacher" in self.stores else None
         self._types = {name: self._type(name) for name in self.stores if len(self)}
         self._gap = {
@@ -107,7 +107,7 @@ class Part:
         epoch: int,
         batch_size: int,
         skip: int = 0,
-        loading: Loading | None = None,
+        loading: LoaderOptions | None = None,
         change: Change | None = None,
     ) -> Iterator[Batch]:
         """Training batches of one epoch, less the first ``skip``; the last may be smaller.
@@ -116,7 +116,7 @@ class Part:
         """
         changed = functools.partial(change, epoch=epoch) if change else None
         order = shuffled(self._blocks, seed, epoch)
-        return ahead(self._batches(order, batch_size, skip, loading or Loading(), changed))
+        return read_ahead(self._batches(order, batch_size, skip, loading or LoaderOptions(), changed))
 
     def epoch_digest(self, seed: int, epoch: int, batch_size: int) -> str:
         """Digest of the order of a training epoch: see :func:`.shuffle.digest`. The arguments are those of :meth:`epoch`."""
@@ -124,11 +124,11 @@ class Part:
 
     def storage_digest(self, batch_size: int) -> str:
         """Digest of the order in which :meth:`in_order` yields the rows."""
-        return self._digest(plain(self._blocks), batch_size)
+        return self._digest(sequential(self._blocks), batch_size)
 
-    def in_order(self, batch_size: int, loading: Loading | None = None) -> Iterator[Batch]:
+    def in_order(self, batch_size: int, loading: LoaderOptions | None = None) -> Iterator[Batch]:
         """All rows once, unmirrored, in the order of storage; of several processes, each gets other rows."""
-        return ahead(self._batches(plain(self._blocks), batch_size, 0, loading or Loading(), None))
+        return read_ahead(self._batches(sequential(self._blocks), batch_size, 0, loading or LoaderOptions(), None))
 
     def read(self, feature: str, rows: Numbers) -> Array:
         """A feature of ``rows``, whole, in their order."""
@@ -136,11 +136,11 @@ class Part:
         store = self.stores[feature]
         return read_rows(store, store.index().shards, shard[rows], row[rows])
 
-    def _digest(self, order: Order, batch_size: int) -> str:
+    def _digest(self, order: EpochOrder, batch_size: int) -> str:
         return digest(order, keys_of_column(self.table["key"]), batch_sizes(len(self), batch_size))
 
     def _batches(
-        self, order: Order, batch_size: int, skip: int, loading: Loading, change: Change | None
+        self, order: EpochOrder, batch_size: int, skip: int, loading: LoaderOptions, change: Change | None
     ) -> Generator[Batch]:
         sizes = batch_sizes(len(self), batch_size)
         pieces, cuts = divide(self._blocks, order, sizes, skip, loading.share)
@@ -149,20 +149,20 @@ class Part:
         if any(self._gap.values()):
             found = _collected(cuts, pieces, read(map(self._request, pieces)), loading.pin)
         else:  # rows so large that each is read by itself need no detour over blocks
-            found = read((self._request(Piece(cut.rows, cut.flip)) for cut in cuts), pin=loading.pin)
+            found = read((self._request(BlockRead(cut.rows, cut.flip)) for cut in cuts), pin=loading.pin)
         for cut, features in zip(cuts, found, strict=True):
             label = torch.from_numpy(self.label[cut.rows].astype(np.float32))
             yield Batch(cut.rows, label, torch.from_numpy(cut.flip), features, cut.whole)
 
-    def _request(self, piece: Piece) -> Request:
+    def _request(self, piece: BlockRead) -> ReadRequest:
         """Where the rows of a piece lie, by shard id, so that a reader needs no index; teacher by the view of its flip."""
         places = {}
         for name, (shard, row) in self._where.items():
             numbers, position = np.unique(shard[piece.rows], return_inverse=True)
             shards = tuple(self.stores[name].index().shards[number] for number in numbers)
             view = self._views[piece.flip.astype(np.int64)] if name == "teacher" and self._views is not None else None
-            places[name] = Place(shards, position, row[piece.rows], view, self._gap[name], *self._types[name])
-        return Request(piece.rows, places)
+            places[name] = RowLocation(shards, position, row[piece.rows], view, self._gap[name], *self._types[name])
+        return ReadRequest(piece.rows, places)
 
     def _type(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and type of what is read of one row: of the teacher, one view."""
@@ -173,7 +173,7 @@ class Part:
 
 
 def _collected(
-    cuts: Sequence[Cut], pieces: Sequence[Piece], arriving: Iterator[dict[str, Tensor]], pin: bool
+    cuts: Sequence[BatchSlice], pieces: Sequence[BlockRead], arriving: Iterator[dict[str, Tensor]], pin: bool
 ) -> Iterator[dict[str, Tensor]]:
     """The features of each batch, put together from the pieces that its rows come with; a piece goes with its last row."""
     held: dict[int, dict[str, Tensor]] = {}
@@ -191,7 +191,7 @@ def _collected(
                 del held[number]
 
 
-def _copied(held: dict[int, dict[str, Tensor]], cut: Cut, name: str, pin: bool) -> Tensor:
+def _copied(held: dict[int, dict[str, Tensor]], cut: BatchSlice, name: str, pin: bool) -> Tensor:
     sources = {number: held[number][name].numpy() for number in np.unique(cut.piece).tolist()}
     one = held[int(cut.piece[0])][name]
     out = buffer((len(cut.rows), *one.shape[1:]), one.dtype, pin)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..methods import Degradation
-from .randomness import chances
+from .randomness import sample_draws
 
 TRUNCATE = 4.0
 """The Gaussian is cut at this many standard deviations, as scipy cuts it."""
@@ -34,25 +34,25 @@ class Degrader:
 
     def __call__(self, images: Tensor, rows: npt.NDArray[Any], epoch: int) -> Tensor:
         """Return the images, (B, 3, H, W) uint8 on the CPU, blurred and compressed as their rows have drawn."""
-        probability, drawn = self.settings.probability, chances(self.seed, epoch, rows)
+        probability, drawn = self.settings.probability, sample_draws(self.seed, epoch, rows)
         (least, most), (worst, best) = self.settings.blur, self.settings.jpeg
         out = images.clone()
         for place in range(len(images)):
             if most > 0 and drawn.blur[place] < probability:
-                out[place] = blurred(out[place], least + float(drawn.sigma[place]) * (most - least))
+                out[place] = gaussian_blur(out[place], least + float(drawn.sigma[place]) * (most - least))
             if drawn.jpeg[place] < probability:
-                out[place] = compressed(out[place], worst + int(drawn.quality[place] * (best - worst + 1)))
+                out[place] = jpeg_compress(out[place], worst + int(drawn.quality[place] * (best - worst + 1)))
         return out
 
 
-def compressed(image: Tensor, quality: int) -> Tensor:
+def jpeg_compress(image: Tensor, quality: int) -> Tensor:
     """(3, H, W) uint8 after JPEG of this quality, with chroma at half the resolution as is libjpeg's default."""
     stream = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=quality)
     return torch.from_numpy(np.array(Image.open(stream))).permute(2, 0, 1)
 
 
-def blurred(image: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Blur (3, H, W) uint8 by a Gaussian, sigma in pixels; beyond the edges the image goes on mirrored."""
     radius = int(TRUNCATE * sigma + 0.5)
     offset = torch.arange(-radius, radius + 1)

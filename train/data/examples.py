@@ -8,10 +8,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..methods import Method
-from .augment import mixed, train_input
+from .augment import cutmix, train_input
 from .dataset import Batch
 from .online_teacher import OnlineTeacher
-from .randomness import chances, mix_chances
+from .randomness import mix_draws, sample_draws
 
 
 class Example(NamedTuple):
@@ -23,7 +23,7 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Preparation:
+class ExampleBuilder:
     """One training's way from features to examples. ``teacher`` is None where its cached maps serve, or none is needed."""
 
     method: Method
@@ -36,10 +36,10 @@ class Preparation:
         method, features, label = self.method, dict(batch.features), batch.label
         rows = batch.rows
         if method.cutmix:
-            drawn = mix_chances(self.seed, epoch, int(rows[0]))
+            drawn = mix_draws(self.seed, epoch, int(rows[0]))
             if drawn.mix < method.cutmix:
-                features, label = mixed(features, label, drawn)
-        window = chances(self.seed, epoch, rows) if method.window == "random-crop" else None
+                features, label = cutmix(features, label, drawn)
+        window = sample_draws(self.seed, epoch, rows) if method.window == "random-crop" else None
         x = train_input(features, batch.flip, method, self.size, window)
         if self.teacher is None:
             return Example(x, label, features.get("teacher"))

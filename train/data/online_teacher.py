@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...choices import BACKBONE
 from ...errors import UserError
 from ...models.backbones import HALF, Triple, backbone_entry, load_teacher
-from ...models.resize import resized
+from ...models.resize import resize
 from ..config import TrainConfig
 from .augment import flipped
 
@@ -38,7 +38,7 @@ class OnlineTeacher:
 
     def __call__(self, dire: Tensor, flip: Tensor) -> Tensor:
         """Map DIRE, (B, 3, S, S) uint8, to features (B, C, h, w) float32; flip : (B,) bool, what is mirrored."""
-        images = flipped(resized(dire.float() / 255, self.size), flip)
+        images = flipped(resize(dire.float() / 255, self.size), flip)
         mean = images.new_tensor(self.mean).view(3, 1, 1)
         std = images.new_tensor(self.std).view(3, 1, 1)
         with torch.no_grad(), torch.autocast(dire.device.type, enabled=False):

@@ -17,7 +17,7 @@ SAMPLE, BATCH = 1, 2
 """End the seed sequences, which must not collide: numpy pads them with zeros, and the order of rows has two numbers."""
 
 
-class Chances(NamedTuple):
+class SampleDraws(NamedTuple):
     """Uniform numbers in [0, 1) of some samples, (B,) float64 each: where the crop lies, whether and how to degrade."""
 
     top: Array
@@ -28,7 +28,7 @@ class Chances(NamedTuple):
     quality: Array
 
 
-class MixChances(NamedTuple):
+class MixDraws(NamedTuple):
     """Uniform numbers in [0, 1) of one batch: whether to mix it, how much stays, and the corner of the pasted square."""
 
     mix: float
@@ -37,12 +37,12 @@ class MixChances(NamedTuple):
     left: float
 
 
-def chances(seed: int, epoch: int, rows: npt.NDArray[Any]) -> Chances:
+def sample_draws(seed: int, epoch: int, rows: npt.NDArray[Any]) -> SampleDraws:
     """Draw for each of ``rows``, (B,) non-negative integers, in one epoch of one training."""
-    drawn = [np.random.default_rng([seed, epoch, int(row), SAMPLE]).random(len(Chances._fields)) for row in rows]
-    return Chances(*np.array(drawn).reshape(len(rows), len(Chances._fields)).T)
+    drawn = [np.random.default_rng([seed, epoch, int(row), SAMPLE]).random(len(SampleDraws._fields)) for row in rows]
+    return SampleDraws(*np.array(drawn).reshape(len(rows), len(SampleDraws._fields)).T)
 
 
-def mix_chances(seed: int, epoch: int, first_row: int) -> MixChances:
+def mix_draws(seed: int, epoch: int, first_row: int) -> MixDraws:
     """Draw for the batch whose first sample is ``first_row``."""
-    return MixChances(*np.random.default_rng([seed, epoch, first_row, BATCH]).random(len(MixChances._fields)).tolist())
+    return MixDraws(*np.random.default_rng([seed, epoch, first_row, BATCH]).random(len(MixDraws._fields)).tolist())

@@ -28,8 +28,8 @@ from ...cache.gather import read_rows
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.store import FeatureStore
 from ...errors import UserError
-from ...storage import Place as Folder
-from .shuffle import POOL_BLOCKS, Numbers, Share
+from ...storage import AnyPath as Folder
+from .shuffle import POOL_BLOCKS, Numbers, RankShare
 
 T = TypeVar("T")
 AHEAD = 2
@@ -39,7 +39,7 @@ REMOTE_THREADS = POOL_BLOCKS
 
 
 @dataclass(frozen=True)
-class Place:
+class RowLocation:
     """Where some rows of one feature lie.
 
     shards : ids. shard, row : (n,) position in ``shards`` and row in that shard. view : (n,) view of each row, or None
@@ -56,11 +56,11 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadRequest:
     """A piece to read: ``rows`` of the part's table, (n,), and where they lie in each feature."""
 
     rows: Numbers
-    places: Mapping[str, Place]
+    places: Mapping[str, RowLocation]
 
 
 Change = Callable[..., Tensor]
@@ -68,7 +68,7 @@ Change = Callable[..., Tensor]
 the same arguments whoever calls it. Worker processes get a pickled copy, by way of a pipe and never of a file."""
 
 
-class Readers:
+class ReaderPool:
     """Reads pieces ahead. A context manager: worker processes live until it is left.
 
     workers : processes; 0 for one thread, or ``REMOTE_THREADS`` if a feature lies in an object store.
@@ -93,7 +93,7 @@ class Readers:
     def read(
         self,
         stores: Mapping[str, FeatureStore],
-        requests: Iterable[Request],
+        requests: Iterable[ReadRequest],
         change: Change | None = None,
         *,
         pin: bool = False,
@@ -106,13 +106,13 @@ class Readers:
         if not self.workers:
             threads = REMOTE_THREADS if any(store.is_remote for store in stores.values()) else 1
             with ThreadPoolExecutor(threads) as pool:
-                read_here = functools.partial(read_piece, stores, change, pin)
+                read_here = functools.partial(read_request, stores, change, pin)
                 yield from _in_order(pool, read_here, requests, threads - 1 + AHEAD)
             return
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker)
-        lying = {name: _Lying(store.folder, store.local_copy) for name, store in stores.items()}
+        lying = {name: _FeatureLocation(store.folder, store.local_copy) for name, store in stores.items()}
         try:
             read = functools.partial(_read_in_worker, lying, change)
             for found in _in_order(self._pool, read, requests, AHEAD * self.workers):
@@ -124,16 +124,16 @@ class Readers:
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoaderOptions:
     """How the batches of this process come: who reads them, its share of each, and whether in pinned memory."""
 
-    readers: Readers = field(default_factory=Readers)
-    share: Share = field(default_factory=Share)
+    readers: ReaderPool = field(default_factory=ReaderPool)
+    share: RankShare = field(default_factory=RankShare)
     pin: bool = False
 
 
-def read_piece(
-    stores: Mapping[str, FeatureStore], change: Change | None, pin: bool, request: Request
+def read_request(
+    stores: Mapping[str, FeatureStore], change: Change | None, pin: bool, request: ReadRequest
 ) -> dict[str, Tensor]:
     """Read the rows of a request, each feature from its store."""
     found = {name: buffer((len(at.row), *at.shape), at.dtype, pin) for name, at in request.places.items()}
@@ -154,7 +154,7 @@ def read_piece(
     return found
 
 
-def ahead(items: Generator[T]) -> Generator[T]:
+def read_ahead(items: Generator[T]) -> Generator[T]:
     """The same items, made in a thread while earlier ones are used."""
     thread = ThreadPoolExecutor(1)
     try:
@@ -179,7 +179,7 @@ def buffer(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> Tensor:
 
 
 def _in_order(
-    pool: Executor, read: Callable[[Request], dict[str, Tensor]], requests: Iterable[Request], depth: int
+    pool: Executor, read: Callable[[ReadRequest], dict[str, Tensor]], requests: Iterable[ReadRequest], depth: int
 ) -> Iterator[dict[str, Tensor]]:
     waiting = iter(requests)
     coming: deque[Future[dict[str, Tensor]]] = deque(pool.submit(read, one) for one in islice(waiting, depth))
@@ -208,19 +208,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class _Lying(NamedTuple):
+class _FeatureLocation(NamedTuple):
     """Where a worker finds a feature, and its copy."""
 
     folder: Folder
     local_copy: LocalCopy | None
 
 
-def _read_in_worker(lying: Mapping[str, _Lying], change: Change | None, request: Request) -> dict[str, Tensor]:
-    return read_piece({name: _store(where) for name, where in lying.items()}, change, False, request)
+def _read_in_worker(
+    lying: Mapping[str, _FeatureLocation], change: Change | None, request: ReadRequest
+) -> dict[str, Tensor]:
+    return read_request({name: _store(where) for name, where in lying.items()}, change, False, request)
 
 
 @functools.lru_cache(maxsize=32)
-def _store(where: _Lying) -> FeatureStore:
+def _store(where: _FeatureLocation) -> FeatureStore:
     store = FeatureStore(where.folder, local_copy=where.local_copy)
     store.index()  # with it, the store notices a shard that holds other keys than its index says
     return store

@@ -18,11 +18,11 @@ from ...cache.shards.keys import KeyArray, keys_of_column
 from ...cache.store import Cache
 from ...errors import UserError
 from ..config import TrainConfig
-from .select import Parts, candidate_builds, choose_build, column, parse_select, training_parts
+from .select import TrainingSplit, candidate_builds, choose_build, column, parse_select, training_parts
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """Tables of the dataset's schema, the build of each dataset, and in words where ``val`` comes from.
 
     left_out : rows that would train or validate if another dataset did not keep their picture for something else.
@@ -38,13 +38,13 @@ class Rows:
 
 def find_rows(
     config: TrainConfig, cache: Cache, features: Sequence[str], known: Mapping[str, str], purpose: str
-) -> Rows:
+) -> TrainingRows:
     """Find the rows and builds of a training that reads ``features`` and validates on the method's inputs.
 
     known : dataset -> build, of a training that goes on. Raises UserError for whatever is missing or does not fit.
     """
     named = dict(known) or _named_builds(config, cache)
-    found: list[Parts] = []
+    found: list[TrainingSplit] = []
     builds: list[BuildRecord] = []
     kept: list[KeyArray] = []
     for dataset in config.dataset:
@@ -64,7 +64,7 @@ def find_rows(
         val = _without(val, kept)
         train = _without(train, [*kept, keys_of_column(val["key"])])
         _check_labels(pa.concat_tables([train, val]), config.dataset)
-    return Rows(
+    return TrainingRows(
         train=train,
         val=val,
         val_split=found[0].val_split,
@@ -87,7 +87,7 @@ def _named_builds(config: TrainConfig, cache: Cache) -> dict[str, str]:
     return found
 
 
-def _kept_back(table: pa.Table, parts: Parts) -> KeyArray:
+def _kept_back(table: pa.Table, parts: TrainingSplit) -> KeyArray:
     """Keys of the rows that a dataset has for another purpose than training and this validation."""
     split = column(table, "split")
     return keys_of_column(table.filter(pa.array((split != "train") & (split != parts.val_split)))["key"])
@@ -107,5 +107,5 @@ def _check_labels(rows: pa.Table, datasets: Sequence[str]) -> None:
         )
 
 
-def _words(parts: Parts, fraction: float) -> str:
+def _words(parts: TrainingSplit, fraction: float) -> str:
     return "split val" if parts.val_split == "val" else f"{fraction:.0%} of train, by key"

@@ -42,7 +42,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingSplit:
     """The rows of a training, as tables of the dataset's schema; ``val`` may be empty.
 
     val_split : the split whose rows ``val`` holds, ``val``, or ``train`` where it was carved.
@@ -106,7 +106,7 @@ def split_rows(table: pa.Table, split: str, dataset: str) -> pa.Table:
     return rows
 
 
-def training_parts(table: pa.Table, selection: Selection, val_fraction: float, dataset: str) -> Parts:
+def training_parts(table: pa.Table, selection: Selection, val_fraction: float, dataset: str) -> TrainingSplit:
     """Divide a dataset's rows into those that train and those that choose the checkpoint.
 
     Raises UserError without a ``train`` split, and if the training rows are not of both classes.
@@ -114,10 +114,10 @@ def training_parts(table: pa.Table, selection: Selection, val_fraction: float, d
     train = select_rows(split_rows(table, "train", dataset), selection, f"{dataset}, split train")
     if {"train", "val", "test"} <= set(column(table, "split")):
         val = select_rows(split_rows(table, "val", dataset), selection, f"{dataset}, split val")
-        parts = Parts(train, val, "val")
+        parts = TrainingSplit(train, val, "val")
     else:
         held = held_out(column(train, "key"), val_fraction)
-        parts = Parts(train.filter(pa.array(~held)), train.filter(pa.array(held)), "train")
+        parts = TrainingSplit(train.filter(pa.array(~held)), train.filter(pa.array(held)), "train")
     labels = set(column(parts.train, "label").tolist())
     if labels != {0, 1}:
         missing = "real" if 0 not in labels else "generated"

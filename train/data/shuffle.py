@@ -33,7 +33,7 @@ POOL_BLOCKS = 8
 _HASHED_ROWS = 1 << 16
 
 
-class Share(NamedTuple):
+class RankShare(NamedTuple):
     """Which of several processes this one is: number ``rank`` of ``ranks``."""
 
     rank: int = 0
@@ -41,7 +41,7 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Blocks:
+class ReadBlocks:
     """The rows of a part, (N,), by where they lie.
 
     order : rows in the order of storage. number : block of each row. place : position of each row in ``order``.
@@ -52,7 +52,7 @@ class Blocks:
     place: Numbers
 
     @classmethod
-    def of(cls, shard: Array, row: Array) -> Blocks:
+    def of(cls, shard: Array, row: Array) -> ReadBlocks:
         """Cut rows at (shard, row), (N,) each, where a block is full or a shard ends."""
         order = np.lexsort((row, shard)).astype(np.int64)
         starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
@@ -68,7 +68,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Order:
+class EpochOrder:
     """The rows of one epoch, (N,) each, in the order in which they leave.
 
     flip : which are mirrored. pool : number of the pool that each belongs to, rising.
@@ -80,7 +80,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Piece:
+class BlockRead:
     """Rows of one block that are read together, in the order of storage, and which are mirrored; (n,) each."""
 
     rows: Numbers
@@ -88,7 +88,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Cut:
+class BatchSlice:
     """One process' rows of one batch, in the order of the batch.
 
     rows, flip : (n,). piece, at : the piece that each row comes with, and its place in there. whole : rows of the batch
@@ -102,7 +102,7 @@ class Cut:
     whole: int
 
 
-def shuffled(blocks: Blocks, seed: int, epoch: int) -> Order:
+def shuffled(blocks: ReadBlocks, seed: int, epoch: int) -> EpochOrder:
     """The order of a training epoch, from (seed, epoch) alone."""
     rng = np.random.default_rng([seed, epoch])
     pieces = blocks.pieces()
@@ -112,16 +112,16 @@ def shuffled(blocks: Blocks, seed: int, epoch: int) -> Order:
         pool = np.concatenate([pieces[number] for number in turn[start : start + POOL_BLOCKS]])
         rows.append(rng.permutation(pool))
         sizes.append(len(pool))
-    return Order(
+    return EpochOrder(
         np.concatenate(rows),
         rng.random(len(blocks.order)) < 0.5,
         np.repeat(np.arange(len(sizes), dtype=np.int64), sizes),
     )
 
 
-def plain(blocks: Blocks) -> Order:
+def sequential(blocks: ReadBlocks) -> EpochOrder:
     """The order of storage, nothing mirrored."""
-    return Order(blocks.order, np.zeros(len(blocks.order), dtype=bool), blocks.number[blocks.order] // POOL_BLOCKS)
+    return EpochOrder(blocks.order, np.zeros(len(blocks.order), dtype=bool), blocks.number[blocks.order] // POOL_BLOCKS)
 
 
 def batch_sizes(rows: int, batch_size: int) -> list[int]:
@@ -135,7 +135,7 @@ def batch_sizes(rows: int, batch_size: int) -> list[int]:
     return sizes
 
 
-def digest(order: Order, keys: KeyArray, sizes: Sequence[int]) -> str:
+def digest(order: EpochOrder, keys: KeyArray, sizes: Sequence[int]) -> str:
     """Hash what decides which samples each batch of an epoch holds, and what is drawn for them.
 
     Parameters
@@ -162,8 +162,8 @@ def digest(order: Order, keys: KeyArray, sizes: Sequence[int]) -> str:
 
 
 def divide(
-    blocks: Blocks, order: Order, sizes: Sequence[int], skip: int, share: Share
-) -> tuple[list[Piece], list[Cut]]:
+    blocks: ReadBlocks, order: EpochOrder, sizes: Sequence[int], skip: int, share: RankShare
+) -> tuple[list[BlockRead], list[BatchSlice]]:
     """What one process reads, in this order, and how its batches are made of it; the first ``skip`` batches are left out.
 
     sizes : of all batches. Every row of a batch goes to exactly one process; their numbers of rows differ by one at most.
@@ -180,16 +180,18 @@ def divide(
     piece[by_piece] = np.cumsum(new) - 1
     at[by_piece] = np.arange(len(rows)) - starts[np.cumsum(new) - 1]
     flip = order.flip[where]
-    pieces = [Piece(together[start:stop], flip[by_piece[start:stop]]) for start, stop in pairwise([*starts, len(rows)])]
+    pieces = [
+        BlockRead(together[start:stop], flip[by_piece[start:stop]]) for start, stop in pairwise([*starts, len(rows)])
+    ]
     ends = np.cumsum([0, *map(len, mine)])
     cuts = [
-        Cut(rows[a:b], flip[a:b], piece[a:b], at[a:b], size)
+        BatchSlice(rows[a:b], flip[a:b], piece[a:b], at[a:b], size)
         for (a, b), size in zip(pairwise(ends), sizes[skip:], strict=True)
     ]
     return pieces, cuts
 
 
-def _part(blocks: Blocks, order: Order, start: int, stop: int, share: Share) -> Numbers:
+def _part(blocks: ReadBlocks, order: EpochOrder, start: int, stop: int, share: RankShare) -> Numbers:
     """Positions in the order, rising, of one process' rows of the batch ``start`` to ``stop``: neighbours in the storage."""
     if share.ranks == 1:
         return np.arange(start, stop)

@@ -14,7 +14,7 @@ from ...choices import Amp
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Precision:
+class MixedPrecision:
     """Automatic mixed precision (``off``, ``bf16``, ``fp16``).
 
     In fp16 the loss is scaled, so that small gradients do not vanish; a step whose gradients overflow is left out.

@@ -21,17 +21,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import UsageError
 from ...models.device import choose_device, keep_freed_memory
-from ..data.shuffle import Share
+from ..data.shuffle import RankShare
 
 Floats = npt.NDArray[np.float32]
 
 
-class Ranks:
+class ProcessGroup:
     """One process among those that train: itself. ``first`` : it is the one that writes and tells."""
 
-    def __init__(self, device: torch.device, share: Share | None = None) -> None:
+    def __init__(self, device: torch.device, share: RankShare | None = None) -> None:
         self.device = device
-        self.share = share or Share()
+        self.share = share or RankShare()
         self.first = self.share.rank == 0
         self.several = self.share.ranks > 1
 
@@ -125,7 +125,7 @@ class Ranks:
 
 
 @contextmanager
-def join_ranks(device: str) -> Iterator[Ranks]:
+def join_process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` started, or stand alone. ``device`` is auto, cpu or cuda:N.
 
     Raises UsageError for one GPU given to several processes.
@@ -134,7 +134,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     if ranks == 1:
         here = choose_device(device)
         keep_freed_memory(here)
-        yield Ranks(here)
+        yield ProcessGroup(here)
         return
     rank, local = int(os.environ["RANK"]), os.environ["LOCAL_RANK"]
     if device.startswith("cuda:"):
@@ -148,7 +148,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(here)
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Ranks(here, Share(rank, ranks))
+        yield ProcessGroup(here, RankShare(rank, ranks))
     finally:
         dist.destroy_process_group()
 

@@ -14,7 +14,7 @@ from ..runs.folder import RunFolder, append_line
 STAGE = "training"
 
 
-class Journal:
+class MetricsLogger:
     """Open it around a training.
 
     total, done : samples of the whole training, and those that ``state`` has seen.

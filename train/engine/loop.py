@@ -17,15 +17,15 @@ from ...cache.store import Cache
 from ...errors import ReadOnlyError, UserError
 from ...progress import Progress, Silent
 from ...signals import interruptible
-from ...storage import Place
+from ...storage import AnyPath
 from ..config import TrainConfig
-from ..data.readers import Readers
+from ..data.readers import ReaderPool
 from ..loss import losses
 from ..runs.checkpoint import BEST, Line, State, read_progress, save_weights
 from ..runs.folder import RunFolder
-from .distributed import Ranks, join_ranks
-from .logger import Journal
-from .lr_schedule import Schedule
+from .distributed import ProcessGroup, join_process_group
+from .logger import MetricsLogger
+from .lr_schedule import LrSchedule
 from .resume import resume, save
 from .session import Session, open_session
 from .validate import keep_scores, rank, validate
@@ -35,7 +35,7 @@ Values = tuple[float, float, float]
 
 def run_training(
     config: TrainConfig,
-    cache_root: Place | str,
+    cache_root: AnyPath | str,
     run: Path,
     *,
     resume: bool = False,
@@ -54,7 +54,7 @@ def run_training(
     Raises UserError for a run folder that holds another training, features that are not there, and a diverged loss;
     what was saved before stays. Ctrl-C or SIGTERM ends the step at hand, saves, and raises UserError.
     """
-    with Readers(workers) as readers, join_ranks(device) as ranks:
+    with ReaderPool(workers) as readers, join_process_group(device) as ranks:
         return train_run(
             config, cache_root, run, ranks, readers, resume=resume, local_copy=local_copy, progress=progress
         )
@@ -62,10 +62,10 @@ def run_training(
 
 def train_run(
     config: TrainConfig,
-    cache_root: Place | str,
+    cache_root: AnyPath | str,
     run: Path,
-    ranks: Ranks,
-    readers: Readers,
+    ranks: ProcessGroup,
+    readers: ReaderPool,
     *,
     resume: bool,
     local_copy: LocalCopy | None = None,
@@ -85,18 +85,18 @@ def train_run(
 
 def _begin(
     config: TrainConfig,
-    cache_root: Place | str,
+    cache_root: AnyPath | str,
     local_copy: LocalCopy | None,
     folder: RunFolder,
-    ranks: Ranks,
-    readers: Readers,
+    ranks: ProcessGroup,
+    readers: ReaderPool,
     *,
     resume: bool,
 ) -> Session | None:
     """Open the training, its folder and its references in the cache; None if it is over already."""
     known = folder.admit(config, resume=resume)
     state = read_progress(folder.checkpoints)
-    if known and state and Schedule(config, 1).ended(state):
+    if known and state and LrSchedule(config, 1).ended(state):
         return None
     cache = Cache.open(cache_root, local_copy)
     session = open_session(config, cache, folder, known, ranks, readers)
@@ -115,7 +115,7 @@ def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
     samples = len(session.train)
     total, done = samples * session.config.epochs, samples * state.epoch + state.samples
     with (
-        Journal(folder, progress, state, total, done, tells=session.ranks.first) as journal,
+        MetricsLogger(folder, progress, state, total, done, tells=session.ranks.first) as journal,
         interruptible() as stopped,
     ):
         while not session.schedule.ended(state):
@@ -124,7 +124,12 @@ def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
 
 
 def _train_epoch(
-    session: Session, model: nn.Module, folder: RunFolder, state: State, journal: Journal, stopped: threading.Event
+    session: Session,
+    model: nn.Module,
+    folder: RunFolder,
+    state: State,
+    journal: MetricsLogger,
+    stopped: threading.Event,
 ) -> None:
     config, student, ranks, precision = session.config, session.student, session.ranks, session.precision
     began = time.perf_counter() - state.seconds
@@ -153,7 +158,7 @@ def _train_epoch(
             raise UserError(f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Go on with --resume.")
 
 
-def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: Journal) -> None:
+def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: MetricsLogger) -> None:
     """Validate, keep the checkpoint if it is the best so far, save the state and write the epoch's line."""
     began = time.perf_counter()
     if not all(bool(torch.isfinite(weight).all()) for weight in session.student.state_dict().values()):
@@ -179,7 +184,7 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: Jo
     journal.epoch(state, line)
 
 
-def _over_ranks(ranks: Ranks, seen: list[Tensor], whole: int, stopped: threading.Event) -> tuple[Values, bool]:
+def _over_ranks(ranks: ProcessGroup, seen: list[Tensor], whole: int, stopped: threading.Event) -> tuple[Values, bool]:
     """The batch's total, bce and kd, and whether any process was asked to stop.
 
     seen : of each part, the losses times its number of samples, (3,).
@@ -223,7 +228,7 @@ def _result(folder: RunFolder) -> dict[str, object]:
         "samples": record.samples,
         "epochs": state.epoch,
         "steps": state.step,
-        "ended": Schedule(record.config, 1).ended(state),
+        "ended": LrSchedule(record.config, 1).ended(state),
         "restarted_epochs": state.restarted,
         "unchecked_epochs": state.unchecked,
         "best_epoch": state.best_epoch,

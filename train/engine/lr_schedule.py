@@ -13,7 +13,7 @@ from ..runs.checkpoint import State
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LrSchedule:
     """How the rate moves from ``config.lr`` on.
 
     constant; cosine: half a cosine down to ``min_lr`` at the last step; step: times ``lr_factor`` every ``drop_every``

@@ -12,23 +12,23 @@ from torch.optim import Adam, Optimizer
 
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
-from ...models.weights import hash_file
+from ...models.weights import file_digest
 from ..config import TrainConfig
-from ..data.dataset import Batch, Part
+from ..data.dataset import Batch, FeatureDataset
 from ..data.degrade import Degrader
-from ..data.examples import Example, Preparation
+from ..data.examples import Example, ExampleBuilder
 from ..data.online_teacher import OnlineTeacher, open_online_teacher
-from ..data.readers import Loading, Readers
-from ..data.rows import Rows, find_rows
+from ..data.readers import LoaderOptions, ReaderPool
+from ..data.rows import TrainingRows, find_rows
 from ..data.select import column
 from ..data.shuffle import batch_sizes
 from ..methods import Method
 from ..runs.checkpoint import BEST, LAST, State, seed_everything
 from ..runs.folder import RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
 from ..student import Student, build_student, check_map, initialise
-from .amp import Precision
-from .distributed import Ranks
-from .lr_schedule import Schedule
+from .amp import MixedPrecision
+from .distributed import ProcessGroup
+from .lr_schedule import LrSchedule
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class Session:
 
     config: TrainConfig
     record: RunRecord
-    train: Part
-    val: Part | None
+    train: FeatureDataset
+    val: FeatureDataset | None
     student: Student
     optimiser: Optimizer
-    prepare: Preparation
+    prepare: ExampleBuilder
     degrade: Degrader | None
-    precision: Precision
-    schedule: Schedule
-    ranks: Ranks
-    loading: Loading
+    precision: MixedPrecision
+    schedule: LrSchedule
+    ranks: ProcessGroup
+    loading: LoaderOptions
 
     @property
     def method(self) -> Method:
@@ -97,7 +97,7 @@ class Session:
 
 
 def open_session(
-    config: TrainConfig, cache: Cache, run: RunFolder, known: RunRecord | None, ranks: Ranks, readers: Readers
+    config: TrainConfig, cache: Cache, run: RunFolder, known: RunRecord | None, ranks: ProcessGroup, readers: ReaderPool
 ) -> Session:
     """Find rows, builds and features, seed the generators, and make the student and its optimiser (Adam, as the papers).
 
@@ -108,8 +108,8 @@ def open_session(
     builds = {one.dataset: one.build for one in known.trained_on} if known else {}
     rows = find_rows(config, cache, features, builds, purpose)
     build = rows.builds[0]
-    train = Part(cache, build, rows.train, features, split="train", purpose=purpose)
-    val = Part(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
+    train = FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose)
+    val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
     steps = _steps(config, len(train), len(val), ranks)
 
     image = train.row_shape(method.inputs[0])[-1]
@@ -162,16 +162,16 @@ def open_session(
         optimiser=Adam(
             student.parameters(), lr=config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay
         ),
-        prepare=Preparation(method, size, config.seed, _moved(online, ranks.device)),
+        prepare=ExampleBuilder(method, size, config.seed, _moved(online, ranks.device)),
         degrade=Degrader(method.degradation, config.seed) if method.degradation else None,
-        precision=Precision(config.amp, ranks.device),
-        schedule=Schedule(config, steps),
+        precision=MixedPrecision(config.amp, ranks.device),
+        schedule=LrSchedule(config, steps),
         ranks=ranks,
-        loading=Loading(readers, ranks.share, pin=ranks.device.type == "cuda"),
+        loading=LoaderOptions(readers, ranks.share, pin=ranks.device.type == "cuda"),
     )
 
 
-def _steps(config: TrainConfig, train: int, val: int, ranks: Ranks) -> int:
+def _steps(config: TrainConfig, train: int, val: int, ranks: ProcessGroup) -> int:
     """Steps of one epoch; UserError for what these numbers of rows cannot serve."""
     sizes = batch_sizes(train, config.batch_size)
     if min(sizes, default=0) < ranks.share.ranks:
@@ -206,7 +206,7 @@ def _balance(label: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
     return (len(label) - generated) / generated
 
 
-def _datasets(rows: Rows) -> dict[str, object]:
+def _datasets(rows: TrainingRows) -> dict[str, object]:
     first, *others = (TrainedOn(dataset=b.dataset, revision=b.revision, build=b.id) for b in rows.builds)
     return {**first.model_dump(), "others": tuple(others)}
 
@@ -241,4 +241,4 @@ def begin_as(student: Student, config: TrainConfig) -> dict[str, str]:
         if not name.startswith("projection.") or (name in own and own[name].shape == value.shape)
     }
     student.load_state_dict({**own, **taken})
-    return {"run": record.run, "epoch": facts["epoch"], "sha256": hash_file(source.checkpoints / BEST)}
+    return {"run": record.run, "epoch": facts["epoch"], "sha256": file_digest(source.checkpoints / BEST)}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ...choices import TestTransform
 from ...metrics.calibration import calibrate
 from ...metrics.measures import accuracy, average_precision
-from ...models.weights import hash_file
+from ...models.weights import file_digest
 from ..evaluation.score import Floats, predict, probability
 from ..runs.checkpoint import BEST, Line, replace_file, replace_text
 from ..runs.folder import RunFolder
@@ -71,7 +71,7 @@ def keep_scores(session: Session, folder: RunFolder, logits: Floats) -> None:
         scores,
         split="val",
         transform=TRANSFORM,
-        checkpoint_sha256=hash_file(folder.checkpoints / BEST),
+        checkpoint_sha256=file_digest(folder.checkpoints / BEST),
     )
     if found is not None:
         replace_text(folder.calibration_file, found.model_dump_json(indent=2) + "\n")

@@ -24,11 +24,11 @@ from ...cache.records.builds import BuildRecord
 from ...cache.store import Cache
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import choose_device, keep_freed_memory
-from ...models.weights import hash_file
+from ...models.weights import file_digest
 from ...progress import Progress, Silent
-from ...storage import Place
+from ...storage import AnyPath
 from ..data.augment import checked_transform
-from ..data.dataset import Part
+from ..data.dataset import FeatureDataset
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 from ..runs.checkpoint import BEST
 from ..runs.folder import RunFolder, RunRecord, versions
@@ -38,7 +38,7 @@ from .score import predict, probability
 
 def run_evaluation(
     run: Path,
-    cache_root: Place | str,
+    cache_root: AnyPath | str,
     dataset: str,
     *,
     split: str = "test",
@@ -78,14 +78,16 @@ def run_evaluation(
         "split": split,
         "transform": chosen,
         "select": select or None,
-        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": hash_file(folder.checkpoints / BEST)},
+        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": file_digest(folder.checkpoints / BEST)},
         "run": record.run,
     }
     known = _read(target / "evaluation.json")
     if known is not None and all(known.get(field) == value for field, value in identity.items()):
         return known
 
-    part = Part(cache, source, table, record.method.inputs, split=split, purpose=f"method {record.method.name}")
+    part = FeatureDataset(
+        cache, source, table, record.method.inputs, split=split, purpose=f"method {record.method.name}"
+    )
     on = choose_device(device)
     keep_freed_memory(on)
     told, stage = progress or Silent(), f"evaluation {name}"
@@ -112,7 +114,7 @@ def run_evaluation(
         "notes": record.notes(),
         "fingerprints": {name: source.features[name].fingerprint for name in record.method.inputs},
         "versions": versions(),
-        "set_aside": set_aside(cache, dataset, source.revision),
+        "set_aside": rejected_counts(cache, dataset, source.revision),
         "counts": {"real": int(np.sum(part.label == 0)), "fake": int(np.sum(part.label == 1))},
         "metrics": _metrics(part.label, logits, scores),
         **_by_generator(part, scores),
@@ -121,7 +123,7 @@ def run_evaluation(
     return info
 
 
-def set_aside(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
+def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
     """How many files a dataset's build set aside, by reason, such as ``label-conflict`` or ``leaked``."""
     return dict(Counter(str(row.get("reason")) for row in cache.datasets().rejects(dataset, revision)))
 
@@ -156,7 +158,7 @@ def _store(
     info: dict[str, Any],
     cache: Cache,
     build: BuildRecord,
-    part: Part,
+    part: FeatureDataset,
     split: str,
     logits: npt.NDArray[np.float32],
     scores: npt.NDArray[np.float32],
@@ -169,13 +171,13 @@ def _store(
         table = columns.append_column("score", pa.array(scores)).append_column("logit", pa.array(logits))
         pq.write_table(table, temporary / "scores.parquet", compression="zstd")
         if serves(build, split, "dire"):
-            dire = Part(cache, build, part.table, ("dire",), split=split, purpose="the mean DIRE")
+            dire = FeatureDataset(cache, build, part.table, ("dire",), split=split, purpose="the mean DIRE")
             means = dire.table.select(["key", "label", "generator", "group"])
             means = means.append_column("mean_dire", pa.array(_mean_dire(dire)))
             pq.write_table(means, temporary / "dire.parquet", compression="zstd")
         pictures = tuple(name for name in ("image", "eps", "dire") if serves(build, split, name))
         if pictures:
-            shown = Part(cache, build, part.table, pictures, split=split, purpose="the gallery")
+            shown = FeatureDataset(cache, build, part.table, pictures, split=split, purpose="the gallery")
             write_gallery(temporary / "gallery", shown, logits, scores)
         if (audit := _audit(cache, build)) is not None:
             (temporary / AUDIT).write_bytes(audit.as_json())
@@ -194,7 +196,7 @@ def _put(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _mean_dire(part: Part) -> npt.NDArray[np.float32]:
+def _mean_dire(part: FeatureDataset) -> npt.NDArray[np.float32]:
     """Mean DIRE of every row, float32 in 0..1, over channels and pixels."""
     means: npt.NDArray[np.float32] = np.zeros(len(part), dtype=np.float32)
     for batch in part.in_order(64):
@@ -213,7 +215,7 @@ def _metrics(labels: npt.NDArray[Any], logits: npt.NDArray[Any], scores: npt.NDA
     }
 
 
-def _by_generator(part: Part, scores: npt.NDArray[Any]) -> dict[str, Any]:
+def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, Any]:
     """``generators``: counts and measures of each generator's test set; ``mean``: unweighted, over those with both."""
     found: list[dict[str, Any]] = []
     for generator, rows in test_sets(part.label, column(part.table, "generator"), column(part.table, "group")).items():

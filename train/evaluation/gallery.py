@@ -13,7 +13,7 @@ from PIL import Image
 from ..data.select import column
 
 if TYPE_CHECKING:
-    from ..data.dataset import Part
+    from ..data.dataset import FeatureDataset
 
 SAMPLES = 12
 MISTAKES = 8
@@ -23,7 +23,7 @@ EPS_RANGE = 3.0
 Array = npt.NDArray[Any]
 
 
-def write_gallery(folder: Path, part: Part, logits: Array, scores: Array) -> None:
+def write_gallery(folder: Path, part: FeatureDataset, logits: Array, scores: Array) -> None:
     """Write ``gallery.json`` and one PNG for each picture that the part's build has.
 
     part : rows with some of image, eps and dire; logits, scores : (rows,).

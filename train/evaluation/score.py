@@ -11,8 +11,8 @@ import torch
 
 from ...choices import TestTransform
 from ..data.augment import test_input
-from ..data.dataset import Part
-from ..data.readers import Loading
+from ..data.dataset import FeatureDataset
+from ..data.readers import LoaderOptions
 from ..methods import Method
 from ..student import Student
 
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 
 def predict(
     student: Student,
-    part: Part,
+    part: FeatureDataset,
     method: Method,
     *,
     size: int,
@@ -29,7 +29,7 @@ def predict(
     batch_size: int,
     device: torch.device,
     seen: Callable[[int], None] = lambda _: None,
-    loading: Loading | None = None,
+    loading: LoaderOptions | None = None,
     joined: Callable[[Floats], Floats] = lambda logits: logits,
 ) -> npt.NDArray[np.float32]:
     """Logit of every row of a part, (rows,) float32 in the order of its table: each occurrence exactly once.

@@ -166,7 +166,7 @@ def _make_newest(folder: Path, saved: _Saved) -> None:
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredState:
     """What ``load_state`` does not put in its place itself: as ``save_state`` got it."""
 
     progress: State
@@ -180,7 +180,7 @@ def read_progress(folder: Path) -> State | None:
     return _read_saved(path).progress if path.exists() else None
 
 
-def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> Restored | None:
+def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> RestoredState | None:
     """Restore the newest state of student, optimiser, Python's and numpy's generators; None without one."""
     path = folder / LAST
     if not path.exists():
@@ -199,7 +199,7 @@ def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> 
     optimiser.load_state_dict({"state": slots, "param_groups": saved.param_groups})
     _set_python_random_state(saved.random)
     states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
-    return Restored(saved.progress, states, saved.scaler)
+    return RestoredState(saved.progress, states, saved.scaler)
 
 
 def seed_everything(seed: int) -> None:

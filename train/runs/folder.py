@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, mode
 from ... import __version__
 from ...errors import UserError
 from ...metrics.calibration import CALIBRATION, VALIDATION, Calibration, read_calibration
-from ...models.weights import hash_file
+from ...models.weights import file_digest
 from ..config import TrainConfig
 from ..methods import Method
 from ..student import SCRATCH, Student, build_student
@@ -177,7 +177,7 @@ class RunFolder:
     def calibration(self) -> Calibration | None:
         """The threshold that validation chose for the best student; None where none was, or for another student."""
         found, best = read_calibration(self.calibration_file), self.checkpoints / BEST
-        if found is None or not best.is_file() or hash_file(best) != found.checkpoint_sha256:
+        if found is None or not best.is_file() or file_digest(best) != found.checkpoint_sha256:
             return None
         return found
 

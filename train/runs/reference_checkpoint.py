@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...choices import METHOD, Preset
 from ...errors import UsageError, UserError
-from ...models.weights import check_state, hash_file, read_state_dict
+from ...models.weights import check_state, file_digest, read_state_dict
 from ..config import TrainConfig
 from ..student import Student, build_student
 from .checkpoint import BEST, save_weights
@@ -90,7 +90,7 @@ def read_checkpoint(path: Path, method: str = METHOD, run: str = UNKNOWN) -> tup
         validation="none",
         created=now(),
         versions=versions(),
-        imported={"file": str(path), "sha256": hash_file(path)},
+        imported={"file": str(path), "sha256": file_digest(path)},
     )
     return student.eval(), record
 
@@ -125,7 +125,7 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
         "method": record.method.name,
         "input": fed,
         "tensors": len(state),
-        "sha256": hash_file(path),
+        "sha256": file_digest(path),
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 from distil_cache.cache.gather import gather
 from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.maintenance.gc import collect
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.store import Cache
 from maintained_cache import SPECS, build, key_of, keys_of, rows_lacking, values_of
 from recorded_progress import Recorded
@@ -65,7 +65,7 @@ def test_fifty_increments_are_usable_and_after_compaction_and_gc_few_shards_hold
     assert shard_counts(root) == {"image": 2, "eps": 2, "teacher": 1}
     assert all(rows_lacking(root, record) == 0 for record in builds[::12])
     assert verify(Cache.open(root)) == []
-    assert garbage(Cache.open(root)) == []
+    assert list_garbage(Cache.open(root)) == []
     _, computed = build(root, splits(range(10 * MANY)))
     assert computed == {"image": 0, "eps": 0, "teacher": 0}
 
@@ -203,13 +203,13 @@ def test_two_compactions_at_once_and_one_that_is_killed_leave_what_one_would(roo
 
 def test_training_reads_the_same_values_from_a_compacted_cache(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from distil_cache.train.data.dataset import Part
+    from distil_cache.train.data.dataset import FeatureDataset
     from small_cache import make_cache, rows
 
     table = rows("train", 12, {"adm": 12})
     for n in (8, 16, 24):
         cache, record = make_cache(tmp_path / "c", table[:n], shard_rows=3)
-    before = Part(
+    before = FeatureDataset(
         cache, record, cache.datasets().read("pictures"), ["image", "eps", "teacher"], split="train", purpose="x"
     )
     names = before.table.column("key").to_pylist()
@@ -217,7 +217,7 @@ def test_training_reads_the_same_values_from_a_compacted_cache(tmp_path: Path) -
     compact(cache)
     collect(cache, delete_them=True, grace_hours=0)
     cache = Cache.open(tmp_path / "c")
-    after = Part(
+    after = FeatureDataset(
         cache, record, cache.datasets().read("pictures"), ["image", "eps", "teacher"], split="train", purpose="x"
     )
     assert len(after.stores["image"].marker_ids()) == 1

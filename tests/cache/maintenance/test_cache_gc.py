@@ -16,8 +16,8 @@ from distil_cache.cache.lease import lease
 from distil_cache.cache.maintenance import gc
 from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.maintenance.gc import collect
-from distil_cache.cache.maintenance.trash import keep_shards
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.trash import ensure_shards
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError
@@ -95,7 +95,7 @@ def test_markers_go_first_and_data_when_the_grace_period_is_over(cache: Cache, r
     assert third["bytes"] == first["later"]
     assert [len(list((store.shards).glob("*.zarr"))) for store in cache.features()] == [2, 2, 2]
     assert verify(cache) == []
-    assert garbage(cache) == []
+    assert list_garbage(cache) == []
     assert rows_lacking(cache.root, records[-1]) == 0
 
 
@@ -234,7 +234,7 @@ def test_what_was_removed_and_is_needed_again_is_made_again_or_found_as_it_was(c
         assert [sum(name.startswith(shard) for name in data) for shard in built.shards] == [1] * len(built.shards)
 
 
-def looked_at(cache: Cache) -> list[gc.Item]:
+def looked_at(cache: Cache) -> list[gc.CollectedItem]:
     """What a gc has decided to remove, that has not begun to do so."""
     return gc._look(cache, 0, 1, thorough=True).items
 
@@ -265,7 +265,7 @@ def test_a_gc_killed_before_it_put_things_back_is_made_good_by_the_build_or_by_t
     named = records[0].features["eps"].shards
     gc._set_aside(cache, looked_at(cache))  # killed here
     assert not all(store.has(shard) for shard in named)
-    keep_shards(store, named)
+    ensure_shards(store, named)
     assert all(store.has(shard) for shard in named)
 
     gc._set_aside(cache, looked_at(cache))
@@ -342,7 +342,7 @@ def test_a_build_whose_rows_are_gone_for_good_is_not_recorded(cache: Cache, reco
     store = cache.open_feature(FOLDERS[1])
     collect(cache, delete_them=True, grace_hours=0)
     with pytest.raises(IntegrityError, match="Run the build again"):
-        keep_shards(store, records[0].features["eps"].shards)
+        ensure_shards(store, records[0].features["eps"].shards)
 
 
 def build_in_a_loop(root: Path, seed: int, times: int, answers: Any) -> None:

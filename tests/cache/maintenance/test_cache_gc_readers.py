@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from distil_cache.cache import store
 from distil_cache.cache.maintenance import gc, roots
-from distil_cache.cache.maintenance.gc import collect, removed_folder
-from distil_cache.cache.maintenance.trash import put_back, set_aside
+from distil_cache.cache.maintenance.gc import collect, trash_folder
+from distil_cache.cache.maintenance.trash import move_to_trash, restore
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.records import datasets
 from distil_cache.cache.records.builds import BuildRecord, BuildStore
@@ -36,11 +36,11 @@ def always_elsewhere(root: Path, path: Path, read: Callable[..., Any], times: in
     def moved(place: Path, *arguments: Any) -> Any:
         if left[0] and place.name == path.name:
             left[0] -= 1
-            aside = removed_folder(path) / path.name
+            aside = trash_folder(path) / path.name
             if place == path:
-                set_aside(root, path, aside.parent)
+                move_to_trash(root, path, aside.parent)
             else:
-                put_back(root, aside, path)
+                restore(root, aside, path)
                 aside.unlink()
         return read(place, *arguments)
 
@@ -65,7 +65,7 @@ def test_a_table_is_found_where_gc_has_just_moved_it(
 ) -> None:
     table = cache.datasets().read(NAME)
     path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
-    monkeypatch.setattr(datasets, "fetched", always_elsewhere(cache.root, path, datasets.fetched, times))
+    monkeypatch.setattr(datasets, "fetch_source", always_elsewhere(cache.root, path, datasets.fetch_source, times))
     assert cache.datasets().read(NAME) == table
     assert path.exists() == (times == 2)
 
@@ -74,7 +74,7 @@ def test_a_file_that_is_never_where_it_was_seen_is_an_integrity_error(
     cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
-    monkeypatch.setattr(datasets, "fetched", always_elsewhere(cache.root, path, datasets.fetched, 3))
+    monkeypatch.setattr(datasets, "fetch_source", always_elsewhere(cache.root, path, datasets.fetch_source, 3))
     with pytest.raises(IntegrityError, match=r"parquet: cannot be used \(it is never where it was seen\)"):
         cache.datasets().read(NAME)
 
@@ -87,12 +87,12 @@ def test_a_record_that_was_away_for_a_moment_is_read_and_a_damaged_one_is_told(
 
     def read_late(self: BuildStore, build_id: str) -> BuildRecord:
         if away:
-            set_aside(cache.root, path, removed_folder(path))
+            move_to_trash(cache.root, path, trash_folder(path))
         try:
             return read(self, build_id)
         finally:
             if away:
-                put_back(cache.root, removed_folder(path) / path.name, path)
+                restore(cache.root, trash_folder(path) / path.name, path)
                 away.clear()
 
     monkeypatch.setattr(BuildStore, "read", read_late)
@@ -115,10 +115,10 @@ def test_a_revision_that_becomes_the_head_while_gc_looks_is_never_set_aside(
 
     def note(path: Path, folder: Path) -> bool:
         moved.append(path)
-        return set_aside(path, folder)
+        return move_to_trash(path, folder)
 
     monkeypatch.setattr(gc, "find_roots", find_and_build)
-    monkeypatch.setattr(gc, "set_aside", note)
+    monkeypatch.setattr(gc, "move_to_trash", note)
     collect(cache, delete_them=True, grace_hours=0)
     assert len(newer) == 1
     assert not [path for path in moved if newer[0].revision in path.name]

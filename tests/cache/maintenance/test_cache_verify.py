@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.shards.format import checksum
@@ -79,7 +79,7 @@ def flip_bit(path: Path, place: int) -> None:
 
 def test_an_undamaged_cache_has_neither_problems_nor_garbage(scene: Scene) -> None:
     assert verify(scene.cache) == []
-    assert garbage(scene.cache) == []
+    assert list_garbage(scene.cache) == []
 
 
 @pytest.mark.parametrize("place", [0, 40, -30, -1])
@@ -240,12 +240,12 @@ def test_data_without_a_marker_and_temporary_files_are_garbage_and_no_problem(sc
     left.parent.mkdir()
     left.touch()
     assert verify(scene.cache) == []
-    assert garbage(scene.cache) == sorted([left, scene.data])
+    assert list_garbage(scene.cache) == sorted([left, scene.data])
 
 
 def test_the_data_of_a_damaged_marker_is_no_garbage(scene: Scene) -> None:
     scene.marker_path.write_text("{")
-    assert garbage(scene.cache) == []
+    assert list_garbage(scene.cache) == []
 
 
 def test_a_build_whose_shard_or_revision_is_gone_is_a_problem(scene: Scene) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from distil_cache.cache.maintenance.listing import summary, words
+from distil_cache.cache.maintenance.listing import spec_summary, summary
 from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
@@ -134,4 +134,7 @@ def test_damage_is_listed_beside_what_is_whole(cache: Cache) -> None:
 
 
 def test_a_spec_in_words_names_what_it_derives_from_and_cuts_digests() -> None:
-    assert words(Derived().canonical()) == "algorithm 2, from toy, weights abababab…, clip yes, views identity/hflip"
+    assert (
+        spec_summary(Derived().canonical())
+        == "algorithm 2, from toy, weights abababab…, clip yes, views identity/hflip"
+    )

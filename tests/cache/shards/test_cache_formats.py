@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from distil_cache.cache.gather import gather
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.shards import data as data_object
 from distil_cache.cache.shards import handles
 from distil_cache.cache.shards.marker import Marker
@@ -116,7 +116,7 @@ def test_the_same_rows_are_the_same_bytes_under_the_same_shard_id(store: Feature
     one, two = (feature.commit(keys(20), some_rows(20)) for feature in (store, other))
     assert (one.shard, one.sha256, one.bytes, one.codec) == (two.shard, two.sha256, two.bytes, two.codec)
     assert other.commit(keys(20), some_rows(20)) == two
-    assert garbage(Cache.open(tmp_path / "other")) == []
+    assert list_garbage(Cache.open(tmp_path / "other")) == []
 
 
 def test_the_format_changes_neither_fingerprint_nor_shard_id(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_feature_may_hold_shards_of_both_formats(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(20)
     np.testing.assert_array_equal(gather(cache.feature(Toy()), [keys(20)[n] for n in order]), rows[order])
     assert cache.feature(Toy(), "webdataset").commit(keys(20)[:12], rows[:12]) == one
-    assert (verify(cache), garbage(cache)) == ([], [])
+    assert (verify(cache), list_garbage(cache)) == ([], [])
 
 
 def test_a_marker_comes_back_from_its_json_which_names_offsets_only_where_there_are_any(store: FeatureStore) -> None:

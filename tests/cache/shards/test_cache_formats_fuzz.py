@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from distil_cache.cache.gather import gather
-from distil_cache.cache.maintenance.verify import garbage, verify
+from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError
@@ -192,4 +192,4 @@ def test_any_rows_come_back_to_the_bit_from_either_format(
         expected = rows[start:stop] if view is None else rows[start:stop, view]
         found = cache.feature(Toy()).read(marker.shard, start, stop, view)
         assert (found.dtype, found.shape, found.tobytes()) == (rows.dtype, expected.shape, expected.tobytes())
-        assert (verify(cache), garbage(cache)) == ([], [])
+        assert (verify(cache), list_garbage(cache)) == ([], [])

@@ -22,7 +22,7 @@ from distil_cache.cache.gather import gather
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.shards.format import checksum
 from distil_cache.cache.shards.marker import MAX_MARKER_BYTES
-from distil_cache.cache.shards.tar import Layout, npy_header, ustar_header
+from distil_cache.cache.shards.tar import TarLayout, npy_header, ustar_header
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import IntegrityError
@@ -30,7 +30,7 @@ from distil_cache.errors import IntegrityError
 SHAPE = (2, 3, 8, 8)
 KEYS = sorted(hashlib.sha256(bytes([number])).hexdigest()[:32] for number in range(4))
 ROWS = np.random.default_rng(0).integers(0, 4, (4, *SHAPE), dtype=np.uint8)  # blosc compresses them
-LAYOUT = Layout("toy", ROWS.dtype, SHAPE)
+LAYOUT = TarLayout("toy", ROWS.dtype, SHAPE)
 Change = Callable[[bytearray], None]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from counting_store import CountingStore, change, operations
 from distil_cache.cache.gather import read_rows
-from distil_cache.cache.shards.open_file import MAX_GAP, joined, open_file
+from distil_cache.cache.shards.open_file import MAX_GAP, merge_ranges, open_file
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UnreachableError
@@ -93,14 +93,14 @@ def test_large_reads_go_in_windows_of_bounded_size(
 
 
 def test_spans_are_joined_where_little_lies_between_and_never_into_far_more_than_was_asked() -> None:
-    assert joined([(10, 5), (0, 10)]) == [(0, 15)]
-    assert joined([(0, 100), (150, 100)]) == [(0, 250)]
-    assert joined([(0, 100), (600, 100)]) == [(0, 100), (600, 700)]
+    assert merge_ranges([(10, 5), (0, 10)]) == [(0, 15)]
+    assert merge_ranges([(0, 100), (150, 100)]) == [(0, 250)]
+    assert merge_ranges([(0, 100), (600, 100)]) == [(0, 100), (600, 700)]
     apart = MAX_GAP + 1
-    assert joined([(0, apart), (2 * apart, apart)]) == [(0, apart), (2 * apart, 3 * apart)]
+    assert merge_ranges([(0, apart), (2 * apart, apart)]) == [(0, apart), (2 * apart, 3 * apart)]
     many = [(place * 40, 16) for place in range(1000)]
-    assert joined(many) == [(0, 999 * 40 + 16)]
-    assert joined([]) == []
+    assert merge_ranges(many) == [(0, 999 * 40 + 16)]
+    assert merge_ranges([]) == []
 
 
 @pytest.mark.parametrize("form", FORMATS)

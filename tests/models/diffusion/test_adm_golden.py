@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distil_cache.models.diffusion.ddim import dire, extract, invert, predict, quantised, sample
+from distil_cache.models.diffusion.ddim import dire_image, extract, invert, predict, sample, to_uint8
 from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from golden_arithmetic import difference
@@ -109,8 +109,8 @@ def test_partial_dire_is_the_reference_dire_and_its_bytes_change_only_beside_an_
     made = extract(model, golden["x"], respace("ddim20"), {"dire", "recon"}, real_step=10)
     assert made.recon is not None
     assert made.dire is not None
-    assert difference(dire(golden["x"], made.recon), golden["dire_f32_rs10_clip1"])["relative"] < 1e-4
-    assert torch.equal(made.dire, quantised(dire(golden["x"], made.recon)))
+    assert difference(dire_image(golden["x"], made.recon), golden["dire_f32_rs10_clip1"])["relative"] < 1e-4
+    assert torch.equal(made.dire, to_uint8(dire_image(golden["x"], made.recon)))
     changed = made.dire != golden["dire_u8_rs10_clip1"]
     levels = golden["dire_f32_rs10_clip1"][changed] * 127.5
     assert ((levels - levels.round()).abs() < 0.01).all()

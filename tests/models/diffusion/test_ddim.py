@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from distil_cache.errors import UserError
-from distil_cache.models.diffusion.ddim import EXTRACTS, dire, extract, invert, predict, quantised, sample
-from distil_cache.models.diffusion.noise_schedule import Schedule, respace
+from distil_cache.models.diffusion.ddim import EXTRACTS, dire_image, extract, invert, predict, sample, to_uint8
+from distil_cache.models.diffusion.noise_schedule import NoiseSchedule, respace
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from torch import Tensor
 
@@ -51,7 +51,7 @@ def x() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def schedule() -> Schedule:
+def schedule() -> NoiseSchedule:
     """The papers' 20 steps."""
     return respace("ddim20")
 
@@ -75,7 +75,7 @@ def walk(model: Counted, x: Tensor, path: list[int], abar: Tensor, *, clip: bool
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("real_step", [0, 6])
 def test_the_fused_pass_equals_the_textbook_walk(
-    model: Counted, x: Tensor, schedule: Schedule, clip: bool, real_step: int
+    model: Counted, x: Tensor, schedule: NoiseSchedule, clip: bool, real_step: int
 ) -> None:
     count = real_step or 20
     abar = torch.from_numpy(schedule.alphas_cumprod)
@@ -105,7 +105,7 @@ def test_the_fused_pass_equals_the_textbook_walk(
     ],
 )
 def test_a_pass_makes_as_few_calls_as_its_features_allow(
-    model: Counted, x: Tensor, schedule: Schedule, wants: set[str], calls: int
+    model: Counted, x: Tensor, schedule: NoiseSchedule, wants: set[str], calls: int
 ) -> None:
     made = extract(model, x, schedule, wants)
     assert made.calls == len(model.timesteps) == calls
@@ -114,7 +114,7 @@ def test_a_pass_makes_as_few_calls_as_its_features_allow(
     assert (made.noise_mean is not None) == ("noise" in wants)
 
 
-def test_eps_is_the_same_alone_and_beside_dire(model: Counted, x: Tensor, schedule: Schedule) -> None:
+def test_eps_is_the_same_alone_and_beside_dire(model: Counted, x: Tensor, schedule: NoiseSchedule) -> None:
     alone = extract(model, x, schedule, {"eps"}).eps
     beside = extract(model, x, schedule, {"eps", "dire"}).eps
     assert alone is not None
@@ -122,13 +122,15 @@ def test_eps_is_the_same_alone_and_beside_dire(model: Counted, x: Tensor, schedu
     assert torch.equal(alone, beside)
 
 
-def test_the_path_goes_up_and_comes_down_over_the_same_timesteps(model: Counted, x: Tensor, schedule: Schedule) -> None:
+def test_the_path_goes_up_and_comes_down_over_the_same_timesteps(
+    model: Counted, x: Tensor, schedule: NoiseSchedule
+) -> None:
     made = extract(model, x, schedule, {"dire"}, real_step=3)
     assert model.timesteps == [0, 50, 100, 100, 50, 0]
     assert made.calls == 6
 
 
-def test_a_model_that_believes_in_one_picture_reconstructs_that_picture(x: Tensor, schedule: Schedule) -> None:
+def test_a_model_that_believes_in_one_picture_reconstructs_that_picture(x: Tensor, schedule: NoiseSchedule) -> None:
     believed = torch.full_like(x, 0.25)
     abar = dict(zip(schedule.timesteps, schedule.alphas_cumprod.tolist(), strict=True))
 
@@ -143,7 +145,7 @@ def test_a_model_that_believes_in_one_picture_reconstructs_that_picture(x: Tenso
     assert (made.dire.float() - (x - believed).abs() * 127.5).abs().max() <= 1.01
 
 
-def test_noise_explains_the_state_exactly_after_clipping(model: Counted, x: Tensor, schedule: Schedule) -> None:
+def test_noise_explains_the_state_exactly_after_clipping(model: Counted, x: Tensor, schedule: NoiseSchedule) -> None:
     step = next(schedule.ascending())
     seen = predict(model, x, step)
     assert seen.x0.abs().max() <= 1
@@ -152,12 +154,12 @@ def test_noise_explains_the_state_exactly_after_clipping(model: Counted, x: Tens
 
 def test_dire_on_8_bits_is_truncated_and_capped() -> None:
     error = torch.tensor([0.0, 1.99 / 127.5, 2.0, 3.5])
-    assert quantised(error).tolist() == [0, 1, 255, 255]
-    assert dire(torch.tensor([-1.0]), torch.tensor([1.0])).item() == 2
+    assert to_uint8(error).tolist() == [0, 1, 255, 255]
+    assert dire_image(torch.tensor([-1.0]), torch.tensor([1.0])).item() == 2
 
 
 def test_the_latent_samples_back_to_the_reconstruction_of_the_pass(
-    model: Counted, x: Tensor, schedule: Schedule
+    model: Counted, x: Tensor, schedule: NoiseSchedule
 ) -> None:
     recon = extract(model, x, schedule, {"recon"}).recon
     assert recon is not None
@@ -166,12 +168,12 @@ def test_the_latent_samples_back_to_the_reconstruction_of_the_pass(
 
 @pytest.mark.parametrize("real_step", [-1, 21])
 def test_more_steps_than_the_schedule_has_are_refused(
-    model: Counted, x: Tensor, schedule: Schedule, real_step: int
+    model: Counted, x: Tensor, schedule: NoiseSchedule, real_step: int
 ) -> None:
     with pytest.raises(UserError, match="real_step"):
         extract(model, x, schedule, {"dire"}, real_step=real_step)
 
 
-def test_an_unknown_feature_is_a_programming_error(model: Counted, x: Tensor, schedule: Schedule) -> None:
+def test_an_unknown_feature_is_a_programming_error(model: Counted, x: Tensor, schedule: NoiseSchedule) -> None:
     with pytest.raises(ValueError, match="wants"):
         extract(model, x, schedule, {"teacher"})

@@ -13,7 +13,7 @@ from distil_cache.models.diffusion import winograd
 from distil_cache.models.diffusion.ddim import predict
 from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
-from distil_cache.models.diffusion.winograd import WinogradConv2d, column_sums, convolved, pays, use_winograd
+from distil_cache.models.diffusion.winograd import WinogradConv2d, column_sums, convolved, is_worthwhile, use_winograd
 from distil_cache.pipeline.execution.networks import placed
 from golden_arithmetic import difference
 from safetensors import safe_open
@@ -121,9 +121,9 @@ def test_memory_beyond_the_result_is_bounded_by_the_block_and_not_by_the_map() -
 
 
 def test_it_is_taken_on_large_maps_of_many_channels_and_for_any_number_of_images() -> None:
-    assert pays(drawn(1, 64, 64, 64), 64)
-    assert pays(drawn(3, 192, 16, 16), 256)
-    assert pays(drawn(1, 512, 32, 32), 512)
+    assert is_worthwhile(drawn(1, 64, 64, 64), 64)
+    assert is_worthwhile(drawn(3, 192, 16, 16), 256)
+    assert is_worthwhile(drawn(1, 512, 32, 32), 512)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_it_is_taken_on_large_maps_of_many_channels_and_for_any_number_of_images
     ],
 )
 def test_it_is_not_taken_where_it_is_slower_or_not_meant(x: Tensor, out_channels: int) -> None:
-    assert not pays(x, out_channels)
+    assert not is_worthwhile(x, out_channels)
 
 
 @pytest.mark.parametrize(

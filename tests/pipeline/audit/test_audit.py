@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from audit_pictures import EACH, picture, through_jpeg, write
 from distil_cache.errors import UsageError, UserError
-from distil_cache.pipeline.audit.checks import parts, spread
+from distil_cache.pipeline.audit.checks import audit_parts, choose_evenly
 from distil_cache.pipeline.audit.run import AuditRow, audit_rows, header_facts, run_audit
 from distil_cache.pipeline.sources.file import SourceFile
 from image_bytes import bad_files, saved
@@ -188,10 +188,10 @@ def test_a_sample_is_spread_over_splits_and_generators_and_does_not_depend_on_th
     files = [SourceFile("r", f"a{n}", 1, "train", "big", "gan", "") for n in range(50)]
     files += [SourceFile("r", f"b{n}", 1, "test", "small", "gan", "") for n in range(5)]
     keys = [f"{(7919 * n) % 1009:032x}" for n in range(len(files))]
-    chosen = {files[place].path for place in spread(files, keys, 20)}
+    chosen = {files[place].path for place in choose_evenly(files, keys, 20)}
     assert sum(path.startswith("b") for path in chosen) == 5
     assert len(chosen) == 20
-    assert {files[::-1][place].path for place in spread(files[::-1], keys[::-1], 20)} == chosen
+    assert {files[::-1][place].path for place in choose_evenly(files[::-1], keys[::-1], 20)} == chosen
 
 
 def test_a_generator_without_own_reals_is_compared_with_those_of_its_source_group() -> None:
@@ -201,7 +201,7 @@ def test_a_generator_without_own_reals_is_compared_with_those_of_its_source_grou
         SourceFile("r", "2", 1, "test", "adm", "diffusion", "imagenet"),
         SourceFile("r", "3", 1, "test", "ldm", "diffusion", "lsun"),
     ]
-    assert dict(parts(files)) == {"all": [0, 1, 2, 3], "generator adm": [0, 2], "generator ldm": [1, 3]}
+    assert dict(audit_parts(files)) == {"all": [0, 1, 2, 3], "generator adm": [0, 2], "generator ldm": [1, 3]}
 
 
 def test_the_rows_of_a_dataset_are_audited_where_their_files_still_are(plain: Path, tmp_path: Path) -> None:

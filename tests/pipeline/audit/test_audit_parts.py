@@ -8,13 +8,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 from audit_pictures import picture, through_jpeg
-from distil_cache.images.jpeg import jpeg_facts, nearest_quality, standard_table
+from distil_cache.images.jpeg import nearest_quality, parse_jpeg, standard_table
 from distil_cache.pipeline.audit.classify import judge
-from distil_cache.pipeline.audit.duplicates import MOST_BITS, groups, look_of, near_pairs
+from distil_cache.pipeline.audit.duplicates import MOST_BITS, groups, near_pairs, sketch_image
 from distil_cache.pipeline.audit.header_features import header_facts
 from distil_cache.pipeline.audit.jpeg_history import earlier_quality
 from distil_cache.pipeline.audit.pixel_features import pixel_facts, window
-from distil_cache.pipeline.audit.wording import in_words
+from distil_cache.pipeline.audit.wording import describe_check
 from image_bytes import noise, saved
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -25,7 +25,7 @@ GREY = np.array([0.299, 0.587, 0.114])
 @pytest.mark.parametrize("quality", [1, 10, 49, 50, 75, 90, 95, 100])
 def test_the_tables_of_a_jpeg_are_read_as_the_library_wrote_them(quality: int) -> None:
     data = saved(noise(), "JPEG", quality=quality)
-    table = jpeg_facts(data).tables[0]
+    table = parse_jpeg(data).tables[0]
     assert table == standard_table(quality)
     assert list(table) == Image.open(io.BytesIO(data)).quantization[0]  # type: ignore[attr-defined]
     assert nearest_quality(dict(enumerate(table))) == quality
@@ -138,9 +138,9 @@ def test_near_duplicates_are_those_that_comparing_every_pair_finds() -> None:
     looks = []
     for seed in range(40):
         image = Image.fromarray(picture(seed, 64, smooth=0.7))
-        looks.append(look_of(saved(image)))
+        looks.append(sketch_image(saved(image)))
         if seed % 4 == 0:
-            looks.append(look_of(saved(image.resize((90, 90)), "JPEG", quality=70)))
+            looks.append(sketch_image(saved(image.resize((90, 90)), "JPEG", quality=70)))
     known = [look for look in looks if look is not None]
     assert len(known) == 50
     pairs = near_pairs(known)
@@ -154,7 +154,7 @@ def test_near_duplicates_are_those_that_comparing_every_pair_finds() -> None:
 
 
 def test_a_picture_of_one_colour_resembles_nothing() -> None:
-    assert look_of(saved(np.full((50, 50, 3), 90, np.uint8))) is None
+    assert sketch_image(saved(np.full((50, 50, 3), 90, np.uint8))) is None
     assert near_pairs([]) == []
 
 
@@ -187,8 +187,12 @@ def test_a_feature_that_is_missing_on_one_side_tells_the_label_and_one_without_v
 
 
 def test_a_feature_is_put_into_words() -> None:
-    assert in_words("JPEG quality", [90, 95, 92], [None]) == "JPEG quality: real 90 to 95 (median 92), generated none"
-    assert in_words("width", [256, 256], [None, 64]) == "width: real 256, generated 64 [none in 1 of 2]"
     assert (
-        in_words("mode", ["L", "RGB", "RGB", "RGB"], [""]) == "mode: real RGB 75 %; L 25 %, generated (nothing) 100 %"
+        describe_check("JPEG quality", [90, 95, 92], [None])
+        == "JPEG quality: real 90 to 95 (median 92), generated none"
+    )
+    assert describe_check("width", [256, 256], [None, 64]) == "width: real 256, generated 64 [none in 1 of 2]"
+    assert (
+        describe_check("mode", ["L", "RGB", "RGB", "RGB"], [""])
+        == "mode: real RGB 75 %; L 25 %, generated (nothing) 100 %"
     )

@@ -27,9 +27,9 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.client import Failure, Outcome, connect
+from distil_cache.pipeline.cluster.client import TaskFailure, TaskOutcome, connect
 from distil_cache.pipeline.cluster.messages import (
-    Request,
+    OpenBuild,
     read_files,
     read_findings,
     read_report,
@@ -41,12 +41,12 @@ from distil_cache.pipeline.cluster.messages import (
 )
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cluster.worker import open_build
-from distil_cache.pipeline.execution.tasks import Done, Report
+from distil_cache.pipeline.execution.tasks import TaskReport, TaskResult
 from distil_cache.pipeline.planning.plan import Task
-from distil_cache.pipeline.scan.memory import Finding
+from distil_cache.pipeline.scan.memory import ScanEntry
 from distil_cache.pipeline.sources.file import Member, SourceFile
 from distil_cache.progress import Silent
-from distil_cache.storage import place_of
+from distil_cache.storage import to_path
 from maintained_cache import checksums
 from recorded_progress import Recorded
 from small_models import write_material
@@ -87,7 +87,7 @@ def test_workers_make_the_bytes_and_the_record_of_the_loop_and_leave_nothing_to_
 def test_workers_find_a_cache_in_an_object_store_by_its_url(
     material: Path, loop: dict[str, Any], scheduler: str, tmp_path: Path
 ) -> None:
-    cache = place_of(f"memory://{tmp_path.name}/cache")
+    cache = to_path(f"memory://{tmp_path.name}/cache")
     built = run_build(config_of(material, cache), Silent(), place=Placement(scheduler))
     assert (built["build"], built["adm_calls"]) == (loop["build"], loop["adm_calls"])
     assert checksums(cache) == checksums(material / "loop")
@@ -132,11 +132,11 @@ def test_a_task_travels_as_keys_and_paths_and_its_size_is_bounded() -> None:
 
 def test_messages_come_back_as_they_were_with_odd_names_and_members_of_tars() -> None:
     odd = SourceFile("/d", "a \udcff é\n.png", 0, "test", "", "", "", Member("x.tar", 512, 9, 10240, 7))
-    known = Finding(5, 6, "k")
-    assert read_files(write_files([odd, odd], [known, None])) == [(odd, Finding(5, 6, "")), (odd, None)]
+    known = ScanEntry(5, 6, "k")
+    assert read_files(write_files([odd, odd], [known, None])) == [(odd, ScanEntry(5, 6, "")), (odd, None)]
     assert read_findings(write_findings([known, True, False])) == [known, True, False]
-    report = Report(
-        Done({"image": 3}, 12, {"a": "missing: gone"}, {"image": "0" * 32}, 1.5, 4), "tcp://w:1", "CPU of x"
+    report = TaskReport(
+        TaskResult({"image": 3}, 12, {"a": "missing: gone"}, {"image": "0" * 32}, 1.5, 4), "tcp://w:1", "CPU of x"
     )
     assert read_report(write_report(report)) == report
 
@@ -195,7 +195,7 @@ def test_what_another_builder_made_meanwhile_is_not_made_again(
 def test_a_worker_must_find_the_same_cache_models_and_version(material: Path, loop: dict[str, Any]) -> None:
     config = config_of(material, material / "loop")
     told = {feature: row["fingerprint"] for feature, row in loop["features"].items()}
-    request = Request(
+    request = OpenBuild(
         version="0.0.0", config=config.model_dump(mode="json", exclude_unset=True), fingerprints=told, lease="x.json", pictures=None
     )  # fmt: skip
     with pytest.raises(UserError, match=r"runs distil-cache .* the build 0\.0\.0"):
@@ -255,14 +255,14 @@ def test_a_task_whose_workers_went_away_before_they_did_it_comes_back_untried(tm
             for number in range(4):  # one more than the threads of the only worker that may have them
                 crew.submit(wait_for, str(gate), key=f"task-{number}", avoid=[left])
             crew.retire(right)
-            outcomes: list[Outcome] = []
+            outcomes: list[TaskOutcome] = []
             while len(outcomes) < 4:
                 outcomes += crew.ended()
         finally:
             gate.touch()
         assert list(crew.workers()) == [left]
     assert {outcome.key for outcome in outcomes} == {f"task-{number}" for number in range(4)}
-    assert all(isinstance(outcome.result, Failure) and not outcome.result.tried for outcome in outcomes)
+    assert all(isinstance(outcome.result, TaskFailure) and not outcome.result.tried for outcome in outcomes)
 
 
 def test_a_build_ends_when_every_worker_was_sent_away(material: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from distil_cache.commands.show.build import show_build
 from distil_cache.images.spec import ImageSpec
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.planning.plan import Part, Plan, Samples, make_plan, with_dependencies
+from distil_cache.pipeline.planning.plan import Plan, PlanPartition, Samples, make_plan, with_dependencies
 from distil_cache.progress import Silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,7 +41,7 @@ def samples_of(count: int, test_share: float, seed: int) -> Samples:
 
 def parts_of(samples: Samples, of: int, shard_size: int, images: Index) -> list[Plan]:
     indexes = {"image": images, "eps": Index.empty()}
-    return [make_plan(samples, WANTED, indexes, shard_size, Part(number, of)) for number in range(1, of + 1)]
+    return [make_plan(samples, WANTED, indexes, shard_size, PlanPartition(number, of)) for number in range(1, of + 1)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,7 +17,7 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.client import Crew, start_here
+from distil_cache.pipeline.cluster.client import WorkerPool, start_local_pool
 from distil_cache.pipeline.cluster.local_workers import environments, threads_each
 from distil_cache.progress import Silent
 from fault_injection import heed_interrupts
@@ -35,8 +35,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def crew() -> Iterator[Crew]:
-    with start_here(2, "cpu") as crew:
+def crew() -> Iterator[WorkerPool]:
+    with start_local_pool(2, "cpu") as crew:
         yield crew
 
 
@@ -52,7 +52,7 @@ def workers_of(process: int) -> list[psutil.Process]:
     return found
 
 
-def test_everything_of_a_local_cluster_listens_on_loopback_alone_and_threads_are_bounded(crew: Crew) -> None:
+def test_everything_of_a_local_cluster_listens_on_loopback_alone_and_threads_are_bounded(crew: WorkerPool) -> None:
     everybody = [psutil.Process(), *workers_of(os.getpid())]
     assert len(everybody) == 3
     listening = [c.laddr.ip for one in everybody for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
@@ -81,7 +81,7 @@ def test_a_process_takes_a_gpu_of_its_own_or_none(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_shard_that_kills_its_worker_is_told_from_its_neighbours_and_set_aside(
-    material: Path, crew: Crew, tmp_path: Path
+    material: Path, crew: WorkerPool, tmp_path: Path
 ) -> None:
     shard, keys = first_shard(material / "loop")
     with (
@@ -93,7 +93,9 @@ def test_a_shard_that_kills_its_worker_is_told_from_its_neighbours_and_set_aside
     assert [name for name in lacking if name.startswith("image ")] == [f"image {shard}"]
 
 
-def test_workers_that_are_killed_at_random_cost_time_and_no_byte(material: Path, crew: Crew, tmp_path: Path) -> None:
+def test_workers_that_are_killed_at_random_cost_time_and_no_byte(
+    material: Path, crew: WorkerPool, tmp_path: Path
+) -> None:
     config, chance = config_of(material, tmp_path / "cache"), random.Random(7)
     kills, reports = 0, 0
     with work_on(crew, config, tries=50) as work:

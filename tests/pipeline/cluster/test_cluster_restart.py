@@ -24,7 +24,7 @@ from distil_cache.errors import UserError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.client import connect
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.scan.memory import Finding
+from distil_cache.pipeline.scan.memory import ScanEntry
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.progress import Silent
 from distributed import Client, Worker
@@ -216,4 +216,4 @@ def test_a_connection_that_breaks_in_a_scan_loses_no_file(material: Path, monkey
         found += [scanned for block in blocks for scanned in block]
     assert [said for said in heard.said if said.startswith("connected")]
     assert [file for file, _, _ in found] == files
-    assert all(isinstance(finding, Finding) for _, _, finding in found)
+    assert all(isinstance(finding, ScanEntry) for _, _, finding in found)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from distil_cache.errors import UserError
 from distil_cache.pipeline.sources.discover import discover
-from distil_cache.pipeline.sources.file import Discovery, SourceFile
+from distil_cache.pipeline.sources.file import DiscoveredSource, SourceFile
 from distil_cache.pipeline.sources.layouts import LAYOUTS, family_of
 from source_trees import TREES, plant
 
 
-def described(found: Discovery) -> dict[str, tuple[int, str, str, str, str]]:
+def described(found: DiscoveredSource) -> dict[str, tuple[int, str, str, str, str]]:
     return {file.path: (file.label, file.split, file.generator, file.family, file.group) for file in found.files}
 
 

@@ -15,7 +15,7 @@ from distil_cache.images.file import MAX_BYTES, ImageRejected, content_key
 from distil_cache.pipeline.scan.conflicts import to_table
 from distil_cache.pipeline.scan.scan import scan
 from distil_cache.pipeline.sources.discover import discover
-from distil_cache.pipeline.sources.file import Discovery, Listed, SourceFile
+from distil_cache.pipeline.sources.file import DiscoveredSource, ListedObject, SourceFile
 from distil_cache.pipeline.sources.read import read_source
 from distil_cache.storage import RemotePath
 from image_bytes import bad_files, noise, saved
@@ -24,7 +24,7 @@ from source_trees import TREES, plant
 from tar_bytes import sample, write_tar
 
 
-def unplaced(found: Discovery) -> tuple[str, list[SourceFile], int]:
+def unplaced(found: DiscoveredSource) -> tuple[str, list[SourceFile], int]:
     """Return a discovery without what tells where it was made."""
     return found.layout, [replace(file, root="", listed=None) for file in found.files], found.ignored
 
@@ -123,7 +123,8 @@ def test_one_rewritten_within_the_second_is_found_when_its_pixels_are_wanted(
 
 def test_an_object_without_a_time_is_never_taken_for_known(tmp_path: Path, memory_bucket: RemotePath) -> None:
     files = [
-        replace(file, listed=Listed(len(picture(0)), 0)) for file in discover(small_set(memory_bucket, 1)).files[1:]
+        replace(file, listed=ListedObject(len(picture(0)), 0))
+        for file in discover(small_set(memory_bucket, 1)).files[1:]
     ]
     assert [scan(files, memory=tmp_path / "scan.parquet").opened for _ in range(2)] == [1, 1]
 
@@ -134,7 +135,7 @@ def test_objects_that_are_gone_too_large_or_changed_since_the_listing_are_reject
     files = {Path(file.path).stem: file for file in discover(memory_bucket).files}
     (memory_bucket / "real/gone.png").unlink()
     put(memory_bucket, {"real/shorter.png": data[:50]})
-    files["large"] = replace(files["large"], listed=Listed(MAX_BYTES + 1, 1))
+    files["large"] = replace(files["large"], listed=ListedObject(MAX_BYTES + 1, 1))
     files["absent"] = replace(files["good"], path="real/absent.png", listed=None)
     result = scan(list(files.values()))
     assert [row.file.path for row in result.rows] == ["real/good.png"]

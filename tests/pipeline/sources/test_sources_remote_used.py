@@ -12,7 +12,7 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
 from distil_cache.images.file import ImageRejected, content_key
-from distil_cache.inference.arguments import named_files
+from distil_cache.inference.arguments import expand_arguments
 from distil_cache.pipeline.audit.run import run_audit
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.messages import read_findings, read_task, write_files, write_task
@@ -20,7 +20,7 @@ from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.planning.plan import Task
 from distil_cache.pipeline.scan.scan import scan
 from distil_cache.pipeline.sources.discover import discover
-from distil_cache.pipeline.sources.read import read_named
+from distil_cache.pipeline.sources.read import read_source_bytes
 from distil_cache.progress import Silent
 from distil_cache.storage import RemotePath
 from faulty_proxy import FaultyProxy
@@ -125,7 +125,9 @@ def test_a_url_to_predict_stands_for_an_object_a_folder_or_a_pattern(memory_buck
     put(memory_bucket, {name: picture(1) for name in names})
 
     def named(name: str) -> list[str]:
-        return [url.removeprefix(f"{memory_bucket}/") for url in named_files([f"{memory_bucket}/{name}".rstrip("/")])]
+        return [
+            url.removeprefix(f"{memory_bucket}/") for url in expand_arguments([f"{memory_bucket}/{name}".rstrip("/")])
+        ]
 
     assert named("") == ["a.png", "odd[1].png", "sub/b.jpg", "sub/c.mp4", "sub/deep/e.png"]
     assert named("sub/*.*") == ["sub/b.jpg", "sub/c.mp4"]
@@ -135,10 +137,10 @@ def test_a_url_to_predict_stands_for_an_object_a_folder_or_a_pattern(memory_buck
     for name, message in (("*.gif", "matches none"), ("**/*.png", "no pattern for an object store")):
         with pytest.raises(UserError, match=message):
             named(name)
-    assert read_named(f"{memory_bucket}/a.png") == picture(1)
+    assert read_source_bytes(f"{memory_bucket}/a.png") == picture(1)
     for name, reason in (("absent.png", "missing"), ("sub", "missing"), ("\udcff.png", "unreadable-name")):
         with pytest.raises(ImageRejected) as caught:
-            read_named(f"{memory_bucket}/{name}")
+            read_source_bytes(f"{memory_bucket}/{name}")
         assert caught.value.reason == reason
 
 
