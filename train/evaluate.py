@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def run_evaluation(
         "split": split,
         "transform": chosen,
         "select": select or None,
-        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": _sha256(folder.checkpoints / BEST)},
+        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": facts["sha256"]},
         "run": record.run,
     }
     known = _read(target / "evaluation.json")
@@ -184,12 +186,20 @@ def _store(
 
 
 def _put(new: Path, target: Path) -> None:
+    """Put a folder in its place whole, in that of any other; another command may be doing the same."""
     target.parent.mkdir(exist_ok=True)
     old = new.with_name(f"{new.name}-old")
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    while True:
+        with suppress(FileNotFoundError):
+            target.rename(old)
+        try:
+            new.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another was put there meanwhile
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _mean_dire(part: Part) -> npt.NDArray[np.float32]:
@@ -232,11 +242,6 @@ def _name(dataset: str, split: str, transform: str, select: str | None) -> str:
     """Name of the evaluation's folder; what a selection holds may not fit a file name, so it enters by its hash."""
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
     return f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

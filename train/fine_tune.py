@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
-from ..models.weights import hash_file
-from .checkpoint import BEST
 from .config import TrainConfig
 from .run_folder import RunFolder
 from .student import Student
@@ -38,4 +36,4 @@ def begin_as(student: Student, config: TrainConfig) -> dict[str, str]:
         if not name.startswith("projection.") or (name in own and own[name].shape == value.shape)
     }
     student.load_state_dict({**own, **taken})
-    return {"run": record.run, "epoch": facts["epoch"], "sha256": hash_file(source.checkpoints / BEST)}
+    return {"run": record.run, "epoch": facts["epoch"], "sha256": facts["sha256"]}

@@ -19,6 +19,7 @@ from ..places import Place
 from ..progress import Progress, Silent
 from .checkpoint import BEST, Line, State, read_progress, save_weights
 from .config import TrainConfig
+from .hold import Hold
 from .interrupt import interruptible
 from .journal import Journal
 from .loss import losses
@@ -51,8 +52,9 @@ def run_training(
     begins. ``device`` is auto, cpu or cuda:N; ``workers`` processes read (0: a thread), by way of ``local_copy``
     if there is one. Under ``torchrun`` each process learns from its share of every batch; what is returned is empty in all
     but the first.
-    Raises UserError for a run folder that holds another training, features that are not there, and a diverged loss;
-    what was saved before stays. Ctrl-C or SIGTERM ends the step at hand, saves, and raises UserError.
+    Raises UserError for a run folder that holds another training or in which another command works, features that are
+    not there, and a diverged loss; what was saved before stays. Ctrl-C or SIGTERM ends the step at hand, saves, and raises
+    UserError.
     """
     with Readers(workers) as readers, join_ranks(device) as ranks:
         return train_run(
@@ -73,14 +75,15 @@ def train_run(
 ) -> dict[str, object]:
     """Do what ``run_training`` does, among processes that have met and with readers that others may use."""
     folder = RunFolder(run)
-    begin = partial(_begin, config, cache_root, local_copy, folder, ranks, readers)
-    session = begin(resume=resume) if ranks.first else None
-    ranks.wait()
-    if not ranks.first:
-        session = begin(resume=True)
-    if session is not None:
-        _train(session, folder, progress or Silent())
-    return _result(folder) if ranks.first else {}
+    with Hold(run) as hold:
+        begin = partial(_begin, config, cache_root, local_copy, folder, hold, ranks, readers)
+        session = begin(resume=resume) if ranks.first else None
+        ranks.wait()
+        if not ranks.first:
+            session = begin(resume=True)
+        if session is not None:
+            _train(session, folder, progress or Silent())
+        return _result(folder) if ranks.first else {}
 
 
 def _begin(
@@ -88,25 +91,39 @@ def _begin(
     cache_root: Place | str,
     local_copy: LocalCopy | None,
     folder: RunFolder,
+    hold: Hold,
     ranks: Ranks,
     readers: Readers,
     *,
     resume: bool,
 ) -> Session | None:
-    """Open the training, its folder and its references in the cache; None if it is over already."""
+    """Open the training, its folder and its references in the cache; None if it is over already.
+
+    The first process takes the folder: before it looks at a run that goes on, and before it makes a new one.
+    """
+    if ranks.first and folder.config.exists() and not _is_over(config, folder):
+        hold.take()
     known = folder.admit(config, resume=resume)
-    state = read_progress(folder.checkpoints)
-    if known and state and Schedule(config, 1).ended(state):
+    if known and _is_over(config, folder):
         return None
     cache = Cache.open(cache_root, local_copy)
     session = open_session(config, cache, folder, known, ranks, readers)
     if ranks.first:
-        folder.write(session.record)
+        hold.take()
+        if known is None:
+            folder.create(session.record)
+        else:
+            folder.replace(session.record)
         for number, one in enumerate(session.record.trained_on):
             name = session.record.run if number == 0 else f"{session.record.run}.{number}"
             with suppress(ReadOnlyError):  # such a cache remembers no run, and serves all the same
                 cache.builds().add_ref(name, one.build, folder.folder.resolve())
     return session
+
+
+def _is_over(config: TrainConfig, folder: RunFolder) -> bool:
+    state = read_progress(folder.checkpoints)
+    return state is not None and Schedule(config, 1).ended(state) is not None
 
 
 def _train(session: Session, folder: RunFolder, progress: Progress) -> None:

@@ -11,18 +11,22 @@ it: the image in [-1, 1] beside eps, at 256 pixels (``official-code``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..cache.atomic import TEMPORARY_PREFIX, cannot_write
 from ..errors import UsageError, UserError
 from ..models.weights import check_state, hash_file, read_state_dict
-from .checkpoint import BEST, save_weights
+from .checkpoint import BEST, create_file, save_weights
 from .config import TrainConfig
+from .hold import Hold
 from .methods import Preset
 from .run_folder import RunFolder, RunRecord, new_run_id, now, versions
 from .student import Student, build_student
@@ -43,11 +47,13 @@ def import_checkpoint(path: Path, run: Path, method: str = "distildire") -> dict
     """
     student, record = read_checkpoint(path, method, new_run_id(run))
     folder = RunFolder(run)
-    if run.exists() and any(run.iterdir()):
-        raise UserError(f"{run}: is not empty. Choose another --run folder.")
-    folder.checkpoints.mkdir(parents=True)
-    save_weights(folder.checkpoints / BEST, student, {"epoch": "0", "run": record.run})
-    folder.write(record)
+    with Hold(run) as hold:
+        if folder.is_free():
+            hold.take()
+        if not folder.is_free():
+            raise UserError(f"{run}: is not empty. Choose another --run folder.")
+        save_weights(folder.checkpoints / BEST, student, {"epoch": "0", "run": record.run})
+        folder.create(record)
     return {
         "run": str(run),
         "method": method,
@@ -113,11 +119,13 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is there already. Choose another name.")
     state = {name: value for name, value in student.state_dict().items() if not name.startswith("projection.")}
     if path.suffix == ".safetensors":
-        save_file({name: value.contiguous() for name, value in state.items()}, path)
+        written = partial(save_file, {name: value.contiguous() for name, value in state.items()})
     else:
         trained = [weight for name, weight in student.named_parameters() if name in state]
         optimiser = torch.optim.Adam(trained, lr=record.config.lr).state_dict()
-        torch.save({"model": state, "optimizer": optimiser, "total_steps": 0}, path)
+        written = partial(torch.save, {"model": state, "optimizer": optimiser, "total_steps": 0})
+    if not _create(path, written):
+        raise UserError(f"{path}: is there already. Choose another name.")
     scale = ", ".join(f"{name} {scaled}" for name, scaled in record.method.scales.items())
     fed = f"{scale}, at {record.train_size} pixels"
     return {
@@ -127,6 +135,17 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
         "tensors": len(state),
         "sha256": hash_file(path),
     }
+
+
+def _create(path: Path, write: Callable[[Path], object]) -> bool:
+    """Make a file whole, unless it exists; return whether it was made. ``torch.save`` enters the file's own name into it."""
+    try:
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as folder:
+            new = Path(folder) / path.name
+            write(new)
+            return create_file(path, new.rename)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def official_state(content: Mapping[str, Tensor]) -> dict[str, Tensor]:
