@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cache.atomic import make_folder
 from ..cache.store import Cache
 from ..pipeline import BuildConfig, run_build
 from ..progress import Progress
 from ..train import TrainConfig, run_evaluation, run_training, write_report
+from ..train.hold import HeldFolder
 from ..train.report import Addition
 from .controls import DireStudy, baseline_scores, metadata_auc, study_dire
 from .dataset import BLURRED, DIRE, MAIN, SEEN, make_images
@@ -90,12 +92,17 @@ def run_demo(
     """Run the demo in the folder ``out`` and return what happened, ready for JSON.
 
     seed : of crops, noise, weights and order; it takes the place of the recipe's. recipe : how many images of what.
-    Raises UserError if the folder holds another demo, or if the photographs or the teacher's weights are not installed.
+    Raises UserError if the folder holds another demo or one that is running, or if the photographs or the teacher's
+    weights are not installed.
     """
-    recipe = (recipe or Recipe()).model_copy(update={"seed": seed})
-    images, cache, clock = out / "images", out / "cache", Clock()
+    make_folder(out)
+    with HeldFolder(out, f"{out}: another demo works there. Wait until it has ended, or choose another --out."):
+        return _run(out, progress, (recipe or Recipe()).model_copy(update={"seed": seed}), epochs)
+
+
+def _run(out: Path, progress: Progress, recipe: Recipe, epochs: int) -> Result:
+    images, cache, clock, seed = out / "images", out / "cache", Clock(), recipe.seed
     with clock.stage("images"):
-        out.mkdir(parents=True, exist_ok=True)
         manifest, made = make_images(images, recipe, progress)
     with clock.stage("build"):
         builds = _build(images, cache, progress)

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..pipeline.sources import printable
 from ..pipeline.transfer import Rows
 from ..train.gallery import as_pixels
+from ..train.hold import HeldFolder
 
 SHOWN = ("image", "eps", "dire")
 GAP = 4
@@ -26,6 +27,10 @@ class Explainer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             taken = any(folder.iterdir())
+            if not taken:
+                busy = f"--explain {folder}: another command writes there. Choose another folder."
+                self._held = HeldFolder(folder, busy)
+                taken = any(folder.iterdir())
         except OSError as error:
             raise UserError(f"--explain {folder}: cannot be made or listed ({error.strerror}).") from error
         if taken:
