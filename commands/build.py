@@ -182,7 +182,10 @@ def build(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected (with --strict),
     4 the cache is damaged.
     """
-    from ..pipeline import Placement, Quote, build_requests, run_builds
+    from ..pipeline.build import run_builds
+    from ..pipeline.cluster.placement import Placement
+    from ..pipeline.quote import Quote
+    from ..pipeline.requests import build_requests
     from .show.build import show_builds
     from .show.progress import RichProgress
 

@@ -42,7 +42,7 @@ def evaluate(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..train import run_evaluation
+    from ..train.evaluate import run_evaluation
     from .show.progress import RichProgress
     from .show.train import show_evaluation
 

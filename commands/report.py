@@ -26,7 +26,7 @@ def report(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """
-    from ..train import write_report
+    from ..train.report import write_report
     from ..train.report.costs import additions as costs
     from .show.train import show_report
 

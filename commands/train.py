@@ -234,8 +234,9 @@ def train(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..train import TrainConfig, run_sweep, run_training
-    from ..train.sweep import parse_sweep
+    from ..train.config import TrainConfig
+    from ..train.loop import run_training
+    from ..train.sweep import parse_sweep, run_sweep
     from .show.progress import RichProgress
     from .show.train import show_sweep, show_train
 

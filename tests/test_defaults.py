@@ -19,11 +19,18 @@ from distil_cache.inference.bench import BenchConfig, run_bench
 from distil_cache.inference.detector import Detector
 from distil_cache.inference.options import Options
 from distil_cache.inference.predict import run_predict
-from distil_cache.pipeline import BuildConfig, Placement, Quote, build_requests, run_builds
 from distil_cache.pipeline.audit import run_audit
+from distil_cache.pipeline.build import run_builds
+from distil_cache.pipeline.cluster.placement import Placement
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.import_config import ImportConfig
-from distil_cache.train import TrainConfig, run_evaluation, run_training, write_report
+from distil_cache.pipeline.quote import Quote
+from distil_cache.pipeline.requests import build_requests
+from distil_cache.train.config import TrainConfig
+from distil_cache.train.evaluate import run_evaluation
+from distil_cache.train.loop import run_training
 from distil_cache.train.official import export_checkpoint, import_checkpoint
+from distil_cache.train.report import write_report
 from pydantic import BaseModel
 
 NONE_HERE = object()
