@@ -43,9 +43,10 @@ $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[demo,dev]"
 	@touch $@ $(VENV)/.demo-installed
 
+# Not compiled: most of it is never imported, and compiling takes longer than the rest of the installation.
 $(VENV)/.no-torch-installed: pyproject.toml .ci/without_torch.py | $(VENV)/bin/python
 	$(BIN)/python .ci/without_torch.py > $(VENV)/requirements.txt
-	$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --requirement $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
