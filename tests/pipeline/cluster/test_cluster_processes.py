@@ -124,7 +124,7 @@ def test_a_signal_ends_the_workers_and_releases_the_lease(
     os.killpg(process.pid, number)  # as a terminal or a job system does
     _, said = process.communicate(timeout=LONG)
     assert process.returncode == code
-    assert "What was finished is kept" in said
+    assert "Finished work is kept" in said
     assert "Traceback" not in said
     until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))
     assert list((cache / "builders").glob("*.json")) == []
