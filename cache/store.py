@@ -19,8 +19,15 @@ import numpy as np
 
 from ..errors import IntegrityError, UnreachableError, UserError
 from ..storage import AnyPath, RemotePath, list_folders, list_names, map_ordered, path_exists, to_path
-from ..storage.atomic import TEMPORARY_PREFIX, append_line, cannot_write, create_file, make_folder, read_file
-from ..storage.probe import probe_conditional_put
+from ..storage.atomic import (
+    TEMPORARY_PREFIX,
+    append_line,
+    cannot_write,
+    create_file,
+    make_folder,
+    probe_conditional_put,
+    read_file,
+)
 from .index import file as index_file
 from .index.index import EMPTY, Index
 from .local_copy.reader import MAX_OPEN as COPIES_OPEN

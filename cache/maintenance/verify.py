@@ -136,7 +136,7 @@ def _verify_feature(folder: AnyPath) -> Iterator[Problem]:
     shards = store.marker_ids()
     checked = partial(_checked, folder)
     checks = [partial(_check_shard, store, shard) for shard in shards]
-    for shard, result in zip(shards, map_ordered(checked, checks, folder, at_once=_SHARDS_AT_ONCE), strict=True):
+    for shard, result in zip(shards, map_ordered(checked, checks, folder, max_workers=_SHARDS_AT_ONCE), strict=True):
         if isinstance(result, _Failure):
             yield Problem(folder.name, shard, result.what, kind=result.kind)
     for path, what in _index_problems(store):

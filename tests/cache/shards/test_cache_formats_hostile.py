@@ -311,7 +311,7 @@ def test_a_pipe_in_a_markers_place_does_not_hang_the_reader(tar: Scene) -> None:
     path = tar.shards / f"{tar.marker.shard}.json"
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(IntegrityError, match="is no file"):
+    with pytest.raises(IntegrityError, match="is not a regular file"):
         tar.store().read(tar.marker.shard)
 
 
