@@ -325,6 +325,6 @@ def probe_conditional_put(root: AnyPath) -> None:
         raise cannot_write(root, error if isinstance(error, OSError) else OSError(0, str(error))) from error
     if not refuses:
         raise UserError(
-            f"{root}: this store does not support conditional puts (it overwrites existing objects), and a cache relies "
-            "on them. Use another store, or a newer version of its server."
+            f"{root}: this store does not support conditional puts (it overwrites existing objects), and a cache "
+            "relies on them. Use another store, or a newer version of its server."
         )

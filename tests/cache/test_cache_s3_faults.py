@@ -1,4 +1,4 @@
-"""Several writers of one cache on S3, killed ones, and a network that loses answers: one marker wins, nothing is lost."""
+"""Concurrent and killed writers of one cache on S3, and a network that loses answers: one marker wins, nothing is lost."""
 
 from __future__ import annotations
 
@@ -182,9 +182,7 @@ def test_a_marker_that_cannot_be_put_is_a_user_error_and_no_shard(
     assert verify(Cache.open(behind_proxy)) == []
 
 
-def test_data_stay_if_the_marker_may_be_there_and_nobody_can_tell(
-    behind_proxy: RemotePath, s3_proxy: FaultyProxy
-) -> None:
+def test_data_stay_if_it_is_unknown_whether_the_marker_exists(behind_proxy: RemotePath, s3_proxy: FaultyProxy) -> None:
     keys = keys_of(range(3))
     store = Cache.create(behind_proxy).feature(SPECS["eps"])
     s3_proxy.inject("lost", "PUT", MARKER, conditional=True)

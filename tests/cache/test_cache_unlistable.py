@@ -60,7 +60,7 @@ def cache(grown: tuple[Path, BuildRecord, BuildRecord], tmp_path: Path) -> Cache
 
 @contextmanager
 def failing(path: Path, code: int) -> Iterator[None]:
-    """Make every look into a folder, or every opening of a file, fail as the operating system would."""
+    """Make every listing of a folder, or every open of a file, fail as the operating system would."""
 
     def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(target: Any = ".", *arguments: Any, **options: Any) -> Any:

@@ -177,7 +177,7 @@ def test_a_create_whose_answer_was_lost_has_won(folder: RemotePath, s3_proxy: Fa
 
 
 @pytest.mark.parametrize("kind", TRANSIENT)
-def test_a_create_in_the_place_of_anothers_has_lost_whatever_happens(
+def test_a_create_where_another_object_exists_loses_whatever_happens(
     folder: RemotePath, s3_proxy: FaultyProxy, kind: Kind
 ) -> None:
     (folder / "marker").write(b"others")
@@ -245,7 +245,7 @@ def test_what_is_being_put_is_seen_whole_or_not_at_all(folder: RemotePath, s3_pr
     assert set(seen) == {len(data)}
 
 
-def test_a_server_that_is_gone_is_an_os_error_that_names_the_place(
+def test_an_unreachable_server_is_an_os_error_that_names_the_url(
     folder: RemotePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point_at("http://127.0.0.1:9", monkeypatch, config_kwargs={"retries": {"total_max_attempts": 1}})

@@ -56,7 +56,7 @@ def test_remote_paths_sort_as_pathlib_sorts(trees: list[list[str]]) -> None:
 
 
 @given(TREES)
-def test_equal_urls_are_equal_places(names: list[str]) -> None:
+def test_equal_urls_are_equal_paths(names: list[str]) -> None:
     remote = _joined(names)
     again = to_path(str(remote))
     assert again == remote

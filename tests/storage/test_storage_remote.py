@@ -239,7 +239,7 @@ def test_a_copy_is_another_object(store: RemotePath) -> None:
     assert (store / "x" / "b").read_bytes() == b"copied"
 
 
-def test_many_objects_are_read_at_once_with_an_error_in_the_place_of_a_lost_one(store: RemotePath) -> None:
+def test_many_objects_are_read_at_once_with_an_error_instead_of_a_lost_one(store: RemotePath) -> None:
     for number in range(20):
         (store / str(number)).write(str(number).encode() * number)
     entries = store.below()

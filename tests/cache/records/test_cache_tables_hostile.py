@@ -36,7 +36,7 @@ def table(rows: int, **columns: pa.Array) -> pa.Table:
 
 
 def long_text(rows: int, length: int) -> pa.DictionaryArray:
-    """A column that says one long text in every row, and takes the room of one."""
+    """A column that repeats one long string in every row and stores it once."""
     return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array(["x" * length]))
 
 
