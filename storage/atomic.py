@@ -25,6 +25,11 @@ TEMPORARY_PREFIX = ".tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
+
+class NoHardLinksError(UserError):
+    """The file system has no hard links."""
+
+
 _flushed: set[Path] = set()
 """Folders whose directory entries this process has flushed."""
 
@@ -136,7 +141,7 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
     try:
         try:
             _write_new(temporary, data)
-            return _link(temporary, path)
+            return link_new(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -287,7 +292,21 @@ def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
         os.fsync(file.fileno())
 
 
-def _link(temporary: Path, path: Path) -> bool:
+def link_new(temporary: Path, path: Path) -> bool:
+    """Give a flushed file its final name, unless that is taken.
+
+    Returns
+    -------
+    bool
+        Whether the name was free.
+
+    Raises
+    ------
+    NoHardLinksError
+        If the file system has no hard links.
+    OSError
+        If the link cannot be created.
+    """
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -295,7 +314,7 @@ def _link(temporary: Path, path: Path) -> bool:
             return False  # 2 means that our link exists: a network file system lost the first answer and retried
     except OSError as error:
         if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise UserError(
+            raise NoHardLinksError(
                 f"{path.parent}: this file system has no hard links, which a cache needs for crash safety. "
                 "Put the cache on another file system."
             ) from error

@@ -1,0 +1,98 @@
+"""Advisory locks, so that only one command at a time writes to a folder or file.
+
+They are ``flock`` locks: they exclude threads and processes alike and end with the process, so a killed process leaves
+nothing that blocks. Some network file systems have none. There commands run without a lock, and what must not happen
+twice is guarded by creating a file exclusively.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..errors import UserError
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file or folder without waiting. The lock lasts until its handle is closed.
+
+    Returns
+    -------
+    bool
+        False if another handle has the lock.
+
+    Raises
+    ------
+    OSError
+        If the file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a lock while a short block runs, waiting for it if need be; without locks the block just runs.
+
+    Parameters
+    ----------
+    path
+        A folder, or a lock file, which is created if absent.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    with ExitStack() as stack:
+        with suppress(OSError):
+            handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+class FolderLock:
+    """A lock on an existing folder, held until it is closed or garbage collected.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    refusal
+        The error sentence if another process has the lock.
+
+    Raises
+    ------
+    UserError
+        If another process has the lock.
+    """
+
+    def __init__(self, folder: Path, refusal: str) -> None:
+        self._handle: int | None = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):
+            if not try_lock(self._handle):
+                self.close()
+                raise UserError(refusal)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    __del__ = close
+
+    def __enter__(self) -> Self:
+        """Hold the lock for a block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the lock."""
+        self.close()
