@@ -93,9 +93,9 @@ def readme(about: Mapping[str, Any], facts: Mapping[str, FeatureFacts]) -> str:
     lines += [
         "",
         "The tars are uncompressed webdataset shards. A sample `KEY` has a member `KEY.FEATURE.npy` for each feature, "
-        "and `KEY.json` with `label` (0 real, 1 fake), `split`, `generator`, `family`, `group` and `key`, the first 32 hex "
-        "digits of the SHA-256 of the image file. If an image occurs several times in the dataset, a number follows "
-        "its KEY.",
+        "and `KEY.json` with `label` (0 real, 1 fake), `split`, `generator`, `family`, `group` and `key`, the "
+        "first 32 hex digits of the SHA-256 of the image file. If an image occurs several times in the dataset, a "
+        "number follows its KEY.",
         "",
         "| feature | dtype | shape | range | description |",
         "|---|---|---|---|---|",

@@ -176,7 +176,7 @@ def test_data_that_arrive_damaged_are_fetched_once_more(scene: Scene) -> None:
 def test_damage_in_the_cache_is_reported_and_leaves_nothing_in_the_copy(scene: Scene) -> None:
     shard = scene.shards[0]
     change(scene.target / "features" / scene.here.folder.name / "shards" / scene.marker(shard).data, lambda x: x[::-1])
-    with pytest.raises(IntegrityError, match=f"shard {shard} do not have their checksum, read twice"):
+    with pytest.raises(IntegrityError, match=f"shard {shard} have a wrong checksum, read twice"):
         scene.store().read(shard)
     assert scene.held() == 0
     assert list(scene.folder.glob(".tmp*")) == []

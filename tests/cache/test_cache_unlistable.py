@@ -155,9 +155,9 @@ def test_compact_ends_with_a_sentence_and_changes_nothing_if_a_shards_folder_can
 
 def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "builds").symlink_to(tmp_path / "away")
-    with pytest.raises(UnreachableError, match="link to something that is not there"):
+    with pytest.raises(UnreachableError, match="link to something that does not exist"):
         list_names(tmp_path / "builds")
-    with pytest.raises(UnreachableError, match="link to something that is not there"):
+    with pytest.raises(UnreachableError, match="link to something that does not exist"):
         list_folders(tmp_path)
     assert path_exists(tmp_path / "builds")
     assert list_names(tmp_path / "absent") == []
