@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from distil_cache.cache.records.datasets import SCHEMA
-from distil_cache.cache.records.revision import revision_of
+from distil_cache.cache.records.datasets import SCHEMA, revision_of
 from distil_cache.cache.shards.keys import BINARY, KeyArray, hex_keys, keys_of_column
 from distil_cache.cache.shards.marker import Marker, shard_id_of
 from distil_cache.cache.store import Cache, FeatureStore

@@ -134,7 +134,7 @@ def test_a_damaged_audit_is_told_and_verify_finds_it(mixed: tuple[Path, dict[str
     assert cache.datasets().audit("d") == parse_audit(whole, "a")
     for damaged in (b"", b"[]", whole.replace(b'"auc": 1.0', b'"auc": NaN'), whole.replace(b'"fake"', b'"fate"')):
         path.write_bytes(damaged)
-        with pytest.raises(IntegrityError, match=r"audit\.json: is no audit"):
+        with pytest.raises(IntegrityError, match=r"audit\.json: is not a valid audit"):
             cache.datasets().audit("d")
         assert any(path.name in str(problem.path) for problem in verify(cache))
     path.write_bytes(whole)

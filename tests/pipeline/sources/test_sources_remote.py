@@ -233,7 +233,7 @@ def test_a_folder_that_may_be_read_but_not_listed_serves_a_table(tmp_path: Path,
         ("../../../a.png", "row 1: the path .* leads out of its bucket"),
         ("memory:///", "row 1: .*names no bucket"),
         ("https://localhost/a.png", "row 1: .*address in the web"),
-        ("nowhere://x/a.png", "no such kind of store is known"),
+        ("nowhere://x/a.png", "unknown kind of store"),
     ],
 )
 def test_a_path_that_names_no_object_is_refused(memory_bucket: RemotePath, path: str, message: str) -> None:
