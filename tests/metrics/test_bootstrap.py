@@ -173,7 +173,7 @@ def _uniform(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def test_clusters_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="one cluster a row"):
+    with pytest.raises(ValueError, match="one name per row"):
         bootstrap.bootstrap([0, 1], [0.1, 0.9], all_rows(2), ["a"])
 
 
