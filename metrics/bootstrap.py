@@ -233,7 +233,7 @@ class _Curve:
         return np.where(steps > 0, found, 0.0) / self.fakes
 
     def equal_errors(self) -> FloatArray:
-        """Return the equal error rate: where the lines between the points, from (0, 0) on, meet the falling diagonal."""
+        """Return the equal error rate: where the curve, its points joined by lines, meets the falling diagonal."""
         last = self.found.shape[1] - 1
         after = np.minimum(self._first(lambda step: np.sum(self._point(step), axis=0) >= 1), last)
         wrong, found = self._point(after)

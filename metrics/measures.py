@@ -149,7 +149,7 @@ def equal_error_rate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | No
 
 
 def brier(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Return the Brier score, the mean squared difference of score and label: 0 is perfect, a constant 0.5 gets 0.25."""
+    """Return the Brier score, the mean squared difference of score and label: a constant 0.5 gets 0.25."""
     truth, values = checked(labels, scores)
     if not len(truth):
         return None
@@ -178,7 +178,7 @@ def calibration_bin(scores: npt.ArrayLike) -> IndexArray:
 
 
 def unweighted_mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the defined values, each counted once whatever the size of its test set; ``None`` without any."""
+    """Return the mean of the defined values, one per generator whatever its size; ``None`` without any."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None
 

@@ -1,4 +1,4 @@
-"""What teacher and student do alike to their input: cached and online features agree only if these are one function."""
+"""Preprocessing that teacher and student share, so that cached and online features agree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize (B, C, H, W) floats to size x size, bilinear and antialiased; images of that size stay as they are."""
+    """Resize images (B, C, H, W) to size x size, bilinear and antialiased; a no-op for images of that size."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -51,16 +51,16 @@ def test_flags_come_from_the_option_before_the_json_beside_before_the_metadata(b
 
 
 def test_a_file_of_unknown_flags_is_refused_with_what_to_give(bare: Path) -> None:
-    with pytest.raises(UserError, match=r"tiny\.pt: its flags are not known.*tiny\.json.*--adm-config JSON"):
+    with pytest.raises(UserError, match=r"tiny\.pt: its flags are unknown.*tiny\.json.*--adm-config JSON"):
         find_adm(bare)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"flags\.json: is no JSON"),
-        ("[1]", r"flags\.json: is no JSON object"),
-        ('{"flags": 3}', r"flags\.json: is no JSON object"),
+        ("{", r"flags\.json: is not JSON"),
+        ("[1]", r"flags\.json: is not a JSON object"),
+        ('{"flags": 3}', r"flags\.json: is not a JSON object"),
         ('{"image_size": "big"}', r"flags\.json: ADM flag image_size"),
         ('{"predict_xstart": true}', r"flags\.json: ADM flag predict_xstart"),
     ],
@@ -112,7 +112,7 @@ def test_a_class_conditional_adm_is_refused(bare: Path) -> None:
 
 
 def test_a_name_that_is_nothing_lists_the_names(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--adm adm257: there is no such file.*demo, demo-b, adm256"):
+    with pytest.raises(UserError, match=r"--adm adm257: no such file.*demo, demo-b, adm256"):
         find_adm("adm257")
 
 
