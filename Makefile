@@ -1,14 +1,21 @@
 # `make demo` and `make test` install what they need into $(VENV) first.
+ifeq ($(MAKECMDGOALS),test-no-torch)
+VENV ?= .venv-no-torch
+endif
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test test-no-torch lint types bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/distil-cache demo --out demo-out
 
 test: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+# The tests that need no torch, where it is not installed: quickly, with another Python (PYTHON=python3.13 VENV=.venv313).
+test-no-torch: $(VENV)/.no-torch-installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.dev-installed
@@ -35,6 +42,13 @@ $(VENV)/.demo-installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[demo,dev]"
 	@touch $@ $(VENV)/.demo-installed
+
+# Not compiled: most of it is never imported, and compiling takes longer than the rest of the installation.
+$(VENV)/.no-torch-installed: pyproject.toml .ci/without_torch.py | $(VENV)/bin/python
+	$(BIN)/python .ci/without_torch.py > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --requirement $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

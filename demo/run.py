@@ -20,6 +20,8 @@ from ..pipeline.build import run_build
 from ..pipeline.config import BuildConfig
 from ..progress import Progress
 from ..report import Addition, write_report
+from ..storage.atomic import make_folder
+from ..storage.locks import FolderLock
 from ..train.config import TrainConfig
 from ..train.engine.loop import run_training
 from ..train.evaluation.evaluate import run_evaluation
@@ -93,12 +95,17 @@ def run_demo(
     """Run the demo in the folder ``out`` and return what happened, ready for JSON.
 
     seed : of crops, noise, weights and order; it takes the place of the recipe's. recipe : how many images of what.
-    Raises UserError if the folder holds another demo, or if the photographs or the teacher's weights are not installed.
+    Raises UserError if the folder holds another demo or one that is running, or if the photographs or the teacher's
+    weights are not installed.
     """
-    recipe = (recipe or Recipe()).model_copy(update={"seed": seed})
-    images, cache, clock = out / "images", out / "cache", StageTimer()
+    make_folder(out)
+    with FolderLock(out, f"{out}: another demo works there. Wait until it has ended, or choose another --out."):
+        return _run(out, progress, (recipe or Recipe()).model_copy(update={"seed": seed}), epochs)
+
+
+def _run(out: Path, progress: Progress, recipe: Recipe, epochs: int) -> Result:
+    images, cache, clock, seed = out / "images", out / "cache", StageTimer(), recipe.seed
     with clock.stage("images"):
-        out.mkdir(parents=True, exist_ok=True)
         manifest, made = make_images(images, recipe, progress)
     with clock.stage("build"):
         builds = _build(images, cache, progress)

@@ -95,8 +95,8 @@ class Detector:
         """
         chosen = Options.checked(**options)
         folder = RunFolder(Path(run))
-        student, record, _ = folder.load_student()
-        return cls(student, record, Threshold.of(chosen.threshold, folder.calibration()), chosen)
+        student, record, facts = folder.load_student()
+        return cls(student, record, Threshold.of(chosen.threshold, folder.calibration(facts["sha256"])), chosen)
 
     @classmethod
     def from_weights(cls, file: Path | str, method: str = METHOD, **options: Any) -> Self:

@@ -11,6 +11,7 @@ from PIL import Image
 from ..errors import UserError
 from ..pipeline.execution.transfer import Rows
 from ..pipeline.sources.file import printable
+from ..storage.locks import FolderLock
 from ..train.evaluation.gallery import as_pixels
 
 SHOWN = ("image", "eps", "dire")
@@ -26,6 +27,10 @@ class Explainer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             taken = any(folder.iterdir())
+            if not taken:
+                busy = f"--explain {folder}: another command writes there. Choose another folder."
+                self._held = FolderLock(folder, busy)
+                taken = any(folder.iterdir())
         except OSError as error:
             raise UserError(f"--explain {folder}: cannot be made or listed ({error.strerror}).") from error
         if taken:

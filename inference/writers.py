@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
+import secrets
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..choices import FILE_FORMS, FileForm
 from ..errors import UsageError, UserError
+from ..storage.locks import try_lock
 from .prediction import COLUMNS, Prediction
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -49,11 +53,11 @@ def opened(path: Path, form: FileForm) -> Iterator[TextIO]:
     """Open a file to write, in UTF-8, before the work begins. One that is there is replaced.
 
     Lines go into the file itself as they come, so those of a run that was interrupted are kept. A JSON object comes last and is
-    put in its place whole. Raises UserError if the file cannot be written.
+    put in its place whole. Raises UserError if the file cannot be written, or another command is writing its lines.
     """
-    target = path.with_name(f".tmp-{path.name}") if form == "json" else path
+    target = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}") if form == "json" else path
     try:
-        with target.open("w", encoding="utf-8", newline="") as stream:
+        with open(target, "w", encoding="utf-8", newline="", opener=_alone) as stream:
             yield stream
         target.replace(path)
     except OSError as error:
@@ -63,3 +67,20 @@ def opened(path: Path, form: FileForm) -> Iterator[TextIO]:
     finally:
         if target != path:
             target.unlink(missing_ok=True)
+
+
+def _alone(path: str, flags: int) -> int:
+    """Open a file for one command alone; nothing that another command is writing is cut off."""
+    handle = os.open(path, (flags & ~os.O_TRUNC) | os.O_CLOEXEC, 0o666)
+    try:
+        with suppress(OSError):  # a file system without locks
+            if not try_lock(handle):
+                raise UserError(
+                    f"--out {path}: another command is writing it. Wait until it ends, or name another file."
+                )
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            os.ftruncate(handle, 0)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def read_memory(name: str) -> dict[str, object]:
 def write_memory(name: str, known: Mapping[str, object]) -> None:
     """Write a JSON file of known values in one step; a folder that is not writable only costs the next caller time."""
     memory = user_cache_folder() / name
-    temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
+    temporary = memory.with_name(f"{memory.name}.{secrets.token_hex(8)}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")

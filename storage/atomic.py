@@ -25,6 +25,11 @@ TEMPORARY_PREFIX = ".tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
+
+class NoHardLinksError(UserError):
+    """The file system has no hard links."""
+
+
 _flushed: set[Path] = set()
 """Folders whose names this process has flushed."""
 
@@ -101,7 +106,7 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
     try:
         try:
             _write_new(temporary, data)
-            return _link(temporary, path)
+            return link_new(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -210,7 +215,11 @@ def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
         os.fsync(file.fileno())
 
 
-def _link(temporary: Path, path: Path) -> bool:
+def link_new(temporary: Path, path: Path) -> bool:
+    """Give a flushed file its final name unless that is taken; return whether it was free.
+
+    Raises NoHardLinksError where the file system has no hard links, and OSError if the link cannot be made.
+    """
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -218,7 +227,7 @@ def _link(temporary: Path, path: Path) -> bool:
             return False  # with 2, this link was made: a network file system asked twice and lost the first answer
     except OSError as error:
         if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise UserError(
+            raise NoHardLinksError(
                 f"{path.parent}: this file system has no hard links, and a cache needs them to be safe after a crash. "
                 "Put the cache on another file system."
             ) from error

@@ -16,11 +16,14 @@ from ..cache.local_copy.reader import LocalCopy
 from ..errors import DistilCacheError, UsageError
 from ..progress import Progress
 from ..storage import AnyPath
+from ..storage.locks import waiting_lock
 from .config import SWEEP, TrainConfig
 from .data.readers import ReaderPool
 from .engine.distributed import join_process_group
 from .engine.loop import train_run
 from .runs.checkpoint import replace_text
+
+LOCK = "sweep.lock"
 
 
 def parse_sweep(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -101,14 +104,16 @@ def run_sweep(
 
 
 def _note(folder: Path, grid: Mapping[str, Sequence[str]], plan: Mapping[str, TrainConfig]) -> None:
-    """Leave the names of the runs in the sweep's folder, behind those of earlier sweeps there."""
+    """Leave the names of the runs in the sweep's folder, behind those of other sweeps there, which may begin just now."""
     path = folder / SWEEP
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
-    names = dict.fromkeys([*known["runs"], *plan])
-    content = json.dumps({"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}, indent=2)
-    if not path.is_file() or path.read_text(encoding="utf-8") != content:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(path, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    with waiting_lock(folder / LOCK):
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
+        names = dict.fromkeys([*known["runs"], *plan])
+        found = {"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}
+        content = json.dumps(found, indent=2)
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            replace_text(path, content)
 
 
 def _values(config: TrainConfig, grid: Mapping[str, Sequence[str]]) -> list[object]:

@@ -129,7 +129,7 @@ class RangeWindow(ShardFile):
         self._parts = parts
 
     def fill(self, buffer: bytearray | memoryview, place: int) -> None:
-        """Copy from the range that holds the bytes; IntegrityError if none does."""
+        """Copy from the range that holds the bytes; ValueError if none does."""
         for start, data in self._parts:
             if start <= place and place + len(buffer) <= start + len(data):
                 buffer[:] = memoryview(data)[place - start : place - start + len(buffer)]

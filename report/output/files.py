@@ -6,10 +6,12 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import UsageError, UserError
+from ...storage.locks import waiting_lock
 
 TABLES = "tables"
 LIST = f"{TABLES}/tables.json"
@@ -23,24 +25,20 @@ def put_files(out: Path, files: Mapping[str, Writer]) -> None:
 
     Tables of the report that was there before, and that the new one has not, are removed; other files stay. Raises
     UsageError if ``out`` cannot be a folder and UserError if there is no room; what was there before is then unchanged.
+    Reports that are written at the same time are put in place one after the other.
     """
-    fresh = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UsageError(
             f"{out}: cannot be the report's folder ({problem.strerror}). Name another with --out"
         ) from problem
-    old = _listed(out / LIST)
+    fresh = not any(out.iterdir())
     new = out / f".tmp-report-{secrets.token_hex(8)}"
     try:
         _write(new, files)
-        for name in files:
-            (out / name).parent.mkdir(exist_ok=True)
-            (new / name).replace(out / name)
-        for name in old - files.keys():
-            (out / name).unlink(missing_ok=True)
-        fresh = False
+        with waiting_lock(out):
+            _move(new, out, files.keys())
     except OSError as problem:
         raise UserError(
             f"{out}: the report cannot be written ({problem.strerror}). Make room or name another --out"
@@ -48,7 +46,17 @@ def put_files(out: Path, files: Mapping[str, Writer]) -> None:
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if fresh:
-            shutil.rmtree(out, ignore_errors=True)
+            with suppress(OSError):
+                out.rmdir()  # only an empty one can be removed: the folder of a report that failed
+
+
+def _move(new: Path, out: Path, names: Collection[str]) -> None:
+    old = _listed(out / LIST)
+    for name in names:
+        (out / name).parent.mkdir(exist_ok=True)
+        (new / name).replace(out / name)
+    for name in old - set(names):
+        (out / name).unlink(missing_ok=True)
 
 
 def _write(folder: Path, files: Mapping[str, Writer]) -> None:

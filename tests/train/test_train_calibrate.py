@@ -72,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_leaves_the_validation_scores_and_the_threshold_of_its_best_student(run: Path):
-    found = RunFolder(run).calibration()
+    found = RunFolder(run).calibration(file_digest(run / "checkpoints" / "best.safetensors"))
     kept = pq.read_table(run / "validation.parquet")
 
     assert kept.column_names == ["key", "label", "generator", "family", "group", "score"]
@@ -86,17 +86,15 @@ def test_a_training_leaves_the_validation_scores_and_the_threshold_of_its_best_s
 
 
 def test_the_threshold_of_another_student_is_not_used(run: Path, tmp_path: Path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "best.safetensors").write_bytes(b"another")
     (tmp_path / "calibration.json").write_bytes((run / "calibration.json").read_bytes())
 
-    assert RunFolder(tmp_path).calibration() is None
+    assert RunFolder(tmp_path).calibration("another") is None
     (tmp_path / "calibration.json").unlink()
-    assert RunFolder(tmp_path).calibration() is None
+    assert RunFolder(tmp_path).calibration("another") is None
 
 
 def test_a_damaged_calibration_is_refused_with_a_sentence(run: Path, tmp_path: Path):
     (tmp_path / "calibration.json").write_text('{"threshold": 7}')
 
     with pytest.raises(UserError, match=r"calibration\.json: is damaged"):
-        RunFolder(tmp_path).calibration()
+        RunFolder(tmp_path).calibration("any")

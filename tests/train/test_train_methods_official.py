@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from distil_cache.report import write_report
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.checkpoint import BEST, save_weights
 from distil_cache.train.runs.folder import RunFolder
+from distil_cache.train.runs.lock import RunLock
 from distil_cache.train.runs.reference_checkpoint import export_checkpoint, import_checkpoint
 from distil_cache.train.student import build_student
 from safetensors.torch import load_file
@@ -83,11 +86,48 @@ def test_export_gives_back_the_imported_tensors_in_a_file_that_the_reference_loa
         export_checkpoint(imported, tmp_path / "again.pth")
 
 
+def test_a_file_that_another_command_has_made_meanwhile_is_not_overwritten(
+    imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, save = tmp_path / "again.pth", torch.save
+
+    def beaten(*arguments: Any) -> None:
+        save(*arguments)
+        path.write_text("another's")
+
+    monkeypatch.setattr(torch, "save", beaten)
+    with pytest.raises(UserError, match=r"again\.pth: is there already"):
+        export_checkpoint(imported, path)
+    assert path.read_text() == "another's"
+    assert [one.name for one in tmp_path.iterdir()] == ["again.pth"]
+
+
+def test_an_exported_file_holds_its_own_name_and_a_missing_folder_is_a_sentence(imported: Path, tmp_path: Path) -> None:
+    export_checkpoint(imported, tmp_path / "again.pth")
+    with zipfile.ZipFile(tmp_path / "again.pth") as archive:
+        assert {name.partition("/")[0] for name in archive.namelist()} == {"again"}
+    with pytest.raises(UserError, match=r"absent/again\.pth: cannot be written \(No such file or directory\)"):
+        export_checkpoint(imported, tmp_path / "absent" / "again.pth")
+
+
+def test_a_checkpoint_is_not_imported_into_a_run_in_which_another_command_works(made: Made, tmp_path: Path) -> None:
+    with RunLock(tmp_path / "run") as hold:
+        hold.take()
+        with pytest.raises(UserError, match="another command works in this run"):
+            import_checkpoint(made[0], tmp_path / "run")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / ".tmp-draft").touch()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        import_checkpoint(made[0], tmp_path / "thesis")
+    assert sorted(path.name for path in (tmp_path / "thesis").iterdir()) == [".tmp-draft", "thesis.tex"]
+
+
 def test_export_leaves_a_projection_behind(imported: Path, tmp_path: Path) -> None:
     record = RunFolder(imported).read().model_copy(update={"teacher_channels": 8})
     folder = RunFolder(tmp_path / "run")
     folder.checkpoints.mkdir(parents=True)
-    folder.write(record)
+    folder.create(record)
     student = build_student("resnet50", 6, teacher_channels=8)
     save_weights(folder.checkpoints / BEST, student, {"epoch": "1", "run": record.run})
     export_checkpoint(folder.folder, tmp_path / "out.safetensors")

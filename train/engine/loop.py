@@ -23,6 +23,7 @@ from ..data.readers import ReaderPool
 from ..loss import losses
 from ..runs.checkpoint import BEST, Line, State, read_progress, save_weights
 from ..runs.folder import RunFolder
+from ..runs.lock import RunLock
 from .distributed import ProcessGroup, join_process_group
 from .logger import MetricsLogger
 from .lr_schedule import LrSchedule
@@ -51,8 +52,9 @@ def run_training(
     begins. ``device`` is auto, cpu or cuda:N; ``workers`` processes read (0: a thread), by way of ``local_copy``
     if there is one. Under ``torchrun`` each process learns from its share of every batch; what is returned is empty in all
     but the first.
-    Raises UserError for a run folder that holds another training, features that are not there, and a diverged loss;
-    what was saved before stays. Ctrl-C or SIGTERM ends the step at hand, saves, and raises UserError.
+    Raises UserError for a run folder that holds another training or in which another command works, features that are
+    not there, and a diverged loss; what was saved before stays. Ctrl-C or SIGTERM ends the step at hand, saves, and raises
+    UserError.
     """
     with ReaderPool(workers) as readers, join_process_group(device) as ranks:
         return train_run(
@@ -73,14 +75,15 @@ def train_run(
 ) -> dict[str, object]:
     """Do what ``run_training`` does, among processes that have met and with readers that others may use."""
     folder = RunFolder(run)
-    begin = partial(_begin, config, cache_root, local_copy, folder, ranks, readers)
-    session = begin(resume=resume) if ranks.first else None
-    ranks.wait()
-    if not ranks.first:
-        session = begin(resume=True)
-    if session is not None:
-        _train(session, folder, progress or Silent())
-    return _result(folder) if ranks.first else {}
+    with RunLock(run) as lock:
+        begin = partial(_begin, config, cache_root, local_copy, folder, lock, ranks, readers)
+        session = begin(resume=resume) if ranks.first else None
+        ranks.wait()
+        if not ranks.first:
+            session = begin(resume=True)
+        if session is not None:
+            _train(session, folder, progress or Silent())
+        return _result(folder) if ranks.first else {}
 
 
 def _begin(
@@ -88,25 +91,39 @@ def _begin(
     cache_root: AnyPath | str,
     local_copy: LocalCopy | None,
     folder: RunFolder,
+    lock: RunLock,
     ranks: ProcessGroup,
     readers: ReaderPool,
     *,
     resume: bool,
 ) -> Session | None:
-    """Open the training, its folder and its references in the cache; None if it is over already."""
+    """Open the training, its folder and its references in the cache; None if it is over already.
+
+    The first process takes the folder: before it looks at a run that goes on, and before it makes a new one.
+    """
+    if ranks.first and folder.config.exists() and not _is_over(config, folder):
+        lock.take()
     known = folder.admit(config, resume=resume)
-    state = read_progress(folder.checkpoints)
-    if known and state and LrSchedule(config, 1).ended(state):
+    if known and _is_over(config, folder):
         return None
     cache = Cache.open(cache_root, local_copy)
     session = open_session(config, cache, folder, known, ranks, readers)
     if ranks.first:
-        folder.write(session.record)
+        lock.take()
+        if known is None:
+            folder.create(session.record)
+        else:
+            folder.replace(session.record)
         for number, one in enumerate(session.record.trained_on):
             name = session.record.run if number == 0 else f"{session.record.run}.{number}"
             with suppress(ReadOnlyError):  # such a cache remembers no run, and serves all the same
                 cache.builds().add_ref(name, one.build, folder.folder.resolve())
     return session
+
+
+def _is_over(config: TrainConfig, folder: RunFolder) -> bool:
+    state = read_progress(folder.checkpoints)
+    return state is not None and LrSchedule(config, 1).ended(state) is not None
 
 
 def _train(session: Session, folder: RunFolder, progress: Progress) -> None:

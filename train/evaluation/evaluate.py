@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from ...cache.records.builds import BuildRecord
 from ...cache.store import Cache
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import choose_device, keep_freed_memory
-from ...models.weights import file_digest
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ..data.augment import checked_transform
@@ -78,7 +79,7 @@ def run_evaluation(
         "split": split,
         "transform": chosen,
         "select": select or None,
-        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": file_digest(folder.checkpoints / BEST)},
+        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": facts["sha256"]},
         "run": record.run,
     }
     known = _read(target / "evaluation.json")
@@ -188,12 +189,20 @@ def _store(
 
 
 def _put(new: Path, target: Path) -> None:
+    """Put a folder in its place whole, in that of any other; another command may be doing the same."""
     target.parent.mkdir(exist_ok=True)
     old = new.with_name(f"{new.name}-old")
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    while True:
+        with suppress(FileNotFoundError):
+            target.rename(old)
+        try:
+            new.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another was put there meanwhile
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _mean_dire(part: FeatureDataset) -> npt.NDArray[np.float32]:

@@ -8,9 +8,13 @@ beginning, so that the epoch can be begun again where it cannot go on (``resume`
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ...errors import UserError
+from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, link_new
 
 BEST = "best.safetensors"
 LAST = "last.json"
@@ -88,14 +93,17 @@ def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str])
 
 
 def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
-    """Load a file of ``save_weights`` into a student of the same shape and return the metadata."""
+    """Load a file of ``save_weights`` into a student of the same shape; return its metadata and ``sha256``, its digest.
+
+    The file is read once, so weights, metadata and digest belong together even while a training replaces it.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = dict(file.metadata() or {})
-        student.load_state_dict(load_file(path))
+        data = path.read_bytes()
+        student.load_state_dict(load(data))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be loaded into this student ({_first_line(error)}). Train again.") from error
-    return facts
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return {**header.get("__metadata__", {}), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def save_state(
@@ -241,14 +249,36 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file under another name, flush it, and put it in its place in one step."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    write(temporary)
-    handle = os.open(temporary, os.O_RDONLY)
+    with _written(path, write) as temporary:
+        temporary.replace(path)
+
+
+def create_file(path: Path, write: Callable[[Path], object]) -> bool:
+    """Do what :func:`replace_file` does, but only where no file is; return whether it was made."""
+    with _written(path, write) as temporary:
+        try:
+            return link_new(temporary, path)
+        except NoHardLinksError:
+            if path.exists():
+                return False
+            temporary.replace(path)
+            return True
+
+
+@contextmanager
+def _written(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
+    """Write and flush a file beside ``path``, under a name that nobody else has; it is gone after the block."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
     try:
-        os.fsync(handle)
+        write(temporary)
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        yield temporary
     finally:
-        os.close(handle)
-    temporary.replace(path)
+        temporary.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:

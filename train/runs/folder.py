@@ -16,11 +16,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, mode
 from ... import __version__
 from ...errors import UserError
 from ...metrics.calibration import CALIBRATION, VALIDATION, Calibration, read_calibration
-from ...models.weights import file_digest
+from ...storage.atomic import cannot_write
 from ..config import TrainConfig
 from ..methods import Method
 from ..student import SCRATCH, Student, build_student
-from .checkpoint import BEST, load_weights, replace_text
+from .checkpoint import BEST, create_file, load_weights, replace_text
+from .lock import leftover
 
 
 class TrainedOn(BaseModel):
@@ -131,10 +132,26 @@ class RunFolder:
             where = ".".join(str(part) for part in first["loc"])
             raise UserError(f"{self.config}: is not a run's configuration ({where}: {first['msg']}).") from error
 
-    def write(self, record: RunRecord) -> None:
-        """Store the run's record, in one step."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.config, record.model_dump_json(indent=2) + "\n")
+    def create(self, record: RunRecord) -> None:
+        """Make the folder, which exists, a run. Raises UserError, naming the run, if another command has just done so."""
+        try:
+            created = create_file(self.config, lambda path: path.write_text(_text(record), encoding="utf-8"))
+        except OSError as error:
+            raise cannot_write(self.config, error) from error
+        if not created:
+            other = self.read()
+            raise UserError(
+                f"{self.folder}: became the run {other.run} meanwhile (begun {other.created:%Y-%m-%d %H:%M} UTC). "
+                "Choose another --run folder."
+            )
+
+    def replace(self, record: RunRecord) -> None:
+        """Replace the record of a run that goes on, in one step."""
+        replace_text(self.config, _text(record))
+
+    def is_free(self) -> bool:
+        """Say whether a new run may be made here: nothing is there, but for what killed commands left."""
+        return not self.folder.exists() or all(map(leftover, self.folder.iterdir()))
 
     def admit(self, config: TrainConfig, *, resume: bool) -> RunRecord | None:
         """The record of the training to go on with, or None for a new one.
@@ -143,7 +160,7 @@ class RunFolder:
         may be asked for more epochs, unless its learning rate has followed from their number.
         """
         if not self.config.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if not self.is_free():
                 raise UserError(f"{self.folder}: is neither empty nor a run. Choose another --run folder.")
             return None
         record = self.read()
@@ -165,7 +182,7 @@ class RunFolder:
         return record
 
     def load_student(self) -> tuple[Student, RunRecord, dict[str, str]]:
-        """The best student so far (on the CPU, evaluation mode), the run's record, and the checkpoint's facts."""
+        """The best student so far (on the CPU, evaluation mode), the run's record, and the checkpoint's facts with its ``sha256``."""
         record = self.read()
         path = self.checkpoints / BEST
         if not path.is_file():
@@ -174,12 +191,14 @@ class RunFolder:
         facts = load_weights(path, student)
         return student.eval(), record, facts
 
-    def calibration(self) -> Calibration | None:
-        """The threshold that validation chose for the best student; None where none was, or for another student."""
-        found, best = read_calibration(self.calibration_file), self.checkpoints / BEST
-        if found is None or not best.is_file() or file_digest(best) != found.checkpoint_sha256:
-            return None
-        return found
+    def calibration(self, sha256: str) -> Calibration | None:
+        """The threshold that validation chose for the student of this digest; None where none was, or for another one."""
+        found = read_calibration(self.calibration_file)
+        return found if found is not None and found.checkpoint_sha256 == sha256 else None
+
+
+def _text(record: RunRecord) -> str:
+    return record.model_dump_json(indent=2) + "\n"
 
 
 def new_run_id(folder: Path) -> str:

@@ -11,8 +11,10 @@ it: the image in [-1, 1] beside eps, at 256 pixels (``official-code``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,10 +24,12 @@ from torch import Tensor
 from ...choices import METHOD, Preset
 from ...errors import UsageError, UserError
 from ...models.weights import check_state, file_digest, read_state_dict
+from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
 from ..config import TrainConfig
 from ..student import Student, build_student
-from .checkpoint import BEST, save_weights
+from .checkpoint import BEST, create_file, save_weights
 from .folder import RunFolder, RunRecord, new_run_id, now, versions
+from .lock import RunLock
 
 ARCHITECTURE = "resnet50"
 IMAGE_SIDE = 256
@@ -43,11 +47,13 @@ def import_checkpoint(path: Path, run: Path, method: str = METHOD) -> dict[str, 
     """
     student, record = read_checkpoint(path, method, new_run_id(run))
     folder = RunFolder(run)
-    if run.exists() and any(run.iterdir()):
-        raise UserError(f"{run}: is not empty. Choose another --run folder.")
-    folder.checkpoints.mkdir(parents=True)
-    save_weights(folder.checkpoints / BEST, student, {"epoch": "0", "run": record.run})
-    folder.write(record)
+    with RunLock(run) as lock:
+        if folder.is_free():
+            lock.take()
+        if not folder.is_free():
+            raise UserError(f"{run}: is not empty. Choose another --run folder.")
+        save_weights(folder.checkpoints / BEST, student, {"epoch": "0", "run": record.run})
+        folder.create(record)
     return {
         "run": str(run),
         "method": method,
@@ -113,11 +119,13 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is there already. Choose another name.")
     state = {name: value for name, value in student.state_dict().items() if not name.startswith("projection.")}
     if path.suffix == ".safetensors":
-        save_file({name: value.contiguous() for name, value in state.items()}, path)
+        written = partial(save_file, {name: value.contiguous() for name, value in state.items()})
     else:
         trained = [weight for name, weight in student.named_parameters() if name in state]
         optimiser = torch.optim.Adam(trained, lr=record.config.lr).state_dict()
-        torch.save({"model": state, "optimizer": optimiser, "total_steps": 0}, path)
+        written = partial(torch.save, {"model": state, "optimizer": optimiser, "total_steps": 0})
+    if not _create(path, written):
+        raise UserError(f"{path}: is there already. Choose another name.")
     scale = ", ".join(f"{name} {scaled}" for name, scaled in record.method.scales.items())
     fed = f"{scale}, at {record.train_size} pixels"
     return {
@@ -127,6 +135,17 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
         "tensors": len(state),
         "sha256": file_digest(path),
     }
+
+
+def _create(path: Path, write: Callable[[Path], object]) -> bool:
+    """Make a file whole, unless it exists; return whether it was made. ``torch.save`` enters the file's own name into it."""
+    try:
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as folder:
+            new = Path(folder) / path.name
+            write(new)
+            return create_file(path, new.rename)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def official_state(content: Mapping[str, Tensor]) -> dict[str, Tensor]:
