@@ -83,7 +83,7 @@ def test_worker_processes_bring_the_batches_that_the_thread_brings(part: Feature
                 assert_same(one, other)
         process = next(iter(readers._pool._processes))  # type: ignore[union-attr]
         os.kill(process, signal.SIGKILL)
-        with pytest.raises(UserError, match="--workers 1: a process that reads was killed"):
+        with pytest.raises(UserError, match="--workers 1: a reader process was killed"):
             list(part.epoch(0, 1, 32, loading=LoaderOptions(readers)))
 
 
@@ -324,5 +324,5 @@ def test_the_test_crop_is_one_window_for_picture_and_noise() -> None:
     assert resized[:, 3:].std() < 0.8 * x[:, 3:].std()
     larger = test_input({"image": image, "eps": eps}, method, 48, "crop")
     assert larger.shape == (2, 6, 48, 48)
-    with pytest.raises(UserError, match="no transform 'zoom', only crop, resize"):
+    with pytest.raises(UserError, match="unknown transform 'zoom'; use crop or resize"):
         checked_transform("zoom")

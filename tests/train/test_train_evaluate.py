@@ -107,7 +107,7 @@ def test_what_cannot_be_evaluated_is_refused_with_a_sentence(trained: tuple[Path
     with pytest.raises(UserError, match="is no run"):
         run_evaluation(tmp_path, cache, "pictures")
     make_cache(cache, rows("test", 4, {"adm": 4}), name="other-adm", adm="c")
-    with pytest.raises(UserError, match="were made with other settings than those the student learnt from"):
+    with pytest.raises(UserError, match="were built with other settings than those of the training"):
         run_evaluation(run, cache, "other-adm")
 
 

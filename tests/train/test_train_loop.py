@@ -269,9 +269,9 @@ def student_after(epochs: int, part: FeatureDataset, target: Callable[[Batch], T
     ("values", "sentence"),
     [
         ({"lr": 0}, r"^lr: Input should be greater than 0 \(got 0\)"),
-        ({"method": "magic"}, "^method: there is no method 'magic', only distildire, dire, dnf, cnndet, eps"),
+        ({"method": "magic"}, "^method: unknown method 'magic'; use distildire, dire, dnf, cnndet, eps"),
         ({"kd_weight": float("nan")}, "^kd_weight: Input should be a finite number"),
-        ({"momentum": 0.9}, "^momentum: there is no such training setting"),
+        ({"momentum": 0.9}, "^momentum: unknown training setting"),
     ],
 )
 def test_a_bad_setting_is_refused_with_its_name(values: dict[str, object], sentence: str) -> None:

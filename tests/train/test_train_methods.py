@@ -68,7 +68,7 @@ def test_a_training_takes_what_it_is_not_told_from_its_method() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"method": "magic"}, "method: there is no method 'magic', only distildire, dire, dnf, cnndet, eps"),
+        ({"method": "magic"}, "method: unknown method 'magic'; use distildire, dire, dnf, cnndet, eps"),
         (
             {"method": "dnf", "preset": "official-code"},
             "method dnf has no preset 'official-code'; only distildire has it",
@@ -142,7 +142,7 @@ def test_imagenet_weights_that_cannot_be_fetched_are_a_sentence_with_the_way_out
     monkeypatch.setattr(backbones, "RESNET50_V1", unreachable)
     student = build_student("resnet50", 3)
     sentence = (
-        r"^method cnndet starts from ImageNet weights of resnet50, which cannot be had: .*--initial-weights scratch$"
+        r"^method cnndet starts from ImageNet weights of resnet50, which cannot be obtained: .*--initial-weights scratch$"
     )
     with pytest.raises(UserError, match=sentence):
         initialise(student, "resnet50", METHODS["cnndet"], None)

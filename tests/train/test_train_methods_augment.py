@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from distil_cache.train.data.augment import cutmix, train_input
+from distil_cache.train.data.augment import (
+    Degrader,
+    MixDraws,
+    cutmix,
+    gaussian_blur,
+    mix_draws,
+    sample_draws,
+    train_input,
+)
 from distil_cache.train.data.dataset import Batch
-from distil_cache.train.data.degrade import Degrader, gaussian_blur
 from distil_cache.train.data.examples import ExampleBuilder
-from distil_cache.train.data.randomness import MixDraws, mix_draws, sample_draws
 from distil_cache.train.methods import METHODS, Degradation, Method, MethodDefaults, find_method
 from PIL import Image
 from torch import Tensor

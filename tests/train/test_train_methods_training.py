@@ -17,10 +17,9 @@ from distil_cache.errors import UserError
 from distil_cache.models.backbones import HALF, build_backbone
 from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
+from distil_cache.train.data.augment import Degrader, mix_draws
 from distil_cache.train.data.dataset import Batch, FeatureDataset
-from distil_cache.train.data.degrade import Degrader
-from distil_cache.train.data.online_teacher import OnlineTeacher
-from distil_cache.train.data.randomness import mix_draws
+from distil_cache.train.data.examples import OnlineTeacher
 from distil_cache.train.data.select import split_rows
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation

@@ -265,7 +265,7 @@ def test_datasets_that_contradict_each_other_or_were_made_otherwise_are_not_join
     make_cache(root, table, name="first")
     make_cache(root, [{**row, "label": 1 - row["label"]} for row in table[:10]], name="contrary")
     make_cache(root, rows("train", 8, {"sd": 8}), name="otherwise", adm="c")
-    with pytest.raises(UserError, match="first and contrary: 10 pictures are real in one and generated in the other"):
+    with pytest.raises(UserError, match="first and contrary: 10 images are real in one and generated in the other"):
         run_training(settings(dataset=("first", "contrary"), val_fraction=0), root, tmp_path / "run")
     with pytest.raises(UserError, match=r"otherwise: its features .* were made with other settings"):
         run_training(settings(dataset=("first", "otherwise")), root, tmp_path / "run")
@@ -307,11 +307,11 @@ def test_a_finished_cosine_cannot_be_given_more_epochs(made: Made, tmp_path: Pat
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"drop_every": 3}, r"^drop_every: serves the schedule step alone, not constant\.$"),
+        ({"drop_every": 3}, r"^drop_every: is only used by the schedule step, not by constant\.$"),
         ({"schedule": "step"}, r"^drop_every: the schedule step needs"),
-        ({"patience": 3, "schedule": "cosine"}, r"^patience: serves the schedule plateau alone, not cosine\.$"),
-        ({"accumulate": 9}, r"^accumulate: a batch of 8 cannot be cut into 9 parts\.$"),
-        ({"dataset": ("a", "a")}, r"^dataset: a, a names a dataset twice"),
+        ({"patience": 3, "schedule": "cosine"}, r"^patience: is only used by the schedule plateau, not by cosine\.$"),
+        ({"accumulate": 9}, r"^accumulate: a batch of 8 cannot be split into 9 parts\.$"),
+        ({"dataset": ("a", "a")}, r"^dataset: a, a contains a name twice"),
         ({"build": ("0" * 16, "1" * 16)}, r"^build: at most one build"),
         ({"amp": "int8"}, r"^amp: Input should be 'off', 'bf16' or 'fp16' \(got 'int8'\)\.$"),
         ({"pos_weight": "even"}, r"^pos_weight"),

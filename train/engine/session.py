@@ -14,10 +14,9 @@ from ...cache.store import Cache
 from ...errors import UsageError, UserError
 from ...models.weights import file_digest
 from ..config import TrainConfig
+from ..data.augment import Degrader
 from ..data.dataset import Batch, FeatureDataset
-from ..data.degrade import Degrader
-from ..data.examples import Example, ExampleBuilder
-from ..data.online_teacher import OnlineTeacher, open_online_teacher
+from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
 from ..data.rows import TrainingRows, find_rows
 from ..data.select import column
