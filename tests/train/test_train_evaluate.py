@@ -104,7 +104,7 @@ def test_what_cannot_be_evaluated_is_refused_with_a_sentence(trained: tuple[Path
     cache, run = trained
     with pytest.raises(UserError, match="pictures: has no split 'val', only test, train"):
         run_evaluation(run, cache, "pictures", split="val")
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run"):
         run_evaluation(tmp_path, cache, "pictures")
     make_cache(cache, rows("test", 4, {"adm": 4}), name="other-adm", adm="c")
     with pytest.raises(UserError, match="were built with other settings than those of the training"):

@@ -32,7 +32,7 @@ from distil_cache.train.sweep import _note, plan_sweep
 from small_cache import make_cache, rows
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 1, "batch_size": 16, "lr": 1e-3}
-BUSY = "another command works in this run"
+BUSY = "another command is using this run"
 TRAIN = """
 import sys
 from pathlib import Path

@@ -136,7 +136,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch_saves_and_resume_goes_on_to_the_same_w
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt_in_the_third_epoch, daemon=True).start()
-    with pytest.raises(UserError, match=r"stopped in epoch \d and saved\. Go on with --resume"):
+    with pytest.raises(UserError, match=r"stopped in epoch \d and saved\. Continue with --resume"):
         run_training(config, made[0].root, run)
     assert json.loads((run / "checkpoints" / "last.json").read_text())["progress"]["batch"] > 0
     run_training(config, made[0].root, run, resume=True)

@@ -76,7 +76,7 @@ def test_a_training_takes_what_it_is_not_told_from_its_method() -> None:
         ({"aug_prob": 0.1}, "aug_prob: method distildire, preset paper, has no probability to set; only cnndet"),
         ({"aug_prob": 0.1, "preset": "official-code"}, "aug_prob: method distildire, preset official-code, has no"),
         ({"method": "cnndet", "aug_prob": 1.5}, "aug_prob: Input should be less than or equal to 1"),
-        ({"teacher": "small"}, "teacher: .*runs online alone"),
+        ({"teacher": "small"}, "teacher: .*a teacher that runs online"),
     ],
 )
 def test_a_setting_that_a_method_cannot_use_is_refused(settings: dict[str, object], sentence: str) -> None:
@@ -142,7 +142,8 @@ def test_imagenet_weights_that_cannot_be_fetched_are_a_sentence_with_the_way_out
     monkeypatch.setattr(backbones, "RESNET50_V1", unreachable)
     student = build_student("resnet50", 3)
     sentence = (
-        r"^method cnndet starts from ImageNet weights of resnet50, which cannot be obtained: .*--initial-weights scratch$"
+        r"^method cnndet starts from ImageNet weights of resnet50, which cannot be obtained: .*"
+        r"--initial-weights scratch$"
     )
     with pytest.raises(UserError, match=sentence):
         initialise(student, "resnet50", METHODS["cnndet"], None)

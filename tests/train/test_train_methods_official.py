@@ -82,7 +82,7 @@ def test_export_gives_back_the_imported_tensors_in_a_file_that_the_reference_loa
     reference = Reference(6)
     reference.load_state_dict(content["model"])
     torch.optim.Adam(reference.parameters(), lr=1e-4).load_state_dict(content["optimizer"])
-    with pytest.raises(UserError, match=r"again\.pth: is there already"):
+    with pytest.raises(UserError, match=r"again\.pth: exists already"):
         export_checkpoint(imported, tmp_path / "again.pth")
 
 
@@ -96,7 +96,7 @@ def test_a_file_that_another_command_has_made_meanwhile_is_not_overwritten(
         path.write_text("another's")
 
     monkeypatch.setattr(torch, "save", beaten)
-    with pytest.raises(UserError, match=r"again\.pth: is there already"):
+    with pytest.raises(UserError, match=r"again\.pth: exists already"):
         export_checkpoint(imported, path)
     assert path.read_text() == "another's"
     assert [one.name for one in tmp_path.iterdir()] == ["again.pth"]
@@ -113,7 +113,7 @@ def test_an_exported_file_holds_its_own_name_and_a_missing_folder_is_a_sentence(
 def test_a_checkpoint_is_not_imported_into_a_run_in_which_another_command_works(made: Made, tmp_path: Path) -> None:
     with RunLock(tmp_path / "run") as hold:
         hold.take()
-        with pytest.raises(UserError, match="another command works in this run"):
+        with pytest.raises(UserError, match="another command is using this run"):
             import_checkpoint(made[0], tmp_path / "run")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / ".tmp-draft").touch()

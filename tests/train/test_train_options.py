@@ -1,4 +1,4 @@
-"""What a training can be asked for beyond its method: schedules, precision, parts of a batch, balance, several datasets."""
+"""Options of a training beyond its method: schedules, precision, gradient accumulation, balance, several datasets."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_fine_tuning_begins_as_the_best_student_with_a_fresh_optimiser_and_the_r
     begun = RunFolder(tmp_path / "second").read().begun_as
     assert begun is not None
     assert begun["run"] == RunFolder(tmp_path / "first").read().run
-    with pytest.raises(UserError, match=r"its student sees image imagenet, eps stored, this one eps stored"):
+    with pytest.raises(UserError, match=r"its student's input is image imagenet, eps stored, this one's eps stored"):
         train(made, tmp_path / "other", init_from=str(tmp_path / "first"), method="eps")
     with pytest.raises(UserError, match=r"its student is small, not small32"):
         train(made, tmp_path / "other", init_from=str(tmp_path / "first"), backbone="small32", kd_weight=0)
@@ -267,7 +267,7 @@ def test_datasets_that_contradict_each_other_or_were_made_otherwise_are_not_join
     make_cache(root, rows("train", 8, {"sd": 8}), name="otherwise", adm="c")
     with pytest.raises(UserError, match="first and contrary: 10 images are real in one and generated in the other"):
         run_training(settings(dataset=("first", "contrary"), val_fraction=0), root, tmp_path / "run")
-    with pytest.raises(UserError, match=r"otherwise: its features .* were made with other settings"):
+    with pytest.raises(UserError, match=r"otherwise: its features .* were built with other settings"):
         run_training(settings(dataset=("first", "otherwise")), root, tmp_path / "run")
 
 

@@ -23,14 +23,14 @@ from distil_cache.train.data.dataset import Batch
 from distil_cache.train.data.shuffle import ReadBlocks, batch_sizes, digest, sequential, shuffled
 from distil_cache.train.engine import loop
 from distil_cache.train.engine.loop import run_training
-from distil_cache.train.runs.checkpoint import begin_epoch_again
+from distil_cache.train.runs.checkpoint import restart_epoch
 from distil_cache.train.sweep import run_sweep
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 2, "batch_size": 12, "lr": 1e-3}
-AGAIN = "began again, because its samples no longer come in the order in which it was stopped"
+AGAIN = "was restarted, because the order of its samples has changed since it was stopped"
 
 
 class StopAfter(Silent):
@@ -161,7 +161,7 @@ def test_a_kill_just_after_an_epoch_was_set_back_changes_nothing(cache: Cache, t
     stop(cache, tmp_path / "run", 30)
     compact(Cache.open(cache.root))
     shutil.copytree(tmp_path / "run", tmp_path / "killed")
-    begin_epoch_again(tmp_path / "killed" / "checkpoints")
+    restart_epoch(tmp_path / "killed" / "checkpoints")
     assert go_on(cache, tmp_path / "run")["restarted_epochs"] == [1]
     assert go_on(cache, tmp_path / "killed")["restarted_epochs"] == [1]
     assert_same(tmp_path / "run", tmp_path / "killed")
@@ -196,7 +196,7 @@ def test_a_state_of_before_orders_were_kept_goes_on_and_says_that_nothing_proves
     assert (result["restarted_epochs"], result["unchecked_epochs"], said) == ([], [1], [])
     assert_same(run, tmp_path / "whole")
     show_train(result)
-    assert "epoch 1 went on from a state of an earlier version" in " ".join(capsys.readouterr().out.split())
+    assert "epoch 1 was resumed from a state of an earlier version" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_state_without_the_beginning_of_its_epoch_goes_on_and_says_so(cache: Cache, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_selection_is_read_from_its_text() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("colour=red", "no field 'colour', only generator, family, group, source_group"),
+        ("colour=red", "unknown field 'colour'; use generator, family, group, source_group"),
         ("generator", "generator needs values, as in generator=a|b"),
         ("generator=|", "generator needs values"),
         ("generator=a,generator=b", "generator is given twice"),
