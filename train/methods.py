@@ -24,9 +24,6 @@ CHANNELS_PER_FEATURE = 3
 Scale = Literal["imagenet", "signed", "stored"]
 """``imagenet``: 0..1, normalised by ImageNet's mean and deviation. ``signed``: -1..1. ``stored``: the stored values."""
 
-Schedule = Literal["constant", "plateau"]
-Window = Literal["resize", "random-crop"]
-
 
 @dataclass(frozen=True)
 class MethodDefaults:
@@ -46,7 +43,7 @@ class MethodDefaults:
     lr: float = 1e-4
     beta1: float = 0.9
     kd_weight: float = 0.0
-    schedule: Schedule = "constant"
+    schedule: Literal["constant", "plateau"] = "constant"
     patience: int = 5
     min_lr: float = 1e-6
 
@@ -112,7 +109,7 @@ class Method:
     defaults: MethodDefaults
     distils: bool = False
     online: bool = False
-    window: Window = "resize"
+    window: Literal["resize", "random-crop"] = "resize"
     whole: bool = False
     flips: bool = True
     degradation: Degradation | None = None

@@ -45,7 +45,7 @@ for _ in range({TIMES}):
     torch.ones({BYTES // 4})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 
 
 def faults(asked: bool) -> int:
@@ -112,9 +112,9 @@ def test_a_worker_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) 
     ((image,), adm) = Cache.open(tmp_path / "cache").features(), str(tmp_path / "adm.safetensors")
     (tmp_path / "cache" / "builders" / "x.json").write_text("{}")
     config = {"sources": [str(tmp_path / "images")], "cache": str(tmp_path / "cache"), "dataset": "d", "adm": adm}
-    told = {"image": image.fingerprint}
+    fingerprints = {"image": image.fingerprint}
     request = OpenBuild(
-        version=__version__, config=config | {"device": "cpu"}, fingerprints=told, lease="x.json", pictures=None
+        version=__version__, config=config | {"device": "cpu"}, fingerprints=fingerprints, lease="x.json", pictures=None
     )
     asked.clear()
     open_build(request, {})

@@ -86,7 +86,7 @@ def test_export_gives_back_the_imported_tensors_in_a_file_that_the_reference_loa
         export_checkpoint(imported, tmp_path / "again.pth")
 
 
-def test_a_file_that_another_command_has_made_meanwhile_is_not_overwritten(
+def test_a_file_that_another_command_creates_during_the_export_is_not_overwritten(
     imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, save = tmp_path / "again.pth", torch.save
@@ -110,7 +110,7 @@ def test_an_exported_file_holds_its_own_name_and_a_missing_folder_is_a_sentence(
         export_checkpoint(imported, tmp_path / "absent" / "again.pth")
 
 
-def test_a_checkpoint_is_not_imported_into_a_run_in_which_another_command_works(made: Made, tmp_path: Path) -> None:
+def test_a_checkpoint_is_not_imported_into_a_run_in_use(made: Made, tmp_path: Path) -> None:
     with RunLock(tmp_path / "run") as hold:
         hold.take()
         with pytest.raises(UserError, match="another command is using this run"):
@@ -161,7 +161,7 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
         import_checkpoint(tmp_path / "code.pth", tmp_path / "run")
 
 
-def test_a_run_folder_in_use_takes_no_import(made: Made, imported: Path) -> None:
+def test_a_nonempty_run_folder_takes_no_import(made: Made, imported: Path) -> None:
     before = (imported / "config.json").read_bytes()
     with pytest.raises(UserError, match="published: is not empty"):
         import_checkpoint(made[0], imported)

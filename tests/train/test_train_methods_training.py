@@ -59,7 +59,7 @@ def steps(run: Path, name: str) -> list[float]:
 
 
 def newest_weights(run: Path) -> Tensor:
-    """All that a student has learnt, running statistics included, as one vector."""
+    """All weights of a student, running statistics included, as one vector."""
     saved = load_file(run / "checkpoints" / json.loads((run / "checkpoints" / "last.json").read_text())["weights"])
     return torch.cat([value.flatten() for name, value in sorted(saved.items()) if value.is_floating_point()])
 
@@ -203,7 +203,7 @@ def as_version_1(run: Path) -> None:
     path.write_text(json.dumps(kept | {"version": 1, "config": old}))
 
 
-def test_a_run_of_the_first_version_is_evaluated_but_its_dire_does_not_go_on_with_another_window(
+def test_a_run_of_the_first_version_is_evaluated_but_its_dire_does_not_resume_with_another_window(
     made: Made, tmp_path: Path
 ) -> None:
     config = {"method": "dire", "schedule": "constant", "kd_weight": 0.5}
@@ -211,7 +211,7 @@ def test_a_run_of_the_first_version_is_evaluated_but_its_dire_does_not_go_on_wit
     as_version_1(tmp_path / "run")
     found = run_evaluation(tmp_path / "run", made[0].root, "pictures")
     assert found["metrics"]["average_precision"] is not None
-    with pytest.raises(UserError, match="began when method dire resized its pictures instead of cropping them"):
+    with pytest.raises(UserError, match="was started when method dire resized its images instead of cropping them"):
         run_training(settings(**config | {"epochs": 2}), made[0].root, tmp_path / "run", resume=True)
 
 

@@ -51,7 +51,7 @@ def part_of(root: AnyPath, copy: LocalCopy | None = None) -> FeatureDataset:
     return FeatureDataset(cache, build, train, FEATURES, split="train", purpose="the test")
 
 
-def test_a_training_from_a_store_equals_one_from_a_disk_and_asks_once_for_each_block_of_rows(
+def test_a_training_from_a_store_equals_one_from_a_disk_and_requests_each_block_of_rows_once(
     tmp_path: Path, local: tuple[Path, Path], counted: RemotePath
 ) -> None:
     cache, run = local
@@ -102,7 +102,7 @@ def test_batches_by_way_of_a_copy_are_those_of_the_cache(tmp_path: Path, counted
         assert held <= most
 
 
-def test_over_s3_worker_processes_fill_a_copy_and_an_interrupted_run_goes_on_with_it(
+def test_over_s3_worker_processes_fill_a_copy_and_an_interrupted_run_resumes_with_it(
     tmp_path: Path, local: tuple[Path, Path], s3_bucket: str
 ) -> None:
     cache, run = local

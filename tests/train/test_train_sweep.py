@@ -1,4 +1,4 @@
-"""A grid of trainings: one folder a run, what is there is kept, what was interrupted goes on."""
+"""A grid of trainings: one folder per run, finished runs are kept, interrupted ones are resumed."""
 
 from __future__ import annotations
 

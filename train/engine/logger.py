@@ -8,7 +8,7 @@ from typing import Self
 from torch.utils.tensorboard import SummaryWriter
 
 from ...progress import Progress, Silent
-from ..runs.checkpoint import Line, State, replace_text
+from ..runs.checkpoint import EpochMetrics, State, replace_text
 from ..runs.folder import RunFolder, append_line
 
 STAGE = "training"
@@ -68,7 +68,7 @@ class MetricsLogger:
         note = "epoch {}: loss {:.4f} bce {:.4f} kd {:.4f} lr {:.1e}"
         self._progress.note(STAGE, note.format(state.epoch + 1, *values, rate))
 
-    def epoch(self, state: State, line: Line) -> None:
+    def epoch(self, state: State, line: EpochMetrics) -> None:
         """Log the line of an epoch."""
         if not self._enabled:
             return

@@ -20,7 +20,7 @@ from ...storage import AnyPath
 from ..config import TrainConfig
 from ..data.readers import ReaderPool
 from ..loss import losses
-from ..runs.checkpoint import BEST, Line, State, read_progress, save_weights
+from ..runs.checkpoint import BEST, EpochMetrics, State, read_progress, save_weights
 from ..runs.folder import RunFolder, RunRecord
 from ..runs.lock import RunLock
 from .distributed import ProcessGroup, join_process_group
@@ -188,7 +188,7 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: Met
     if not all(bool(torch.isfinite(weight).all()) for weight in session.student.state_dict().values()):
         _check_finite(math.nan, "student's weight", folder, state)
     total, bce, kd = (value / state.samples for value in state.sums)
-    line: Line = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd}
+    line: EpochMetrics = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd}
     validated, logits = validate(session)
     line |= validated
     _check_finite(line["val_bce"] or 0.0, "validation loss", folder, state)

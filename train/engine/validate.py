@@ -13,8 +13,8 @@ from ...choices import TestTransform
 from ...metrics.calibration import calibrate
 from ...metrics.measures import accuracy, average_precision
 from ...models.weights import file_digest
-from ..evaluation.score import Floats, predict, probability
-from ..runs.checkpoint import BEST, Line, replace_file, replace_text
+from ..evaluation.score import Logits, predict, probability
+from ..runs.checkpoint import BEST, EpochMetrics, replace_file, replace_text
 from ..runs.folder import RunFolder
 from .session import Session
 
@@ -22,7 +22,7 @@ TRANSFORM: TestTransform = "crop"
 KEPT = ("key", "label", "generator", "family", "group")
 
 
-def validate(session: Session) -> tuple[Line, Floats | None]:
+def validate(session: Session) -> tuple[EpochMetrics, Logits | None]:
     """Measure BCE, AP and accuracy of the validation rows under the papers' test transform.
 
     Several processes share the rows; all return the same values.
@@ -50,18 +50,22 @@ def validate(session: Session) -> tuple[Line, Floats | None]:
     if not math.isfinite(bce):
         return {"val_bce": bce, "val_ap": None, "val_acc": None}, None
     scores = probability(logits)
-    line: Line = {"val_bce": bce, "val_ap": average_precision(labels, scores), "val_acc": accuracy(labels, scores)}
+    line: EpochMetrics = {
+        "val_bce": bce,
+        "val_ap": average_precision(labels, scores),
+        "val_acc": accuracy(labels, scores),
+    }
     return line, logits
 
 
-def rank(line: Line) -> tuple[float, float]:
+def rank(line: EpochMetrics) -> tuple[float, float]:
     """Return what the best epoch is chosen by: validation AP, then low BCE; the last epoch without validation rows."""
     if line["val_bce"] is None:
         return float(line["epoch"] or 0), 0.0
     return -1.0 if line["val_ap"] is None else line["val_ap"], -line["val_bce"]
 
 
-def keep_scores(session: Session, folder: RunFolder, logits: Floats) -> None:
+def keep_scores(session: Session, folder: RunFolder, logits: Logits) -> None:
     """Save the validation scores of the new best student, and the threshold chosen on them.
 
     If the process is killed between student and scores, ``--resume`` repairs this by repeating the epoch.

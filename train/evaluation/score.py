@@ -16,7 +16,8 @@ from ..data.readers import LoaderOptions
 from ..methods import Method
 from ..student import Student
 
-Floats = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]
+"""The logit of every row, (rows,)."""
 
 
 def predict(
@@ -30,7 +31,7 @@ def predict(
     device: torch.device,
     on_batch: Callable[[int], None] = lambda _: None,
     loading: LoaderOptions | None = None,
-    joined: Callable[[Floats], Floats] = lambda logits: logits,
+    joined: Callable[[Logits], Logits] = lambda logits: logits,
 ) -> npt.NDArray[np.float32]:
     """Compute the logit of every row once.
 
@@ -61,7 +62,7 @@ def predict(
         float32, in the order of the table.
     """
     student.eval()
-    logits: Floats = np.zeros(len(part), dtype=np.float32)
+    logits: Logits = np.zeros(len(part), dtype=np.float32)
     with torch.inference_mode():
         for batch in part.in_order(batch_size, loading):
             inputs = {name: batch.features[name].to(device) for name in method.inputs}

@@ -33,7 +33,7 @@ from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, link_new
 BEST = "best.safetensors"
 LAST = "last.json"
 
-Line = dict[str, float | int | None]
+EpochMetrics = dict[str, float | int | None]
 """The values of one epoch in ``metrics.jsonl``, by name; None without validation rows."""
 
 
@@ -80,7 +80,7 @@ class State(BaseModel):
     best_epoch: int = 0
     best_rank: tuple[float, float] | None = None
     drops: list[int] = []
-    history: list[Line] = []
+    history: list[EpochMetrics] = []
     order: str = ""
     restarted: list[int] = []
     unchecked: list[int] = []

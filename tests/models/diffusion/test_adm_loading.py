@@ -117,7 +117,7 @@ def test_a_name_that_is_nothing_lists_the_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", UNCHECKED)
-def test_an_official_file_without_a_published_hash_is_not_fetched(name: str) -> None:
+def test_an_official_file_without_a_published_hash_is_not_downloaded(name: str) -> None:
     message = (
         "class-conditional" if name.endswith("-cond") else r"no SHA-256.*lsun_bedroom\.pt yourself.*--adm-config JSON"
     )

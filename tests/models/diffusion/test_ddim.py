@@ -130,7 +130,7 @@ def test_the_path_goes_up_and_comes_down_over_the_same_timesteps(
     assert made.calls == 6
 
 
-def test_a_model_that_believes_in_one_picture_reconstructs_that_picture(x: Tensor, schedule: NoiseSchedule) -> None:
+def test_a_model_of_a_single_image_reconstructs_that_image(x: Tensor, schedule: NoiseSchedule) -> None:
     believed = torch.full_like(x, 0.25)
     abar = dict(zip(schedule.timesteps, schedule.alphas_cumprod.tolist(), strict=True))
 
