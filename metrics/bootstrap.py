@@ -163,13 +163,13 @@ class _SortedScores:
         self.rows = rows[order]
         self.fake = (labels[order] == 1).astype(np.float64)
         self.steps = np.append(0, np.flatnonzero(np.diff(falling)) + 1)  # where a new score begins
-        self.parts = _parts(labels[order] == 1, falling, calibrated_threshold)
+        self.terms = _terms(labels[order] == 1, falling, calibrated_threshold)
         self.calibrated = calibrated_threshold is not None
 
     def measures(self, drawn: FloatArray) -> dict[str, FloatArray]:
         """Return all measures, (replicates,) each, for counts ``drawn`` of shape (replicates, all rows)."""
         weights = drawn[:, self.rows]
-        sums = (weights @ self.parts).T
+        sums = (weights @ self.terms).T
         total, fakes, right, right_fakes, right_calibrated, squared = sums[:-CALIBRATION_BINS]
         with np.errstate(divide="ignore", invalid="ignore"):
             values = {
@@ -180,24 +180,26 @@ class _SortedScores:
                 "fake_accuracy": right_fakes / fakes,
                 "calibrated_accuracy": right_calibrated / total if self.calibrated else np.full(len(total), np.nan),
             }
-            ranked = self._ranked(weights, fakes, total - fakes)
+            ranking = self._ranking_measures(weights, fakes, total - fakes)
         both = (fakes > 0) & (fakes < total)
-        return values | {name: np.where(both, value, np.nan) for name, value in ranked.items()}
+        return values | {name: np.where(both, value, np.nan) for name, value in ranking.items()}
 
-    def _ranked(self, weights: FloatArray, fakes: FloatArray, reals: FloatArray) -> dict[str, FloatArray]:
+    def _ranking_measures(self, weights: FloatArray, fakes: FloatArray, reals: FloatArray) -> dict[str, FloatArray]:
         """Return the measures that depend on the order of the scores. Tied scores are one step, as in scikit-learn."""
-        gained = weights * self.fake
-        lost = weights - gained
+        fake_weights = weights * self.fake
+        real_weights = weights - fake_weights
         if len(self.steps) < len(self.fake):
-            gained, lost = (np.add.reduceat(counts, self.steps, axis=1) for counts in (gained, lost))
-        curve = _Curve(np.cumsum(gained, axis=1), np.cumsum(lost, axis=1), fakes, reals)
+            fake_weights, real_weights = (
+                np.add.reduceat(counts, self.steps, axis=1) for counts in (fake_weights, real_weights)
+            )
+        curve = _Curve(np.cumsum(fake_weights, axis=1), np.cumsum(real_weights, axis=1), fakes, reals)
         return {
-            "average_precision": curve.area_of_precision(gained, np.ones(len(weights))),
-            "balanced_average_precision": curve.area_of_precision(gained, fakes / reals),
-            "auc": (_dot(lost, curve.found) - _dot(lost, gained) / 2) / (fakes * reals),
-            "tpr_at_fpr_1": curve.found_at(0.01),
-            "tpr_at_fpr_5": curve.found_at(0.05),
-            "equal_error_rate": curve.equal_errors(),
+            "average_precision": curve.average_precision(fake_weights, np.ones(len(weights))),
+            "balanced_average_precision": curve.average_precision(fake_weights, fakes / reals),
+            "auc": (_dot(real_weights, curve.tp) - _dot(real_weights, fake_weights) / 2) / (fakes * reals),
+            "tpr_at_fpr_1": curve.tpr_at(0.01),
+            "tpr_at_fpr_5": curve.tpr_at(0.05),
+            "equal_error_rate": curve.equal_error_rate(),
         }
 
 
@@ -206,60 +208,59 @@ class _Curve:
 
     Parameters
     ----------
-    found, wrong : ndarray, shape (replicates, steps)
+    tp, fp : ndarray, shape (replicates, steps)
         True and false positives, rising to ``fakes`` and ``reals``.
     fakes, reals : ndarray, shape (replicates,)
         Images of each class.
     """
 
-    def __init__(self, found: FloatArray, wrong: FloatArray, fakes: FloatArray, reals: FloatArray) -> None:
-        self.found, self.wrong, self.fakes, self.reals = found, wrong, fakes, reals
-        self.replicates = np.arange(len(found))
+    def __init__(self, tp: FloatArray, fp: FloatArray, fakes: FloatArray, reals: FloatArray) -> None:
+        self.tp, self.fp, self.fakes, self.reals = tp, fp, fakes, reals
+        self.replicates = np.arange(len(tp))
 
-    def area_of_precision(self, gained: FloatArray, weight_of_reals: FloatArray) -> FloatArray:
-        """Return the average precision if each real counted with the weight of its resample."""
-        called = self.wrong * weight_of_reals[:, None]
-        called += self.found
-        np.maximum(
-            called, np.finfo(np.float64).tiny, out=called
-        )  # where nothing is called generated, nothing is found either
-        return _dot(gained, np.divide(self.found, called, out=called)) / self.fakes
+    def average_precision(self, fake_weights: FloatArray, real_factor: FloatArray) -> FloatArray:
+        """Return the average precision with the reals of each resample weighted by a factor, (replicates,)."""
+        called = self.fp * real_factor[:, None]
+        called += self.tp
+        # where nothing is called generated, there are no true positives either, and 0 / tiny is 0
+        np.maximum(called, np.finfo(np.float64).tiny, out=called)
+        return _dot(fake_weights, np.divide(self.tp, called, out=called)) / self.fakes
 
-    def found_at(self, rate: float) -> FloatArray:
+    def tpr_at(self, rate: float) -> FloatArray:
         """Return the true positive rate at the lowest threshold whose false positive rate is at most ``rate``."""
         allowed = np.floor(rate * self.reals + 1e-9)
-        steps = self._first(lambda step: self.wrong[self.replicates, step] > allowed)
-        found = self.found[self.replicates, np.maximum(steps, 1) - 1]
-        return np.where(steps > 0, found, 0.0) / self.fakes
+        steps = self._first(lambda step: self.fp[self.replicates, step] > allowed)
+        tp = self.tp[self.replicates, np.maximum(steps, 1) - 1]
+        return np.where(steps > 0, tp, 0.0) / self.fakes
 
-    def equal_errors(self) -> FloatArray:
+    def equal_error_rate(self) -> FloatArray:
         """Return the equal error rate: where the curve, its points joined by lines, meets the falling diagonal."""
-        last = self.found.shape[1] - 1
+        last = self.tp.shape[1] - 1
         after = np.minimum(self._first(lambda step: np.sum(self._point(step), axis=0) >= 1), last)
-        wrong, found = self._point(after)
-        wrong_before, found_before = np.where(after > 0, self._point(np.maximum(after - 1, 0)), 0.0)
-        fraction = (1 - wrong_before - found_before) / (wrong + found - wrong_before - found_before)
-        return np.asarray(wrong_before + fraction * (wrong - wrong_before))
+        fp, tp = self._point(after)
+        fp_before, tp_before = np.where(after > 0, self._point(np.maximum(after - 1, 0)), 0.0)
+        fraction = (1 - fp_before - tp_before) / (fp + tp - fp_before - tp_before)
+        return np.asarray(fp_before + fraction * (fp - fp_before))
 
     def _point(self, step: IndexArray) -> tuple[FloatArray, FloatArray]:
         """Return false and true positive rate of each curve after its step, (replicates,) each."""
-        return self.wrong[self.replicates, step] / self.reals, self.found[self.replicates, step] / self.fakes
+        return self.fp[self.replicates, step] / self.reals, self.tp[self.replicates, step] / self.fakes
 
     def _first(self, holds: Callable[[IndexArray], npt.NDArray[np.bool_]]) -> IndexArray:
         """Return the first step of each curve from which on a condition holds; the number of steps if it never does.
 
         This is a bisection: once the condition holds, it must hold for all later steps.
         """
-        low, high = np.zeros(len(self.found), np.intp), np.full(len(self.found), self.found.shape[1], np.intp)
+        low, high = np.zeros(len(self.tp), np.intp), np.full(len(self.tp), self.tp.shape[1], np.intp)
         while (open_ := low < high).any():
             middle = (low + high) // 2
-            below = holds(np.minimum(middle, self.found.shape[1] - 1))
+            below = holds(np.minimum(middle, self.tp.shape[1] - 1))
             high = np.where(open_ & below, middle, high)
             low = np.where(open_ & ~below, middle + 1, low)
         return low
 
 
-def _parts(fake: npt.NDArray[np.bool_], scores: FloatArray, calibrated_threshold: float | None) -> FloatArray:
+def _terms(fake: npt.NDArray[np.bool_], scores: FloatArray, calibrated_threshold: float | None) -> FloatArray:
     """Return each image's terms in the sums, (images, 6 + bins).
 
     The columns are: 1, fake, right, right and fake, right at the calibrated threshold, squared error; then score minus

@@ -1,7 +1,8 @@
 """Backbones of teachers and students, cut before pooling: one registry, one entry per network.
 
 A backbone maps (B, C, H, W) float32 to its last feature map (B, F, h, w) after the activation. Its entry names the
-normalisation that its published weights expect, and where to get them.
+normalisation that its published weights expect, and where to get them. `resize` is shared by teacher and student, so
+that cached and online features agree.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..progress import Progress
@@ -201,6 +203,13 @@ def start_from_imagenet(module: nn.Module, name: str) -> str:
     check_state(module, state, f"{path} for backbone {name}")
     module.load_state_dict(state, strict=True)
     return f"{entry.start.name}{'' if state[entry.stem].shape[1] == 3 else ', the first convolution at random'}"
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize images (B, C, H, W) to size x size, bilinear and antialiased; a no-op for images of that size."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _fetch_resnet50(progress: Progress | None) -> Path:

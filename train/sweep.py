@@ -147,8 +147,8 @@ def _note(folder: Path, grid: Mapping[str, Sequence[str]], plan: Mapping[str, Tr
     with waiting_lock(folder / LOCK):
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
         names = dict.fromkeys([*known["runs"], *plan])
-        found = {"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}
-        content = json.dumps(found, indent=2)
+        record = {"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}
+        content = json.dumps(record, indent=2)
         if not path.is_file() or path.read_text(encoding="utf-8") != content:
             replace_text(path, content)
 

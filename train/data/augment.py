@@ -31,8 +31,7 @@ from torch import Tensor
 
 from ...choices import TEST_TRANSFORMS, TestTransform
 from ...errors import UsageError
-from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from ...models.resize import resize
+from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, resize
 from ..methods import Degradation, Method, Scale
 
 _Array = npt.NDArray[np.float64]

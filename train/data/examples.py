@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from ...choices import BACKBONE
 from ...errors import UserError
-from ...models.backbones import HALF, Triple, backbone_entry, load_teacher
-from ...models.resize import resize
+from ...models.backbones import HALF, Triple, backbone_entry, load_teacher, resize
 from ..config import TrainConfig
 from ..methods import Method
 from .augment import cutmix, flipped, mix_draws, sample_draws, train_input

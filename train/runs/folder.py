@@ -126,15 +126,15 @@ class RunRecord(BaseModel):
 
     def notes(self) -> list[str]:
         """Return what a reader of this run's results must know, a phrase each."""
-        found = [self.method.caveat] if self.method.caveat and not self.imported else []
+        notes = [self.method.caveat] if self.method.caveat and not self.imported else []
         if self.initial_weights.startswith(f"{SCRATCH}: "):
-            found.append(f"it started from {self.initial_weights}")
+            notes.append(f"it started from {self.initial_weights}")
         if self.imported:
-            found.append(
+            notes.append(
                 f"its weights are those of {self.imported['file']} (SHA-256 {self.imported['sha256'][:12]}…), trained elsewhere: "
                 "which images it has seen is not known, nor whether its features were made as those it is tested on"
             )
-        return found
+        return notes
 
 
 class RunFolder:
@@ -246,8 +246,8 @@ class RunFolder:
 
     def calibration(self, sha256: str) -> Calibration | None:
         """Return the threshold chosen by validation for the student with this digest; None if there is none."""
-        found = read_calibration(self.calibration_file)
-        return found if found is not None and found.checkpoint_sha256 == sha256 else None
+        calibration = read_calibration(self.calibration_file)
+        return calibration if calibration is not None and calibration.checkpoint_sha256 == sha256 else None
 
 
 def _text(record: RunRecord) -> str:
