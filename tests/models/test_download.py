@@ -1,4 +1,4 @@
-"""Downloads from a real HTTP server on this machine, one that misbehaves in the ways that servers do."""
+"""Downloads from a local HTTP server that fails in the ways of real servers."""
 
 from __future__ import annotations
 

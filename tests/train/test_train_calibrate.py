@@ -1,4 +1,4 @@
-"""The threshold that validation chooses: what it maximises, and what a training leaves of it."""
+"""The threshold chosen on validation: what it maximises, and the files that a training writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches from the cache: every occurrence once, in a repeatable order, with the teacher's view that the flip needs."""
+"""Batches from the cache: every row once, in a repeatable order, with the teacher's view of the flip."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> FeatureDataset:
 
 
 def stored(count: int, shard_rows: int = 500) -> ReadBlocks:
-    """Rows that lie in shards of ``shard_rows``, in the order of their numbers."""
+    """Rows stored in shards of ``shard_rows``, in the order of their numbers."""
     return ReadBlocks.of(np.arange(count) // shard_rows, np.arange(count) % shard_rows)
 
 

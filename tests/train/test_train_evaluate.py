@@ -1,4 +1,4 @@
-"""Evaluation: every occurrence scored once, kept in the run, read by the report."""
+"""Evaluation: every row is scored once, stored in the run, and read by the report."""
 
 from __future__ import annotations
 

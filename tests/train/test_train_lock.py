@@ -1,4 +1,4 @@
-"""Two commands on one folder at once: one does its work, the other is refused in a sentence, and nothing is mixed."""
+"""Two commands in one folder at once: one succeeds, the other is refused with a message, and results are not mixed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def between_scan_and_claim(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
-    """Let something happen once, after a training has found its folder free and before it makes it a run."""
+    """Do something once, after a training has found its folder free and before it creates its run."""
     prepared = loop.open_session
 
     def open_session(*arguments: Any) -> Any:
@@ -118,7 +118,7 @@ def test_of_two_trainings_started_at_once_one_is_refused(
 
 
 class Paused(Silent):
-    """A training that waits in its first step until it is let go."""
+    """A training that waits in its first step until it is released."""
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Event(), threading.Event()

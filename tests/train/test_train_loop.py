@@ -1,4 +1,4 @@
-"""The training loop: its first loss, its repeatability, its end, its errors."""
+"""The training loop: first loss, repeatability, end, errors."""
 
 from __future__ import annotations
 

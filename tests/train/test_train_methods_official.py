@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation: strict, equal to the bit in both directions, and able to be evaluated."""
+"""Checkpoints of the reference implementation: strict, bit-exact in both directions, and fit for evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Made = tuple[Path, "Reference"]
 
 
 class Reference(nn.Module):
-    """The published student, put together from torchvision's network as its description has it."""
+    """The published student, built from torchvision's network as published."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_shape_is_refused_naming_its_first_difference(ma
 
 
 class Code:
-    """Something that a pickle would call a constructor for."""
+    """An object that unpickling would construct by calling code."""
 
 
 def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_online_teacher_gives_the_cached_view_of_each_sample(tmp_path: Path,
 
 
 def test_the_first_loss_of_official_code_is_what_its_formula_gives_by_hand(made: Made, tmp_path: Path) -> None:
-    """JPEG of the image alone, CutMix of image, eps and DIRE, teacher on the mixed DIRE, all in [-1, 1] at full size."""
+    """JPEG of the image only, CutMix of image, eps and DIRE, teacher on the mixed DIRE, all in [-1, 1], full size."""
     seed = next(seed for seed in range(100) if _first_batch_is_mixed(made, seed))
     config = settings(preset="official-code", teacher="small", teacher_weights=str(made[2]), seed=seed, val_fraction=0)
     found = run_training(config, made[0].root, tmp_path / "run")
@@ -190,7 +190,7 @@ def test_augmentation_reaches_the_training_and_a_copy_of_it_in_a_worker_process_
 
 
 def as_version_1(run: Path) -> None:
-    """Take from a run's record what the first version did not have."""
+    """Remove the fields that the first version of a run's record did not have."""
     path = run / "config.json"
     record = json.loads(path.read_text())
     names = (

@@ -66,7 +66,7 @@ def lines(run: Path) -> list[dict[str, float]]:
 
 
 def stop_in_epoch(run: Path, epoch: int, number: int) -> None:
-    """Send a signal to this process soon after the epoch before has ended."""
+    """Send a signal to this process soon after the previous epoch has ended."""
 
     def send() -> None:
         path = run / "metrics.jsonl"

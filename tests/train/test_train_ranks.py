@@ -1,4 +1,4 @@
-"""Several processes under ``torchrun``: what they learn from one global batch is what one process learns from it."""
+"""Several processes under ``torchrun`` train on a global batch like one process."""
 
 from __future__ import annotations
 

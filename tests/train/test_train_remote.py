@@ -1,4 +1,4 @@
-"""Training and evaluating from a cache in an object store, by ranges or by way of a local copy, as from a cache here."""
+"""Training and evaluation from an object store, by range reads or through a local copy, equal those from a disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEATURES = ("image", "eps", "teacher")
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A cache here and a run that was trained from it for two epochs, and evaluated."""
+    """A local cache and a run trained on it for two epochs and evaluated."""
     folder = tmp_path_factory.mktemp("local")
     make_cache(folder / "cache", TABLE, shard_rows=20)
     run_training(TrainConfig.checked(**SETTINGS, epochs=2), folder / "cache", folder / "run")

@@ -34,7 +34,7 @@ AGAIN = "was restarted, because the order of its samples has changed since it wa
 
 
 class StopAfter(Silent):
-    """Ctrl-C so many samples after a training began; it ends with the step that follows. ``said``: lines that stay."""
+    """Interrupt a training after some samples; it ends with the following step. ``said`` has its messages."""
 
     def __init__(self, samples: int = 1 << 30) -> None:
         self.left = samples
@@ -51,7 +51,7 @@ class StopAfter(Silent):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of at most eight rows, as many increments leave them."""
+    """A cache of shards of at most eight rows, as after many small builds."""
     folder = tmp_path_factory.mktemp("made") / "cache"
     make_cache(folder, rows("train", 36, {"adm": 24, "sd": 20}), shard_rows=8)
     return folder

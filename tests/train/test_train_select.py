@@ -1,4 +1,4 @@
-"""Which rows train, which choose the checkpoint, and which build serves them."""
+"""Which rows are used for training and validation, and which build supplies their features."""
 
 from __future__ import annotations
 

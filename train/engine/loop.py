@@ -102,6 +102,7 @@ def train_run(
     session: Session | None = None
     with RunLock(run) as lock:
         with ranks.first_process_first():
+            # an existing run is locked before it is read, a new one only once its configuration proves usable
             if ranks.first and folder.config.exists() and not _is_over(config, folder):
                 lock.take()
             known = folder.admit(config, resume=resume or not ranks.first)

@@ -1,4 +1,4 @@
-"""From a name or a file to a loaded ADM: where the flags come from, what is refused, and how weights arrive."""
+"""Loading an ADM by name or file: the source of its flags, refused files, and the loaded weights."""
 
 from __future__ import annotations
 
