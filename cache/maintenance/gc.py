@@ -20,7 +20,7 @@ from ...storage import AnyPath, list_matching, map_ordered, path_exists, relativ
 from ...storage.atomic import fsync_folder
 from ..lease import Leases, file_time, read_leases
 from ..records.builds import RECORD_NAME, BuildRecord
-from ..records.datasets import OF_REVISION
+from ..records.datasets import OF_REVISION, REVISION_NAME
 from ..shards.format import checksum
 from ..store import Cache, FeatureStore
 from .garbage import Garbage, delete_garbage, feature_folders, find_garbage
@@ -147,15 +147,23 @@ def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Ite
     datasets = cache.datasets()
     for name in sorted(set(datasets.names()) - leases.datasets):
         past = roots.history.get(name, ())  # not as it is now: a newer head was not among the roots
-        for revision in datasets.revisions(name):
-            table = datasets.folder / name / f"{revision}.parquet"
-            if (name, revision) in roots.revisions or (revision not in past and _changed(table, oldest) >= oldest):
-                continue
-            for path in [table.with_name(f"{revision}{suffix}") for suffix in OF_REVISION]:
-                if path_exists(path):
-                    yield CollectedItem(
-                        "revision", _name(cache, path), _size(path), f"an older revision of {name}, which no run needs"
-                    )
+        why = f"an older revision of {name}, which no run needs"
+        for revision, paths in _files_of_revisions(datasets.folder / name).items():
+            is_young = revision not in past and max(_changed(path, oldest) for path in paths) >= oldest
+            if (name, revision) not in roots.revisions and not is_young:
+                yield from (CollectedItem("revision", _name(cache, path), _size(path), why) for path in paths)
+
+
+def _files_of_revisions(folder: AnyPath) -> dict[str, list[AnyPath]]:
+    """Return the files of each revision in a data set's folder, the table first; also what an interrupted gc left of one."""
+    files: dict[str, list[AnyPath]] = {}
+    for path in list_matching(folder, REVISION_NAME):
+        files.setdefault(path.name.partition(".")[0], []).append(path)
+    order = [suffix.partition(".")[2] for suffix in OF_REVISION]
+    return {
+        revision: sorted(paths, key=lambda path: order.index(path.name.partition(".")[2]))
+        for revision, paths in files.items()
+    }
 
 
 def _look_at_feature(

@@ -117,6 +117,17 @@ def test_what_a_run_uses_stays_with_its_revision_and_record(cache: Cache, record
     assert verify(cache) == []
 
 
+def test_what_an_interrupted_gc_left_of_a_revision_goes_with_the_next(cache: Cache, records: list[BuildRecord]) -> None:
+    folder = cache.datasets().folder / NAME
+    table = folder / f"{records[0].revision}.parquet"
+    table.rename(folder / "gone")
+    (folder / "gone").unlink()
+    rejects = folder / f"{records[0].revision}.rejects.jsonl"
+    assert rejects.exists()
+    collect(cache, delete_them=True, grace_hours=0)
+    assert not rejects.exists()
+
+
 def test_more_revisions_can_be_kept(cache: Cache, records: list[BuildRecord]) -> None:
     collect(cache, delete_them=True, grace_hours=0, keep_revisions=2)
     assert cache.builds().ids() == sorted([records[1].id, records[2].id])
