@@ -24,7 +24,7 @@ from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsS
 from distil_cache.pipeline.specs.teacher import TeacherSpec
 from distil_cache.train.data.augment import train_input
 from distil_cache.train.data.dataset import Batch, FeatureDataset
-from distil_cache.train.data.online_teacher import OnlineTeacher
+from distil_cache.train.data.examples import OnlineTeacher
 from distil_cache.train.loss import losses
 from distil_cache.train.methods import METHODS
 from distil_cache.train.student import build_student

@@ -1,1 +1,1 @@
-"""What a detector's scores are worth: measures, bootstrap intervals, results by generator, calibration. No torch."""
+"""What a detector's scores are worth, without torch. Others use any module of it."""

@@ -1,9 +1,9 @@
 """Bootstrap intervals of all measures (Efron and Tibshirani 1993, chapter 13: percentiles of resamples).
 
-Images are resampled with replacement, or clusters of images that belong together (one scene, one source). A resample is
-a row of weights, how often each image was drawn, and all measures are computed from a matrix of such rows at once: those
-that are sums over images by one product of matrices, those that follow from the order of the scores by running sums over
-the sorted images.
+Images are resampled with replacement, or whole clusters of images that belong together (one scene, one source). A
+resample is a row of weights: how often each image was drawn. All measures are computed from a matrix of such rows at
+once. Measures that are sums over images take one matrix product; those that depend on the order of the scores take
+cumulative sums over the sorted images.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .measures import (
 )
 
 REPLICATES = 1000
-_ELEMENTS_AT_ONCE = 250_000  # resampled weights held in memory together: 2 MB, and some ten arrays of that size
+_ELEMENTS_AT_ONCE = 250_000  # resampled weights in memory at a time: 2 MB, and about ten arrays of that size
 
 Replicates = Mapping[str, FloatArray]
-"""Each measure in every resample, (replicates,); NaN where a resample does not define it."""
+"""Value of each measure in every resample, (replicates,) float64; NaN where a resample does not define it."""
 
 
 def bootstrap(
@@ -42,23 +42,43 @@ def bootstrap(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> dict[str, Replicates]:
-    """The measures of each of ``sets`` (rows by name) in every resample of all rows.
+    """Compute the measures of several sets of rows in every resample of all rows.
 
-    What is drawn depends on the names of the clusters (default: the places of the rows) and on the seed alone. So sets of
-    one call share their resamples, and so do two students that scored the same images: means over sets, and differences
-    between students, of the same resample are a paired bootstrap.
+    What is drawn depends only on the seed and on the names of the clusters. So the sets of one call share their
+    resamples, and so do two students that scored the same images: a mean over sets, or a difference between students,
+    of the same resample is a paired bootstrap.
+
+    Parameters
+    ----------
+    labels, scores : array_like, shape (N,)
+        As for `measures.measures`.
+    sets
+        Row numbers of each set, by name.
+    clusters
+        Name of each row's cluster, length N; by default each row is its own.
+    calibrated_threshold
+        Threshold of ``calibrated_accuracy``, which is NaN without it.
+    replicates
+        Number of resamples.
+    seed
+        Seed of the draw.
+
+    Returns
+    -------
+    dict
+        For each set, each measure in every resample, (replicates,).
     """
     truth, values = checked(labels, scores)
     prepared = {
         name: _SortedScores(rows, truth[rows], values[rows], calibrated_threshold) for name, rows in sets.items()
     }
-    found: dict[str, list[dict[str, FloatArray]]] = {name: [] for name in sets}
+    batches: dict[str, list[dict[str, FloatArray]]] = {name: [] for name in sets}
     for drawn in resamples(cluster_numbers(clusters, len(truth)), replicates, seed) if prepared else ():
-        for name, one in prepared.items():
-            found[name].append(one.measures(drawn))
+        for name, scored in prepared.items():
+            batches[name].append(scored.measures(drawn))
     return {
-        name: {measure: np.concatenate([part[measure] for part in parts]) for measure in MEASURES}
-        for name, parts in found.items()
+        name: {measure: np.concatenate([batch[measure] for batch in parts]) for measure in MEASURES}
+        for name, parts in batches.items()
     }
 
 
@@ -69,19 +89,19 @@ def bootstrap_mean(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Interval | None:
-    """95 % interval of the mean of ``values``, resampled by row or by cluster; ``None`` of no value."""
+    """Return the 95 % interval of the mean of ``values``, resampled by row or by cluster; ``None`` without values."""
     numbers = np.asarray(values, dtype=np.float64)
     if not len(numbers):
         return None
-    found = [
+    means = [
         (drawn @ numbers) / drawn.sum(axis=1)
         for drawn in resamples(cluster_numbers(clusters, len(numbers)), replicates, seed)
     ]
-    return interval(np.concatenate(found))
+    return interval(np.concatenate(means))
 
 
 def interval(replicates: FloatArray, level: float = 0.95) -> Interval | None:
-    """The middle share ``level`` of the replicates, NaN left out; ``None`` if nothing is left."""
+    """Return the central ``level`` share of the replicates, ignoring NaN; ``None`` if none is left."""
     kept = replicates[~np.isnan(replicates)]
     if not len(kept):
         return None
@@ -90,9 +110,23 @@ def interval(replicates: FloatArray, level: float = 0.95) -> Interval | None:
 
 
 def resamples(cluster_of_row: IndexArray, replicates: int, seed: int) -> Iterable[FloatArray]:
-    """How often each row is drawn in each resample, (some replicates, rows), as many at once as memory allows.
+    """Yield how often each row is drawn, as many resamples at a time as memory allows.
 
-    What is drawn depends on the clusters' numbers, not on the order of the rows: that makes resamples pairable.
+    What is drawn depends on the numbers of the clusters, not on the order of the rows, so resamples can be paired.
+
+    Parameters
+    ----------
+    cluster_of_row : ndarray, shape (N,)
+        Number of each row's cluster, from 0.
+    replicates
+        Number of resamples.
+    seed
+        Seed of the draw.
+
+    Yields
+    ------
+    ndarray, shape (some replicates, N)
+        Counts as float64.
     """
     rng = np.random.default_rng(seed)
     count = int(cluster_of_row.max()) + 1
@@ -105,34 +139,40 @@ def resamples(cluster_of_row: IndexArray, replicates: int, seed: int) -> Iterabl
 
 
 def cluster_numbers(clusters: Sequence[str] | Array | None, rows: int) -> IndexArray:
-    """Each row's cluster as a number, by the sorted names; the row's own place without clusters."""
+    """Number the clusters of rows by the sorted names, (rows,); without clusters, each row has its own number.
+
+    Raises
+    ------
+    ValueError
+        There is not one cluster name for each row.
+    """
     if clusters is None:
         return np.arange(rows)
     names = np.asarray(clusters)
     if names.shape != (rows,):
-        raise ValueError(f"one cluster a row is needed: {names.shape} for {rows} rows")
+        raise ValueError(f"clusters must have one name per row: shape {names.shape} for {rows} rows")
     return np.unique(names, return_inverse=True)[1].astype(np.intp)
 
 
 class _SortedScores:
-    """What does not depend on how often images are drawn: their order, and each image's part in every sum."""
+    """Everything that does not depend on the resample: the order of the images and each image's term in every sum."""
 
     def __init__(self, rows: IndexArray, labels: Array, scores: FloatArray, calibrated_threshold: float | None) -> None:
         order = np.argsort(-scores, kind="stable")
         falling = scores[order]
         self.rows = rows[order]
         self.fake = (labels[order] == 1).astype(np.float64)
-        self.steps = np.append(0, np.flatnonzero(np.diff(falling)) + 1)  # where another score begins
-        self.parts = _parts(labels[order] == 1, falling, calibrated_threshold)
+        self.steps = np.append(0, np.flatnonzero(np.diff(falling)) + 1)  # where a new score begins
+        self.terms = _terms(labels[order] == 1, falling, calibrated_threshold)
         self.calibrated = calibrated_threshold is not None
 
     def measures(self, drawn: FloatArray) -> dict[str, FloatArray]:
-        """All measures, (replicates,) each; drawn : how often each row is drawn, (replicates, all rows)."""
+        """Return all measures, (replicates,) each, for counts ``drawn`` of shape (replicates, all rows)."""
         weights = drawn[:, self.rows]
-        sums = (weights @ self.parts).T
+        sums = (weights @ self.terms).T
         total, fakes, right, right_fakes, right_calibrated, squared = sums[:-CALIBRATION_BINS]
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = {
+            values = {
                 "accuracy": right / total,
                 "brier": squared / total,
                 "calibration_error": np.abs(sums[-CALIBRATION_BINS:]).sum(axis=0) / total,
@@ -140,83 +180,91 @@ class _SortedScores:
                 "fake_accuracy": right_fakes / fakes,
                 "calibrated_accuracy": right_calibrated / total if self.calibrated else np.full(len(total), np.nan),
             }
-            ranked = self._ranked(weights, fakes, total - fakes)
+            ranking = self._ranking_measures(weights, fakes, total - fakes)
         both = (fakes > 0) & (fakes < total)
-        return found | {name: np.where(both, values, np.nan) for name, values in ranked.items()}
+        return values | {name: np.where(both, value, np.nan) for name, value in ranking.items()}
 
-    def _ranked(self, weights: FloatArray, fakes: FloatArray, reals: FloatArray) -> dict[str, FloatArray]:
-        """The measures that follow from the order of the scores. Equal scores are one step, as in scikit-learn."""
-        gained = weights * self.fake
-        lost = weights - gained
+    def _ranking_measures(self, weights: FloatArray, fakes: FloatArray, reals: FloatArray) -> dict[str, FloatArray]:
+        """Return the measures that depend on the order of the scores. Tied scores are one step, as in scikit-learn."""
+        fake_weights = weights * self.fake
+        real_weights = weights - fake_weights
         if len(self.steps) < len(self.fake):
-            gained, lost = (np.add.reduceat(one, self.steps, axis=1) for one in (gained, lost))
-        curve = _Curve(np.cumsum(gained, axis=1), np.cumsum(lost, axis=1), fakes, reals)
+            fake_weights, real_weights = (
+                np.add.reduceat(counts, self.steps, axis=1) for counts in (fake_weights, real_weights)
+            )
+        curve = _Curve(np.cumsum(fake_weights, axis=1), np.cumsum(real_weights, axis=1), fakes, reals)
         return {
-            "average_precision": curve.area_of_precision(gained, np.ones(len(weights))),
-            "balanced_average_precision": curve.area_of_precision(gained, fakes / reals),
-            "auc": (_dot(lost, curve.found) - _dot(lost, gained) / 2) / (fakes * reals),
-            "tpr_at_fpr_1": curve.found_at(0.01),
-            "tpr_at_fpr_5": curve.found_at(0.05),
-            "equal_error_rate": curve.equal_errors(),
+            "average_precision": curve.average_precision(fake_weights, np.ones(len(weights))),
+            "balanced_average_precision": curve.average_precision(fake_weights, fakes / reals),
+            "auc": (_dot(real_weights, curve.tp) - _dot(real_weights, fake_weights) / 2) / (fakes * reals),
+            "tpr_at_fpr_1": curve.tpr_at(0.01),
+            "tpr_at_fpr_5": curve.tpr_at(0.05),
+            "equal_error_rate": curve.equal_error_rate(),
         }
 
 
 class _Curve:
-    """The ROC curves of some resamples: generated images found and reals called generated after each step of the scores.
+    """The ROC curves of some resamples: cumulative true and false positives after each step of the falling threshold.
 
-    found, wrong : (replicates, steps), rising to fakes and reals, (replicates,).
+    Parameters
+    ----------
+    tp, fp : ndarray, shape (replicates, steps)
+        True and false positives, rising to ``fakes`` and ``reals``.
+    fakes, reals : ndarray, shape (replicates,)
+        Images of each class.
     """
 
-    def __init__(self, found: FloatArray, wrong: FloatArray, fakes: FloatArray, reals: FloatArray) -> None:
-        self.found, self.wrong, self.fakes, self.reals = found, wrong, fakes, reals
-        self.replicates = np.arange(len(found))
+    def __init__(self, tp: FloatArray, fp: FloatArray, fakes: FloatArray, reals: FloatArray) -> None:
+        self.tp, self.fp, self.fakes, self.reals = tp, fp, fakes, reals
+        self.replicates = np.arange(len(tp))
 
-    def area_of_precision(self, gained: FloatArray, weight_of_reals: FloatArray) -> FloatArray:
-        """AP if each real counted with the weight of its resample."""
-        called = self.wrong * weight_of_reals[:, None]
-        called += self.found
-        np.maximum(called, np.finfo(np.float64).tiny, out=called)  # nothing is found either where nothing is called
-        return _dot(gained, np.divide(self.found, called, out=called)) / self.fakes
+    def average_precision(self, fake_weights: FloatArray, real_factor: FloatArray) -> FloatArray:
+        """Return the average precision with the reals of each resample weighted by a factor, (replicates,)."""
+        called = self.fp * real_factor[:, None]
+        called += self.tp
+        # where nothing is called generated, there are no true positives either, and 0 / tiny is 0
+        np.maximum(called, np.finfo(np.float64).tiny, out=called)
+        return _dot(fake_weights, np.divide(self.tp, called, out=called)) / self.fakes
 
-    def found_at(self, rate: float) -> FloatArray:
-        """The share that the lowest threshold finds which calls at most ``rate`` of the reals generated."""
+    def tpr_at(self, rate: float) -> FloatArray:
+        """Return the true positive rate at the lowest threshold whose false positive rate is at most ``rate``."""
         allowed = np.floor(rate * self.reals + 1e-9)
-        steps = self._first(lambda step: self.wrong[self.replicates, step] > allowed)
-        found = self.found[self.replicates, np.maximum(steps, 1) - 1]
-        return np.where(steps > 0, found, 0.0) / self.fakes
+        steps = self._first(lambda step: self.fp[self.replicates, step] > allowed)
+        tp = self.tp[self.replicates, np.maximum(steps, 1) - 1]
+        return np.where(steps > 0, tp, 0.0) / self.fakes
 
-    def equal_errors(self) -> FloatArray:
-        """Where the lines between the points, the first being (0, 0), meet the falling diagonal."""
-        last = self.found.shape[1] - 1
+    def equal_error_rate(self) -> FloatArray:
+        """Return the equal error rate: where the curve, its points joined by lines, meets the falling diagonal."""
+        last = self.tp.shape[1] - 1
         after = np.minimum(self._first(lambda step: np.sum(self._point(step), axis=0) >= 1), last)
-        wrong, found = self._point(after)
-        wrong_before, found_before = np.where(after > 0, self._point(np.maximum(after - 1, 0)), 0.0)
-        way = (1 - wrong_before - found_before) / (wrong + found - wrong_before - found_before)
-        return np.asarray(wrong_before + way * (wrong - wrong_before))
+        fp, tp = self._point(after)
+        fp_before, tp_before = np.where(after > 0, self._point(np.maximum(after - 1, 0)), 0.0)
+        fraction = (1 - fp_before - tp_before) / (fp + tp - fp_before - tp_before)
+        return np.asarray(fp_before + fraction * (fp - fp_before))
 
     def _point(self, step: IndexArray) -> tuple[FloatArray, FloatArray]:
-        """The curves' false and true positive rate after a step of each."""
-        return self.wrong[self.replicates, step] / self.reals, self.found[self.replicates, step] / self.fakes
+        """Return false and true positive rate of each curve after its step, (replicates,) each."""
+        return self.fp[self.replicates, step] / self.reals, self.tp[self.replicates, step] / self.fakes
 
     def _first(self, holds: Callable[[IndexArray], npt.NDArray[np.bool_]]) -> IndexArray:
-        """The first step of each curve from which on a condition holds; the number of steps if it never does.
+        """Return the first step of each curve from which on a condition holds; the number of steps if it never does.
 
-        Bisection: the condition must hold for all steps after one that it holds for.
+        This is a bisection: once the condition holds, it must hold for all later steps.
         """
-        low, high = np.zeros(len(self.found), np.intp), np.full(len(self.found), self.found.shape[1], np.intp)
+        low, high = np.zeros(len(self.tp), np.intp), np.full(len(self.tp), self.tp.shape[1], np.intp)
         while (open_ := low < high).any():
             middle = (low + high) // 2
-            below = holds(np.minimum(middle, self.found.shape[1] - 1))
+            below = holds(np.minimum(middle, self.tp.shape[1] - 1))
             high = np.where(open_ & below, middle, high)
             low = np.where(open_ & ~below, middle + 1, low)
         return low
 
 
-def _parts(fake: npt.NDArray[np.bool_], scores: FloatArray, calibrated_threshold: float | None) -> FloatArray:
-    """Each image's part in the sums, (images, 6 + bins).
+def _terms(fake: npt.NDArray[np.bool_], scores: FloatArray, calibrated_threshold: float | None) -> FloatArray:
+    """Return each image's terms in the sums, (images, 6 + bins).
 
-    The columns: 1, fake, right, right fake, right at the calibrated threshold, squared error; then the excess of its score
-    over its label, in the column of its bin.
+    The columns are: 1, fake, right, right and fake, right at the calibrated threshold, squared error; then score minus
+    label, in the column of the score's bin.
     """
     right = (scores > THRESHOLD) == fake
     calibrated = (scores > (THRESHOLD if calibrated_threshold is None else calibrated_threshold)) == fake
@@ -225,6 +273,6 @@ def _parts(fake: npt.NDArray[np.bool_], scores: FloatArray, calibrated_threshold
     return np.column_stack([np.ones(len(scores)), fake, right, right & fake, calibrated, (scores - fake) ** 2, excess])
 
 
-def _dot(one: FloatArray, other: FloatArray) -> FloatArray:
-    """The sum of products along each row."""
-    return np.asarray(np.einsum("ij,ij->i", one, other))
+def _dot(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Return the dot product of each pair of rows."""
+    return np.asarray(np.einsum("ij,ij->i", left, right))

@@ -1,12 +1,14 @@
-"""The threshold above which a student says "generated", chosen on validation and never on test.
+"""Calibration: the decision threshold, chosen on validation and never on test, and the reliability diagram.
 
-While it trains, each new best student leaves its validation scores (``validation.parquet``) and what follows from them
-(``calibration.json``) in the run. The threshold maximises the balanced accuracy, the mean of the shares of reals and of
-generated images that are told rightly, so that it does not depend on how many there are of each.
+Each new best student of a training leaves its validation scores (``validation.parquet``) and the threshold chosen on
+them (``calibration.json``) in the run. The threshold maximises the balanced accuracy, the mean of the accuracies on
+reals and on fakes, so it does not depend on the ratio of the classes.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,31 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
-from .measures import accuracy
+from .measures import CALIBRATION_BINS, Array, Interval, accuracy, calibration_bin
 
 CALIBRATION = "calibration.json"
 VALIDATION = "validation.parquet"
+
+FEWEST = 5
+"""Bins with fewer images say nothing and are left out."""
+_Z = 1.959964  # 97.5 % of the normal distribution
 
 
 class Calibration(BaseModel):
     """The content of ``calibration.json``.
 
-    threshold : a score above it says generated. split, transform : what was scored, and what its images went through.
-    real, fake : images scored. checkpoint_sha256 : of the student that scored them.
-    accuracy, balanced_accuracy : on these images, at the threshold.
+    Attributes
+    ----------
+    threshold
+        A score above it says generated.
+    split, transform
+        What was scored, and the test transform of its images.
+    real, fake
+        Images scored.
+    checkpoint_sha256
+        Digest of the student that scored them.
+    accuracy, balanced_accuracy
+        On these images, at the threshold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +58,22 @@ class Calibration(BaseModel):
 def calibrate(
     labels: npt.ArrayLike, scores: npt.ArrayLike, *, split: str, transform: str, checkpoint_sha256: str
 ) -> Calibration | None:
-    """The threshold for these validation scores and what it reaches on them; None unless both classes are there."""
+    """Choose the threshold for validation scores and measure it on them.
+
+    Parameters
+    ----------
+    labels : array_like, shape (N,)
+        1 for generated, 0 for real.
+    scores : array_like, shape (N,)
+        Probability of "generated", in 0..1.
+    split, transform, checkpoint_sha256
+        What to record; see `Calibration`.
+
+    Returns
+    -------
+    Calibration or None
+        None unless both classes are present.
+    """
     truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     threshold = best_threshold(truth, values)
     if threshold is None:
@@ -62,10 +92,10 @@ def calibrate(
 
 
 def best_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """The threshold in 0..1 of the highest balanced accuracy; None unless both classes are there.
+    """Return the threshold in 0..1 with the highest balanced accuracy; None unless both classes are present.
 
-    Thresholds within a gap between neighbouring scores do the same, so the middle of the gap is taken; of several gaps that
-    do equally well, the one nearest to 0.5.
+    All thresholds in the gap between two neighbouring scores do the same, so the middle of the gap is taken. Of several
+    gaps that do equally well, the one nearest to 0.5 wins.
     """
     truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     reals, fakes = np.sort(values[truth == 0]), np.sort(values[truth == 1])
@@ -74,21 +104,71 @@ def best_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None
     ends = np.unique(np.concatenate([[0.0], values, [1.0]]))
     low, high = ends[:-1], ends[1:]
     middle = (low + high) / 2
-    # in whole numbers, so that gaps that do equally well compare equal
+    # integers, so that gaps that do equally well compare equal
     reached = np.searchsorted(reals, middle, "right") * len(fakes)
     reached = reached + (len(fakes) - np.searchsorted(fakes, middle, "right")) * len(reals)
-    away = np.maximum(0.0, np.maximum(low - 0.5, 0.5 - high))
+    distance = np.maximum(0.0, np.maximum(low - 0.5, 0.5 - high))
     best = np.flatnonzero(reached == reached.max())
-    return float(middle[best[np.argmin(away[best])]])
+    return float(middle[best[np.argmin(distance[best])]])
 
 
 def read_calibration(path: Path) -> Calibration | None:
-    """Read a ``calibration.json``; None where there is none, UserError if it is damaged."""
+    """Read a ``calibration.json``; None if there is none.
+
+    Raises
+    ------
+    UserError
+        The file is damaged.
+    """
     if not path.is_file():
         return None
     try:
         return Calibration.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UserError(
-            f"{path}: is damaged. Delete it: then the threshold is 0.5. Training again restores it."
+            f"{path}: is damaged. Delete it to use a threshold of 0.5, or train again to restore it."
         ) from error
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images whose scores fall in one bin: their number, mean score, and share of generated ones with its interval."""
+
+    images: int
+    mean_score: float
+    share: float
+    interval: Interval
+
+
+def reliability(labels: Array, scores: Array) -> list[Bin]:
+    """Return the bins of a reliability diagram: do about 80 % of images with scores near 0.8 turn out generated?
+
+    Parameters
+    ----------
+    labels : ndarray, shape (N,)
+        1 for generated, 0 for real.
+    scores : ndarray, shape (N,)
+        Probability of "generated", in 0..1.
+
+    Returns
+    -------
+    list of Bin
+        By rising score. The bins are those of the calibration error; bins with fewer than five images are left out.
+    """
+    bin_of_row = calibration_bin(scores)
+    bins = []
+    for number in range(CALIBRATION_BINS):
+        rows = bin_of_row == number
+        images = int(rows.sum())
+        if images >= FEWEST:
+            fakes = int(np.sum(labels[rows] == 1))
+            bins.append(Bin(images, float(np.mean(scores[rows])), fakes / images, share_interval(fakes, images)))
+    return bins
+
+
+def share_interval(hits: int, images: int) -> Interval:
+    """Return the 95 % interval of a share (Wilson 1927), which has a sensible width even if all or none are hits."""
+    share, z2 = hits / images, _Z * _Z
+    centre = (share + z2 / (2 * images)) / (1 + z2 / images)
+    reach = _Z / (1 + z2 / images) * math.sqrt(share * (1 - share) / images + z2 / (4 * images * images))
+    return Interval(max(0.0, centre - reach), min(1.0, centre + reach))

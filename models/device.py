@@ -1,4 +1,4 @@
-"""The device that a stage computes on: which one, what it is called, how exactly it computes, and its process' memory."""
+"""The device of a stage: which one, its name, its numerical precision, and the memory of its process."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def choose_device(name: str) -> torch.device:
-    """Find the device to compute on: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the device named by ``--device``.
 
-    Raises UsageError if the device is unknown or not there.
+    Parameters
+    ----------
+    name
+        ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    UsageError
+        The device is unknown or not present.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -40,10 +48,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device, *, of_machine: bool = False) -> str:
-    """Return what a device is called: the GPU's name, or the processor's where the system tells it.
+    """Return the name of the GPU, or of the processor where the system reports it.
 
-    of_machine : for what is remembered of a device. Two machines with one kind of processor differ in cores and memory, so a
-    CPU is then named after its machine.
+    Parameters
+    ----------
+    device
+        The device.
+    of_machine
+        Name a CPU after its machine instead. This is for measurements that are stored: two machines with the same
+        processor differ in cores and memory.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -56,10 +69,14 @@ def device_name(device: torch.device, *, of_machine: bool = False) -> str:
 
 
 def set_precision(precision: Precision, device: torch.device) -> None:
-    """Make float32 mean float32 (or TF32 where that was asked for) and the same input give the same bytes.
+    """Set up float32 arithmetic (TF32 if requested) in which the same input gives the same bytes.
 
-    cuDNN uses TF32 for convolutions unless told otherwise, and its benchmark mode may pick other kernels in every
-    process. Raises UsageError for tf32 without a CUDA device, where nothing would honour it.
+    cuDNN uses TF32 for convolutions by default, and its benchmark mode may pick other kernels in every process.
+
+    Raises
+    ------
+    UsageError
+        TF32 is requested without a CUDA device.
     """
     if precision == "tf32" and device.type != "cuda":
         raise UsageError(f"--precision tf32 needs a CUDA device, this build runs on {device.type}; use fp32.")
@@ -70,12 +87,12 @@ def set_precision(precision: Precision, device: torch.device) -> None:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Let this process keep what is freed for what is allocated next, if it computes on a CPU.
+    """Let this process reuse freed memory instead of returning it to the system, if it computes on a CPU.
 
-    A network on a CPU frees and allocates the same maps over and over. By default glibc gives much of it back to the system
-    each time, under Dask's nanny nearly all, and every page that is used again costs a fault: a tenth to a half of all the
-    time (``benchmarks/freed_memory.py``). Where there is no glibc, nothing happens. For the start of a process that is the
-    program's own: in anybody else's it would change how all their code allocates.
+    A network on a CPU frees and allocates the same feature maps over and over. By default glibc returns much of that
+    memory to the system each time, under Dask's nanny nearly all of it, and every page that is used again costs a page
+    fault: a tenth to a half of the run time (``benchmarks/freed_memory.py``). Without glibc, nothing happens. Call this
+    only at the start of the program's own processes: it changes how all code in the process allocates.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return

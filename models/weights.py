@@ -1,9 +1,8 @@
-"""Weights files: reading them without unpickling code, naming them by their content, loading them frozen and strictly.
+"""Weights files: read without unpickling code, identify by content, load frozen and strictly.
 
-The weights digest is the one that feature specs hold. It is SHA-256 over the tensors sorted by name; each contributes
-one line of JSON, ``[name, dtype, shape]``, and then its elements in C order, little endian, in the type in which they
-are stored. So a file's format, name and order of keys leave it unchanged, and any other change of a weight changes
-it.
+The weights digest is the one that feature specs hold. It is SHA-256 over the tensors sorted by name. Each contributes
+one line of JSON, ``[name, dtype, shape]``, and then its elements in C order, little endian, in their stored type. So
+the digest does not depend on a file's format, name or order of keys, and any other change of a weight changes it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from .user_cache import read_memory, write_memory
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 WRAPPERS = ("state_dict", "model")
-"""Keys under which training frameworks put the state dict beside other things."""
+"""Keys under which training frameworks store the state dict."""
 
 DAMAGE = (
     RuntimeError,
@@ -41,28 +40,37 @@ DAMAGE = (
     AssertionError,
     struct.error,
 )
-"""What `torch.load` raises for files that are cut or changed, as found by changing them at random."""
+"""What `torch.load` raises for truncated or altered files, found by altering files at random."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the named tensors of a ``.safetensors`` file or of one that ``torch.save`` wrote, on the CPU, as stored.
+    """Read the named tensors of a weights file, on the CPU, in their stored types.
 
-    A state dict under ``state_dict`` (Lightning) or ``model`` is taken out of its wrapper. A ``.pt`` file's tensors
-    may be views of the mapped file. Raises `UserError` for a file that is absent, damaged, no state dict, or that
-    would run code.
+    A state dict under ``state_dict`` (Lightning) or ``model`` is unwrapped. The tensors of a ``.pt`` file may be views
+    of the memory-mapped file.
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors`` file, or a file written by ``torch.save``.
+
+    Raises
+    ------
+    UserError
+        The file is missing, damaged, not a state dict, or would run code when loaded.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such weights file. Check the path.")
+        raise UserError(f"{path}: weights file not found. Check the path.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: holds no named tensors. Give a file with a model's state dict.")
+        raise UserError(f"{path}: contains no named tensors. Pass a file with a model's state dict.")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor. Save the model's state dict alone."
+                f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor. Save only the model's state dict."
             )
     return dict(content)
 
@@ -71,33 +79,35 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path}: is damaged or no safetensors file ({error}). Fetch it again.") from error
+        raise UserError(f"{path}: is damaged or not a safetensors file ({error}). Download it again.") from error
 
 
 def _read_torch(path: Path) -> object:
-    mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 is no zip file and cannot be mapped
+    mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 is not a zip file and cannot be mapped
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
-        reason = "holds more than tensors, or is no PyTorch file; it was not loaded, because loading it could run code"
-        raise UserError(f"{path}: {reason}. Save the model's state dict alone, best as safetensors.") from error
+        reason = (
+            "contains more than tensors, or is not a PyTorch file; it was not loaded, because loading it could run code"
+        )
+        raise UserError(f"{path}: {reason}. Save only the model's state dict, preferably as safetensors.") from error
     except DAMAGE as error:
-        raise UserError(f"{path}: is damaged or no PyTorch file. Fetch it again.") from error
+        raise UserError(f"{path}: is damaged or not a PyTorch file. Download it again.") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file; empty for other formats and where there is none."""
+    """Return the metadata of a safetensors file; empty for other formats and for files without metadata."""
     if path.suffix != ".safetensors":
         return {}
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is damaged or no safetensors file ({error}). Fetch it again.") from error
+        raise UserError(f"{path}: is damaged or not a safetensors file ({error}). Download it again.") from error
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the weights digest (64 hex digits) of named tensors; the module's text defines it."""
+    """Return the weights digest (64 hex digits) of named tensors, as the module's docstring defines it."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -108,23 +118,23 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def file_weights_digest(path: Path) -> str:
-    """Return the weights digest of a file, remembered for as long as its size and time of change stay the same."""
+    """Return the weights digest of a file, remembered for as long as its size and modification time stay the same."""
     return _remembered("weights", path, lambda: weights_digest(read_state_dict(path)))
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 (64 hex digits) of a file's bytes, remembered as `file_weights_digest` is."""
+    """Return the SHA-256 (64 hex digits) of a file, remembered as in `file_weights_digest`."""
     return _remembered("sha256", path, lambda: file_digest(path))
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 (64 hex digits) of a file's bytes, reading it now."""
+    """Return the SHA-256 (64 hex digits) of a file, always reading it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remembered(kind: str, path: Path, compute: Callable[[], str]) -> str:
-    """Look a digest up in ``digests.json`` by path, size and time; compute and note it if it is not there."""
+    """Return a digest from ``digests.json`` by path, size and modification time, or compute and store it."""
     status = path.stat()
     key = f"{kind}:{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
     memory = read_memory("digests.json")
@@ -136,10 +146,23 @@ def _remembered(kind: str, path: Path, compute: Callable[[], str]) -> str:
 
 
 def load_frozen(build: Callable[[], ModuleT], state: Mapping[str, Tensor], source: str) -> ModuleT:
-    """Build a module and give it exactly these weights: on the CPU, floats as float32, evaluation mode, no gradients.
+    """Build a module with exactly these weights: on the CPU, floats as float32, evaluation mode, no gradients.
 
-    The module is built without memory for its parameters, so loading needs one copy of the weights only. ``source``
-    names the file in errors. Raises `UserError` that names the first key whose presence or shape differs.
+    The module is built without memory for its parameters, so loading needs only one copy of the weights.
+
+    Parameters
+    ----------
+    build
+        Builds the module.
+    state
+        The weights by name.
+    source
+        Name of the file, for error messages.
+
+    Raises
+    ------
+    UserError
+        A key is missing, unknown or of another shape; the message names the first one.
     """
     with torch.device("meta"):
         module = build()
@@ -153,7 +176,7 @@ def load_frozen(build: Callable[[], ModuleT], state: Mapping[str, Tensor], sourc
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Raise `UserError` unless names and shapes are the module's own; it names the first key that differs."""
+    """Raise UserError, naming the first key that differs, unless names and shapes are those of the module."""
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     hint = "These weights belong to another configuration."
     for name, shape in expected.items():

@@ -1,1 +1,4 @@
-"""Stage two: train students from cached features, evaluate and compare them. Opens no source image, loads no ADM."""
+"""Stage two: train students from cached features and evaluate them. Opens no source image, loads no diffusion model.
+
+Others use ``config``, ``engine.loop.run_training``, ``sweep``, ``evaluation``, ``runs``, ``methods`` and ``student``.
+"""

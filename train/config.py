@@ -1,8 +1,8 @@
-"""The configuration of one training: what is learnt from, by which method, and how the weights are moved.
+"""The configuration of one training.
 
-Everything here decides the result of a training; what only decides its speed (device, worker processes, number of
-processes) is an argument of the functions that run it. What is not given, or given as None, is taken from the method's
-definition (``methods.py``); the rest of the defaults are ours.
+It holds everything that decides the result of a training. What only affects speed (device, worker processes, number of
+processes) is an argument of the functions that run it. A setting that is missing or None takes the default of the
+method's definition (``methods.py``); the other defaults are ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import UsageError
 from .methods import Method, find_method
 
 SWEEP = "sweep.json"
-"""In a folder of several runs: what they vary, and their names."""
+"""In a folder of several runs: the settings that vary, and the names of the runs."""
 
 _SERVES = {
     "patience": ("plateau",),
@@ -25,30 +25,61 @@ _SERVES = {
     "lr_factor": ("plateau", "step"),
     "drop_every": ("step",),
 }
-"""Settings of the learning rate that only some schedules have a use for."""
+"""Settings of the learning rate that only some schedules use."""
 
 
 class TrainConfig(BaseModel):
-    """One training.
+    """The configuration of one training.
 
-    dataset, build, select : the rows. Several datasets are joined; ``build`` names at most one build of each, the others
-        take the one that fits; ``select`` is the text of ``--select`` and holds for all of them.
-    method, preset, aug_prob, backbone : a definition of ``methods.py``, a name in ``models.backbones``.
-    teacher_online : the teacher runs during the training, on the cached DIRE; its cached maps are not read. teacher,
-        teacher_weights : the backbone of such a teacher and a file with its weights, see ``train/data/online_teacher.py``.
-    initial_weights : what the backbone starts from; None is the method's choice, as far as the backbone has such weights.
-    init_from : folder of a run whose best student this one begins as.
-    kd_weight : lambda of the distillation loss; methods without a teacher ignore it.
-    pos_weight : weight of generated pictures in the cross-entropy; ``balanced`` is real / generated of the training rows.
-    batch_size : what one step learns from, over all processes. accumulate : parts of it that go through the network one
-        after the other, their gradients added up: less memory, and batch normalisation sees the parts.
-    clip_grad : longest gradient, as its norm over all weights.
-    schedule, warmup_steps : the learning rate, see ``train/engine/lr_schedule.py``. patience (epochs), lr_factor, min_lr, drop_every
-        (epochs) belong to some schedules and are None with the others.
-    stop_after : epochs without a better validation after which the training ends.
-    amp : arithmetic of the student; weights, optimiser and loss stay in float32.
-    train_size : side in pixels of what the student sees; None takes the method's.
-    val_fraction : share of the keys of ``train`` held out for selection where a dataset lacks train, val or test.
+    Attributes
+    ----------
+    dataset
+        Names of the datasets; several are joined.
+    select
+        Text of ``--select``, applied to each dataset.
+    build
+        Ids of builds, at most one per dataset; the other datasets use the one that fits.
+    method, preset, aug_prob
+        A definition of ``methods.py``, and the probability of its blur and JPEG.
+    kd_weight
+        Lambda of the distillation loss; ignored by methods without a teacher.
+    pos_weight
+        Weight of generated images in the cross-entropy; ``balanced`` is real / generated of the training rows.
+    teacher_online
+        Run the teacher during the training, on the cached DIRE, instead of reading its cached maps.
+    teacher, teacher_weights
+        Backbone of such a teacher and a file with its weights, see ``train/data/examples.py``.
+    backbone
+        The student's, a name of ``models.backbones``.
+    initial_weights
+        What the backbone starts from; None for the method's choice, if the backbone has such weights.
+    init_from
+        Folder of a run whose best student this one starts as.
+    epochs
+        Maximum number of epochs.
+    batch_size
+        Samples per step, over all processes.
+    accumulate
+        Number of parts of a batch whose gradients are accumulated. This saves memory; batch normalisation sees the
+        parts.
+    lr, beta1, weight_decay
+        Of Adam.
+    clip_grad
+        Limit of the global gradient norm; None for no clipping.
+    schedule, warmup_steps
+        The learning rate, see ``train/engine/lr_schedule.py``.
+    patience, lr_factor, min_lr, drop_every
+        Settings of some schedules, None with the others; ``patience`` and ``drop_every`` in epochs.
+    stop_after
+        End the training after this many epochs without a better validation.
+    amp
+        Mixed precision of the student; weights, optimiser and loss stay in float32.
+    seed
+        Seed of all random numbers.
+    train_size
+        Side of the student's input in pixels; None for the method's.
+    val_fraction
+        Share of the keys of ``train`` held out for validation if a dataset lacks train, val or test.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -88,14 +119,14 @@ class TrainConfig(BaseModel):
 
     @classmethod
     def checked(cls, **values: Any) -> Self:
-        """Build a configuration; a bad value is a UsageError, one sentence with the field's name."""
+        """Build a configuration. Raises UsageError for a bad value, in one sentence with the field's name."""
         try:
             return cls(**values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "configuration"
             if first["type"] == "extra_forbidden":
-                raise UsageError(f"{field}: there is no such training setting.") from error
+                raise UsageError(f"{field}: unknown training setting.") from error
             if first["type"] == "value_error":
                 raise UsageError(str(first["msg"]).removeprefix("Value error, ")) from error
             raise UsageError(f"{field}: {first['msg']} (got {first['input']!r}).") from error
@@ -107,7 +138,7 @@ class TrainConfig(BaseModel):
 
     @property
     def distillation(self) -> float:
-        """Lambda as it enters the loss: 0 for a method without a teacher."""
+        """Lambda in the loss: 0 for a method without a teacher."""
         return self.kd_weight if self.definition.distils else 0.0
 
     @property
@@ -123,40 +154,42 @@ class TrainConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
-        """Take what is not given from the method's definition, and None as not given."""
+        """Take missing and None values from the method's definition."""
         if not isinstance(values, Mapping):
             return values
         given = {name: value for name, value in values.items() if value is not None}
         method = find_method(given.get("method", METHOD), given.get("preset", "paper"), given.get("aug_prob"))
-        found = {**vars(method.defaults), "pos_weight": method.pos_weight, "lr_factor": LR_FACTOR, **given}
-        unused = [name for name, of in _SERVES.items() if found["schedule"] not in of and name not in given]
-        return {name: value for name, value in found.items() if name not in unused}
+        settings = {**vars(method.defaults), "pos_weight": method.pos_weight, "lr_factor": LR_FACTOR, **given}
+        unused = [name for name, of in _SERVES.items() if settings["schedule"] not in of and name not in given]
+        return {name: value for name, value in settings.items() if name not in unused}
 
     @field_validator("dataset", "build", mode="before")
     @classmethod
-    def _one_is_a_tuple(cls, value: Any) -> Any:
+    def _as_tuple(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name, schedules in _SERVES.items():
             if getattr(self, name) is not None and self.schedule not in schedules:
-                raise ValueError(f"{name}: serves the schedule {' or '.join(schedules)} alone, not {self.schedule}.")
+                raise ValueError(
+                    f"{name}: is only used by the schedule {' or '.join(schedules)}, not by {self.schedule}."
+                )
         if self.schedule == "step" and self.drop_every is None:
-            raise ValueError("drop_every: the schedule step needs the number of epochs between two drops of the rate.")
+            raise ValueError("drop_every: the schedule step needs the number of epochs between drops of the rate.")
         if self.accumulate > self.batch_size:
-            raise ValueError(f"accumulate: a batch of {self.batch_size} cannot be cut into {self.accumulate} parts.")
+            raise ValueError(f"accumulate: a batch of {self.batch_size} cannot be split into {self.accumulate} parts.")
         if (self.teacher or self.teacher_weights) and not self.online:
             raise ValueError(
-                "teacher: its backbone and weights can be chosen for a teacher that runs online alone; cached maps have "
-                "their own. Add --teacher-online, or leave out --teacher and --teacher-weights."
+                "teacher: backbone and weights can only be chosen for a teacher that runs online; cached maps have "
+                "their own. Add --teacher-online, or omit --teacher and --teacher-weights."
             )
         if self.init_from and self.initial_weights:
             raise ValueError(
-                "init_from: the student begins as another run's, so initial_weights have no use. Leave one out."
+                "init_from: the student starts from another run, so initial_weights has no effect. Omit one of them."
             )
         if len(set(self.dataset)) < len(self.dataset) or not all(self.dataset):
-            raise ValueError(f"dataset: {', '.join(self.dataset)} names a dataset twice, or none.")
+            raise ValueError(f"dataset: {', '.join(self.dataset)} contains a name twice or an empty one.")
         if len(self.build) > len(self.dataset):
             raise ValueError("build: at most one build can be named for each dataset.")
         return self

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Losses(NamedTuple):
-    """Scalars of one batch: ``total`` = ``bce`` + lambda x ``kd``; ``kd`` is 0 where no teacher takes part."""
+    """Scalars of one batch: ``total`` = ``bce`` + lambda x ``kd``; ``kd`` is 0 without a teacher."""
 
     total: Tensor
     bce: Tensor
@@ -19,11 +19,22 @@ class Losses(NamedTuple):
 def losses(
     logit: Tensor, label: Tensor, student: Tensor, teacher: Tensor | None, weight: float, pos_weight: float = 1.0
 ) -> Losses:
-    """Loss of one batch, in float32.
+    """Compute the loss of one batch, in float32.
 
-    logit, label : (B,), label 1 for generated, between 0 and 1 where pictures were mixed. student, teacher :
-    (B, C, h, w), last feature maps before pooling and after the activation, not normalised. The distance is the mean
-    square over batch, channels and positions. pos_weight : factor of the generated pictures' part of the cross-entropy.
+    The distance is the mean square over batch, channels and positions.
+
+    Parameters
+    ----------
+    logit : Tensor, shape (B,)
+        The student's logits.
+    label : Tensor, shape (B,)
+        1 for generated; between 0 and 1 for mixed images.
+    student, teacher : Tensor, shape (B, C, h, w)
+        Last feature maps, before pooling and after the activation, not normalised. ``teacher`` may be None.
+    weight
+        Lambda.
+    pos_weight
+        Weight of generated images in the cross-entropy.
     """
     factor = None if pos_weight == 1.0 else logit.new_tensor(pos_weight).float()
     bce = F.binary_cross_entropy_with_logits(logit.float(), label.float(), pos_weight=factor)

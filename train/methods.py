@@ -1,12 +1,12 @@
-"""What a student learns from and how: each method in one definition, to be read next to its paper.
+"""The methods: what a student learns from and how, one definition each, to be read next to its paper.
 
-A definition says what is read from the cache and how it is scaled, which window and which changes of the picture make a
-training example, the weights that a student starts from, the loss, and the numbers that a training takes where it is not
-told otherwise. ``docs/methods.md`` says where each number comes from.
+A definition names the cached features and their scaling, the window and the augmentation of a training example, the
+student's initial weights, the loss, and the default settings of a training. ``docs/methods.md`` gives the source of
+each number.
 
 DistilDIRE (arXiv 2406.00856) has two presets. ``paper`` is what the text describes and what the cached teacher serves.
-``official-code`` is what the published code does; its CutMix mixes DIRE images before the teacher sees them, so no
-teacher feature computed beforehand can serve it: the teacher runs online on the cached DIRE.
+``official-code`` is what the published code does. Its CutMix mixes DIRE images before the teacher sees them, so no
+precomputed teacher feature can serve it: the teacher runs online on the cached DIRE.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from ..models.input_size import paper_size
 CHANNELS_PER_FEATURE = 3
 
 Scale = Literal["imagenet", "signed", "stored"]
-"""0..1 less ImageNet's mean, divided by its deviation; 0..1 stretched to -1..1; or the stored values themselves."""
-
-Schedule = Literal["constant", "plateau"]
-Window = Literal["resize", "random-crop"]
+"""``imagenet``: 0..1, normalised by ImageNet's mean and deviation. ``signed``: -1..1. ``stored``: the stored values."""
 
 
 @dataclass(frozen=True)
 class MethodDefaults:
-    """What a training takes for a setting that it was not given.
+    """Defaults of a training's settings.
 
-    schedule : ``plateau`` divides the rate by ten when the validation has not improved for ``patience`` epochs, and
-        ends the training when the rate falls below ``min_lr``; ``epochs`` bounds it. These two serve no other schedule.
+    Attributes
+    ----------
+    schedule
+        ``plateau`` divides the rate by ten when the validation has not improved for ``patience`` epochs, and ends the
+        training when the rate falls below ``min_lr``; ``epochs`` is the limit.
+    patience, min_lr
+        Used by ``plateau`` only.
     """
 
     epochs: int
@@ -41,17 +43,25 @@ class MethodDefaults:
     lr: float = 1e-4
     beta1: float = 0.9
     kd_weight: float = 0.0
-    schedule: Schedule = "constant"
+    schedule: Literal["constant", "plateau"] = "constant"
     patience: int = 5
     min_lr: float = 1e-6
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """Blur and JPEG of the stored picture, in this order and each with ``probability``, before anything else.
+    """Blur and JPEG of the stored image, in this order and each with ``probability``, before anything else.
 
-    blur : range of the Gaussian's standard deviation in pixels, (0, 0) for none. jpeg : range of the quality, both ends
-    included. adjustable : whether ``--aug-prob`` sets the probability.
+    Attributes
+    ----------
+    probability
+        Probability of each.
+    blur
+        Range of the Gaussian's standard deviation in pixels, (0, 0) for no blur.
+    jpeg
+        Range of the quality, both ends included.
+    adjustable
+        Whether ``--aug-prob`` sets the probability.
     """
 
     probability: float
@@ -62,18 +72,36 @@ class Degradation:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to detect.
+    """One detection method.
 
-    inputs : cached features and how each is scaled, joined along the channels in this order.
-    distils : the loss has a term against the teacher's map of the DIRE image.
-    online : the teacher runs during training, on the cached DIRE; its cached maps cannot serve.
-    window : the picture is resized to the student's side, or a random square of that side is cut out.
-    whole : the student's side is the picture's own, unless told otherwise; else 7/8 of it, 224 of 256.
-    flips : pictures are mirrored with probability 1/2.
-    cutmix : probability of mixing a batch. pos_weight : weight of generated pictures in the cross-entropy.
-    initial : weights that the backbone starts from. head : standard deviation of the head's first weights; None leaves
-        them to PyTorch's rule.
-    caveat : what a reader of its results must know; empty if nothing.
+    Attributes
+    ----------
+    scales
+        Cached features of the input and the scaling of each, concatenated along the channels in this order.
+    defaults
+        Default settings of a training.
+    distils
+        Whether the loss has a term for the teacher's map of the DIRE image.
+    online
+        Whether the teacher must run during training, on the cached DIRE; its cached maps cannot serve.
+    window
+        Resize the image to the student's side, or crop a random square of that side.
+    whole
+        Whether the student's default side is the image's own; otherwise it is 7/8 of it, 224 of 256.
+    flips
+        Whether images are mirrored with probability 1/2.
+    degradation
+        Blur and JPEG, or None.
+    cutmix
+        Probability of mixing a batch.
+    pos_weight
+        Weight of generated images in the cross-entropy.
+    initial
+        Initial weights of the backbone.
+    head
+        Standard deviation of the head's initial weights; None for PyTorch's rule.
+    caveat
+        What readers of its results must know; empty if nothing.
     """
 
     name: str
@@ -81,7 +109,7 @@ class Method:
     defaults: MethodDefaults
     distils: bool = False
     online: bool = False
-    window: Window = "resize"
+    window: Literal["resize", "random-crop"] = "resize"
     whole: bool = False
     flips: bool = True
     degradation: Degradation | None = None
@@ -94,7 +122,7 @@ class Method:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Cached features that the student sees, in the order of its channels."""
+        """Cached features of the student's input, in the order of its channels."""
         return tuple(self.scales)
 
     @property
@@ -103,15 +131,30 @@ class Method:
         return CHANNELS_PER_FEATURE * len(self.scales)
 
     def training_features(self, distillation: float, *, online: bool = False) -> tuple[str, ...]:
-        """Cached features that training reads; the teacher's, or DIRE for an online teacher, if its loss has weight."""
+        """Return the cached features that training reads.
+
+        Parameters
+        ----------
+        distillation
+            Weight of the distillation loss; with 0, no feature is read for it.
+        online
+            Whether the teacher runs online, so that DIRE is read instead of the teacher's maps.
+        """
         if not self.distils or distillation == 0:
             return self.inputs
         return (*self.inputs, "dire" if online or self.online else "teacher")
 
     def side(self, image: int, teacher: int | None) -> int:
-        """The student's side in pixels, for pictures of side ``image`` and a teacher that saw ``teacher`` pixels.
+        """Return the default side of the student's input in pixels.
 
-        What is meant to be compared sees the same: DistilDIRE without its loss, and eps alone, see what the teacher saw.
+        Methods to compare see the same pixels: DistilDIRE without its loss, and eps alone, see what the teacher saw.
+
+        Parameters
+        ----------
+        image
+            Side of the cached images.
+        teacher
+            Side of the teacher's input, or None.
         """
         if self.whole:
             return image
@@ -119,7 +162,7 @@ class Method:
 
 
 UNTIL_PLATEAU = MethodDefaults(epochs=400, batch_size=64, lr=1e-4, schedule="plateau", patience=5, min_lr=1e-6)
-"""The recipe of CNNDet's code, which those of DIRE and DNF keep; 400 epochs are DIRE's bound."""
+"""The recipe of CNNDet's code, which those of DIRE and DNF keep; 400 epochs are DIRE's limit."""
 
 DISTILDIRE = Method(
     "distildire",
@@ -188,12 +231,22 @@ PRESETS: dict[tuple[str, Preset], Method] = {
 
 
 def find_method(name: str, preset: Preset = "paper", aug_prob: float | None = None) -> Method:
-    """Return a method's definition, with the probability of its blur and JPEG changed if one is given.
+    """Return a method's definition.
 
-    Raises UsageError for a method or preset that does not exist, and for a probability that the method has no use for.
+    Parameters
+    ----------
+    name, preset
+        Method and preset.
+    aug_prob
+        Probability of its blur and JPEG, if not the default.
+
+    Raises
+    ------
+    UsageError
+        The method or preset does not exist, or the method has no such probability.
     """
     if name not in METHODS:
-        raise UsageError(f"method: there is no method {name!r}, only {', '.join(METHODS)}.")
+        raise UsageError(f"method: unknown method {name!r}; use {', '.join(METHODS)}.")
     if (name, preset) not in PRESETS:
         having = ", ".join(sorted(known for known, of in PRESETS if of == preset))
         raise UsageError(f"preset: method {name} has no preset {preset!r}; only {having or 'no method'} has it.")

@@ -1,7 +1,7 @@
 """A grid of trainings over one cache: ``--sweep kd_weight=0,0.5,1 --sweep seed=0,1,2`` is nine runs.
 
-Each run has a folder of its own below the sweep's, named by what it varies. A run that is there with the same
-configuration is taken as it is, and one that was interrupted goes on.
+Each run has its own folder in the sweep's, named by the settings that vary. A finished run with the same configuration
+is kept, and an interrupted one is resumed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ LOCK = "sweep.lock"
 
 
 def parse_sweep(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """``["kd_weight=0,0.5", "seed=0,1"]`` -> setting -> values, as text; UsageError for what cannot be read."""
-    found: dict[str, tuple[str, ...]] = {}
+    """Parse ``["kd_weight=0,0.5", "seed=0,1"]`` to values (text) by setting.
+
+    Raises
+    ------
+    UsageError
+        A text cannot be parsed, or a setting or value occurs twice.
+    """
+    grid: dict[str, tuple[str, ...]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         field = name.strip().replace("-", "_")
@@ -36,23 +42,33 @@ def parse_sweep(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
         if not equals or not field or not all(chosen):
             raise UsageError(f"--sweep {text}: is not of the form setting=value,value.")
         if field not in TrainConfig.model_fields:
-            raise UsageError(f"--sweep {text}: there is no training setting {field!r}.")
-        if field in found:
+            raise UsageError(f"--sweep {text}: unknown training setting {field!r}.")
+        if field in grid:
             raise UsageError(f"--sweep {text}: {field} is given twice; separate its values by commas.")
         if len(set(chosen)) < len(chosen):
             raise UsageError(f"--sweep {text}: a value is given twice.")
-        found[field] = chosen
-    return found
+        grid[field] = chosen
+    return grid
 
 
 def plan_sweep(settings: Mapping[str, Any], grid: Mapping[str, Sequence[str]]) -> dict[str, TrainConfig]:
-    """The name and configuration of each run of a grid; UsageError if one of them is not valid, or two are the same.
+    """Return the name and configuration of each run of a grid.
 
-    settings : what all runs share, as for ``TrainConfig.checked``.
+    Parameters
+    ----------
+    settings
+        Common settings of the runs, as for ``TrainConfig.checked``.
+    grid
+        Values by setting.
+
+    Raises
+    ------
+    UsageError
+        A configuration is not valid, or two runs are the same.
     """
     both = sorted(name for name in grid if settings.get(name) is not None)
     if both:
-        raise UsageError(f"--sweep {both[0]}=…: --{both[0].replace('_', '-')} is given too. Leave one of them out.")
+        raise UsageError(f"--sweep {both[0]}=…: --{both[0].replace('_', '-')} is given too. Omit one of them.")
     plan: dict[str, TrainConfig] = {}
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
@@ -76,9 +92,30 @@ def run_sweep(
     local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
-    """Train every run of a grid into ``folder / NAME`` and return their results, ready for JSON.
+    """Train every run of a grid into ``folder / NAME``.
 
-    Stops at the first run that fails or is interrupted; the same call goes on from there. Raises UserError.
+    The sweep stops at the first run that fails or is interrupted; the same call resumes it.
+
+    Parameters
+    ----------
+    settings, grid
+        See `plan_sweep`.
+    cache_root
+        The cache.
+    folder
+        The sweep's folder.
+    device, workers, local_copy, progress
+        See `engine.loop.run_training`.
+
+    Returns
+    -------
+    dict
+        The results, ready for JSON; empty in all but the first process.
+
+    Raises
+    ------
+    UserError
+        A run failed or was interrupted; the message names it.
     """
     plan = plan_sweep(settings, grid)
     runs = []
@@ -87,7 +124,7 @@ def run_sweep(
             _note(folder, grid, plan)
         for number, (name, config) in enumerate(plan.items(), 1):
             try:
-                found = train_run(
+                result = train_run(
                     config,
                     cache_root,
                     folder / name,
@@ -99,19 +136,19 @@ def run_sweep(
                 )
             except DistilCacheError as error:
                 raise type(error)(f"run {number} of {len(plan)}, {name}: {error}") from error
-            runs.append({"name": name, "settings": dict(zip(grid, _values(config, grid), strict=True)), **found})
+            runs.append({"name": name, "settings": dict(zip(grid, _values(config, grid), strict=True)), **result})
     return {"folder": str(folder), "runs": runs} if ranks.first else {}
 
 
 def _note(folder: Path, grid: Mapping[str, Sequence[str]], plan: Mapping[str, TrainConfig]) -> None:
-    """Leave the names of the runs in the sweep's folder, behind those of other sweeps there, which may begin just now."""
+    """Record the runs in the sweep's folder, after those of other sweeps, which may start at the same time."""
     path = folder / SWEEP
     folder.mkdir(parents=True, exist_ok=True)
     with waiting_lock(folder / LOCK):
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
         names = dict.fromkeys([*known["runs"], *plan])
-        found = {"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}
-        content = json.dumps(found, indent=2)
+        record = {"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}
+        content = json.dumps(record, indent=2)
         if not path.is_file() or path.read_text(encoding="utf-8") != content:
             replace_text(path, content)
 

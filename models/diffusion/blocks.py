@@ -1,7 +1,7 @@
 """Building blocks of the ADM UNet (Dhariwal & Nichol 2021): residual blocks, attention, resampling.
 
-Attribute names are those of the official checkpoints, so that a ``state_dict`` loads strictly. Normalisation runs in float32 whatever
-the rest runs in. The layers that end a residual branch start at zero, as in the paper's training.
+Attribute names are those of the official checkpoints, so that a ``state_dict`` loads strictly. Normalisation always
+runs in float32. The last layer of each residual branch is initialised to zero, as in the paper's training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 GROUPS = 32
 
-Layer = TypeVar("Layer", bound=nn.Module)
+LayerT = TypeVar("LayerT", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
@@ -35,10 +35,10 @@ def _channels_innermost_on_cpu(x: Tensor) -> bool:
 
 
 def _near_zero(x: Tensor) -> Tensor:
-    """Shift each group of x (B, C, H, W) by its mean, which normalisation does not see.
+    """Subtract its mean from each group of x (B, C, H, W), which does not change the normalised values.
 
-    PyTorch's kernel for maps with the channels innermost takes a variance as the mean square less the square of the mean, of
-    which little is left where a group is almost constant: an error of 2e-5 in one layer, of 5e-4 in eps of a smooth picture.
+    PyTorch's kernel for channels-last maps computes a variance as the mean square minus the square of the mean. In an
+    almost constant group this cancels: an error of 2e-5 in one layer, of 5e-4 in eps of a smooth image.
     """
     means = x.mean(dim=(2, 3)).reshape(len(x), GROUPS, -1)
     shift = means.mean(dim=2, keepdim=True).expand_as(means)
@@ -63,7 +63,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, 2H, 2W)."""
+        """Map (B, C, H, W) to (B, C, 2H, 2W)."""
         return cast(Tensor, self.conv(upsampled(x)))
 
 
@@ -75,7 +75,7 @@ class Downsample(nn.Module):
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H/2, W/2)."""
+        """Map (B, C, H, W) to (B, C, H/2, W/2)."""
         return cast(Tensor, self.op(x))
 
 
@@ -84,8 +84,14 @@ class ResBlock(nn.Module):
 
     Parameters
     ----------
-    resample : ``"up"``, ``"down"`` or ``"none"``; both branches are resampled before the first convolution.
-    scale_shift : the embedding scales and shifts the second normalisation instead of being added before it.
+    channels, out_channels, emb_channels
+        Channels of the input, the output and the time embedding.
+    dropout
+        Probability of dropout before the second convolution.
+    scale_shift
+        Let the embedding scale and shift the second normalisation instead of adding it before.
+    resample
+        ``"up"``, ``"down"`` or ``"none"``; both branches are resampled before the first convolution.
     """
 
     def __init__(
@@ -138,10 +144,10 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention over positions, with a skip connection.
 
-    ``qkv`` makes 3C channels. In the legacy order they are (head, q/k/v, channel); in the new one (q/k/v, head, channel).
-    Both convolutions have one tap, so they are matrix products, taken with the channels innermost: a map in channels-last
-    order is never copied, and queries, keys and values are what the fused kernels want, for which the innermost axis must lie
-    without gaps.
+    ``qkv`` makes 3C channels. In the legacy order they are (head, q/k/v, channel), in the new one (q/k/v, head,
+    channel). Both convolutions have one tap, so they are computed as matrix products on channels-last tokens. A
+    channels-last map is then never copied, and queries, keys and values are contiguous along channels, as the fused
+    kernels require.
     """
 
     def __init__(self, channels: int, heads: int, *, new_order: bool) -> None:
@@ -167,11 +173,11 @@ class AttentionBlock(nn.Module):
 
 
 def pointwise(conv: nn.Conv1d, tokens: Tensor) -> Tensor:
-    """A convolution of one tap on tokens (B, positions, channels in): (B, positions, channels out)."""
+    """Apply a convolution of one tap to tokens (B, positions, channels in): (B, positions, channels out)."""
     return F.linear(tokens, conv.weight[:, :, 0], conv.bias)
 
 
-def zero_init(module: Layer) -> Layer:
+def zero_init(module: LayerT) -> LayerT:
     """Set every parameter of a layer to zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -184,14 +190,14 @@ def upsampled(x: Tensor) -> Tensor:
 
 
 def resampled(x: Tensor, how: str) -> Tensor:
-    """X doubled (``"up"``), averaged over 2x2 pixels (``"down"``) or as it is (``"none"``)."""
+    """Return x doubled (``"up"``), averaged over 2x2 pixels (``"down"``) or unchanged (``"none"``)."""
     if how == "up":
         return upsampled(x)
     return F.avg_pool2d(x, 2) if how == "down" else x
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Sinusoids of timesteps t (B,): (B, width) float32, the cosines first; periods from 2 pi to 20000 pi."""
+    """Return sinusoids of timesteps t (B,) as (B, width) float32, cosines first; periods from 2 pi to 20000 pi."""
     half = width // 2
     exponents = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half
     angles = t.float()[:, None] * exponents.exp()

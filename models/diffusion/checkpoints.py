@@ -1,8 +1,8 @@
-"""From what a user names to a loaded diffusion model: a shipped one, an official one by name, or a file with its flags.
+"""Loading a diffusion model by name or path: a shipped one, an official one, or a file with its flags.
 
-The flags of a file are, in this order: those of the official file that has its SHA-256; those of ``--adm-config``;
-those of the JSON beside it; those in the safetensors' metadata. Official files whose SHA-256 nobody has published are
-not fetched by name.
+The flags of a file are the first of: those of the official file with its SHA-256; those of ``--adm-config``; those of
+the JSON next to it; those in the safetensors metadata. Official files without a published SHA-256 are not downloaded
+by name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHIPPED = ("demo", "demo-b")
 
 @dataclass(frozen=True)
 class OfficialAdm:
-    """A published checkpoint that can be checked: the file and its guided-diffusion flags."""
+    """A published checkpoint that can be verified: the file and its guided-diffusion flags."""
 
     file: WeightsFile
     config: AdmConfig
@@ -65,9 +65,18 @@ UNCHECKED = {
 
 @dataclass(frozen=True)
 class FoundAdm:
-    """A diffusion model that lies on disk: enough for its identity, without the network in memory.
+    """A diffusion model on disk, identified without loading the network.
 
-    digest : weights digest of the tensors as stored. source : the name or path that the user gave.
+    Attributes
+    ----------
+    path
+        The weights file.
+    config
+        Its flags.
+    digest
+        Weights digest of the tensors as stored.
+    source
+        The name or path that the user gave.
     """
 
     path: Path
@@ -87,29 +96,44 @@ class LoadedAdm:
 
 
 def load_adm(weights: str | Path, config: Path | None = None) -> LoadedAdm:
-    """Find a diffusion model as `find_adm` does and load it; weights stored as float16 or bfloat16 become float32.
+    """Find a diffusion model with `find_adm` and load it; weights stored as float16 or bfloat16 become float32.
 
-    Raises `UserError` as `find_adm` does, and for weights that do not fit the flags: it names the first key that
-    differs.
+    Raises
+    ------
+    UserError
+        As `find_adm`, and if the weights do not fit the flags: the message names the first key that differs.
     """
     found = find_adm(weights, config)
     return LoadedAdm(read_adm(found.path, found.config), found.config, found.digest, found.source)
 
 
 def read_adm(path: Path, config: AdmConfig) -> Adm:
-    """Load a weights file whose flags are known: float32, on the CPU, evaluation mode, no gradients.
+    """Load a weights file with known flags: float32, on the CPU, evaluation mode, no gradients.
 
-    Raises `UserError` for weights that do not fit the flags, naming the first key that differs.
+    Raises
+    ------
+    UserError
+        The weights do not fit the flags; the message names the first key that differs.
     """
     return load_frozen(lambda: Adm(config), read_state_dict(path), str(path))
 
 
 def find_adm(weights: str | Path, config: Path | None = None, progress: Progress | None = None) -> FoundAdm:
-    """Find weights and flags of a diffusion model; an official one is fetched if need be.
+    """Find weights and flags of a diffusion model; an official one is downloaded if necessary.
 
-    weights : a name of `SHIPPED` or `OFFICIAL`, or a file. config : JSON with guided-diffusion flags, for a file of
-    unknown origin.
-    Raises `UserError` for what cannot be found, flags that are unknown or wrong, and class-conditional models.
+    Parameters
+    ----------
+    weights
+        A name in `SHIPPED` or `OFFICIAL`, or a file.
+    config
+        JSON file with the guided-diffusion flags, for a file of unknown origin.
+    progress
+        Reports a download.
+
+    Raises
+    ------
+    UserError
+        There is no such model, its flags are unknown or wrong, or it is class-conditional.
     """
     name = str(weights)
     official = OFFICIAL.get(name)
@@ -118,13 +142,13 @@ def find_adm(weights: str | Path, config: Path | None = None, progress: Progress
     if flags.class_cond:
         raise UserError(
             f"{path}: is class-conditional. Its noise depends on a label that these images do not have, and "
-            "features from labels drawn at random could not be reproduced. Use an unconditional ADM, such as adm256."
+            "features from randomly drawn labels could not be reproduced. Use an unconditional ADM, such as adm256."
         )
     return FoundAdm(path, flags, file_weights_digest(path), name)
 
 
 def find_flags(weights: str | Path, config: Path | None = None) -> AdmConfig:
-    """Return a diffusion model's flags as `find_adm` does, without its weights: an official one is not fetched."""
+    """Return a diffusion model's flags as `find_adm` does, but without its weights: nothing is downloaded."""
     official = OFFICIAL.get(str(weights))
     return official.config if official else _config_of(_file_of(str(weights)), config)
 
@@ -138,7 +162,7 @@ def _file_of(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
         names = ", ".join([*SHIPPED, *OFFICIAL])
-        raise UserError(f"--adm {name}: there is no such file, and it is none of the names {names}.")
+        raise UserError(f"--adm {name}: no such file, and not one of the names {names}.")
     return path
 
 
@@ -151,54 +175,62 @@ def _shipped(name: str) -> Path:
 
 def _why_unchecked(name: str) -> str:
     if name.endswith("-cond"):
-        return f"--adm {name}: class-conditional, so no use for extraction. Use an unconditional ADM, such as adm256."
+        return f"--adm {name}: is class-conditional. Use an unconditional ADM, such as adm256."
     return (
-        f"--adm {name}: no SHA-256 of this file is published, so it is not fetched by name. "
-        f"Fetch {OFFICIAL_URL}{UNCHECKED[name]} yourself and give it with --adm FILE "
+        f"--adm {name}: no SHA-256 of this file is published, so it is not downloaded by name. "
+        f"Download {OFFICIAL_URL}{UNCHECKED[name]} yourself and pass it with --adm FILE "
         "--adm-config JSON (its guided-diffusion flags)."
     )
 
 
 def _config_of(path: Path, given: Path | None) -> AdmConfig:
-    """Return the flags of a weights file by the order of precedence in the module's text."""
+    """Return the flags of a weights file, in the order of precedence of the module's docstring."""
     for name, official in OFFICIAL.items():
         if path.stat().st_size == official.file.bytes and file_sha256(path) == official.file.sha256:
             if given is not None and read_config(given) != official.config:
                 raise UserError(
-                    f"{path}: is the official {name}, whose flags are not those of {given}. Leave --adm-config out."
+                    f"{path}: is the official {name}, and its flags differ from {given}. Omit --adm-config."
                 )
             return official.config
-    beside = path.with_suffix(".json")
+    sidecar = path.with_suffix(".json")
     if given is not None:
         return read_config(given)
-    if beside.is_file():
-        return read_config(beside)
+    if sidecar.is_file():
+        return read_config(sidecar)
     metadata = read_metadata(path)
     if "flags" in metadata:
         return _parse_config(metadata["flags"], f"{path}, metadata `flags`")
     raise UserError(
-        f"{path}: its flags are not known: it is no official file, there is no {beside.name} beside it, and it has no "
-        "metadata `flags`. Give the guided-diffusion flags with --adm-config JSON."
+        f"{path}: its flags are unknown: it is not an official file, there is no {sidecar.name} next to it, and it has "
+        "no metadata `flags`. Pass the guided-diffusion flags with --adm-config JSON."
     )
 
 
 def read_config(path: Path) -> AdmConfig:
-    """Read guided-diffusion flags from a JSON file. Raises UserError naming what is wrong with it."""
+    """Read guided-diffusion flags from a JSON file.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, or a flag is unknown or wrong.
+    """
     try:
         return _parse_config(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the ADM's flags cannot be read ({error}). Give a JSON file.") from error
+        raise UserError(f"{path}: the ADM's flags cannot be read ({error}). Pass a JSON file.") from error
 
 
 def _parse_config(text: str, where: str) -> AdmConfig:
-    """Read guided-diffusion flags from JSON: an object of flags, or one that holds it under ``flags``."""
+    """Parse guided-diffusion flags from JSON: an object of flags, or one that holds it under ``flags``."""
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{where}: is no JSON ({error}). Write guided-diffusion's flags as one JSON object.") from error
+        raise UserError(
+            f"{where}: is not JSON ({error}). Write guided-diffusion's flags as one JSON object."
+        ) from error
     flags = content.get("flags", content) if isinstance(content, dict) else content
     if not isinstance(flags, dict):
-        raise UserError(f"{where}: is no JSON object. Write guided-diffusion's flags as one JSON object.")
+        raise UserError(f"{where}: is not a JSON object. Write guided-diffusion's flags as one JSON object.")
     try:
         return AdmConfig.from_flags(flags)
     except UserError as error:

@@ -1,11 +1,12 @@
-"""DDIM inversion and sampling, and the features that come from them: eps, reconstruction, DIRE, DNF's noise.
+"""DDIM inversion and sampling, and the features derived from them: eps, reconstruction, DIRE, DNF's noise.
 
-The steps are the deterministic DDIM (Song et al. 2021, eq. 12 with eta = 0) run forwards and backwards; DIRE is Wang et al. 2023, eq. 6;
-the noise is DNF's (Zhang and Xu 2023), reduced over the inversion. As in the papers' code the image counts as the state of the first
-timestep (abar = 0.9999), so the inversion ends one level above the one where sampling starts.
+The steps are the deterministic DDIM (Song et al. 2021, eq. 12 with eta = 0), run forwards and backwards. DIRE is Wang
+et al. 2023, eq. 6. The noise is DNF's (Zhang and Xu 2023), reduced over the inversion. As in the papers' code, the
+image counts as the state of the first timestep (abar = 0.9999), so the inversion ends one level above the one where
+sampling starts.
 
-All arithmetic outside the network is float32 whatever the network's precision, with a schedule computed in float64: at the
-first step the noise is a difference divided by about 0.01. Nothing in the loops waits for the device.
+All arithmetic outside the network is float32, whatever the network's precision, with a schedule computed in float64:
+at the first step the noise is a difference divided by about 0.01. Nothing in the loops waits for the device.
 """
 
 from __future__ import annotations
@@ -20,21 +21,34 @@ from torch import Tensor
 from ...errors import UserError
 from .noise_schedule import NoiseSchedule, Step
 
-#: Names that `extract` takes. ``recon`` and ``dire_image`` need inversion and sampling, ``noise`` the inversion, ``eps`` one call.
 EXTRACTS = frozenset({"eps", "recon", "dire", "noise"})
+"""Features of `extract`: ``eps`` takes one call, ``noise`` the inversion, ``recon`` and ``dire`` sampling as well."""
 
 
 class NoiseModel(Protocol):
-    """Predicts noise: x (B, 3, H, W) float32 and original timesteps (B,) int64 to (B, 3 or 6, H, W), noise in channels 0..2."""
+    """A network that predicts noise."""
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
-        """Predict."""
+        """Predict the noise.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, 3, H, W)
+            float32 in about [-1, 1].
+        t : Tensor, shape (B,)
+            Original timesteps, int64.
+
+        Returns
+        -------
+        Tensor, shape (B, 3, H, W) or (B, 6, H, W)
+            The noise is in channels 0..2.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class NoisePrediction:
-    """Noise and clean image at one step, (B, 3, H, W) float32; they explain the state exactly: the noise is re-derived from x0."""
+    """Noise and clean image at one step, (B, 3, H, W) float32. The noise is derived from x0, so the two fit exactly."""
 
     eps: Tensor
     x0: Tensor
@@ -42,7 +56,7 @@ class NoisePrediction:
 
 @dataclass(frozen=True)
 class Inversion:
-    """Result of `invert`, (B, 3, H, W) float32 each: the latent, the first step's noise, the mean noise over all steps."""
+    """Result of `invert`, (B, 3, H, W) float32 each: the latent, the first noise, the mean noise over all steps."""
 
     latent: Tensor
     eps: Tensor
@@ -51,11 +65,22 @@ class Inversion:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What one pass gave; None where it was not asked for.
+    """Result of one pass; a feature that was not requested is None.
 
-    eps : (B, 3, H, W) float32, the first step's noise. recon : float32 in about [-1, 1]. dire : uint8. noise_first, noise_mean : float32,
-    the noise along the inversion, reduced. calls : model calls that each image cost. finite : (B,) bool, whether every number that the
-    model gave for an image was finite: 8 bits cannot show it.
+    Attributes
+    ----------
+    calls
+        Model calls per image.
+    finite : Tensor, shape (B,)
+        bool, whether all numbers that the model gave for an image were finite, which 8 bits cannot show.
+    eps : Tensor, shape (B, 3, H, W)
+        The first step's noise, float32.
+    recon : Tensor, shape (B, 3, H, W)
+        The reconstruction, float32 in about [-1, 1].
+    dire : Tensor, shape (B, 3, H, W)
+        The reconstruction error, uint8; see `to_uint8`.
+    noise_first, noise_mean : Tensor, shape (B, 3, H, W)
+        First and mean noise of the inversion, float32.
     """
 
     calls: int
@@ -70,19 +95,27 @@ class Extraction:
 def extract(
     model: NoiseModel, x: Tensor, schedule: NoiseSchedule, wants: Set[str], *, clip: bool = True, real_step: int = 0
 ) -> Extraction:
-    """Compute the wanted features of a batch in one pass, with as few model calls as they allow.
+    """Compute the requested features of a batch in one pass, with as few model calls as they allow.
 
     Parameters
     ----------
-    x : (B, 3, H, W) float32 in [-1, 1].
-    wants : some of `EXTRACTS`.
-    clip : clip each predicted clean image to [-1, 1].
-    real_step : use only this many of the schedule's cleanest steps; 0 means all.
+    model
+        The noise model.
+    x : Tensor, shape (B, 3, H, W)
+        Images, float32 in [-1, 1].
+    schedule
+        The respaced schedule.
+    wants
+        Some of `EXTRACTS`.
+    clip
+        Clip each predicted clean image to [-1, 1].
+    real_step
+        Use only this many of the schedule's cleanest steps; 0 means all.
 
     Returns
     -------
     Extraction
-        ``calls`` is 1 for eps alone, N for the noise (and eps), 2 N with reconstruction or DIRE; N is the number of steps used.
+        ``calls`` is 1 for eps alone, N for the noise (and eps), 2 N with reconstruction or DIRE, for N steps.
 
     Raises
     ------
@@ -111,7 +144,7 @@ def extract(
 
 
 def used_steps(schedule: NoiseSchedule, real_step: int) -> int:
-    """How many steps a pass walks: ``real_step``, or all for 0. Raises UserError where the schedule has fewer."""
+    """Return the number of steps of a pass: ``real_step``, or all for 0. Raises UserError if the schedule has fewer."""
     if not 0 <= real_step <= len(schedule):
         raise UserError(
             f"real_step {real_step}: the schedule has {len(schedule)} steps; use 0 (all) to {len(schedule)}."
@@ -120,9 +153,9 @@ def used_steps(schedule: NoiseSchedule, real_step: int) -> int:
 
 
 def predict(model: NoiseModel, x: Tensor, step: Step, *, clip: bool = True) -> NoisePrediction:
-    """Ask the model once about the state x (B, 3, H, W) float32 at a step.
+    """Call the model once for the state x (B, 3, H, W) float32 at a step.
 
-    NaN goes on to all later states. So does Inf, which clipping would hide.
+    NaN propagates to all later states. So does Inf, which clipping would hide.
     """
     t = torch.full((len(x),), step.timestep, dtype=torch.int64, device=x.device)
     raw = model(x, t)[:, :3].float()
@@ -136,15 +169,15 @@ def predict(model: NoiseModel, x: Tensor, step: Step, *, clip: bool = True) -> N
 def invert(
     model: NoiseModel, x: Tensor, schedule: NoiseSchedule, *, clip: bool = True, real_step: int = 0
 ) -> Inversion:
-    """Follow the deterministic path from images x (B, 3, H, W) float32 in [-1, 1] towards noise, one model call a step."""
+    """Follow the path from images x (B, 3, H, W) float32 in [-1, 1] towards noise, one model call per step."""
     steps = used_steps(schedule, real_step)
     first = None
     total = torch.zeros_like(x)
     for step in schedule.ascending(steps):
-        seen = predict(model, x, step, clip=clip)
-        first = seen.eps if first is None else first
-        total += seen.eps
-        x = step.next_signal * seen.x0 + step.next_noise * seen.eps
+        predicted = predict(model, x, step, clip=clip)
+        first = predicted.eps if first is None else first
+        total += predicted.eps
+        x = step.next_signal * predicted.x0 + step.next_noise * predicted.eps
     assert first is not None
     return Inversion(latent=x, eps=first, mean_eps=total / steps)
 
@@ -155,21 +188,21 @@ def sample(
     """Denoise latents (B, 3, H, W) float32 along the same steps back to images, deterministically (eta = 0)."""
     x = latent
     for step in schedule.descending(used_steps(schedule, real_step)):
-        seen = predict(model, x, step, clip=clip)
-        x = step.prev_signal * seen.x0 + step.prev_noise * seen.eps
+        predicted = predict(model, x, step, clip=clip)
+        x = step.prev_signal * predicted.x0 + step.prev_noise * predicted.eps
     return x
 
 
 def dire_image(x: Tensor, recon: Tensor) -> Tensor:
-    """The reconstruction error abs(x - recon), float32, 0 to 2 for images in [-1, 1]."""
+    """Return the reconstruction error abs(x - recon), float32, 0 to 2 for images in [-1, 1]."""
     return (x - recon).abs()
 
 
 def _finite(values: Tensor) -> Tensor:
-    """Which rows (B,) hold finite numbers alone."""
+    """Return which rows (B,) contain only finite numbers."""
     return torch.isfinite(values).flatten(1).all(dim=1)
 
 
 def to_uint8(error: Tensor) -> Tensor:
-    """DIRE on 8 bits: 127.5 levels a unit, truncated (not rounded) as in the papers' code."""
+    """Quantise DIRE to 8 bits: 127.5 levels per unit, truncated (not rounded) as in the papers' code."""
     return (error * 127.5).clamp(0.0, 255.0).to(torch.uint8)

@@ -1,7 +1,7 @@
-"""Noise schedules of guided-diffusion and their respacing (Ho et al. 2020; Nichol & Dhariwal 2021; DDIM's strides).
+"""Noise schedules of guided-diffusion and their respacing (Ho et al. 2020; Nichol & Dhariwal 2021; Song et al. 2021).
 
-A schedule is a list of original timesteps with the cumulative products of alpha that belong to them, in float64. Index 0 is the
-cleanest step.
+A schedule is a list of original timesteps and the cumulative product of alpha ("abar") at each, in float64. Index 0 is
+the cleanest step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 MAX_COSINE_BETA = 0.999
 
@@ -25,9 +25,19 @@ MAX_COSINE_BETA = 0.999
 class Step:
     """One step of a schedule, as plain numbers.
 
-    ``recip`` and ``recipm1`` are sqrt(1/abar) and sqrt(1/abar - 1) of this step, in float64. ``next_*`` belong to the
-    noisier neighbour, ``prev_*`` to the cleaner one: signal is sqrt(abar), noise is sqrt(1 - abar). The reference rounds
-    abar to float32 before it takes these roots; so does this, or its results could not be reproduced to the bit.
+    The reference rounds abar to float32 before it takes the roots of the neighbouring steps. So does this; otherwise
+    its results could not be reproduced bit for bit.
+
+    Attributes
+    ----------
+    timestep
+        Original timestep.
+    recip, recipm1
+        sqrt(1 / abar) and sqrt(1 / abar - 1) of this step, computed in float64.
+    next_signal, next_noise
+        sqrt(abar) and sqrt(1 - abar) of the next noisier step.
+    prev_signal, prev_noise
+        The same of the next cleaner step.
     """
 
     timestep: int
@@ -41,45 +51,50 @@ class Step:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A respaced noise schedule: original timesteps (ascending) and, for each, float64 arrays of the same length.
+    """A respaced noise schedule.
 
-    ``alphas_cumprod_next`` ends in 0 and ``alphas_cumprod_prev`` begins with 1, as in the reference.
+    Attributes
+    ----------
+    timesteps
+        Original timesteps, ascending.
+    betas, alphas_cumprod : ndarray, shape (steps,)
+        Beta and abar of each step, float64.
     """
 
     timesteps: tuple[int, ...]
-    betas: Floats
-    alphas_cumprod: Floats
+    betas: _Floats
+    alphas_cumprod: _Floats
 
     @property
-    def alphas_cumprod_next(self) -> Floats:
-        """Abar of the next noisier step; 0 after the last."""
+    def alphas_cumprod_next(self) -> _Floats:
+        """Abar of the next noisier step; 0 after the last, as in the reference."""
         return np.append(self.alphas_cumprod[1:], 0.0)
 
     @property
-    def alphas_cumprod_prev(self) -> Floats:
-        """Abar of the next cleaner step; 1 before the first."""
+    def alphas_cumprod_prev(self) -> _Floats:
+        """Abar of the next cleaner step; 1 before the first, as in the reference."""
         return np.append(1.0, self.alphas_cumprod[:-1])
 
     @property
-    def sqrt_recip_alphas_cumprod(self) -> Floats:
+    def sqrt_recip_alphas_cumprod(self) -> _Floats:
         """sqrt(1 / abar)."""
         return np.sqrt(1.0 / self.alphas_cumprod)
 
     @property
-    def sqrt_recipm1_alphas_cumprod(self) -> Floats:
+    def sqrt_recipm1_alphas_cumprod(self) -> _Floats:
         """sqrt(1 / abar - 1)."""
         return np.sqrt(1.0 / self.alphas_cumprod - 1.0)
 
     def __len__(self) -> int:
-        """Number of steps."""
+        """Return the number of steps."""
         return len(self.timesteps)
 
     def ascending(self, count: int | None = None) -> Iterator[Step]:
-        """Steps from the cleanest on; only the first ``count`` where given."""
+        """Iterate over the steps from the cleanest on, over the first ``count`` only if given."""
         return iter(self._steps()[:count])
 
     def descending(self, count: int | None = None) -> Iterator[Step]:
-        """The same steps as ``ascending(count)``, from the noisiest to the cleanest."""
+        """Iterate over the steps of ``ascending(count)`` from the noisiest to the cleanest."""
         return reversed(self._steps()[:count])
 
     def _steps(self) -> list[Step]:
@@ -90,8 +105,16 @@ class NoiseSchedule:
         return [Step(*row) for row in zip(self.timesteps, *columns, strict=True)]
 
 
-def betas_of(noise_schedule: str, steps: int) -> Floats:
-    """Betas of the full schedule, (steps,) float64. ``"linear"``: 1e-4..2e-2 at 1000 steps; ``"cosine"``: Nichol & Dhariwal."""
+def betas_of(noise_schedule: str, steps: int) -> _Floats:
+    """Return the betas of the full schedule, (steps,) float64.
+
+    Parameters
+    ----------
+    noise_schedule
+        ``linear`` (1e-4 to 2e-2 at 1000 steps; Ho et al. 2020) or ``cosine`` (Nichol & Dhariwal 2021).
+    steps
+        Number of timesteps.
+    """
     if noise_schedule == "linear":
         scale = 1000.0 / steps
         return np.linspace(scale * 1e-4, scale * 2e-2, steps, dtype=np.float64)
@@ -102,16 +125,26 @@ def betas_of(noise_schedule: str, steps: int) -> Floats:
 
 
 def full_schedule(noise_schedule: str = "linear", steps: int = 1000) -> NoiseSchedule:
-    """The schedule that models are trained with: every timestep."""
+    """Return the schedule that models are trained with: every timestep."""
     betas = betas_of(noise_schedule, steps)
     return NoiseSchedule(tuple(range(steps)), betas, (1.0 - betas).cumprod())
 
 
 def respace(text: str, *, noise_schedule: str = "linear", steps: int = 1000) -> NoiseSchedule:
-    """Keep some of the timesteps and make betas that lead through the same noise levels.
+    """Keep some of the timesteps, with betas that lead through the same noise levels.
 
-    text : ``"ddimN"`` (N steps at a fixed integer stride), ``"N"`` (N evenly spaced) or ``"a,b,c"`` (the range is cut into equal parts
-    with a, b and c steps). Raises UserError where that does not exist.
+    Parameters
+    ----------
+    text
+        ``"ddimN"`` (N steps at a fixed integer stride), ``"N"`` (N evenly spaced) or ``"a,b,c"`` (the range is cut into
+        equal sections with a, b and c steps).
+    noise_schedule, steps
+        The full schedule; see `betas_of`.
+
+    Raises
+    ------
+    UserError
+        There is no such respacing.
     """
     kept = timesteps_of(text, steps)
     full = full_schedule(noise_schedule, steps).alphas_cumprod[list(kept)]
@@ -120,17 +153,19 @@ def respace(text: str, *, noise_schedule: str = "linear", steps: int = 1000) -> 
 
 
 def timesteps_of(text: str, steps: int = 1000) -> tuple[int, ...]:
-    """The original timesteps that a respacing keeps, ascending. See `respace`."""
+    """Return the original timesteps that a respacing keeps, ascending. See `respace`."""
     if text.startswith("ddim"):
         return _strided(text, steps)
     counts = _counts(text, text.split(","))
     size, larger = divmod(steps, len(counts))
     kept: list[int] = []
     start = 0
-    for part, count in enumerate(counts):
-        length = size + (part < larger)
+    for section, count in enumerate(counts):
+        length = size + (section < larger)
         if count > length:
-            raise UserError(f"Steps {text!r}: part {part + 1} has {length} timesteps, not {count}; ask for fewer.")
+            raise UserError(
+                f"Steps {text!r}: section {section + 1} has {length} timesteps, not {count}; request fewer."
+            )
         kept += [start + offset for offset in _spread(length, count)]
         start += length
     return tuple(kept)
@@ -148,7 +183,7 @@ def _strided(text: str, steps: int) -> tuple[int, ...]:
 
 
 def _spread(length: int, count: int) -> list[int]:
-    """``count`` integers from 0 to length - 1 with both ends, spaced by a summed stride as the reference does."""
+    """Return ``count`` integers from 0 to length - 1, both included, rounding a summed stride as the reference does."""
     stride = (length - 1) / (count - 1) if count > 1 else 1.0
     offsets, position = [], 0.0
     for _ in range(count):
@@ -159,7 +194,7 @@ def _spread(length: int, count: int) -> list[int]:
 
 def _counts(text: str, parts: list[str]) -> list[int]:
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"Steps {text!r} is no respacing; write ddim20, 20 or 10,10.")
+        raise UserError(f"Steps {text!r} is not a respacing; write ddim20, 20 or 10,10.")
     return [int(part) for part in parts]
 
 

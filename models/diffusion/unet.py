@@ -1,7 +1,7 @@
-"""The UNet of OpenAI's guided-diffusion ("ADM", Dhariwal & Nichol 2021), whose ``state_dict`` has the official names and shapes.
+"""The UNet of OpenAI's guided-diffusion ("ADM", Dhariwal & Nichol 2021), with the official keys and shapes.
 
-The network predicts the noise of an image in [-1, 1] at one of the original timesteps (0..999). It is differentiable, so that small
-ones can be trained; nothing here depends on training.
+The network predicts the noise of an image in [-1, 1] at one of the original timesteps (0..999). It is differentiable,
+so small ones can be trained; nothing here depends on training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .noise_schedule import NoiseSchedule, respace
 
 NUM_CLASSES = 1000
 
-#: Channel multipliers that an empty ``channel_mult`` stands for, by image size.
+#: Channel multipliers of an empty ``channel_mult``, by image size.
 DEFAULT_CHANNEL_MULT = {
     512: (0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
     256: (1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
@@ -42,7 +42,7 @@ IGNORED_FLAGS = frozenset(
     {"use_checkpoint", "use_fp16", "fp16_scale_growth", "timestep_respacing", "rescale_learned_sigmas"}
 )
 
-#: Flags whose "on" means another model or process than the one implemented here.
+#: Flags that, if set, mean a model or process that is not implemented here.
 UNSUPPORTED_FLAGS = {
     "use_kl": "a model trained on the variational bound",
     "predict_xstart": "a network that predicts the clean image",
@@ -51,11 +51,18 @@ UNSUPPORTED_FLAGS = {
 
 
 class AdmConfig(BaseModel):
-    """What decides the network's shape and values, under guided-diffusion's flag names and with its defaults.
+    """Everything that determines the network's shape and values: guided-diffusion's flags, with its names and defaults.
 
-    ``attention_resolutions`` are feature map sizes in pixels, ``channel_mult`` multiples of ``num_channels`` (empty: the official ones
-    for the image size). ``num_head_channels`` -1 means ``num_heads`` heads everywhere, ``num_heads_upsample`` -1 the same number of
-    heads on the way up.
+    Attributes
+    ----------
+    attention_resolutions
+        Feature map sizes in pixels at which the network attends, separated by commas.
+    channel_mult
+        Multiples of ``num_channels`` at each level, separated by commas; empty for the official ones of the image size.
+    num_head_channels
+        Channels per attention head; -1 for ``num_heads`` heads everywhere.
+    num_heads_upsample
+        Heads in the upsampling half; -1 for ``num_heads``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +86,13 @@ class AdmConfig(BaseModel):
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, object]) -> AdmConfig:
-        """Read guided-diffusion flags. Raises UserError naming the flag that is unknown, invalid or not supported."""
+        """Parse guided-diffusion flags.
+
+        Raises
+        ------
+        UserError
+            A flag is unknown, invalid or not supported; the message names it.
+        """
         for name, meaning in UNSUPPORTED_FLAGS.items():
             if flags.get(name):
                 raise UserError(
@@ -100,26 +113,26 @@ class AdmConfig(BaseModel):
         return respace(steps, noise_schedule=self.noise_schedule, steps=self.diffusion_steps)
 
     def multipliers(self) -> tuple[float, ...]:
-        """Channel multiplier of each level, finest first."""
+        """Return the channel multiplier of each level, finest first."""
         if self.channel_mult:
             return tuple(float(part) for part in self.channel_mult.split(","))
         return DEFAULT_CHANNEL_MULT[self.image_size]
 
     def level_channels(self) -> tuple[int, ...]:
-        """Channels of each level, finest first."""
+        """Return the channels of each level, finest first."""
         return tuple(int(mult * self.num_channels) for mult in self.multipliers())
 
     def attention_factors(self) -> frozenset[int]:
-        """Downsampling factors at which the levels attend."""
+        """Return the downsampling factors of the levels that attend."""
         sizes = [int(part) for part in self.attention_resolutions.split(",") if part.strip()]
         return frozenset(self.image_size // size for size in sizes)
 
     def heads(self) -> tuple[int, int]:
-        """Attention heads on the way down and on the way up, where ``num_head_channels`` does not decide."""
+        """Return the attention heads of both halves, down and up, where ``num_head_channels`` does not decide."""
         return self.num_heads, self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
 
     def out_channels(self) -> int:
-        """3, or 6 where the network also predicts the variance."""
+        """Return 3, or 6 if the network also predicts the variance."""
         return 6 if self.learn_sigma else 3
 
     @model_validator(mode="after")
@@ -130,7 +143,7 @@ class AdmConfig(BaseModel):
             channels = self.level_channels()
             self.attention_factors()
         except (ValueError, ZeroDivisionError):
-            raise ValueError("channel_mult and attention_resolutions are numbers with commas between them") from None
+            raise ValueError("channel_mult and attention_resolutions are numbers separated by commas") from None
         if any(c < GROUPS or c % GROUPS for c in channels):
             raise ValueError(f"channels {channels} (num_channels x channel_mult) must be multiples of {GROUPS}")
         if self.image_size % 2 ** (len(channels) - 1):
@@ -214,13 +227,28 @@ class Adm(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict the noise in x at timesteps t.
 
-        x : (B, 3, H, W) float32 in about [-1, 1]. t : (B,) integer, original timesteps. y : (B,) class indices where class-conditional.
-        Returns (B, 3, H, W) float32, or (B, 6, H, W) with the variance in channels 3..5 (``learn_sigma``).
-        Raises UserError for a class-conditional model without y, or y for one that has no classes.
+        Parameters
+        ----------
+        x : Tensor, shape (B, 3, H, W)
+            float32 in about [-1, 1].
+        t : Tensor, shape (B,)
+            Original timesteps, integer.
+        y : Tensor, shape (B,)
+            Class indices, for a class-conditional model.
+
+        Returns
+        -------
+        Tensor, shape (B, 3, H, W) or (B, 6, H, W)
+            The noise, float32; with ``learn_sigma``, the variance is in channels 3..5.
+
+        Raises
+        ------
+        UserError
+            A class-conditional model gets no classes, or an unconditional one gets some.
         """
         if self.config.class_cond and y is None:
             raise UserError(
-                "This ADM is class-conditional: give a class for every image, or use an unconditional checkpoint."
+                "This ADM is class-conditional: pass a class for every image, or use an unconditional checkpoint."
             )
         if not self.config.class_cond and y is not None:
             raise UserError("This ADM is unconditional: it takes no classes.")
@@ -239,15 +267,15 @@ class Adm(nn.Module):
         return result
 
     def to_half(self, dtype: torch.dtype) -> Self:
-        """Store and run the torso's convolutions in float16 or bfloat16; normalisation, time embedding and output head stay float32."""
+        """Run the torso's convolutions in float16 or bfloat16; normalisation, time embedding and head stay float32."""
         torso: list[nn.Module] = [self.input_blocks, self.middle_block, self.output_blocks]
-        for part in torso:
-            for module in part.modules():
+        for blocks in torso:
+            for module in blocks.modules():
                 if isinstance(module, (nn.Conv1d, nn.Conv2d)):
                     module.to(dtype)
         self.torso_dtype = dtype
         return self
 
     def parameter_count(self) -> int:
-        """Number of parameters."""
+        """Return the number of parameters."""
         return sum(p.numel() for p in self.parameters())

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from ...cache.spec import Spec
 from ...choices import Precision, Preset
 from ...errors import IntegrityError
-from ...models.backbones import HALF, Triple, backbone_entry
+from ...models.backbones import HALF, Triple, backbone_entry, resize
 from ...models.device import HALF_TYPES
 from ...models.input_size import paper_size
-from ...models.resize import resize
 from .adm_features import DireSpec
 from .imported import ImportedDireSpec
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...metrics.calibration import FEWEST, Bin, reliability
 from ...metrics.measures import CALIBRATION_BINS, Array, test_sets
-from ...metrics.reliability import FEWEST, Bin, reliability
 from ..analysis.differences import DireClass
 from ..inputs.measured import MeasuredEvaluation, all_generators
 from ..inputs.runs import Run

@@ -24,8 +24,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from ...metrics.calibration import Bin
 from ...metrics.measures import Array, Interval
-from ...metrics.reliability import Bin
 
 SERIES = 6
 BARRED = 4

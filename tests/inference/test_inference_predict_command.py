@@ -164,8 +164,8 @@ def test_a_video_has_the_scores_of_its_frames_their_mean_and_the_highest(folder:
         (["--run", "r", "--weights", "w"], "either --run or --weights"),
         (["--run", "r", "--json", "--format", "csv"], "both write to stdout"),
         (["--run", "r", "--out", "a.xlsx"], "must end with"),
-        (["--run", "r"], "is no run"),
-        (["--weights", "w.pth"], "there is no such weights file"),
+        (["--run", "r"], "is not a run"),
+        (["--weights", "w.pth"], "weights file not found"),
         (["--run", "r", "--threshold", "2"], "--threshold 2"),
     ],
 )

@@ -128,7 +128,7 @@ def test_reals_that_generators_share_are_drawn_alike_so_that_their_mean_has_an_i
     labels = np.repeat([0, 1, 1], 100)
     names = np.repeat(["", "a", "b"], 100)
     reals = rng.random(100)
-    scores = np.concatenate([reals, np.full(200, 0.99)])  # both generators are told equally well
+    scores = np.concatenate([reals, np.full(200, 0.99)])  # both generators are detected equally well
     found = per_generator.per_generator(labels, scores, names, ["g"] * 300, replicates=400)
 
     alone, mean = found["a"].interval("real_accuracy"), per_generator.mean_interval(found, "real_accuracy")
@@ -173,7 +173,7 @@ def _uniform(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def test_clusters_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="one cluster a row"):
+    with pytest.raises(ValueError, match="one name per row"):
         bootstrap.bootstrap([0, 1], [0.1, 0.9], all_rows(2), ["a"])
 
 

@@ -1,4 +1,4 @@
-"""What is measured of scores, and which images a generator is tested on."""
+"""Measures of scores, and the test set of a generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freed memory stays in a process that asks for it, whatever the environment says; every command that computes on a CPU does."""
+"""Every command that computes on a CPU keeps freed memory in its process, whatever the environment says."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ for _ in range({TIMES}):
     torch.ones({BYTES // 4})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 
 
 def faults(asked: bool) -> int:
-    """Pages asked of the system by making the same tensor again and again, under the setting of Dask's nanny."""
+    """Page faults of allocating the same tensor repeatedly, under the setting of Dask's nanny."""
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
     program = COUNT_FAULTS.replace("{asked}", str(asked))
     return int(subprocess.check_output([sys.executable, "-c", program], env=environment, text=True))
@@ -65,7 +65,7 @@ def test_memory_that_was_freed_is_used_again_where_a_process_asks_for_it_and_cho
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The options of glibc's allocator that are set, as they are."""
+    """The options of glibc's allocator that are set, in order."""
     options: list[int] = []
     library = SimpleNamespace(mallopt=lambda option, value: options.append(option))
     monkeypatch.setattr(device, "ctypes", SimpleNamespace(CDLL=lambda name: library))
@@ -112,9 +112,9 @@ def test_a_worker_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) 
     ((image,), adm) = Cache.open(tmp_path / "cache").features(), str(tmp_path / "adm.safetensors")
     (tmp_path / "cache" / "builders" / "x.json").write_text("{}")
     config = {"sources": [str(tmp_path / "images")], "cache": str(tmp_path / "cache"), "dataset": "d", "adm": adm}
-    told = {"image": image.fingerprint}
+    fingerprints = {"image": image.fingerprint}
     request = OpenBuild(
-        version=__version__, config=config | {"device": "cpu"}, fingerprints=told, lease="x.json", pictures=None
+        version=__version__, config=config | {"device": "cpu"}, fingerprints=fingerprints, lease="x.json", pictures=None
     )
     asked.clear()
     open_build(request, {})

@@ -1,4 +1,4 @@
-"""Downloads from a real HTTP server on this machine, one that misbehaves in the ways that servers do."""
+"""Downloads from a local HTTP server that fails in the ways of real servers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def test_after_three_cuts_the_part_is_kept_and_the_next_call_goes_on(
     server: Server, file: WeightsFile, tmp_path: Path
 ) -> None:
     server.cuts = [1000, 500, 500]
-    with pytest.raises(UserError, match=r"failed 3 times .*2,000 of 3,072,000 bytes are there\. Run the command again"):
+    with pytest.raises(
+        UserError, match=r"failed 3 times .*2,000 of 3,072,000 bytes are complete\. Run the command again"
+    ):
         download(file, tmp_path, pause=0)
     assert not (tmp_path / "w.pt").exists()
     assert download(file, tmp_path).read_bytes() == CONTENT
@@ -184,7 +186,7 @@ def test_too_little_room_is_noticed_before_the_first_byte(server: Server, file: 
 
 def test_a_folder_that_cannot_be_made_gives_a_sentence(file: WeightsFile, tmp_path: Path) -> None:
     (tmp_path / "a file").write_bytes(b"")
-    with pytest.raises(UserError, match=r"w\.pt cannot be written there"):
+    with pytest.raises(UserError, match=r"w\.pt cannot be written"):
         download(file, tmp_path / "a file" / "folder")
 
 

@@ -129,7 +129,7 @@ def test_a_build_that_joins_imported_eps_with_computed_dire_is_never_trained_fro
     first, second = record(tmp_path / "c", one), record(tmp_path / "c", two)
     mixed = BuildRecord.new("d", one["revision"], {**first.features, "dire": second.features["dire"]}, {})
     cache.builds().write(mixed)
-    with pytest.raises(UserError, match=r"joins dire \(imported, distildire: b\), eps \(imported, distildire: a\)"):
+    with pytest.raises(UserError, match=r"mixes dire \(imported, distildire: b\), eps \(imported, distildire: a\)"):
         choose_build(cache, "d", mixed.id, {"train": ("eps", "dire")}, purpose="x")
 
 

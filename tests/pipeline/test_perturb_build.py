@@ -292,7 +292,7 @@ def test_evaluate_refuses_a_derived_dataset_of_features_that_the_student_does_no
     config = TrainConfig.checked(dataset="noise", backbone="small", epochs=1, batch_size=4, lr=1e-3, method="eps")
     run_training(config, cache, tmp_path / "run")
     derive(models, cache, "jpeg:75", adm=str(write_adm(tmp_path / "other.safetensors", seed=7)))
-    with pytest.raises(UserError, match="made with other settings than those the student learnt from"):
+    with pytest.raises(UserError, match="built with other settings than those of the training"):
         run_evaluation(tmp_path / "run", cache, "noise@jpeg-75")
     derive(models, cache, "jpeg:50", features=("image",))
     with pytest.raises(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distil_cache.metrics.reliability import reliability, share_interval
+from distil_cache.metrics.calibration import reliability, share_interval
 from distil_cache.report import Table, write_report
 from distil_cache.report.inputs.measured import measure
 from distil_cache.report.inputs.runs import read_runs

@@ -1,4 +1,4 @@
-"""The threshold that validation chooses: what it maximises, and what a training leaves of it."""
+"""The threshold chosen on validation: what it maximises, and the files that a training writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_threshold_is_the_middle_of_the_gap_that_tells_all_apart():
     assert best_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]) == pytest.approx(0.4)
 
 
-def test_of_gaps_that_do_equally_well_the_one_nearest_to_a_half_is_taken():
+def test_of_equally_good_gaps_the_one_nearest_to_a_half_is_taken():
     # one real among the fakes: below it and above the fake at 0.7, three quarters are right on either side
     labels, scores = [0, 1, 0, 1], [0.2, 0.3, 0.9, 0.95]
 

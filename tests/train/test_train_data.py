@@ -1,4 +1,4 @@
-"""Batches from the cache: every occurrence once, in a repeatable order, with the teacher's view that the flip needs."""
+"""Batches from the cache: every row once, in a repeatable order, with the teacher's view of the flip."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> FeatureDataset:
 
 
 def stored(count: int, shard_rows: int = 500) -> ReadBlocks:
-    """Rows that lie in shards of ``shard_rows``, in the order of their numbers."""
+    """Rows stored in shards of ``shard_rows``, in the order of their numbers."""
     return ReadBlocks.of(np.arange(count) // shard_rows, np.arange(count) % shard_rows)
 
 
@@ -83,7 +83,7 @@ def test_worker_processes_bring_the_batches_that_the_thread_brings(part: Feature
                 assert_same(one, other)
         process = next(iter(readers._pool._processes))  # type: ignore[union-attr]
         os.kill(process, signal.SIGKILL)
-        with pytest.raises(UserError, match="--workers 1: a process that reads was killed"):
+        with pytest.raises(UserError, match="--workers 1: a reader process was killed"):
             list(part.epoch(0, 1, 32, loading=LoaderOptions(readers)))
 
 
@@ -142,13 +142,13 @@ def test_a_batch_holds_the_features_of_its_rows_and_the_view_of_each_flip(part: 
     specs = make_specs()
     batch = next(part.epoch(0, 1, 24))
     assert 0 < int(batch.flip.sum()) < 24
-    for place, row in enumerate(batch.rows):
-        key, label = part.table["key"][int(row)].as_py(), int(batch.label[place])
+    for index, row in enumerate(batch.rows):
+        key, label = part.table["key"][int(row)].as_py(), int(batch.label[index])
         assert label == part.label[row]
         for name in ("image", "eps"):
-            np.testing.assert_array_equal(batch.features[name][place].numpy(), values_of(name, key, label, specs))
-        view = values_of("teacher", key, label, specs)[int(batch.flip[place])]
-        np.testing.assert_array_equal(batch.features["teacher"][place].numpy(), view)
+            np.testing.assert_array_equal(batch.features[name][index].numpy(), values_of(name, key, label, specs))
+        view = values_of("teacher", key, label, specs)[int(batch.flip[index])]
+        np.testing.assert_array_equal(batch.features["teacher"][index].numpy(), view)
 
 
 def test_flips_are_drawn_for_each_row_and_epoch_on_their_own() -> None:
@@ -202,7 +202,7 @@ def test_in_order_gives_all_rows_once_unmirrored(part: FeatureDataset) -> None:
 
 
 class CountingReaders(ReaderPool):
-    """A reading thread that counts the rows it has handed out and that somebody still holds."""
+    """A reader thread that counts the rows it has handed out and that are still referenced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ def test_the_last_batch_is_kept_and_never_a_single_row_behind_others(count: int,
     assert batch_sizes(count, size) == sizes
 
 
-def test_rows_come_in_the_order_asked_whatever_lies_between_them(part: FeatureDataset) -> None:
+def test_rows_come_in_the_requested_order_whatever_is_between_them(part: FeatureDataset) -> None:
     store = part.stores["eps"]
     shard, row = np.array([1, 0, 1, 0, 1]), np.array([23, 2, 0, 24, 23])
     whole = [store.read(name) for name in store.index().shards[:2]]
@@ -313,7 +313,7 @@ def test_a_teacher_with_one_view_cannot_serve_a_training_that_mirrors(tmp_path: 
         FeatureDataset(cache, build, cache.datasets().read("pictures"), FEATURES, split="train", purpose="the test")
 
 
-def test_the_test_crop_is_one_window_for_picture_and_noise() -> None:
+def test_the_test_crop_is_the_same_window_for_image_and_noise() -> None:
     method = METHODS["distildire"]
     image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     eps = torch.randn(2, 3, 32, 32).half()
@@ -324,5 +324,5 @@ def test_the_test_crop_is_one_window_for_picture_and_noise() -> None:
     assert resized[:, 3:].std() < 0.8 * x[:, 3:].std()
     larger = test_input({"image": image, "eps": eps}, method, 48, "crop")
     assert larger.shape == (2, 6, 48, 48)
-    with pytest.raises(UserError, match="no transform 'zoom', only crop, resize"):
+    with pytest.raises(UserError, match="unknown transform 'zoom'; use crop or resize"):
         checked_transform("zoom")

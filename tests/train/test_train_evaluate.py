@@ -1,4 +1,4 @@
-"""Evaluation: every occurrence scored once, kept in the run, read by the report."""
+"""Evaluation: every row is scored once, stored in the run, and read by the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from small_cache import make_cache, make_specs, rows, values_of
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(cache, run); the test split has one picture twice, under two generators."""
+    """(cache, run); the test split has one image twice, under two generators."""
     folder = tmp_path_factory.mktemp("trained")
     table = rows("train", 30, {"adm": 30}) + rows("test", 21, {"adm": 12, "sd": 9})
     table += [{**table[-1], "generator": "copy", "path": "again.png"}]
@@ -39,7 +39,7 @@ def test_every_occurrence_is_scored_once_and_the_report_can_read_it(trained: tup
     assert scores.column_names == ["key", "label", "generator", "family", "group", "score", "logit"]
     assert scores["generator"].to_pylist().count("copy") == 1
     np.testing.assert_allclose(scores["score"].to_numpy(), 1 / (1 + np.exp(-scores["logit"].to_numpy())), rtol=1e-5)
-    evaluation = next(one for one in read_runs([run])[0].evaluations if one.name == "pictures-test-crop")
+    evaluation = next(e for e in read_runs([run])[0].evaluations if e.name == "pictures-test-crop")
     assert len(evaluation.scores) == 43
     assert evaluation.seen == {"adm"}
 
@@ -72,7 +72,7 @@ def test_a_selection_is_another_evaluation(trained: tuple[Path, Path]) -> None:
     assert len(list((run / "evaluations").glob("pictures-test-crop-*/scores.parquet"))) == 1
 
 
-def test_mean_dire_and_pictures_are_kept_for_the_report(trained: tuple[Path, Path]) -> None:
+def test_mean_dire_and_example_images_are_stored_for_the_report(trained: tuple[Path, Path]) -> None:
     cache, run = trained
     run_evaluation(run, cache, "pictures")
     folder = run / "evaluations" / "pictures-test-crop"
@@ -83,9 +83,9 @@ def test_mean_dire_and_pictures_are_kept_for_the_report(trained: tuple[Path, Pat
     entries = json.loads((folder / "gallery" / "gallery.json").read_text())
     assert len(entries) == 12
     assert len({entry["key"] for entry in entries}) == 12
-    picture = np.asarray(Image.open(folder / "gallery" / entries[0]["image"]))
+    shown = np.asarray(Image.open(folder / "gallery" / entries[0]["image"]))
     stored = values_of("image", entries[0]["key"], entries[0]["label"], make_specs())
-    np.testing.assert_array_equal(picture, stored.transpose(1, 2, 0))
+    np.testing.assert_array_equal(shown, stored.transpose(1, 2, 0))
 
 
 def test_the_gallery_shows_the_surest_mistakes_first() -> None:
@@ -104,10 +104,10 @@ def test_what_cannot_be_evaluated_is_refused_with_a_sentence(trained: tuple[Path
     cache, run = trained
     with pytest.raises(UserError, match="pictures: has no split 'val', only test, train"):
         run_evaluation(run, cache, "pictures", split="val")
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run"):
         run_evaluation(tmp_path, cache, "pictures")
     make_cache(cache, rows("test", 4, {"adm": 4}), name="other-adm", adm="c")
-    with pytest.raises(UserError, match="were made with other settings than those the student learnt from"):
+    with pytest.raises(UserError, match="were built with other settings than those of the training"):
         run_evaluation(run, cache, "other-adm")
 
 

@@ -1,4 +1,4 @@
-"""Two commands on one folder at once: one does its work, the other is refused in a sentence, and nothing is mixed."""
+"""Two commands in one folder at once: one succeeds, the other is refused with a message, and results are not mixed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from distil_cache.train.sweep import _note, plan_sweep
 from small_cache import make_cache, rows
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 1, "batch_size": 16, "lr": 1e-3}
-BUSY = "another command works in this run"
+BUSY = "another command is using this run"
 TRAIN = """
 import sys
 from pathlib import Path
@@ -58,8 +58,8 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def between_look_and_claim(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
-    """Let something happen once, after a training has found its folder free and before it makes it a run."""
+def between_scan_and_claim(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """Do something once, after a training has found its folder free and before it creates its run."""
     prepared = loop.open_session
 
     def open_session(*arguments: Any) -> Any:
@@ -74,11 +74,11 @@ def no_locks(handle: int, operation: int) -> None:
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
-def test_a_training_whose_folder_became_another_run_meanwhile_is_refused_and_changes_nothing(
+def test_a_training_whose_folder_becomes_another_run_first_is_refused_and_changes_nothing(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    between_look_and_claim(monkeypatch, lambda: train(cache, run, epochs=2))
+    between_scan_and_claim(monkeypatch, lambda: train(cache, run, epochs=2))
     with pytest.raises(
         UserError, match=r"became the run run-[0-9a-f]{8} meanwhile \(begun 20.* UTC\)\. Choose another"
     ):
@@ -89,7 +89,7 @@ def test_a_training_whose_folder_became_another_run_meanwhile_is_refused_and_cha
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_of_two_trainings_that_begin_at_once_one_is_refused(
+def test_of_two_trainings_started_at_once_one_is_refused(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, locks: bool
 ) -> None:
     if not locks:
@@ -118,7 +118,7 @@ def test_of_two_trainings_that_begin_at_once_one_is_refused(
 
 
 class Paused(Silent):
-    """A training that waits in its first step until it is let go."""
+    """A training that waits in its first step until it is released."""
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Event(), threading.Event()
@@ -147,7 +147,7 @@ def test_a_run_in_which_a_training_is_at_work_is_not_resumed_and_the_sentence_sa
     assert train(cache, run, resume=True, epochs=2)["epochs"] == 2
 
 
-def test_a_training_killed_while_it_makes_its_run_leaves_a_folder_that_the_next_one_uses(
+def test_a_training_killed_while_it_creates_its_run_leaves_a_folder_that_the_next_one_uses(
     cache: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -172,7 +172,7 @@ def test_a_file_system_without_hard_links_holds_runs(
         link(source, target)
 
     monkeypatch.setattr(os, "link", no_links)
-    between_look_and_claim(monkeypatch, lambda: train(cache, run))
+    between_scan_and_claim(monkeypatch, lambda: train(cache, run))
     with pytest.raises(UserError, match="became the run"):
         train(cache, run, lr=0.5)
     assert len(lines(run)) == 1
@@ -214,7 +214,7 @@ def test_a_finished_run_that_may_only_be_read_is_returned(
     assert train(cache, tmp_path / "run", resume=True) == first
 
 
-def test_sweeps_that_begin_at_once_in_one_folder_all_leave_their_names(tmp_path: Path) -> None:
+def test_sweeps_started_at_once_in_one_folder_all_record_their_runs(tmp_path: Path) -> None:
     grids = [{"seed": [str(2 * number), str(2 * number + 1)]} for number in range(12)]
     plans = [plan_sweep({**SETTINGS, "dataset": ("pictures",)}, grid) for grid in grids]
     with ThreadPoolExecutor(12) as pool:

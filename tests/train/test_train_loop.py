@@ -1,4 +1,4 @@
-"""The training loop: its first loss, its repeatability, its end, its errors."""
+"""The training loop: first loss, repeatability, end, errors."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_two_trainings_with_one_seed_give_identical_weights_and_another_seed_doe
     assert not torch.equal(one["student_head.2.weight"], other["student_head.2.weight"])
 
 
-def test_training_stopped_between_epochs_goes_on_as_if_uninterrupted(made: Made, tmp_path: Path) -> None:
+def test_training_stopped_between_epochs_resumes_as_if_uninterrupted(made: Made, tmp_path: Path) -> None:
     whole = run_training(settings(epochs=3), made[0].root, tmp_path / "whole")
     run_training(settings(epochs=1), made[0].root, tmp_path / "parts")
     parts = run_training(settings(epochs=3), made[0].root, tmp_path / "parts", resume=True)
@@ -123,7 +123,7 @@ def test_training_stopped_between_epochs_goes_on_as_if_uninterrupted(made: Made,
     }
 
 
-def test_ctrl_c_in_the_middle_of_an_epoch_saves_and_resume_goes_on_to_the_same_weights(
+def test_ctrl_c_in_the_middle_of_an_epoch_saves_and_resuming_leads_to_the_same_weights(
     made: Made, tmp_path: Path
 ) -> None:
     config = settings(epochs=8)
@@ -136,7 +136,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch_saves_and_resume_goes_on_to_the_same_w
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt_in_the_third_epoch, daemon=True).start()
-    with pytest.raises(UserError, match=r"stopped in epoch \d and saved\. Go on with --resume"):
+    with pytest.raises(UserError, match=r"stopped in epoch \d and saved\. Continue with --resume"):
         run_training(config, made[0].root, run)
     assert json.loads((run / "checkpoints" / "last.json").read_text())["progress"]["batch"] > 0
     run_training(config, made[0].root, run, resume=True)
@@ -144,7 +144,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch_saves_and_resume_goes_on_to_the_same_w
     assert metrics(tmp_path / "whole") == metrics(run)
 
 
-def test_training_lowers_the_loss_and_the_validation_finds_the_generated_pictures(made: Made, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_the_validation_finds_the_generated_images(made: Made, tmp_path: Path) -> None:
     result = run_training(settings(epochs=8), made[0].root, tmp_path / "run")
     lines = metrics(tmp_path / "run")
     assert result["last_loss"] < 0.6 * result["first_loss"]
@@ -219,7 +219,7 @@ def test_without_a_teacher_only_the_inputs_are_read(
     assert all(line["kd"] == 0 for line in metrics(tmp_path / "run"))
 
 
-def test_a_student_of_another_width_meets_the_teacher_through_a_projection(made: Made, tmp_path: Path) -> None:
+def test_a_student_of_another_width_is_projected_to_the_teachers(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its map at 28 pixels is 1x1, the teacher's is 4x4"):
         run_training(settings(epochs=1, backbone="efficientnet_lite0"), made[0].root, tmp_path / "run")
     student = build_student("small", 6, teacher_channels=256)
@@ -269,9 +269,9 @@ def student_after(epochs: int, part: FeatureDataset, target: Callable[[Batch], T
     ("values", "sentence"),
     [
         ({"lr": 0}, r"^lr: Input should be greater than 0 \(got 0\)"),
-        ({"method": "magic"}, "^method: there is no method 'magic', only distildire, dire, dnf, cnndet, eps"),
+        ({"method": "magic"}, "^method: unknown method 'magic'; use distildire, dire, dnf, cnndet, eps"),
         ({"kd_weight": float("nan")}, "^kd_weight: Input should be a finite number"),
-        ({"momentum": 0.9}, "^momentum: there is no such training setting"),
+        ({"momentum": 0.9}, "^momentum: unknown training setting"),
     ],
 )
 def test_a_bad_setting_is_refused_with_its_name(values: dict[str, object], sentence: str) -> None:

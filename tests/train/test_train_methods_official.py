@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation: strict, equal to the bit in both directions, and able to be evaluated."""
+"""Checkpoints of the reference implementation: strict, bit-exact in both directions, and fit for evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Made = tuple[Path, "Reference"]
 
 
 class Reference(nn.Module):
-    """The published student, put together from torchvision's network as its description has it."""
+    """The published student, built from torchvision's network as published."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,11 +82,11 @@ def test_export_gives_back_the_imported_tensors_in_a_file_that_the_reference_loa
     reference = Reference(6)
     reference.load_state_dict(content["model"])
     torch.optim.Adam(reference.parameters(), lr=1e-4).load_state_dict(content["optimizer"])
-    with pytest.raises(UserError, match=r"again\.pth: is there already"):
+    with pytest.raises(UserError, match=r"again\.pth: exists already"):
         export_checkpoint(imported, tmp_path / "again.pth")
 
 
-def test_a_file_that_another_command_has_made_meanwhile_is_not_overwritten(
+def test_a_file_that_another_command_creates_during_the_export_is_not_overwritten(
     imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, save = tmp_path / "again.pth", torch.save
@@ -96,7 +96,7 @@ def test_a_file_that_another_command_has_made_meanwhile_is_not_overwritten(
         path.write_text("another's")
 
     monkeypatch.setattr(torch, "save", beaten)
-    with pytest.raises(UserError, match=r"again\.pth: is there already"):
+    with pytest.raises(UserError, match=r"again\.pth: exists already"):
         export_checkpoint(imported, path)
     assert path.read_text() == "another's"
     assert [one.name for one in tmp_path.iterdir()] == ["again.pth"]
@@ -110,10 +110,10 @@ def test_an_exported_file_holds_its_own_name_and_a_missing_folder_is_a_sentence(
         export_checkpoint(imported, tmp_path / "absent" / "again.pth")
 
 
-def test_a_checkpoint_is_not_imported_into_a_run_in_which_another_command_works(made: Made, tmp_path: Path) -> None:
+def test_a_checkpoint_is_not_imported_into_a_run_in_use(made: Made, tmp_path: Path) -> None:
     with RunLock(tmp_path / "run") as hold:
         hold.take()
-        with pytest.raises(UserError, match="another command works in this run"):
+        with pytest.raises(UserError, match="another command is using this run"):
             import_checkpoint(made[0], tmp_path / "run")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / ".tmp-draft").touch()
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_shape_is_refused_naming_its_first_difference(ma
 
 
 class Code:
-    """Something that a pickle would call a constructor for."""
+    """An object that unpickling would construct by calling code."""
 
 
 def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
         import_checkpoint(tmp_path / "code.pth", tmp_path / "run")
 
 
-def test_a_run_folder_in_use_takes_no_import(made: Made, imported: Path) -> None:
+def test_a_nonempty_run_folder_takes_no_import(made: Made, imported: Path) -> None:
     before = (imported / "config.json").read_bytes()
     with pytest.raises(UserError, match="published: is not empty"):
         import_checkpoint(made[0], imported)

@@ -17,10 +17,9 @@ from distil_cache.errors import UserError
 from distil_cache.models.backbones import HALF, build_backbone
 from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
+from distil_cache.train.data.augment import Degrader, mix_draws
 from distil_cache.train.data.dataset import Batch, FeatureDataset
-from distil_cache.train.data.degrade import Degrader
-from distil_cache.train.data.online_teacher import OnlineTeacher
-from distil_cache.train.data.randomness import mix_draws
+from distil_cache.train.data.examples import OnlineTeacher
 from distil_cache.train.data.select import split_rows
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
@@ -60,7 +59,7 @@ def steps(run: Path, name: str) -> list[float]:
 
 
 def newest_weights(run: Path) -> Tensor:
-    """All that a student has learnt, running statistics included, as one vector."""
+    """All weights of a student, running statistics included, as one vector."""
     saved = load_file(run / "checkpoints" / json.loads((run / "checkpoints" / "last.json").read_text())["weights"])
     return torch.cat([value.flatten() for name, value in sorted(saved.items()) if value.is_floating_point()])
 
@@ -101,7 +100,7 @@ def test_the_online_teacher_gives_the_cached_view_of_each_sample(tmp_path: Path,
 
 
 def test_the_first_loss_of_official_code_is_what_its_formula_gives_by_hand(made: Made, tmp_path: Path) -> None:
-    """JPEG of the image alone, CutMix of image, eps and DIRE, teacher on the mixed DIRE, all in [-1, 1] at full size."""
+    """JPEG of the image only, CutMix of image, eps and DIRE, teacher on the mixed DIRE, all in [-1, 1], full size."""
     seed = next(seed for seed in range(100) if _first_batch_is_mixed(made, seed))
     config = settings(preset="official-code", teacher="small", teacher_weights=str(made[2]), seed=seed, val_fraction=0)
     found = run_training(config, made[0].root, tmp_path / "run")
@@ -191,7 +190,7 @@ def test_augmentation_reaches_the_training_and_a_copy_of_it_in_a_worker_process_
 
 
 def as_version_1(run: Path) -> None:
-    """Take from a run's record what the first version did not have."""
+    """Remove the fields that the first version of a run's record did not have."""
     path = run / "config.json"
     record = json.loads(path.read_text())
     names = (
@@ -204,7 +203,7 @@ def as_version_1(run: Path) -> None:
     path.write_text(json.dumps(kept | {"version": 1, "config": old}))
 
 
-def test_a_run_of_the_first_version_is_evaluated_but_its_dire_does_not_go_on_with_another_window(
+def test_a_run_of_the_first_version_is_evaluated_but_its_dire_does_not_resume_with_another_window(
     made: Made, tmp_path: Path
 ) -> None:
     config = {"method": "dire", "schedule": "constant", "kd_weight": 0.5}
@@ -212,7 +211,7 @@ def test_a_run_of_the_first_version_is_evaluated_but_its_dire_does_not_go_on_wit
     as_version_1(tmp_path / "run")
     found = run_evaluation(tmp_path / "run", made[0].root, "pictures")
     assert found["metrics"]["average_precision"] is not None
-    with pytest.raises(UserError, match="began when method dire resized its pictures instead of cropping them"):
+    with pytest.raises(UserError, match="was started when method dire resized its images instead of cropping them"):
         run_training(settings(**config | {"epochs": 2}), made[0].root, tmp_path / "run", resume=True)
 
 

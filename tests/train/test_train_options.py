@@ -1,4 +1,4 @@
-"""What a training can be asked for beyond its method: schedules, precision, parts of a batch, balance, several datasets."""
+"""Options of a training beyond its method: schedules, precision, gradient accumulation, balance, several datasets."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def lines(run: Path) -> list[dict[str, float]]:
 
 
 def stop_in_epoch(run: Path, epoch: int, number: int) -> None:
-    """Send a signal to this process soon after the epoch before has ended."""
+    """Send a signal to this process soon after the previous epoch has ended."""
 
     def send() -> None:
         path = run / "metrics.jsonl"
@@ -77,7 +77,7 @@ def stop_in_epoch(run: Path, epoch: int, number: int) -> None:
     threading.Thread(target=send, daemon=True).start()
 
 
-def test_sigterm_in_an_epoch_saves_and_a_training_with_every_option_goes_on_to_the_bit(
+def test_sigterm_in_an_epoch_saves_and_a_training_with_every_option_resumes_bit_for_bit(
     made: Made, tmp_path: Path
 ) -> None:
     changes = {**EVERYTHING, "epochs": 8}
@@ -93,7 +93,7 @@ def test_sigterm_in_an_epoch_saves_and_a_training_with_every_option_goes_on_to_t
     assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
-def test_the_scale_of_an_fp16_training_is_kept_over_a_stop(made: Made, tmp_path: Path) -> None:
+def test_the_loss_scale_of_an_fp16_training_survives_a_stop(made: Made, tmp_path: Path) -> None:
     train(made, tmp_path / "whole", amp="fp16", epochs=2)
     train(made, tmp_path / "parts", amp="fp16")
     run_training(settings(amp="fp16", epochs=2), made[0].root, tmp_path / "parts", resume=True)
@@ -115,7 +115,7 @@ def test_mixed_precision_comes_close_to_full_and_keeps_weights_in_float32(made: 
     assert newest(tmp_path / "mixed")["student_backbone.0.weight"].dtype == torch.float32
 
 
-def test_a_batch_in_parts_is_learnt_from_as_a_whole(made: Made, tmp_path: Path) -> None:
+def test_accumulated_gradients_equal_those_of_the_whole_batch(made: Made, tmp_path: Path) -> None:
     """Batch normalisation sees the parts, so the losses are close and not equal; the number of steps is the same."""
     whole = train(made, tmp_path / "whole")
     parts = train(made, tmp_path / "parts", accumulate=3)
@@ -124,7 +124,7 @@ def test_a_batch_in_parts_is_learnt_from_as_a_whole(made: Made, tmp_path: Path) 
     assert parts["first_loss"] != whole["first_loss"]
 
 
-def test_clipping_bounds_what_a_step_can_do(made: Made, tmp_path: Path) -> None:
+def test_clipping_limits_the_size_of_a_step(made: Made, tmp_path: Path) -> None:
     """With Adam's second moment at its start, a gradient far below its epsilon hardly moves a weight."""
     train(made, tmp_path / "free")
     train(made, tmp_path / "clipped", clip_grad=1e-9)
@@ -219,13 +219,13 @@ def test_fine_tuning_begins_as_the_best_student_with_a_fresh_optimiser_and_the_r
     begun = RunFolder(tmp_path / "second").read().begun_as
     assert begun is not None
     assert begun["run"] == RunFolder(tmp_path / "first").read().run
-    with pytest.raises(UserError, match=r"its student sees image imagenet, eps stored, this one eps stored"):
+    with pytest.raises(UserError, match=r"its student's input is image imagenet, eps stored, this one's eps stored"):
         train(made, tmp_path / "other", init_from=str(tmp_path / "first"), method="eps")
     with pytest.raises(UserError, match=r"its student is small, not small32"):
         train(made, tmp_path / "other", init_from=str(tmp_path / "first"), backbone="small32", kd_weight=0)
 
 
-def test_several_datasets_are_joined_and_what_one_keeps_for_its_test_trains_nowhere(tmp_path: Path) -> None:
+def test_several_datasets_are_joined_without_the_test_rows_of_any(tmp_path: Path) -> None:
     root = tmp_path / "cache"
     first = [*rows("train", 14, {"adm": 14}), *rows("val", 4, {"adm": 4}), *rows("test", 6, {"adm": 6})]
     cache, _ = make_cache(root, first, name="first")
@@ -259,15 +259,15 @@ def test_several_datasets_are_joined_and_what_one_keeps_for_its_test_trains_nowh
     assert run_evaluation(tmp_path / "run", root, "first")["counts"] == {"real": 6, "fake": 6}
 
 
-def test_datasets_that_contradict_each_other_or_were_made_otherwise_are_not_joined(tmp_path: Path) -> None:
+def test_datasets_with_contradictory_labels_or_other_settings_are_not_joined(tmp_path: Path) -> None:
     root = tmp_path / "cache"
     table = rows("train", 8, {"adm": 8})
     make_cache(root, table, name="first")
     make_cache(root, [{**row, "label": 1 - row["label"]} for row in table[:10]], name="contrary")
     make_cache(root, rows("train", 8, {"sd": 8}), name="otherwise", adm="c")
-    with pytest.raises(UserError, match="first and contrary: 10 pictures are real in one and generated in the other"):
+    with pytest.raises(UserError, match="first and contrary: 10 images are real in one and generated in the other"):
         run_training(settings(dataset=("first", "contrary"), val_fraction=0), root, tmp_path / "run")
-    with pytest.raises(UserError, match=r"otherwise: its features .* were made with other settings"):
+    with pytest.raises(UserError, match=r"otherwise: its features .* were built with other settings"):
         run_training(settings(dataset=("first", "otherwise")), root, tmp_path / "run")
 
 
@@ -307,11 +307,11 @@ def test_a_finished_cosine_cannot_be_given_more_epochs(made: Made, tmp_path: Pat
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"drop_every": 3}, r"^drop_every: serves the schedule step alone, not constant\.$"),
+        ({"drop_every": 3}, r"^drop_every: is only used by the schedule step, not by constant\.$"),
         ({"schedule": "step"}, r"^drop_every: the schedule step needs"),
-        ({"patience": 3, "schedule": "cosine"}, r"^patience: serves the schedule plateau alone, not cosine\.$"),
-        ({"accumulate": 9}, r"^accumulate: a batch of 8 cannot be cut into 9 parts\.$"),
-        ({"dataset": ("a", "a")}, r"^dataset: a, a names a dataset twice"),
+        ({"patience": 3, "schedule": "cosine"}, r"^patience: is only used by the schedule plateau, not by cosine\.$"),
+        ({"accumulate": 9}, r"^accumulate: a batch of 8 cannot be split into 9 parts\.$"),
+        ({"dataset": ("a", "a")}, r"^dataset: a, a contains a name twice"),
         ({"build": ("0" * 16, "1" * 16)}, r"^build: at most one build"),
         ({"amp": "int8"}, r"^amp: Input should be 'off', 'bf16' or 'fp16' \(got 'int8'\)\.$"),
         ({"pos_weight": "even"}, r"^pos_weight"),
@@ -324,14 +324,14 @@ def test_options_that_do_not_fit_together_are_refused_in_one_sentence(values: di
 
 
 @pytest.mark.parametrize("changes", [{"stop_after": 2}, {"schedule": "plateau"}])
-def test_what_looks_at_the_validation_needs_one(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_options_that_use_the_validation_require_validation_rows(tmp_path: Path, changes: dict[str, object]) -> None:
     cache, _ = make_cache(tmp_path / "cache", rows("train", 6, {"adm": 6}))
     with pytest.raises(UsageError, match=r"nothing is held out for one\. Raise --val-fraction"):
         run_training(settings(val_fraction=0, **changes), cache.root, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_the_numbers_that_a_method_prefers_are_taken_where_none_are_given() -> None:
+def test_missing_numbers_take_the_defaults_of_the_method() -> None:
     plateau = TrainConfig.checked(dataset="d", method="dire")
     assert (plateau.schedule, plateau.min_lr, plateau.lr_factor, plateau.drop_every) == ("plateau", 1e-6, 0.1, None)
     constant = TrainConfig.checked(dataset="d", kd_weight=None)

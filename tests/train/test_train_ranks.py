@@ -1,4 +1,4 @@
-"""Several processes under ``torchrun``: what they learn from one global batch is what one process learns from it."""
+"""Several processes under ``torchrun`` train on a global batch like one process."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def lines(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_two_processes_learn_from_a_global_batch_what_one_process_learns(two: Torchrun, tmp_path: Path) -> None:
+def test_two_processes_train_on_a_global_batch_like_one_process(two: Torchrun, tmp_path: Path) -> None:
     run_training(TrainConfig.checked(**SETTINGS, epochs=2), two.cache, tmp_path / "one", device="cpu")
     whole = two.runs / "epochs=2,accumulate=1"
     for one, other in zip(lines(tmp_path / "one"), lines(whole), strict=True):
@@ -143,7 +143,7 @@ def test_processes_begin_an_epoch_whose_order_has_changed_again_together(two: To
     assert [json.loads((again / f"agreed-{rank}.json").read_text()) for rank in range(2)] == [[True, False]] * 2
 
 
-def test_sigterm_stops_all_processes_at_one_step_and_one_process_goes_on(two: Torchrun) -> None:
+def test_sigterm_stops_all_processes_at_the_same_step_and_one_process_can_resume(two: Torchrun) -> None:
     run = two.runs / STOPPED
     assert f"{run}: stopped in epoch" in two.errors
     saved = json.loads((run / "checkpoints" / "last.json").read_text())["progress"]

@@ -1,4 +1,4 @@
-"""Training and evaluating from a cache in an object store, by ranges or by way of a local copy, as from a cache here."""
+"""Training and evaluation from an object store, by range reads or through a local copy, equal those from a disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEATURES = ("image", "eps", "teacher")
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A cache here and a run that was trained from it for two epochs, and evaluated."""
+    """A local cache and a run trained on it for two epochs and evaluated."""
     folder = tmp_path_factory.mktemp("local")
     make_cache(folder / "cache", TABLE, shard_rows=20)
     run_training(TrainConfig.checked(**SETTINGS, epochs=2), folder / "cache", folder / "run")
@@ -51,7 +51,7 @@ def part_of(root: AnyPath, copy: LocalCopy | None = None) -> FeatureDataset:
     return FeatureDataset(cache, build, train, FEATURES, split="train", purpose="the test")
 
 
-def test_a_training_from_a_store_equals_one_from_a_disk_and_asks_once_for_each_block_of_rows(
+def test_a_training_from_a_store_equals_one_from_a_disk_and_requests_each_block_of_rows_once(
     tmp_path: Path, local: tuple[Path, Path], counted: RemotePath
 ) -> None:
     cache, run = local
@@ -102,7 +102,7 @@ def test_batches_by_way_of_a_copy_are_those_of_the_cache(tmp_path: Path, counted
         assert held <= most
 
 
-def test_over_s3_worker_processes_fill_a_copy_and_an_interrupted_run_goes_on_with_it(
+def test_over_s3_worker_processes_fill_a_copy_and_an_interrupted_run_resumes_with_it(
     tmp_path: Path, local: tuple[Path, Path], s3_bucket: str
 ) -> None:
     cache, run = local

@@ -1,4 +1,4 @@
-"""Going on in the middle of an epoch: with what was not learnt yet, or from the epoch's beginning."""
+"""Resuming in the middle of an epoch: with the remaining samples, or from the beginning of the epoch."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from distil_cache.train.data.dataset import Batch
 from distil_cache.train.data.shuffle import ReadBlocks, batch_sizes, digest, sequential, shuffled
 from distil_cache.train.engine import loop
 from distil_cache.train.engine.loop import run_training
-from distil_cache.train.runs.checkpoint import begin_epoch_again
+from distil_cache.train.runs.checkpoint import restart_epoch
 from distil_cache.train.sweep import run_sweep
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 2, "batch_size": 12, "lr": 1e-3}
-AGAIN = "began again, because its samples no longer come in the order in which it was stopped"
+AGAIN = "was restarted, because the order of its samples has changed since it was stopped"
 
 
 class StopAfter(Silent):
-    """Ctrl-C so many samples after a training began; it ends with the step that follows. ``said``: lines that stay."""
+    """Interrupt a training after some samples; it ends with the following step. ``said`` has its messages."""
 
     def __init__(self, samples: int = 1 << 30) -> None:
         self.left = samples
@@ -51,7 +51,7 @@ class StopAfter(Silent):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of at most eight rows, as many increments leave them."""
+    """A cache of shards of at most eight rows, as after many small builds."""
     folder = tmp_path_factory.mktemp("made") / "cache"
     make_cache(folder, rows("train", 36, {"adm": 24, "sd": 20}), shard_rows=8)
     return folder
@@ -99,7 +99,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert metrics(one) == metrics(other)
 
 
-def test_an_epoch_whose_shards_were_compacted_meanwhile_begins_again_with_the_weights_of_its_beginning(
+def test_an_epoch_whose_shards_were_compacted_restarts_with_the_weights_of_its_beginning(
     cache: Cache, tmp_path: Path
 ) -> None:
     go_on(cache, tmp_path / "between", epochs=1)
@@ -122,18 +122,18 @@ def test_an_epoch_that_begins_again_learns_every_sample_once(
 ) -> None:
     stop(cache, tmp_path / "run", 30)
     compact(Cache.open(cache.root))
-    learnt: Counter[int] = Counter()
+    trained: Counter[int] = Counter()
     prepared = loop.Session.batches
 
     def noted(session: loop.Session, state: loop.State) -> Any:
         for batch in prepared(session, state):
             assert isinstance(batch, Batch)
-            learnt.update(batch.rows.tolist() if state.epoch == 0 else ())
+            trained.update(batch.rows.tolist() if state.epoch == 0 else ())
             yield batch
 
     monkeypatch.setattr(loop.Session, "batches", noted)
     result = go_on(cache, tmp_path / "run")
-    assert learnt == Counter(range(result["samples"]["train"]))
+    assert trained == Counter(range(result["samples"]["train"]))
 
 
 def test_the_first_epoch_begins_again_with_the_initial_weights(cache: Cache, tmp_path: Path) -> None:
@@ -161,13 +161,13 @@ def test_a_kill_just_after_an_epoch_was_set_back_changes_nothing(cache: Cache, t
     stop(cache, tmp_path / "run", 30)
     compact(Cache.open(cache.root))
     shutil.copytree(tmp_path / "run", tmp_path / "killed")
-    begin_epoch_again(tmp_path / "killed" / "checkpoints")
+    restart_epoch(tmp_path / "killed" / "checkpoints")
     assert go_on(cache, tmp_path / "run")["restarted_epochs"] == [1]
     assert go_on(cache, tmp_path / "killed")["restarted_epochs"] == [1]
     assert_same(tmp_path / "run", tmp_path / "killed")
 
 
-def test_an_epoch_whose_order_is_the_same_goes_on_where_it_stopped(cache: Cache, tmp_path: Path) -> None:
+def test_an_epoch_with_the_same_order_resumes_where_it_stopped(cache: Cache, tmp_path: Path) -> None:
     run_training(TrainConfig.checked(**SETTINGS), cache.root, tmp_path / "whole")
     stop(cache, tmp_path / "parts", 30)
     step = saved(tmp_path / "parts")["progress"]["step"]
@@ -177,7 +177,7 @@ def test_an_epoch_whose_order_is_the_same_goes_on_where_it_stopped(cache: Cache,
     assert_same(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_state_of_before_orders_were_kept_goes_on_and_says_that_nothing_proves_it(
+def test_a_state_without_an_order_resumes_and_reports_that_the_order_is_unverified(
     cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_training(TrainConfig.checked(**SETTINGS), cache.root, tmp_path / "whole")
@@ -196,10 +196,10 @@ def test_a_state_of_before_orders_were_kept_goes_on_and_says_that_nothing_proves
     assert (result["restarted_epochs"], result["unchecked_epochs"], said) == ([], [1], [])
     assert_same(run, tmp_path / "whole")
     show_train(result)
-    assert "epoch 1 went on from a state of an earlier version" in " ".join(capsys.readouterr().out.split())
+    assert "epoch 1 was resumed from a state of an earlier version" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_state_without_the_beginning_of_its_epoch_goes_on_and_says_so(cache: Cache, tmp_path: Path) -> None:
+def test_a_state_without_the_beginning_of_its_epoch_resumes_and_reports_it(cache: Cache, tmp_path: Path) -> None:
     stop(cache, tmp_path / "run", 30)
     state = saved(tmp_path / "run")
     del state["epoch_start"]

@@ -1,4 +1,4 @@
-"""Which rows train, which choose the checkpoint, and which build serves them."""
+"""Which rows are used for training and validation, and which build supplies their features."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_selection_is_read_from_its_text() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("colour=red", "no field 'colour', only generator, family, group, source_group"),
+        ("colour=red", "unknown field 'colour'; use generator, family, group, source_group"),
         ("generator", "generator needs values, as in generator=a|b"),
         ("generator=|", "generator needs values"),
         ("generator=a,generator=b", "generator is given twice"),
@@ -94,7 +94,7 @@ def test_selection_never_sees_test(splits: tuple[str, ...]) -> None:
 def test_a_dataset_that_cannot_train_says_why() -> None:
     with pytest.raises(UserError, match="has no split 'train', only test, val"):
         split_rows(as_table(rows("val", 1, {"adm": 1}) + rows("test", 1, {"adm": 1})), "train", "pictures")
-    with pytest.raises(UserError, match="holds no real image to learn from"):
+    with pytest.raises(UserError, match="has no real image"):
         training_parts(as_table(rows("train", 0, {"adm": 5})), parse_select(None), 0.1, "pictures")
 
 

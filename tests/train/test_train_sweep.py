@@ -1,4 +1,4 @@
-"""A grid of trainings: one folder a run, what is there is kept, what was interrupted goes on."""
+"""A grid of trainings: one folder per run, finished runs are kept, interrupted ones are resumed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_run_with_another_configuration_is_not_overwritten(cache: Path, tmp_pa
     [
         (["kd_weight"], "is not of the form setting=value,value"),
         (["kd_weight=0,,1"], "is not of the form setting=value,value"),
-        (["momentum=0.9"], "there is no training setting 'momentum'"),
+        (["momentum=0.9"], "unknown training setting 'momentum'"),
         (["seed=0", "seed=1"], "seed is given twice"),
         (["seed=0,0"], "a value is given twice"),
         (["lr=1,fast"], r"^lr: Input should be a valid number"),

@@ -1,3 +1,4 @@
-"""From rows of a cache to batches on a device; others use ``dataset``, ``rows``, ``select`` and ``readers``, and ``augment`` for
-what a student sees.
+"""From rows of a cache to batches on a device.
+
+Others use ``dataset``, ``rows``, ``select``, ``readers`` and, for the student's input, ``augment``.
 """

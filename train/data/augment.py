@@ -1,43 +1,111 @@
-"""From cached features to the student's input, for a whole batch on its device.
+"""Augmentation: random draws, crop and flip, CutMix, blur and JPEG, and the scaling of the student's input.
 
-An augmentation is used only where its effect on every cached feature is known: one window and one flip for all
-features of a sample, chosen before it is read. The teacher's map is not touched here: its cached view is chosen by the
-flip. Order in training: resize or random crop, flip, scale. Testing: the centre square of the training size, one window
-for all features (``crop``, the papers'), or a resize (``resize``). The antialiased resize lowers the standard deviation
-of white noise to 0.58 at 256 -> 224 and the crop leaves it at 1, so the two differ for eps.
+An augmentation is used only if its effect on every cached feature is known: one window and one flip for all features
+of a sample, chosen before it is read. The teacher's map is not touched here: the flip selects its cached view. The
+order in training is: resize or random crop, flip, scale. A test uses the centre crop of the training size, one window
+for all features (``crop``, as in the papers), or a resize (``resize``). The antialiased resize from 256 to 224 lowers
+the standard deviation of white noise to 0.58 and the crop leaves it at 1, so the two differ for eps.
+
+Random numbers depend only on (seed, epoch, row): not on the batch of a row, on its neighbours, on the number of
+workers or ranks, or on where a training was interrupted.
+
+Blur and JPEG (CNNDet, arXiv 1912.11035, section 3.2; DistilDIRE's published code) change the image only; its cached
+eps, noise and DIRE stay those of the clean image. So only a method that reads no other feature may use them, or one
+whose published code does the same (``official-code``). JPEG needs the CPU, and the blur comes before it: both
+happen where the rows are read.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from ...choices import TEST_TRANSFORMS, TestTransform
 from ...errors import UsageError
-from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from ...models.resize import resize
-from ..methods import Method, Scale
-from .randomness import MixDraws, SampleDraws
+from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, resize
+from ..methods import Degradation, Method, Scale
+
+_Array = npt.NDArray[np.float64]
+
+SAMPLE, BATCH = 1, 2
+"""Last numbers of the seed sequences. They prevent collisions: numpy pads seeds with zeros, and shuffling uses two."""
+
+TRUNCATE = 4.0
+"""The Gaussian is truncated at this many standard deviations, as in scipy."""
+
+
+class SampleDraws(NamedTuple):
+    """Uniform numbers in [0, 1) of some samples, (B,) float64 each: crop position, whether and how to degrade."""
+
+    top: _Array
+    left: _Array
+    blur: _Array
+    sigma: _Array
+    jpeg: _Array
+    quality: _Array
+
+
+class MixDraws(NamedTuple):
+    """Uniform numbers in [0, 1) of one batch: whether to mix, the share to keep, the corner of the pasted square."""
+
+    mix: float
+    keep: float
+    top: float
+    left: float
+
+
+def sample_draws(seed: int, epoch: int, rows: npt.NDArray[Any]) -> SampleDraws:
+    """Draw random numbers for each of ``rows``, (B,) non-negative integers, in one epoch of a training."""
+    drawn = [np.random.default_rng([seed, epoch, int(row), SAMPLE]).random(len(SampleDraws._fields)) for row in rows]
+    return SampleDraws(*np.array(drawn).reshape(len(rows), len(SampleDraws._fields)).T)
+
+
+def mix_draws(seed: int, epoch: int, first_row: int) -> MixDraws:
+    """Draw random numbers for the batch whose first sample is ``first_row``."""
+    return MixDraws(*np.random.default_rng([seed, epoch, first_row, BATCH]).random(len(MixDraws._fields)).tolist())
 
 
 def checked_transform(name: str) -> TestTransform:
-    """Return a test transform's name; UsageError if there is none of that name."""
+    """Return a test transform's name. Raises UsageError for an unknown one."""
     for known in TEST_TRANSFORMS:
         if name == known:
             return known
-    raise UsageError(f"--test-transform: there is no transform {name!r}, only {', '.join(TEST_TRANSFORMS)}.")
+    raise UsageError(f"--test-transform: unknown transform {name!r}; use {' or '.join(TEST_TRANSFORMS)}.")
 
 
 def train_input(
     features: Mapping[str, Tensor], flip: Tensor, method: Method, size: int, drawn: SampleDraws | None = None
 ) -> Tensor:
-    """Student input of a training batch: (B, channels, size, size) float32.
+    """Make the student's input of a training batch.
 
-    features : name -> (B, 3, S, S), uint8 or float; flip : (B,) bool, the samples that are mirrored, where the method
-    mirrors any; drawn : needed by a method that crops at random.
-    A stored picture that is not larger than ``size`` has no window to crop: it is resized.
+    A stored image that is not larger than ``size`` has no window to crop, so it is resized.
+
+    Parameters
+    ----------
+    features
+        Cached features by name, each (B, 3, S, S), uint8 or float.
+    flip : Tensor, shape (B,)
+        bool, samples to mirror; ignored by a method without flips.
+    method
+        The method of the training.
+    size
+        Side of the input in pixels.
+    drawn
+        Random numbers of the samples, required by a method with random crops.
+
+    Returns
+    -------
+    Tensor, shape (B, channels, size, size)
+        float32.
     """
     parts = {}
     for name in method.inputs:
@@ -52,9 +120,25 @@ def train_input(
 
 
 def test_input(features: Mapping[str, Tensor], method: Method, size: int, transform: TestTransform) -> Tensor:
-    """Student input of a test batch: (B, channels, size, size) float32.
+    """Make the student's input of a test batch.
 
-    A stored image that is not larger than ``size`` has no window to crop: it is resized under either transform.
+    A stored image that is not larger than ``size`` has no window to crop, so it is resized under either transform.
+
+    Parameters
+    ----------
+    features
+        Cached features by name, each (B, 3, S, S), uint8 or float.
+    method
+        The method of the training.
+    size
+        Side of the input in pixels.
+    transform
+        ``crop`` or ``resize``.
+
+    Returns
+    -------
+    Tensor, shape (B, channels, size, size)
+        float32.
     """
     parts = {}
     for name in method.inputs:
@@ -63,40 +147,53 @@ def test_input(features: Mapping[str, Tensor], method: Method, size: int, transf
     return _joined(parts, method)
 
 
-test_input.__test__ = False  # type: ignore[attr-defined]  # the name is the design's; pytest must not collect it
+test_input.__test__ = False  # type: ignore[attr-defined]  # pytest must not collect it
 
 
 def cutmix(features: Mapping[str, Tensor], label: Tensor, drawn: MixDraws) -> tuple[dict[str, Tensor], Tensor]:
-    """CutMix as DistilDIRE's published code does it: paste one square of the first sample into all others.
+    """Apply CutMix as DistilDIRE's published code does: paste one square of the first sample into all others.
 
-    features : name -> (B, C, S, S), the square is the same in each. label : (B,).
-    A share ``keep`` of the label stays, the rest comes from the first sample; the square has sides of sqrt(1 - keep) of
-    the picture's, but what lies beyond the border is lost, so the label counts more than was pasted.
+    The square has sides of sqrt(1 - keep) of the image's. Whatever extends beyond the border is lost, so the label
+    counts more than was pasted.
+
+    Parameters
+    ----------
+    features
+        Features by name, each (B, C, S, S); the square is the same in each.
+    label : Tensor, shape (B,)
+        Labels. The share ``keep`` stays, the rest comes from the first sample.
+    drawn
+        Random numbers of the batch.
+
+    Returns
+    -------
+    tuple
+        Mixed features and labels.
     """
     out = {}
     for name, x in features.items():
         height, width = x.shape[-2:]
         top, left = int(drawn.top * height), int(drawn.left * width)
-        part = (1.0 - drawn.keep) ** 0.5
-        square = (..., slice(top, top + int(part * height)), slice(left, left + int(part * width)))
+        side = (1.0 - drawn.keep) ** 0.5
+        square = (..., slice(top, top + int(side * height)), slice(left, left + int(side * width)))
         out[name] = x.clone()
         out[name][square] = x[:1][square]
     return out, drawn.keep * label + (1.0 - drawn.keep) * label[:1]
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Stored values as float32: uint8 becomes 0..1, noise keeps its values."""
+    """Return stored values as float32: uint8 becomes 0..1, noise keeps its values."""
     return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
 def center_crop(x: Tensor, size: int) -> Tensor:
-    """The centre square of side ``size`` of (B, C, S, S)."""
+    """Cut the centre square of side ``size`` out of (B, C, S, S)."""
     top, left = (x.shape[-2] - size) // 2, (x.shape[-1] - size) // 2
     return x[..., top : top + size, left : left + size]
 
 
 def crop(x: Tensor, size: int, drawn: SampleDraws) -> Tensor:
-    """Cut the square of side ``size`` that each sample of (B, C, S, S) has drawn, all positions equally likely."""
+    """Cut a square of side ``size`` out of each sample of (B, C, S, S); all positions are equally likely."""
     span = torch.arange(size, device=x.device)
     batch, channels, height, width = x.shape
     top = (torch.from_numpy(drawn.top) * (height - size + 1)).long().to(x.device)
@@ -107,19 +204,19 @@ def crop(x: Tensor, size: int, drawn: SampleDraws) -> Tensor:
 
 
 def flipped(x: Tensor, flip: Tensor) -> Tensor:
-    """Mirror left and right those samples of (B, C, H, W) that ``flip``, (B,) bool, names."""
+    """Mirror left and right the samples of (B, C, H, W) that ``flip``, (B,) bool, selects."""
     return torch.where(flip[:, None, None, None], x.flip(-1), x)
 
 
 def normalize(x: Tensor) -> Tensor:
-    """(B, 3, H, W) in 0..1, with ImageNet's mean taken off and its standard deviation divided out."""
+    """Normalise (B, 3, H, W) in 0..1 by ImageNet's mean and standard deviation."""
     mean = torch.tensor(IMAGENET_MEAN, device=x.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, device=x.device)[:, None, None]
     return (x - mean) / std
 
 
 def scaled(x: Tensor, scale: Scale) -> Tensor:
-    """Bring values of ``as_float`` to a method's scale."""
+    """Bring values of `as_float` to a method's scale."""
     if scale == "imagenet":
         return normalize(x)
     return x * 2 - 1 if scale == "signed" else x
@@ -127,3 +224,62 @@ def scaled(x: Tensor, scale: Scale) -> Tensor:
 
 def _joined(parts: Mapping[str, Tensor], method: Method) -> Tensor:
     return torch.cat([scaled(x, method.scales[name]) for name, x in parts.items()], dim=1)
+
+
+@dataclass(frozen=True)
+class Degrader:
+    """Blur and JPEG of one training."""
+
+    settings: Degradation
+    seed: int
+
+    def __call__(self, images: Tensor, rows: npt.NDArray[Any], epoch: int) -> Tensor:
+        """Degrade images with the random numbers of their rows.
+
+        Parameters
+        ----------
+        images : Tensor, shape (B, 3, H, W)
+            uint8 on the CPU.
+        rows : ndarray, shape (B,)
+            Their rows.
+        epoch
+            The epoch, from 1.
+
+        Returns
+        -------
+        Tensor, shape (B, 3, H, W)
+            uint8.
+        """
+        probability, drawn = self.settings.probability, sample_draws(self.seed, epoch, rows)
+        (least, most), (worst, best) = self.settings.blur, self.settings.jpeg
+        out = images.clone()
+        for index in range(len(images)):
+            if most > 0 and drawn.blur[index] < probability:
+                out[index] = gaussian_blur(out[index], least + float(drawn.sigma[index]) * (most - least))
+            if drawn.jpeg[index] < probability:
+                out[index] = jpeg_compress(out[index], worst + int(drawn.quality[index] * (best - worst + 1)))
+        return out
+
+
+def jpeg_compress(image: Tensor, quality: int) -> Tensor:
+    """Compress (3, H, W) uint8 to JPEG of this quality and back, with libjpeg's default chroma subsampling (4:2:0)."""
+    stream = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(stream))).permute(2, 0, 1)
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Blur (3, H, W) uint8 by a Gaussian, sigma in pixels, with mirrored borders."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    offset = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2)
+    kernel = kernel / kernel.sum()
+    x = image.float()[:, None][:, :, _mirror(image.shape[-2], radius)][..., _mirror(image.shape[-1], radius)]
+    x = F.conv2d(F.conv2d(x, kernel[None, None, :, None]), kernel[None, None, None, :])
+    return x[:, 0].round().clamp(0, 255).to(torch.uint8)
+
+
+def _mirror(length: int, radius: int) -> Tensor:
+    """Return indices that extend a line of pixels beyond both ends, the last pixel repeated: c b a | a b c | c b a."""
+    index = torch.arange(-radius, length + radius) % (2 * length)
+    return torch.minimum(index, 2 * length - 1 - index)

@@ -1,21 +1,83 @@
-"""From a batch as it lies in the cache to what one training step learns from, on the batch's device."""
+"""From a batch of the cache to the examples of a training step, on the batch's device.
+
+The teacher may run online, during the training, on the cached DIRE. It does the same as the feature ``teacher``,
+sample by sample: DIRE / 255, resize, flip, normalise, backbone. So both ways of training agree up to the float16 of
+the cached maps. ``official-code`` needs it, since its CutMix changes DIRE first; any other training may request it
+with ``--teacher-online``, at the cost of one backbone call per sample.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from ...choices import BACKBONE
+from ...errors import UserError
+from ...models.backbones import HALF, Triple, backbone_entry, load_teacher, resize
+from ..config import TrainConfig
 from ..methods import Method
-from .augment import cutmix, train_input
+from .augment import cutmix, flipped, mix_draws, sample_draws, train_input
 from .dataset import Batch
-from .online_teacher import OnlineTeacher
-from .randomness import mix_draws, sample_draws
+
+
+@dataclass(frozen=True)
+class OnlineTeacher:
+    """A frozen backbone with its preprocessing of DIRE.
+
+    Attributes
+    ----------
+    model
+        The backbone.
+    size
+        Side of its input in pixels.
+    mean, std
+        Normalisation of DIRE in 0..1.
+    facts
+        Backbone, digest and origin of its weights, for the run's record.
+    """
+
+    model: nn.Module
+    size: int
+    mean: Triple
+    std: Triple
+    facts: Mapping[str, str]
+
+    def __call__(self, dire: Tensor, flip: Tensor) -> Tensor:
+        """Compute the teacher's map.
+
+        Parameters
+        ----------
+        dire : Tensor, shape (B, 3, S, S)
+            uint8.
+        flip : Tensor, shape (B,)
+            bool, samples to mirror.
+
+        Returns
+        -------
+        Tensor, shape (B, C, h, w)
+            float32.
+        """
+        images = flipped(resize(dire.float() / 255, self.size), flip)
+        mean = images.new_tensor(self.mean).view(3, 1, 1)
+        std = images.new_tensor(self.std).view(3, 1, 1)
+        with torch.no_grad(), torch.autocast(dire.device.type, enabled=False):
+            features: Tensor = self.model((images - mean) / std)
+        return features
+
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape of its map, (C, h, w)."""
+        with torch.no_grad():
+            _, channels, height, width = self.model(torch.zeros(1, 3, self.size, self.size)).shape
+        return channels, height, width
 
 
 class Example(NamedTuple):
-    """What a step learns from: student input (B, channels, size, size), label (B,), teacher's map or None; float."""
+    """Floats that a step learns from: input (B, channels, size, size), label (B,), teacher map (B, C, h, w) or None."""
 
     x: Tensor
     label: Tensor
@@ -24,7 +86,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class ExampleBuilder:
-    """One training's way from features to examples. ``teacher`` is None where its cached maps serve, or none is needed."""
+    """Makes the examples of one training. ``teacher`` is None if cached maps serve, or if the method needs none."""
 
     method: Method
     size: int
@@ -32,7 +94,7 @@ class ExampleBuilder:
     teacher: OnlineTeacher | None
 
     def __call__(self, batch: Batch, epoch: int) -> Example:
-        """Prepare a batch of one epoch, counted from 1: the same for the same (seed, epoch, rows), mixing included."""
+        """Prepare a batch of an epoch, from 1. The result, mixing included, depends only on (seed, epoch, rows)."""
         method, features, label = self.method, dict(batch.features), batch.label
         rows = batch.rows
         if method.cutmix:
@@ -45,3 +107,49 @@ class ExampleBuilder:
             return Example(x, label, features.get("teacher"))
         flip = batch.flip if method.flips else batch.flip.new_zeros(batch.flip.shape)
         return Example(x, label, self.teacher(features["dire"], flip))
+
+
+def open_online_teacher(config: TrainConfig, cached: Mapping[str, Any] | None, image_side: int) -> OnlineTeacher:
+    """Load the teacher of a training on the CPU.
+
+    If the build has cached teacher maps, the preset ``paper`` uses that very teacher: same backbone, input and weights.
+    Otherwise, and in ``official-code``, it is the teacher of the configuration, by default ResNet-50 with torchvision's
+    IMAGENET1K_V2 weights, and the preset decides how DIRE is normalised.
+
+    Parameters
+    ----------
+    config
+        The configuration of the training.
+    cached
+        Spec of the build's feature ``teacher``, or None.
+    image_side
+        Side of the cached images in pixels.
+
+    Raises
+    ------
+    UserError
+        The weights cannot be obtained, or are not those of the cached teacher.
+    """
+    method = config.definition
+    same = cached if method.preset == "paper" else None
+    name = config.teacher or (str(same["backbone"]) if same else BACKBONE)
+    if same and name != same["backbone"]:
+        raise UserError(f"teacher {name}: this build's teacher is {same['backbone']}. Omit --teacher.")
+    loaded = load_teacher(name, Path(config.teacher_weights) if config.teacher_weights else None)
+    if same and loaded.digest != same["weights"]:
+        raise UserError(
+            f"teacher {name}: the weights of {loaded.source} have the digest {loaded.digest[:12]}…, those of the "
+            f"build's teacher {str(same['weights'])[:12]}…. Pass the build's weights with --teacher-weights."
+        )
+    entry = backbone_entry(name)
+    mean, std = (HALF, HALF) if method.preset == "official-code" else (entry.mean, entry.std)
+    size = config.train_size or method.side(image_side, None)
+    if same:
+        mean, std, size = _triple(same["mean"]), _triple(same["std"]), int(same["size"])
+    facts = {"backbone": name, "weights": loaded.digest, "source": loaded.source}
+    return OnlineTeacher(loaded.model, size, mean, std, facts)
+
+
+def _triple(values: Any) -> Triple:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

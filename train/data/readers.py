@@ -1,8 +1,8 @@
-"""Who reads: a thread of this process, or worker processes that are started afresh (spawn), so that no lock is inherited.
+"""Readers: a thread of this process, or worker processes, started by spawn so that they inherit no lock.
 
-What is read does not depend on it. Rows come in the order asked, as many pieces ahead as there are readers, and a worker
-hands them over in shared memory. From an object store, where each request takes long and many at once take no longer, several
-threads read in the place of one, and the features of a piece side by side.
+The data do not depend on the kind of reader. Pieces come in the requested order, read ahead by as many as there are
+readers; a worker hands them over in shared memory. Requests to an object store are slow, but many at once take no
+longer, so several threads read from it, and the features of a piece are read in parallel.
 """
 
 from __future__ import annotations
@@ -28,28 +28,38 @@ from ...cache.gather import read_rows
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.store import FeatureStore
 from ...errors import UserError
-from ...storage import AnyPath as Folder
-from .shuffle import POOL_BLOCKS, Numbers, RankShare
+from ...storage import AnyPath
+from .shuffle import POOL_BLOCKS, IntArray, RankShare
 
-T = TypeVar("T")
+_ItemT = TypeVar("_ItemT")
 AHEAD = 2
-"""Pieces that each reader has begun, and batches that are made, before they are asked for."""
+"""Pieces begun per reader, and finished batches, before they are requested."""
 REMOTE_THREADS = POOL_BLOCKS
-"""Pieces that are read from an object store at once: the first batch of a pool needs all of its blocks."""
+"""Pieces read from an object store at once: the first batch of a pool needs all of its blocks."""
 
 
 @dataclass(frozen=True)
 class RowLocation:
-    """Where some rows of one feature lie.
+    """Location of some rows of one feature.
 
-    shards : ids. shard, row : (n,) position in ``shards`` and row in that shard. view : (n,) view of each row, or None
-    for whole rows. max_gap : rows between them that may be read over. shape, dtype : of what is read of one row.
+    Attributes
+    ----------
+    shards
+        Shard ids.
+    shard, row : ndarray, shape (n,)
+        Index in ``shards``, and row in that shard.
+    view : ndarray, shape (n,)
+        View of each row, or None for whole rows.
+    max_gap
+        Unneeded rows between two needed ones that may be read with them.
+    shape, dtype
+        Shape and type of what is read per row.
     """
 
     shards: tuple[str, ...]
-    shard: Numbers
-    row: Numbers
-    view: Numbers | None
+    shard: IntArray
+    row: IntArray
+    view: IntArray | None
     max_gap: int
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -57,21 +67,26 @@ class RowLocation:
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """A piece to read: ``rows`` of the part's table, (n,), and where they lie in each feature."""
+    """A piece to read: row numbers (n,) in the dataset's table, and their location in each feature."""
 
-    rows: Numbers
-    places: Mapping[str, RowLocation]
+    rows: IntArray
+    locations: Mapping[str, RowLocation]
 
 
-Change = Callable[..., Tensor]
-"""What is done to pictures where they are read: (images (n, 3, S, S) uint8, rows (n,), epoch) -> images, the same for
-the same arguments whoever calls it. Worker processes get a pickled copy, by way of a pipe and never of a file."""
+ImageTransform = Callable[..., Tensor]
+"""Applied to images where they are read: (images (n, 3, S, S) uint8, rows (n,), epoch) -> images.
+
+It must be a pure function of its arguments. Worker processes receive it pickled, through a pipe and never a file.
+"""
 
 
 class ReaderPool:
-    """Reads pieces ahead. A context manager: worker processes live until it is left.
+    """Reads pieces ahead. A context manager: worker processes live until it exits.
 
-    workers : processes; 0 for one thread, or ``REMOTE_THREADS`` if a feature lies in an object store.
+    Parameters
+    ----------
+    workers
+        Number of processes; 0 for a thread, or ``REMOTE_THREADS`` threads if a feature is in an object store.
     """
 
     def __init__(self, workers: int = 0) -> None:
@@ -79,13 +94,13 @@ class ReaderPool:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        """Start nothing yet: processes come with the first piece."""
+        """Return the pool; processes start with the first piece."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the worker processes."""
+        """Stop the worker processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
@@ -94,14 +109,29 @@ class ReaderPool:
         self,
         stores: Mapping[str, FeatureStore],
         requests: Iterable[ReadRequest],
-        change: Change | None = None,
+        change: ImageTransform | None = None,
         *,
         pin: bool = False,
     ) -> Iterator[dict[str, Tensor]]:
-        """The rows of each request, feature -> (n, ...), one request after the other; ``change`` gets (images, rows).
+        """Yield the rows of each request in sequence, as feature -> (n, ...).
 
-        pin : the tensors are to lie in pinned memory.
-        Raises what reading raises, IntegrityError above all, and UserError if a worker process was killed.
+        Parameters
+        ----------
+        stores
+            The features to read.
+        requests
+            What to read.
+        change
+            Applied to (images, rows) of each request.
+        pin
+            Return tensors in pinned memory.
+
+        Raises
+        ------
+        IntegrityError
+            A shard is damaged.
+        UserError
+            A worker process was killed.
         """
         if not self.workers:
             threads = REMOTE_THREADS if any(store.is_remote for store in stores.values()) else 1
@@ -112,20 +142,20 @@ class ReaderPool:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker)
-        lying = {name: _FeatureLocation(store.folder, store.local_copy) for name, store in stores.items()}
+        locations = {name: _FeatureLocation(store.folder, store.local_copy) for name, store in stores.items()}
         try:
-            read = functools.partial(_read_in_worker, lying, change)
-            for found in _in_order(self._pool, read, requests, AHEAD * self.workers):
-                yield {name: x.pin_memory() for name, x in found.items()} if pin else found
+            read = functools.partial(_read_in_worker, locations, change)
+            for rows in _in_order(self._pool, read, requests, AHEAD * self.workers):
+                yield {name: x.pin_memory() for name, x in rows.items()} if pin else rows
         except BrokenProcessPool as error:
             raise UserError(
-                f"--workers {self.workers}: a process that reads was killed, perhaps for lack of memory. Use fewer workers."
+                f"--workers {self.workers}: a reader process was killed, perhaps for lack of memory. Use fewer workers."
             ) from error
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How the batches of this process come: who reads them, its share of each, and whether in pinned memory."""
+    """How this process reads its batches: its readers, its share of each batch, and whether to pin memory."""
 
     readers: ReaderPool = field(default_factory=ReaderPool)
     share: RankShare = field(default_factory=RankShare)
@@ -133,34 +163,34 @@ class LoaderOptions:
 
 
 def read_request(
-    stores: Mapping[str, FeatureStore], change: Change | None, pin: bool, request: ReadRequest
+    stores: Mapping[str, FeatureStore], change: ImageTransform | None, pin: bool, request: ReadRequest
 ) -> dict[str, Tensor]:
     """Read the rows of a request, each feature from its store."""
-    found = {name: buffer((len(at.row), *at.shape), at.dtype, pin) for name, at in request.places.items()}
+    rows = {name: buffer((len(at.row), *at.shape), at.dtype, pin) for name, at in request.locations.items()}
 
     def fill(name: str) -> None:
-        at = request.places[name]
-        out = found[name].numpy()
+        at = request.locations[name]
+        out = rows[name].numpy()
         read_rows(stores[name], at.shards, at.shard, at.row, at.view, max_gap=at.max_gap, out=out)
 
-    far = [name for name in found if stores[name].is_remote]
-    if len(far) > 1:
-        with ThreadPoolExecutor(len(far)) as pool:
-            list(pool.map(fill, far))
-    for name in found if len(far) < 2 else found.keys() - far:
+    remote = [name for name in rows if stores[name].is_remote]
+    if len(remote) > 1:
+        with ThreadPoolExecutor(len(remote)) as pool:
+            list(pool.map(fill, remote))
+    for name in rows if len(remote) < 2 else rows.keys() - remote:
         fill(name)
     if change is not None:
-        found["image"] = change(found["image"], request.rows)
-    return found
+        rows["image"] = change(rows["image"], request.rows)
+    return rows
 
 
-def read_ahead(items: Generator[T]) -> Generator[T]:
-    """The same items, made in a thread while earlier ones are used."""
+def read_ahead(items: Generator[_ItemT]) -> Generator[_ItemT]:
+    """Yield the items of a generator, which runs in a thread while earlier items are used."""
     thread = ThreadPoolExecutor(1)
     try:
-        coming = deque(thread.submit(next, items, None) for _ in range(AHEAD))
-        while (item := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, items, None))
+        pending = deque(thread.submit(next, items, None) for _ in range(AHEAD))
+        while (item := pending.popleft().result()) is not None:
+            pending.append(thread.submit(next, items, None))
             yield item
     finally:
         thread.shutdown(cancel_futures=True)
@@ -168,9 +198,9 @@ def read_ahead(items: Generator[T]) -> Generator[T]:
 
 
 def buffer(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> Tensor:
-    """An uninitialised tensor to read into.
+    """Allocate an uninitialised tensor to read into.
 
-    Unless it is pinned, numpy allocates it: numpy asks the kernel for huge pages and torch does not, and touching fresh
+    Unless it is pinned, numpy allocates it: numpy asks the kernel for huge pages and torch does not, and touching new
     small pages takes longer than copying the rows.
     """
     if pin:
@@ -181,21 +211,21 @@ def buffer(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> Tensor:
 def _in_order(
     pool: Executor, read: Callable[[ReadRequest], dict[str, Tensor]], requests: Iterable[ReadRequest], depth: int
 ) -> Iterator[dict[str, Tensor]]:
-    waiting = iter(requests)
-    coming: deque[Future[dict[str, Tensor]]] = deque(pool.submit(read, one) for one in islice(waiting, depth))
+    remaining = iter(requests)
+    pending: deque[Future[dict[str, Tensor]]] = deque(pool.submit(read, first) for first in islice(remaining, depth))
     try:
-        while coming:
-            piece = coming.popleft().result()
-            coming.extend(pool.submit(read, one) for one in islice(waiting, 1))
+        while pending:
+            piece = pending.popleft().result()
+            pending.extend(pool.submit(read, following) for following in islice(remaining, 1))
             yield piece
             del piece
     finally:
-        for future in coming:
+        for future in pending:
             future.cancel()
 
 
 def _begin_worker() -> None:
-    """Leave signals to the process that trains, which stops when its step is done, and end with it."""
+    """Ignore signals, which the training process handles at the end of its step, and exit with that process."""
     os.setpgrp()
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -209,16 +239,16 @@ def _end_with_parent() -> None:
 
 
 class _FeatureLocation(NamedTuple):
-    """Where a worker finds a feature, and its copy."""
+    """Where a worker opens a feature: its folder and local copy."""
 
-    folder: Folder
+    folder: AnyPath
     local_copy: LocalCopy | None
 
 
 def _read_in_worker(
-    lying: Mapping[str, _FeatureLocation], change: Change | None, request: ReadRequest
+    locations: Mapping[str, _FeatureLocation], change: ImageTransform | None, request: ReadRequest
 ) -> dict[str, Tensor]:
-    return read_request({name: _store(where) for name, where in lying.items()}, change, False, request)
+    return read_request({name: _store(where) for name, where in locations.items()}, change, False, request)
 
 
 @functools.lru_cache(maxsize=32)

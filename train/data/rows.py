@@ -1,8 +1,9 @@
-"""The rows of a training: of one dataset, or of several that are joined.
+"""The rows of a training: of one dataset, or of several joined ones.
 
-Each dataset has its own build, all with the same features by fingerprint, and its own validation part by the rules of
-``select``. What any of the datasets keeps for its test neither trains nor validates, and what any of them validates on
-does not train, whichever other dataset has it for training. A picture with both labels is refused.
+Each dataset has its own build, all with the same features by fingerprint, and its own validation rows by the rules of
+``select``. Rows that any dataset reserves for testing are used neither for training nor for validation, and rows that
+any dataset validates on are not used for training, even if another dataset has them for training. An image with both
+labels is refused.
 """
 
 from __future__ import annotations
@@ -23,9 +24,20 @@ from .select import TrainingSplit, candidate_builds, choose_build, column, parse
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Tables of the dataset's schema, the build of each dataset, and in words where ``val`` comes from.
+    """The rows of a training.
 
-    left_out : rows that would train or validate if another dataset did not keep their picture for something else.
+    Attributes
+    ----------
+    train, val
+        Tables in the schema of a dataset.
+    val_split
+        The split of the rows in ``val``.
+    builds
+        The build of each dataset.
+    validation
+        Description of the origin of ``val``.
+    left_out
+        Number of rows not used because another dataset reserves their image for another purpose.
     """
 
     train: pa.Table
@@ -41,12 +53,28 @@ def find_rows(
 ) -> TrainingRows:
     """Find the rows and builds of a training that reads ``features`` and validates on the method's inputs.
 
-    known : dataset -> build, of a training that goes on. Raises UserError for whatever is missing or does not fit.
+    Parameters
+    ----------
+    config
+        The configuration of the training.
+    cache
+        The cache.
+    features
+        Features that the training reads.
+    known
+        Build of each dataset, for a training that resumes.
+    purpose
+        What needs the features, for error messages.
+
+    Raises
+    ------
+    UserError
+        A dataset, split, class, build or feature is missing or does not fit.
     """
     named = dict(known) or _named_builds(config, cache)
-    found: list[TrainingSplit] = []
+    splits: list[TrainingSplit] = []
     builds: list[BuildRecord] = []
-    kept: list[KeyArray] = []
+    reserved: list[KeyArray] = []
     for dataset in config.dataset:
         revision, _ = candidate_builds(cache, dataset, named.get(dataset))
         table = cache.datasets().read(dataset, revision)
@@ -56,45 +84,45 @@ def find_rows(
             needed[parts.val_split] = config.definition.inputs
         first = {name: built.fingerprint for name, built in builds[0].features.items()} if builds else None
         builds.append(choose_build(cache, dataset, named.get(dataset), needed, purpose=purpose, fingerprints=first))
-        found.append(parts)
-        kept.append(_kept_back(table, parts))
-    train, val = pa.concat_tables([p.train for p in found]), pa.concat_tables([p.val for p in found])
+        splits.append(parts)
+        reserved.append(_reserved_keys(table, parts))
+    train, val = pa.concat_tables([s.train for s in splits]), pa.concat_tables([s.val for s in splits])
     rows = train.num_rows + val.num_rows
-    if len(found) > 1:
-        val = _without(val, kept)
-        train = _without(train, [*kept, keys_of_column(val["key"])])
+    if len(splits) > 1:
+        val = _without(val, reserved)
+        train = _without(train, [*reserved, keys_of_column(val["key"])])
         _check_labels(pa.concat_tables([train, val]), config.dataset)
     return TrainingRows(
         train=train,
         val=val,
-        val_split=found[0].val_split,
+        val_split=splits[0].val_split,
         builds=tuple(builds),
-        validation="; ".join(dict.fromkeys(_words(parts, config.val_fraction) for parts in found)),
+        validation="; ".join(dict.fromkeys(_describe_validation(parts, config.val_fraction) for parts in splits)),
         left_out=rows - train.num_rows - val.num_rows,
     )
 
 
 def _named_builds(config: TrainConfig, cache: Cache) -> dict[str, str]:
-    """Which dataset each build of the configuration belongs to; UserError for one that belongs to none, or two to one."""
-    found: dict[str, str] = {}
+    """Map datasets to the builds of the configuration; UserError if one matches no dataset, or two the same."""
+    named: dict[str, str] = {}
     for build in config.build:
         dataset = cache.builds().read(build).dataset
         if dataset not in config.dataset:
             raise UserError(f"--build {build}: is a build of {dataset}, not of {', '.join(config.dataset)}.")
-        if dataset in found:
-            raise UserError(f"--build {build}: {dataset} has been given the build {found[dataset]} already.")
-        found[dataset] = build
-    return found
+        if dataset in named:
+            raise UserError(f"--build {build}: {dataset} already has the build {named[dataset]}.")
+        named[dataset] = build
+    return named
 
 
-def _kept_back(table: pa.Table, parts: TrainingSplit) -> KeyArray:
-    """Keys of the rows that a dataset has for another purpose than training and this validation."""
+def _reserved_keys(table: pa.Table, parts: TrainingSplit) -> KeyArray:
+    """Return the keys that a dataset reserves for other purposes than training and this validation."""
     split = column(table, "split")
     return keys_of_column(table.filter(pa.array((split != "train") & (split != parts.val_split)))["key"])
 
 
-def _without(rows: pa.Table, kept: Sequence[KeyArray]) -> pa.Table:
-    return rows.filter(pa.array(~np.isin(keys_of_column(rows["key"]), np.concatenate(kept))))
+def _without(rows: pa.Table, reserved: Sequence[KeyArray]) -> pa.Table:
+    return rows.filter(pa.array(~np.isin(keys_of_column(rows["key"]), np.concatenate(reserved))))
 
 
 def _check_labels(rows: pa.Table, datasets: Sequence[str]) -> None:
@@ -102,10 +130,10 @@ def _check_labels(rows: pa.Table, datasets: Sequence[str]) -> None:
     both = np.intersect1d(keys[label == 0], keys[label == 1])
     if len(both):
         raise UserError(
-            f"{' and '.join(datasets)}: {len(both):,} pictures are real in one and generated in the other. "
-            "Train on one of them, or mend their labels and build again."
+            f"{' and '.join(datasets)}: {len(both):,} images are real in one and generated in the other. "
+            "Train on one of them, or correct the labels and build again."
         )
 
 
-def _words(parts: TrainingSplit, fraction: float) -> str:
+def _describe_validation(parts: TrainingSplit, fraction: float) -> str:
     return "split val" if parts.val_split == "val" else f"{fraction:.0%} of train, by key"

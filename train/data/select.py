@@ -1,9 +1,9 @@
-"""Which rows of a dataset a training or an evaluation uses, and which build serves their features.
+"""Which rows of a dataset a training or an evaluation uses, and which build supplies their features.
 
-Selection never sees test: only a dataset with train, val and test is validated on its own ``val``; any other gets a
-validation part carved out of ``train``, so that the split which is left can serve as the user's test set. The carved
-part is a range of keys. A key is a hash of the picture's bytes, so this is a draw that depends on nothing else, and all
-occurrences of a picture fall on one side.
+Training never sees the test split: only a dataset with train, val and test is validated on its own ``val``. Any other
+gets validation rows held out of ``train``, so the remaining split can serve as the user's test set. The held-out rows
+are a range of keys. A key is a hash of the image file, so this is a random draw that depends on nothing else, and all
+occurrences of an image are on the same side.
 """
 
 from __future__ import annotations
@@ -23,17 +23,22 @@ from ...cache.store import Cache
 from ...errors import UsageError, UserError
 from ...metrics.measures import test_sets
 
-Mask = npt.NDArray[np.bool_]
+_Mask = npt.NDArray[np.bool_]
 
 _FIELDS = {"generator": "generator", "family": "family", "group": "group", "source_group": "group"}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Parsed ``--select``; an empty set leaves its column alone.
+    """Parsed ``--select``; an empty set does not restrict its column.
 
-    ``generator`` and ``family`` choose fakes, and with them the reals that their test sets pair them with (reals of the
-    same generator's folder, else all reals of the same source group). ``group`` chooses fakes and reals alike.
+    Attributes
+    ----------
+    generator, family
+        Fakes to keep. The reals that their test sets pair with them are kept as well: those of the same generator's
+        folder, else all reals of the same source group.
+    group
+        Source groups to keep, of fakes and reals alike.
     """
 
     generator: frozenset[str] = frozenset()
@@ -43,9 +48,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """The rows of a training, as tables of the dataset's schema; ``val`` may be empty.
+    """The rows of a training, as tables in the schema of a dataset.
 
-    val_split : the split whose rows ``val`` holds, ``val``, or ``train`` where it was carved.
+    Attributes
+    ----------
+    train, val
+        The rows; ``val`` may be empty.
+    val_split
+        The split of the rows in ``val``: ``val``, or ``train`` if they were held out of it.
     """
 
     train: pa.Table
@@ -54,28 +64,46 @@ class TrainingSplit:
 
 
 def parse_select(text: str | None) -> Selection:
-    """``generator=a|b,source_group=imagenet`` -> Selection; UsageError names what cannot be read."""
+    """Parse ``generator=a|b,source_group=imagenet``.
+
+    Raises
+    ------
+    UsageError
+        The text cannot be parsed; the message names what is wrong.
+    """
     chosen: dict[str, frozenset[str]] = {}
     for item in (text or "").split(","):
         if not item.strip():
             continue
         name, equals, values = (part.strip() for part in item.partition("="))
-        column = _FIELDS.get(name)
+        column_name = _FIELDS.get(name)
         wanted = frozenset(value.strip() for value in values.split("|") if value.strip())
-        if column is None:
-            raise UsageError(f"--select {text}: there is no field {name!r}, only {', '.join(_FIELDS)}.")
+        if column_name is None:
+            raise UsageError(f"--select {text}: unknown field {name!r}; use {', '.join(_FIELDS)}.")
         if not equals or not wanted:
             raise UsageError(f"--select {text}: {name} needs values, as in {name}=a|b.")
-        if column in chosen:
+        if column_name in chosen:
             raise UsageError(f"--select {text}: {name} is given twice; separate its values by |.")
-        chosen[column] = wanted
+        chosen[column_name] = wanted
     return Selection(**chosen)
 
 
 def select_rows(table: pa.Table, selection: Selection, where: str) -> pa.Table:
-    """The rows that a selection keeps; UserError, with the values there are, if a class is left without rows.
+    """Return the rows that a selection keeps.
 
-    where : what ``table`` holds, for the message.
+    Parameters
+    ----------
+    table
+        Rows in the schema of a dataset.
+    selection
+        What to keep.
+    where
+        What ``table`` is, for error messages.
+
+    Raises
+    ------
+    UserError
+        No real or no generated image is left; the message lists the values that exist.
     """
     label, generator = column(table, "label"), column(table, "generator")
     family, group = column(table, "family"), column(table, "group")
@@ -88,18 +116,18 @@ def select_rows(table: pa.Table, selection: Selection, where: str) -> pa.Table:
         for rows in test_sets(label[candidates], generator[candidates], group[candidates]).values():
             keep[candidates[rows]] = True
     if selection != Selection() and not (keep & (label == 1)).any():
-        there = (
+        existing = (
             f"generators {_listed(generator[label == 1])}, families {_listed(family[label == 1])}, "
             f"source groups {_listed(group)}"
         )
-        raise UserError(f"{where}: --select leaves no generated image. There are {there}.")
+        raise UserError(f"{where}: --select leaves no generated image. There are {existing}.")
     if selection != Selection() and not (keep & (label == 0)).any():
-        raise UserError(f"{where}: --select leaves no real image, since none is paired with what it chooses.")
+        raise UserError(f"{where}: --select leaves no real image: none is paired with the selected fakes.")
     return table.filter(pa.array(keep))
 
 
 def split_rows(table: pa.Table, split: str, dataset: str) -> pa.Table:
-    """The rows of one split; UserError naming the splits there are."""
+    """Return the rows of one split. Raises UserError, listing the splits, if there are none."""
     rows = table.filter(pa.array(column(table, "split") == split))
     if not rows.num_rows:
         raise UserError(f"{dataset}: has no split {split!r}, only {_listed(column(table, 'split'))}.")
@@ -107,9 +135,23 @@ def split_rows(table: pa.Table, split: str, dataset: str) -> pa.Table:
 
 
 def training_parts(table: pa.Table, selection: Selection, val_fraction: float, dataset: str) -> TrainingSplit:
-    """Divide a dataset's rows into those that train and those that choose the checkpoint.
+    """Divide a dataset's rows into training rows and validation rows.
 
-    Raises UserError without a ``train`` split, and if the training rows are not of both classes.
+    Parameters
+    ----------
+    table
+        Rows of the dataset.
+    selection
+        Rows to keep in both.
+    val_fraction
+        Share of the keys of ``train`` to hold out if the dataset lacks train, val or test.
+    dataset
+        Its name, for error messages.
+
+    Raises
+    ------
+    UserError
+        There is no split ``train``, or its rows lack a class.
     """
     train = select_rows(split_rows(table, "train", dataset), selection, f"{dataset}, split train")
     if {"train", "val", "test"} <= set(column(table, "split")):
@@ -121,17 +163,17 @@ def training_parts(table: pa.Table, selection: Selection, val_fraction: float, d
     labels = set(column(parts.train, "label").tolist())
     if labels != {0, 1}:
         missing = "real" if 0 not in labels else "generated"
-        raise UserError(f"{dataset}, split train: holds no {missing} image to learn from. Training needs both.")
+        raise UserError(f"{dataset}, split train: has no {missing} image. Training needs both classes.")
     return parts
 
 
-def held_out(keys: npt.NDArray[Any], fraction: float) -> Mask:
-    """Which keys (N hex strings) are carved for validation: those below ``fraction`` of the range of keys."""
+def held_out(keys: npt.NDArray[Any], fraction: float) -> _Mask:
+    """Return which keys (N hex strings) are held out for validation: those below ``fraction`` of the range of keys."""
     return np.array([int(key[:8], 16) < fraction * 2**32 for key in keys], dtype=bool)
 
 
 def candidate_builds(cache: Cache, dataset: str, build: str | None) -> tuple[str, list[BuildRecord]]:
-    """The revision to use and its builds, oldest first: the newest revision's, or the one that ``build`` names."""
+    """Return the revision to use and its builds, oldest first: the newest revision, or that of ``build`` if given."""
     if build is None:
         revision = cache.datasets().head(dataset)
         return revision, [record for record in cache.builds().find(dataset) if record.revision == revision]
@@ -151,14 +193,30 @@ def choose_build(
     fingerprints: Mapping[str, str] | None = None,
     perturbed: bool = False,
 ) -> BuildRecord:
-    """The build whose features serve.
+    """Choose the build to read features from.
 
-    build : an id, or None for the one that fits among those of the dataset's newest revision. Builds whose needed
-        features are the same count as one, the newest of them.
-    needed : split -> features. fingerprints : what a feature must be, by name, to count. perturbed : one of a derived
-        dataset counts too if it would be that feature but for the perturbation of its pictures.
-    purpose : who needs them, for the message, such as ``method distildire``.
-    Raises UserError where none or several fit.
+    Parameters
+    ----------
+    cache
+        The cache.
+    dataset
+        Name of the dataset.
+    build
+        Id of the build; None to choose among those of the newest revision. Builds with the same features count as one,
+        the newest of them.
+    needed
+        Features by split.
+    purpose
+        What needs them, for error messages, such as ``method distildire``.
+    fingerprints
+        Required fingerprints, by feature.
+    perturbed
+        Accept a build of a derived dataset whose features have these fingerprints except for the perturbation.
+
+    Raises
+    ------
+    UserError
+        No build fits, or several do.
     """
     revision, candidates = candidate_builds(cache, dataset, build)
     names = sorted({feature for features in needed.values() for feature in features})
@@ -170,8 +228,8 @@ def choose_build(
     matching = [record for record in fitting.values() if _same_features(cache, record, fixed, perturbed=perturbed)]
     if fitting and not matching:
         raise UserError(
-            f"{dataset}: its features {', '.join(names)} were made with other settings than those the student learnt "
-            "from, so scores would mean nothing. Build it with the options of the training's build."
+            f"{dataset}: its features {', '.join(names)} were built with other settings than those of the training, so "
+            "the scores would be meaningless. Build it with the options of the training's build."
         )
     if not matching:
         split, feature = _first_gap(candidates, needed)
@@ -186,7 +244,7 @@ def choose_build(
 
 
 def _same_features(cache: Cache, record: BuildRecord, fixed: Mapping[str, str], *, perturbed: bool) -> bool:
-    """Say whether a build's features have these fingerprints, if need be but for a perturbation of all of them alike."""
+    """Return whether a build's features have these fingerprints, optionally except for a common perturbation."""
     if all(record.features[name].fingerprint == want for name, want in fixed.items()):
         return True
     if not perturbed or record.origin is None:
@@ -196,20 +254,20 @@ def _same_features(cache: Cache, record: BuildRecord, fixed: Mapping[str, str], 
 
 
 def _refuse_mixture(cache: Cache, record: BuildRecord, names: Sequence[str]) -> None:
-    """Raise UserError for a build that joins imported features with computed ones, or with imports of another origin.
+    """Raise UserError for a build that mixes imported features with computed ones, or with imports of another origin.
 
-    Their eps and DIRE belong to pictures that were prepared differently.
+    Their eps and DIRE belong to images that were prepared differently.
     """
     origins = {name: imported_from(cache.open_feature(record.features[name].folder).spec) for name in names}
     if len(set(origins.values())) > 1:
-        shown = ", ".join(
+        described = ", ".join(
             f"{name} ({f'imported, {origin}' if origin else 'computed'})" for name, origin in origins.items()
         )
-        raise UserError(f"build {record.id}: joins {shown}. Train from features of one origin.")
+        raise UserError(f"build {record.id}: mixes {described}. Train from features of one origin.")
 
 
 def serves(record: BuildRecord, split: str, feature: str) -> bool:
-    """Say whether a build has a feature for a split."""
+    """Return whether a build has a feature for a split."""
     return feature in record.features and split in record.features[feature].splits
 
 
@@ -224,7 +282,7 @@ def missing_feature(
     split: str,
     features: Sequence[str],
 ) -> UserError:
-    """The error for ``lacking`` of ``rows`` rows of a split without a feature, with the command that makes it."""
+    """Make the error for ``lacking`` of ``rows`` rows of a split without a feature, with the command that builds it."""
     origin = next((record.origin for record in cache.builds().find(dataset) if record.origin), None)
     if origin is None:
         sources = " ".join(shlex.quote(source) for source in sorted(set(column(table, "source"))) if source) or "SOURCE"
@@ -234,16 +292,16 @@ def missing_feature(
         named = f"--dataset {shlex.quote(origin.dataset)} --perturb {origin.perturbation} --as {shlex.quote(dataset)}"
         splits = cache.datasets().read(dataset, columns=["split"])
         named += f" --splits {','.join(sorted(set(column(splits, 'split'))))}"
-    asked = ",".join(sorted(features))
+    requested = ",".join(sorted(features))
     return UserError(
         f"{dataset}: {purpose} needs feature `{feature}` for {lacking:,} of {rows:,} samples of split {split}. "
         f"Build it with: distil-cache build {sources} --cache {shlex.quote(str(cache.root))} "
-        f"{named} --features {split}:{asked} (and the other options of the build before)"
+        f"{named} --features {split}:{requested} (and the other options of the build before)"
     )
 
 
 def describe(cache: Cache, records: Sequence[BuildRecord]) -> list[str]:
-    """One phrase a build: id, date, features with their splits, and the settings in which these builds differ."""
+    """Describe each build in a phrase: id, date, features with splits, and settings in which the builds differ."""
     settings = [_settings(cache, record) for record in records]
     phrases = []
     for record, own in zip(records, settings, strict=True):
@@ -256,11 +314,11 @@ def describe(cache: Cache, records: Sequence[BuildRecord]) -> list[str]:
 
 
 def column(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    """A column as a numpy array: strings, or int64 for ``label``."""
+    """Return a column as an array: strings, or int64 for ``label``."""
     return np.array(table[name].to_pylist(), dtype=np.int64 if name == "label" else np.str_)
 
 
-def _chosen(values: npt.NDArray[Any], wanted: frozenset[str]) -> Mask:
+def _chosen(values: npt.NDArray[Any], wanted: frozenset[str]) -> _Mask:
     return np.isin(values, list(wanted)) if wanted else np.ones(len(values), dtype=bool)
 
 
@@ -269,7 +327,7 @@ def _listed(values: npt.NDArray[Any]) -> str:
 
 
 def _first_gap(records: Sequence[BuildRecord], needed: Mapping[str, Collection[str]]) -> tuple[str, str]:
-    """The first (split, feature) that is missing from the build that comes nearest."""
+    """Return the first missing (split, feature) of the build that lacks the fewest."""
     gaps = [
         [(split, name) for split, names in needed.items() for name in names if not serves(record, split, name)]
         for record in records
@@ -278,14 +336,14 @@ def _first_gap(records: Sequence[BuildRecord], needed: Mapping[str, Collection[s
 
 
 def _settings(cache: Cache, record: BuildRecord) -> dict[str, str]:
-    """All settings of a build's features, flat, such as ``dire.steps`` -> ``ddim20``: what tells two builds apart."""
-    found: dict[str, str] = {}
-    waiting = [(name, cache.open_feature(built.folder).spec) for name, built in record.features.items()]
-    while waiting:
-        owner, spec = waiting.pop()
+    """Return all settings of a build's features, flat, such as ``dire.steps`` -> ``ddim20``."""
+    settings: dict[str, str] = {}
+    pending = [(name, cache.open_feature(built.folder).spec) for name, built in record.features.items()]
+    while pending:
+        owner, spec = pending.pop()
         for name, value in spec.items():
             if isinstance(value, dict):
-                waiting.append((name, value))
+                pending.append((name, value))
             else:
-                found[f"{owner}.{name}"] = str(value)
-    return found
+                settings[f"{owner}.{name}"] = str(value)
+    return settings

@@ -1,14 +1,13 @@
-"""In which order the rows of a part leave, and who reads which of them: numbers alone, no file is touched here.
+"""The order of the rows of an epoch, and which process reads which of them. Pure arithmetic; no file is read here.
 
-The rows are sorted by where they lie and cut into blocks of 64 neighbours. An epoch shuffles the blocks, joins eight of
-them to a pool, and shuffles the rows of the pool; batches are cut from the pools one after the other. So a batch mixes
-rows from eight random places, every row leaves exactly once an epoch, and what must be held in memory is two pools. The
-price is that two rows of one block always leave within the same 512. Flips are drawn for every row on its own.
+The rows are sorted by their position in the cache and cut into blocks of 64 neighbours. An epoch shuffles the blocks,
+joins eight of them to a pool, and shuffles the rows of the pool; batches are cut from the pools in sequence. So a
+batch mixes rows of eight random blocks, every row comes exactly once per epoch, and at most two pools are in memory.
+The price is that two rows of a block always come within the same 512. Each row's flip is drawn separately.
 
-All of that follows from (seed, epoch) and from how the shards are cut. So a training that goes on in the middle of an
-epoch compares the order's ``digest`` with the one that it was saved with. Several processes divide each batch among them:
-the batch is the same set of rows for any number of them, and each takes the rows that lie next to each other, so that it
-reads a part of the blocks.
+All of this follows from (seed, epoch) and from the division of the rows into shards. So a training that resumes in the
+middle of an epoch compares the order's `digest` with the saved one. Several processes share each batch: it is the same
+set of rows for any number of processes, and each takes neighbouring rows, so that it reads only some of the blocks.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ import numpy.typing as npt
 
 from ...cache.shards.keys import KeyArray
 
-Array = npt.NDArray[Any]
-Numbers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 64
 POOL_BLOCKS = 8
@@ -34,7 +31,7 @@ _HASHED_ROWS = 1 << 16
 
 
 class RankShare(NamedTuple):
-    """Which of several processes this one is: number ``rank`` of ``ranks``."""
+    """Position of this process among several: number ``rank`` of ``ranks``."""
 
     rank: int = 0
     ranks: int = 1
@@ -42,74 +39,94 @@ class RankShare(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadBlocks:
-    """The rows of a part, (N,), by where they lie.
+    """The rows of a dataset, (N,), by their position in the cache.
 
-    order : rows in the order of storage. number : block of each row. place : position of each row in ``order``.
+    Attributes
+    ----------
+    order : ndarray, shape (N,)
+        Rows in storage order.
+    number : ndarray, shape (N,)
+        Block of each row.
+    position : ndarray, shape (N,)
+        Index of each row in ``order``.
     """
 
-    order: Numbers
-    number: Numbers
-    place: Numbers
+    order: IntArray
+    number: IntArray
+    position: IntArray
 
     @classmethod
-    def of(cls, shard: Array, row: Array) -> ReadBlocks:
-        """Cut rows at (shard, row), (N,) each, where a block is full or a shard ends."""
+    def of(cls, shard: npt.NDArray[Any], row: npt.NDArray[Any]) -> ReadBlocks:
+        """Cut rows at (shard, row), (N,) each, into blocks, at every 64 rows and at the end of each shard."""
         order = np.lexsort((row, shard)).astype(np.int64)
         starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
         in_shard = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-        number, place = np.empty_like(order), np.empty_like(order)
+        number, position = np.empty_like(order), np.empty_like(order)
         number[order] = np.cumsum(in_shard % BLOCK_ROWS == 0) - 1
-        place[order] = np.arange(len(order))
-        return cls(order, number, place)
+        position[order] = np.arange(len(order))
+        return cls(order, number, position)
 
-    def pieces(self) -> list[Numbers]:
-        """The rows of each block."""
+    def pieces(self) -> list[IntArray]:
+        """Return the rows of each block."""
         return np.split(self.order, np.flatnonzero(np.diff(self.number[self.order])) + 1) if len(self.order) else []
 
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """The rows of one epoch, (N,) each, in the order in which they leave.
+    """The rows of one epoch in the order of training.
 
-    flip : which are mirrored. pool : number of the pool that each belongs to, rising.
+    Attributes
+    ----------
+    rows : ndarray, shape (N,)
+        Row numbers.
+    flip : ndarray, shape (N,)
+        bool, whether to mirror the row.
+    pool : ndarray, shape (N,)
+        Pool of each row, ascending.
     """
 
-    rows: Numbers
-    flip: Mask
-    pool: Numbers
+    rows: IntArray
+    flip: npt.NDArray[np.bool_]
+    pool: IntArray
 
 
 @dataclass(frozen=True)
 class BlockRead:
-    """Rows of one block that are read together, in the order of storage, and which are mirrored; (n,) each."""
+    """Rows of one block to read together, in storage order, and whether to mirror each; (n,) each."""
 
-    rows: Numbers
-    flip: Mask
+    rows: IntArray
+    flip: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """One process' rows of one batch, in the order of the batch.
+    """The rows of one batch that belong to one process, in the order of the batch.
 
-    rows, flip : (n,). piece, at : the piece that each row comes with, and its place in there. whole : rows of the batch
-    over all processes.
+    Attributes
+    ----------
+    rows, flip : ndarray, shape (n,)
+        Row numbers, and whether to mirror each.
+    piece, at : ndarray, shape (n,)
+        The `BlockRead` that contains each row, and the row's index in it.
+    whole
+        Rows of the batch over all processes.
     """
 
-    rows: Numbers
-    flip: Mask
-    piece: Numbers
-    at: Numbers
+    rows: IntArray
+    flip: npt.NDArray[np.bool_]
+    piece: IntArray
+    at: IntArray
     whole: int
 
 
 def shuffled(blocks: ReadBlocks, seed: int, epoch: int) -> EpochOrder:
-    """The order of a training epoch, from (seed, epoch) alone."""
+    """Return the order of a training epoch, a function of (seed, epoch) only."""
     rng = np.random.default_rng([seed, epoch])
     pieces = blocks.pieces()
-    turn = rng.permutation(len(pieces))
+    block_order = rng.permutation(len(pieces))
     rows, sizes = [np.empty(0, np.int64)], []
     for start in range(0, len(pieces), POOL_BLOCKS):
-        pool = np.concatenate([pieces[number] for number in turn[start : start + POOL_BLOCKS]])
+        pool = np.concatenate([pieces[number] for number in block_order[start : start + POOL_BLOCKS]])
         rows.append(rng.permutation(pool))
         sizes.append(len(pool))
     return EpochOrder(
@@ -120,14 +137,14 @@ def shuffled(blocks: ReadBlocks, seed: int, epoch: int) -> EpochOrder:
 
 
 def sequential(blocks: ReadBlocks) -> EpochOrder:
-    """The order of storage, nothing mirrored."""
+    """Return the storage order, with no row mirrored."""
     return EpochOrder(blocks.order, np.zeros(len(blocks.order), dtype=bool), blocks.number[blocks.order] // POOL_BLOCKS)
 
 
 def batch_sizes(rows: int, batch_size: int) -> list[int]:
-    """Sizes of the batches that hold ``rows`` rows.
+    """Return the sizes of the batches of ``rows`` rows.
 
-    A last batch of one row joins the batch before it: normalisation over a batch is not defined for one sample.
+    A last batch of one row is merged into the previous one: batch normalisation is not defined for a single sample.
     """
     sizes = [min(batch_size, rows - start) for start in range(0, rows, batch_size)]
     if batch_size > 1 and len(sizes) > 1 and sizes[-1] == 1:
@@ -136,21 +153,21 @@ def batch_sizes(rows: int, batch_size: int) -> list[int]:
 
 
 def digest(order: EpochOrder, keys: KeyArray, sizes: Sequence[int]) -> str:
-    """Hash what decides which samples each batch of an epoch holds, and what is drawn for them.
+    """Hash everything that decides which samples each batch of an epoch has, and what is drawn for them.
 
     Parameters
     ----------
     order
         The epoch's order.
-    keys : (N,) S16
-        Key of each row of the part.
+    keys : ndarray, shape (N,)
+        Key of each row, S16.
     sizes
         Rows of each batch, over all processes.
 
     Returns
     -------
     str
-        SHA-256 as hex digits. It depends neither on the shards that hold the rows nor on how many processes read them.
+        SHA-256 as hex digits. It depends neither on the shards nor on the number of processes that read them.
     """
     hashed = hashlib.sha256(np.array([len(order.rows), *sizes], dtype="<i8").tobytes())
     for start in range(0, len(order.rows), _HASHED_ROWS):
@@ -164,15 +181,31 @@ def digest(order: EpochOrder, keys: KeyArray, sizes: Sequence[int]) -> str:
 def divide(
     blocks: ReadBlocks, order: EpochOrder, sizes: Sequence[int], skip: int, share: RankShare
 ) -> tuple[list[BlockRead], list[BatchSlice]]:
-    """What one process reads, in this order, and how its batches are made of it; the first ``skip`` batches are left out.
+    """Compute what one process reads, in sequence, and how its batches are put together.
 
-    sizes : of all batches. Every row of a batch goes to exactly one process; their numbers of rows differ by one at most.
+    Every row of a batch goes to exactly one process; the numbers of rows per process differ by at most one.
+
+    Parameters
+    ----------
+    blocks, order
+        The rows and their order in this epoch.
+    sizes
+        Rows of each batch, over all processes.
+    skip
+        Number of batches to leave out at the beginning.
+    share
+        This process.
+
+    Returns
+    -------
+    tuple
+        The reads, and the batches that are assembled from them.
     """
     bounds = np.cumsum([0, *sizes])
     mine = [_part(blocks, order, int(start), int(stop), share) for start, stop in pairwise(bounds[skip:])]
     where = np.concatenate([np.empty(0, np.int64), *mine])
     rows = order.rows[where]
-    by_piece = np.lexsort((blocks.place[rows], blocks.number[rows], order.pool[where]))
+    by_piece = np.lexsort((blocks.position[rows], blocks.number[rows], order.pool[where]))
     together = rows[by_piece]
     new = (np.diff(blocks.number[together], prepend=-1) != 0) | (np.diff(order.pool[where][by_piece], prepend=-1) != 0)
     starts = np.flatnonzero(new)
@@ -191,9 +224,9 @@ def divide(
     return pieces, cuts
 
 
-def _part(blocks: ReadBlocks, order: EpochOrder, start: int, stop: int, share: RankShare) -> Numbers:
-    """Positions in the order, rising, of one process' rows of the batch ``start`` to ``stop``: neighbours in the storage."""
+def _part(blocks: ReadBlocks, order: EpochOrder, start: int, stop: int, share: RankShare) -> IntArray:
+    """Return the ascending order indices of this process' share, which is contiguous, of ``start`` to ``stop``."""
     if share.ranks == 1:
         return np.arange(start, stop)
-    by_place = np.argsort(blocks.place[order.rows[start:stop]], kind="stable")
-    return start + np.sort(np.array_split(by_place, share.ranks)[share.rank])
+    by_position = np.argsort(blocks.position[order.rows[start:stop]], kind="stable")
+    return start + np.sort(np.array_split(by_position, share.ranks)[share.rank])

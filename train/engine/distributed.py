@@ -1,7 +1,7 @@
-"""One process that trains, or several under ``torchrun`` that learn from one global batch.
+"""One training process, or several under ``torchrun`` that share each batch.
 
-What they compute together is what one process computes on the same batch, up to the order of sums: each takes its share
-of every batch, batch normalisation sees all of it, and gradients are those of the mean over all of it.
+Together they compute what one process computes on the same batch, up to the order of sums: each takes its share of
+every batch, batch normalisation sees all of it, and gradients are those of the mean over all of it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,23 @@ from ...errors import UsageError
 from ...models.device import choose_device, keep_freed_memory
 from ..data.shuffle import RankShare
 
-Floats = npt.NDArray[np.float32]
+_Floats = npt.NDArray[np.float32]
 
 
 class ProcessGroup:
-    """One process among those that train: itself. ``first`` : it is the one that writes and tells."""
+    """Process of a training, among all of them.
+
+    Attributes
+    ----------
+    device
+        The device of this process.
+    share
+        Its rank and the number of processes.
+    first
+        Whether this process writes files and reports progress.
+    several
+        Whether there are other processes.
+    """
 
     def __init__(self, device: torch.device, share: RankShare | None = None) -> None:
         self.device = device
@@ -36,13 +48,13 @@ class ProcessGroup:
         self.several = self.share.ranks > 1
 
     def wrap(self, student: nn.Module) -> nn.Module:
-        """Return the student as training calls it: its gradients become the mean over the processes."""
+        """Return the student for training steps: its gradients become the mean over the processes."""
         if not self.several:
             return student
         return DistributedDataParallel(student, device_ids=[self.device] if self.device.type == "cuda" else None)
 
     def normalise_together(self, student: nn.Module) -> None:
-        """Let batch normalisation see the whole batch; names and weights stay as they are."""
+        """Let batch normalisation use the whole batch; names and weights stay the same."""
         if not self.several:
             return
         if self.device.type == "cuda":
@@ -54,58 +66,58 @@ class ProcessGroup:
                     setattr(module, name, JointBatchNorm.like(child))
 
     def share_of_loss(self, here: int, whole: int) -> float:
-        """Factor of the mean loss over ``here`` samples that makes the processes' mean the mean over ``whole`` samples."""
+        """Return the factor that turns means over ``here`` samples into a mean over ``whole`` when averaged by rank."""
         return here * self.share.ranks / whole
 
     def part(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Around forward and backward of one part of a batch: gradients are exchanged after the last part alone."""
+        """Return the context of a part of a batch: gradients are exchanged only after the last part."""
         if last or not isinstance(model, DistributedDataParallel):
             return nullcontext()
         return model.no_sync()
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Add up a few numbers over the processes."""
+        """Sum a few numbers over the processes."""
         if not self.several:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return total.tolist()
 
-    def joined(self, values: Floats) -> Floats:
-        """Add up an array over the processes, such as scores where each has zeros for what the others scored."""
+    def joined(self, values: _Floats) -> _Floats:
+        """Sum an array over the processes, such as scores where each has zeros for the rows of the others."""
         if not self.several:
             return values
         total = torch.from_numpy(values).to(self.device)
         dist.all_reduce(total)
-        found: Floats = total.cpu().numpy()
-        return found
+        summed: _Floats = total.cpu().numpy()
+        return summed
 
     def agree(self, text: str) -> bool:
-        """Say whether all processes have come with the same text. Each of them must call this, and waits for the others."""
+        """Return whether all processes pass the same text. Every process must call this; it waits for the others."""
         if not self.several:
             return True
         digest = hashlib.sha256(text.encode()).digest()
         own = torch.tensor(list(digest), dtype=torch.uint8, device=self.device)
         received = [torch.empty_like(own) for _ in range(self.share.ranks)]
         dist.all_gather(received, own)
-        return all(torch.equal(one, own) for one in received)
+        return all(torch.equal(other, own) for other in received)
 
     def random_state(self) -> dict[str, Tensor]:
-        """The states of torch's generators of all processes, by a name for each; each of them must call this."""
+        """Return the states of torch's generators of all processes by name; every process must call this."""
         states = {"random.torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["random.cuda"] = torch.cuda.get_rng_state(self.device)
         if not self.several:
             return states
-        found: dict[str, Tensor] = {}
+        gathered: dict[str, Tensor] = {}
         for name, state in states.items():
             received = [torch.empty_like(state, device=self.device) for _ in range(self.share.ranks)]
             dist.all_gather(received, state.to(self.device))
-            found |= {_of_rank(name, rank): one.cpu() for rank, one in enumerate(received)}
-        return found
+            gathered |= {_of_rank(name, rank): tensor.cpu() for rank, tensor in enumerate(received)}
+        return gathered
 
     def set_random_state(self, states: dict[str, Tensor], seed: int) -> None:
-        """Go on with this process' generators; one that was not there when the states were saved is seeded."""
+        """Restore this process' generators; a process without a saved state seeds them."""
         own = {name: states.get(_of_rank(name, self.share.rank)) for name in ("random.torch", "random.cuda")}
         if own["random.torch"] is None:
             self.seed(seed)
@@ -119,16 +131,38 @@ class ProcessGroup:
         torch.manual_seed(seed + (self.share.rank << 32))
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes to reach this point."""
         if self.several:
             dist.barrier()
+
+    @contextmanager
+    def first_process_first(self) -> Iterator[None]:
+        """Run a block in the first process, and then in all others."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
 
 
 @contextmanager
 def join_process_group(device: str) -> Iterator[ProcessGroup]:
-    """Join the processes that ``torchrun`` started, or stand alone. ``device`` is auto, cpu or cuda:N.
+    """Join the processes started by ``torchrun``, or run as a single one.
 
-    Raises UsageError for one GPU given to several processes.
+    Parameters
+    ----------
+    device
+        ``auto``, ``cpu`` or ``cuda:N``.
+
+    Yields
+    ------
+    ProcessGroup
+        This process among the others.
+
+    Raises
+    ------
+    UsageError
+        Several processes are assigned one GPU.
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
@@ -138,9 +172,7 @@ def join_process_group(device: str) -> Iterator[ProcessGroup]:
         return
     rank, local = int(os.environ["RANK"]), os.environ["LOCAL_RANK"]
     if device.startswith("cuda:"):
-        raise UsageError(
-            f"--device {device}: {ranks} processes cannot share one GPU. Leave it out: each takes its own."
-        )
+        raise UsageError(f"--device {device}: {ranks} processes cannot share one GPU. Omit it: each takes its own.")
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     here = choose_device(f"cuda:{local}" if on_gpu else "cpu")
     keep_freed_memory(here)
@@ -154,17 +186,17 @@ def join_process_group(device: str) -> Iterator[ProcessGroup]:
 
 
 class JointBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over the batches of all processes, where torch's own wants a GPU."""
+    """Batch normalisation over the batches of all processes, where torch's own requires a GPU."""
 
     @classmethod
-    def like(cls, one: nn.BatchNorm2d) -> JointBatchNorm:
-        """Return one with the same parameters and buffers (the objects themselves) in the place of another."""
-        made = cls(one.num_features, one.eps, one.momentum, one.affine, one.track_running_stats)
-        made._parameters, made._buffers, made.training = one._parameters, one._buffers, one.training
-        return made
+    def like(cls, layer: nn.BatchNorm2d) -> JointBatchNorm:
+        """Return a replacement for a layer with the same parameters and buffers (the objects themselves)."""
+        joint = cls(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+        joint._parameters, joint._buffers, joint.training = layer._parameters, layer._buffers, layer.training
+        return joint
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, normalised with mean and variance over all processes."""
+        """Normalise x (B, C, H, W) by mean and variance over all processes."""
         if not self.training or self.momentum is None or self.running_mean is None or self.running_var is None:
             return super().forward(x)
         values, over = x.float(), (0, 2, 3)
@@ -185,7 +217,7 @@ class JointBatchNorm(nn.BatchNorm2d):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """A sum over the processes: each of them contributed to all of their losses, so gradients add up likewise."""
+    """Sum over the processes. Every process contributes to the loss of all, so gradients are summed as well."""
 
     @staticmethod
     def forward(_context: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: the progress line, TensorBoard, ``metrics.jsonl``. One process of several tells."""
+"""The logs of a training: progress line, TensorBoard, ``metrics.jsonl``; the first process writes them."""
 
 from __future__ import annotations
 
@@ -8,31 +8,42 @@ from typing import Self
 from torch.utils.tensorboard import SummaryWriter
 
 from ...progress import Progress, Silent
-from ..runs.checkpoint import Line, State, replace_text
+from ..runs.checkpoint import EpochMetrics, State, replace_text
 from ..runs.folder import RunFolder, append_line
 
 STAGE = "training"
 
 
 class MetricsLogger:
-    """Open it around a training.
+    """Logs a training; a context manager.
 
-    total, done : samples of the whole training, and those that ``state`` has seen.
+    Parameters
+    ----------
+    folder
+        The run.
+    progress
+        Receives the samples and a line per step.
+    state
+        Where the training starts or resumes.
+    total, done
+        Samples of the whole training, and samples done in ``state``.
+    enabled
+        Whether this process logs.
     """
 
     def __init__(
-        self, folder: RunFolder, progress: Progress, state: State, total: int, done: int, *, tells: bool
+        self, folder: RunFolder, progress: Progress, state: State, total: int, done: int, *, enabled: bool
     ) -> None:
         self._folder = folder
-        self._tells = tells
-        self._progress = progress if tells else Silent()
+        self._enabled = enabled
+        self._progress = progress if enabled else Silent()
         self._total, self._done = total, done
         self._board: SummaryWriter | None = None
         self._state = state
 
     def __enter__(self) -> Self:
-        """Begin to tell; what a stopped training had told beyond its state is taken back."""
-        if self._tells:
+        """Open the logs, and drop what a stopped training had logged after its saved state."""
+        if self._enabled:
             replace_text(self._folder.metrics, "")
             for line in self._state.history:
                 append_line(self._folder.metrics, line)
@@ -49,17 +60,17 @@ class MetricsLogger:
             self._board.close()
 
     def step(self, state: State, values: tuple[float, float, float], samples: int, rate: float) -> None:
-        """Tell a step's total, bce and kd, and its learning rate."""
+        """Log total, bce and kd of a step, and its learning rate."""
         if self._board is not None:
             for name, value in zip(("loss", "bce", "kd", "lr"), (*values, rate), strict=True):
                 self._board.add_scalar(f"batch/{name}", value, state.step)
         self._progress.advance(STAGE, samples)
-        shown = "epoch {}: loss {:.4f} bce {:.4f} kd {:.4f} lr {:.1e}"
-        self._progress.note(STAGE, shown.format(state.epoch + 1, *values, rate))
+        note = "epoch {}: loss {:.4f} bce {:.4f} kd {:.4f} lr {:.1e}"
+        self._progress.note(STAGE, note.format(state.epoch + 1, *values, rate))
 
-    def epoch(self, state: State, line: Line) -> None:
-        """Tell an epoch's line."""
-        if not self._tells:
+    def epoch(self, state: State, line: EpochMetrics) -> None:
+        """Log the line of an epoch."""
+        if not self._enabled:
             return
         append_line(self._folder.metrics, line)
         for name, value in line.items():

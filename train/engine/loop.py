@@ -1,4 +1,4 @@
-"""Training a student from cached features. The loop itself is ``_train_epoch``; everything else serves it."""
+"""Train a student from cached features. The loop itself is ``_train_epoch``; everything else serves it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,8 +20,8 @@ from ...storage import AnyPath
 from ..config import TrainConfig
 from ..data.readers import ReaderPool
 from ..loss import losses
-from ..runs.checkpoint import BEST, Line, State, read_progress, save_weights
-from ..runs.folder import RunFolder
+from ..runs.checkpoint import BEST, EpochMetrics, State, read_progress, save_weights
+from ..runs.folder import RunFolder, RunRecord
 from ..runs.lock import RunLock
 from .distributed import ProcessGroup, join_process_group
 from .logger import MetricsLogger
@@ -31,7 +30,7 @@ from .resume import resume, save
 from .session import Session, open_session
 from .validate import keep_scores, rank, validate
 
-Values = tuple[float, float, float]
+_Values = tuple[float, float, float]
 
 
 def run_training(
@@ -45,16 +44,41 @@ def run_training(
     local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
-    """Train one student and return what came of it, ready for JSON.
+    """Train one student.
 
-    ``run`` gets the configuration, checkpoints, ``metrics.jsonl`` and TensorBoard logs. With ``resume`` a training that
-    was stopped goes on from its newest state as if it had never stopped (to the bit on a CPU); one that is not there
-    begins. ``device`` is auto, cpu or cuda:N; ``workers`` processes read (0: a thread), by way of ``local_copy``
-    if there is one. Under ``torchrun`` each process learns from its share of every batch; what is returned is empty in all
-    but the first.
-    Raises UserError for a run folder that holds another training or in which another command works, features that are
-    not there, and a diverged loss; what was saved before stays. Ctrl-C or SIGTERM ends the step at hand, saves, and raises
-    UserError.
+    Ctrl-C or SIGTERM ends the current step and saves the state. Under ``torchrun`` each process trains on its share of
+    every batch.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    cache_root
+        The cache.
+    run
+        Folder for configuration, checkpoints, ``metrics.jsonl`` and TensorBoard logs.
+    resume
+        Continue a stopped training from its newest state as if it had never stopped (bit for bit on a CPU). A training
+        that does not exist is started.
+    device
+        ``auto``, ``cpu`` or ``cuda:N``.
+    workers
+        Number of reader processes; 0 for a thread.
+    local_copy
+        Read through a local copy of the cache's shards.
+    progress
+        Receives samples and messages.
+
+    Returns
+    -------
+    dict
+        Summary of the training, ready for JSON; empty in all but the first process.
+
+    Raises
+    ------
+    UserError
+        The run folder holds another training or is in use by another command, a feature is missing, the loss diverged,
+        or the training was stopped. What was saved before stays.
     """
     with ReaderPool(workers) as readers, join_process_group(device) as ranks:
         return train_run(
@@ -73,52 +97,36 @@ def train_run(
     local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
-    """Do what ``run_training`` does, among processes that have met and with readers that others may use."""
+    """Train one student, like `run_training`, in an open process group and with readers that other runs may share."""
     folder = RunFolder(run)
+    session: Session | None = None
     with RunLock(run) as lock:
-        begin = partial(_begin, config, cache_root, local_copy, folder, lock, ranks, readers)
-        session = begin(resume=resume) if ranks.first else None
-        ranks.wait()
-        if not ranks.first:
-            session = begin(resume=True)
+        with ranks.first_process_first():
+            # an existing run is locked before it is read, a new one only once its configuration proves usable
+            if ranks.first and folder.config.exists() and not _is_over(config, folder):
+                lock.take()
+            known = folder.admit(config, resume=resume or not ranks.first)
+            if known is None or not _is_over(config, folder):
+                cache = Cache.open(cache_root, local_copy)
+                session = open_session(config, cache, folder, known, ranks, readers)
+                if ranks.first:
+                    lock.take()
+                    _store_record(session.record, cache, folder, known)
         if session is not None:
             _train(session, folder, progress or Silent())
         return _result(folder) if ranks.first else {}
 
 
-def _begin(
-    config: TrainConfig,
-    cache_root: AnyPath | str,
-    local_copy: LocalCopy | None,
-    folder: RunFolder,
-    lock: RunLock,
-    ranks: ProcessGroup,
-    readers: ReaderPool,
-    *,
-    resume: bool,
-) -> Session | None:
-    """Open the training, its folder and its references in the cache; None if it is over already.
-
-    The first process takes the folder: before it looks at a run that goes on, and before it makes a new one.
-    """
-    if ranks.first and folder.config.exists() and not _is_over(config, folder):
-        lock.take()
-    known = folder.admit(config, resume=resume)
-    if known and _is_over(config, folder):
-        return None
-    cache = Cache.open(cache_root, local_copy)
-    session = open_session(config, cache, folder, known, ranks, readers)
-    if ranks.first:
-        lock.take()
-        if known is None:
-            folder.create(session.record)
-        else:
-            folder.replace(session.record)
-        for number, one in enumerate(session.record.trained_on):
-            name = session.record.run if number == 0 else f"{session.record.run}.{number}"
-            with suppress(ReadOnlyError):  # such a cache remembers no run, and serves all the same
-                cache.builds().add_ref(name, one.build, folder.folder.resolve())
-    return session
+def _store_record(record: RunRecord, cache: Cache, folder: RunFolder, known: RunRecord | None) -> None:
+    """Store the record of a new or resumed run, and its references to the builds in the cache."""
+    if known is None:
+        folder.create(record)
+    else:
+        folder.replace(record)
+    for number, source in enumerate(record.trained_on):
+        name = record.run if number == 0 else f"{record.run}.{number}"
+        with suppress(ReadOnlyError):  # a read-only cache stores no reference and can be used all the same
+            cache.builds().add_ref(name, source.build, folder.folder.resolve())
 
 
 def _is_over(config: TrainConfig, folder: RunFolder) -> bool:
@@ -132,12 +140,12 @@ def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
     samples = len(session.train)
     total, done = samples * session.config.epochs, samples * state.epoch + state.samples
     with (
-        MetricsLogger(folder, progress, state, total, done, tells=session.ranks.first) as journal,
+        MetricsLogger(folder, progress, state, total, done, enabled=session.ranks.first) as logger,
         interruptible() as stopped,
     ):
         while not session.schedule.ended(state):
-            _train_epoch(session, model, folder, state, journal, stopped)
-            _finish_epoch(session, folder, state, journal)
+            _train_epoch(session, model, folder, state, logger, stopped)
+            _finish_epoch(session, folder, state, logger)
 
 
 def _train_epoch(
@@ -145,7 +153,7 @@ def _train_epoch(
     model: nn.Module,
     folder: RunFolder,
     state: State,
-    journal: MetricsLogger,
+    logger: MetricsLogger,
     stopped: threading.Event,
 ) -> None:
     config, student, ranks, precision = session.config, session.student, session.ranks, session.precision
@@ -154,7 +162,7 @@ def _train_epoch(
     for batch in session.batches(state):
         rate = session.set_rate(state)
         parts = session.parts(session.prepare(batch, state.epoch + 1), batch.whole)
-        seen = []
+        part_losses = []
         for part in parts:
             with ranks.part(model, last=part is parts[-1]):
                 with precision.forward():
@@ -162,26 +170,26 @@ def _train_epoch(
                     mapped = student.projection(features)
                 loss = losses(logit, part.label, mapped, part.teacher, config.distillation, session.record.pos_weight)
                 precision.backward(loss.total * ranks.share_of_loss(len(part.x), batch.whole))
-            seen.append(torch.stack(loss).detach() * len(part.x))
-        values, stop = _over_ranks(ranks, seen, batch.whole, stopped)
+            part_losses.append(torch.stack(loss).detach() * len(part.x))
+        values, stop = _over_ranks(ranks, part_losses, batch.whole, stopped)
         _check_finite(values[0], "loss", folder, state)
         precision.step(session.optimiser, student, config.clip_grad)
 
         _count(state, values, batch.whole, time.perf_counter() - began)
-        journal.step(state, values, batch.whole, rate)
+        logger.step(state, values, batch.whole, rate)
         if stop:
             state.order = session.order(state)
             save(session, folder, state)
-            raise UserError(f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Go on with --resume.")
+            raise UserError(f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Continue with --resume.")
 
 
-def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: MetricsLogger) -> None:
-    """Validate, keep the checkpoint if it is the best so far, save the state and write the epoch's line."""
+def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: MetricsLogger) -> None:
+    """Validate, keep the checkpoint if it is the best so far, save the state and log the epoch."""
     began = time.perf_counter()
     if not all(bool(torch.isfinite(weight).all()) for weight in session.student.state_dict().values()):
         _check_finite(math.nan, "student's weight", folder, state)
     total, bce, kd = (value / state.samples for value in state.sums)
-    line: Line = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd}
+    line: EpochMetrics = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd}
     validated, logits = validate(session)
     line |= validated
     _check_finite(line["val_bce"] or 0.0, "validation loss", folder, state)
@@ -198,19 +206,21 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, journal: Me
                 keep_scores(session, folder, logits)
     session.schedule.after_epoch(state)
     save(session, folder, state)
-    journal.epoch(state, line)
+    logger.epoch(state, line)
 
 
-def _over_ranks(ranks: ProcessGroup, seen: list[Tensor], whole: int, stopped: threading.Event) -> tuple[Values, bool]:
-    """The batch's total, bce and kd, and whether any process was asked to stop.
+def _over_ranks(
+    ranks: ProcessGroup, part_losses: list[Tensor], whole: int, stopped: threading.Event
+) -> tuple[_Values, bool]:
+    """Return total, bce and kd of the whole batch, and whether any process was asked to stop.
 
-    seen : of each part, the losses times its number of samples, (3,).
+    ``part_losses`` holds, for each part of this process' share, the losses times the number of samples, (3,).
     """
-    total, bce, kd, stop = ranks.sum([*torch.stack(seen).sum(dim=0).tolist(), float(stopped.is_set())])
+    total, bce, kd, stop = ranks.sum([*torch.stack(part_losses).sum(dim=0).tolist(), float(stopped.is_set())])
     return (total / whole, bce / whole, kd / whole), stop > 0
 
 
-def _count(state: State, values: Values, samples: int, seconds: float) -> None:
+def _count(state: State, values: _Values, samples: int, seconds: float) -> None:
     if state.first_loss is None:
         state.first_loss = values[0]
     state.step += 1
@@ -222,7 +232,7 @@ def _count(state: State, values: Values, samples: int, seconds: float) -> None:
 
 
 def _check_finite(value: float, what: str, folder: RunFolder, state: State) -> None:
-    """Raise UserError if a value is NaN or infinite; the loss is looked at before it reaches the weights."""
+    """Raise UserError if a value is NaN or infinite. The loss is checked before it reaches the weights."""
     if math.isfinite(value):
         return
     kept = f"The checkpoint of epoch {state.epoch} is kept" if state.epoch else "No checkpoint was written yet"
@@ -233,9 +243,10 @@ def _check_finite(value: float, what: str, folder: RunFolder, state: State) -> N
 
 
 def _result(folder: RunFolder) -> dict[str, object]:
-    """first_loss: the first batch's, before any step; last_loss: the last epoch's mean; val: the best epoch's.
+    """Summarise a run.
 
-    restarted_epochs, unchecked_epochs : see ``checkpoint.State``.
+    ``first_loss`` is that of the first batch, before any step; ``last_loss`` is the mean of the last epoch; ``val`` is
+    that of the best epoch. For ``restarted_epochs`` and ``unchecked_epochs`` see ``checkpoint.State``.
     """
     record, state = folder.read(), read_progress(folder.checkpoints) or State()
     best = state.history[state.best_epoch - 1]

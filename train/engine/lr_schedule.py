@@ -1,6 +1,6 @@
 """The learning rate of each step, and when a training ends before its last epoch.
 
-Both follow from the configuration and the training's state alone, so that a training that goes on needs nothing else.
+Both depend only on the configuration and the training's state, so a resumed training needs nothing else.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ from ..runs.checkpoint import State
 
 @dataclass(frozen=True)
 class LrSchedule:
-    """How the rate moves from ``config.lr`` on.
+    """How the rate changes from ``config.lr`` on.
 
-    constant; cosine: half a cosine down to ``min_lr`` at the last step; step: times ``lr_factor`` every ``drop_every``
-    epochs; plateau: times ``lr_factor`` when the validation has not improved for ``patience`` epochs, until the rate would
-    fall below ``min_lr``. Any of them starts with ``warmup_steps`` steps of a rising rate.
-    steps : of one epoch.
+    ``constant`` keeps it. ``cosine`` follows half a cosine down to ``min_lr`` at the last step. ``step`` multiplies it
+    by ``lr_factor`` every ``drop_every`` epochs. ``plateau`` multiplies it by ``lr_factor`` when the validation has not
+    improved for ``patience`` epochs, until it would fall below ``min_lr``. Each starts with ``warmup_steps`` steps of a
+    linearly rising rate.
+
+    Attributes
+    ----------
+    config
+        The configuration of the training.
+    steps
+        Steps per epoch.
     """
 
     config: TrainConfig
     steps: int
 
     def rate(self, state: State) -> float:
-        """The rate of the next step."""
+        """Return the rate of the next step."""
         config, step = self.config, state.step
         if step < config.warmup_steps:
             return config.lr * (step + 1) / config.warmup_steps
@@ -37,13 +44,13 @@ class LrSchedule:
         return self._dropped(state)
 
     def after_epoch(self, state: State) -> None:
-        """Note a drop of the rate if the validation has been no better for long enough; ``state`` is past the epoch."""
+        """Record a drop of the rate if the validation has not improved for long enough; ``state`` is past the epoch."""
         waited = state.epoch - max([state.best_epoch, *state.drops])
         if self.config.schedule == "plateau" and waited >= (self.config.patience or 1):
             state.drops.append(state.epoch)
 
     def ended(self, state: State) -> str | None:
-        """Why the training is over, in words; None while it is not."""
+        """Return why the training is over; None while it is not."""
         config = self.config
         if state.epoch == 0:
             return None

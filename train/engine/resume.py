@@ -1,30 +1,35 @@
-"""Where a training begins, or goes on.
+"""Where a training starts or resumes.
 
-A training that stopped in the middle of an epoch goes on with the batches that it has not learnt. Which those are follows
-from the order of the epoch, and the order from how the shards are cut: ``cache compact``, a repair, or another version of
-this package may have changed it. Going on would then learn some samples twice and others never. So a state holds a digest
-of its epoch's order, and an epoch whose order is another one now begins again, with the weights of its beginning.
+A training that stopped in the middle of an epoch resumes with the batches that it has not seen. Which those are
+follows from the order of the epoch, and the order from the division into shards: ``cache compact``, a repair, or
+another version of this package may have changed it. Resuming would then train on some samples twice and on others
+never. So a state holds a digest of its epoch's order, and an epoch whose order has changed is restarted, with the
+weights of its beginning.
 """
 
 from __future__ import annotations
 
 from ...errors import UserError
 from ...progress import Progress
-from ..runs.checkpoint import State, begin_epoch_again, load_state, read_progress, save_state
+from ..runs.checkpoint import State, load_state, read_progress, restart_epoch, save_state
 from ..runs.folder import RunFolder
 from .session import Session
 
 
 def resume(session: Session, folder: RunFolder, progress: Progress) -> State:
-    """Put the newest saved state in its place and return where the training stands; each process must call this.
+    """Restore the newest saved state and return where the training stands; every process must call this.
 
-    A training that has no state yet saves its first one. Raises UserError for a damaged state, and if the processes do
-    not see the same shards.
+    A training without a state saves its first one.
+
+    Raises
+    ------
+    UserError
+        The state is damaged, or the processes do not see the same shards.
     """
     ranks = session.ranks
     differs = _order_differs(session, read_progress(folder.checkpoints) or State())
     if differs and ranks.first:
-        begin_epoch_again(folder.checkpoints)
+        restart_epoch(folder.checkpoints)
     ranks.wait()
     saved = load_state(folder.checkpoints, session.student, session.optimiser)
     if saved is None:
@@ -46,7 +51,7 @@ def resume(session: Session, folder: RunFolder, progress: Progress) -> State:
 
 
 def save(session: Session, folder: RunFolder, state: State) -> None:
-    """Make the present state the newest one of the run; each process must call this."""
+    """Save the present state as the newest one of the run; every process must call this."""
     random_state, scaler = session.ranks.random_state(), session.precision.state()
     if session.ranks.first:
         save_state(
@@ -55,34 +60,36 @@ def save(session: Session, folder: RunFolder, state: State) -> None:
 
 
 def restarted_note(epoch: int) -> str:
-    """Say that an epoch began again, and why."""
+    """Return the message that an epoch was restarted, and why."""
     return (
-        f"epoch {epoch} began again, because its samples no longer come in the order in which it was stopped "
-        "(shards were compacted or repaired, or the software changed). Going on would have learnt some of them twice."
+        f"epoch {epoch} was restarted, because the order of its samples has changed since it was stopped (shards were "
+        "compacted or repaired, or the software changed). Resuming it would have trained on some of them twice."
     )
 
 
 def unchecked_note(epoch: int) -> str:
-    """Say that nothing proves the order of an epoch that went on."""
+    """Return the message that the order of a resumed epoch could not be verified."""
     return (
-        f"epoch {epoch} went on from a state of an earlier version, which does not say in which order its samples came. "
-        "If shards were compacted or repaired meanwhile, it learnt some samples twice and others never."
+        f"epoch {epoch} was resumed from a state of an earlier version, without the order of its samples. "
+        "If shards were compacted or repaired meanwhile, it trained on some samples twice and on others never."
     )
 
 
 def _order_differs(session: Session, known: State) -> bool:
-    """Say whether the order of the unfinished epoch is another than the one that it was saved with.
+    """Return whether the order of the unfinished epoch differs from the saved one.
 
-    Raises UserError if several processes do not see the same order, in training or in validation: each of them has
-    looked at the shards by itself.
+    Raises
+    ------
+    UserError
+        The processes, each of which has read the shards itself, do not see the same order in training or in validation.
     """
     ranks = session.ranks
     unfinished = known.batch > 0 and known.order != ""
     order = session.order(known) if unfinished or ranks.several else ""
-    seen = f"{order} {session.val.storage_digest(session.config.batch_size) if ranks.several and session.val else ''}"
-    if not ranks.agree(seen):
+    orders = f"{order} {session.val.storage_digest(session.config.batch_size) if ranks.several and session.val else ''}"
+    if not ranks.agree(orders):
         raise UserError(
-            "the processes see the cache's shards cut differently: they changed while the training started. "
+            "the processes do not see the same shards in the cache: they changed while the training started. "
             "Run the command again."
         )
     return unfinished and order != known.order

@@ -1,4 +1,4 @@
-"""Everything that one training stands on, resolved from its configuration before any work starts."""
+"""A training session: everything that one training needs, resolved from its configuration before any work starts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from ...cache.store import Cache
 from ...errors import UsageError, UserError
 from ...models.weights import file_digest
 from ..config import TrainConfig
+from ..data.augment import Degrader
 from ..data.dataset import Batch, FeatureDataset
-from ..data.degrade import Degrader
-from ..data.examples import Example, ExampleBuilder
-from ..data.online_teacher import OnlineTeacher, open_online_teacher
+from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
 from ..data.rows import TrainingRows, find_rows
 from ..data.select import column
@@ -33,9 +32,24 @@ from .lr_schedule import LrSchedule
 
 @dataclass(frozen=True)
 class Session:
-    """A training, ready to run. ``val`` is None where nothing was held out.
+    """A training, ready to run.
 
-    prepare : from a batch to what a step learns from. degrade : what happens to pictures where they are read, or None.
+    Attributes
+    ----------
+    config, record
+        The configuration, and what it was resolved to.
+    train, val
+        The rows; ``val`` is None if nothing is held out.
+    student, optimiser, precision, schedule
+        The student, and what updates it.
+    prepare
+        Makes the examples of a step from a batch.
+    degrade
+        Applied to images where they are read, or None.
+    ranks
+        The processes of the training.
+    loading
+        How batches are read.
     """
 
     config: TrainConfig
@@ -53,7 +67,7 @@ class Session:
 
     @property
     def method(self) -> Method:
-        """What the student learns from."""
+        """The method of the training."""
         return self.record.method
 
     @property
@@ -62,22 +76,22 @@ class Session:
         return self.record.train_size
 
     def batches(self, state: State) -> Iterator[Batch]:
-        """What is left of the epoch at hand, on the device."""
+        """Iterate over the remaining batches of the current epoch, on the device."""
         config, device = self.config, self.ranks.device
-        coming = self.train.epoch(
+        batches = self.train.epoch(
             config.seed, state.epoch + 1, config.batch_size, state.batch, self.loading, self.degrade
         )
-        return (batch.to(device) for batch in coming)
+        return (batch.to(device) for batch in batches)
 
     def order(self, state: State) -> str:
-        """Digest of the order of the epoch at hand, for all processes together."""
+        """Return the digest of the current epoch's order, over all processes."""
         config = self.config
         return self.train.epoch_digest(config.seed, state.epoch + 1, config.batch_size)
 
     def parts(self, example: Example, whole: int) -> list[Example]:
-        """Cut this process' examples of a batch of ``whole`` into the parts that go through the network one by one.
+        """Split this process' examples of a batch of ``whole`` samples into the parts of gradient accumulation.
 
-        All processes cut as often, and no part of the batch has fewer than two examples.
+        All processes have the same number of parts, and no part of the batch has fewer than two examples.
         """
         count = max(1, min(self.config.accumulate, whole // (2 * self.ranks.share.ranks)))
         teachers = [None] * count if example.teacher is None else example.teacher.tensor_split(count)
@@ -89,7 +103,7 @@ class Session:
         ]
 
     def set_rate(self, state: State) -> float:
-        """Give the optimiser the next step's learning rate, and return it."""
+        """Set the optimiser's learning rate for the next step, and return it."""
         rate = self.schedule.rate(state)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -99,13 +113,31 @@ class Session:
 def open_session(
     config: TrainConfig, cache: Cache, run: RunFolder, known: RunRecord | None, ranks: ProcessGroup, readers: ReaderPool
 ) -> Session:
-    """Find rows, builds and features, seed the generators, and make the student and its optimiser (Adam, as the papers).
+    """Find rows, builds and features, seed the generators, and make student and optimiser (Adam, as in the papers).
 
-    known : the record of a training that goes on: it keeps its builds. Raises UserError for whatever does not fit.
+    Parameters
+    ----------
+    config
+        The configuration.
+    cache
+        The cache.
+    run
+        The folder of the run.
+    known
+        Record of a training that resumes: it keeps its builds.
+    ranks
+        The processes of the training.
+    readers
+        The readers to use.
+
+    Raises
+    ------
+    UserError
+        Something is missing or does not fit.
     """
     method, features = config.definition, config.training_features
     purpose = f"method {method.name}"
-    builds = {one.dataset: one.build for one in known.trained_on} if known else {}
+    builds = {source.dataset: source.build for source in known.trained_on} if known else {}
     rows = find_rows(config, cache, features, builds, purpose)
     build = rows.builds[0]
     train = FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose)
@@ -115,8 +147,8 @@ def open_session(
     image = train.row_shape(method.inputs[0])[-1]
     cached = cache.open_feature(build.features["teacher"].folder).spec if "teacher" in build.features else None
     online = open_online_teacher(config, cached, image) if config.online else None
-    seen = online.size if online else int(str(cached["size"])) if cached else None
-    size = _side(config, image, seen, taught="teacher" in features or online is not None)
+    teacher_side = online.size if online else int(str(cached["size"])) if cached else None
+    size = _side(config, image, teacher_side, taught="teacher" in features or online is not None)
     shape = online.shape() if online else train.row_shape("teacher")[1:] if "teacher" in features else None
 
     seed_everything(config.seed)
@@ -125,7 +157,7 @@ def open_session(
         check_map(student, config.backbone, method.channels, size, shape)
     begun_as, initial = known.begun_as if known else None, known.initial_weights if known else ""
     if not (run.checkpoints / LAST).exists():
-        begun_as = begin_as(student, config) if config.init_from else None
+        begun_as = start_from_run(student, config) if config.init_from else None
         initial = "" if config.init_from else initialise(student, config.backbone, method, config.initial_weights)
     if not ranks.first:
         ranks.seed(config.seed)
@@ -162,7 +194,7 @@ def open_session(
         optimiser=Adam(
             student.parameters(), lr=config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay
         ),
-        prepare=ExampleBuilder(method, size, config.seed, _moved(online, ranks.device)),
+        prepare=ExampleBuilder(method, size, config.seed, _on_device(online, ranks.device)),
         degrade=Degrader(method.degradation, config.seed) if method.degradation else None,
         precision=MixedPrecision(config.amp, ranks.device),
         schedule=LrSchedule(config, steps),
@@ -172,36 +204,37 @@ def open_session(
 
 
 def _steps(config: TrainConfig, train: int, val: int, ranks: ProcessGroup) -> int:
-    """Steps of one epoch; UserError for what these numbers of rows cannot serve."""
+    """Return the steps of an epoch. Raises UserError if these numbers of rows cannot be used."""
     sizes = batch_sizes(train, config.batch_size)
     if min(sizes, default=0) < ranks.share.ranks:
         raise UserError(
-            f"--batch-size {config.batch_size}: the smallest batch of an epoch of {train:,} samples has {min(sizes)}, too "
-            f"few for {ranks.share.ranks} processes. Choose another batch size."
+            f"--batch-size {config.batch_size}: the smallest batch of an epoch of {train:,} samples has {min(sizes)}, "
+            f"too few for {ranks.share.ranks} processes. Choose another batch size."
         )
     if config.definition.cutmix and ranks.several:
         raise UsageError(
-            f"preset {config.preset}: mixes pictures of a whole batch, which {ranks.share.ranks} processes do not have. Use one."
+            f"preset {config.preset}: mixes images within a whole batch, but {ranks.share.ranks} processes share it. "
+            "Use one process."
         )
     needs = "--schedule plateau" if config.schedule == "plateau" else "--stop-after" if config.stop_after else None
     if needs and not val:
-        raise UsageError(f"{needs}: looks at the validation, and nothing is held out for one. Raise --val-fraction.")
+        raise UsageError(f"{needs}: needs validation rows, and none are held out. Raise --val-fraction.")
     return len(sizes)
 
 
 def _side(config: TrainConfig, image: int, teacher: int | None, *, taught: bool) -> int:
-    """What was asked, else the method's side; the student must see the pixels that its teacher saw."""
+    """Return the requested side, or the method's; the student must see the same pixels as its teacher."""
     side = config.train_size or config.definition.side(image, teacher)
     if taught and side != teacher:
         raise UserError(
-            f"train_size {side}: the teacher saw {teacher} pixels, the student must see the same. "
-            f"Leave it out, or build `teacher` with --train-size {side}."
+            f"train_size {side}: the teacher's input has {teacher} pixels, and the student's must have the same. "
+            f"Omit it, or build `teacher` with --train-size {side}."
         )
     return side
 
 
 def _balance(label: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
-    """Real over generated pictures: with this weight, both classes count the same."""
+    """Return real / generated images: with this weight, both classes count the same."""
     generated = int(label.sum())
     return (len(label) - generated) / generated
 
@@ -211,34 +244,41 @@ def _datasets(rows: TrainingRows) -> dict[str, object]:
     return {**first.model_dump(), "others": tuple(others)}
 
 
-def _moved(teacher: OnlineTeacher | None, device: torch.device) -> OnlineTeacher | None:
+def _on_device(teacher: OnlineTeacher | None, device: torch.device) -> OnlineTeacher | None:
     return None if teacher is None else replace(teacher, model=teacher.model.to(device))
 
 
-def begin_as(student: Student, config: TrainConfig) -> dict[str, str]:
-    """Give a student the weights of the best one of ``config.init_from``, and return which those are.
+def start_from_run(student: Student, config: TrainConfig) -> dict[str, str]:
+    """Copy the weights of the best student of ``config.init_from``, and return which those are.
 
-    The projection to the teacher is taken along where both have the same; the optimiser begins anew, with the learning
-    rate that was asked for. UserError for a run of another network, or whose input is made otherwise.
+    The projection to the teacher is copied if both have the same; the optimiser starts from scratch, with the
+    configured learning rate.
+
+    Raises
+    ------
+    UserError
+        The run has another network, or another scaling of its input.
     """
     source = RunFolder(Path(str(config.init_from)))
-    learnt, record, facts = source.load_student()
-    asked = f"--init-from {config.init_from}"
+    source_student, record, facts = source.load_student()
+    option = f"--init-from {config.init_from}"
     if record.config.backbone != config.backbone:
         raise UserError(
-            f"{asked}: its student is {record.config.backbone}, not {config.backbone}. Use the same --backbone."
+            f"{option}: its student is {record.config.backbone}, not {config.backbone}. Use the same --backbone."
         )
     if record.method.scales != config.definition.scales:
         theirs, ours = (
             ", ".join(f"{name} {scale}" for name, scale in method.scales.items())
             for method in (record.method, config.definition)
         )
-        raise UserError(f"{asked}: its student sees {theirs}, this one {ours}. Use the same --method and --preset.")
+        raise UserError(
+            f"{option}: its student's input is {theirs}, this one's {ours}. Use the same --method and --preset."
+        )
     own = student.state_dict()
-    taken = {
+    copied = {
         name: value
-        for name, value in learnt.state_dict().items()
+        for name, value in source_student.state_dict().items()
         if not name.startswith("projection.") or (name in own and own[name].shape == value.shape)
     }
-    student.load_state_dict({**own, **taken})
+    student.load_state_dict({**own, **copied})
     return {"run": record.run, "epoch": facts["epoch"], "sha256": file_digest(source.checkpoints / BEST)}

@@ -1,4 +1,4 @@
-"""How good a student is on the validation part, which of its epochs is the best, and what is kept of that one's scores."""
+"""Validation of a student, the choice of the best epoch, and the validation scores to keep."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ...choices import TestTransform
 from ...metrics.calibration import calibrate
 from ...metrics.measures import accuracy, average_precision
 from ...models.weights import file_digest
-from ..evaluation.score import Floats, predict, probability
-from ..runs.checkpoint import BEST, Line, replace_file, replace_text
+from ..evaluation.score import Logits, predict, probability
+from ..runs.checkpoint import BEST, EpochMetrics, replace_file, replace_text
 from ..runs.folder import RunFolder
 from .session import Session
 
@@ -22,10 +22,15 @@ TRANSFORM: TestTransform = "crop"
 KEPT = ("key", "label", "generator", "family", "group")
 
 
-def validate(session: Session) -> tuple[Line, Floats | None]:
-    """BCE, AP and accuracy of the validation part under the paper's test transform; None without such a part.
+def validate(session: Session) -> tuple[EpochMetrics, Logits | None]:
+    """Measure BCE, AP and accuracy of the validation rows under the papers' test transform.
 
-    Also the logits of its rows, or None. Several processes divide the rows among them and all get the same values.
+    Several processes share the rows; all return the same values.
+
+    Returns
+    -------
+    tuple
+        The values, None without validation rows, and the logits of the rows, (rows,) float32, or None.
     """
     if session.val is None:
         return {"val_bce": None, "val_ap": None, "val_acc": None}, None
@@ -45,33 +50,37 @@ def validate(session: Session) -> tuple[Line, Floats | None]:
     if not math.isfinite(bce):
         return {"val_bce": bce, "val_ap": None, "val_acc": None}, None
     scores = probability(logits)
-    line: Line = {"val_bce": bce, "val_ap": average_precision(labels, scores), "val_acc": accuracy(labels, scores)}
+    line: EpochMetrics = {
+        "val_bce": bce,
+        "val_ap": average_precision(labels, scores),
+        "val_acc": accuracy(labels, scores),
+    }
     return line, logits
 
 
-def rank(line: Line) -> tuple[float, float]:
-    """What the best epoch is chosen by: validation AP, then low BCE; the last epoch where there is no validation."""
+def rank(line: EpochMetrics) -> tuple[float, float]:
+    """Return what the best epoch is chosen by: validation AP, then low BCE; the last epoch without validation rows."""
     if line["val_bce"] is None:
         return float(line["epoch"] or 0), 0.0
     return -1.0 if line["val_ap"] is None else line["val_ap"], -line["val_bce"]
 
 
-def keep_scores(session: Session, folder: RunFolder, logits: Floats) -> None:
-    """Leave the validation scores of the student that was just saved as the best, and the threshold that they give.
+def keep_scores(session: Session, folder: RunFolder, logits: Logits) -> None:
+    """Save the validation scores of the new best student, and the threshold chosen on them.
 
-    A kill between the student and these files is mended by ``--resume``, which trains that epoch again.
+    If the process is killed between student and scores, ``--resume`` repairs this by repeating the epoch.
     """
     if session.val is None:
         return
     scores = probability(logits)
     table = session.val.table.select(KEPT).append_column("score", pa.array(scores))
     replace_file(folder.validation, lambda target: pq.write_table(table, target, compression="zstd"))
-    found = calibrate(
+    calibration = calibrate(
         session.val.label,
         scores,
         split="val",
         transform=TRANSFORM,
         checkpoint_sha256=file_digest(folder.checkpoints / BEST),
     )
-    if found is not None:
-        replace_text(folder.calibration_file, found.model_dump_json(indent=2) + "\n")
+    if calibration is not None:
+        replace_text(folder.calibration_file, calibration.model_dump_json(indent=2) + "\n")

@@ -1,1 +1,1 @@
-"""Scores of a trained student on rows of a cache; others use ``evaluate.run_evaluation``, ``score`` and ``gallery``."""
+"""Scores of a student on rows of a cache; others use ``evaluate.run_evaluation``, ``score`` and ``gallery``."""

@@ -1,4 +1,4 @@
-"""Scores of a trained student on one split of a dataset, kept in its run for the report: ``evaluations/NAME/``."""
+"""Evaluation of a student on one split of a dataset, stored in its run for the report: ``evaluations/NAME/``."""
 
 from __future__ import annotations
 
@@ -51,14 +51,45 @@ def run_evaluation(
     local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score every occurrence of a split once with a run's best checkpoint, and return ``evaluation.json``.
+    """Score every row of a split with a run's best checkpoint.
 
-    The features must be those that the student learnt from, by fingerprint, unless it is an imported one: nobody knows
-    then. They are read by way of ``local_copy`` if there is one. ``build`` names the build to read (default: the one that
-    fits). On the dataset that it was trained on, the training's own build is used if it serves the split, so that no later
-    revision can move training rows into the test.
-    An evaluation that is there already, of the same checkpoint on the same rows, is returned as it is.
-    Raises UserError for a folder that is no run, a split or a selection without rows, and features that are not there.
+    The features must be those of the training, by fingerprint, except for an imported student, of which they are
+    unknown. On a dataset of the training, the training's own build is used if it serves the split, so that no later
+    revision can move training rows into the test. An existing evaluation of the same checkpoint on the same rows is
+    returned as it is.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    cache_root
+        The cache.
+    dataset, split
+        What to evaluate on.
+    select
+        Text of ``--select``.
+    transform
+        ``crop`` or ``resize``.
+    build
+        Id of the build to read; by default, the one that fits.
+    device
+        ``auto``, ``cpu`` or ``cuda:N``.
+    batch_size
+        Rows per batch; by default, that of the training.
+    local_copy
+        Read through a local copy of the cache's shards.
+    progress
+        Receives the rows.
+
+    Returns
+    -------
+    dict
+        Content of ``evaluation.json``.
+
+    Raises
+    ------
+    UserError
+        The folder is not a run, the split or selection has no rows, or a feature is missing.
     """
     chosen = checked_transform(transform)
     selection = parse_select(select)
@@ -89,19 +120,19 @@ def run_evaluation(
     part = FeatureDataset(
         cache, source, table, record.method.inputs, split=split, purpose=f"method {record.method.name}"
     )
-    on = choose_device(device)
-    keep_freed_memory(on)
-    told, stage = progress or Silent(), f"evaluation {name}"
-    told.start(stage, len(part))
+    chosen_device = choose_device(device)
+    keep_freed_memory(chosen_device)
+    report, stage = progress or Silent(), f"evaluation {name}"
+    report.start(stage, len(part))
     logits = predict(
-        student.to(on),
+        student.to(chosen_device),
         part,
         record.method,
         size=record.train_size,
         transform=chosen,
         batch_size=batch_size or record.config.batch_size,
-        device=on,
-        seen=lambda samples: told.advance(stage, samples),
+        device=chosen_device,
+        on_batch=lambda samples: report.advance(stage, samples),
     )
     scores = probability(logits)
     cropped = chosen == "crop" and part.row_shape(record.method.inputs[0])[-1] > record.train_size
@@ -125,18 +156,18 @@ def run_evaluation(
 
 
 def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
-    """How many files a dataset's build set aside, by reason, such as ``label-conflict`` or ``leaked``."""
+    """Return how many files a dataset's build rejected, by reason, such as ``label-conflict`` or ``leaked``."""
     return dict(Counter(str(row.get("reason")) for row in cache.datasets().rejects(dataset, revision)))
 
 
 def _audit(cache: Cache, build: BuildRecord) -> HeaderAudit | None:
-    """Return what the build found in the headers of the dataset's files; of a derived dataset, in those of its origin."""
+    """Return the header audit of the dataset's build; of a derived dataset, that of its origin."""
     source = build.origin or build
     return cache.datasets().audit(source.dataset, source.revision)
 
 
 def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: str | None) -> BuildRecord:
-    own = next((one.build for one in record.trained_on if one.dataset == dataset), None)
+    own = next((source.build for source in record.trained_on if source.dataset == dataset), None)
     if build_id is None and own in cache.builds().ids():
         trained = cache.builds().read(own)
         build_id = trained.id if all(serves(trained, split, name) for name in record.method.inputs) else None
@@ -164,7 +195,7 @@ def _store(
     logits: npt.NDArray[np.float32],
     scores: npt.NDArray[np.float32],
 ) -> None:
-    """Write everything under another name, then put the folder in its place."""
+    """Write all files under a temporary name, then move the folder into place."""
     temporary = folder.folder / f".tmp-evaluation-{secrets.token_hex(8)}"
     temporary.mkdir()
     try:
@@ -176,10 +207,10 @@ def _store(
             means = dire.table.select(["key", "label", "generator", "group"])
             means = means.append_column("mean_dire", pa.array(_mean_dire(dire)))
             pq.write_table(means, temporary / "dire.parquet", compression="zstd")
-        pictures = tuple(name for name in ("image", "eps", "dire") if serves(build, split, name))
-        if pictures:
-            shown = FeatureDataset(cache, build, part.table, pictures, split=split, purpose="the gallery")
-            write_gallery(temporary / "gallery", shown, logits, scores)
+        images = tuple(name for name in ("image", "eps", "dire") if serves(build, split, name))
+        if images:
+            gallery = FeatureDataset(cache, build, part.table, images, split=split, purpose="the gallery")
+            write_gallery(temporary / "gallery", gallery, logits, scores)
         if (audit := _audit(cache, build)) is not None:
             (temporary / AUDIT).write_bytes(audit.as_json())
         (temporary / "evaluation.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -189,7 +220,7 @@ def _store(
 
 
 def _put(new: Path, target: Path) -> None:
-    """Put a folder in its place whole, in that of any other; another command may be doing the same."""
+    """Move a folder into place as a whole, replacing another one; another command may be doing the same."""
     target.parent.mkdir(exist_ok=True)
     old = new.with_name(f"{new.name}-old")
     while True:
@@ -199,14 +230,14 @@ def _put(new: Path, target: Path) -> None:
             new.rename(target)
             return
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another was put there meanwhile
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another one was moved there meanwhile
                 raise
         finally:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def _mean_dire(part: FeatureDataset) -> npt.NDArray[np.float32]:
-    """Mean DIRE of every row, float32 in 0..1, over channels and pixels."""
+    """Return the mean DIRE of every row over channels and pixels, float32 in 0..1."""
     means: npt.NDArray[np.float32] = np.zeros(len(part), dtype=np.float32)
     for batch in part.in_order(64):
         means[batch.rows] = batch.features["dire"].float().mean(dim=(1, 2, 3)).numpy() / 255
@@ -214,7 +245,7 @@ def _mean_dire(part: FeatureDataset) -> npt.NDArray[np.float32]:
 
 
 def _metrics(labels: npt.NDArray[Any], logits: npt.NDArray[Any], scores: npt.NDArray[Any]) -> dict[str, float | None]:
-    """Over all rows of the evaluation at once."""
+    """Measure all rows of the evaluation together."""
     bce = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float())
     return {
         "accuracy": accuracy(labels, scores),
@@ -225,8 +256,8 @@ def _metrics(labels: npt.NDArray[Any], logits: npt.NDArray[Any], scores: npt.NDA
 
 
 def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, Any]:
-    """``generators``: counts and measures of each generator's test set; ``mean``: unweighted, over those with both."""
-    found: list[dict[str, Any]] = []
+    """Measure each generator's test set, and the unweighted mean over those with both classes."""
+    results: list[dict[str, Any]] = []
     for generator, rows in test_sets(part.label, column(part.table, "generator"), column(part.table, "group")).items():
         labels, own = part.label[rows], scores[rows]
         measures = {
@@ -235,22 +266,22 @@ def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, A
             "auc": auc(labels, own),
         }
         counts = {"real": int(np.sum(labels == 0)), "fake": int(np.sum(labels == 1))}
-        found.append({"generator": generator, **counts, **measures})
-    complete = [row for row in found if row["real"] and row["fake"]]
+        results.append({"generator": generator, **counts, **measures})
+    complete = [row for row in results if row["real"] and row["fake"]]
     names = ("accuracy", "average_precision", "auc")
-    return {"generators": found, "mean": {name: unweighted_mean(row[name] for row in complete) for name in names}}
+    return {"generators": results, "mean": {name: unweighted_mean(row[name] for row in complete) for name in names}}
 
 
 def _name(dataset: str, split: str, transform: str, select: str | None) -> str:
-    """Name of the evaluation's folder; what a selection holds may not fit a file name, so it enters by its hash."""
+    """Return the name of the evaluation's folder; a selection may not fit a file name, so its hash is used."""
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
     return f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A stored evaluation, or None where there is none that can be read."""
+    """Read a stored evaluation; None if there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None

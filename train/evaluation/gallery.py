@@ -1,4 +1,4 @@
-"""Pictures of a few verdicts for the report: the most confident mistakes first, then some that are right."""
+"""Example images for the report: the most confident mistakes first, then some correct ones."""
 
 from __future__ import annotations
 
@@ -18,22 +18,29 @@ if TYPE_CHECKING:
 SAMPLES = 12
 MISTAKES = 8
 EPS_RANGE = 3.0
-"""Noise is shown from black at -3 to white at 3: three standard deviations of white noise."""
+"""Noise is drawn from black at -3 to white at 3: three standard deviations of white noise."""
 
-Array = npt.NDArray[Any]
+_Array = npt.NDArray[Any]
 
 
-def write_gallery(folder: Path, part: FeatureDataset, logits: Array, scores: Array) -> None:
-    """Write ``gallery.json`` and one PNG for each picture that the part's build has.
+def write_gallery(folder: Path, part: FeatureDataset, logits: _Array, scores: _Array) -> None:
+    """Write ``gallery.json`` and one PNG per image and feature.
 
-    part : rows with some of image, eps and dire; logits, scores : (rows,).
+    Parameters
+    ----------
+    folder
+        Where to write; must not exist.
+    part
+        Rows with some of image, eps and dire.
+    logits, scores : ndarray, shape (rows,)
+        The student's outputs.
     """
     folder.mkdir()
     keys, generators = column(part.table, "key"), column(part.table, "generator")
     rows = chosen_rows(keys, part.label, logits)
-    pictures = {name: part.read(name, rows) for name in part.stores if len(rows)}
+    images = {name: part.read(name, rows) for name in part.stores if len(rows)}
     entries = []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         entry: dict[str, Any] = {
             "key": str(keys[row]),
             "label": int(part.label[row]),
@@ -43,30 +50,39 @@ def write_gallery(folder: Path, part: FeatureDataset, logits: Array, scores: Arr
             "eps": None,
             "dire": None,
         }
-        for name, values in pictures.items():
+        for name, values in images.items():
             entry[name] = f"{keys[row]}-{name}.png"
-            Image.fromarray(as_pixels(values[place])).save(folder / entry[name])
+            Image.fromarray(as_pixels(values[index])).save(folder / entry[name])
         entries.append(entry)
     (folder / "gallery.json").write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def chosen_rows(keys: Array, label: Array, logits: Array) -> npt.NDArray[np.int64]:
-    """Rows to show, at most 12 and every picture once: up to 8 mistakes, then right ones, each the surest first.
+def chosen_rows(keys: _Array, label: _Array, logits: _Array) -> npt.NDArray[np.int64]:
+    """Return the rows to show: at most 12, each image once, up to 8 mistakes first, the most confident first.
 
-    keys, label, logits : (rows,). Both parts take as many reals as generated images, as far as there are so many, so that
-    neither class crowds out the other.
+    Both groups take as many reals as fakes, as far as there are enough, so that neither class crowds out the other.
+
+    Parameters
+    ----------
+    keys, label, logits : ndarray, shape (rows,)
+        Key, label and logit of each row.
+
+    Returns
+    -------
+    ndarray
+        Row numbers, int64.
     """
-    sure_first = np.argsort(-np.abs(logits), kind="stable")
-    _, first = np.unique(keys[sure_first], return_index=True)
-    order = sure_first[np.sort(first)]
+    by_confidence = np.argsort(-np.abs(logits), kind="stable")
+    _, first = np.unique(keys[by_confidence], return_index=True)
+    order = by_confidence[np.sort(first)]
     right = (logits[order] > 0) == (label[order] == 1)
     mistakes = _of_both_classes(order[~right], label, MISTAKES)
     correct = _of_both_classes(order[right], label, SAMPLES - len(mistakes))
     return np.concatenate([mistakes, correct]).astype(np.int64)
 
 
-def _of_both_classes(order: Array, label: Array, count: int) -> Array:
-    """Take up to ``count`` rows in turns from the two classes, each from its head; they keep the order they came in."""
+def _of_both_classes(order: _Array, label: _Array, count: int) -> _Array:
+    """Take up to ``count`` rows in turns from the two classes, each from its head; they keep their order."""
     turn = np.empty(len(order), dtype=np.int64)
     for value in (0, 1):
         of_class = label[order] == value
@@ -74,8 +90,8 @@ def _of_both_classes(order: Array, label: Array, count: int) -> Array:
     return order[np.sort(np.argsort(turn, kind="stable")[:count])]
 
 
-def as_pixels(values: Array) -> npt.NDArray[np.uint8]:
-    """(3, S, S) uint8 as it is, or noise as float, to (S, S, 3) uint8."""
+def as_pixels(values: _Array) -> npt.NDArray[np.uint8]:
+    """Convert (3, S, S) uint8, or noise as float, to (S, S, 3) uint8."""
     if values.dtype != np.uint8:
         unit = np.clip(values.astype(np.float32), -EPS_RANGE, EPS_RANGE) / (2 * EPS_RANGE) + 0.5
         values = np.round(unit * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Verdicts of a student on the rows of a part: the same code validates during training and evaluates after it."""
+"""Scores of a student on the rows of a dataset; validation and evaluation share this code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..data.readers import LoaderOptions
 from ..methods import Method
 from ..student import Student
 
-Floats = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]
+"""The logit of every row, (rows,)."""
 
 
 def predict(
@@ -28,27 +29,50 @@ def predict(
     transform: TestTransform,
     batch_size: int,
     device: torch.device,
-    seen: Callable[[int], None] = lambda _: None,
+    on_batch: Callable[[int], None] = lambda _: None,
     loading: LoaderOptions | None = None,
-    joined: Callable[[Floats], Floats] = lambda logits: logits,
+    joined: Callable[[Logits], Logits] = lambda logits: logits,
 ) -> npt.NDArray[np.float32]:
-    """Logit of every row of a part, (rows,) float32 in the order of its table: each occurrence exactly once.
+    """Compute the logit of every row once.
 
-    ``seen`` is told the number of rows after each batch. The student is in evaluation mode afterwards. Of several
-    processes, each scores the share that ``loading`` gives it, and ``joined`` adds up their arrays.
+    The student is in evaluation mode afterwards.
+
+    Parameters
+    ----------
+    student
+        The student.
+    part
+        The rows.
+    method, size, transform
+        The method, the side of the input in pixels, and the test transform.
+    batch_size
+        Rows per batch, over all processes.
+    device
+        Device of the student.
+    on_batch
+        Called with the number of rows after each batch.
+    loading
+        How to read; of several processes, each scores its share.
+    joined
+        Sums the arrays of several processes.
+
+    Returns
+    -------
+    ndarray, shape (rows,)
+        float32, in the order of the table.
     """
     student.eval()
-    logits: Floats = np.zeros(len(part), dtype=np.float32)
+    logits: Logits = np.zeros(len(part), dtype=np.float32)
     with torch.inference_mode():
         for batch in part.in_order(batch_size, loading):
             inputs = {name: batch.features[name].to(device) for name in method.inputs}
             logit, _ = student(test_input(inputs, method, size, transform))
             logits[batch.rows] = logit.cpu().numpy()
-            seen(len(batch.rows))
+            on_batch(len(batch.rows))
     return joined(logits)
 
 
 def probability(logits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """P(generated) of logits, float32 in 0..1."""
+    """Return P(generated) for logits, float32 in 0..1."""
     probabilities: npt.NDArray[np.float32] = torch.sigmoid(torch.from_numpy(logits)).numpy()
     return probabilities

@@ -1,1 +1,1 @@
-"""What a training leaves on the disk; others use ``folder``, ``checkpoint`` and ``reference_checkpoint``."""
+"""The files of a run; others use ``folder``, ``checkpoint`` and ``reference_checkpoint``."""

@@ -1,9 +1,9 @@
-"""Checkpoints: safetensors and JSON, never a pickle, and always whole.
+"""Checkpoints: safetensors and JSON, never a pickle, and always complete.
 
-``last.json`` is what counts: it names the weights and the optimiser's file of the newest state and holds all else that
-a training needs to go on exactly as if it had never stopped. It is replaced after both files are on the disk, so a kill
-at any moment leaves a state that fits together. A state in the middle of an epoch also holds the one at the epoch's
-beginning, so that the epoch can be begun again where it cannot go on (``resume``). ``best.safetensors`` is the student to evaluate.
+``last.json`` is authoritative: it names the files with weights and optimiser of the newest state and holds everything
+else that a training needs to resume exactly. It is replaced after both files are on the disk, so a kill at any moment
+leaves a consistent state. A state in the middle of an epoch also holds the one at the epoch's beginning, so that the
+epoch can be restarted if it cannot be resumed (``resume``). ``best.safetensors`` is the student to evaluate.
 """
 
 from __future__ import annotations
@@ -33,19 +33,39 @@ from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, link_new
 BEST = "best.safetensors"
 LAST = "last.json"
 
-Line = dict[str, float | int | None]
-"""What ``metrics.jsonl`` holds of one epoch, by name; None where there is no validation."""
+EpochMetrics = dict[str, float | int | None]
+"""The values of one epoch in ``metrics.jsonl``, by name; None without validation rows."""
 
 
 class State(BaseModel):
     """Where a training stands.
 
-    epoch : epochs finished. batch : batches of the next epoch that are done. step : optimiser steps altogether.
-    order : digest of the unfinished epoch's order; empty between epochs, and in states of before it was kept.
-    restarted : epochs that were begun again on the way, counted from 1. unchecked : epochs that went on without a digest.
-    sums : total, bce and kd of the unfinished epoch, each summed over samples. seconds : time spent in it.
-    best : epoch of the best checkpoint (0: none yet) and what it was chosen by, larger is better.
-    drops : epochs after which a plateau lowered the learning rate. history : the lines of ``metrics.jsonl``.
+    Attributes
+    ----------
+    epoch
+        Finished epochs.
+    batch
+        Finished batches of the current epoch.
+    step
+        Optimiser steps in total.
+    first_loss
+        Loss of the first batch, before any step.
+    sums
+        Total, bce and kd of the current epoch, each summed over samples.
+    samples, seconds
+        Samples of the current epoch, and time spent on it.
+    best_epoch, best_rank
+        Epoch of the best checkpoint (0 for none), and the value that it was chosen by; larger is better.
+    drops
+        Epochs after which a plateau lowered the learning rate.
+    history
+        The lines of ``metrics.jsonl``.
+    order
+        Digest of the unfinished epoch's order; empty between epochs and in states of earlier versions.
+    restarted
+        Epochs that were restarted, from 1.
+    unchecked
+        Epochs that were resumed without a digest.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,14 +80,14 @@ class State(BaseModel):
     best_epoch: int = 0
     best_rank: tuple[float, float] | None = None
     drops: list[int] = []
-    history: list[Line] = []
+    history: list[EpochMetrics] = []
     order: str = ""
     restarted: list[int] = []
     unchecked: list[int] = []
 
 
 class _Saved(BaseModel):
-    """The content of ``last.json``. ``epoch_start`` : the state at the beginning of the unfinished epoch, where there is one."""
+    """The content of ``last.json``; ``epoch_start`` is the state at the beginning of the unfinished epoch, or None."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,21 +101,31 @@ class _Saved(BaseModel):
 
     @property
     def files(self) -> set[str]:
-        """Names of the files that the state consists of."""
+        """Names of the files of the state."""
         return {self.weights, self.optimiser} | (self.epoch_start.files if self.epoch_start else set())
 
 
 def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str]) -> None:
-    """Write a student's tensors to one safetensors file, replaced in one step; ``facts`` are its metadata."""
+    """Write a student's tensors to a safetensors file, atomically; ``facts`` are its metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     replace_file(path, lambda target: save_file(tensors, target, metadata=dict(facts)))
 
 
 def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
-    """Load a file of ``save_weights`` into a student of the same shape; return its metadata and ``sha256``, its digest.
+    """Load a file of `save_weights` into a student of the same shape.
 
     The file is read once, so weights, metadata and digest belong together even while a training replaces it.
+
+    Returns
+    -------
+    dict
+        The metadata, and the file's digest as ``sha256``.
+
+    Raises
+    ------
+    UserError
+        The file is damaged or belongs to another student.
     """
     try:
         data = path.read_bytes()
@@ -115,11 +145,20 @@ def save_state(
     random_state: Mapping[str, Tensor],
     scaler: Mapping[str, Any],
 ) -> None:
-    """Make the present state the newest one of a run; the files of the state before it are removed.
+    """Save the present state as the newest one of a run; the files of the previous state are deleted.
 
     In the middle of an epoch, the state at its beginning is kept.
 
-    random_state : torch's generators, by names that begin with ``random.``. scaler : state of the loss' scale.
+    Parameters
+    ----------
+    folder
+        The folder of checkpoints.
+    student, optimiser, progress
+        The state.
+    random_state
+        States of torch's generators, by names that begin with ``random.``.
+    scaler
+        State of the loss scale.
     """
     stem = f"last-{progress.step:08d}"
     weights, optimiser_file = f"{stem}.safetensors", f"{stem}.optim.safetensors"
@@ -143,22 +182,22 @@ def save_state(
     _make_newest(folder, saved)
 
 
-def begin_epoch_again(folder: Path) -> None:
-    """Make the state at the beginning of the unfinished epoch the newest one, and note in it that the epoch begins again.
+def restart_epoch(folder: Path) -> None:
+    """Make the state at the beginning of the unfinished epoch the newest one, and record the restart.
 
-    Does nothing where that state is not known: the epoch was already under way when states did not keep it.
+    Does nothing if that state is unknown, because the epoch was started by a version that did not keep it.
     """
     saved = _read_saved(folder / LAST)
     start = saved.epoch_start
     if start is None:
         return
-    seen = {*saved.progress.restarted, start.progress.epoch + 1}
-    progress = start.progress.model_copy(update={"restarted": sorted(seen), "unchecked": saved.progress.unchecked})
+    restarted = {*saved.progress.restarted, start.progress.epoch + 1}
+    progress = start.progress.model_copy(update={"restarted": sorted(restarted), "unchecked": saved.progress.unchecked})
     _make_newest(folder, start.model_copy(update={"progress": progress}))
 
 
 def _epoch_start(folder: Path, progress: State) -> _Saved | None:
-    """The state at the beginning of the epoch that ``progress`` is in, unless it is that state itself."""
+    """Return the state at the beginning of the current epoch, unless ``progress`` is that state itself."""
     path = folder / LAST
     if not progress.batch or not path.exists():
         return None
@@ -175,7 +214,7 @@ def _make_newest(folder: Path, saved: _Saved) -> None:
 
 @dataclass(frozen=True)
 class RestoredState:
-    """What ``load_state`` does not put in its place itself: as ``save_state`` got it."""
+    """The parts of a saved state that `load_state` does not restore itself."""
 
     progress: State
     random_state: dict[str, Tensor]
@@ -183,13 +222,19 @@ class RestoredState:
 
 
 def read_progress(folder: Path) -> State | None:
-    """Where the newest state of a run stands, without loading it; None without one."""
+    """Return where the newest state of a run stands, without loading it; None if there is no state."""
     path = folder / LAST
     return _read_saved(path).progress if path.exists() else None
 
 
 def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> RestoredState | None:
-    """Restore the newest state of student, optimiser, Python's and numpy's generators; None without one."""
+    """Restore student, optimiser and Python's and numpy's generators from the newest state; None if there is no state.
+
+    Raises
+    ------
+    UserError
+        The state is damaged.
+    """
     path = folder / LAST
     if not path.exists():
         return None
@@ -218,7 +263,7 @@ def seed_everything(seed: int) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file that is replaced in one step."""
+    """Replace a text file atomically."""
     replace_file(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
@@ -248,14 +293,14 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file under another name, flush it, and put it in its place in one step."""
-    with _written(path, write) as temporary:
+    """Let ``write`` make a temporary file, flush it, and move it into place atomically."""
+    with _temporary_file(path, write) as temporary:
         temporary.replace(path)
 
 
 def create_file(path: Path, write: Callable[[Path], object]) -> bool:
-    """Do what :func:`replace_file` does, but only where no file is; return whether it was made."""
-    with _written(path, write) as temporary:
+    """Do the same as `replace_file`, but only if the file does not exist; return whether it was created."""
+    with _temporary_file(path, write) as temporary:
         try:
             return link_new(temporary, path)
         except NoHardLinksError:
@@ -266,8 +311,8 @@ def create_file(path: Path, write: Callable[[Path], object]) -> bool:
 
 
 @contextmanager
-def _written(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
-    """Write and flush a file beside ``path``, under a name that nobody else has; it is gone after the block."""
+def _temporary_file(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
+    """Write and flush a file with a unique name next to ``path``, and delete it after the block."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
     try:
         write(temporary)

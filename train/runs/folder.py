@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked, what it was resolved to, and where the parts of it lie."""
+"""The folder of one run: its configuration, what that was resolved to, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .lock import leftover
 
 
 class TrainedOn(BaseModel):
-    """A dataset that a run learnt from, and its build."""
+    """A dataset of a training, and its build."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,18 +37,47 @@ class TrainedOn(BaseModel):
 class RunRecord(BaseModel):
     """The content of ``config.json``.
 
-    config : what was asked. The rest is what it was resolved to when the training began: the build record and the
-    fingerprints of the features it read, the input side in pixels, the channels of the teacher's map (None: no
-    teacher), the generators whose fakes were learnt from, and how many samples trained and validated.
-    dataset, revision, build : of the first dataset; others : those of the further ones.
-    groups : source groups of the training rows; empty in runs of before it was recorded.
-    pos_weight : weight of generated pictures in the loss. begun_as : run, epoch and digest of the student that a
-    fine-tuning began with.
-    initial_weights : what the student started from, in words; empty in runs of before it was recorded.
-    specs : of the features that were read, as plain JSON: with them the student can be fed when the cache is gone. Empty in
-    runs of before they were recorded.
-    teacher : backbone, digest and origin of a teacher that ran online. imported : file and digest of a checkpoint that was
-    trained elsewhere; nothing is known of its data then, and the fields about them are empty.
+    ``config`` is what was requested; the rest is what it was resolved to when the training began. Fields that earlier
+    versions did not record are empty.
+
+    Attributes
+    ----------
+    version
+        Version of the record.
+    run
+        Unique id of the run.
+    config
+        The configuration.
+    cache
+        Path or URL of the cache.
+    dataset, revision, build
+        The first dataset of the training.
+    others
+        The other datasets.
+    fingerprints, specs
+        Fingerprint and spec of each feature that was read. With the specs, the student can be used without the cache.
+    train_size
+        Side of the student's input in pixels.
+    teacher_channels
+        Channels of the teacher's map; None without a teacher.
+    seen_generators, groups
+        Generators of the training fakes, and source groups of the training rows.
+    samples
+        Number of training and validation rows.
+    validation
+        Description of the validation rows.
+    created, versions
+        Time of creation, and versions of the software.
+    initial_weights
+        Description of the student's initial weights.
+    teacher
+        Backbone, digest and origin of an online teacher.
+    imported
+        File and digest of an imported checkpoint. Nothing is known of its data, and the fields about them are empty.
+    pos_weight
+        Weight of generated images in the loss.
+    begun_as
+        Run, epoch and digest of the student that a fine-tuning started from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,36 +109,42 @@ class RunRecord(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_it_was(cls, values: Any) -> Any:
-        """A run of version 1 had no choice of schedule, whatever its method prefers now."""
+        """A run of version 1 had no choice of schedule, whatever its method's default is now."""
         if isinstance(values, dict) and values.get("version", 1) == 1 and isinstance(values.get("config"), dict):
             return {**values, "config": {"schedule": "constant", **values["config"]}}
         return values
 
     @property
     def trained_on(self) -> tuple[TrainedOn, ...]:
-        """All datasets, in the order in which they were named."""
+        """All datasets, in the order of the configuration."""
         return (TrainedOn(dataset=self.dataset, revision=self.revision, build=self.build), *self.others)
 
     @property
     def method(self) -> Method:
-        """What the student learnt from."""
+        """The method of the training."""
         return self.config.definition
 
     def notes(self) -> list[str]:
-        """What a reader of this run's results must know, a phrase each."""
-        found = [self.method.caveat] if self.method.caveat and not self.imported else []
+        """Return what a reader of this run's results must know, a phrase each."""
+        notes = [self.method.caveat] if self.method.caveat and not self.imported else []
         if self.initial_weights.startswith(f"{SCRATCH}: "):
-            found.append(f"it started from {self.initial_weights}")
+            notes.append(f"it started from {self.initial_weights}")
         if self.imported:
-            found.append(
+            notes.append(
                 f"its weights are those of {self.imported['file']} (SHA-256 {self.imported['sha256'][:12]}…), trained elsewhere: "
                 "which images it has seen is not known, nor whether its features were made as those it is tested on"
             )
-        return found
+        return notes
 
 
 class RunFolder:
-    """Paths of a run, and its record."""
+    """Paths of a run, and its record.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -122,9 +157,9 @@ class RunFolder:
         self.calibration_file = folder / CALIBRATION
 
     def read(self) -> RunRecord:
-        """The run's record; UserError if the folder is no run."""
+        """Return the run's record. Raises UserError if the folder is not a run."""
         if not self.config.is_file():
-            raise UserError(f"{self.folder}: is no run (it has no config.json). Make one with: distil-cache train")
+            raise UserError(f"{self.folder}: is not a run (it has no config.json). Create one with: distil-cache train")
         try:
             return RunRecord.model_validate_json(self.config.read_bytes())
         except ValidationError as error:
@@ -133,7 +168,7 @@ class RunFolder:
             raise UserError(f"{self.config}: is not a run's configuration ({where}: {first['msg']}).") from error
 
     def create(self, record: RunRecord) -> None:
-        """Make the folder, which exists, a run. Raises UserError, naming the run, if another command has just done so."""
+        """Make the existing folder a run. Raises UserError, naming the run, if another command has just done so."""
         try:
             created = create_file(self.config, lambda path: path.write_text(_text(record), encoding="utf-8"))
         except OSError as error:
@@ -146,18 +181,22 @@ class RunFolder:
             )
 
     def replace(self, record: RunRecord) -> None:
-        """Replace the record of a run that goes on, in one step."""
+        """Replace the record of a run that is resumed, atomically."""
         replace_text(self.config, _text(record))
 
     def is_free(self) -> bool:
-        """Say whether a new run may be made here: nothing is there, but for what killed commands left."""
+        """Return whether a new run may be created here: the folder has nothing but leftovers of killed commands."""
         return not self.folder.exists() or all(map(leftover, self.folder.iterdir()))
 
     def admit(self, config: TrainConfig, *, resume: bool) -> RunRecord | None:
-        """The record of the training to go on with, or None for a new one.
+        """Check whether a training may use the folder, and return the record of the run to resume; None for a new run.
 
-        Raises UserError if the folder holds another training, or this one without ``resume``. A training that goes on
-        may be asked for more epochs, unless its learning rate has followed from their number.
+        A resumed training may have more epochs, unless the learning rate depends on their number.
+
+        Raises
+        ------
+        UserError
+            The folder holds something else, another training, or this one without ``resume``.
         """
         if not self.config.exists():
             if not self.is_free():
@@ -173,28 +212,42 @@ class RunFolder:
             raise UserError(f"{other}. Choose another --run folder.")
         if not resume:
             known = f"{self.folder}: holds this training already"
-            raise UserError(f"{known}. Go on with --resume, or choose another --run folder.")
+            raise UserError(f"{known}. Continue with --resume, or choose another --run folder.")
         if record.version == 1 and record.method.window != "resize":
             raise UserError(
-                f"{self.folder}: began when method {record.config.method} resized its pictures instead of cropping them, "
-                "so it cannot go on as it was. Evaluate it as it is, or train anew into another --run folder."
+                f"{self.folder}: was started when method {record.config.method} resized its images instead of cropping "
+                "them, so it cannot be resumed. Evaluate it as it is, or train again into another --run folder."
             )
         return record
 
     def load_student(self) -> tuple[Student, RunRecord, dict[str, str]]:
-        """The best student so far (on the CPU, evaluation mode), the run's record, and the checkpoint's facts with its ``sha256``."""
+        """Load the best student so far.
+
+        Returns
+        -------
+        tuple
+            The student (on the CPU, evaluation mode), the run's record, and the checkpoint's metadata with its
+            ``sha256``.
+
+        Raises
+        ------
+        UserError
+            The folder is not a run, or has no checkpoint.
+        """
         record = self.read()
         path = self.checkpoints / BEST
         if not path.is_file():
-            raise UserError(f"{self.folder}: has no checkpoint yet. Let its first epoch end with train --resume")
+            raise UserError(
+                f"{self.folder}: has no checkpoint yet. Finish its first epoch with: distil-cache train --resume"
+            )
         student = build_student(record.config.backbone, record.method.channels, record.teacher_channels)
         facts = load_weights(path, student)
         return student.eval(), record, facts
 
     def calibration(self, sha256: str) -> Calibration | None:
-        """The threshold that validation chose for the student of this digest; None where none was, or for another one."""
-        found = read_calibration(self.calibration_file)
-        return found if found is not None and found.checkpoint_sha256 == sha256 else None
+        """Return the threshold chosen by validation for the student with this digest; None if there is none."""
+        calibration = read_calibration(self.calibration_file)
+        return calibration if calibration is not None and calibration.checkpoint_sha256 == sha256 else None
 
 
 def _text(record: RunRecord) -> str:
@@ -202,22 +255,22 @@ def _text(record: RunRecord) -> str:
 
 
 def new_run_id(folder: Path) -> str:
-    """A name that no other run has: the folder's, as far as a file name may hold it, and random digits."""
+    """Return a unique name: the folder's, reduced to letters, digits and hyphens, and random digits."""
     stem = re.sub("[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-")
     return f"{stem[:60] or 'run'}-{secrets.token_hex(4)}"
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that decides what a training or an evaluation gives."""
+    """Return the versions of the software that affects the result of a training or an evaluation."""
     return {"distil-cache": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def now() -> datetime:
-    """The present second, in UTC."""
+    """Return the present second, in UTC."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 def append_line(path: Path, line: dict[str, float | int | None]) -> None:
-    """Add one line of JSON to a file and flush it."""
+    """Append a line of JSON to a file and flush it."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one command at a time trains there, and what a killed one left is known."""
+"""The lock of a run folder: only one command at a time trains there, and leftovers of killed commands are removed."""
 
 from __future__ import annotations
 
@@ -19,28 +19,39 @@ _MOST_BYTES = 1000
 
 
 class RunLock:
-    """Keeps a run folder for one command, from :meth:`take` until the block ends."""
+    """Locks a run folder from :meth:`take` until the block ends.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._handle: int | None = None
 
     def __enter__(self) -> Self:
-        """Take nothing yet, so that a command that is refused leaves no folder."""
+        """Return the lock without taking it, so that a refused command creates no folder."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
     def take(self) -> None:
-        """Take the folder, which is made if it is absent; taking it twice is taking it once.
+        """Lock the folder, creating it if it does not exist. Does nothing if this object holds the lock already.
 
-        Temporary files of killed commands are deleted. Raises UserError if another command has the folder.
+        Temporary files of killed commands are deleted.
+
+        Raises
+        ------
+        UserError
+            Another command holds the lock.
         """
         if self._handle is not None:
             return
@@ -50,10 +61,10 @@ class RunLock:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             free = try_lock(self._handle)
         except OSError:
-            return  # no right to write, of which the first file that is written tells; or a file system without locks
+            return  # not writable, which the first file to be written reports; or a file system without locks
         if not free:
             raise UserError(
-                f"{self.folder}: another command works in this run ({_holder(self._handle)}). "
+                f"{self.folder}: another command is using this run ({_holder(self._handle)}). "
                 "Wait until it has ended, or choose another --run folder."
             )
         with suppress(OSError):
@@ -64,16 +75,16 @@ class RunLock:
 
 
 def leftover(path: Path) -> bool:
-    """Say whether a file in a run folder is only what a command that ended, or was killed, left: it holds no results."""
+    """Return whether a file in a run folder holds no results: the lock, or a temporary file of a killed command."""
     return path.name == LOCK or path.name.startswith(TEMPORARY_PREFIX)
 
 
 def _delete_leftovers(folder: Path) -> None:
     for path in (*folder.glob(f"{TEMPORARY_PREFIX}*"), *folder.glob(f"checkpoints/{TEMPORARY_PREFIX}*")):
-        if path.is_file():  # an evaluation that is being written is a folder
+        if path.is_file():  # an evaluation being written is a folder
             path.unlink(missing_ok=True)
 
 
 def _holder(handle: int) -> str:
     text = os.pread(handle, _MOST_BYTES, 0).decode(errors="replace").strip()
-    return text or "it has just begun"
+    return text or "just started"

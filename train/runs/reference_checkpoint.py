@@ -1,12 +1,12 @@
-"""Checkpoints of the reference implementation (github.com/miraflow/DistilDIRE), read and written.
+"""Import and export of checkpoints of the reference implementation (github.com/miraflow/DistilDIRE).
 
-Its files are what ``torch.save`` made of ``{"model": …, "optimizer": …, "total_steps": …}``; the model's keys begin with
-``student_backbone.`` and ``student_head.``, and after training on several GPUs with ``module.`` before that. Our student
-has the same submodules, so that conversion renames nothing else; a projection to another teacher's width is no part of
-the verdict and is left behind.
+Its files are written by ``torch.save`` from ``{"model": …, "optimizer": …, "total_steps": …}``. The model's keys start
+with ``student_backbone.`` and ``student_head.``, and with ``module.`` before that after training on several GPUs. Our
+student has the same submodules, so conversion renames nothing else. A projection to another teacher's width does not
+affect the logit and is left out.
 
-An imported checkpoint becomes a run that can be evaluated but not trained on. It reads what the reference's code feeds
-it: the image in [-1, 1] beside eps, at 256 pixels (``official-code``).
+An imported checkpoint becomes a run that can be evaluated but not trained further. Its input is that of the
+reference's code: the image in [-1, 1] together with eps, at 256 pixels (``official-code``).
 """
 
 from __future__ import annotations
@@ -36,14 +36,30 @@ IMAGE_SIDE = 256
 PARALLEL = "module."
 UNKNOWN = "imported"
 PRESET_OF: dict[str, Preset] = {"distildire": "official-code", "eps": "paper"}
-"""What describes the input of each student that the reference trains. Eps alone it feeds as the paper's preset does."""
+"""Preset with the input of each student that the reference trains. Its input for eps alone is that of ``paper``."""
 
 
 def import_checkpoint(path: Path, run: Path, method: str = METHOD) -> dict[str, Any]:
-    """Make a run of a reference checkpoint and return its facts, ready for JSON.
+    """Make a run of a reference checkpoint.
 
-    method : ``distildire`` for the student of image and eps, ``eps`` for the one of eps alone (``--only_eps``).
-    Raises UserError for a file that is damaged or holds another network, and for a run folder that is not empty.
+    Parameters
+    ----------
+    path
+        The checkpoint.
+    run
+        Folder of the new run.
+    method
+        ``distildire`` for the student of image and eps, ``eps`` for the one of eps alone (``--only_eps``).
+
+    Returns
+    -------
+    dict
+        Facts about the checkpoint, ready for JSON.
+
+    Raises
+    ------
+    UserError
+        The file is damaged or holds another network, or the run folder is not empty.
     """
     student, record = read_checkpoint(path, method, new_run_id(run))
     folder = RunFolder(run)
@@ -64,9 +80,19 @@ def import_checkpoint(path: Path, run: Path, method: str = METHOD) -> dict[str, 
 
 
 def read_checkpoint(path: Path, method: str = METHOD, run: str = UNKNOWN) -> tuple[Student, RunRecord]:
-    """The student of a reference checkpoint, in evaluation mode on the CPU, and the record that a run of it has.
+    """Read a reference checkpoint.
 
-    Raises UserError for a file that is damaged or holds another network, UsageError for another method than the reference's.
+    Returns
+    -------
+    tuple
+        The student, in evaluation mode on the CPU, and the record of a run of it.
+
+    Raises
+    ------
+    UserError
+        The file is damaged or holds another network.
+    UsageError
+        The reference has no such method.
     """
     if method not in PRESET_OF:
         raise UsageError(f"--method {method}: the reference implementation's students are {' and '.join(PRESET_OF)}.")
@@ -77,9 +103,9 @@ def read_checkpoint(path: Path, method: str = METHOD, run: str = UNKNOWN) -> tup
     student = build_student(ARCHITECTURE, config.definition.channels)
     state = official_state(read_state_dict(path))
     check_state(student, state, f"{path} for method {method}")
-    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise UserError(f"{path}: {broken[0]} holds numbers that are not finite. Fetch the file again.")
+    non_finite = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if non_finite:
+        raise UserError(f"{path}: {non_finite[0]} holds numbers that are not finite. Download the file again.")
     student.load_state_dict(state, strict=True)
     record = RunRecord(
         run=run,
@@ -102,53 +128,62 @@ def read_checkpoint(path: Path, method: str = METHOD, run: str = UNKNOWN) -> tup
 
 
 def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
-    """Write a run's best student as a file that the reference implementation loads, and return its facts.
+    """Write a run's best student as a file that the reference implementation loads.
 
-    A ``.safetensors`` file holds the tensors alone. ``.pt`` and ``.pth`` are what ``torch.save`` makes, with the state of
-    an optimiser that has not stepped, since the reference's loader asks for one even to test. Raises UserError for
-    another backbone than the reference's, and for a file that is there already.
+    A ``.safetensors`` file holds only the tensors. ``.pt`` and ``.pth`` files are written by ``torch.save``, with the
+    state of an optimiser that has made no step, since the reference's loader requires one even to test.
+
+    Returns
+    -------
+    dict
+        Facts about the file, ready for JSON.
+
+    Raises
+    ------
+    UserError
+        The backbone is not the reference's, or the file exists already.
     """
     student, record, _ = RunFolder(run).load_student()
     if record.config.backbone != ARCHITECTURE:
         raise UserError(
-            f"{run}: its student is {record.config.backbone}, the reference implementation has {ARCHITECTURE} alone."
+            f"{run}: its student is {record.config.backbone}, the reference implementation has only {ARCHITECTURE}."
         )
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UserError(f"{path}: its name must end with .pth, .pt or .safetensors, which says what to write.")
+        raise UserError(f"{path}: its name must end with .pth, .pt or .safetensors, which selects the format.")
     if path.exists():
-        raise UserError(f"{path}: is there already. Choose another name.")
+        raise UserError(f"{path}: exists already. Choose another name.")
     state = {name: value for name, value in student.state_dict().items() if not name.startswith("projection.")}
     if path.suffix == ".safetensors":
-        written = partial(save_file, {name: value.contiguous() for name, value in state.items()})
+        write = partial(save_file, {name: value.contiguous() for name, value in state.items()})
     else:
         trained = [weight for name, weight in student.named_parameters() if name in state]
         optimiser = torch.optim.Adam(trained, lr=record.config.lr).state_dict()
-        written = partial(torch.save, {"model": state, "optimizer": optimiser, "total_steps": 0})
-    if not _create(path, written):
-        raise UserError(f"{path}: is there already. Choose another name.")
+        write = partial(torch.save, {"model": state, "optimizer": optimiser, "total_steps": 0})
+    if not _create(path, write):
+        raise UserError(f"{path}: exists already. Choose another name.")
     scale = ", ".join(f"{name} {scaled}" for name, scaled in record.method.scales.items())
-    fed = f"{scale}, at {record.train_size} pixels"
+    input_format = f"{scale}, at {record.train_size} pixels"
     return {
         "file": str(path),
         "method": record.method.name,
-        "input": fed,
+        "input": input_format,
         "tensors": len(state),
         "sha256": file_digest(path),
     }
 
 
 def _create(path: Path, write: Callable[[Path], object]) -> bool:
-    """Make a file whole, unless it exists; return whether it was made. ``torch.save`` enters the file's own name into it."""
+    """Write a complete file unless it exists; return whether it was created. ``torch.save`` stores the file name."""
     try:
         with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as folder:
-            new = Path(folder) / path.name
-            write(new)
-            return create_file(path, new.rename)
+            temporary = Path(folder) / path.name
+            write(temporary)
+            return create_file(path, temporary.rename)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
 def official_state(content: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A reference checkpoint's tensors under the names of ``Student``."""
+    """Return a reference checkpoint's tensors under the names of ``Student``."""
     parallel = all(name.startswith(PARALLEL) for name in content)
     return {name.removeprefix(PARALLEL) if parallel else name: value for name, value in content.items()}

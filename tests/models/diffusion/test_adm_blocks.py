@@ -1,4 +1,4 @@
-"""The attention block as it is computed against the same block spelled out."""
+"""The attention block against the same block written out."""
 
 from __future__ import annotations
 

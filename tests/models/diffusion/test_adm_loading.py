@@ -1,4 +1,4 @@
-"""From a name or a file to a loaded ADM: where the flags come from, what is refused, and how weights arrive."""
+"""Loading an ADM by name or file: the source of its flags, refused files, and the loaded weights."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def test_flags_come_from_the_option_before_the_json_beside_before_the_metadata(b
 
 
 def test_a_file_of_unknown_flags_is_refused_with_what_to_give(bare: Path) -> None:
-    with pytest.raises(UserError, match=r"tiny\.pt: its flags are not known.*tiny\.json.*--adm-config JSON"):
+    with pytest.raises(UserError, match=r"tiny\.pt: its flags are unknown.*tiny\.json.*--adm-config JSON"):
         find_adm(bare)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"flags\.json: is no JSON"),
-        ("[1]", r"flags\.json: is no JSON object"),
-        ('{"flags": 3}', r"flags\.json: is no JSON object"),
+        ("{", r"flags\.json: is not JSON"),
+        ("[1]", r"flags\.json: is not a JSON object"),
+        ('{"flags": 3}', r"flags\.json: is not a JSON object"),
         ('{"image_size": "big"}', r"flags\.json: ADM flag image_size"),
         ('{"predict_xstart": true}', r"flags\.json: ADM flag predict_xstart"),
     ],
@@ -112,12 +112,12 @@ def test_a_class_conditional_adm_is_refused(bare: Path) -> None:
 
 
 def test_a_name_that_is_nothing_lists_the_names(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--adm adm257: there is no such file.*demo, demo-b, adm256"):
+    with pytest.raises(UserError, match=r"--adm adm257: no such file.*demo, demo-b, adm256"):
         find_adm("adm257")
 
 
 @pytest.mark.parametrize("name", UNCHECKED)
-def test_an_official_file_without_a_published_hash_is_not_fetched(name: str) -> None:
+def test_an_official_file_without_a_published_hash_is_not_downloaded(name: str) -> None:
     message = (
         "class-conditional" if name.endswith("-cond") else r"no SHA-256.*lsun_bedroom\.pt yourself.*--adm-config JSON"
     )

@@ -1,4 +1,4 @@
-"""What one pass computes, and what it costs."""
+"""The features of one pass, and the model calls they cost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = {
 
 
 class Counted:
-    """A real small ADM with random weights that counts its calls and the timesteps that it was asked about."""
+    """A real small ADM with random weights that counts its calls and the timesteps of the calls."""
 
     def __init__(self) -> None:
         torch.manual_seed(3)
@@ -57,7 +57,7 @@ def schedule() -> NoiseSchedule:
 
 
 def walk(model: Counted, x: Tensor, path: list[int], abar: Tensor, *, clip: bool) -> tuple[Tensor, list[Tensor]]:
-    """The textbook: from level path[i] predict x0, go to level path[i + 1]; in float64. Level -1 is clean, len(abar) is noise."""
+    """The textbook, in float64: from level path[i] predict x0, go to path[i + 1]. Level -1 is clean, len(abar) noise."""
     levels = torch.cat([abar, torch.tensor([0.0, 1.0], dtype=torch.float64)])
     noises = []
     x = x.double()
@@ -130,7 +130,7 @@ def test_the_path_goes_up_and_comes_down_over_the_same_timesteps(
     assert made.calls == 6
 
 
-def test_a_model_that_believes_in_one_picture_reconstructs_that_picture(x: Tensor, schedule: NoiseSchedule) -> None:
+def test_a_model_of_a_single_image_reconstructs_that_image(x: Tensor, schedule: NoiseSchedule) -> None:
     believed = torch.full_like(x, 0.25)
     abar = dict(zip(schedule.timesteps, schedule.alphas_cumprod.tolist(), strict=True))
 

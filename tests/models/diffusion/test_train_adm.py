@@ -1,4 +1,4 @@
-"""The training tool on a few pictures: it goes on where it stopped, it learns, and what it exports can be loaded."""
+"""The training tool on a few images: it resumes, it learns, and its export can be loaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tool() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve noisy gradients, not square, in a folder with a subfolder."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "sub").mkdir()
@@ -46,28 +46,38 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, pictures: Path, out: Path, steps: int) -> None:
+def run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, image_folder: Path, out: Path, steps: int) -> None:
     """Train as the command line does, at a constant learning rate."""
-    words = [str(pictures), "--out", str(out), "--flags", json.dumps(FLAGS), "--steps", str(steps), "--batch", "8"]
-    words += ["--warmup", "1", "--lr", "2e-3", "--decay-share", "0.001", "--seed", "4"]
-    monkeypatch.setattr(sys, "argv", ["train_adm.py", *words])
+    arguments = [
+        str(image_folder),
+        "--out",
+        str(out),
+        "--flags",
+        json.dumps(FLAGS),
+        "--steps",
+        str(steps),
+        "--batch",
+        "8",
+    ]
+    arguments += ["--warmup", "1", "--lr", "2e-3", "--decay-share", "0.001", "--seed", "4"]
+    monkeypatch.setattr(sys, "argv", ["train_adm.py", *arguments])
     tool.main()
 
 
 def test_a_run_that_goes_on_ends_with_the_weights_of_an_undisturbed_one(
-    tool: ModuleType, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool: ModuleType, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tool, monkeypatch, pictures, tmp_path / "whole", 6)
-    run(tool, monkeypatch, pictures, tmp_path / "parts", 3)
-    run(tool, monkeypatch, pictures, tmp_path / "parts", 6)
+    run(tool, monkeypatch, image_folder, tmp_path / "whole", 6)
+    run(tool, monkeypatch, image_folder, tmp_path / "parts", 3)
+    run(tool, monkeypatch, image_folder, tmp_path / "parts", 6)
     whole, parts = (load_file(tmp_path / name / "final.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_the_loss_falls_and_the_export_loads_by_its_own_flags(
-    tool: ModuleType, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool: ModuleType, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tool, monkeypatch, pictures, tmp_path / "run", 100)
+    run(tool, monkeypatch, image_folder, tmp_path / "run", 100)
     curve = json.loads((tmp_path / "run" / "loss.json").read_text())["loss"]
     assert [step for step, _ in curve] == [50, 100]
     assert curve[-1][1] < curve[0][1]
@@ -77,10 +87,10 @@ def test_the_loss_falls_and_the_export_loads_by_its_own_flags(
     Adm(config).load_state_dict(load_file(exported))
 
 
-def test_only_images_with_the_key_prefix_are_read(tool: ModuleType, pictures: Path) -> None:
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[0] for path in pictures.rglob("*.png")]
+def test_only_images_with_the_key_prefix_are_read(tool: ModuleType, image_folder: Path) -> None:
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[0] for path in image_folder.rglob("*.png")]
     chosen = digests[0]
-    images = tool.load_images(pictures, 8, chosen)
+    images = tool.load_images(image_folder, 8, chosen)
     assert images.shape == (digests.count(chosen), 3, 8, 8)
     assert images.dtype == torch.uint8
 

@@ -1,4 +1,4 @@
-"""Winograd's way through 3x3 convolutions against the direct one, and where it is taken."""
+"""Winograd's algorithm for 3x3 convolutions against the direct one, and where it is used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def drawn(*shape: int) -> Tensor:
 
 
 def layer(channels: int = 64, out_channels: int = 64, **options: object) -> nn.Conv2d:
-    """A frozen convolution with drawn weights, on which Winograd's way may be taken."""
+    """A frozen convolution with random weights that is suitable for Winograd's algorithm."""
     options = {"kernel_size": 3, "padding": 1} | options
     conv = nn.Conv2d(channels, out_channels, **options)  # type: ignore[arg-type]
     with torch.no_grad():
