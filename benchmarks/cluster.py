@@ -39,7 +39,7 @@ from distil_cache.pipeline.cluster.executor import ClusterExecutor
 from distil_cache.pipeline.cluster.local_workers import CALM, OVERLAP
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.in_process import InProcessExecutor
+from distil_cache.pipeline.execution.tasks import InProcessExecutor
 from distil_cache.pipeline.planning.estimate import device_hours
 from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent

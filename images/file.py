@@ -57,7 +57,7 @@ Reason = Literal[
 ]
 """``damaged``: it is an image, but its data are corrupt. ``unreadable``: the system does not let us read the file.
 
-From ``ambiguous`` to ``transparent``: why files that others computed cannot be imported, see :mod:`..pipeline.importing.reader`.
+From ``ambiguous`` to ``transparent``: why files that others computed cannot be imported, see :mod:`..pipeline.importing.loose_files`.
 ``no-video-support``: it is a video, and the optional package that reads videos is not installed."""
 
 PILLOW_ERRORS = (

@@ -34,7 +34,7 @@ from PIL import Image
 from ..errors import UsageError
 from .spec import Perturbation
 
-Pixels = NDArray[np.uint8]
+_Pixels = NDArray[np.uint8]
 """Uint8 RGB of shape (S, S, 3)."""
 
 CHROMA = "4:2:0"
@@ -54,7 +54,7 @@ def recompress_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8
     return np.array(Image.open(stream, formats=("JPEG",)))
 
 
-def perturb(picture: Pixels, key: str, how: Perturbation) -> Pixels:
+def perturb(picture: _Pixels, key: str, how: Perturbation) -> _Pixels:
     """Return the perturbed picture, uint8 (3, S, S), contiguous. key : the sample's, 32 hex digits."""
     pixels = np.ascontiguousarray(picture.transpose(1, 2, 0))
     return np.ascontiguousarray(_KINDS[how.kind](pixels, how.strength, key).transpose(2, 0, 1))
@@ -71,16 +71,16 @@ def part_of(size: int, share: float) -> int:
     return max(1, math.floor(size * share + 0.5))
 
 
-def _jpeg(pixels: Pixels, quality: float, key: str) -> Pixels:
+def _jpeg(pixels: _Pixels, quality: float, key: str) -> _Pixels:
     return recompress_jpeg(pixels, int(quality))
 
 
-def _resize(pixels: Pixels, share: float, key: str) -> Pixels:
+def _resize(pixels: _Pixels, share: float, key: str) -> _Pixels:
     size = pixels.shape[0]
     return _scaled(_scaled(pixels, part_of(size, share)), size)
 
 
-def _blur(pixels: Pixels, sigma: float, key: str) -> Pixels:
+def _blur(pixels: _Pixels, sigma: float, key: str) -> _Pixels:
     radius = int(TRUNCATE * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
@@ -94,18 +94,18 @@ def _blur(pixels: Pixels, sigma: float, key: str) -> Pixels:
     return _to_uint8(values)
 
 
-def _noise(pixels: Pixels, sigma: float, key: str) -> Pixels:
+def _noise(pixels: _Pixels, sigma: float, key: str) -> _Pixels:
     return _to_uint8(pixels + sigma * unit_noise(key, pixels.size).reshape(pixels.shape))
 
 
-def _crop(pixels: Pixels, share: float, key: str) -> Pixels:
+def _crop(pixels: _Pixels, share: float, key: str) -> _Pixels:
     size = pixels.shape[0]
     side = part_of(size, share)
     corner = (size - side) // 2
     return _scaled(pixels[corner : corner + side, corner : corner + side], size)
 
 
-_KINDS: dict[str, Callable[[Pixels, float, str], Pixels]] = {
+_KINDS: dict[str, Callable[[_Pixels, float, str], _Pixels]] = {
     "jpeg": _jpeg,
     "resize": _resize,
     "blur": _blur,
@@ -127,7 +127,7 @@ def unit_noise(key: str, count: int) -> NDArray[np.float64]:
     return drawn
 
 
-def _scaled(pixels: Pixels, side: int) -> Pixels:
+def _scaled(pixels: _Pixels, side: int) -> _Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
 
 
@@ -137,5 +137,5 @@ def _mirrored(length: int, radius: int) -> NDArray[np.intp]:
     return np.minimum(place, 2 * length - 1 - place)
 
 
-def _to_uint8(values: NDArray[np.float64]) -> Pixels:
+def _to_uint8(values: NDArray[np.float64]) -> _Pixels:
     return np.floor(np.clip(values, 0, 255) + 0.5).astype(np.uint8)

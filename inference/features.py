@@ -21,7 +21,7 @@ from ..pipeline.execution.batches import BatchSize, pad_batch, run_batches
 from ..pipeline.execution.compute import stored_rows, to_signal
 from ..pipeline.execution.networks import automatic_batch, placed
 from ..pipeline.execution.transfer import HostCopy, Rows, to_device
-from ..pipeline.specs.adm_features import DireSpec, NoiseSpec, one_call_features
+from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
 from .feature_specs import PassSpec
 from .find_adm import AdmFile
 

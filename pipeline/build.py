@@ -23,7 +23,7 @@ from .cluster import Placement, open_crew
 from .config import BuildConfig
 from .cost import CostRequest, estimate_cost
 from .execution.deviation import SAMPLES
-from .execution.in_process import InProcessExecutor
+from .execution.tasks import InProcessExecutor
 from .planning.estimate import predicted_calls
 from .planning.prepare import BuildPlan, plan_again, prepare
 from .results import Result, Totals, part_result, plan_result, record_result

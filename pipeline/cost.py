@@ -29,8 +29,7 @@ from .execution.compute import to_signal
 from .execution.networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
 from .planning.estimate import device_hours, image_size, predicted_calls, row_bytes
 from .planning.prepare import BuildPlan
-from .specs.adm_features import DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from .specs.teacher import TeacherSpec, teacher_views
+from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, teacher_views
 
 MEMORY = "rates.json"
 MEASURE_SECONDS = 3.0

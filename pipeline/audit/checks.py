@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ..sources.file import SourceFile
 from .classify import FEWEST, Judgement, judge
-from .header_features import HEADER_FEATURES, TOLD_ONLY, HeaderFacts, header_features
+from .header_features import CONTENT_FEATURES, HEADER_FEATURES, FeatureValue, HeaderFacts, header_features
 from .pixel_features import PixelFacts
-from .wording import describe_check
 
 SUSPICIOUS = 0.6
 """AUC above which a check finds that the label is given away, if its interval lies above chance."""
@@ -21,8 +22,8 @@ ERROR = 0.05
 """Chance that any interval of an audit misses; each check gets its share of it."""
 
 _MOST_FEATURES = 5
-
-Value = str | float | None
+_MOST_VALUES = 3  # values of a feature that a sentence names
+_LONGEST_VALUE = 48  # characters of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def all_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
 def judge_content_features(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
     """Judge alone each feature that depends on the content as well; no verdict rests on it."""
     found = []
-    for name in TOLD_ONLY:
+    for name in CONTENT_FEATURES:
         judgement, values = _judged(rows, partial(_header_features, names=(name,)), 1 - ERROR)
         if judgement is not None:
             found.append(
@@ -115,27 +116,27 @@ def _of_generator(files: Sequence[SourceFile], generator: str) -> list[int]:
     )
 
 
-Check = tuple[str, str, Sequence[AuditRow], Callable[[AuditRow], Mapping[str, Value]]]
+_Check = tuple[str, str, Sequence[AuditRow], Callable[[AuditRow], Mapping[str, FeatureValue]]]
 
 
-def _of_headers(rows: Sequence[AuditRow]) -> Iterator[Check]:
+def _of_headers(rows: Sequence[AuditRow]) -> Iterator[_Check]:
     for name, places in audit_parts([row.file for row in rows]):
         yield name, "headers", [rows[place] for place in places], partial(_header_features, names=HEADER_FEATURES)
 
 
-def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[Check]:
+def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[_Check]:
     for name, places in audit_parts([row.file for row in rows]):
         members = [rows[place] for place in places]
         with_grid = all(_pixels_of(row).own_quality is None for row in members)
         yield name, "pixels", members, partial(_pixel_features, with_grid=with_grid)
 
 
-def _header_features(row: AuditRow, names: Sequence[str]) -> dict[str, Value]:
+def _header_features(row: AuditRow, names: Sequence[str]) -> dict[str, FeatureValue]:
     values = header_features(row.facts)
     return {name: values[name] for name in names}
 
 
-def _pixel_features(row: AuditRow, with_grid: bool) -> dict[str, Value]:
+def _pixel_features(row: AuditRow, with_grid: bool) -> dict[str, FeatureValue]:
     return _pixels_of(row).features(with_grid)
 
 
@@ -144,20 +145,24 @@ def _pixels_of(row: AuditRow) -> PixelFacts:
     return row.pixels
 
 
-def _checked(checks: Sequence[Check]) -> list[dict[str, Any]]:
+def _checked(checks: Sequence[_Check]) -> list[dict[str, Any]]:
     level = 1 - ERROR / max(1, len(checks))
     return [_result(part, kind, rows, features, level) for part, kind, rows, features in checks]
 
 
 def _judged(
-    rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, Value]], level: float
-) -> tuple[Judgement | None, list[Mapping[str, Value]]]:
+    rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, FeatureValue]], level: float
+) -> tuple[Judgement | None, list[Mapping[str, FeatureValue]]]:
     values = [features(row) for row in rows]
     return judge(values, [row.file.label for row in rows], [row.group for row in rows], level), values
 
 
 def _result(
-    part: str, kind: str, rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, Value]], level: float
+    part: str,
+    kind: str,
+    rows: Sequence[AuditRow],
+    features: Callable[[AuditRow], Mapping[str, FeatureValue]],
+    level: float,
 ) -> dict[str, Any]:
     judgement, values = _judged(rows, features, level)
     fakes = sum(row.file.label for row in rows)
@@ -189,8 +194,47 @@ def _result(
     }
 
 
-def _sentence(name: str, rows: Sequence[AuditRow], values: Sequence[Mapping[str, Value]]) -> str:
-    of_label: list[list[Value]] = [[], []]
+def _sentence(name: str, rows: Sequence[AuditRow], values: Sequence[Mapping[str, FeatureValue]]) -> str:
+    of_label: list[list[FeatureValue]] = [[], []]
     for row, value in zip(rows, values, strict=True):
         of_label[row.file.label].append(value[name])
     return describe_check(name, *of_label)
+
+
+def describe_check(name: str, real: Sequence[FeatureValue], generated: Sequence[FeatureValue]) -> str:
+    """Return a sentence such as ``JPEG quality: real 54 to 96 (median 96), generated none``. Neither may be empty."""
+    return f"{name}: real {_described(real)}, generated {_described(generated)}"
+
+
+def _described(values: Sequence[FeatureValue]) -> str:
+    there = [value for value in values if value is not None]
+    if not there:
+        return "none"
+    numbers = [float(value) for value in there if not isinstance(value, str)]
+    text = _numbers(numbers) if len(numbers) == len(there) else _words([str(value) for value in there])
+    missing = len(values) - len(there)
+    return f"{text} [none in {missing:,} of {len(values):,}]" if missing else text
+
+
+def _numbers(values: Sequence[float]) -> str:
+    low, median, high = (_number(value) for value in np.quantile(values, [0, 0.5, 1]))
+    return low if low == high else f"{low} to {high} (median {median})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:.2f}"
+
+
+def _words(values: Sequence[str]) -> str:
+    counts = Counter(values)
+    shown = [
+        f"{_shortened(value)} {100 * count / len(values):.0f} %" for value, count in counts.most_common(_MOST_VALUES)
+    ]
+    others = len(counts) - len(shown)
+    return "; ".join(shown) + (f"; {others:,} others" if others > 0 else "")
+
+
+def _shortened(value: str) -> str:
+    if not value:
+        return "(nothing)"
+    return value if len(value) <= _LONGEST_VALUE else f"{value[: _LONGEST_VALUE - 1]}…"

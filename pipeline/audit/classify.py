@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from ...metrics.bootstrap import bootstrap, interval
 from ...metrics.measures import auc
+from .header_features import FeatureValue
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.tree import DecisionTreeClassifier
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Value = str | float | None
+_Floats = NDArray[np.float64]
+_Ints = NDArray[np.int64]
 
 FEWEST = 20
 """Images of each class, and groups of them, below which nothing is concluded."""
@@ -52,7 +52,7 @@ class Judgement:
 
 
 def judge(
-    features: Sequence[Mapping[str, Value]], labels: Sequence[int], groups: Sequence[int], level: float = 0.95
+    features: Sequence[Mapping[str, FeatureValue]], labels: Sequence[int], groups: Sequence[int], level: float = 0.95
 ) -> Judgement | None:
     """Say how well the features tell the labels (0 real, 1 generated).
 
@@ -86,13 +86,13 @@ def judge(
     return Judgement(_area(truth, scores), middle, level, tuple(sorted(alone.items(), key=lambda item: -item[1])))
 
 
-def _area(truth: Ints, scores: Floats) -> float:
+def _area(truth: _Ints, scores: _Floats) -> float:
     area = auc(truth, scores)
     assert area is not None  # there are images of both classes
     return area
 
 
-def _encoded(values: Sequence[Value]) -> Floats:
+def _encoded(values: Sequence[FeatureValue]) -> _Floats:
     """Return a feature as (N, columns): a number as itself with NaN for None, a word as one column a common value."""
     if all(value is None or isinstance(value, (int, float)) for value in values):
         return np.array([[np.nan if value is None else float(value)] for value in values])
@@ -101,8 +101,11 @@ def _encoded(values: Sequence[Value]) -> Floats:
 
 
 def _out_of_fold(
-    model: RandomForestClassifier | DecisionTreeClassifier, values: Floats, truth: Ints, folds: list[tuple[Ints, Ints]]
-) -> Floats:
+    model: RandomForestClassifier | DecisionTreeClassifier,
+    values: _Floats,
+    truth: _Ints,
+    folds: list[tuple[_Ints, _Ints]],
+) -> _Floats:
     scores = np.zeros(len(truth))
     for seen, unseen in folds:
         scores[unseen] = model.fit(values[seen], truth[seen]).predict_proba(values[unseen])[:, 1]

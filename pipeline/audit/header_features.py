@@ -1,7 +1,7 @@
 """What a file tells without its pixels: format, encoder settings, size, metadata. All of it could give a label away.
 
 None of these facts depends on what the picture shows, with one exception: the number of bytes. It is told, but no
-verdict rests on it (see :data:`TOLD_ONLY`).
+verdict rests on it (see :data:`CONTENT_FEATURES`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class HeaderFacts:
     subsampling: str | None = None
 
 
-Value = str | float | None
+FeatureValue = str | float | None
+"""A number, a category, or None where the question does not arise."""
 
 HEADER_FEATURES = (
     "format", "extension", "JPEG quality", "JPEG tables", "chroma subsampling", "width", "height", "aspect",
@@ -48,7 +49,7 @@ HEADER_FEATURES = (
 )  # fmt: skip
 """Names of the features that :func:`header_features` returns and a verdict may rest on."""
 
-TOLD_ONLY = ("bytes per pixel",)
+CONTENT_FEATURES = ("bytes per pixel",)
 """Features that depend on the content as well: smooth pictures take fewer bytes with every encoder."""
 
 
@@ -69,7 +70,7 @@ def row_facts(row: ScannedRow) -> HeaderFacts | None:
     return _with_traits(row.file.path, row.format, width, height, row.bytes, row.metadata_bytes, row.traits)
 
 
-def header_features(facts: HeaderFacts) -> dict[str, Value]:
+def header_features(facts: HeaderFacts) -> dict[str, FeatureValue]:
     """Return the features of one file by name; None where the question does not arise."""
     return {
         "format": facts.format,

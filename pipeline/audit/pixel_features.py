@@ -15,17 +15,18 @@ last two have too few frequencies for that, and they are not measured.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...images.file import Limits
-from ...images.jpeg import nearest_quality, parse_jpeg
+from ...images.jpeg import nearest_quality, parse_jpeg, standard_table
 from ...images.upright import load_rgb
-from .jpeg_history import earlier_quality
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 SMALLEST_SIDE = 16
 """Pixels of the shorter side below which nothing is measured."""
@@ -95,13 +96,13 @@ def window(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[cuts[0], cuts[1]]
 
 
-def _periodicity(grey: Floats) -> tuple[float, float]:
+def _periodicity(grey: _Floats) -> tuple[float, float]:
     """Return grid and peak over both directions, as in :class:`PixelFacts`."""
     grids, peaks = zip(*(_spectral(_spectrum(lines)) for lines in (grey, grey.T)), strict=True)
     return math.log(sum(grids) / len(grids)), max(peaks)
 
 
-def _spectrum(grey: Floats) -> Floats:
+def _spectrum(grey: _Floats) -> _Floats:
     """Power of the columns' mean absolute second difference, relative to neighbouring frequencies: white noise is 1."""
     second = np.abs(grey[:, 2:] - 2 * grey[:, 1:-1] + grey[:, :-2])
     level = np.pad(np.log(np.minimum(second, _CAP).mean(axis=0) + 0.05), 1, mode="edge")
@@ -112,11 +113,11 @@ def _spectrum(grey: Floats) -> Floats:
     surroundings = [
         np.median(power[max(1, place - half) : place + half + 1]) / math.log(2) for place in range(len(power))
     ]
-    result: Floats = power / (np.array(surroundings) + 1e-9)
+    result: _Floats = power / (np.array(surroundings) + 1e-9)
     return result
 
 
-def _spectral(power: Floats) -> tuple[float, float]:
+def _spectral(power: _Floats) -> tuple[float, float]:
     """Return the mean power at the harmonics of period 8, and the highest other peak, in excess of its expectation."""
     count = 2 * (len(power) - 1)
     harmonics = np.arange(1, _HARMONICS + 1) * count // 8
@@ -125,3 +126,91 @@ def _spectral(power: Floats) -> tuple[float, float]:
     for place in harmonics:
         others[max(0, place - 1) : place + 2] = False
     return float(power[harmonics].mean()) + 1e-9, float(power[others].max()) - math.log(others.sum())
+
+
+# Above 98, almost all steps are 1, which every rounded picture fits.
+_STANDARD = {quality: np.array(standard_table(quality), dtype=np.float64) for quality in range(5, 99)}
+_MOST_BLOCKS = 1024
+_LARGEST_STEP = 60
+_FEWEST = 8  # coefficients that a step is judged by
+_CLEAR = 6.0  # standard deviations of the mean phase that chance does not reach
+_LEAST_AGREEMENT = 0.25  # mean cosine: rounding alone leaves 0.66 at a step of 2; a picture that was no JPEG has 0.05
+_LEAST_OF_JPEG = 0.5  # the same where the coefficients have steps of their own, which agree with others by arithmetic
+_FREQUENCIES_NEEDED = 3
+_FACTOR = 2  # an earlier step is told from a JPEG's own if it is this much larger
+
+_PLACES = np.arange(8)
+_DCT = (
+    np.cos((2 * _PLACES[None] + 1) * _PLACES[:, None] * np.pi / 16) * np.where(_PLACES == 0, 0.125**0.5, 0.5)[:, None]
+)
+_LOW_FREQUENCIES = [8 * i + j for i in range(6) for j in range(6) if 1 <= i + j <= 5]
+
+
+class StepSearch(NamedTuple):
+    """What counts as a step.
+
+    least : smallest step of each of the 64 coefficients. margin : grey levels beyond half a step from which on a
+    magnitude counts; above 0, it would take away those that speak against a step. agreement : least mean cosine.
+    """
+
+    least: _Floats
+    margin: float
+    agreement: float
+
+
+def earlier_quality(grey: _Floats, own: Sequence[int] | None = None) -> int | None:
+    """Return the quality (1..100) of a JPEG compression that pixels still show, or None.
+
+    grey : (H, W) luminance in 0..255, sides multiples of 8, beginning on the grid of blocks.
+    own : luminance steps of the file itself if it is a JPEG: only steps twice as large are told from it.
+    """
+    coefficients = np.abs(_coefficients(grey))
+    if own is None:
+        search = StepSearch(np.full(64, 2.0), 0.0, _LEAST_AGREEMENT)
+    else:
+        # The file's own multiples that lie halfway to an earlier step speak against it, and must not be left out.
+        search = StepSearch(np.maximum(2.0, _FACTOR * np.asarray(own, dtype=np.float64)), -0.5, _LEAST_OF_JPEG)
+    return _standard_quality(coefficients, search) or _other_quality(coefficients, search)
+
+
+def _coefficients(grey: _Floats) -> _Floats:
+    """Orthonormal DCT of at most _MOST_BLOCKS of the 8x8 blocks, evenly chosen: (blocks, 64)."""
+    height, width = grey.shape
+    blocks = grey.reshape(height // 8, 8, width // 8, 8).swapaxes(1, 2).reshape(-1, 8, 8)
+    blocks = blocks[:: math.ceil(len(blocks) / _MOST_BLOCKS)]
+    result: _Floats = (_DCT @ blocks @ _DCT.T).reshape(-1, 64)
+    return result
+
+
+def _standard_quality(coefficients: _Floats, search: StepSearch) -> int | None:
+    """Return the quality whose standard table all coefficients together fit best, if they fit one."""
+    scores = {}
+    for quality, steps in _STANDARD.items():
+        columns = np.flatnonzero(steps >= search.least)
+        columns = columns[columns > 0]
+        scores[quality] = _score(coefficients[:, columns], steps[columns], search)
+    best = max(scores, key=lambda quality: scores[quality])
+    return best if scores[best] > _CLEAR else None
+
+
+def _other_quality(coefficients: _Floats, search: StepSearch) -> int | None:
+    """Find the step of each low frequency by itself; return the standard quality nearest to those that show one."""
+    found = {}
+    for place in _LOW_FREQUENCIES:
+        candidates = range(math.ceil(search.least[place]), _LARGEST_STEP + 1)
+        scores = [_score(coefficients[:, place], np.array(float(step)), search) for step in candidates]
+        clear = max(scores, default=0.0)
+        if clear > _CLEAR:
+            # A step's divisors fit as well, but for rounding: the largest that fits about as well is the step.
+            found[place] = max(step for step, score in zip(candidates, scores, strict=True) if score > 0.75 * clear)
+    return nearest_quality(found) if len(found) >= _FREQUENCIES_NEEDED else None
+
+
+def _score(magnitudes: _Floats, steps: _Floats, search: StepSearch) -> float:
+    """Standard deviations by which magnitudes lie at multiples of their steps; 0 if they do not clearly do so."""
+    counting = magnitudes > 0.5 * steps + search.margin
+    phases = (magnitudes / steps)[counting]
+    if len(phases) < _FEWEST:
+        return 0.0
+    agreement = float(np.cos(2 * np.pi * phases).mean())
+    return agreement * math.sqrt(2 * len(phases)) if agreement > search.agreement else 0.0

@@ -43,11 +43,10 @@ _WORKERS = 4
 _NOT_MEASURED = ("too-small", "too-large")
 
 T = TypeVar("T")
-Result = dict[str, Any]
-Refusal = tuple[SourceFile, ImageRejected]
+_RejectedFile = tuple[SourceFile, ImageRejected]
 
 
-def audit_rows(rows: Sequence[AuditRow]) -> list[Result]:
+def audit_rows(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
     """Judge headers alone: the cheap part of an audit, for a program that has the facts of its files.
 
     At most HEADER_SAMPLE rows of each label are judged. Returns one entry a check (all rows, each split, each
@@ -66,7 +65,7 @@ def run_audit(
     dataset: str | None = None,
     sample: int = AUDIT_SAMPLE,
     progress: Progress | None = None,
-) -> Result:
+) -> dict[str, Any]:
     """Audit sources (folders, tables, tars), or a dataset of a cache by the places that it was built from.
 
     sample : most images of each label whose pixels are looked at; 0 for none.
@@ -138,7 +137,7 @@ def _files(
 
 def read_sample(
     rows: Sequence[ScannedRow], group: dict[str, int], sample: int, progress: Progress
-) -> tuple[list[AuditRow], list[Refusal]]:
+) -> tuple[list[AuditRow], list[_RejectedFile]]:
     """Take the headers of a sample, and read the pixels of a part of it; return these and what could not be read."""
     files, keys = [row.file for row in rows], [row.key for row in rows]
     places = choose_evenly(files, keys, max(HEADER_SAMPLE, sample))
@@ -152,7 +151,9 @@ def read_sample(
     return judged, [(rows[place].file, seen) for place, seen in pixels.items() if isinstance(seen, ImageRejected)]
 
 
-def near_duplicates(rows: Sequence[ScannedRow], progress: Progress) -> tuple[Result, dict[str, int], list[Refusal]]:
+def near_duplicates(
+    rows: Sequence[ScannedRow], progress: Progress
+) -> tuple[dict[str, Any], dict[str, int], list[_RejectedFile]]:
     """Look for near duplicates among different files; number the groups of keys that look alike; return failures too."""
     one_of = list({row.key: row for row in rows}.values())
     compared = [
@@ -177,7 +178,7 @@ def near_duplicates(rows: Sequence[ScannedRow], progress: Progress) -> tuple[Res
     return found, group, refused
 
 
-def _exact(rows: Sequence[ScannedRow], scanned: ScanResult) -> Result:
+def _exact(rows: Sequence[ScannedRow], scanned: ScanResult) -> dict[str, Any]:
     repeated = sum(count - 1 for count in Counter((row.key, row.file.generator) for row in rows).values())
     return {
         "same_bytes_both_labels": scanned.label_conflicts,

@@ -15,8 +15,7 @@ from ...errors import UserError
 from ...models.diffusion.ddim import Extraction, extract
 from ..planning.estimate import route_calls
 from ..planning.plan import PASS_FEATURES, Task, routes
-from ..specs.adm_features import EpsSpec, NoiseSpec, ReconSpec, one_call_features
-from ..specs.teacher import TeacherSpec, check_teacher, teacher_views
+from ..specs import EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, check_teacher, one_call_features, teacher_views
 from .batches import pad_batch, run_batches
 from .context import TaskContext
 from .load import TaskImages

@@ -12,9 +12,14 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ...cache.store import FeatureStore
+from ...models.device import device_name
+from ...progress import Progress
+from ..config import BuildConfig
 from ..planning.plan import FEATURES, Task
+from ..planning.prepare import BuildPlan
 from .compute import compute, load_models
 from .context import TaskContext
+from .deviation import Deviation, deviation_on
 from .load import TaskImages
 from .transfer import Rows
 
@@ -144,3 +149,20 @@ def _finish(task: Task, images: TaskImages, made: _Made, shards: Mapping[str, st
             computed[feature] = len(keys)
     unusable = {**images.bad, **images.gone}
     return TaskResult(computed, made.calls, unusable, there, made.seconds, made.batch_size)
+
+
+class InProcessExecutor:
+    """One build's work in the loop of :func:`.tasks.run_tasks`. ``context`` : what its tasks share."""
+
+    def __init__(self, config: BuildConfig, ready: BuildPlan, progress: Progress) -> None:
+        self._tasks = ready.plan.tasks
+        self.context = TaskContext.of(config, ready, ready.files(), progress.advance)
+
+    def reports(self) -> Iterator[TaskReport]:
+        """Do the tasks; yields what became of each."""
+        name = device_name(self.context.models.device, of_machine=True)
+        return (TaskReport(done, "", name) for done in run_tasks(self._tasks, self.context))
+
+    def deviation(self, keys: Sequence[str]) -> Deviation:
+        """Compare reduced precision with float32 on these cached pictures."""
+        return deviation_on(self.context, keys)

@@ -13,16 +13,16 @@ from ...errors import UsageError
 from ...images.spec import ImageSize
 from ...storage.pydantic_field import PlaceField
 from ..config import DATASET_NAME, ShardSize, default_threads, wrong_option
-from ..specs.imported import (
+from ..specs import (
     ImportedDireSpec,
     ImportedEpsSpec,
     ImportedFiles,
     ImportedImageSpec,
     ImportedReconSpec,
     ImportOrigin,
+    teacher_spec,
 )
-from ..specs.teacher import teacher_spec
-from .files import PARTS
+from .loose_files import PARTS
 
 
 class ImportConfig(BaseModel):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ...cache.gather import gather
@@ -32,15 +33,12 @@ from ..record import write_record
 from ..scan.conflicts import Reject, ScannedRow
 from ..scan.scan import scan
 from ..sources.file import printable
-from ..specs.teacher import TeacherSpec, check_teacher, teacher_views
-from .files import LooseSample, find_loose_samples, wanted_parts
+from ..specs import TeacherSpec, check_teacher, teacher_views
 from .import_config import ImportConfig, import_specs
-from .reader import Reader, Rows, common_side
-
-Result = dict[str, Any]
+from .loose_files import LooseSample, Reader, common_side, find_loose_samples, wanted_parts
 
 _COMPARED = 8
-"""Rows of each feature that are compared with their files before others are added to them."""
+"""NDArray[Any] of each feature that are compared with their files before others are added to them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class _Work:
     reader: Reader
     decode_threads: int
 
-    def read(self, feature: str, key: str) -> Rows:
+    def read(self, feature: str, key: str) -> NDArray[Any]:
         """Return a row from its file. Raises ImageRejected."""
         row = self.rows[key]
         sample = self.samples[row.file.location]
@@ -73,7 +71,7 @@ class _Totals:
     refused: dict[str, ImageRejected] = field(default_factory=dict)
 
 
-def run_import(config: ImportConfig, progress: Progress) -> Result:
+def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
     """Import loose files, reusing every row that the cache holds. Returns what ``cache import --json`` prints.
 
     Raises UserError for folders that are not as expected, for files that contradict those imported before under the same
@@ -204,14 +202,14 @@ def _run(plan: Plan, work: _Work, config: ImportConfig, teacher: nn.Module | Non
     return totals
 
 
-def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, Rows]:
+def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, NDArray[Any]]:
     """Commit the rows that one image shard lacks, and return its new rows of DIRE by key.
 
     A sample of which one file cannot be used gets no row at all, so features of one shard hold the same keys.
     """
     lacking = {feature: frozenset(keys) for feature, keys in task.missing.items() if feature != "teacher"}
 
-    def one(key: str) -> dict[str, Rows] | ImageRejected:
+    def one(key: str) -> dict[str, NDArray[Any]] | ImageRejected:
         try:
             return {feature: work.read(feature, key) for feature, keys in lacking.items() if key in keys}
         except ImageRejected as rejected:
@@ -230,7 +228,7 @@ def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, Rows]:
 
 
 def _run_teacher(
-    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, Rows], work: _Work, batch_size: int
+    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, NDArray[Any]], work: _Work, batch_size: int
 ) -> None:
     """Compute and commit the teacher's features of these samples' imported DIRE."""
     spec = work.specs["teacher"]

@@ -11,8 +11,7 @@ from ...images.spec import ImageSpec
 from ...models.backbones import build_backbone
 from ...models.diffusion.ddim import used_steps
 from ...models.diffusion.noise_schedule import NoiseSchedule
-from ..specs.adm_features import DireSpec, EpsSpec, NoiseSpec, ReconSpec, one_call_features
-from ..specs.teacher import TeacherSpec
+from ..specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, one_call_features
 from .plan import Plan, Task, routes
 
 

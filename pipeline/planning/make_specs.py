@@ -12,8 +12,7 @@ from ...models.diffusion.checkpoints import find_adm, find_flags
 from ...models.diffusion.unet import AdmConfig
 from ...progress import Progress
 from ..config import BuildConfig
-from ..specs.adm_features import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from ..specs.teacher import teacher_spec
+from ..specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec, teacher_spec
 
 
 def make_specs(

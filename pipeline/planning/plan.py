@@ -8,7 +8,7 @@ pieces of it: a build that was killed goes on with the very pieces that an undis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from ...cache.index.index import Index
 from ...cache.shards.keys import KeyArray, binary_keys, hex_keys
 from ...errors import UsageError
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 FEATURES = ("image", "eps", "recon", "dire", "noise", "teacher")
 PASS_FEATURES = ("eps", "recon", "dire", "noise")
@@ -128,13 +128,13 @@ class Samples:
         renumber = np.array([place[name] for name in found], np.int32)
         return cls(distinct, renumber[coded.indices.to_numpy()[first]], tuple(sorted(found)))
 
-    def only(self, chosen: Mask) -> Samples:
+    def only(self, chosen: _Mask) -> Samples:
         """Return the chosen ones, a mask (N,)."""
         return Samples(self.keys[chosen], self.split[chosen], self.splits)
 
-    def within(self, splits: Collection[str]) -> Mask:
+    def within(self, splits: Collection[str]) -> _Mask:
         """Say of each sample whether its split is one of these."""
-        mask: Mask = np.array([name in splits for name in self.splits], bool)[self.split]
+        mask: _Mask = np.array([name in splits for name in self.splits], bool)[self.split]
         return mask
 
 
@@ -198,7 +198,7 @@ def _place_of(piece: NDArray[np.intp], places: NDArray[np.int64]) -> int:
     return int(places[np.sort(piece)[len(piece) // 2]])
 
 
-def _among(keys: KeyArray, few: Sequence[str]) -> Mask:
+def _among(keys: KeyArray, few: Sequence[str]) -> _Mask:
     """Say of each of the sorted, distinct keys whether it is one of a few."""
     among = np.zeros(len(keys), bool)
     place = np.searchsorted(keys, binary_keys(few))
@@ -213,7 +213,7 @@ def _runs(order: NDArray[np.intp], value: NDArray[np.int32]) -> list[NDArray[np.
     return np.split(order, np.flatnonzero(np.diff(value[order])) + 1) if len(order) else []
 
 
-def _task(image_shard: str | None, keys: KeyArray, lacking: Mapping[str, Mask]) -> Task:
+def _task(image_shard: str | None, keys: KeyArray, lacking: Mapping[str, _Mask]) -> Task:
     names = hex_keys(keys)
     missing = {
         feature: tuple(names[place] for place in np.flatnonzero(lacks))
@@ -223,5 +223,56 @@ def _task(image_shard: str | None, keys: KeyArray, lacking: Mapping[str, Mask]) 
     return Task(image_shard, tuple(names), missing)
 
 
-def _counts(masks: Mapping[str, Mask]) -> dict[str, int]:
+def _counts(masks: Mapping[str, _Mask]) -> dict[str, int]:
     return {feature: int(np.count_nonzero(mask)) for feature, mask in masks.items()}
+
+
+TRAIN_DEFAULT = ("image", "eps", "dire", "teacher")
+OTHER_DEFAULT = ("image", "eps")
+
+
+def parse_features(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``["image,eps,dire", "test:image,eps"]`` -> ``{"*": (…), "test": (…)}``.
+
+    A list without a split is for every split that has no list of its own. Raises UsageError for an unknown feature, an
+    empty list, or two lists for one split.
+    """
+    lists: dict[str, tuple[str, ...]] = {}
+    for option in options:
+        split, colon, text = option.rpartition(":")
+        split = split.strip() if colon else "*"
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        for name in names:
+            if name not in FEATURES:
+                raise UsageError(f"--features {option}: unknown feature {name!r}; there are {', '.join(FEATURES)}.")
+        if not names or not split:
+            raise UsageError(f"--features {option}: write a list such as image,eps or test:image,eps.")
+        if split in lists:
+            raise UsageError(f"--features {option}: the split {split!r} has a list already.")
+        lists[split] = names
+    return lists
+
+
+def only_pictures(lists: dict[str, tuple[str, ...]]) -> bool:
+    """Say whether the lists ask for pictures alone, whatever splits a dataset has. Then no diffusion model is needed."""
+    return "*" in lists and {name for names in lists.values() for name in names} == {"image"}
+
+
+def wanted_features(lists: dict[str, tuple[str, ...]], splits: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Feature -> splits for the splits that the dataset has, with dependencies, in order of computation.
+
+    Without a list, train gets image, eps, dire and teacher, every other split image and eps. Raises UsageError if a
+    list names a split that the dataset lacks.
+    """
+    present = sorted(set(splits))
+    absent = sorted(set(lists) - {"*", *present})
+    if absent:
+        raise UsageError(
+            f"--features {absent[0]}:…: the dataset has no split {absent[0]!r}, only {', '.join(present)}."
+        )
+    wanted: dict[str, set[str]] = {}
+    for split in present:
+        default = lists.get("*", TRAIN_DEFAULT if split == "train" else OTHER_DEFAULT)
+        for feature in lists.get(split, default):
+            wanted.setdefault(feature, set()).add(split)
+    return with_dependencies({feature: frozenset(splits) for feature, splits in wanted.items()})

@@ -24,10 +24,9 @@ from ..config import BuildConfig
 from ..scan.scan import FileScanner, ScanResult, scan
 from ..sources.discover import discover
 from ..sources.file import SourceFile
-from .feature_lists import only_pictures, parse_features, wanted_features
 from .from_cache import cached_pictures, read_origin
 from .make_specs import flags_and_digest, make_specs
-from .plan import Plan, PlanPartition, Samples, make_plan
+from .plan import Plan, PlanPartition, Samples, make_plan, only_pictures, parse_features, wanted_features
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from distil_cache.images.decode import decode
 from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.images.perturb import check_perturbation, part_of, perturb, recompress_jpeg, unit_noise
 from distil_cache.images.spec import Harmonization, ImageSpec, Perturbation, parse_harmonization, parse_perturbation
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
+from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 from image_bytes import noise, saved
 from numpy.typing import NDArray
 from PIL import Image

@@ -25,8 +25,8 @@ from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.importing.import_config import ImportConfig
 from distil_cache.pipeline.importing.importer import run_import
-from distil_cache.pipeline.importing.reader import load_tensor
-from distil_cache.pipeline.specs.teacher import TeacherSpec, teacher_views
+from distil_cache.pipeline.importing.loose_files import load_tensor
+from distil_cache.pipeline.specs import TeacherSpec, teacher_views
 from distil_cache.progress import Silent
 from distil_cache.train.data.select import choose_build
 from hypothesis import given, settings

@@ -9,8 +9,9 @@ from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import build_backbone
 from distil_cache.models.diffusion.unet import AdmConfig
 from distil_cache.models.resize import resize
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec
-from distil_cache.pipeline.specs.teacher import (
+from distil_cache.pipeline.specs import (
+    AdmIdentity,
+    DireSpec,
     TeacherSpec,
     check_teacher,
     default_train_size,

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from audit_pictures import picture, through_jpeg
 from distil_cache.images.jpeg import nearest_quality, parse_jpeg, standard_table
+from distil_cache.pipeline.audit.checks import describe_check
 from distil_cache.pipeline.audit.classify import judge
 from distil_cache.pipeline.audit.duplicates import MOST_BITS, groups, near_pairs, sketch_image
 from distil_cache.pipeline.audit.header_features import header_facts
-from distil_cache.pipeline.audit.jpeg_history import earlier_quality
-from distil_cache.pipeline.audit.pixel_features import pixel_facts, window
-from distil_cache.pipeline.audit.wording import describe_check
+from distil_cache.pipeline.audit.pixel_features import earlier_quality, pixel_facts, window
 from image_bytes import noise, saved
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
