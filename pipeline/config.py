@@ -32,7 +32,7 @@ ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
-OF_SOURCES = ("layout", "rehash", "min_side", "max_pixels")
+SOURCE_OPTIONS = ("layout", "rehash", "min_side", "max_pixels")
 """Settings that say how sources are read: ``--from-cache`` has no use for any but their defaults."""
 
 
@@ -47,7 +47,7 @@ class BuildConfig(BaseModel):
     The first group decides values and ends up in the specs; the second only says what to do it to, where, and how fast.
 
     harmonize : ``jpeg:QUALITY``, see :func:`..images.spec.parse_harmonization`. perturb : such as ``jpeg:75``.
-    origin : the dataset whose cached pictures are taken in place of ``sources``; ``splits`` of it, see :mod:`.planning.from_cache`.
+    origin : the dataset whose cached images are taken in place of ``sources``; ``splits`` of it, see :mod:`.planning.from_cache`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,7 +92,7 @@ class BuildConfig(BaseModel):
         if self.perturb is not None:
             parse_perturbation(self.perturb)
         if bool(self.sources) == (self.origin is not None):
-            raise UsageError("build: takes its pictures either from a SOURCE or, with --from-cache, from a dataset.")
+            raise UsageError("build: takes its images either from a SOURCE or, with --from-cache, from a dataset.")
         if self.perturb is not None and self.origin is None:
             raise UsageError(f"--perturb {self.perturb}: needs --from-cache.")
         if "@" in self.dataset and self.perturb is None:
@@ -134,17 +134,15 @@ def build_requests(
     if not from_cache:
         for option, value in (("--perturb", perturb), ("--splits", splits), ("--as", name)):
             if value:
-                raise UsageError(f"{option}: needs --from-cache: a dataset is derived from cached pictures.")
+                raise UsageError(f"{option}: needs --from-cache: a dataset is derived from cached images.")
         if not settings["sources"]:
-            raise UsageError(
-                "build: name a SOURCE, or give --from-cache to start from the cached pictures of --dataset."
-            )
+            raise UsageError("build: name a SOURCE, or give --from-cache to start from the cached images of --dataset.")
         return [BuildConfig.checked(**settings)]
     if settings["sources"]:
         raise UsageError(
             f"--from-cache: opens no source, so leave {settings['sources'][0]} out, or leave out the option."
         )
-    for field in OF_SOURCES:
+    for field in SOURCE_OPTIONS:
         default = BuildConfig.model_fields[field].default
         if settings.get(field, default) != default:
             raise UsageError(f"--{field.replace('_', '-')}: is about sources, and --from-cache opens none.")

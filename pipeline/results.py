@@ -26,10 +26,10 @@ Result = dict[str, Any]
 
 
 @dataclass
-class Totals:
+class BuildTotals:
     """What the tasks of a build did together.
 
-    Rows by feature, images x ADM calls, keys without a picture, ids of shards by feature, the smallest number of images in
+    Rows by feature, images x ADM calls, keys without an image, ids of shards by feature, the smallest number of images in
     one ADM call (None if there was none), and for each name of a device ADM calls and seconds.
     """
 
@@ -56,7 +56,7 @@ class Totals:
 
 
 def record_result(
-    config: BuildConfig, ready: BuildPlan, totals: Totals, audit: HeaderAudit | None, part: PlanPartition | None
+    config: BuildConfig, ready: BuildPlan, totals: BuildTotals, audit: HeaderAudit | None, part: PlanPartition | None
 ) -> Result:
     """Write the dataset's revision and the build record, and return what they say.
 
@@ -100,7 +100,7 @@ def record_result(
     }
 
 
-def part_result(config: BuildConfig, ready: BuildPlan, totals: Totals, part: PlanPartition, rest: Plan) -> Result:
+def part_result(config: BuildConfig, ready: BuildPlan, totals: BuildTotals, part: PlanPartition, rest: Plan) -> Result:
     """Return what a build says that has done its part, while ``rest`` of the whole plan is not there yet."""
     features = {
         name: {
@@ -176,7 +176,7 @@ def _part(part: PlanPartition | None, left: int) -> Result | None:
 def _usable(
     rows: Sequence[ScannedRow], image: Index, unusable: dict[str, str]
 ) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into those that have a picture and those that have none, with the reason."""
+    """Divide the rows into those that have an image and those that have none, with the reason."""
     present = image.locate([row.key for row in rows])[0] >= 0
     if present.all():
         return list(rows), []

@@ -117,9 +117,9 @@ class ImportedFiles(SpecPart):
 
 
 class ImportedImageSpec(Spec):
-    """The picture file beside the features, uint8 (3, size, size); not always what the diffusion model saw.
+    """The image file beside the features, uint8 (3, size, size); not always what the diffusion model saw.
 
-    resize : ``none``, or ``distildire`` where pictures of other sizes are resized as DistilDIRE's script does.
+    resize : ``none``, or ``distildire`` where images of other sizes are resized as DistilDIRE's script does.
     """
 
     feature: Literal["image"] = "image"
@@ -130,7 +130,7 @@ class ImportedImageSpec(Spec):
 
 
 class ImportedEpsSpec(Spec):
-    """The noise in ``eps/*.pt``, (3, size, size): of the unrounded picture, as DistilDIRE's script computes it."""
+    """The noise in ``eps/*.pt``, (3, size, size): of the unrounded image, as DistilDIRE's script computes it."""
 
     feature: Literal["eps"] = "eps"
     algorithm: Literal[1] = 1
@@ -139,8 +139,8 @@ class ImportedEpsSpec(Spec):
     storage: FloatStorage = "float16"
 
 
-class _ImportedPicture(Spec):
-    """A picture that the scripts computed, uint8 (3, size, size). lossy : JPEG and WebP were taken too."""
+class _ImportedImage(Spec):
+    """An image that the scripts computed, uint8 (3, size, size). lossy : JPEG and WebP were taken too."""
 
     algorithm: Literal[1] = 1
     imported: ImportedFiles
@@ -148,13 +148,13 @@ class _ImportedPicture(Spec):
     lossy: bool = False
 
 
-class ImportedReconSpec(_ImportedPicture):
+class ImportedReconSpec(_ImportedImage):
     """The reconstruction in ``recons/``."""
 
     feature: Literal["recon"] = "recon"
 
 
-class ImportedDireSpec(_ImportedPicture):
+class ImportedDireSpec(_ImportedImage):
     """DIRE in ``dire/``."""
 
     feature: Literal["dire"] = "dire"

@@ -1,3 +1,3 @@
-"""Whether labels can be told without what the pictures show; others use ``run.run_audit``, and a build uses
+"""Whether labels can be told without what the images show; others use ``run.run_audit``, and a build uses
 ``summary.summarise``.
 """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..sources.file import SourceFile
-from .classify import FEWEST, Judgement, judge
+from .classify import MIN_IMAGES, Separability, measure_separability
 from .header_features import CONTENT_FEATURES, HEADER_FEATURES, FeatureValue, HeaderFacts, header_features
 from .pixel_features import PixelFacts
 
@@ -152,9 +152,9 @@ def _checked(checks: Sequence[_Check]) -> list[dict[str, Any]]:
 
 def _judged(
     rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, FeatureValue]], level: float
-) -> tuple[Judgement | None, list[Mapping[str, FeatureValue]]]:
+) -> tuple[Separability | None, list[Mapping[str, FeatureValue]]]:
     values = [features(row) for row in rows]
-    return judge(values, [row.file.label for row in rows], [row.group for row in rows], level), values
+    return measure_separability(values, [row.file.label for row in rows], [row.group for row in rows], level), values
 
 
 def _result(
@@ -168,7 +168,7 @@ def _result(
     fakes = sum(row.file.label for row in rows)
     result: dict[str, Any] = {"part": part, "features": kind, "real": len(rows) - fakes, "fake": fakes}
     if judgement is None:
-        few = f"fewer than {FEWEST} images of a class that do not look alike"
+        few = f"fewer than {MIN_IMAGES} images of a class that do not look alike"
         return {
             **result,
             "auc": None,

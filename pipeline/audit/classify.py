@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 
-FEWEST = 20
+MIN_IMAGES = 20
 """Images of each class, and groups of them, below which nothing is concluded."""
 
 FOLDS = 5
@@ -38,7 +38,7 @@ _MOST_WORDS = 12  # values of a word feature that get a column of their own
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Separability:
     """What a forest makes of some features.
 
     auc : of its out-of-fold scores. interval : of the AUC, at ``level``. alone : for each feature, the cross-validated
@@ -51,23 +51,25 @@ class Judgement:
     alone: tuple[tuple[str, float], ...]
 
 
-def judge(
+def measure_separability(
     features: Sequence[Mapping[str, FeatureValue]], labels: Sequence[int], groups: Sequence[int], level: float = 0.95
-) -> Judgement | None:
+) -> Separability | None:
     """Say how well the features tell the labels (0 real, 1 generated).
 
     features : one mapping an image, all with the same names; None is a value of its own. groups : images of one group
     are kept together. level : of the interval.
-    None if there are fewer than FEWEST images or groups of a class.
+    None if there are fewer than MIN_IMAGES images or groups of a class.
     """
     truth, members = np.asarray(labels), np.unique(np.asarray(groups), return_inverse=True)[1]
-    if min(len(set(members[truth == label].tolist())) for label in (0, 1)) < FEWEST:
+    if min(len(set(members[truth == label].tolist())) for label in (0, 1)) < MIN_IMAGES:
         return None
     values = {name: [row[name] for row in features] for name in features[0]}
     columns = {name: _encoded(column) for name, column in values.items() if len(set(column)) > 1}
     if not columns:
-        return Judgement(0.5, (0.5, 0.5), level, ())
-    from sklearn.ensemble import RandomForestClassifier  # a second to import, and most builds have nothing to judge
+        return Separability(0.5, (0.5, 0.5), level, ())
+    from sklearn.ensemble import (
+        RandomForestClassifier,  # a second to import, and most builds have nothing to measure_separability
+    )
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.tree import DecisionTreeClassifier
 
@@ -82,8 +84,8 @@ def judge(
     alone = {name: _area(truth, _out_of_fold(tree, values, truth, folds)) for name, values in columns.items()}
     drawn = bootstrap(truth, scores, {"all": np.arange(len(truth))}, members, replicates=REPLICATES)["all"]
     middle = interval(drawn["auc"], level)
-    assert middle is not None  # there are at least FEWEST groups of each class
-    return Judgement(_area(truth, scores), middle, level, tuple(sorted(alone.items(), key=lambda item: -item[1])))
+    assert middle is not None  # there are at least MIN_IMAGES groups of each class
+    return Separability(_area(truth, scores), middle, level, tuple(sorted(alone.items(), key=lambda item: -item[1])))
 
 
 def _area(truth: _Ints, scores: _Floats) -> float:

@@ -1,9 +1,9 @@
-"""Near duplicates: pictures that look the same after resizing or saving again, found without comparing every pair.
+"""Near duplicates: images that look the same after resizing or saving again, found without comparing every pair.
 
-A picture is shrunk to 32x32 grey, by averaging areas, and its **hash** is the signs of the 64 lowest frequencies of that
-picture's DCT, the mean left out. Two pictures are candidates if at most :data:`MOST_BITS` bits differ. Then they agree
-whole in one of ``MOST_BITS + 1`` bands of bits, so that only pictures of the same bucket are compared. A candidate is a
-near duplicate if the shrunk pictures correlate to :data:`CORRELATION` or more. A picture of almost one colour has no
+An image is shrunk to 32x32 grey, by averaging areas, and its **hash** is the signs of the 64 lowest frequencies of that
+image's DCT, the mean left out. Two images are candidates if at most :data:`MOST_BITS` bits differ. Then they agree
+whole in one of ``MOST_BITS + 1`` bands of bits, so that only images of the same bucket are compared. A candidate is a
+near duplicate if the shrunk images correlate to :data:`CORRELATION` or more. An image of almost one colour has no
 hash.
 """
 
@@ -27,7 +27,7 @@ CORRELATION = 0.98
 """Least correlation of near duplicates at 32x32."""
 
 _SIDE = 32
-_FLATTEST = 4.0  # standard deviation in grey levels below which a picture says nothing
+_FLATTEST = 4.0  # standard deviation in grey levels below which an image says nothing
 _COMPARED_AT_ONCE = 1024
 _LIMITS = Limits(max_pixels=64_000_000, min_side=1)
 
@@ -39,14 +39,14 @@ _BITS_OF = np.array([value.bit_count() for value in range(1 << 16)], dtype=np.ui
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSketch:
-    """What a picture looks like: its hash (64 bits), and the shrunk picture as float32 of mean 0 and length 1."""
+class PerceptualHash:
+    """What an image looks like: its hash (64 bits), and the shrunk image as float32 of mean 0 and length 1."""
 
     hash: int
     shrunk: NDArray[np.float32]
 
 
-def sketch_image(data: bytes) -> ImageSketch | None:
+def perceptual_hash(data: bytes) -> PerceptualHash | None:
     """Return the look of an image file; None if it is of almost one colour. Raises ImageRejected."""
     image = open_image(data)
     _LIMITS.check(*image.size)
@@ -61,11 +61,11 @@ def sketch_image(data: bytes) -> ImageSketch | None:
     centred = pixels - pixels.mean()
     signs = (_DCT @ centred @ _DCT.T)[_ROWS, _COLUMNS] > 0
     value = int.from_bytes(np.packbits(signs).tobytes(), "big")
-    return ImageSketch(value, (centred / np.linalg.norm(centred)).astype(np.float32).ravel())
+    return PerceptualHash(value, (centred / np.linalg.norm(centred)).astype(np.float32).ravel())
 
 
-def near_pairs(looks: Sequence[ImageSketch]) -> list[tuple[int, int]]:
-    """Return the pairs of places (smaller first, sorted) whose pictures are near duplicates."""
+def near_pairs(looks: Sequence[PerceptualHash]) -> list[tuple[int, int]]:
+    """Return the pairs of places (smaller first, sorted) whose images are near duplicates."""
     if not looks:
         return []
     hashes = np.array([look.hash for look in looks], dtype=np.uint64)

@@ -1,6 +1,6 @@
 """What a file tells without its pixels: format, encoder settings, size, metadata. All of it could give a label away.
 
-None of these facts depends on what the picture shows, with one exception: the number of bytes. It is told, but no
+None of these facts depends on what the image shows, with one exception: the number of bytes. It is told, but no
 verdict rests on it (see :data:`CONTENT_FEATURES`).
 """
 
@@ -50,7 +50,7 @@ HEADER_FEATURES = (
 """Names of the features that :func:`header_features` returns and a verdict may rest on."""
 
 CONTENT_FEATURES = ("bytes per pixel",)
-"""Features that depend on the content as well: smooth pictures take fewer bytes with every encoder."""
+"""Features that depend on the content as well: smooth images take fewer bytes with every encoder."""
 
 
 def header_facts(data: bytes, name: str) -> HeaderFacts:

@@ -1,7 +1,7 @@
-"""Traces of a picture's past in its pixels: JPEG under another format, the 8x8 grid, and resampling.
+"""Traces of an image's past in its pixels: JPEG under another format, the 8x8 grid, and resampling.
 
-Every measure compares a picture with itself (a frequency with its neighbours, a coefficient with a lattice), so that it
-answers to what was done to the picture and not to what it shows. Below :data:`SPECTRUM_SIDE` pixels the spectra of the
+Every measure compares an image with itself (a frequency with its neighbours, a coefficient with a lattice), so that it
+answers to what was done to the image and not to what it shows. Below :data:`SPECTRUM_SIDE` pixels the spectra of the
 last two have too few frequencies for that, and they are not measured.
 
 * **Earlier JPEG.** See :mod:`.jpeg_history`.
@@ -38,7 +38,7 @@ LARGEST_SIDE = 512
 """Side in pixels of the window in the middle that is looked at."""
 
 PIXEL_LIMITS = Limits(max_pixels=64_000_000, min_side=SMALLEST_SIDE)
-"""A picture is decoded whole, and this bounds the memory: 64 megapixels are 192 MB."""
+"""An image is decoded whole, and this bounds the memory: 64 megapixels are 192 MB."""
 
 JPEG_IN_PIXELS, GRID, PEAK = "JPEG quality in the pixels", "8x8 grid", "resampling peak"
 
@@ -49,14 +49,14 @@ _CAP = 30.0  # grey levels of second difference that an edge may count for
 
 @dataclass(frozen=True, slots=True)
 class PixelFacts:
-    """What one picture's pixels tell.
+    """What one image's pixels tell.
 
     own_quality : quality (1..100) of the file itself if it is a JPEG, or None.
     earlier_quality : quality of a JPEG compression that the file's own format does not tell, or None.
-    grid : log of the power at period 8 over its surroundings. For a JPEG it depends on the content: smooth pictures show
+    grid : log of the power at period 8 over its surroundings. For a JPEG it depends on the content: smooth images show
     the blocks of one quality more than others.
     peak : power of the highest other peak over its surroundings, less what the number of frequencies leads to expect.
-    Both are None of a picture that is too small for them.
+    Both are None of an image that is too small for them.
     """
 
     own_quality: int | None
@@ -65,7 +65,7 @@ class PixelFacts:
     peak: float | None
 
     def features(self, with_grid: bool) -> dict[str, str | float | None]:
-        """Return the features by name; with the grid where the picture is compared with no JPEG."""
+        """Return the features by name; with the grid where the image is compared with no JPEG."""
         found: dict[str, str | float | None] = {
             JPEG_IN_PIXELS: self.own_quality if self.earlier_quality is None else self.earlier_quality,
             PEAK: self.peak,
@@ -128,13 +128,13 @@ def _spectral(power: _Floats) -> tuple[float, float]:
     return float(power[harmonics].mean()) + 1e-9, float(power[others].max()) - math.log(others.sum())
 
 
-# Above 98, almost all steps are 1, which every rounded picture fits.
+# Above 98, almost all steps are 1, which every rounded image fits.
 _STANDARD = {quality: np.array(standard_table(quality), dtype=np.float64) for quality in range(5, 99)}
 _MOST_BLOCKS = 1024
 _LARGEST_STEP = 60
 _FEWEST = 8  # coefficients that a step is judged by
 _CLEAR = 6.0  # standard deviations of the mean phase that chance does not reach
-_LEAST_AGREEMENT = 0.25  # mean cosine: rounding alone leaves 0.66 at a step of 2; a picture that was no JPEG has 0.05
+_LEAST_AGREEMENT = 0.25  # mean cosine: rounding alone leaves 0.66 at a step of 2; an image that was no JPEG has 0.05
 _LEAST_OF_JPEG = 0.5  # the same where the coefficients have steps of their own, which agree with others by arithmetic
 _FREQUENCIES_NEEDED = 3
 _FACTOR = 2  # an earlier step is told from a JPEG's own if it is this much larger

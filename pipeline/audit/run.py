@@ -1,8 +1,8 @@
-"""Audit of a dataset: can the label be told without looking at what the pictures show?
+"""Audit of a dataset: can the label be told without looking at what the images show?
 
 A detector that is trained on JPEG photographs and PNG generations learns to tell JPEG from PNG. The audit reads the
 sources as a build does, and asks of headers (:mod:`.header_features`) and of traces in the pixels (:mod:`.pixel_features`)
-how well they tell the label (:mod:`.classify`); and it looks for pictures that are there twice
+how well they tell the label (:mod:`.classify`); and it looks for images that are there twice
 (:mod:`.duplicates`).
 """
 
@@ -26,7 +26,7 @@ from ..sources.discover import discover
 from ..sources.file import SourceFile, printable
 from ..sources.read import read_source, readers
 from .checks import AuditRow, all_checks, choose_evenly, header_checks, judge_content_features
-from .duplicates import ImageSketch, groups, near_pairs, sketch_image
+from .duplicates import PerceptualHash, groups, near_pairs, perceptual_hash
 from .header_features import HeaderFacts, header_facts, row_facts
 from .pixel_features import PixelFacts, pixel_facts
 
@@ -35,7 +35,7 @@ __all__ = ["AuditRow", "HeaderFacts", "audit_rows", "header_facts", "run_audit"]
 HEADER_SAMPLE = 5000
 """Most files of each label whose headers are judged."""
 
-LOOK_SAMPLE = 10_000
+DUPLICATE_SAMPLE = 10_000
 """Most images of each label that are compared for near duplicates."""
 
 _SHOWN = 20
@@ -157,10 +157,10 @@ def near_duplicates(
     """Look for near duplicates among different files; number the groups of keys that look alike; return failures too."""
     one_of = list({row.key: row for row in rows}.values())
     compared = [
-        one_of[place] for place in choose_evenly([r.file for r in one_of], [r.key for r in one_of], LOOK_SAMPLE)
+        one_of[place] for place in choose_evenly([r.file for r in one_of], [r.key for r in one_of], DUPLICATE_SAMPLE)
     ]
     seen = _read(compared, _look, "near duplicates", progress)
-    kept = [(row, look) for row, look in zip(compared, seen, strict=True) if isinstance(look, ImageSketch)]
+    kept = [(row, look) for row, look in zip(compared, seen, strict=True) if isinstance(look, PerceptualHash)]
     pairs = near_pairs([look for _, look in kept])
     files = [(kept[one][0].file, kept[other][0].file) for one, other in pairs]
     number = {row.key: place for place, row in enumerate([row for row, _ in kept])}
@@ -211,8 +211,8 @@ def _pixels(row: ScannedRow) -> PixelFacts:
     return pixel_facts(read_source(row.file, row.key))
 
 
-def _look(row: ScannedRow) -> ImageSketch | None:
-    return sketch_image(read_source(row.file, row.key))
+def _look(row: ScannedRow) -> PerceptualHash | None:
+    return perceptual_hash(read_source(row.file, row.key))
 
 
 def _kept(seen: PixelFacts | ImageRejected | None) -> PixelFacts | None:

@@ -55,12 +55,12 @@ def warning(audit: HeaderAudit, harmonize: str | None) -> str:
         return ""
     if harmonize is not None:
         todo = (
-            f"--harmonize {harmonize} puts one compression over all pictures, but their sizes and earlier compression "
+            f"--harmonize {harmonize} puts one compression over all images, but their sizes and earlier compression "
             "may still show; `distil-cache audit` says what else tells them apart."
         )
     else:
         todo = (
-            "Put one compression over all pictures with --harmonize jpeg:95, and see with `distil-cache audit` what "
+            "Put one compression over all images with --harmonize jpeg:95, and see with `distil-cache audit` what "
             "else tells them apart."
         )
     return f"{audit.sentence} {todo}"

@@ -18,25 +18,29 @@ from .placement import Placement
 if TYPE_CHECKING:
     from .client import WorkerPool
 
-__all__ = ["Placement", "open_crew"]
+__all__ = ["Placement", "open_worker_pool"]
 
 
 @contextmanager
-def open_crew(place: Placement, device: str, progress: Progress) -> Iterator[WorkerPool | None]:
+def open_worker_pool(placement: Placement, device: str, progress: Progress) -> Iterator[WorkerPool | None]:
     """Start the workers of this machine, or connect to a scheduler; yields None for a build in this process.
 
     device : what ``--device`` says. Raises UserError if Dask is not installed, the scheduler does not answer, or the
     workers do not start.
     """
-    if not place.on_cluster:
+    if not placement.on_cluster:
         yield None
         return
     if find_spec("distributed") is None:
-        option = "--scheduler" if place.scheduler else "--workers"
+        option = "--scheduler" if placement.scheduler else "--workers"
         raise UserError(f"{option}: needs Dask. Install it with: pip install 'distil-cache[cluster]'")
     from .client import connect, start_local_pool
 
-    opened = connect(place.scheduler, progress.say) if place.scheduler else start_local_pool(place.workers or 1, device)
-    with opened as crew:
-        progress.say(f"{crew.name}; dashboard: {crew.dashboard}")
-        yield crew
+    opened = (
+        connect(placement.scheduler, progress.say)
+        if placement.scheduler
+        else start_local_pool(placement.workers or 1, device)
+    )
+    with opened as pool:
+        progress.say(f"{pool.name}; dashboard: {pool.dashboard}")
+        yield pool

@@ -19,7 +19,7 @@ from .client import TaskFailure, TaskOutcome, WorkerPool
 from .messages import read_report
 from .worker import make_shard
 
-UNFIT = 5
+MAX_FAILURES_IN_A_ROW = 5
 """Shards in a row that fail on a worker before it is sent away."""
 
 
@@ -48,14 +48,14 @@ class Dispatcher:
 
     def __init__(
         self,
-        crew: WorkerPool,
+        pool: WorkerPool,
         plugin: str,
         shards: list[ShardTask],
         message: Callable[[Task], str],
         tries: int,
         tell: Callable[[str], None],
     ) -> None:
-        self._crew, self._plugin, self._message, self._tries, self._tell = crew, plugin, message, tries, tell
+        self._pool, self._plugin, self._message, self._tries, self._tell = pool, plugin, message, tries, tell
         self._waiting = deque(shards)
         self._alone: deque[ShardTask] = deque()
         self._flying: dict[str, ShardTask] = {}
@@ -71,7 +71,7 @@ class Dispatcher:
         """
         while self._waiting or self._flying or self._alone:
             self._hand_out()
-            outcomes = self._crew.ended()
+            outcomes = self._pool.ended()
             for outcome in outcomes:
                 yield self._take(outcome)
             if not outcomes:
@@ -79,9 +79,9 @@ class Dispatcher:
 
     def _hand_out(self) -> None:
         if self._waiting:
-            room = self._crew.window() - len(self._flying)
+            room = self._pool.window() - len(self._flying)
             if not self._flying:  # every device begins before anybody reads a second shard
-                room = len(self._crew.workers()) or room
+                room = len(self._pool.workers()) or room
             for _ in range(min(room, len(self._waiting))):
                 self._start(self._waiting.popleft())
         elif self._alone and not self._flying:
@@ -93,7 +93,7 @@ class Dispatcher:
         shard.handed_in += 1
         key = f"shard-{shard.id}-{self._plugin}-{shard.handed_in}"
         self._flying[key] = shard
-        self._crew.submit(make_shard, self._plugin, self._message(shard.task), key=key, avoid=shard.avoid)
+        self._pool.submit(make_shard, self._plugin, self._message(shard.task), key=key, avoid=shard.avoid)
 
     def _take(self, outcome: TaskOutcome) -> tuple[ShardTask, TaskReport] | None:
         shard = self._flying.pop(outcome.key)
@@ -126,14 +126,16 @@ class Dispatcher:
         """Note a failure on a worker; send it away after too many in a row, and stop if it was the last."""
         row = self._rows.setdefault(worker, set())
         row.add(shard.id)
-        if len(row) < UNFIT:
+        if len(row) < MAX_FAILURES_IN_A_ROW:
             return
         self._rows.pop(worker)
-        there = self._crew.workers().keys() - self._away
+        there = self._pool.workers().keys() - self._away
         if worker in there:
             self._away.add(worker)
-            self._tell(f"worker {worker} is sent away: the last {UNFIT} shards failed there ({shard.last})")
-            self._crew.retire(worker)
+            self._tell(
+                f"worker {worker} is sent away: the last {MAX_FAILURES_IN_A_ROW} shards failed there ({shard.last})"
+            )
+            self._pool.retire(worker)
         if there == {worker}:
             raise UserError(
                 f"every worker was sent away, because shard after shard failed. The last said: {shard.last}. "

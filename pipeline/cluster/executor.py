@@ -1,4 +1,4 @@
-"""The tasks of a plan through a crew: messages out, reports in, progress told, and what could not be made named at the end."""
+"""The tasks of a plan through a pool: messages out, reports in, progress told, and what could not be made named at the end."""
 
 from __future__ import annotations
 
@@ -35,23 +35,29 @@ _NAMED = 5
 
 
 class ClusterExecutor:
-    """One build's work on a crew, for the length of a ``with crew.plugin(work.plugin)`` block.
+    """One build's work on a pool, for the length of a ``with pool.plugin(work.plugin)`` block.
 
     plugin : what the workers get. failures : tries that failed, so far.
     """
 
     def __init__(
         self,
-        crew: WorkerPool,
+        pool: WorkerPool,
         config: BuildConfig,
         ready: BuildPlan,
-        place: Placement,
+        placement: Placement,
         progress: Progress,
         make_plugin: Callable[[str, str], BuildPlugin] = BuildPlugin,
     ) -> None:
-        self._crew, self._config, self._ready, self._place, self._progress = crew, config, ready, place, progress
+        self._pool, self._config, self._ready, self._placement, self._progress = (
+            pool,
+            config,
+            ready,
+            placement,
+            progress,
+        )
         name = f"build-{secrets.token_hex(4)}"
-        self.plugin = make_plugin(name, _request(config, ready, place).model_dump_json())
+        self.plugin = make_plugin(name, _request(config, ready, placement).model_dump_json())
         self._dispatch: Dispatcher | None = None
 
     @property
@@ -69,7 +75,12 @@ class ClusterExecutor:
         images = ready.stores["image"]
         shards = [ShardTask(task.image_shard or images.shard_id(task.keys), task) for task in ready.plan.tasks]
         self._dispatch = Dispatcher(
-            self._crew, self.plugin.name, shards, lambda task: write_task(task, files), self._place.tries, progress.say
+            self._pool,
+            self.plugin.name,
+            shards,
+            lambda task: write_task(task, files),
+            self._placement.tries,
+            progress.say,
         )
         progress.start("shards", len(shards))
         rates = Throughput()
@@ -82,19 +93,19 @@ class ClusterExecutor:
                 for feature, made_shard in report.done.shards.items():
                     made.setdefault(feature, set()).add(made_shard)
                 yield report
-            progress.note("shards", rates.text(self._crew.workers(), self.failures))
+            progress.note("shards", rates.text(self._pool.workers(), self.failures))
         _wait_until_visible(ready.stores, made)
         if self._dispatch.aside:
-            raise _set_aside(self._dispatch.aside, len(shards), self._place.tries, files)
+            raise _set_aside(self._dispatch.aside, len(shards), self._placement.tries, files)
 
     def deviation(self, keys: Collection[str]) -> Deviation | None:
-        """Let a worker compare reduced precision with float32 on these pictures; None if it could not."""
+        """Let a worker compare reduced precision with float32 on these images; None if it could not."""
         while True:
             key = f"deviation-{self.plugin.name}-{secrets.token_hex(4)}"
-            self._crew.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
+            self._pool.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
             outcomes: list[TaskOutcome] = []
             while not outcomes:
-                outcomes = self._crew.ended()
+                outcomes = self._pool.ended()
             result = outcomes[0].result
             if not isinstance(result, TaskFailure):
                 return Deviation(**json.loads(result))
@@ -134,7 +145,7 @@ class Throughput:
         return f"{len(workers)} workers, {each} images/s each{failed}"
 
 
-def _request(config: BuildConfig, ready: BuildPlan, place: Placement) -> OpenBuild:
+def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> OpenBuild:
     """Return what a worker must know. What was not given is left out, so that it takes the worker machine's default."""
     assert ready.cache is not None
     changes: dict[str, object] = {}
@@ -146,9 +157,9 @@ def _request(config: BuildConfig, ready: BuildPlan, place: Placement) -> OpenBui
         changes["teacher_weights"] = config.teacher_weights.absolute()
     if config.adm not in (*SHIPPED, *OFFICIAL):
         changes["adm"] = str(Path(config.adm).absolute())
-    if place.workers is not None:
+    if placement.workers is not None:
         changes |= {
-            "decode_threads": threads_each(place.workers),
+            "decode_threads": threads_each(placement.workers),
             "device": "cpu" if config.device == "cpu" else "auto",
         }
     sent = config.model_copy(update=changes)
@@ -157,7 +168,7 @@ def _request(config: BuildConfig, ready: BuildPlan, place: Placement) -> OpenBui
         config=sent.model_dump(mode="json", exclude_unset=True),
         fingerprints={feature: spec.fingerprint() for feature, spec in ready.specs.items()},
         lease=ready.lease,
-        pictures=ready.pictures.folder.name if ready.pictures else None,
+        pictures=ready.originals.folder.name if ready.originals else None,
     )
 
 

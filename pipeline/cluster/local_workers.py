@@ -29,7 +29,7 @@ _IGNORE_ENDINGS = "import signal\n" + "\n".join(
 )
 """Run by each worker as it starts: Ctrl-C and the end of a terminal reach all processes, and it is the build that ends its
 workers. SIGTERM keeps its meaning, as Python ends stray processes with it."""
-CALM = {
+QUIET_SETTINGS = {
     "distributed.worker.profile.enabled": False,  # looks at every thread a hundred times a second
     "distributed.admin.tick.interval": "1s",  # 20 ms by default, to notice an event loop that hangs
     "distributed.admin.system-monitor.interval": "5s",  # the dashboard's curves, twice a second by default
@@ -124,7 +124,7 @@ def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.deploy.lost-worker-timeout": "1 day",  # Dask gives up those that take long to start again
         "distributed.logging.distributed": "critical",
-        **CALM,
+        **QUIET_SETTINGS,
     }
     with _restored(THREAD_LIMITS), dask.config.set(settings):
         try:

@@ -1,6 +1,6 @@
 """What a build and its workers tell each other, as JSON: keys and paths to the worker, small records back.
 
-Dask wraps these texts in its own messages. No picture, no tensor and no object of this program travels.
+Dask wraps these texts in its own messages. No image, no tensor and no object of this program travels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from ..execution.tasks import TaskReport, TaskResult
 from ..planning.plan import Task
 from ..scan.memory import ScanEntry
-from ..sources.file import ListedObject, Member, SourceFile, absolute_root
+from ..sources.file import ListedObject, SourceFile, TarMember, absolute_root
 
 
 class OpenBuild(BaseModel):
@@ -23,7 +23,7 @@ class OpenBuild(BaseModel):
 
     version : of this program. config : the fields of the build's configuration that were given, with absolute paths.
     fingerprints : feature -> fingerprint, to be found again by the worker. lease : name of the build's lease, which shows
-    that both see one cache. pictures : folder of the pictures that are perturbed, if any.
+    that both see one cache. images : folder of the images that are perturbed, if any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +36,7 @@ class OpenBuild(BaseModel):
 
 
 def write_task(task: Task, files: Mapping[str, SourceFile]) -> str:
-    """Return a task and the files that its pictures are decoded from."""
+    """Return a task and the files that its images are decoded from."""
     place = {key: number for number, key in enumerate(task.keys)}
     needed = () if task.image_shard is not None else task.keys
     return _dump(
@@ -102,7 +102,7 @@ def _plain_file(file: SourceFile) -> list[Any]:
 
 def _file(plain: list[Any]) -> SourceFile:
     root, path, label, split, generator, family, group, member, listed = plain
-    own, seen = member and Member(*member), listed and ListedObject(*listed)
+    own, seen = member and TarMember(*member), listed and ListedObject(*listed)
     return SourceFile(root, path, label, split, generator, family, group, own, seen)
 
 

@@ -1,6 +1,6 @@
 """What runs on a worker: the tasks of a build, with models that are loaded once, and the scan of source files.
 
-A worker runs several tasks at a time, so that one reads its pictures and another writes its features while the device
+A worker runs several tasks at a time, so that one reads its images and another writes its features while the device
 works on a third; the device takes one at a time.
 """
 
@@ -74,7 +74,7 @@ class BuildPlugin(WorkerPlugin):
             raise
 
     def deviation(self, keys: Sequence[str]) -> str:
-        """Compare reduced precision with float32 on these pictures; returns the deviation as JSON."""
+        """Compare reduced precision with float32 on these images; returns the deviation as JSON."""
         return json.dumps(asdict(self._device.submit(deviation_on, self._opened(), keys).result()))
 
     def _opened(self) -> TaskContext:
@@ -110,7 +110,7 @@ def make_shard(plugin: str, message: str) -> str:
 
 
 def measure(plugin: str, keys: str) -> str:
-    """Compare reduced precision with float32 on the pictures of these keys, a JSON list."""
+    """Compare reduced precision with float32 on the images of these keys, a JSON list."""
     return _plugin(plugin).deviation(json.loads(keys))
 
 
@@ -141,7 +141,7 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
     cache = Cache.open(config.cache)
     if not path_exists(cache.root / LEASES / request.lease):
         raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
-    flags, adm_digest = flags_and_digest(config, pictures_alone=set(request.fingerprints) == {"image"})
+    flags, adm_digest = flags_and_digest(config, images_only=set(request.fingerprints) == {"image"})
     digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None
     specs = make_specs(config, flags, adm_digest, request.fingerprints, digest)
     for feature, fingerprint in request.fingerprints.items():
@@ -152,7 +152,7 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         schedule=flags.schedule(config.steps),
         specs=specs,
         stores={feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
-        pictures=None if request.pictures is None else cache.open_feature(request.pictures),
+        originals=None if request.pictures is None else cache.open_feature(request.pictures),
     )
     return TaskContext.of(config, setup, files, advance=lambda stage, units: None)
 

@@ -33,7 +33,7 @@ def load_models(task: Task, images: TaskImages, context: TaskContext) -> None:
 
 
 def compute(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, Rows], int]:
-    """Make everything but the pictures that the task's images lack.
+    """Make everything but the images that the task's images lack.
 
     Returns feature -> rows, in the order of ``images.lacking``, and the number of images x ADM calls.
     Raises UserError where a model gives anything but finite numbers, or the device's memory is too small.
@@ -124,7 +124,7 @@ def to_signal(pixels: Tensor) -> Tensor:
 
 
 def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:
-    """Return one feature of a pass in the type in which it is stored: float16 or float32 noises, uint8 pictures."""
+    """Return one feature of a pass in the type in which it is stored: float16 or float32 noises, uint8 images."""
     if isinstance(spec, EpsSpec):
         assert found.eps is not None
         return found.eps.to(getattr(torch, spec.storage))

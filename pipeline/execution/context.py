@@ -1,4 +1,4 @@
-"""What the tasks of a build share: where pictures come from, what makes features of them, and where these go."""
+"""What the tasks of a build share: where images come from, what makes features of them, and where these go."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class TaskContext:
         files: Mapping[str, SourceFile],
         advance: Callable[[str, int], None],
     ) -> Self:
-        """Return the context of a build's tasks. files : key -> where its picture is read. No model is loaded yet."""
+        """Return the context of a build's tasks. files : key -> where its image is read. No model is loaded yet."""
         image = setup.specs["image"]
         assert isinstance(image, ImageSpec)
         store, threads = setup.stores["image"], config.decode_threads
-        images = TaskImageLoader(image, store, setup.pictures, files, threads, config.limits)
+        images = TaskImageLoader(image, store, setup.originals, files, threads, config.limits)
         models = Models(config, setup.device, image.size)
         return cls(config, setup.schedule, setup.specs, setup.stores, images, models, advance)

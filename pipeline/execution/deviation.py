@@ -52,7 +52,7 @@ def measure_deviation(
 
 
 def deviation_on(context: TaskContext, keys: Sequence[str]) -> Deviation:
-    """Compare a build's reduced precision with float32 on the cached pictures of these keys."""
+    """Compare a build's reduced precision with float32 on the cached images of these keys."""
     context.stores["image"].index(refresh=True)
     pixels = torch.from_numpy(gather(context.stores["image"], keys)).to(context.models.device)
     config = context.config

@@ -28,7 +28,7 @@ from .transfer import Rows
 class TaskResult:
     """What one task did.
 
-    computed : rows by feature. adm_calls : images x ADM calls. unusable : why keys have no picture.
+    computed : rows by feature. adm_calls : images x ADM calls. unusable : why keys have no image.
     shards : feature -> id of the shard that holds these rows. seconds : the device's time, without loading models.
     batch_size : images in an ADM call at the end; None if there was none.
     """
@@ -68,9 +68,9 @@ def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[TaskResul
         for number, task in enumerate(tasks):
             images = coming.pop().result()
             coming += [reader.submit(context.images.load, after) for after in tasks[number + 1 : number + 2]]
-            pictures = writer.submit(commit_images, task, images, context)
+            writing_images = writer.submit(commit_images, task, images, context)
             made = _compute(task, images, context)
-            shards = pictures.result()
+            shards = writing_images.result()
             for earlier in writing:
                 yield earlier.result()
             writing = [writer.submit(_finish, task, images, made, shards, context)]
@@ -79,7 +79,7 @@ def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[TaskResul
 
 
 def run_task(task: Task, images: TaskImages, context: TaskContext, device: Executor) -> TaskResult:
-    """Run one task whose pictures were read, among others of this process that wait for the same device.
+    """Run one task whose images were read, among others of this process that wait for the same device.
 
     device : the one thread in which everything is computed. Each thread that computes on a CPU brings OpenMP threads of its
     own, and when there are more of these than cores, all of them wait for each other.
@@ -122,7 +122,7 @@ def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Made:
 
 
 def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[str, str]:
-    """Commit the pictures that were decoded for a task; returns ``image`` -> id of their shard if there are any.
+    """Commit the images that were decoded for a task; returns ``image`` -> id of their shard if there are any.
 
     Keys whose bytes cannot be decoded go into the marker with the reason and are never tried again. Those whose file is
     gone are left out of the shard, so the next build wants them again.
@@ -164,5 +164,5 @@ class InProcessExecutor:
         return (TaskReport(done, "", name) for done in run_tasks(self._tasks, self.context))
 
     def deviation(self, keys: Sequence[str]) -> Deviation:
-        """Compare reduced precision with float32 on these cached pictures."""
+        """Compare reduced precision with float32 on these cached images."""
         return deviation_on(self.context, keys)

@@ -77,7 +77,7 @@ class ImportConfig(BaseModel):
 def import_specs(
     config: ImportConfig, size: int, features: Collection[str], teacher_digest: str | None
 ) -> dict[str, Spec]:
-    """Return feature -> spec. ``size`` : side of the pictures. teacher_digest : of the teacher's weights, if it is wanted."""
+    """Return feature -> spec. ``size`` : side of the images. teacher_digest : of the teacher's weights, if it is wanted."""
     imported = ImportedFiles(kind=config.kind, origin=config.origin)
     dire = ImportedDireSpec(imported=imported, size=size, lossy=config.lossy)
     resize = "distildire" if config.resize else "none"

@@ -35,21 +35,21 @@ from ..scan.scan import scan
 from ..sources.file import printable
 from ..specs import TeacherSpec, check_teacher, teacher_views
 from .import_config import ImportConfig, import_specs
-from .loose_files import LooseSample, Reader, common_side, find_loose_samples, wanted_parts
+from .loose_files import LooseFileReader, LooseSample, common_side, find_loose_samples, wanted_parts
 
 _COMPARED = 8
 """NDArray[Any] of each feature that are compared with their files before others are added to them."""
 
 
 @dataclass(frozen=True)
-class _Work:
+class _ImportContext:
     """What the tasks of an import share. rows : one for each key; samples : path of an image -> its files."""
 
     rows: Mapping[str, ScannedRow]
     samples: Mapping[str, LooseSample]
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
-    reader: Reader
+    reader: LooseFileReader
     decode_threads: int
 
     def read(self, feature: str, key: str) -> NDArray[Any]:
@@ -66,7 +66,7 @@ class _Work:
 
 
 @dataclass
-class _Totals:
+class _ImportTotals:
     imported: Counter[str] = field(default_factory=Counter)
     refused: dict[str, ImageRejected] = field(default_factory=dict)
 
@@ -94,12 +94,12 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
         raise _nothing_usable(config, scanned.rejects)
     with lease(cache.root, "import", [spec.folder for spec in specs.values()], config.dataset):
         stores = {feature: cache.feature(spec, config.format) for feature, spec in specs.items()}
-        work = _Work(
+        work = _ImportContext(
             rows={row.key: row for row in reversed(scanned.rows)},
             samples={sample.file.location: sample for sample in found},
             specs=specs,
             stores=stores,
-            reader=Reader(size, config.resize, config.lossy, config.storage),
+            reader=LooseFileReader(size, config.resize, config.lossy, config.storage),
             decode_threads=config.decode_threads,
         )
         _compare(work, config)
@@ -162,8 +162,8 @@ def _nothing_usable(config: ImportConfig, rejects: Sequence[Reject]) -> UserErro
     return UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used ({first}).")
 
 
-def _compare(work: _Work, config: ImportConfig) -> None:
-    """Make sure that rows which are there came from such files: under one origin there is one row for a picture."""
+def _compare(work: _ImportContext, config: ImportConfig) -> None:
+    """Make sure that rows which are there came from such files: under one origin there is one row for an image."""
     for feature, store in work.stores.items():
         if feature == "teacher":
             continue
@@ -176,14 +176,16 @@ def _compare(work: _Work, config: ImportConfig) -> None:
                 continue
             if not np.array_equal(row, gather(store, [key])[0]):
                 raise UserError(
-                    f"{work.rows[key].file.location}: the cache holds another {feature} for this picture, imported before "
+                    f"{work.rows[key].file.location}: the cache holds another {feature} for this image, imported before "
                     f"under the origin {config.origin!r}. If these files were made otherwise, give them their own --origin."
                 )
 
 
-def _run(plan: Plan, work: _Work, config: ImportConfig, teacher: nn.Module | None, progress: Progress) -> _Totals:
+def _run(
+    plan: Plan, work: _ImportContext, config: ImportConfig, teacher: nn.Module | None, progress: Progress
+) -> _ImportTotals:
     """Read and commit what the cache lacks, an image shard at a time."""
-    totals = _Totals()
+    totals = _ImportTotals()
     progress.start("import", sum(len(task.keys) for task in plan.tasks))
     if teacher is not None:
         device = choose_device(config.device)
@@ -202,7 +204,7 @@ def _run(plan: Plan, work: _Work, config: ImportConfig, teacher: nn.Module | Non
     return totals
 
 
-def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, NDArray[Any]]:
+def _import_task(task: Task, work: _ImportContext, totals: _ImportTotals) -> dict[str, NDArray[Any]]:
     """Commit the rows that one image shard lacks, and return its new rows of DIRE by key.
 
     A sample of which one file cannot be used gets no row at all, so features of one shard hold the same keys.
@@ -228,7 +230,7 @@ def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, NDArray[
 
 
 def _run_teacher(
-    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, NDArray[Any]], work: _Work, batch_size: int
+    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, NDArray[Any]], work: _ImportContext, batch_size: int
 ) -> None:
     """Compute and commit the teacher's features of these samples' imported DIRE."""
     spec = work.specs["teacher"]

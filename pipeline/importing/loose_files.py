@@ -146,10 +146,10 @@ _SAMPLE = 16
 
 
 @dataclass(frozen=True)
-class Reader:
+class LooseFileReader:
     """How imported files are read.
 
-    size : side of all pictures and tensors. resize : whether images of other sizes are resized as DistilDIRE does, or
+    size : side of all images and tensors. resize : whether images of other sizes are resized as DistilDIRE does, or
     rejected. lossy : whether JPEG and WebP are taken for DIRE and reconstructions. storage : type of eps.
     """
 
@@ -163,7 +163,7 @@ class Reader:
         if feature == "image":
             return self._image(read_source(row.file, row.key))
         path = sample.parts[feature]
-        return self._eps(path) if feature == "eps" else self._picture(path)
+        return self._eps(path) if feature == "eps" else self._computed_image(path)
 
     def _image(self, data: bytes) -> NDArray[Any]:
         image = open_image(data)
@@ -175,7 +175,7 @@ class Reader:
             self._check_size(image.size)
         return decode(data, ImageSpec(size=self.size))
 
-    def _picture(self, path: str) -> NDArray[Any]:
+    def _computed_image(self, path: str) -> NDArray[Any]:
         data, _ = read_stable(path)
         image = open_image(data)
         if format_name(image) not in LOSSLESS and not self.lossy:

@@ -1,8 +1,8 @@
-"""A build from a dataset's cached pictures instead of its sources: which rows, which pictures, under which name.
+"""A build from a dataset's cached images instead of its sources: which rows, which images, under which name.
 
 With a perturbation it makes a derived dataset: rows of the origin under another name, with the same keys, labels, splits,
-generators and groups, whose pictures are the origin's cached ones, perturbed. The key of a row remains the hash of the
-source's bytes; that the picture is another one stands in the image's spec, and through it in that of every feature.
+generators and groups, whose images are the origin's cached ones, perturbed. The key of a row remains the hash of the
+source's bytes; that the image is another one stands in the image's spec, and through it in that of every feature.
 Without a perturbation it adds features to the origin itself. No source is opened, and all of it works when they are gone.
 """
 
@@ -54,15 +54,15 @@ def read_origin(config: BuildConfig) -> CachedSource:
     return CachedSource(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
 
 
-def cached_pictures(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> FeatureStore:
-    """Return the store of the origin's pictures; ``spec`` is theirs. UserError unless it has one for each key."""
+def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> FeatureStore:
+    """Return the store of the origin's images; ``spec`` is theirs. UserError unless it has one for each key."""
     wanted = list(dict.fromkeys(keys))
     there = {folder.name for folder in cache.feature_folders()}
     store = cache.feature(spec) if spec.folder in there else None
     lacking = len(wanted) if store is None else int(np.count_nonzero(store.index().locate(wanted)[0] < 0))
     if store is None or lacking:
         raise UserError(
-            f"{config.origin}: the cache lacks {lacking:,} of its {len(wanted):,} pictures as these options would have "
+            f"{config.origin}: the cache lacks {lacking:,} of its {len(wanted):,} images as these options would have "
             f"them ({_words(spec)}). Give the options of its build; {_known(cache, config)}."
         )
     return store
@@ -84,7 +84,7 @@ def _refuse_derived(cache: Cache, origin: str) -> None:
     if found is not None:
         raise UsageError(
             f"{origin}: is derived from {found.dataset} by {found.perturbation}. Give --dataset {found.dataset}, whose "
-            f"pictures are not perturbed, and --perturb."
+            f"images are not perturbed, and --perturb."
         )
 
 
@@ -121,7 +121,7 @@ def _words(spec: ImageSpec) -> str:
 
 
 def _known(cache: Cache, config: BuildConfig) -> str:
-    """Say which pictures the origin's builds have."""
+    """Say which images the origin's builds have."""
     assert config.origin is not None
     folders = {
         record.features["image"].folder for record in cache.builds().find(config.origin) if "image" in record.features

@@ -72,13 +72,13 @@ def make_specs(
 
 
 def flags_and_digest(
-    config: BuildConfig, *, pictures_alone: bool, progress: Progress | None = None
+    config: BuildConfig, *, images_only: bool, progress: Progress | None = None
 ) -> tuple[AdmConfig, str | None]:
-    """Return the ADM's flags and the digest of its weights; without the weights, and None, where pictures alone are made.
+    """Return the ADM's flags and the digest of its weights; without the weights, and None, where images alone are made.
 
     Raises UserError as :func:`...models.diffusion.checkpoints.find_adm`.
     """
-    if pictures_alone:
+    if images_only:
         return find_flags(config.adm, config.adm_config), None
     found = find_adm(config.adm, config.adm_config, progress)
     return found.config, found.digest

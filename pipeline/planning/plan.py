@@ -253,8 +253,8 @@ def parse_features(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return lists
 
 
-def only_pictures(lists: dict[str, tuple[str, ...]]) -> bool:
-    """Say whether the lists ask for pictures alone, whatever splits a dataset has. Then no diffusion model is needed."""
+def only_images(lists: dict[str, tuple[str, ...]]) -> bool:
+    """Say whether the lists ask for images alone, whatever splits a dataset has. Then no diffusion model is needed."""
     return "*" in lists and {name for names in lists.values() for name in names} == {"image"}
 
 

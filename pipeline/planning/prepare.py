@@ -24,23 +24,23 @@ from ..config import BuildConfig
 from ..scan.scan import FileScanner, ScanResult, scan
 from ..sources.discover import discover
 from ..sources.file import SourceFile
-from .from_cache import cached_pictures, read_origin
+from .from_cache import cached_images, read_origin
 from .make_specs import flags_and_digest, make_specs
-from .plan import Plan, PlanPartition, Samples, make_plan, only_pictures, parse_features, wanted_features
+from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResources:
     """What the tasks of a build share, in the process that plans them and in each that does them.
 
-    schedule : the DDIM steps. specs, stores : by feature. pictures : the cached pictures that are perturbed, if any.
+    schedule : the DDIM steps. specs, stores : by feature. images : the cached images that are perturbed, if any.
     """
 
     device: torch.device
     schedule: NoiseSchedule
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
-    pictures: FeatureStore | None
+    originals: FeatureStore | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def prepare(
     lists = parse_features(config.features)
     files = _discover(config)
     origin = None if config.origin is None else read_origin(config)
-    flags, adm_digest = flags_and_digest(config, pictures_alone=only_pictures(lists), progress=progress)
+    flags, adm_digest = flags_and_digest(config, images_only=only_images(lists), progress=progress)
     schedule = flags.schedule(config.steps)
     cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, scanner, dry_run=dry_run)
     if not scanned.rows:
@@ -108,9 +108,9 @@ def prepare(
         folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
         taken = held.enter_context(lease(cache.root, "build", folders, config.dataset))
         may_write, held_lease = path_exists(taken), taken.name
-    pictures = None
+    originals = None
     if origin is not None:
-        pictures = cached_pictures(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])
+        originals = cached_images(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])
     stores = _stores(cache, specs, config.format, create=not dry_run)
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
     samples = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
@@ -130,7 +130,7 @@ def prepare(
         specs=specs,
         stores=stores,
         plan=plan,
-        pictures=pictures if derived else None,
+        originals=originals if derived else None,
         derived=derived,
         lease=held_lease,
     )

@@ -18,11 +18,11 @@ from ...images.file import Reason
 from ..sources.file import SourceFile, printable
 
 _PRECEDENCE = ("test", "val", "train")
-"""The split that keeps a picture that is in several."""
+"""The split that keeps an image that is in several."""
 
 
 class ScannedRow(NamedTuple):
-    """One usable occurrence: the file, the key of its bytes, and width and height in pixels as the picture is shown.
+    """One usable occurrence: the file, the key of its bytes, and width and height in pixels as the image is shown.
 
     turned, metadata_bytes, traits : what an audit asks for, see :class:`.memory.ScanEntry`; a row that was not
     scanned has an empty text.
@@ -49,7 +49,7 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
+class ConflictResolution:
     """Rows without conflicts, the rejected files, how many these are, and the files left out as leaks."""
 
     rows: list[ScannedRow]
@@ -58,14 +58,14 @@ class Resolution:
     leaks: list[Reject]
 
 
-def resolve_conflicts(rows: Sequence[ScannedRow]) -> Resolution:
+def resolve_conflicts(rows: Sequence[ScannedRow]) -> ConflictResolution:
     """Reject bytes that carry both labels, and keep bytes that are in several splits in one of them.
 
     Test comes before val, val before train. Conflicting labels are looked for first, over all splits.
     """
     repeated = {key for key, count in Counter([row.key for row in rows]).items() if count > 1}
     if not repeated:
-        return Resolution(list(rows), [], 0, [])
+        return ConflictResolution(list(rows), [], 0, [])
     labels: dict[str, set[int]] = {key: set() for key in repeated}
     splits: dict[str, list[str]] = {key: [] for key in repeated}
     for row in rows:
@@ -84,7 +84,7 @@ def resolve_conflicts(rows: Sequence[ScannedRow]) -> Resolution:
         else:
             why = f"the same bytes are in {keeper} (key {row.key})"
             leaks.append(Reject(printable(row.file.location), "leaked", why))
-    return Resolution(kept, rejects, len(rejects), leaks)
+    return ConflictResolution(kept, rejects, len(rejects), leaks)
 
 
 def to_table(rows: Sequence[ScannedRow]) -> pa.Table:

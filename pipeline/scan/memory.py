@@ -46,7 +46,7 @@ _REPEATED = ("format", "reason", "detail", "traits")
 class ScanEntry(NamedTuple):
     """What one file holds: its size in bytes, time in ns, key, and header; ``reason`` is empty if it can be used.
 
-    width, height : pixels as the picture is shown; ``turned`` says that they are stored the other way round.
+    width, height : pixels as the image is shown; ``turned`` says that they are stored the other way round.
     metadata_bytes, traits : see :class:`...images.headers.FileHeader`; no bytes and an empty text of a file without a header.
     """
 

@@ -23,7 +23,7 @@ from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
 from ...images.headers import read_header
 from ...storage import AnyPath
 from ..sources.file import SourceFile, absolute_root, is_storable, is_url, printable
-from ..sources.read import GIVE_UP, altered_tars, file_status, read_image, readers
+from ..sources.read import MAX_UNREADABLE, altered_tars, file_status, read_image, readers
 from .conflicts import Reject, ScannedRow, resolve_conflicts
 from .memory import ScanEntry, drop_scan_entries, load_scan_memory, save_scan_memory
 
@@ -67,7 +67,7 @@ def scan(
     progress: Callable[[int, int], None] | None = None,
     scanner: FileScanner | None = None,
 ) -> ScanResult:
-    """Read and judge the files, and resolve conflicts between them.
+    """Read and measure_separability the files, and resolve conflicts between them.
 
     memory : file that remembers the findings between scans; only a speed-up, so one that is damaged is replaced.
     workers : threads that read; of an object store more do, see :func:`..sources.read.readers`. rehash : open every file even if it is
@@ -100,7 +100,7 @@ def scan(
                 rejects.append(verdict)
                 silent = silent + 1 if is_url(verdict.path) and verdict.reason == "unreadable" else 0
         done += len(block)
-        if silent >= GIVE_UP:
+        if silent >= MAX_UNREADABLE:
             _remember(memory, known | findings, known)
             raise _silent(rejects[-1])
         if progress is not None:
@@ -203,7 +203,7 @@ def _remember(memory: AnyPath | None, findings: Mapping[bytes, ScanEntry], known
 
 def _silent(last: Reject) -> UserError:
     return UserError(
-        f"{last.path}: cannot be read ({last.detail}), nor could the {GIVE_UP - 1} files before it. "
+        f"{last.path}: cannot be read ({last.detail}), nor could the {MAX_UNREADABLE - 1} files before it. "
         "What was read is remembered: run the command again when the store lets you read."
     )
 

@@ -21,7 +21,7 @@ class ListedObject(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class TarMember:
     """Where an image lies in a tar, and the tar as it was when it was listed.
 
     tar : posix path of the tar relative to the source's root. offset, length : the stretch, in bytes.
@@ -58,7 +58,7 @@ class SourceFile:
     generator: str
     family: str
     group: str
-    member: Member | None = None
+    member: TarMember | None = None
     listed: ListedObject | None = None
 
     @property

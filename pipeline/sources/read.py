@@ -18,12 +18,12 @@ from typing import Protocol
 from ...errors import UserError
 from ...images.file import MAX_BYTES, ImageRejected, content_key
 from ...storage import AnyPath, RemotePath
-from .file import ListedObject, Member, SourceFile, is_storable, is_url, source_place
+from .file import ListedObject, SourceFile, TarMember, is_storable, is_url, source_place
 
 REMOTE_READERS = 64
 """Threads that read from an object store at a time: each waits for an answer most of the time."""
 
-GIVE_UP = 64
+MAX_UNREADABLE = 64
 """Objects that could not be read, after which it is the store, or the right to read it, that is missing."""
 
 
@@ -172,7 +172,7 @@ def _object_status(place: RemotePath) -> FileStatus:
         raise _unreadable(error) from None
 
 
-def _local_member(root: str, member: Member) -> bytes:
+def _local_member(root: str, member: TarMember) -> bytes:
     _check_size(member.length)
     try:
         with open(os.path.join(root, member.tar), "rb") as file:  # noqa: PTH118, PTH123
@@ -189,7 +189,7 @@ def _local_member(root: str, member: Member) -> bytes:
     raise _tar_changed()
 
 
-def _remote_member(file: SourceFile, member: Member) -> bytes:
+def _remote_member(file: SourceFile, member: TarMember) -> bytes:
     """Return the bytes of the stretch; whether the tar is still the one that was listed is asked only if they do not come."""
     _check_size(member.length)
     try:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import UserError
 from ...images.file import EXTENSIONS
 from ...storage import AnyPath
-from .file import LABELS, DiscoveredSource, Member, SourceFile, printable
+from .file import LABELS, DiscoveredSource, SourceFile, TarMember, printable
 from .layouts import family_of
 from .tar_index import TarEntry, TarIndex, read_tar_index
 from .tree import SPLITS, is_clutter
@@ -122,7 +122,7 @@ def _source_file(root: AnyPath, tar: str, index: TarIndex, name: str, sample: _S
         generator=generator,
         family=_text(where, said, "family") or family_of(generator),
         group=_text(where, said, "group"),
-        member=Member(tar, image.offset, image.length, index.bytes, index.mtime_ns),
+        member=TarMember(tar, image.offset, image.length, index.bytes, index.mtime_ns),
     )
 
 

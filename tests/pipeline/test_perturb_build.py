@@ -214,7 +214,7 @@ def test_gc_keeps_a_derived_dataset_also_when_its_origin_has_moved_on(models: Pa
 
 
 def test_pictures_made_otherwise_are_refused_with_those_that_are_there(models: Path, cache: Path) -> None:
-    with pytest.raises(UserError, match=r"lacks 6 of its 6 pictures .*image-size 24.*it has image-size 16") as refused:
+    with pytest.raises(UserError, match=r"lacks 6 of its 6 images .*image-size 24.*it has image-size 16") as refused:
         derive(models, cache, "jpeg:75", image_size=24)
     assert refused.value.exit_code == 1
     assert "noise@jpeg-75" not in Cache.open(cache).datasets().names()

@@ -86,7 +86,7 @@ def test_a_build_ends_when_the_store_does_not_let_it_read_any_more(tmp_path: Pat
                 Forbidden.open_folder = "none"
 
     try:
-        with pytest.raises(UserError, match=rf"{place}/\S+: unreadable: Access Denied; nor can 63 other pictures"):
+        with pytest.raises(UserError, match=rf"{place}/\S+: unreadable: Access Denied; nor can 63 other images"):
             run_build(config, Forbidding())
     finally:
         Forbidden.open_folder = "real"
