@@ -1,7 +1,7 @@
 """Stage one from end to end: prepare, run the tasks, write the dataset and the build record.
 
-What was computed stays computed: every shard is committed as soon as it is whole, and the dataset's revision and the
-build record, which name what a training may use, are written last.
+An interrupted build loses no finished shard: each is committed as soon as it is complete. The dataset's revision and the
+build record, which a training reads, are written last.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run_builds(
     placement: Placement = IN_PROCESS,
     quote: CostRequest | None = None,
 ) -> list[Result]:
-    """Run builds one after the other, with the same workers if there are any; see :func:`run_build`."""
+    """Run builds one after another, on the same workers if there are any; see :func:`run_build`."""
     if dry_run:
         return [
             _plan(config, progress, placement, quote or CostRequest(processes=placement.processes))
@@ -62,14 +62,33 @@ def run_build(
     placement: Placement = IN_PROCESS,
     quote: CostRequest | None = None,
 ) -> Result:
-    """Make the features of a dataset, reusing every row that the cache holds.
+    """Compute the features of a dataset, reusing every row that the cache holds.
 
-    placement : where it computes, and which part of the plan. A part alone writes neither revision nor build record, unless
-    all other parts are there. quote : what a dry run is asked about cost.
-    Returns what ``build --json`` prints. A dry run computes nothing and returns the plan: ``missing`` in the placement of
-    ``computed``, predicted ADM calls, uncompressed bytes.
-    Raises UserError for sources, models or settings that cannot be used, before any work starts; for shards that workers
-    could not make, after all others.
+    Parameters
+    ----------
+    config
+        What to compute, from what, and where to store it.
+    progress
+        Receives stages and messages.
+    dry_run
+        Plan only: compute nothing.
+    placement
+        Where to compute, and which part of the plan. A part writes neither revision nor build record unless all other
+        parts are finished.
+    quote
+        Cost estimate that a dry run includes.
+
+    Returns
+    -------
+    dict
+        What ``build --json`` prints. For a dry run: ``missing`` in place of ``computed``, predicted ADM calls, uncompressed
+        bytes.
+
+    Raises
+    ------
+    UserError
+        Before any work starts, for sources, models or settings that cannot be used; at the end, for shards that workers
+        failed to make.
     """
     return run_builds([config], progress, dry_run=dry_run, placement=placement, quote=quote)[0]
 
@@ -104,7 +123,7 @@ def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: 
 
 
 def _audit(config: BuildConfig, ready: BuildPlan, placement: Placement, progress: Progress) -> HeaderAudit | None:
-    """Judge the headers of what is to be built, and warn before anything is spent on it; of several parts the first does."""
+    """Audit the headers and warn before any computation; with several parts, only the first does."""
     if not ready.plan.tasks or (placement.part is not None and placement.part.number > 1):
         return None
     audit = summarise(ready.scanned.rows)
@@ -121,7 +140,7 @@ def _executor(
     pool: WorkerPool | None,
     stack: ExitStack,
 ) -> InProcessExecutor | ClusterExecutor:
-    """Return who works: the loop of this process, or the workers, who know of the build until ``held`` ends."""
+    """Return the executor: this process, or the workers, which hold the build's plugin until ``stack`` closes."""
     if pool is None:
         return InProcessExecutor(config, ready, progress)
     from .cluster.executor import ClusterExecutor  # brings Dask with it
@@ -135,7 +154,7 @@ def _executor(
 def _run(
     config: BuildConfig, ready: BuildPlan, progress: Progress, executor: InProcessExecutor | ClusterExecutor
 ) -> BuildTotals:
-    """Run all tasks of the plan; each commits what it made."""
+    """Run all tasks of the plan; each commits its own results."""
     progress.start("image", ready.plan.missing["image"])
     progress.start("ADM calls", predicted_calls(ready.plan, ready.specs, ready.schedule, config.real_step))
     if "teacher" in ready.specs:
@@ -147,7 +166,7 @@ def _run(
 
 
 def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: BuildTotals) -> None:
-    """Make the next scan open the files that were not the ones which an earlier scan had remembered."""
+    """Drop files from the scan memory that have changed since, so that the next scan opens them."""
     changed = {key for key, why in totals.unusable.items() if why.startswith("changed:")}
     if changed and ready.cache is not None:
         memory = ready.cache.datasets().scan_file(config.dataset)
@@ -155,7 +174,7 @@ def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: BuildTotals) 
 
 
 def _keep_indexes(ready: BuildPlan) -> None:
-    """Write the compacted indexes that many new shards have outgrown. Only a speed-up: where it fails, nothing happens."""
+    """Rewrite compacted indexes that lack many new shards. This only saves time, so errors are ignored."""
     for store in ready.stores.values():
         with suppress(DistilCacheError):
             store.compact_index(if_worth=True)
@@ -168,7 +187,7 @@ def _log(
     result: Result,
     executor: InProcessExecutor | ClusterExecutor,
 ) -> None:
-    """Note in each feature's folder what this build added, where and how fast, and how exact reduced precision is."""
+    """Log in each feature's folder what this build added, where and how fast, and the error of reduced precision."""
     event: dict[str, object] = {
         "event": "build",
         "build": result["build"],

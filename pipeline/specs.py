@@ -37,21 +37,21 @@ from ..models.resize import resize
 
 
 class AdmIdentity(SpecPart):
-    """A diffusion model as far as values go: the digest of its weights and its flags, never a path or a file format."""
+    """Identity of a diffusion model: digest of its weights (SHA-256) and its flags, without path or file format."""
 
     weights: str = Field(pattern="^[0-9a-f]{64}$")
     flags: dict[str, str | int | float | bool]
 
     @classmethod
     def of(cls, digest: str, config: AdmConfig) -> AdmIdentity:
-        """Name the model with these weights. Dropout is left out: it does nothing in evaluation mode."""
+        """Return the identity of a model. Dropout is left out: it has no effect in evaluation mode."""
         return cls(weights=digest, flags=config.model_dump(exclude={"dropout"}))
 
 
 class EpsSpec(Spec):
     """The noise that the ADM predicts at the first inversion step, t = 0 (DistilDIRE, section 3.2).
 
-    The same for every respacing, so the number of steps is no part of it.
+    float16 or float32 of shape (3, S, S). It is the same for every respacing, so the spec has no number of steps.
     """
 
     feature: Literal["eps"] = "eps"
@@ -64,7 +64,7 @@ class EpsSpec(Spec):
 
 
 class _InversionSpec(Spec):
-    """What every feature of the whole DDIM path shares."""
+    """Fields of all features that need the whole DDIM path."""
 
     image: ImageSpec
     adm: AdmIdentity
@@ -75,21 +75,21 @@ class _InversionSpec(Spec):
 
 
 class ReconSpec(_InversionSpec):
-    """The image after DDIM inversion and sampling, rounded to uint8."""
+    """The image after DDIM inversion and sampling, rounded to uint8 (3, S, S)."""
 
     feature: Literal["recon"] = "recon"
     algorithm: Literal[1] = 1
 
 
 class DireSpec(_InversionSpec):
-    """DIRE of the cached image, uint8 (Wang et al. 2023, eq. 6; truncated as in their code)."""
+    """DIRE of the cached image, uint8 (3, S, S) (Wang et al. 2023, eq. 6; truncated as in their code)."""
 
     feature: Literal["dire"] = "dire"
     algorithm: Literal[1] = 1
 
 
 class NoiseSpec(_InversionSpec):
-    """DNF: the re-derived noises along the inversion, reduced to one (Zhang and Xu 2023, section 3)."""
+    """DNF: the noises along the inversion, reduced to one of shape (3, S, S) (Zhang and Xu 2023, section 3)."""
 
     feature: Literal["noise"] = "noise"
     algorithm: Literal[1] = 1
@@ -98,7 +98,7 @@ class NoiseSpec(_InversionSpec):
 
 
 def one_call_features(specs: Mapping[str, Spec]) -> frozenset[str]:
-    """Return the features among the specs that one ADM call makes: eps, and DNF's noise if only its first step is kept."""
+    """Return the features that a single ADM call gives: eps, and DNF's noise if only its first step is kept."""
     return frozenset(
         feature
         for feature, spec in specs.items()
@@ -110,16 +110,19 @@ ImportOrigin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ 
 
 
 class ImportedFiles(SpecPart):
-    """Where imported values come from: whose scripts wrote the files, and what is known of model, steps and precision."""
+    """Origin of imported values: whose scripts wrote the files, and what the user knows of model, steps and precision."""
 
     kind: ImportKind
     origin: ImportOrigin
 
 
 class ImportedImageSpec(Spec):
-    """The image file beside the features, uint8 (3, size, size); not always what the diffusion model saw.
+    """The image file beside the features, uint8 (3, size, size). The diffusion model may have seen another resize of it.
 
-    resize : ``none``, or ``distildire`` where images of other sizes are resized as DistilDIRE's script does.
+    Attributes
+    ----------
+    resize
+        ``none``, or ``distildire``: images of other sizes are resized as by DistilDIRE's script.
     """
 
     feature: Literal["image"] = "image"
@@ -130,7 +133,7 @@ class ImportedImageSpec(Spec):
 
 
 class ImportedEpsSpec(Spec):
-    """The noise in ``eps/*.pt``, (3, size, size): of the unrounded image, as DistilDIRE's script computes it."""
+    """The noise in ``eps/*.pt``, (3, size, size), which DistilDIRE's script computes from the unrounded image."""
 
     feature: Literal["eps"] = "eps"
     algorithm: Literal[1] = 1
@@ -140,7 +143,7 @@ class ImportedEpsSpec(Spec):
 
 
 class _ImportedImage(Spec):
-    """An image that the scripts computed, uint8 (3, size, size). lossy : JPEG and WebP were taken too."""
+    """An image computed by the scripts, uint8 (3, size, size). ``lossy``: JPEG and WebP files are accepted too."""
 
     algorithm: Literal[1] = 1
     imported: ImportedFiles
@@ -165,11 +168,19 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class TeacherSpec(Spec):
-    """Feature map of a frozen backbone, (V, F, h, w) float16, V in the order of ``views``.
+    """Feature map of a frozen backbone, float16 (V, F, h, w), V in the order of ``views``.
 
-    DIRE / 255, resized to ``size`` (bilinear, antialiased; nothing where it has that size), then the view, then (x -
-    mean) / std.
-    weights : digest of the backbone's weights, without a classifier's.
+    The backbone's input is DIRE / 255, resized to ``size`` (bilinear, antialiased; unchanged if it has that size), flipped
+    according to the view, then normalised as (x - mean) / std.
+
+    Attributes
+    ----------
+    dire
+        Spec of the DIRE images.
+    weights
+        Digest (SHA-256) of the backbone's weights, without those of a classifier.
+    size
+        Side of the backbone's input in pixels.
     """
 
     feature: Literal["teacher"] = "teacher"
@@ -196,9 +207,24 @@ def teacher_spec(
     train_size: int | None,
     precision: Precision,
 ) -> TeacherSpec:
-    """Return the spec of a teacher by what a preset says of its input, for DIRE images of ``image_size`` pixels.
+    """Return the spec of a teacher whose input is prepared as a preset defines it.
 
-    train_size : side that the teacher sees; by default the preset's.
+    Parameters
+    ----------
+    dire
+        Spec of the DIRE images.
+    backbone
+        Name of the backbone.
+    weights
+        Digest of its weights.
+    preset
+        ``paper`` or ``official-code``: input size and normalisation.
+    image_size
+        Side of the DIRE images in pixels.
+    train_size
+        Side of the teacher's input; None for the preset's.
+    precision
+        Precision of the backbone.
     """
     mean, std = normalisation(backbone, preset)
     return TeacherSpec(
@@ -213,12 +239,12 @@ def teacher_spec(
 
 
 def default_train_size(image_size: int, preset: Preset) -> int:
-    """Return the side that teacher and student see: 7/8 of the image's in the paper (224 of 256), all in the code."""
+    """Return the side of the input of teacher and student: 7/8 of the image's in the paper (224 of 256), all in the code."""
     return paper_size(image_size) if preset == "paper" else image_size
 
 
 def normalisation(backbone: str, preset: Preset) -> tuple[Triple, Triple]:
-    """Return mean and standard deviation for DIRE in [0, 1]: the backbone's own, or those that lead to [-1, 1]."""
+    """Return mean and standard deviation for DIRE in [0, 1]: the backbone's own, or those that map it to [-1, 1]."""
     if preset == "official-code":
         return HALF, HALF
     entry = backbone_entry(backbone)
@@ -226,10 +252,23 @@ def normalisation(backbone: str, preset: Preset) -> tuple[Triple, Triple]:
 
 
 def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tensor:
-    """Run the backbone on every view of DIRE images, on the device where both are.
+    """Run the backbone on every view of DIRE images, on their device.
 
-    dire_u8 : (B, 3, S, S) uint8. Returns (B, V, F, h, w) float16. With bf16 and fp16, autocast chooses what runs in
-    that type. The result waits for nothing; see :func:`check_teacher`.
+    With bf16 and fp16, autocast selects the operations that run in that type. The call does not synchronise with the device,
+    so the values are checked later by :func:`check_teacher`.
+
+    Parameters
+    ----------
+    model
+        Backbone.
+    dire_u8
+        uint8 DIRE of shape (B, 3, S, S), on the model's device.
+    spec
+        Input size, normalisation, views and precision.
+
+    Returns
+    -------
+    float16 tensor of shape (B, V, F, h, w)
     """
     images = resize(dire_u8.float() / 255, spec.size)
     mean = images.new_tensor(spec.mean).view(3, 1, 1)
@@ -238,15 +277,15 @@ def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tenso
     half = HALF_TYPES.get(spec.precision)
     with torch.inference_mode(), torch.autocast(images.device.type, dtype=half, enabled=half is not None):
         for view in spec.views:
-            seen = images.flip(-1) if view == "hflip" else images
-            views.append(model((seen - mean) / std).half())
+            flipped = images.flip(-1) if view == "hflip" else images
+            views.append(model((flipped - mean) / std).half())
     return torch.stack(views, dim=1)
 
 
 def check_teacher(features: NDArray[np.float16], spec: TeacherSpec) -> None:
-    """Raise `IntegrityError` if a feature of :func:`teacher_views`, on the host, is not a finite number."""
+    """Raise IntegrityError if features of :func:`teacher_views`, copied to the host, are not finite."""
     if not np.isfinite(features).all():
         raise IntegrityError(
             f"teacher {spec.backbone}: a feature is not a finite float16 number. "
-            "Its weights are damaged, or do not belong to this normalisation or precision; try --precision fp32."
+            "Its weights are damaged, or do not fit this normalisation or precision. Try --precision fp32."
         )
