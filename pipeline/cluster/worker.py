@@ -20,6 +20,7 @@ from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
+from ...progress import Silent
 from ...storage import path_exists
 from ..config import BuildConfig
 from ..execution.context import TaskContext
@@ -154,7 +155,7 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         stores={feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
         originals=None if request.pictures is None else cache.open_feature(request.pictures),
     )
-    return TaskContext.of(config, setup, files, advance=lambda stage, units: None)
+    return TaskContext.of(config, setup, files, Silent())
 
 
 def _check_reach(task: Task, images: TaskImages, files: Mapping[str, SourceFile]) -> None:

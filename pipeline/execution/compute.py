@@ -105,7 +105,7 @@ class _Pass:
             for key, row in zip(batch, rows, strict=False):  # the rows may be padded
                 if key in place:
                     target[place[key]] = row
-        self.context.advance("ADM calls", len(batch) * self.cost)
+        self.context.progress.advance("ADM calls", len(batch) * self.cost)
 
 
 def _check_finite(keys: Sequence[str], finite: Rows, wants: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def run_teacher(dire: Rows, context: TaskContext) -> Rows:
     def land(batch: Sequence[int], values: dict[str, Rows]) -> None:
         check_teacher(values["teacher"], spec)
         parts.append(values["teacher"][: len(batch)])
-        context.advance("teacher", len(batch))
+        context.progress.advance("teacher", len(batch))
 
     run_batches(range(len(dire)), context.models.teacher_batch, launch, land)
     return np.concatenate(parts)

@@ -134,7 +134,7 @@ def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[
     if planned:
         marker = context.stores["image"].commit(planned, images.pixels, keys=images.keys, rejected=images.bad)
         shards["image"] = marker.shard
-    context.advance("image", len(task.keys))
+    context.progress.advance("image", len(task.keys))
     return shards
 
 
@@ -156,7 +156,7 @@ class InProcessExecutor:
 
     def __init__(self, config: BuildConfig, ready: BuildPlan, progress: Progress) -> None:
         self._tasks = ready.plan.tasks
-        self.context = TaskContext.of(config, ready, ready.files(), progress.advance)
+        self.context = TaskContext.of(config, ready, ready.files(), progress)
 
     def reports(self) -> Iterator[TaskReport]:
         """Do the tasks; yields what became of each."""

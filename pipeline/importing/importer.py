@@ -26,7 +26,7 @@ from ...errors import UsageError, UserError
 from ...images.file import ImageRejected
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
-from ...progress import Progress, counter
+from ...progress import Progress
 from ..audit.summary import summarise
 from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
 from ..record import write_record
@@ -88,7 +88,7 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
         [sample.file for sample in found],
         memory=cache.datasets().scan_file(config.dataset),
         workers=config.decode_threads,
-        progress=counter(progress, "scan"),
+        progress=progress,
     )
     if not scanned.rows:
         raise _nothing_usable(config, scanned.rejects)

@@ -18,7 +18,7 @@ from ...images.spec import ImageSpec
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
 from ...models.diffusion.noise_schedule import NoiseSchedule
-from ...progress import Progress, counter
+from ...progress import Progress
 from ...storage import path_exists
 from ..config import BuildConfig
 from ..scan.scan import FileScanner, ScanResult, scan
@@ -158,7 +158,7 @@ def _scan(
         workers=config.decode_threads,
         limits=config.limits,
         rehash=config.rehash,
-        progress=counter(progress, "scan"),
+        progress=progress,
         scanner=scanner,
     )
     return cache, scanned

@@ -134,20 +134,20 @@ def test_a_small_picture_has_no_spectrum_and_a_large_one_is_looked_at_in_its_mid
 
 
 def test_near_duplicates_are_those_that_comparing_every_pair_finds() -> None:
-    looks = []
+    hashes = []
     for seed in range(40):
         image = Image.fromarray(picture(seed, 64, smooth=0.7))
-        looks.append(perceptual_hash(saved(image)))
+        hashes.append(perceptual_hash(saved(image)))
         if seed % 4 == 0:
-            looks.append(perceptual_hash(saved(image.resize((90, 90)), "JPEG", quality=70)))
-    known = [look for look in looks if look is not None]
+            hashes.append(perceptual_hash(saved(image.resize((90, 90)), "JPEG", quality=70)))
+    known = [found for found in hashes if found is not None]
     assert len(known) == 50
     pairs = near_pairs(known)
     assert pairs == [
         (one, other)
         for one, other in combinations(range(len(known)), 2)
         if (known[one].hash ^ known[other].hash).bit_count() <= MOST_BITS
-        and float(known[one].shrunk @ known[other].shrunk) >= 0.98
+        and float(known[one].thumbnail @ known[other].thumbnail) >= 0.98
     ]
     assert len(pairs) == 10
 

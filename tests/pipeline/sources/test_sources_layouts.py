@@ -31,7 +31,7 @@ def test_a_layout_is_recognised_on_sight_and_by_name(layout: str, tmp_path: Path
 def test_a_tree_is_not_taken_for_another_layout(layout: str, tmp_path: Path) -> None:
     root = plant(tmp_path, TREES[layout])
     for other in set(LAYOUTS) - {layout}:
-        with pytest.raises(UserError, match=f"Looked for .*{other}"):
+        with pytest.raises(UserError, match=f"Expected .*{other}"):
             discover(root, other)
 
 

@@ -212,7 +212,7 @@ def test_over_s3_what_may_not_be_listed_or_is_not_there_is_one_sentence(
     s3_bucket: str, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = small_set(RemotePath(f"{s3_bucket}/set"))
-    with pytest.raises(UserError, match="nothing of this name"):
+    with pytest.raises(UserError, match="not found in the object store"):
         discover(RemotePath("s3://no-such-bucket-here/set"))
     point_at(s3_proxy.address, monkeypatch)
     s3_proxy.inject("403", "GET", "*?set/", times=9)
