@@ -1,4 +1,4 @@
-"""From the arguments of a build to the specs of its features."""
+"""Make the specs of a build's features from its configuration."""
 
 from __future__ import annotations
 
@@ -24,9 +24,23 @@ def make_specs(
 ) -> dict[str, Spec]:
     """Return feature -> spec for the wanted features.
 
-    adm_digest : digest of the ADM's weights; None if the image is the only feature.
-    teacher_digest : digest of the teacher's weights; None if the teacher is not among the features.
-    Raises UserError or UsageError for steps, sizes or teachers that do not exist or do not fit the ADM.
+    Parameters
+    ----------
+    config
+        Configuration of the build.
+    flags
+        Flags of the ADM.
+    adm_digest
+        Digest of the ADM's weights; None if the image is the only feature.
+    features
+        Wanted features.
+    teacher_digest
+        Digest of the teacher's weights; None if the teacher is not wanted.
+
+    Raises
+    ------
+    UserError, UsageError
+        For steps, sizes or teachers that do not exist or do not fit the ADM.
     """
     schedule = flags.schedule(config.steps)
     if config.real_step > len(schedule):
@@ -46,7 +60,7 @@ def make_specs(
         "image": image,
         "adm": identity,
         "steps": config.steps,
-        "real_step": config.real_step % len(schedule),  # all steps by number are all steps
+        "real_step": config.real_step % len(schedule),  # 0 also means all steps
         "clip": config.clip,
         "precision": config.precision,
     }
@@ -74,9 +88,10 @@ def make_specs(
 def flags_and_digest(
     config: BuildConfig, *, images_only: bool, progress: Progress | None = None
 ) -> tuple[AdmConfig, str | None]:
-    """Return the ADM's flags and the digest of its weights; without the weights, and None, where images alone are made.
+    """Return the ADM's flags and the digest of its weights.
 
-    Raises UserError as :func:`...models.diffusion.checkpoints.find_adm`.
+    With ``images_only`` no weights are needed, and the digest is None. Raises UserError as
+    :func:`...models.diffusion.checkpoints.find_adm` does.
     """
     if images_only:
         return find_flags(config.adm, config.adm_config), None
@@ -85,7 +100,7 @@ def flags_and_digest(
 
 
 def _check_size(size: int, flags: AdmConfig) -> None:
-    """Raise UsageError for a size that the UNet cannot halve as often as it has levels."""
+    """Raise UsageError for a size that the UNet cannot halve once per level."""
     factor = 2 ** (len(flags.multipliers()) - 1)
     if size % factor:
-        raise UsageError(f"--image-size {size}: this ADM halves images to 1/{factor}; use a multiple of {factor}.")
+        raise UsageError(f"--image-size {size}: this ADM downsamples images by {factor}; use a multiple of {factor}.")

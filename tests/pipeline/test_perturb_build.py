@@ -263,7 +263,7 @@ def test_an_unknown_dataset_and_a_folder_that_is_no_cache_are_refused(
 
 def test_a_name_that_belongs_to_another_dataset_and_a_derived_origin_are_refused(models: Path, cache: Path) -> None:
     derive(models, cache, "jpeg:75", name="weak")
-    with pytest.raises(UsageError, match=r"--as weak: is derived from noise by jpeg:75\. Take a name that is free"):
+    with pytest.raises(UsageError, match=r"--as weak: is derived from noise by jpeg:75\. Choose an unused name"):
         derive(models, cache, "jpeg:50", name="weak")
     with pytest.raises(UsageError, match=r"weak: is derived from noise by jpeg:75\. Give --dataset noise"):
         derive(models, cache, "blur:1", dataset="weak")

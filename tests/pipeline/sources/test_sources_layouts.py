@@ -166,7 +166,7 @@ def test_links_that_lead_out_are_named_when_nothing_else_is_there(tmp_path: Path
     elsewhere = plant(tmp_path / "elsewhere", ["x.png"])
     root = plant(tmp_path / "source", ["other/a.png"])
     (root / "real").symlink_to(elsewhere)
-    with pytest.raises(UserError, match=r"lead out of the source are not followed: real\."):
+    with pytest.raises(UserError, match=r"Links out of the source are not followed: real\."):
         discover(root)
 
 
