@@ -1,4 +1,4 @@
-"""The tasks of a plan through a pool: messages out, reports in, progress told, and what could not be made named at the end."""
+"""Run the tasks of a plan on a worker pool: send messages, receive reports, show progress, and name failed shards."""
 
 from __future__ import annotations
 
@@ -29,15 +29,20 @@ from .placement import Placement
 from .worker import BuildPlugin, measure
 
 VISIBLE_SECONDS = 120.0
-"""How long a network file system may take to show this machine what workers wrote."""
+"""How long a network file system may take until this machine sees what workers wrote."""
 _NAMED = 5
-"""Shards that a sentence names."""
+"""Failed shards that an error names."""
 
 
 class ClusterExecutor:
-    """One build's work on a pool, for the length of a ``with pool.plugin(work.plugin)`` block.
+    """Runs the tasks of a build on a worker pool, inside a ``with pool.plugin(executor.plugin)`` block.
 
-    plugin : what the workers get. failures : tries that failed, so far.
+    Attributes
+    ----------
+    plugin
+        The build's plugin for the workers.
+    failures
+        Number of failed tries so far.
     """
 
     def __init__(
@@ -62,13 +67,14 @@ class ClusterExecutor:
 
     @property
     def failures(self) -> int:
-        """Tries that failed."""
+        """Number of failed tries so far."""
         return self._dispatch.failures if self._dispatch else 0
 
     def reports(self) -> Iterator[TaskReport]:
-        """Yield what workers report of each task.
+        """Yield the workers' report of each task.
 
-        UserError at the end if shards were set aside, with everything else made, or if the scheduler went away for good.
+        Raises UserError if the scheduler went away for good, or at the end, after all other shards are made, for shards that
+        failed too often.
         """
         ready, progress = self._ready, self._progress
         files = ready.files()
@@ -95,11 +101,11 @@ class ClusterExecutor:
                 yield report
             progress.note("shards", rates.text(self._pool.workers(), self.failures))
         _wait_until_visible(ready.stores, made)
-        if self._dispatch.aside:
-            raise _set_aside(self._dispatch.aside, len(shards), self._placement.tries, files)
+        if self._dispatch.failed:
+            raise _shards_failed(self._dispatch.failed, len(shards), self._placement.tries, files)
 
     def deviation(self, keys: Collection[str]) -> Deviation | None:
-        """Let a worker compare reduced precision with float32 on these images; None if it could not."""
+        """Compare reduced precision with float32 on a worker, for these images; return None if that failed."""
         while True:
             key = f"deviation-{self.plugin.name}-{secrets.token_hex(4)}"
             self._pool.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
@@ -124,18 +130,18 @@ class ClusterExecutor:
 
 
 class Throughput:
-    """How many images a second each worker has finished since the work began."""
+    """Images a second of each worker since the build began."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._images: Counter[str] = Counter()
 
     def add(self, worker: str, images: int) -> None:
-        """Note what a worker has finished."""
+        """Add images that a worker has finished."""
         self._images[worker] += images
 
     def text(self, workers: Collection[str], failures: int) -> str:
-        """Return a line about the workers that are there, their rates and the tries that failed."""
+        """Return a line with the number of workers, their rates and the failed tries."""
         if not workers:
             return "waiting for a worker"
         seconds = max(time.monotonic() - self._began, 1e-9)
@@ -146,7 +152,7 @@ class Throughput:
 
 
 def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> OpenBuild:
-    """Return what a worker must know. What was not given is left out, so that it takes the worker machine's default."""
+    """Return what a worker must know. Settings that were not given take the defaults of the worker's machine."""
     assert ready.cache is not None
     changes: dict[str, object] = {}
     if isinstance(config.cache, Path):  # a URL means the same everywhere
@@ -173,25 +179,25 @@ def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> Ope
 
 
 def _wait_until_visible(stores: Mapping[str, FeatureStore], made: Mapping[str, set[str]]) -> None:
-    """Wait until this machine sees the shards that workers made; UserError if it does not."""
+    """Wait until this machine sees the shards that workers made. Raises UserError if it does not."""
     end = time.monotonic() + VISIBLE_SECONDS
     for feature, shards in made.items():
         while absent := shards - set(stores[feature].marker_ids()):
             if time.monotonic() > end:
                 raise UserError(
-                    f"{stores[feature].folder}: {len(absent)} shards that workers made cannot be seen here. "
+                    f"{stores[feature].folder}: {len(absent)} shards that workers made are not visible here. "
                     "Put the cache on a file system that all machines share, and run the same command again."
                 )
             time.sleep(0.5)
 
 
-def _set_aside(aside: Sequence[ShardTask], shards: int, tries: int, files: Mapping[str, SourceFile]) -> UserError:
-    """Return the error that names the shards which could not be made."""
-    named = [f"{shard.id[:16]} ({_first_file(shard, files)}{shard.last})" for shard in aside[:_NAMED]]
-    more = f"; and {len(aside) - _NAMED} more" if len(aside) > _NAMED else ""
+def _shards_failed(failed: Sequence[ShardTask], shards: int, tries: int, files: Mapping[str, SourceFile]) -> UserError:
+    """Return the error that names the failed shards."""
+    named = [f"{shard.id[:16]} ({_first_file(shard, files)}{shard.last})" for shard in failed[:_NAMED]]
+    more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
     return UserError(
-        f"{len(aside)} of {shards} shards failed in each of {tries} tries and were set aside: {'; '.join(named)}{more}. "
-        "Everything else is kept: run the same command again to try them again."
+        f"{len(failed)} of {shards} shards failed in each of {tries} tries: {'; '.join(named)}{more}. "
+        "All other shards are kept. Run the same command again to retry these."
     )
 
 

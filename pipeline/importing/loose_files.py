@@ -1,4 +1,4 @@
-"""Loose files beside their images, as the scripts of DistilDIRE and DIRE leave them: which belong together.
+"""Find and read loose feature files beside their images, as the scripts of DistilDIRE and DIRE write them.
 
 ========== ==================================================== ===========================================
 kind       folders                                              files of ``a.b.jpg``
@@ -8,7 +8,11 @@ dire       {images,recons,dire}/ in any layout of folders       ``recons``, ``di
 ========== ==================================================== ===========================================
 
 DistilDIRE cuts names at the first dot, so ``a.png``, ``a.jpg`` and ``a.b.png`` share one ``a.pt``, which belongs to the
-one written last. A file that several images claim is given to none of them.
+image that was written last. A file that several images share is not imported for any of them.
+
+``.pt`` files are untrusted: only tensors are unpickled, only the uncompressed zip format of PyTorch 1.6 and later is read (so
+that a small file cannot expand to a large one), and the file size is bounded. The official script saves each tensor with the
+storage of its whole batch; the file is memory-mapped, so that only the tensor's own part is read.
 """
 
 from __future__ import annotations
@@ -49,9 +53,16 @@ PARTS: Mapping[ImportKind, Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class LooseSample:
-    """An image and the files of its features.
+    """An image and its feature files.
 
-    parts : feature -> path, without those that are not there. shared : features whose file other images claim as well.
+    Attributes
+    ----------
+    file
+        The image.
+    parts
+        Feature -> path of the existing files.
+    shared
+        Features whose file other images share.
     """
 
     file: SourceFile
@@ -60,9 +71,21 @@ class LooseSample:
 
 
 def find_loose_samples(source: Path, kind: ImportKind, layout: str | None) -> list[LooseSample]:
-    """List the images of a folder with the files of their features, without opening any.
+    """List the images of a folder with their feature files, without opening any.
 
-    layout : of the folders below ``images``, for kind ``dire``. Raises UserError if the folders are not as expected.
+    Parameters
+    ----------
+    source
+        Folder.
+    kind
+        ``distildire`` or ``dire``.
+    layout
+        Layout of the folders below ``images``, for kind ``dire``.
+
+    Raises
+    ------
+    UserError
+        If the folders are not as expected.
     """
     files = _distildire_images(source) if kind == "distildire" else _dire_images(source, layout)
     names: dict[str, frozenset[str]] = {}
@@ -78,18 +101,18 @@ def find_loose_samples(source: Path, kind: ImportKind, layout: str | None) -> li
     ]
 
 
-def wanted_parts(samples: Iterable[LooseSample], asked: Collection[str]) -> dict[str, frozenset[str]]:
-    """Feature -> the splits where at least one image has its file; only of the ``asked`` features, unless empty."""
+def wanted_parts(samples: Iterable[LooseSample], requested: Collection[str]) -> dict[str, frozenset[str]]:
+    """Return feature -> splits in which at least one image has a file, for the ``requested`` features or, if empty, all."""
     found: dict[str, set[str]] = {}
     for sample in samples:
         for feature in sample.parts:
-            if not asked or feature in asked:
+            if not requested or feature in requested:
                 found.setdefault(feature, set()).add(sample.file.split)
     return {feature: frozenset(splits) for feature, splits in found.items()}
 
 
 def _distildire_images(source: Path) -> list[SourceFile]:
-    """List the images of the splits' folders in ``source``, or of the one split whose folder it is."""
+    """List the images in the split folders of ``source``, or in ``source`` if it is a split folder itself."""
     if not (source / "images").is_dir():
         return discover(source, "distildire").files
     split = SPLITS.get(source.absolute().name, "train")
@@ -111,21 +134,21 @@ def _dire_images(source: Path, layout: str | None) -> list[SourceFile]:
 
 
 def _candidates(file: SourceFile, kind: ImportKind, feature: str) -> list[str]:
-    """Return where the file of an image's feature may lie, the likeliest first."""
+    """Return possible paths of an image's feature file, the likeliest first."""
     if kind == "dire":  # the root is the folder `images`
         beside, below = os.path.dirname(file.root), file.path  # noqa: PTH120
     else:  # the path is [SPLIT/]images/...
         before, _, below = f"/{file.path}".partition("/images/")
         beside = file.root + before
-    place, _, name = below.rpartition("/")
-    folder = os.path.join(beside, PARTS[kind][feature], place)  # noqa: PTH118
+    parent, _, name = below.rpartition("/")
+    folder = os.path.join(beside, PARTS[kind][feature], parent)  # noqa: PTH118
     stem = name.rpartition(".")[0]
     names = [f"{stem}.pt", name.partition(".")[0] + ".pt"] if feature == "eps" else [name, f"{stem}.png"]
     return [os.path.join(folder, candidate) for candidate in names]  # noqa: PTH118
 
 
 def _present(candidates: Iterable[str], names: dict[str, frozenset[str]]) -> str | None:
-    """Return the first candidate that is there; ``names`` remembers what each folder holds."""
+    """Return the first candidate that exists; ``names`` caches the contents of folders."""
     for path in candidates:
         folder, name = os.path.split(path)
         if folder not in names:
@@ -136,9 +159,9 @@ def _present(candidates: Iterable[str], names: dict[str, frozenset[str]]) -> str
 
 
 MAX_EPS_BYTES = 512 * 2**20
-"""Longest .pt file that is opened: 170 tensors of 512 x 512 in one storage."""
+"""Largest .pt file that is opened: 170 tensors of 512 x 512 in one storage."""
 MAX_EPS = 1000.0
-"""Largest magnitude that is believed: at t = 0, clipping keeps eps below 201."""
+"""Largest magnitude that is accepted: at t = 0, clipping keeps eps below 201."""
 LOSSLESS = ("png", "bmp")
 
 _MAX_RECORDS = 64
@@ -147,10 +170,18 @@ _SAMPLE = 16
 
 @dataclass(frozen=True)
 class LooseFileReader:
-    """How imported files are read.
+    """Reads and checks the files of an import.
 
-    size : side of all images and tensors. resize : whether images of other sizes are resized as DistilDIRE does, or
-    rejected. lossy : whether JPEG and WebP are taken for DIRE and reconstructions. storage : type of eps.
+    Attributes
+    ----------
+    size
+        Side of all images and tensors in pixels.
+    resize
+        Whether images of other sizes are resized as by DistilDIRE, or rejected.
+    lossy
+        Whether JPEG and WebP are accepted for DIRE and reconstructions.
+    storage
+        dtype of eps.
     """
 
     size: int
@@ -159,7 +190,7 @@ class LooseFileReader:
     storage: FloatStorage
 
     def read(self, feature: str, row: ScannedRow, sample: LooseSample) -> NDArray[Any]:
-        """Return one row of a feature, (3, size, size). Raises ImageRejected."""
+        """Return one row of a feature, (3, size, size). Raises ImageRejected if its file cannot be used."""
         if feature == "image":
             return self._image(read_source(row.file, row.key))
         path = sample.parts[feature]
@@ -204,9 +235,12 @@ class LooseFileReader:
 
 
 def load_tensor(path: str) -> Tensor:
-    """Return the floating-point tensor in a ``.pt`` file, on the CPU, perhaps as a view of the mapped file.
+    """Load the floating-point tensor of a ``.pt`` file on the CPU, possibly as a view of the mapped file.
 
-    Raises ImageRejected if the file is absent, too large, damaged, of PyTorch's old format, or holds anything else.
+    Raises
+    ------
+    ImageRejected
+        If the file is missing, too large, damaged, in PyTorch's old format, or not a single tensor.
     """
     try:
         if os.path.getsize(path) > MAX_EPS_BYTES:  # noqa: PTH202
@@ -232,7 +266,7 @@ def load_tensor(path: str) -> Tensor:
 
 
 def common_side(samples: Sequence[LooseSample], features: Sequence[str]) -> int:
-    """Return the side that most of a few samples' feature files have. UserError if none can be read."""
+    """Return the most common side of the feature files of some samples. Raises UserError if none can be read."""
     sides: Counter[int] = Counter()
     why = ""
     for sample in samples[:: max(1, len(samples) // _SAMPLE)]:
@@ -243,11 +277,11 @@ def common_side(samples: Sequence[LooseSample], features: Sequence[str]) -> int:
                 except ImageRejected as rejected:
                     why = f" ({rejected})"
     if not sides:
-        raise UserError(f"{samples[0].file.root}: none of the feature files that were tried can be read{why}.")
+        raise UserError(f"{samples[0].file.root}: none of the sampled feature files can be read{why}.")
     side = sides.most_common(1)[0][0]
     if not MIN_SIZE <= side <= MAX_SIZE:
         raise UserError(
-            f"{samples[0].file.root}: its features have {side} pixels a side; {MIN_SIZE} to {MAX_SIZE} can be stored."
+            f"{samples[0].file.root}: its features have a side of {side} pixels; supported are {MIN_SIZE} to {MAX_SIZE}."
         )
     return side
 

@@ -318,7 +318,7 @@ def test_features_of_a_size_that_is_not_stored_and_images_that_are_none_are_one_
         imported(tmp_path / "c", source)
     for path in (source / "train").glob("dire/*/*"):
         path.write_bytes(saved(picture(1, 8)))
-    with pytest.raises(UserError, match="8 pixels a side"):
+    with pytest.raises(UserError, match="a side of 8 pixels"):
         imported(tmp_path / "c", source, features=("dire",))
 
 

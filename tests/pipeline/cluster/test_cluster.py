@@ -30,12 +30,12 @@ from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.client import TaskFailure, TaskOutcome, connect
 from distil_cache.pipeline.cluster.messages import (
     OpenBuild,
+    read_entries,
     read_files,
-    read_findings,
     read_report,
     read_task,
+    write_entries,
     write_files,
-    write_findings,
     write_report,
     write_task,
 )
@@ -134,7 +134,7 @@ def test_messages_come_back_as_they_were_with_odd_names_and_members_of_tars() ->
     odd = SourceFile("/d", "a \udcff é\n.png", 0, "test", "", "", "", TarMember("x.tar", 512, 9, 10240, 7))
     known = ScanEntry(5, 6, "k")
     assert read_files(write_files([odd, odd], [known, None])) == [(odd, ScanEntry(5, 6, "")), (odd, None)]
-    assert read_findings(write_findings([known, True, False])) == [known, True, False]
+    assert read_entries(write_entries([known, True, False])) == [known, True, False]
     report = TaskReport(
         TaskResult({"image": 3}, 12, {"a": "missing: gone"}, {"image": "0" * 32}, 1.5, 4), "tcp://w:1", "CPU of x"
     )
@@ -152,14 +152,12 @@ def test_a_shard_that_raises_is_tried_on_each_worker_then_named_and_made_by_the_
         pytest.raises(UserError) as told,
     ):
         list(work.reports())
-    assert str(told.value).startswith(
-        f"1 of 6 shards failed in each of 2 tries and were set aside: {shard[:16]} (its first"
-    )
+    assert str(told.value).startswith(f"1 of 6 shards failed in each of 2 tries: {shard[:16]} (its first")
     assert "RuntimeError: a bug over this picture" in str(told.value)
-    assert "run the same command again" in str(told.value)
+    assert "Run the same command again" in str(told.value)
     assert work.failures == 2
     assert len(set(RaisingPlugin.where)) == 2
-    assert [said for said in heard.said if said.startswith(f"shard {shard[:16]} is set aside")]
+    assert [said for said in heard.said if said.startswith(f"shard {shard[:16]} is given up")]
     lacking = checksums(material / "loop").keys() - checksums(tmp_path / "cache").keys()
     assert len(lacking) == 4  # image, eps, dire and teacher of that shard
     rest = run_build(config, Silent(), placement=Placement(scheduler))
@@ -203,7 +201,7 @@ def test_a_worker_must_find_the_same_cache_models_and_version(material: Path, lo
     from distil_cache import __version__
 
     same = request.model_copy(update={"version": __version__})
-    with pytest.raises(UserError, match="another folder on the worker"):
+    with pytest.raises(UserError, match="not the same folder on the worker"):
         open_build(same, {})
     (material / "loop" / "builders" / "x.json").write_text("{}")
     assert open_build(same, {}).specs.keys() == told.keys()
@@ -224,7 +222,7 @@ def test_a_worker_on_which_everything_fails_is_sent_away_and_the_others_go_on(ma
         worker for worker in {r.worker for r in reports} if worker != blind
     }
     assert sum(report.done.computed["image"] for report in reports) == 2 * (TRAIN + TEST)
-    assert [said for said in heard.said if said.startswith(f"worker {blind} is sent away")]
+    assert [said for said in heard.said if said.startswith(f"worker {blind} is removed")]
 
 
 def test_an_adaptive_cluster_grows_from_nothing_and_the_build_waits_for_it(
@@ -270,7 +268,7 @@ def test_a_build_ends_when_every_worker_was_sent_away(material: Path, tmp_path: 
         (blind,) = pool.workers()
         with (
             work_on(pool, config_of(material, tmp_path, shard_size=2), BlindPlugin.at(blind)) as work,
-            pytest.raises(UserError, match=r"every worker was sent away.*OSError: this worker's disk is gone"),
+            pytest.raises(UserError, match=r"every worker was removed.*OSError: this worker's disk is gone"),
         ):
             list(work.reports())
 

@@ -75,7 +75,7 @@ def test_a_process_takes_a_gpu_of_its_own_or_none(monkeypatch: pytest.MonkeyPatc
     assert environments(3, "cuda") == [{"CUDA_VISIBLE_DEVICES": name} for name in ("4", "GPU-ab", "6")]
     with pytest.raises(UsageError, match="this machine has 3 GPUs"):
         environments(4, "auto")
-    with pytest.raises(UsageError, match="takes a GPU of its own"):
+    with pytest.raises(UsageError, match="uses its own GPU"):
         environments(1, "cuda:1")
     assert environments(4, "cpu") == [{"CUDA_VISIBLE_DEVICES": ""}] * 4
 

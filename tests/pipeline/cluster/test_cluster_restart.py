@@ -149,7 +149,7 @@ def test_a_build_whose_scheduler_does_not_come_back_ends_with_a_sentence_and_the
     with scheduler_at(port) as scheduler:
         work_here(port)
         when_under_way(cache, scheduler.kill)
-        with pytest.raises(UserError, match=f"the scheduler at {address} went away. What was finished is kept"):
+        with pytest.raises(UserError, match=f"the scheduler at {address} went away. Finished shards are kept"):
             run_build(config, Silent(), placement=Placement(address))
     assert list((cache / "builders").glob("*.json")) == []
     rest = run_build(config, Silent())

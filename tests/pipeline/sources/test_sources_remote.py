@@ -289,5 +289,5 @@ def test_a_tar_that_changes_after_it_was_listed_gives_no_image(tmp_path: Path, m
 def test_a_tar_that_is_cut_off_is_one_sentence_with_its_url(tmp_path: Path, memory_bucket: RemotePath) -> None:
     data = write_tar(tmp_path / "a.tar", sample("a", picture(1), label=0)).read_bytes()
     put(memory_bucket, {"a.tar": data[:700], "b.tar": data})
-    with pytest.raises(UserError, match=f"{memory_bucket}/a.tar: .*cut off"):
+    with pytest.raises(UserError, match=f"{memory_bucket}/a.tar: .*truncated"):
         discover(memory_bucket)

@@ -15,7 +15,7 @@ from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.inference.arguments import expand_arguments
 from distil_cache.pipeline.audit.run import run_audit
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.messages import read_findings, read_task, write_files, write_task
+from distil_cache.pipeline.cluster.messages import read_entries, read_task, write_files, write_task
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.planning.plan import Task
 from distil_cache.pipeline.scan.scan import scan
@@ -113,11 +113,11 @@ def test_a_worker_gets_what_the_listing_said(tmp_path: Path, memory_bucket: Remo
     task = Task(None, tuple(row.key for row in scanned.rows), {})
     by_key = {row.key: row.file for row in scanned.rows}
     assert read_task(write_task(task, by_key))[1] == by_key
-    answers = read_findings(scan_block(write_files(files, [None] * 6)))
+    answers = read_entries(scan_block(write_files(files, [None] * 6)))
     found = [answer for answer in answers if not isinstance(answer, bool)]
     assert [finding.key for finding in found] == [row.key for row in scanned.rows]
     memory_bucket.remove()
-    assert read_findings(scan_block(write_files(files, [*found[:5], None]))) == [*[True] * 5, False]
+    assert read_entries(scan_block(write_files(files, [*found[:5], None]))) == [*[True] * 5, False]
 
 
 def test_a_url_to_predict_stands_for_an_object_a_folder_or_a_pattern(memory_bucket: RemotePath) -> None:

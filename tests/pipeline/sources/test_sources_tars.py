@@ -137,8 +137,8 @@ def test_a_crafted_tar_is_one_clear_error(tmp_path: Path, sentence: str, headers
 def test_a_tar_that_is_cut_off_compressed_or_no_tar_is_refused(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "a.tar", sample("a", picture(1), label=0)).read_bytes()
     for data, sentence in [
-        (whole[:700], "cut off"),
-        (whole[:-10240], "cut off"),
+        (whole[:700], "truncated"),
+        (whole[:-10240], "truncated"),
         (b"\x1f\x8b" + bytes(range(256)) * 4, "uncompress it"),
         (b"", "no end marker"),
     ]:
