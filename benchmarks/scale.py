@@ -47,8 +47,7 @@ def make(folder: Path, samples: int) -> None:
     """Write a cache whose markers name data that is not there."""
     from distil_cache.images.spec import ImageSpec
     from distil_cache.models.backbones import HALF
-    from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec
-    from distil_cache.pipeline.specs.teacher import TeacherSpec
+    from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, TeacherSpec
 
     cache = Cache.create(folder)
     keys = np.sort(np.frombuffer(np.random.default_rng(samples).bytes(samples * BINARY.itemsize), BINARY))

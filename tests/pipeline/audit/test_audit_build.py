@@ -121,8 +121,8 @@ def test_the_warning_knows_what_the_build_does_about_it(mixed: tuple[Path, dict[
     folder, _, _ = mixed
     audit = summarise(scan(discover(folder / "images").files).rows)
     assert audit is not None
-    assert "--harmonize jpeg:95 puts one compression over all pictures" in warning(audit, "jpeg:95")
-    assert "Put one compression over" in warning(audit, None)
+    assert "--harmonize jpeg:95 compresses all images alike" in warning(audit, "jpeg:95")
+    assert "Compress all images alike with" in warning(audit, None)
     assert summarise([row._replace(traits="") for row in scan(discover(folder / "images").files).rows]) is None
 
 
