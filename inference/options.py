@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..choices import FRAMES, Precision, TestTransform
 from ..pipeline.config import default_threads, wrong_option
-from ..storage.pydantic_field import PlaceField
+from ..storage.pydantic_field import PathField
 
 MAX_FRAMES = 1024
 
@@ -34,7 +34,7 @@ class Options(BaseModel):
     transform: TestTransform = "crop"
     adm: str | None = None
     adm_config: Path | None = None
-    cache: PlaceField | None = None
+    cache: PathField | None = None
     explain: Path | None = None
     frames: int = Field(default=FRAMES, ge=1, le=MAX_FRAMES)
     device: str = "auto"

@@ -26,7 +26,7 @@ from ..choices import (
 from ..errors import UsageError
 from ..images.file import Limits
 from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
-from ..storage.pydantic_field import PlaceField
+from ..storage.pydantic_field import PathField
 
 ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
@@ -76,10 +76,10 @@ class BuildConfig(BaseModel):
     train_size: ImageSize | None = None
     precision: Precision = "fp32"
 
-    sources: tuple[PlaceField, ...] = ()
+    sources: tuple[PathField, ...] = ()
     origin: str | None = None
     splits: tuple[str, ...] = ()
-    cache: PlaceField
+    cache: PathField
     dataset: str = Field(pattern=rf"\A{DERIVED_NAME}\z")
     layout: str | None = None
     features: tuple[str, ...] = ()

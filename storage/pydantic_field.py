@@ -10,6 +10,6 @@ from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 from .paths import to_path
 from .remote import RemotePath
 
-PlaceField: TypeAlias = Annotated[
+PathField: TypeAlias = Annotated[
     Path | InstanceOf[RemotePath], BeforeValidator(to_path), PlainSerializer(str, when_used="json")
 ]

@@ -11,7 +11,7 @@ from ...cache.spec import Spec
 from ...choices import SHARD_SIZE, FloatStorage, ImportKind, Precision, Preset, ShardForm
 from ...errors import UsageError
 from ...images.spec import ImageSize
-from ...storage.pydantic_field import PlaceField
+from ...storage.pydantic_field import PathField
 from ..config import DATASET_NAME, ShardSize, default_threads, wrong_option
 from ..specs import (
     ImportedDireSpec,
@@ -42,7 +42,7 @@ class ImportConfig(BaseModel):
     precision: Precision = "fp32"
 
     sources: tuple[Path, ...] = Field(min_length=1)
-    cache: PlaceField
+    cache: PathField
     dataset: str = Field(pattern=DATASET_NAME)
     layout: str | None = None
     features: tuple[str, ...] = ()
