@@ -172,7 +172,7 @@ def test_data_without_a_marker_and_temporary_files_go_when_they_are_old(cache: C
     assert left.exists()
     collect(cache, delete_them=True, grace_hours=0)
     assert not left.exists()
-    assert temporary.exists(), "somebody may be about to link it"
+    assert temporary.exists(), "a writer may be about to link it"
     make_older(left.parent, 0)
     os.utime(temporary, (0, 0))
     collect(cache, delete_them=True)
