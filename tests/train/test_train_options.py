@@ -144,7 +144,7 @@ def newest_of_no_training(made: Made, tmp_path: Path) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("options", "expected"),
     [
         ({"schedule": "constant"}, [1.0] * 8),
         ({"schedule": "constant", "warmup_steps": 4}, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]),
@@ -152,8 +152,8 @@ def newest_of_no_training(made: Made, tmp_path: Path) -> Tensor:
         ({"schedule": "cosine", "min_lr": 0.1}, [0.1 + 0.45 * (1 + math.cos(math.pi * step / 7)) for step in range(8)]),
     ],
 )
-def test_the_learning_rate_follows_its_schedule(asked: dict[str, object], expected: list[float]) -> None:
-    schedule = LrSchedule(settings(lr=1.0, epochs=4, **asked), steps=2)
+def test_the_learning_rate_follows_its_schedule(options: dict[str, object], expected: list[float]) -> None:
+    schedule = LrSchedule(settings(lr=1.0, epochs=4, **options), steps=2)
     rates = [schedule.rate(State(step=step, epoch=step // 2)) for step in range(8)]
     assert rates == pytest.approx(expected)
 
