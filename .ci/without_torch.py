@@ -6,7 +6,7 @@ from pathlib import Path
 
 LEFT_OUT = {
     *("torch", "torchvision"),  # gigabytes
-    *("bokeh", "distributed", "tensorboard"),  # only what needs torch imports these
+    *("bokeh", "tensorboard"),  # only what needs torch imports these
     *("axe-core-python", "build", "mypy", "pre-commit", "ruff"),  # tools of other checks
 }
 

@@ -36,10 +36,10 @@ from compare import conditions
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.client import WorkerPool, connect, start_local_pool
 from distil_cache.pipeline.cluster.executor import ClusterExecutor
-from distil_cache.pipeline.cluster.local_workers import CALM, OVERLAP
+from distil_cache.pipeline.cluster.local_workers import OVERLAP, QUIET_SETTINGS
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.in_process import InProcessExecutor
+from distil_cache.pipeline.execution.tasks import InProcessExecutor
 from distil_cache.pipeline.planning.estimate import device_hours
 from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent
@@ -76,14 +76,14 @@ def loop_seconds(config: BuildConfig, seconds: float) -> tuple[float, float]:
         return time.perf_counter() - began, time.process_time() - cpu
 
 
-def crew_seconds(
-    crew: WorkerPool, config: BuildConfig, seconds: float, processes: list[psutil.Process]
+def pool_seconds(
+    pool: WorkerPool, config: BuildConfig, seconds: float, processes: list[psutil.Process]
 ) -> tuple[float, float, float]:
-    """Return the time that a crew takes for all tasks: on the clock, and of this process' and the workers' processors."""
+    """Return the time that a pool takes for all tasks: on the clock, and of this process' and the workers' processors."""
     with ExitStack() as held:
-        ready = prepare(config, Silent(), held, dry_run=False, scanner=crew.scan_files)
-        work = ClusterExecutor(crew, config, ready, Placement(), Silent(), sleeping(seconds / ROWS))
-        held.enter_context(crew.plugin(work.plugin))
+        ready = prepare(config, Silent(), held, dry_run=False, scanner=pool.scan_files)
+        work = ClusterExecutor(pool, config, ready, Placement(), Silent(), sleeping(seconds / ROWS))
+        held.enter_context(pool.plugin(work.plugin))
         began, cpu, theirs = time.perf_counter(), time.process_time(), cpu_of(processes)
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)
         assert work.failures == 0
@@ -107,10 +107,10 @@ def many_workers(count: int) -> Iterator[tuple[WorkerPool, list[psutil.Process]]
             held.callback(process.wait)
             held.callback(process.terminate)
             processes.append(psutil.Process(process.pid))
-        with connect(cluster.scheduler_address) as crew:
-            while len(crew.workers()) < count:
+        with connect(cluster.scheduler_address) as pool:
+            while len(pool.workers()) < count:
                 time.sleep(0.1)
-            yield crew, processes
+            yield pool, processes
 
 
 async def serve(scheduler: str, count: int) -> None:
@@ -132,7 +132,7 @@ async def serve(scheduler: str, count: int) -> None:
 
 
 def measure_sleep(counts: list[int], seconds: float, shards: int) -> list[dict[str, object]]:
-    """Compare a crew of each size with the loop."""
+    """Compare a pool of each size with the loop."""
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -147,11 +147,11 @@ def measure_sleep(counts: list[int], seconds: float, shards: int) -> list[dict[s
         for count in counts:
             sources = write_sources(folder / f"images-{count}", ROWS * shards * count, side=24)
             began = time.perf_counter()
-            with many_workers(count) as (crew, processes):
-                crew_seconds(crew, config_of(few, folder / f"warm-{count}", shard_size=1), 0.0, processes)
+            with many_workers(count) as (pool, processes):
+                pool_seconds(pool, config_of(few, folder / f"warm-{count}", shard_size=1), 0.0, processes)
                 start = time.perf_counter() - began
                 config = config_of(sources, folder / f"cache-{count}")
-                spent, here, theirs = crew_seconds(crew, config, seconds, processes)
+                spent, here, theirs = pool_seconds(pool, config, seconds, processes)
             each = 1000 / (shards * count)
             over, made = spent / plain - 1, shards * count
             print(
@@ -192,13 +192,13 @@ def measure_real(counts: list[int], images: int) -> list[dict[str, object]]:
             f"plain loop: {images} images in {plain:.1f} s, {images / plain:.2f} images/s; {plain_cpu:.1f} s of processor"
         )
         for count in counts:
-            with start_local_pool(count, "cpu") as crew:
+            with start_local_pool(count, "cpu") as pool:
                 run_on(
-                    crew, config_of(sources, folder / f"warm-{count}", features=("image,eps",), image_size=None), count
+                    pool, config_of(sources, folder / f"warm-{count}", features=("image,eps",), image_size=None), count
                 )
                 everybody = [psutil.Process(), *psutil.Process().children(recursive=True)]
                 began, cpu = time.perf_counter(), cpu_of(everybody)
-                run_on(crew, config(f"cache-{count}"), count)
+                run_on(pool, config(f"cache-{count}"), count)
                 spent, spent_cpu = time.perf_counter() - began, cpu_of(everybody) - cpu
             print(
                 f"{count} workers: {spent:.1f} s, {images / spent:.2f} images/s, {plain / spent:.2f} of the loop's rate; "
@@ -214,12 +214,12 @@ def measure_real(counts: list[int], images: int) -> list[dict[str, object]]:
     return rows
 
 
-def run_on(crew: WorkerPool, config: BuildConfig, count: int) -> None:
-    """Run the tasks of a build on a crew."""
+def run_on(pool: WorkerPool, config: BuildConfig, count: int) -> None:
+    """Run the tasks of a build on a pool."""
     with ExitStack() as held:
-        ready = prepare(config, Silent(), held, dry_run=False, scanner=crew.scan_files)
-        work = ClusterExecutor(crew, config, ready, Placement(workers=count), Silent())
-        held.enter_context(crew.plugin(work.plugin))
+        ready = prepare(config, Silent(), held, dry_run=False, scanner=pool.scan_files)
+        work = ClusterExecutor(pool, config, ready, Placement(workers=count), Silent())
+        held.enter_context(pool.plugin(work.plugin))
         assert sum(1 for _ in work.reports()) == len(ready.plan.tasks)
 
 
@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.what == "serve":
-        dask.config.set(CALM)  # as for the workers that a build starts itself
+        dask.config.set(QUIET_SETTINGS)  # as for the workers that a build starts itself
         asyncio.run(serve(options.scheduler, options.count))
         return
     if options.what == "table":

@@ -21,7 +21,7 @@ from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.images.spec import ImageSpec
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
+from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 
 SIDE = 128
 INCREMENTS = 50

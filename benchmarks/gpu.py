@@ -30,7 +30,7 @@ from distil_cache.models.diffusion.unet import Adm
 from distil_cache.pipeline.execution.batches import BatchSize, find_size, run_batches
 from distil_cache.pipeline.execution.deviation import SAMPLES, measure_deviation
 from distil_cache.pipeline.execution.networks import compiled, placed
-from distil_cache.pipeline.execution.transfer import HostCopy, Rows, to_device
+from distil_cache.pipeline.execution.transfer import HostArray, HostCopy, to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +45,7 @@ class Bench:
     model: Adm
     teacher: nn.Module
     schedule: NoiseSchedule
-    images: Rows
+    images: HostArray
 
     def wait(self) -> None:
         """Wait for the device."""
@@ -83,7 +83,7 @@ def plain_seconds(bench: Bench) -> float:
     """Seconds an image of the plain procedure."""
     model = plain_adm(bench.model.float())
 
-    def one(row: Rows) -> None:
+    def one(row: HostArray) -> None:
         x = torch.from_numpy(row[None]).to(bench.device).float() / 127.5 - 1
         eps = extract(model, x, bench.schedule, {"eps"}).eps
         dire = extract(model, x, bench.schedule, {"dire"}).dire

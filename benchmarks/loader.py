@@ -20,8 +20,7 @@ from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec
-from distil_cache.pipeline.specs.teacher import TeacherSpec
+from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, TeacherSpec
 from distil_cache.train.data.augment import train_input
 from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.examples import OnlineTeacher

@@ -29,7 +29,7 @@ from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.store import Cache
 from distil_cache.images.spec import ImageSpec
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
+from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 from distil_cache.storage import AnyPath, to_path
 
 BATCH = 64

@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from distil_cache.cache.records.datasets import SCHEMA
-from distil_cache.cache.records.revision import revision_of
+from distil_cache.cache.records.datasets import SCHEMA, revision_of
 from distil_cache.cache.shards.keys import BINARY, KeyArray, hex_keys, keys_of_column
 from distil_cache.cache.shards.marker import Marker, shard_id_of
 from distil_cache.cache.store import Cache, FeatureStore
@@ -48,8 +47,7 @@ def make(folder: Path, samples: int) -> None:
     """Write a cache whose markers name data that is not there."""
     from distil_cache.images.spec import ImageSpec
     from distil_cache.models.backbones import HALF
-    from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec
-    from distil_cache.pipeline.specs.teacher import TeacherSpec
+    from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, TeacherSpec
 
     cache = Cache.create(folder)
     keys = np.sort(np.frombuffer(np.random.default_rng(samples).bytes(samples * BINARY.itemsize), BINARY))

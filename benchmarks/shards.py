@@ -10,7 +10,7 @@ import numpy as np
 from compare import Comparison
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.images.spec import ImageSpec
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
+from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 
 SIDE = 256
 ROWS = 128

@@ -1,4 +1,4 @@
-"""Rows of arbitrary keys or places, in the order that the caller asks for, by contiguous reads."""
+"""Read rows by key or by position, in the caller's order, with contiguous reads."""
 
 from __future__ import annotations
 
@@ -13,16 +13,31 @@ from .shards.format import Rows
 from .shards.marker import check_hint
 from .store import FeatureStore
 
-Numbers = NDArray[np.integer[Any]]
+_Integers = NDArray[np.integer[Any]]
 
 MAX_GAP = 8
-"""Rows nobody asked for that are read over rather than starting another read."""
+"""Rows between two wanted ones that are read and dropped rather than starting another read."""
 
 
 def gather(store: FeatureStore, keys: Sequence[str]) -> Rows:
-    """Return the rows of one or more ``keys`` as one array (len(keys), *shape).
+    """Return the rows of samples.
 
-    Raises IntegrityError if the feature lacks a key or a shard is damaged.
+    Parameters
+    ----------
+    store
+        The feature.
+    keys
+        One or more sample keys.
+
+    Returns
+    -------
+    ndarray
+        (len(keys), *shape), in the order of the keys.
+
+    Raises
+    ------
+    IntegrityError
+        If the feature lacks a key, or a shard is damaged.
     """
     index = store.index()
     shards, rows = index.locate(keys)
@@ -35,19 +50,42 @@ def gather(store: FeatureStore, keys: Sequence[str]) -> Rows:
 def read_rows(
     store: FeatureStore,
     shards: Sequence[str],
-    shard: Numbers,
-    row: Numbers,
-    view: int | Numbers | None = None,
+    shard: _Integers,
+    row: _Integers,
+    view: int | _Integers | None = None,
     *,
     max_gap: int = MAX_GAP,
     out: Rows | None = None,
 ) -> Rows:
-    """Rows of a feature, in the order asked, by contiguous reads.
+    """Return rows of a feature by their positions.
 
-    shards : ids. shard : (N,) positions in ``shards``; row : (N,) rows in those shards; N > 0. view : one for all rows,
-    (N,) one for each, or None for whole rows. max_gap : rows nobody asked for that may be read over; with 0, rows that
-    do not follow each other in the answer either are read one by one, which spares a copy of large ones.
-    out : a contiguous array to fill. Returns (N, *row shape), without the axis of views if views are asked.
+    Parameters
+    ----------
+    store
+        The feature.
+    shards
+        Shard ids.
+    shard
+        (N,) integers, N > 0: for each wanted row, its shard's index in ``shards``.
+    row
+        (N,) integers: its row in that shard.
+    view
+        One view for all rows, (N,) integers for one view each, or None for whole rows.
+    max_gap
+        Rows between two wanted ones that may be read and dropped. With 0, rows that are not adjacent in the result
+        are read separately too, which saves copying large rows.
+    out
+        A contiguous array to fill.
+
+    Returns
+    -------
+    ndarray
+        (N, *row shape), without the axis of views if views are asked for.
+
+    Raises
+    ------
+    IntegrityError
+        If a shard is damaged, or shards differ in the shape or dtype of their rows.
     """
     views = np.broadcast_to(-1 if view is None else view, shard.shape)
     order = np.lexsort((row, shard, views))
@@ -56,10 +94,10 @@ def read_rows(
         breaks |= np.diff(order) != 1
     for run in np.split(order, np.flatnonzero(breaks) + 1):
         start, stop = int(row[run[0]]), int(row[run[-1]]) + 1
-        place = slice(int(run[0]), int(run[0]) + len(run))
+        target_rows = slice(int(run[0]), int(run[0]) + len(run))
         asked = shards[shard[run[0]]], start, stop, None if view is None else int(views[run[0]])
         if out is not None and len(run) == stop - start and (np.diff(run) == 1).all():
-            store.read(*asked, out=out[place])
+            store.read(*asked, out=out[target_rows])
             continue
         block = store.read(*asked)
         if out is None:

@@ -1,12 +1,12 @@
-"""Leases: who is at work on a cache, so that nothing is removed under them.
+"""Leases: which processes use a cache, so that ``gc`` removes nothing they need.
 
 A lease is a small file ``builders/HOST-PID-NONCE.json`` that names a dataset and the feature folders in use. A thread
-touches it every 30 seconds; one that was not touched for ten minutes belongs to a killed process and counts for nothing.
-Ages are measured against a file freshly written beside it, so only the file system's clock matters, not this machine's.
+touches it every 30 seconds. One that was not touched for ten minutes belongs to a killed process and is ignored. Ages
+are measured against a file written just now in the same folder, so only the file system's clock matters.
 
-Whoever relies on what a cache holds takes the lease first and looks second. ``gc`` does it the other way round: it sets
-a marker aside first, looks for leases second, and puts the marker back if there is one. So one of the two always sees
-the other.
+A process that relies on the content of a cache takes its lease first and reads second. ``gc`` does the reverse: it
+moves a marker to the trash first, reads the leases second, and restores the marker if a lease needs it. So at least one
+of the two always sees the other.
 """
 
 from __future__ import annotations
@@ -34,12 +34,26 @@ BEAT_SECONDS = 30.0
 STALE_SECONDS = 600.0
 _SMALL = 1 << 20
 LEASE_FILE = re.compile(r".+\.json")
-"""Files that may be leases: a fresh one counts whatever it is called."""
+"""Names of files that may be leases: a fresh one counts whatever its name."""
 _LEASE_NAME = re.compile(r"[A-Za-z0-9._]+-\d+-[0-9a-f]{16}\.json")
 
 
 class Lease(BaseModel):
-    """Who uses what since when. ``features`` are names of feature folders, ``dataset`` is None where none is written."""
+    """The content of a lease.
+
+    Attributes
+    ----------
+    work
+        What the process does.
+    host, pid
+        The process.
+    dataset
+        The dataset that it writes, or None.
+    features
+        Names of the feature folders that it uses.
+    started
+        When it began.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,19 +67,27 @@ class Lease(BaseModel):
 
 @dataclass(frozen=True)
 class Leases:
-    """The leases of a cache: those of processes that live, and the files that killed ones left."""
+    """The leases of a cache.
+
+    Attributes
+    ----------
+    live
+        Those of running processes.
+    stale
+        The files that killed processes left.
+    """
 
     live: tuple[Lease, ...]
     stale: tuple[AnyPath, ...]
 
     @property
     def features(self) -> frozenset[str]:
-        """The feature folders that somebody uses."""
+        """The feature folders in use."""
         return frozenset(folder for lease in self.live for folder in lease.features)
 
     @property
     def datasets(self) -> frozenset[str]:
-        """The datasets that somebody writes."""
+        """The datasets being written."""
         return frozenset(lease.dataset for lease in self.live if lease.dataset is not None)
 
 
@@ -78,10 +100,27 @@ def lease(
     *,
     beat: float = BEAT_SECONDS,
 ) -> Iterator[AnyPath]:
-    """Hold a lease on the cache at ``root`` for the length of a ``with`` block; yields its file.
+    """Hold a lease on a cache for the duration of a ``with`` block.
 
-    features : folder names. beat : seconds between two signs of life. Where the cache may only be read no lease can be
-    written, and nothing will be: the block runs without.
+    In a read-only cache no lease can be written, and none is needed, since nothing is removed: the block runs without.
+
+    Parameters
+    ----------
+    root
+        The cache.
+    work
+        What the block does.
+    features
+        Names of the feature folders that it uses.
+    dataset
+        The dataset that it writes.
+    beat
+        Seconds between two touches of the file.
+
+    Yields
+    ------
+    Path or RemotePath
+        The lease's file.
     """
     host = re.sub(r"[^A-Za-z0-9.]+", "_", platform.node()) or "host"
     path = root / FOLDER / f"{host}-{os.getpid()}-{secrets.token_hex(8)}.json"
@@ -97,18 +136,26 @@ def lease(
         yield path
         return
     ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, content, ended, beat), name="lease", daemon=True)
-    heart.start()
+    heartbeat = threading.Thread(target=_beat, args=(path, content, ended, beat), name="lease", daemon=True)
+    heartbeat.start()
     try:
         yield path
     finally:
         ended.set()
-        heart.join()
+        heartbeat.join()
         path.unlink(missing_ok=True)
 
 
 def read_leases(root: AnyPath) -> Leases:
-    """Read all leases of a cache. One that is fresh and cannot be understood is an IntegrityError: it may hold anything."""
+    """Read all leases of a cache.
+
+    Raises
+    ------
+    IntegrityError
+        If a fresh lease cannot be parsed, since it may name anything.
+    UnreachableError
+        If a lease cannot be read at the moment.
+    """
     live: list[Lease] = []
     stale: list[AnyPath] = []
     paths = list_matching(root / FOLDER, LEASE_FILE)
@@ -122,9 +169,9 @@ def read_leases(root: AnyPath) -> Leases:
             else:
                 live.append(Lease.model_validate_json(read_file(path, _SMALL)))
         except FileNotFoundError:
-            continue  # it has just ended
+            continue  # the process has just finished
         except ValidationError as error:
-            raise IntegrityError(f"{path}: is no lease. Delete it if no build is running.") from error
+            raise IntegrityError(f"{path}: is not a valid lease. Delete it if no build is running.") from error
         except IntegrityError:
             if path_exists(path):
                 raise
@@ -132,14 +179,14 @@ def read_leases(root: AnyPath) -> Leases:
 
 
 def file_time(root: AnyPath) -> float:
-    """Return the present time of the cache's file system in seconds: the time of a file written now."""
+    """Return the current time of the cache's file system, in seconds since the epoch."""
     folder = root / FOLDER
     make_folder(folder)
     return new_file_time(folder / f"{TEMPORARY_PREFIX}clock-{secrets.token_hex(8)}")
 
 
 def _beat(path: AnyPath, content: bytes, ended: threading.Event, seconds: float) -> None:
-    """Touch the file until the work ends; write it again if somebody took this process for dead."""
+    """Touch the file until the work ends; write it again if another process deleted it as stale."""
     while not ended.wait(seconds):
         try:
             path.write(content) if isinstance(path, RemotePath) else os.utime(path)
@@ -147,4 +194,4 @@ def _beat(path: AnyPath, content: bytes, ended: threading.Event, seconds: float)
             with contextlib.suppress(UserError):
                 create_file(path, content)
         except OSError:
-            continue  # a file system that is away for a moment: the next beat tries again
+            continue  # the file system is unavailable: the next beat tries again

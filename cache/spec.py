@@ -1,7 +1,7 @@
 """Feature specs and their fingerprints.
 
-A spec is everything that decides a feature's value. Its fingerprint is the SHA-256 of the spec as canonical JSON
-(RFC 8785), so it depends on neither a path, a time, a field's place in the class, nor on Python.
+A spec is everything that decides a feature's values. Its fingerprint is the SHA-256 of the spec as canonical JSON
+(RFC 8785), so it depends on no path, time, field order or version of Python.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pydantic import BaseModel, ConfigDict
 
 FOLDER_DIGITS = 16
 FOLDER_NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{16}")
-"""Names of features' folders."""
+"""Names of feature folders."""
 
 
 def fingerprint_of(canonical: Mapping[str, object]) -> str:
-    """Return the SHA-256 (64 hex digits) of a JSON object in its RFC 8785 form."""
+    """Return the SHA-256, 64 hex digits, of a JSON object in its RFC 8785 form."""
     return hashlib.sha256(rfc8785.dumps(dict(canonical))).hexdigest()  # type: ignore[arg-type]
 
 
 class SpecPart(BaseModel):
-    """A frozen group of settings that can stand inside a spec, such as the description of a network's weights.
+    """A frozen group of settings inside a spec, such as the description of a network's weights.
 
     Fields hold strings, integers, finite floats, booleans, None, further parts, or tuples and mappings of these.
     """
@@ -33,10 +33,10 @@ class SpecPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     ADDED: ClassVar[frozenset[str]] = frozenset()
-    """Fields added after the first release: left out of the JSON at their default, so old fingerprints stay."""
+    """Fields added after the first release. At their default they are left out, so old fingerprints stay valid."""
 
     def canonical(self) -> dict[str, object]:
-        """Return the settings as plain nested JSON values, without added fields that have their default."""
+        """Return the settings as nested JSON values, without the fields in ``ADDED`` that have their default."""
         fields = type(self).model_fields
         result: dict[str, object] = {}
         for name in fields:
@@ -48,7 +48,15 @@ class SpecPart(BaseModel):
 
 
 class Spec(SpecPart):
-    """The spec of one feature. Subclasses narrow ``feature`` and ``algorithm`` to literals with a default."""
+    """The spec of one feature. Subclasses narrow ``feature`` and ``algorithm`` to literals with a default.
+
+    Attributes
+    ----------
+    feature
+        The feature's name, such as ``eps``.
+    algorithm
+        Version of the computation. Raise it when the same settings give other values.
+    """
 
     feature: str
     algorithm: int
@@ -59,19 +67,22 @@ class Spec(SpecPart):
 
     @property
     def folder(self) -> str:
-        """Name of the feature's folder in a cache: the feature and the first 16 digits of the fingerprint."""
+        """Name of the feature's folder: the feature and the first 16 digits of the fingerprint."""
         return folder_name(self.feature, self.fingerprint())
 
 
 def folder_name(feature: str, fingerprint: str) -> str:
-    """Return the name of the folder that holds a feature with this fingerprint."""
+    """Return the name of the folder of a feature with this fingerprint."""
     return f"{feature}-{fingerprint[:FOLDER_DIGITS]}"
 
 
 def unperturbed_fingerprint(spec: Mapping[str, object]) -> str:
-    """Return the fingerprint that a feature would have if the pictures that it is made of were not perturbed.
+    """Return the fingerprint that a feature would have if its images were not perturbed.
 
-    spec : its settings as plain nested JSON values.
+    Parameters
+    ----------
+    spec
+        Its settings as nested JSON values.
     """
     return fingerprint_of(_unperturbed(spec))
 
@@ -85,14 +96,22 @@ def _unperturbed(spec: Mapping[str, object]) -> dict[str, object]:
 
 
 def imported_from(spec: Mapping[str, object]) -> str:
-    """Say where a feature's values, or those that it is made of, were imported from; empty if all were computed here.
+    """Return where a feature's values, or those that it derives from, were imported from.
 
-    spec : its settings as plain nested JSON values.
+    Parameters
+    ----------
+    spec
+        Its settings as nested JSON values.
+
+    Returns
+    -------
+    str
+        ``kind: origin`` of each import, joined with ``; ``. Empty if everything was computed by this program.
     """
     parts = [value for value in spec.values() if isinstance(value, Mapping)]
     own = spec.get("imported")
     found = {f"{own.get('kind')}: {own.get('origin')}"} if isinstance(own, Mapping) else set()
-    return "; ".join(sorted(found | {where for part in parts if (where := imported_from(part))}))
+    return "; ".join(sorted(found | {origin for part in parts if (origin := imported_from(part))}))
 
 
 def _plain(value: object, where: str) -> object:

@@ -1,8 +1,8 @@
 """The cache folder, its feature folders, and the commit that makes a shard exist.
 
-Commit: write the data under a unique name, flush it, then create the marker only if it is absent. The first marker
-wins; the loser removes its own data. Nothing is renamed over and nothing needs a lock, so a process can be killed at
-any moment and several can write at once.
+To commit, a builder writes the data under a unique name, flushes them, and creates the marker only if it is absent. The
+first marker wins; the loser deletes its own data. Nothing is renamed over and nothing needs a lock, so a process can be
+killed at any moment and several can write at once.
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ import numpy as np
 
 from ..errors import IntegrityError, UnreachableError, UserError
 from ..storage import AnyPath, RemotePath, list_folders, list_names, map_ordered, path_exists, to_path
-from ..storage.atomic import TEMPORARY_PREFIX, append_line, cannot_write, create_file, make_folder, read_file
-from ..storage.probe import probe_conditional_put
+from ..storage.atomic import (
+    TEMPORARY_PREFIX,
+    append_line,
+    cannot_write,
+    create_file,
+    make_folder,
+    probe_conditional_put,
+    read_file,
+)
 from .index import file as index_file
 from .index.index import EMPTY, Index
 from .local_copy.reader import MAX_OPEN as COPIES_OPEN
 from .local_copy.reader import LocalCopy
 from .records.builds import BuildStore
 from .records.datasets import DatasetStore
-from .shards.data import remove_data, write_data
+from .shards.data import check_rows, remove_data, write_data
 from .shards.format import Rows, ShardReader
-from .shards.handles import MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards
 from .shards.marker import DType, Marker, check_hint, fetch_markers, is_id, read_marker, shard_id_of
-from .shards.registry import FORMATS, open_data
-from .shards.validation import check_rows
+from .shards.registry import FORMATS, MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards, open_data
 from .spec import Spec, fingerprint_of, folder_name
 
 __all__ = ["FORMATS", "MAX_OPEN", "Cache", "FeatureStore", "Marker"]
@@ -44,7 +49,12 @@ _SMALL = 1 << 20
 class Cache:
     """A folder of datasets, features and build records that many experiments share.
 
-    local_copy : where the shards that are read are copied to, and then read, if the cache is far away.
+    Parameters
+    ----------
+    root
+        The cache.
+    local_copy
+        A local copy through which shards are read, if the cache is remote.
     """
 
     def __init__(self, root: AnyPath, local_copy: LocalCopy | None = None) -> None:
@@ -53,26 +63,37 @@ class Cache:
 
     @classmethod
     def create(cls, root: AnyPath | str) -> Cache:
-        """Open the cache at ``root``, made anew if there is nothing yet.
+        """Open the cache at ``root``, creating it if the folder is absent or empty.
 
-        Raises UserError if the folder holds something else, or lies in an object store without conditional puts.
+        Raises
+        ------
+        UserError
+            If the folder holds something else, or the object store does not support conditional puts.
         """
         root = to_path(root)
         if not path_exists(root / "cache.json"):
             make_folder(root)
-            strange = [name for name in list_names(root) if not name.startswith(TEMPORARY_PREFIX)]
-            if strange and not path_exists(root / "cache.json"):
-                raise UserError(f"{root}: is neither empty nor a cache. Give a new folder, or one made by a build.")
+            others = [name for name in list_names(root) if not name.startswith(TEMPORARY_PREFIX)]
+            if others and not path_exists(root / "cache.json"):
+                raise UserError(f"{root}: is neither empty nor a cache. Give a new folder, or an existing cache.")
             probe_conditional_put(root)
             create_file(root / "cache.json", _json_bytes({"format": FORMAT_VERSION}))
         return cls.open(root)
 
     @classmethod
     def open(cls, root: AnyPath | str, local_copy: LocalCopy | None = None) -> Cache:
-        """Open an existing cache; UserError if it is none, or was written by a later version of the program."""
+        """Open an existing cache.
+
+        Raises
+        ------
+        UserError
+            If it is not a cache, or was written by a later version of the program.
+        IntegrityError
+            If ``cache.json`` is damaged.
+        """
         root = to_path(root)
         if not path_exists(root / "cache.json"):
-            raise UserError(f"{root}: is not a cache (it has no cache.json). Make one with: distil-cache build")
+            raise UserError(f"{root}: is not a cache (it has no cache.json). Create one with: distil-cache build")
         version = _read_object(root / "cache.json").get("format")
         if type(version) is not int or version < 1:
             raise IntegrityError(f"{root / 'cache.json'}: names no format version, so the file is damaged.")
@@ -84,9 +105,21 @@ class Cache:
         return cls(root, local_copy)
 
     def feature(self, spec: Spec, form: str = "zarr") -> FeatureStore:
-        """Return the store of a feature, its folder and ``spec.json`` made if they are absent.
+        """Return the store of a feature, creating its folder and ``spec.json`` if absent.
 
-        form : the format of shards that this store commits, a name in ``FORMATS``; it reads all formats.
+        Parameters
+        ----------
+        spec
+            The feature's spec.
+        form
+            The format of new shards, a name in ``FORMATS``. Shards of all formats are read.
+
+        Raises
+        ------
+        IntegrityError
+            If the folder holds the spec of another feature.
+        UserError
+            If the folder cannot be written.
         """
         folder = self.root / "features" / spec.folder
         if not path_exists(folder / "spec.json"):
@@ -98,7 +131,18 @@ class Cache:
         return store
 
     def open_feature(self, name_or_fingerprint: str) -> FeatureStore:
-        """Return an existing feature by its folder's name or by its fingerprint (whole, or at least 8 digits)."""
+        """Return an existing feature.
+
+        Parameters
+        ----------
+        name_or_fingerprint
+            Its folder's name, or its fingerprint (all of it, or at least the first 8 digits).
+
+        Raises
+        ------
+        UserError
+            If there is no such feature, or more than one.
+        """
         wanted = name_or_fingerprint
         for folder in self.feature_folders():
             if folder.name == wanted:
@@ -106,19 +150,18 @@ class Cache:
         found = [store for store in self.features() if len(wanted) >= 8 and store.fingerprint.startswith(wanted)]
         if len(found) == 1:
             return found[0]
-        how_many = "several features" if found else "no feature"
-        how_to_list = f"List them with: distil-cache cache ls {self.root}"
-        raise UserError(f"{self.root}: has {how_many} called {wanted}. {how_to_list}")
+        count = "several features" if found else "no feature"
+        raise UserError(f"{self.root}: has {count} called {wanted}. List them with: distil-cache cache ls {self.root}")
 
     def features(self) -> list[FeatureStore]:
         """Return all features, sorted by folder name; IntegrityError if a spec is damaged."""
         return [FeatureStore(folder, local_copy=self._local_copy) for folder in self.feature_folders()]
 
     def feature_folders(self) -> list[AnyPath]:
-        """Return the folders that hold a ``spec.json``, sorted by name."""
+        """Return the folders that have a ``spec.json``, sorted by name."""
         folders = list_folders(self.root / "features")
-        there = map_ordered(lambda folder: path_exists(folder / "spec.json"), folders, self.root)
-        return list(compress(folders, there))
+        has_spec = map_ordered(lambda folder: path_exists(folder / "spec.json"), folders, self.root)
+        return list(compress(folders, has_spec))
 
     def datasets(self) -> DatasetStore:
         """Return the cache's datasets."""
@@ -132,9 +175,30 @@ class Cache:
 class FeatureStore:
     """The shards of one feature.
 
-    folder : the feature's folder; spec : its settings as plain JSON values; fingerprint : 64 hex digits;
-    feature : its name, such as ``eps``; form : the format of the shards that are committed; local_copy : where those that
-    are read are copied to, if they are.
+    Parameters
+    ----------
+    folder
+        The feature's folder.
+    form
+        The format of new shards, a name in ``FORMATS``.
+    local_copy
+        A local copy through which shards are read.
+
+    Attributes
+    ----------
+    shards, removed
+        The folders of the shards, and of the markers that ``gc`` moved to the trash.
+    spec
+        The feature's settings as JSON values.
+    fingerprint
+        64 hex digits.
+    feature
+        Its name, such as ``eps``.
+
+    Raises
+    ------
+    IntegrityError
+        If the spec is damaged, or does not belong to the folder.
     """
 
     def __init__(self, folder: AnyPath, form: str = "zarr", local_copy: LocalCopy | None = None) -> None:
@@ -147,7 +211,9 @@ class FeatureStore:
         try:
             self.fingerprint = fingerprint_of(self.spec)
         except (ValueError, RecursionError) as error:
-            raise IntegrityError(f"{folder / 'spec.json'}: is no spec ({error}). {check_hint(folder)}") from error
+            raise IntegrityError(
+                f"{folder / 'spec.json'}: is not a valid spec ({error}). {check_hint(folder)}"
+            ) from error
         self.feature = str(self.spec.get("feature"))
         if folder.name != folder_name(self.feature, self.fingerprint):
             raise IntegrityError(f"{folder / 'spec.json'}: does not belong to this folder. {check_hint(folder)}")
@@ -156,11 +222,11 @@ class FeatureStore:
 
     @property
     def is_remote(self) -> bool:
-        """Whether what is read of it costs requests to an object store."""
+        """Whether reads cost requests to an object store."""
         return isinstance(self.folder, RemotePath)
 
     def shard_id(self, planned_keys: Sequence[str]) -> str:
-        """Return the id of the shard with these keys in this order (32 hex digits)."""
+        """Return the id, 32 hex digits, of the shard with these keys in this order."""
         return shard_id_of(self.fingerprint, planned_keys)
 
     def commit(
@@ -172,18 +238,36 @@ class FeatureStore:
         rejected: Mapping[str, str] | None = None,
         merged: Sequence[str] = (),
     ) -> Marker:
-        """Store one shard and return the marker that holds from now on, be it this call's or an earlier one.
+        """Store one shard.
 
-        planned_keys : the keys that name the shard; where some are rejected, in sorted order.
-        rows : (N, *shape) uint8, float16 or float32, finite; one row for each of ``keys`` (default: ``planned_keys``).
-        rejected : reason for each planned key that has no row.
-        merged : ids of the shards of this feature that the new one replaces.
+        Parameters
+        ----------
+        planned_keys
+            The keys that name the shard, sorted if some are rejected.
+        rows
+            (N, *shape) uint8, float16 or float32, finite; one row for each of ``keys``.
+        keys
+            The keys of the rows, in order; ``planned_keys`` by default.
+        rejected
+            Reason for each planned key that has no row.
+        merged
+            Ids of this feature's shards that the new one replaces.
 
-        Raises UserError if the rows are not finite or cannot be written.
+        Returns
+        -------
+        Marker
+            The marker that counts, created by this call or an earlier one.
+
+        Raises
+        ------
+        UserError
+            If the rows are too large, are not finite, or cannot be written.
+        ValueError
+            If keys and rows do not fit each other.
         """
         stored = tuple(planned_keys if keys is None else keys)
-        refused = dict(rejected or {})
-        check_rows(self.feature, planned_keys, stored, refused, rows)
+        reasons = dict(rejected or {})
+        check_rows(self.feature, planned_keys, stored, reasons, rows)
         shard = self.shard_id(planned_keys)
         if self.has(shard):
             return self.marker(shard)
@@ -197,7 +281,7 @@ class FeatureStore:
             tail = default_tail(rows.shape[1:])
             codec, offsets, size, sha256 = write_data(data, form, rows, stored, self.feature, tail)
             marker = Marker(
-                shard=shard, data=data.name, format=form.name, keys=stored, rejected=refused,
+                shard=shard, data=data.name, format=form.name, keys=stored, rejected=reasons,
                 dtype=cast(DType, rows.dtype.name), shape=rows.shape[1:], codec=codec, bytes=size, sha256=sha256,
                 merged=tuple(merged), offsets=offsets,
             )  # fmt: skip
@@ -210,19 +294,24 @@ class FeatureStore:
         return marker if created else self.marker(shard)
 
     def has(self, shard_id: str) -> bool:
-        """Say whether the shard exists, that is, has a marker."""
+        """Return whether the shard exists, that is, has a marker."""
         return path_exists(self._marker_path(shard_id))
 
     def marker(self, shard_id: str) -> Marker:
-        """Return a shard's marker; IntegrityError if it is absent or damaged, or names other keys than its id.
+        """Return a shard's marker, also shortly after ``gc`` removed it: the data stay for the grace period.
 
-        A reader that found the shard before ``gc`` removed it reads on: the data stay for the grace period.
+        Raises
+        ------
+        IntegrityError
+            If it is absent or damaged, or its keys are not those of the shard.
+        UnreachableError
+            If it cannot be read at the moment.
         """
         path, removed = self._marker_path(shard_id), self.removed / f"{shard_id}.json"
         absent = []
-        for place in (path, removed, path):  # gc may set it aside, and put it back, between two looks
+        for candidate in (path, removed, path):  # gc may move it to the trash and back between two reads
             try:
-                return self._checked(shard_id, read_marker(place))
+                return self._checked(shard_id, read_marker(candidate))
             except IntegrityError as error:
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
@@ -230,7 +319,7 @@ class FeatureStore:
         raise absent[0]
 
     def marker_ids(self) -> list[str]:
-        """Return the ids of all shards, sorted, without reading their markers; UnreachableError if they cannot be listed."""
+        """Return the ids of all shards, sorted, without reading markers; UnreachableError if they cannot be listed."""
         return sorted(name[:-5] for name in list_names(self.shards) if name.endswith(".json") and is_id(name[:-5]))
 
     def markers(self) -> list[Marker]:
@@ -238,9 +327,14 @@ class FeatureStore:
         return list(self.read_markers(self.marker_ids()))
 
     def index(self, refresh: bool = False) -> Index:
-        """Return the index of all keys; with ``refresh`` as it is now, reading only the markers that came since.
+        """Return the index of all keys. Nothing is written.
 
-        The compacted index on disk saves reading the markers that it knows. Nothing is written here.
+        Only markers that the compacted index on disk lacks are read.
+
+        Parameters
+        ----------
+        refresh
+            Bring the index up to date with the markers that are there now.
         """
         if self._index is None or refresh:
             known = self._index
@@ -252,9 +346,14 @@ class FeatureStore:
         return self._index
 
     def read_markers(self, listed: Iterable[str]) -> Iterator[Marker]:
-        """Yield the markers of shards that were listed, but for those removed since; of an object store many at a time.
+        """Yield the markers of listed shards, skipping those removed since.
 
-        IntegrityError for one that is there and damaged.
+        In an object store many are fetched concurrently.
+
+        Raises
+        ------
+        IntegrityError
+            If a marker is damaged.
         """
         if isinstance(self.shards, RemotePath):
             yield from (self._checked(marker.shard, marker) for marker in fetch_markers(self.shards, set(listed)))
@@ -274,31 +373,64 @@ class FeatureStore:
 
     @property
     def index_folder(self) -> AnyPath:
-        """Where the compacted index lies; deleting it loses nothing."""
+        """The folder of the compacted index, which is safe to delete."""
         return self.folder / index_file.FOLDER
 
     def compact_index(self, *, if_worth: bool = False) -> bool:
-        """Write the compacted index anew from all markers, and return whether this call did.
+        """Write the compacted index from all markers.
 
-        if_worth : only if opening the feature has to read many markers without it, or the file there cannot be used.
-        UserError if it cannot be written.
+        Parameters
+        ----------
+        if_worth
+            Write only if opening the feature reads many markers without it, or the existing file is not valid.
+
+        Returns
+        -------
+        bool
+            Whether this call wrote the file.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written.
         """
         index = self.index(refresh=True)
         if index_file.is_current(self.index_folder, index, tolerant=if_worth):
             return False
         written = index_file.write(self.index_folder, index.whole(), self.fingerprint)
         if written:
-            self._index = None  # mapped from the file when it is next asked for, no longer held in memory
+            self._index = None  # next time it is mapped from the file instead of held in memory
         return written
 
     def read(
         self, shard_id: str, start: int = 0, stop: int | None = None, view: int | None = None, out: Rows | None = None
     ) -> Rows:
-        """Return contiguous rows of a shard, (rows, *shape), or one view of each, (rows, *shape[1:]).
+        """Return contiguous rows of a shard, or one view of each.
 
-        out : a contiguous array to fill and return; a shard with rows of another shape or type is an IntegrityError then.
-        The first read of a shard checks that its data is there, has its size, and has the marker's shape and dtype;
-        IntegrityError if not, or if the data cannot be decoded. A range outside the shard is an IndexError.
+        The first read of a shard checks that its data exist and have the size, shape and dtype of the marker.
+
+        Parameters
+        ----------
+        shard_id
+            The shard.
+        start, stop
+            The range of rows, to the end by default.
+        view
+            None for whole rows, or the index of one view.
+        out
+            A contiguous array to fill and return.
+
+        Returns
+        -------
+        ndarray
+            (rows, *shape), or with ``view`` (rows, *shape[1:]), of the shard's dtype.
+
+        Raises
+        ------
+        IntegrityError
+            If the data are missing or damaged, or their shape or dtype is not that of ``out``.
+        IndexError
+            If the range or view is outside the shard.
         """
         opened = self._opened.get(shard_id, self._open)
         stop = opened.rows if stop is None else stop
@@ -310,8 +442,8 @@ class FeatureStore:
             wanted = (stop - start, *(opened.shape if view is None else opened.shape[1:]))
             if (out.shape, out.dtype) != (wanted, opened.dtype):
                 raise IntegrityError(
-                    f"{self.feature}: holds rows of different shapes, {opened.shape} of {opened.dtype} in shard {shard_id} "
-                    f"and others elsewhere. {check_hint(self.folder)}"
+                    f"{self.feature}: holds rows of different shapes, {opened.shape} of {opened.dtype} in shard "
+                    f"{shard_id} and others elsewhere. {check_hint(self.folder)}"
                 )
         return opened.reader.read(start, stop, view, out)
 
@@ -321,9 +453,12 @@ class FeatureStore:
         append_line(self.folder / "log.jsonl", line)
 
     def open_shard(self, marker: Marker) -> ShardReader:
-        """Open a shard's data after checking presence and size; IntegrityError says what is wrong.
+        """Open a shard's data, in the local copy if there is one.
 
-        With a local copy, they are opened there.
+        Raises
+        ------
+        IntegrityError
+            If the data are missing or are not what the marker says.
         """
         data = self.shards / marker.data
         opened = partial(open_data, marker=marker, feature=self.feature, folder=self.folder)
@@ -332,15 +467,15 @@ class FeatureStore:
     def _open(self, shard_id: str) -> OpenShard:
         copied = self.local_copy.marker(self.folder.name, shard_id) if self.local_copy else None
         if copied is not None and self.shard_id(copied.planned) == shard_id:
-            with contextlib.suppress(IntegrityError):  # it is made anew in the cache, perhaps
+            with contextlib.suppress(IntegrityError):  # the cache may hold it again under another marker
                 return self._open_marked(copied)
         return self._open_marked(self.marker(shard_id))
 
     def _open_marked(self, marker: Marker) -> OpenShard:
         if self._index is not None and not self._index.agrees_with(marker):
             raise IntegrityError(
-                f"{self.feature}, shard {marker.shard}: the index places other keys there than the shard's marker. "
-                f"Delete {self.index_folder}, which loses nothing, and run the command again."
+                f"{self.feature}, shard {marker.shard}: the index has other keys than the shard's marker. "
+                f"Delete {self.index_folder}, which is safe, and run the command again."
             )
         return OpenShard(marker.rows, marker.shape, np.dtype(marker.dtype), self.open_shard(marker))
 
@@ -350,11 +485,11 @@ class FeatureStore:
         return self.shards / f"{shard_id}.json"
 
     def _is_marked(self, shard: str, data: str) -> bool:
-        """Say whether the marker names this data: what came after the link may fail, or be interrupted."""
+        """Return whether the marker names this data: an error after the link does not undo it."""
         try:
             return self.has(shard) and self.marker(shard).data == data
         except (IntegrityError, UnreachableError, OSError):
-            return True  # it may well be the one
+            return True  # it may name this data
 
 
 def default_tail(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -372,5 +507,5 @@ def _read_object(path: AnyPath) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: is not valid JSON, so the file is damaged.") from error
     if not isinstance(value, dict):
-        raise IntegrityError(f"{path}: holds no JSON object, so the file is damaged.")
+        raise IntegrityError(f"{path}: is not a JSON object, so the file is damaged.")
     return value

@@ -1,3 +1,5 @@
-"""Image files and the pictures in them; others use ``file`` and ``headers`` for files, ``spec``, ``decode`` and ``perturb``
-for pictures, and ``jpeg`` for what a JPEG says of itself.
+"""Image files: headers, decoding and perturbation.
+
+Other folders use ``file`` and ``headers`` (parse a file without decoding it), ``jpeg`` (quantisation tables and segments),
+``spec``, ``decode`` and ``perturb`` (pixels), and ``upright`` (decoding without torch).
 """

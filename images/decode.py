@@ -1,19 +1,19 @@
-"""Decoding: the bytes of an image file to the uint8 picture that the ADM sees.
+"""Decode the bytes of an image file to the uint8 image that the ADM sees.
 
-The steps, which are the meaning of :class:`.spec.ImageSpec` (:mod:`.upright` has the first four):
+The steps define the meaning of :class:`.spec.ImageSpec`. Steps 1 to 4 are in :mod:`.upright`.
 
 1. **Bounds.** Width and height are read from the header and checked before any pixel is decoded.
-2. **Decode.** Whole or not at all: a truncated file is refused. Of an animated GIF or WebP the first frame, of a TIFF
-   the first page. No reduced-size JPEG decoding (Pillow's ``draft``): it changes values.
-3. **Orientation.** The picture is turned as its EXIF tag says.
-4. **Colour.** To 8-bit RGB: grey is repeated, a palette looked up, CMYK and YCbCr converted as Pillow does without a
-   colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and rounded (65535
+2. **Decode.** A truncated file is rejected. An animated GIF or WebP gives its first frame, a TIFF its first page. No
+   reduced-size JPEG decoding (Pillow's ``draft``): it changes values.
+3. **Orientation.** The EXIF orientation is applied.
+4. **Colour.** Conversion to 8-bit RGB: grey is repeated, a palette is looked up, CMYK and YCbCr are converted as Pillow
+   does without a colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and rounded (65535
    becomes 255); 16-bit RGB keeps the high byte, as Pillow reads it. Embedded profiles are ignored. 32-bit pixels and
-   Lab are refused: nothing states their range.
-5. **One history**, if the spec says ``harmonize``: the whole upright picture goes through JPEG (:func:`.perturb.recompress_jpeg`), as
-   if the data set had been saved anew as JPEG files. Before the resize, because that is where the files' own compression
-   happened: its 8x8 grid is then resized like theirs, and nothing is quantised at the pixels that the ADM sees.
-6. **Size**, by preset. A picture that already has the size passes bit for bit.
+   Lab are rejected: nothing states their range.
+5. **Harmonization**, if the spec has ``harmonize``: the whole upright image is compressed as a JPEG and decoded again
+   (:func:`.perturb.recompress_jpeg`), as if the data set had been saved again as JPEG files. This precedes the resize
+   because the files' own compression did: its 8x8 grid is resized like theirs, and no pixel that the ADM sees is quantised.
+6. **Resize**, by preset. An image that already has the right size is not changed.
 
    * ``distildire``: float in [0, 1], shorter side to N (the longer one to int(N * long / short)), bilinear with
      antialiasing, then the centre NxN. As ``Resize(N, antialias=True)`` and ``CenterCrop(N)`` of torchvision on a
@@ -22,8 +22,8 @@ The steps, which are the meaning of :class:`.spec.ImageSpec` (:mod:`.upright` ha
    * ``dnf``: both sides to N whatever the proportions, bicubic and antialiased, Pillow's filter on 8-bit values.
 
 7. **Rounding** half up to uint8, after clamping to [0, 255].
-8. **Perturbation** of the finished picture, if the spec says ``perturb``; see :mod:`.perturb`. A build does it to the
-   cached picture, which gives the same bytes.
+8. **Perturbation** of the result, if the spec has ``perturb``; see :mod:`.perturb`. A build perturbs the cached image,
+   which gives the same bytes.
 """
 
 from __future__ import annotations
@@ -43,15 +43,30 @@ from .spec import ImageSpec
 from .upright import upright_rgb
 
 MEMORY_LIMITS = Limits(min_side=1)
-"""What a decoder needs to be safe. The smallest side is a choice about a dataset, and the scan has made it."""
+"""Limits that protect memory. The smallest side is a property of a dataset, which the scan has checked."""
 
 
 def decode(data: bytes, spec: ImageSpec, limits: Limits = MEMORY_LIMITS) -> NDArray[np.uint8]:
-    """Decode an image file as ``spec`` says.
+    """Decode an image file.
 
-    Returns uint8 of shape (3, size, size), RGB, contiguous.
-    Raises :class:`.file.ImageRejected`: ``empty``, ``not-an-image``, ``truncated``, ``damaged``,
-    ``unsupported-mode``, ``too-large`` or ``too-small``.
+    Parameters
+    ----------
+    data
+        Bytes of the whole file.
+    spec
+        Size, preset, harmonization and perturbation of the result.
+    limits
+        Images outside these limits are rejected.
+
+    Returns
+    -------
+    uint8 array of shape (3, size, size)
+        RGB, contiguous.
+
+    Raises
+    ------
+    ImageRejected
+        ``empty``, ``not-an-image``, ``truncated``, ``damaged``, ``unsupported-mode``, ``too-large`` or ``too-small``.
     """
     return decode_image(open_image(data), spec, limits, data)
 
@@ -59,16 +74,26 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits = MEMORY_LIMITS) -> NDAr
 def decode_image(
     image: Image.Image, spec: ImageSpec, limits: Limits = MEMORY_LIMITS, data: bytes = b""
 ) -> NDArray[np.uint8]:
-    """Decode an image that Pillow has opened; ``data`` are the bytes of its file, if there was one. As :func:`decode`."""
+    """Decode an image that Pillow has opened, as :func:`decode` does.
+
+    Parameters
+    ----------
+    image
+        Opened image.
+    spec, limits
+        As for :func:`decode`.
+    data
+        Bytes of the image's file, if there is one. Their hash seeds a perturbation; without them, the pixels' does.
+    """
     pixels = upright_rgb(image, limits, data)
     if spec.harmonize is not None:
         if max(pixels.shape[:2]) > MAX_JPEG_SIDE:
             raise ImageRejected("too-large", f"a side is longer than {MAX_JPEG_SIDE:,}, which no JPEG file holds")
         pixels = recompress_jpeg(pixels, spec.harmonize.quality)
-    picture = _PRESETS[spec.preset](pixels, spec.size)
+    decoded = _PRESETS[spec.preset](pixels, spec.size)
     if spec.perturb is None:
-        return picture
-    return perturb(picture, content_key(data or pixels.tobytes()), spec.perturb)
+        return decoded
+    return perturb(decoded, content_key(data or pixels.tobytes()), spec.perturb)
 
 
 def _distildire(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -106,7 +131,7 @@ _PRESETS: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {
 
 
 def _centre_corner(height: int, width: int, side: int) -> tuple[int, int]:
-    """Top and left of the centre square; a half pixel goes to the even neighbour, as in torchvision."""
+    """Return top and left of the centre square; half a pixel rounds to even, as in torchvision."""
     return round((height - side) / 2), round((width - side) / 2)
 
 
@@ -120,12 +145,12 @@ def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _to_float(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """Uint8 (H, W, 3) to float32 (1, 3, H, W) in [0, 1]."""
+    """Convert uint8 (H, W, 3) to float32 (1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(_channels_first(pixels)).unsqueeze(0).float().div_(255)
 
 
 def _to_uint8(values: torch.Tensor) -> NDArray[np.uint8]:
-    """Float32 (1, 3, N, N), nominally in [0, 1], to uint8 (3, N, N), rounded half up."""
+    """Convert float32 (1, 3, N, N), nominally in [0, 1], to uint8 (3, N, N), rounded half up."""
     rounded = values[0].mul(255).clamp_(0, 255).add_(0.5).floor_()
     array: NDArray[np.uint8] = rounded.to(torch.uint8).contiguous().numpy()
     return array

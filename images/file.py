@@ -1,7 +1,7 @@
-"""Image files as they come from the outside: their headers, their limits, and why one cannot be used.
+"""Open image files: accepted formats, size limits, and the reasons for which a file is rejected.
 
-Nothing here decodes pixels or imports torch, so a scan of a large folder stays cheap. Pillow does the parsing,
-restricted to the six formats of :data:`FORMATS`; whatever it raises on a bad file becomes :class:`ImageRejected` with a
+Nothing here decodes pixels or imports torch, so that scanning a large folder stays cheap. Pillow parses the headers,
+restricted to the six formats of :data:`FORMATS`. Whatever it raises on a bad file becomes :class:`ImageRejected` with a
 short reason.
 
 A file counts as truncated when pixels are missing. One that lacks only its end marker still has them all and is
@@ -24,12 +24,12 @@ from ..choices import MAX_PIXELS, MIN_SIDE
 from ..errors import UsageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""What is read, by Pillow's names. The content decides, not the extension."""
+"""Accepted formats, by Pillow's names. The content decides, not the extension."""
 
 EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 
 MAX_BYTES = 2 * 1024**3
-"""Longest file that is read: a 16-bit RGB TIFF of MAX_PIXELS, uncompressed, is half of it."""
+"""Largest file that is read. An uncompressed 16-bit RGB TIFF of MAX_PIXELS has half of it."""
 
 Reason = Literal[
     "empty",
@@ -55,10 +55,10 @@ Reason = Literal[
     "transparent",
     "no-video-support",
 ]
-"""``damaged``: it is an image, but its data are corrupt. ``unreadable``: the system does not let us read the file.
+"""``damaged``: the file is an image, but its data are corrupt. ``unreadable``: the system refused to read the file.
 
-From ``ambiguous`` to ``transparent``: why files that others computed cannot be imported, see :mod:`..pipeline.importing.reader`.
-``no-video-support``: it is a video, and the optional package that reads videos is not installed."""
+``ambiguous`` to ``transparent`` are reasons of an import, see :mod:`..pipeline.importing.loose_files`.
+``no-video-support``: the file is a video, and the optional package that reads videos is not installed."""
 
 PILLOW_ERRORS = (
     OSError,
@@ -81,7 +81,15 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageRejected(Exception):  # noqa: N818  (a verdict on one file, not a failure of the program)
-    """One file cannot be used. ``reason`` is a code of :data:`Reason`, ``detail`` a few words for a person."""
+    """One file cannot be used.
+
+    Parameters
+    ----------
+    reason
+        One of the codes in :data:`Reason`.
+    detail
+        Short description for the user.
+    """
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -91,19 +99,23 @@ class ImageRejected(Exception):  # noqa: N818  (a verdict on one file, not a fai
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Which images are used at all. They decide no pixel's value, so they are no part of a spec.
+    """Size limits for images. They change no pixel value, so they are not part of a spec.
 
-    max_pixels : most pixels (width x height), at most :data:`MAX_PIXELS`.
-    min_side : fewest pixels of the shorter side.
+    Parameters
+    ----------
+    max_pixels
+        Largest number of pixels (width x height), at most :data:`MAX_PIXELS`.
+    min_side
+        Smallest length of the shorter side, in pixels.
     """
 
     max_pixels: int = MAX_PIXELS
     min_side: int = MIN_SIDE
 
     def __post_init__(self) -> None:
-        """Raise UsageError for limits that could not be kept."""
+        """Raise UsageError for limits out of range."""
         if not 1 <= self.max_pixels <= MAX_PIXELS:
-            raise UsageError(f"--max-pixels {self.max_pixels}: must lie in 1..{MAX_PIXELS:,}.")
+            raise UsageError(f"--max-pixels {self.max_pixels}: must be in 1..{MAX_PIXELS:,}.")
         if self.min_side < 1:
             raise UsageError(f"--min-side {self.min_side}: must be at least 1.")
 
@@ -124,10 +136,12 @@ def content_key(data: bytes) -> str:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Parse the header of an image file; the pixels stay undecoded.
+    """Parse the header of an image file, without decoding its pixels.
 
-    Raises :class:`ImageRejected`: ``empty``, ``not-an-image``, ``truncated``, ``damaged``, or ``too-large`` if it has
-    more than MAX_PIXELS.
+    Raises
+    ------
+    ImageRejected
+        ``empty``, ``not-an-image``, ``truncated``, ``damaged``, or ``too-large`` for more than MAX_PIXELS.
     """
     if not data:
         raise ImageRejected("empty", "0 bytes")
@@ -138,15 +152,15 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def format_name(image: Image.Image) -> str:
-    """Return the file format in lower case; a JPEG of several pictures (MPO, from phones) is a JPEG here."""
+    """Return the file format in lower case. An MPO, which is a JPEG of several images, counts as ``jpeg``."""
     name = (image.format or "").lower()
     return "jpeg" if name == "mpo" else name
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8, that is still to be applied; 1 where there is none or it cannot be read.
+    """Return the EXIF orientation, 1..8, that is still to be applied; 1 if there is none or it cannot be read.
 
-    Pillow turns a TIFF by itself and reports the turned size, so for a TIFF this is 1.
+    Pillow rotates a TIFF itself and reports the rotated size, so this is 1 for a TIFF.
     """
     if image.format == "TIFF":
         return 1
@@ -158,7 +172,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def rejection(data: bytes, error: BaseException) -> ImageRejected:
-    """Turn what Pillow raised on ``data`` into a reason."""
+    """Return the rejection for an exception that Pillow raised on ``data``."""
     detail = str(error)
     if isinstance(error, Image.DecompressionBombError):
         return ImageRejected("too-large", f"more than {MAX_PIXELS:,} pixels")
@@ -173,13 +187,13 @@ def rejection(data: bytes, error: BaseException) -> ImageRejected:
 
 
 def may_be_rotated(data: bytes, image: Image.Image) -> bool:
-    """Spare a PNG the decoding that :func:`orientation` costs, when no chunk of it can hold an orientation."""
+    """Return False for a PNG without a chunk that can hold an orientation: :func:`orientation` would decode it."""
     marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
     return image.format != "PNG" or any(mark in data for mark in marks)
 
 
 def _signature(data: bytes) -> str | None:
-    """Name the format that the first bytes promise."""
+    """Return the format by the file's first bytes."""
     if data.startswith(b"RIFF") and data[8:12] in (b"WEBP", b""):
         return "WEBP"
     starts = {
@@ -197,7 +211,7 @@ def _signature(data: bytes) -> str | None:
 
 
 def _ends_early(kind: str, data: bytes) -> bool:
-    """Say whether a file that failed to open lacks its end, by the length or the end marker that its format has."""
+    """Check by its length or end marker whether a file that failed to open is truncated."""
     if kind == "JPEG":
         return b"\xff\xd9" not in data
     if kind == "PNG":
@@ -213,7 +227,7 @@ def _ends_early(kind: str, data: bytes) -> bool:
 
 
 def _tiff_ends_early(data: bytes) -> bool:
-    """Say whether the first directory of a classic TIFF (TIFF 6.0, section 2) reaches past the end."""
+    """Check whether the first directory of a classic TIFF (TIFF 6.0, section 2) reaches past the end."""
     order = "<" if data.startswith(b"II") else ">"
     try:
         (directory,) = struct.unpack_from(f"{order}I", data, 4)

@@ -1,7 +1,7 @@
-"""What a JPEG says about its own compression before the first pixel: tables, quality, subsampling, kinds of segments.
+"""Read how a JPEG was compressed: quantisation tables, quality, chroma subsampling, kinds of segments.
 
-The segments before the scan are walked as ITU-T T.81, annex B lays them out. Nothing is decoded, and a file that breaks
-off or contradicts itself gives what was read until there.
+The segments before the first scan are parsed as in ITU-T T.81, annex B. Nothing is decoded. A truncated or inconsistent
+file gives what was read up to that point.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SCAN = 0xDA
 _MOST_SEGMENTS = 10_000
 _MOST_REMEMBERED = 1024  # bytes of tables
 
-# The luminance table of T.81, annex K, in the order of its rows; qualities 1..100 of the IJG's library scale it.
+# The luminance table of T.81, annex K, row by row. The IJG library scales it for qualities 1..100.
 _STANDARD = (
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
     14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
@@ -35,21 +35,29 @@ ZIGZAG = tuple(
     8 * i + j
     for i, j in sorted(
         ((i, j) for i in range(8) for j in range(8)),
-        key=lambda place: (sum(place), place[0] if sum(place) % 2 else place[1]),
+        key=lambda index: (sum(index), index[0] if sum(index) % 2 else index[1]),
     )
 )
-"""Place in a JPEG's order of coefficients to 8 * row + column."""
+"""Position in the zigzag order -> 8 * row + column (T.81, figure 5)."""
 
 
 Segment = tuple[int, bytes]
-"""One segment before the scan: its marker's second byte, and what it holds."""
+"""One segment before the scan: second byte of its marker, and its content."""
 
 
 class Quantisation(NamedTuple):
-    """Quantisation tables.
+    """Quantisation tables of a JPEG.
 
-    tables : steps by table number, 64 each, row by row. quality : whose standard luminance table is nearest to table 0.
-    name : the first steps and a hash of all. whole : nothing is missing of any table.
+    Attributes
+    ----------
+    tables
+        Table number -> 64 steps, row by row.
+    quality
+        Quality (1..100) whose standard luminance table is nearest to table 0; None if there is no table 0.
+    name
+        The first steps of table 0 and a hash of all tables.
+    whole
+        Whether all tables are complete.
     """
 
     tables: Mapping[int, tuple[int, ...]]
@@ -59,9 +67,20 @@ class Quantisation(NamedTuple):
 
 
 class JpegInfo(NamedTuple):
-    """What the segments say.
+    """Contents of the segments before the first scan.
 
-    sampling : as in ``4:2:0``, or grey. reaches_scan : every segment is whole, up to the first scan's header and with it.
+    Attributes
+    ----------
+    quantisation
+        Quantisation tables.
+    sampling
+        Chroma subsampling such as ``4:2:0``, ``grey``, or ``unknown``.
+    progressive
+        Whether the frame is progressive.
+    segments
+        Segments in file order.
+    reaches_scan
+        Whether all segments are complete, including the header of the first scan.
     """
 
     quantisation: Quantisation
@@ -72,12 +91,12 @@ class JpegInfo(NamedTuple):
 
     @property
     def tables(self) -> Mapping[int, tuple[int, ...]]:
-        """Quantisation steps by table number, 64 each, row by row."""
+        """Table number -> 64 quantisation steps, row by row."""
         return self.quantisation.tables
 
 
 def parse_jpeg(data: bytes) -> JpegInfo:
-    """Read what stands before a JPEG's first scan. Never raises: what cannot be read is left out."""
+    """Parse the segments before a JPEG's first scan. Never raises: what cannot be read is left out."""
     segments, reaches_scan = _segments(data)
     tables = []
     sampling, progressive = "unknown", False
@@ -90,7 +109,7 @@ def parse_jpeg(data: bytes) -> JpegInfo:
 
 
 def segment_names(segments: Sequence[Segment]) -> list[str]:
-    """Name segments by their markers; those of applications also by the names that these give themselves."""
+    """Return a name for each segment: its marker, and the identifier of an application segment."""
     return [
         _application_name(marker, content[:28]) if 0xE0 <= marker <= 0xEF else _MARKER_NAMES[marker]
         for marker, content in segments
@@ -98,20 +117,25 @@ def segment_names(segments: Sequence[Segment]) -> list[str]:
 
 
 def is_metadata(name: str) -> bool:
-    """Say whether a decoder may pass over a segment of this name."""
+    """Check whether a decoder may skip a segment with this name."""
     return name.startswith("APP") or name == "COM"
 
 
 def standard_table(quality: int) -> tuple[int, ...]:
-    """Return the luminance steps that the IJG's library uses at a quality of 1..100, row by row."""
+    """Return the 64 luminance steps that the IJG library uses at a quality of 1..100, row by row."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return tuple(min(max((step * scale + 50) // 100, 1), 255) for step in _STANDARD)
 
 
 def nearest_quality(steps: Mapping[int, int]) -> int:
-    """Return the quality whose standard steps are nearest to some luminance steps.
+    """Return the quality whose standard luminance steps are nearest to the given ones.
 
-    steps : 8 * row + column -> step. The distance is the mean relative difference; the higher quality wins a tie.
+    The distance is the mean relative difference. The higher quality wins a tie.
+
+    Parameters
+    ----------
+    steps
+        8 * row + column -> step, for some or all coefficients.
     """
     found = np.array(list(steps.values()), dtype=np.float64)
     tables = _TABLES[:, list(steps)]
@@ -128,29 +152,29 @@ _MARKER_NAMES = {
 @lru_cache(maxsize=4096)
 def _application_name(marker: int, start: bytes) -> str:
     label = start.split(b"\0", 1)[0]
-    word = label.decode() if label.isascii() and label.decode().isprintable() else ""
-    return f"APP{marker - 0xE0}" + (f"({word.rsplit('/', 2)[0][-20:]})" if word else "")
+    name = label.decode() if label.isascii() and label.decode().isprintable() else ""
+    return f"APP{marker - 0xE0}" + (f"({name.rsplit('/', 2)[0][-20:]})" if name else "")
 
 
 def _segments(data: bytes) -> tuple[list[Segment], bool]:
-    """Return the segments before the first scan, and whether they are whole and the scan's header follows."""
+    """Return the segments before the first scan, and whether they are complete and followed by the scan's header."""
     found: list[Segment] = []
-    place, size = 2, len(data)
-    while place + 4 <= size and data[place] == 0xFF and len(found) < _MOST_SEGMENTS:
-        marker = data[place + 1]
+    position, size = 2, len(data)
+    while position + 4 <= size and data[position] == 0xFF and len(found) < _MOST_SEGMENTS:
+        marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
-            place += 1
+            position += 1
             continue
-        end = place + 2 + (data[place + 2] << 8 | data[place + 3])
-        if marker == _SCAN or end < place + 4:
-            return found, marker == _SCAN and place + 4 <= end <= size
-        found.append((marker, data[place + 4 : end]))
-        place = end
+        end = position + 2 + (data[position + 2] << 8 | data[position + 3])
+        if marker == _SCAN or end < position + 4:
+            return found, marker == _SCAN and position + 4 <= end <= size
+        found.append((marker, data[position + 4 : end]))
+        position = end
     return found, False
 
 
 def _quantisation(contents: tuple[bytes, ...]) -> Quantisation:
-    """Read tables; those of a usual size are remembered, as many files share them."""
+    """Parse quantisation tables. Tables of a usual size are cached: many files share them."""
     usual = sum([len(content) for content in contents]) <= _MOST_REMEMBERED
     return _known_quantisation(contents) if usual else _read_quantisation(contents)
 
@@ -174,22 +198,22 @@ _known_quantisation = lru_cache(maxsize=1024)(_read_quantisation)
 
 
 def _add_tables(content: bytes, tables: dict[int, tuple[int, ...]]) -> bool:
-    """Read the tables of one segment into ``tables``; say whether it holds whole ones and nothing else."""
+    """Add the tables of one segment to ``tables``; return whether it holds complete tables and nothing else."""
     while content:
         width = 2 if content[0] >> 4 else 1
         values = content[1 : 1 + 64 * width]
         if len(values) < 64 * width:
             return False
         table = [0] * 64
-        for number, place in enumerate(ZIGZAG):
-            table[place] = int.from_bytes(values[width * number : width * (number + 1)], "big")
+        for number, position in enumerate(ZIGZAG):
+            table[position] = int.from_bytes(values[width * number : width * (number + 1)], "big")
         tables[content[0] & 15] = tuple(table)
         content = content[1 + 64 * width :]
     return True
 
 
 def _sampling(content: bytes) -> str:
-    """Name the chroma subsampling of a frame header."""
+    """Return the chroma subsampling of a frame header."""
     count = content[5] if len(content) > 5 else 0
     factors = [(byte >> 4, byte & 15) for byte in content[7 : 7 + 3 * (count - 1) + 1 : 3]]
     if count == 1 or not factors:

@@ -1,7 +1,7 @@
-"""The spec of the feature ``image``: the uint8 picture that everything else derives from.
+"""The spec of the feature ``image``: the uint8 image from which all other features are computed.
 
-Two parts of it are asked for seldom and then decide every pixel: one JPEG history for all pictures (``harmonize``), and a
-perturbation of the finished picture, for measuring how robust a detector is (``perturb``).
+Two optional parts change every pixel: the same JPEG compression for all images (``harmonize``), and a perturbation of the
+result, for measuring the robustness of a detector (``perturb``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import UsageError
 PerturbationKind = Literal["jpeg", "resize", "blur", "noise", "crop"]
 MIN_SIZE, MAX_SIZE = 16, 1024
 ImageSize = Annotated[int, Field(ge=MIN_SIZE, le=MAX_SIZE)]
-"""Side in pixels of the pictures that a cache holds, or of what a network sees of them."""
+"""Side in pixels of cached images, or of a network's input."""
 
 RANGES: dict[PerturbationKind, tuple[float, float]] = {
     "jpeg": (1, 100),
@@ -27,14 +27,14 @@ RANGES: dict[PerturbationKind, tuple[float, float]] = {
     "noise": (0.1, 128),
     "crop": (0.05, 0.95),
 }
-"""Least and largest strength of each kind; a quality of JPEG is a whole number."""
+"""Smallest and largest strength of each kind. JPEG quality is an integer."""
 
 EXAMPLES = "jpeg:75, resize:0.5, blur:1, noise:5 or crop:0.8"
 _STRENGTH = re.compile(r"\d{1,3}(\.\d{1,4})?", re.ASCII)
 
 
 class Harmonization(SpecPart):
-    """Each decoded picture goes through JPEG of this quality before it is resized; see :func:`.perturb.recompress_jpeg`."""
+    """JPEG compression of every decoded image before it is resized; see :func:`.perturb.recompress_jpeg`."""
 
     algorithm: Literal[1] = 1
     codec: Literal["jpeg"] = "jpeg"
@@ -42,10 +42,15 @@ class Harmonization(SpecPart):
 
 
 class Perturbation(SpecPart):
-    """What is done to the finished uint8 picture; :mod:`.perturb` says what each kind does, to the pixel.
+    """A perturbation of the decoded uint8 image; :mod:`.perturb` defines each kind to the pixel.
 
-    strength : quality of ``jpeg``; share of the side for ``resize`` and ``crop``; sigma of ``blur`` in pixels and of
-    ``noise`` in grey levels.
+    Attributes
+    ----------
+    kind
+        Kind of perturbation.
+    strength
+        Quality for ``jpeg``; share of the side for ``resize`` and ``crop``; sigma in pixels for ``blur`` and in grey
+        levels for ``noise``.
     """
 
     algorithm: Literal[1] = 1
@@ -53,20 +58,26 @@ class Perturbation(SpecPart):
     strength: float
 
     def __str__(self) -> str:
-        """Return the form in which it is asked for, such as ``jpeg:75``."""
+        """Return it as written on the command line, such as ``jpeg:75``."""
         return f"{self.kind}:{self.strength:.10g}"
 
 
 class ImageSpec(Spec):
-    """How a file becomes a uint8 picture of shape (3, size, size); :mod:`.decode` says what each preset does.
+    """How a file becomes a uint8 image of shape (3, size, size); :mod:`.decode` lists the steps.
 
-    size : side of the picture in pixels, 16..1024; the ADM's image size.
-    preset : whose preprocessing: resize filter, antialiasing, and the order of resize and crop.
-    harmonize : what the whole decoded picture goes through before that, if anything.
-    perturb : what the finished picture goes through, if anything.
-
-    EXIF orientation, colour conversion and rounding are the same for all presets; a change of any of them raises
+    EXIF orientation, colour conversion and rounding are the same for all presets. A change to any of them increments
     ``algorithm``.
+
+    Attributes
+    ----------
+    size
+        Side of the image in pixels, 16..1024; the ADM's image size.
+    preset
+        Preprocessing: resize filter, antialiasing, and the order of resize and crop.
+    harmonize
+        JPEG compression of the decoded image before the resize, if any.
+    perturb
+        Perturbation of the resized image, if any.
     """
 
     ADDED: ClassVar[frozenset[str]] = frozenset({"harmonize", "perturb"})
@@ -80,12 +91,12 @@ class ImageSpec(Spec):
 
     @property
     def unperturbed(self) -> ImageSpec:
-        """The spec of the picture that is perturbed."""
+        """The spec of the image before its perturbation."""
         return self.model_copy(update={"perturb": None})
 
 
 def parse_perturbation(text: str) -> Perturbation:
-    """``blur:1.0`` -> Perturbation. UsageError for an unknown kind, or a strength that it cannot have."""
+    """Parse a perturbation such as ``blur:1.0``. Raises UsageError for an unknown kind or a strength out of range."""
     kind, colon, number = text.strip().partition(":")
     if kind not in RANGES:
         raise UsageError(f"--perturb {text}: there is no such perturbation. Write, for example, {EXAMPLES}.")
@@ -96,20 +107,20 @@ def parse_perturbation(text: str) -> Perturbation:
     least, most = RANGES[kind]
     strength = float(number)
     if not least <= strength <= most:
-        raise UsageError(f"--perturb {text}: the strength of {kind} lies in {least:g} to {most:g}.")
+        raise UsageError(f"--perturb {text}: the strength of {kind} must be {least:g} to {most:g}.")
     if kind == "jpeg" and not strength.is_integer():
-        raise UsageError(f"--perturb {text}: the quality of JPEG is a whole number.")
+        raise UsageError(f"--perturb {text}: the quality of JPEG must be an integer.")
     return Perturbation(kind=kind, strength=strength)
 
 
 def parse_harmonization(text: str | None) -> Harmonization | None:
-    """``jpeg:95`` -> Harmonization. UsageError for anything else."""
+    """Parse ``jpeg:QUALITY``. Raises UsageError for anything else."""
     if text is None:
         return None
     if text == "png":
         raise UsageError(
-            "--harmonize png: is gone, since it changed no pixel: leave it out and the features stay the same. "
-            "For one compression over all pictures, write jpeg:QUALITY, such as jpeg:95."
+            "--harmonize png: was removed because it changed no pixel. Leave it out; the features stay the same. "
+            "To compress all images alike, write jpeg:QUALITY, such as jpeg:95."
         )
     codec, _, quality = text.partition(":")
     if codec != "jpeg" or not re.fullmatch(r"[1-9]\d?|100", quality, re.ASCII):

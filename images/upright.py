@@ -1,6 +1,6 @@
-"""The first steps of decoding: the bytes of an image file to the whole picture, upright, in RGB. Without torch.
+"""Decode an image file to the whole upright image in RGB, without torch.
 
-:mod:`.decode` lists the steps and has those that follow.
+These are steps 1 to 4 of :mod:`.decode`, which lists all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to what undoes it."""
+"""EXIF orientation -> the transposition that undoes it."""
 
 _PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "RGBX", "LA", "PA", "La", "RGBa", "CMYK", "YCbCr"})
 
@@ -28,12 +28,30 @@ WHITE = (255, 255, 255, 255)
 
 
 def load_rgb(data: bytes, limits: Limits) -> NDArray[np.uint8]:
-    """Steps 1 to 4: the whole picture, upright, as uint8 RGB of shape (height, width, 3). Raises as :func:`.decode.decode`."""
+    """Decode an image file to its whole upright image.
+
+    Parameters
+    ----------
+    data
+        Bytes of the whole file.
+    limits
+        Images outside these limits are rejected.
+
+    Returns
+    -------
+    uint8 array of shape (height, width, 3)
+        RGB.
+
+    Raises
+    ------
+    ImageRejected
+        With the reasons of :func:`.decode.decode`.
+    """
     return upright_rgb(open_image(data), limits, data)
 
 
 def upright_rgb(image: Image.Image, limits: Limits, data: bytes) -> NDArray[np.uint8]:
-    """As :func:`load_rgb`, of an image that Pillow has opened; ``data`` are the bytes of its file."""
+    """Decode as :func:`load_rgb` does an image that Pillow has opened; ``data`` are the bytes of its file."""
     limits.check(*image.size)
     try:
         image.load()

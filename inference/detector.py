@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
 from ..models.device import choose_device
-from ..pipeline.execution.transfer import Rows
+from ..pipeline.execution.transfer import HostArray
 from ..storage import AnyPath
 from ..train.data.augment import test_input
 from ..train.evaluation.score import probability
@@ -134,7 +134,7 @@ class Detector:
     def _judged(self, group: Sequence[DecodedInput]) -> Iterator[Prediction]:
         """Predictions of a few items whose pictures go through the models together."""
         pictures = [picture for looked in group for picture in looked.pictures]
-        features: dict[str, Rows] = {}
+        features: dict[str, HostArray] = {}
         logits = scores = np.zeros(0, np.float32)
         if pictures:
             features = {"image": np.stack(pictures)}
@@ -148,7 +148,7 @@ class Detector:
             yield self._prediction(looked, logits[own].tolist(), scores[own].tolist(), seen)
             start = own.stop
 
-    def _logits(self, features: dict[str, Rows]) -> Rows:
+    def _logits(self, features: dict[str, HostArray]) -> HostArray:
         """The student's outputs, (N,) float32; UserError if one is not finite."""
         parts = []
         step = self.record.config.batch_size
@@ -166,7 +166,7 @@ class Detector:
         return logits
 
     def _prediction(
-        self, looked: DecodedInput, logits: Sequence[float], scores: Sequence[float], features: dict[str, Rows]
+        self, looked: DecodedInput, logits: Sequence[float], scores: Sequence[float], features: dict[str, HostArray]
     ) -> Prediction:
         item, rejected = looked.item, looked.rejected
         kind = "video" if item.video else "image"
@@ -180,7 +180,7 @@ class Detector:
         frames = tuple(Frame(*frame) for frame in zip(looked.seconds, scores, logits, explained, strict=True))
         return Prediction(item.name, kind, score, None, generated, max(scores), frames)
 
-    def _explained(self, item: InputItem, place: int, features: dict[str, Rows]) -> str | None:
+    def _explained(self, item: InputItem, place: int, features: dict[str, HostArray]) -> str | None:
         if self._explainer is None:
             return None
         frame = place if item.video else None

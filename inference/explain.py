@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..pipeline.execution.transfer import Rows
+from ..pipeline.execution.transfer import HostArray
 from ..pipeline.sources.file import printable
 from ..storage.locks import FolderLock
 from ..train.evaluation.gallery import as_pixels
@@ -36,7 +36,7 @@ class Explainer:
         if taken:
             raise UserError(f"--explain {folder}: is not empty. Choose another folder.")
 
-    def write(self, number: int, name: str, frame: int | None, features: dict[str, Rows]) -> str:
+    def write(self, number: int, name: str, frame: int | None, features: dict[str, HostArray]) -> str:
         """Write the triptych of one picture and return its path.
 
         number : place in the input. frame : of a video, counted from 0. features : image and dire uint8, eps float,

@@ -18,8 +18,7 @@ from ..cache.store import Cache
 from ..choices import Precision
 from ..errors import UserError
 from ..images.spec import ImageSpec
-from ..pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
-from ..pipeline.specs.teacher import TeacherSpec
+from ..pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, TeacherSpec
 from ..storage import AnyPath, to_path
 from ..train.runs.folder import RunRecord
 

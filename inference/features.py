@@ -20,8 +20,8 @@ from ..models.diffusion.unet import Adm
 from ..pipeline.execution.batches import BatchSize, pad_batch, run_batches
 from ..pipeline.execution.compute import stored_rows, to_signal
 from ..pipeline.execution.networks import automatic_batch, placed
-from ..pipeline.execution.transfer import HostCopy, Rows, to_device
-from ..pipeline.specs.adm_features import DireSpec, NoiseSpec, one_call_features
+from ..pipeline.execution.transfer import HostArray, HostCopy, to_device
+from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
 from .feature_specs import PassSpec
 from .find_adm import AdmFile
 
@@ -66,12 +66,12 @@ class FeatureMaker:
             return ONE
         return used_steps(self._schedule, self._real_step)
 
-    def make(self, pictures: Rows) -> dict[str, Rows]:
+    def make(self, pictures: HostArray) -> dict[str, HostArray]:
         """Return feature -> rows (N, 3, S, S) in their stored types, for uint8 pictures (N, 3, S, S).
 
         Raises UserError where the model gives anything but finite numbers, or the device's memory is too small.
         """
-        made: dict[str, list[Rows]] = {name: [] for name in self.specs}
+        made: dict[str, list[HostArray]] = {name: [] for name in self.specs}
         if not self.specs:
             return {}
         asked = {"eps"} if self.calls == ONE else set(self.specs)
@@ -83,7 +83,7 @@ class FeatureMaker:
                 rows = {name: stored_rows(name, found, spec) for name, spec in self.specs.items()}
                 return HostCopy({**rows, "finite": found.finite})
 
-        def land(batch: Sequence[int], values: dict[str, Rows]) -> None:
+        def land(batch: Sequence[int], values: dict[str, HostArray]) -> None:
             if not values.pop("finite")[: len(batch)].all():
                 raise UserError("predict: the diffusion model gave NaN or Inf for an image. Try a wider --precision.")
             for name, rows in values.items():

@@ -11,7 +11,7 @@ from ..models.diffusion.checkpoints import OFFICIAL, SHIPPED, UNCHECKED, find_ad
 from ..models.diffusion.unet import Adm, AdmConfig
 from ..models.download import weights_folder
 from ..models.weights import file_weights_digest
-from ..pipeline.specs.adm_features import AdmIdentity
+from ..pipeline.specs import AdmIdentity
 from .feature_specs import FeatureSpecs
 
 

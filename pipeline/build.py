@@ -1,7 +1,7 @@
 """Stage one from end to end: prepare, run the tasks, write the dataset and the build record.
 
-What was computed stays computed: every shard is committed as soon as it is whole, and the dataset's revision and the
-build record, which name what a training may use, are written last.
+An interrupted build loses no finished shard: each is committed as soon as it is complete. The dataset's revision and the
+build record, which a training reads, are written last.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..errors import DistilCacheError
 from ..models.device import HALF_TYPES
 from ..progress import Progress
 from .audit.summary import audit_result, summarise, warning
-from .cluster import Placement, open_crew
+from .cluster import Placement, open_worker_pool
 from .config import BuildConfig
 from .cost import CostRequest, estimate_cost
 from .execution.deviation import SAMPLES
-from .execution.in_process import InProcessExecutor
+from .execution.tasks import InProcessExecutor
 from .planning.estimate import predicted_calls
 from .planning.prepare import BuildPlan, plan_again, prepare
-from .results import Result, Totals, part_result, plan_result, record_result
+from .results import BuildTotals, Result, part_result, plan_result, record_result
 from .scan.scan import drop_files
 
 if TYPE_CHECKING:
     from .cluster.client import WorkerPool
     from .cluster.executor import ClusterExecutor
 
-HERE = Placement()
+IN_PROCESS = Placement()
 
 
 def run_builds(
@@ -41,14 +41,17 @@ def run_builds(
     progress: Progress,
     *,
     dry_run: bool = False,
-    place: Placement = HERE,
+    placement: Placement = IN_PROCESS,
     quote: CostRequest | None = None,
 ) -> list[Result]:
-    """Run builds one after the other, with the same workers if there are any; see :func:`run_build`."""
+    """Run builds one after another, on the same workers if there are any; see :func:`run_build`."""
     if dry_run:
-        return [_plan(config, progress, place, quote or CostRequest(processes=place.processes)) for config in configs]
-    with open_crew(place, configs[0].device, progress) as crew:
-        return [_build(config, progress, place, crew) for config in configs]
+        return [
+            _plan(config, progress, placement, quote or CostRequest(processes=placement.processes))
+            for config in configs
+        ]
+    with open_worker_pool(placement, configs[0].device, progress) as pool:
+        return [_build(config, progress, placement, pool) for config in configs]
 
 
 def run_build(
@@ -56,53 +59,72 @@ def run_build(
     progress: Progress,
     *,
     dry_run: bool = False,
-    place: Placement = HERE,
+    placement: Placement = IN_PROCESS,
     quote: CostRequest | None = None,
 ) -> Result:
-    """Make the features of a dataset, reusing every row that the cache holds.
+    """Compute the features of a dataset, reusing every row that the cache holds.
 
-    place : where it computes, and which part of the plan. A part alone writes neither revision nor build record, unless
-    all other parts are there. quote : what a dry run is asked about cost.
-    Returns what ``build --json`` prints. A dry run computes nothing and returns the plan: ``missing`` in the place of
-    ``computed``, predicted ADM calls, uncompressed bytes.
-    Raises UserError for sources, models or settings that cannot be used, before any work starts; for shards that workers
-    could not make, after all others.
+    Parameters
+    ----------
+    config
+        What to compute, from what, and where to store it.
+    progress
+        Receives stages and messages.
+    dry_run
+        Plan only: compute nothing.
+    placement
+        Where to compute, and which part of the plan. A part writes neither revision nor build record unless all other
+        parts are finished.
+    quote
+        Cost estimate that a dry run includes.
+
+    Returns
+    -------
+    dict
+        What ``build --json`` prints. For a dry run: ``missing`` in place of ``computed``, predicted ADM calls, uncompressed
+        bytes.
+
+    Raises
+    ------
+    UserError
+        Before any work starts, for sources, models or settings that cannot be used; at the end, for shards that workers
+        failed to make.
     """
-    return run_builds([config], progress, dry_run=dry_run, place=place, quote=quote)[0]
+    return run_builds([config], progress, dry_run=dry_run, placement=placement, quote=quote)[0]
 
 
-def _plan(config: BuildConfig, progress: Progress, place: Placement, quote: CostRequest) -> Result:
+def _plan(config: BuildConfig, progress: Progress, placement: Placement, quote: CostRequest) -> Result:
     began = time.monotonic()
-    with ExitStack() as held:
-        ready = prepare(config, progress, held, dry_run=True, part=place.part)
+    with ExitStack() as stack:
+        ready = prepare(config, progress, stack, dry_run=True, part=placement.part)
         audit = audit_result(summarise(ready.scanned.rows), config.harmonize)
         return {**plan_result(config, ready, began), "audit": audit, "estimate": estimate_cost(config, ready, quote)}
 
 
-def _build(config: BuildConfig, progress: Progress, place: Placement, crew: WorkerPool | None) -> Result:
+def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: WorkerPool | None) -> Result:
     began = time.monotonic()
-    with ExitStack() as held:
+    with ExitStack() as stack:
         ready = prepare(
-            config, progress, held, dry_run=False, part=place.part, scanner=crew.scan_files if crew else None
+            config, progress, stack, dry_run=False, part=placement.part, scanner=pool.scan_files if pool else None
         )
-        audit = _audit(config, ready, place, progress)
-        work = _work(config, ready, place, progress, crew, held)
-        totals = _run(config, ready, progress, work)
+        audit = _audit(config, ready, placement, progress)
+        executor = _executor(config, ready, placement, progress, pool, stack)
+        totals = _run(config, ready, progress, executor)
         _forget_changed(config, ready, totals)
-        rest = plan_again(config, ready, totals.unusable) if place.part else None
-        if place.part and rest and rest.tasks:
-            result = part_result(config, ready, totals, place.part, rest)
+        rest = plan_again(config, ready, totals.unusable) if placement.part else None
+        if placement.part and rest and rest.tasks:
+            result = part_result(config, ready, totals, placement.part, rest)
         else:
-            result = record_result(config, ready, totals, audit, place.part)
+            result = record_result(config, ready, totals, audit, placement.part)
         result["seconds"] = round(time.monotonic() - began, 3)
-        _log(config, ready, totals, result, work)
+        _log(config, ready, totals, result, executor)
         _keep_indexes(ready)
     return result
 
 
-def _audit(config: BuildConfig, ready: BuildPlan, place: Placement, progress: Progress) -> HeaderAudit | None:
-    """Judge the headers of what is to be built, and warn before anything is spent on it; of several parts the first does."""
-    if not ready.plan.tasks or (place.part is not None and place.part.number > 1):
+def _audit(config: BuildConfig, ready: BuildPlan, placement: Placement, progress: Progress) -> HeaderAudit | None:
+    """Audit the headers and warn before any computation; with several parts, only the first does."""
+    if not ready.plan.tasks or (placement.part is not None and placement.part.number > 1):
         return None
     audit = summarise(ready.scanned.rows)
     if audit is not None and audit.found:
@@ -110,41 +132,41 @@ def _audit(config: BuildConfig, ready: BuildPlan, place: Placement, progress: Pr
     return audit
 
 
-def _work(
+def _executor(
     config: BuildConfig,
     ready: BuildPlan,
-    place: Placement,
+    placement: Placement,
     progress: Progress,
-    crew: WorkerPool | None,
-    held: ExitStack,
+    pool: WorkerPool | None,
+    stack: ExitStack,
 ) -> InProcessExecutor | ClusterExecutor:
-    """Return who works: the loop of this process, or the workers, who know of the build until ``held`` ends."""
-    if crew is None:
+    """Return the executor: this process, or the workers, which hold the build's plugin until ``stack`` closes."""
+    if pool is None:
         return InProcessExecutor(config, ready, progress)
     from .cluster.executor import ClusterExecutor  # brings Dask with it
 
-    work = ClusterExecutor(crew, config, ready, place, progress)
+    executor = ClusterExecutor(pool, config, ready, placement, progress)
     if ready.plan.tasks:
-        held.enter_context(crew.plugin(work.plugin))
-    return work
+        stack.enter_context(pool.plugin(executor.plugin))
+    return executor
 
 
 def _run(
-    config: BuildConfig, ready: BuildPlan, progress: Progress, work: InProcessExecutor | ClusterExecutor
-) -> Totals:
-    """Run all tasks of the plan; each commits what it made."""
+    config: BuildConfig, ready: BuildPlan, progress: Progress, executor: InProcessExecutor | ClusterExecutor
+) -> BuildTotals:
+    """Run all tasks of the plan; each commits its own results."""
     progress.start("image", ready.plan.missing["image"])
     progress.start("ADM calls", predicted_calls(ready.plan, ready.specs, ready.schedule, config.real_step))
     if "teacher" in ready.specs:
         progress.start("teacher", ready.plan.missing["teacher"])
-    totals = Totals()
-    for report in work.reports():
+    totals = BuildTotals()
+    for report in executor.reports():
         totals.add(report)
     return totals
 
 
-def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: Totals) -> None:
-    """Make the next scan open the files that were not the ones which an earlier scan had remembered."""
+def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: BuildTotals) -> None:
+    """Drop files from the scan memory that have changed since, so that the next scan opens them."""
     changed = {key for key, why in totals.unusable.items() if why.startswith("changed:")}
     if changed and ready.cache is not None:
         memory = ready.cache.datasets().scan_file(config.dataset)
@@ -152,22 +174,26 @@ def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: Totals) -> No
 
 
 def _keep_indexes(ready: BuildPlan) -> None:
-    """Write the compacted indexes that many new shards have outgrown. Only a speed-up: where it fails, nothing happens."""
+    """Rewrite compacted indexes that lack many new shards. This only saves time, so errors are ignored."""
     for store in ready.stores.values():
         with suppress(DistilCacheError):
             store.compact_index(if_worth=True)
 
 
 def _log(
-    config: BuildConfig, ready: BuildPlan, totals: Totals, result: Result, work: InProcessExecutor | ClusterExecutor
+    config: BuildConfig,
+    ready: BuildPlan,
+    totals: BuildTotals,
+    result: Result,
+    executor: InProcessExecutor | ClusterExecutor,
 ) -> None:
-    """Note in each feature's folder what this build added, where and how fast, and how exact reduced precision is."""
+    """Log in each feature's folder what this build added, where and how fast, and the error of reduced precision."""
     event: dict[str, object] = {
         "event": "build",
         "build": result["build"],
         "seconds": result["seconds"],
         "adm_calls": totals.adm_calls,
-        "device": str(ready.device) if isinstance(work, InProcessExecutor) else "workers",
+        "device": str(ready.device) if isinstance(executor, InProcessExecutor) else "workers",
         "host": platform.node(),
         "batch_size": totals.batch_size,
         "compile": config.compile,
@@ -179,7 +205,7 @@ def _log(
     if config.precision in HALF_TYPES and totals.adm_calls:
         index = ready.stores["image"].index()
         keys = list(islice((key for task in ready.plan.tasks for key in task.keys if key in index), SAMPLES))
-        deviation = work.deviation(keys)
+        deviation = executor.deviation(keys)
         event["deviation_from_float32"] = asdict(deviation) if deviation else None
     for name, store in ready.stores.items():
         if totals.computed[name]:

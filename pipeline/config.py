@@ -1,4 +1,4 @@
-"""Everything that a build is asked for, validated before any work starts; and the builds that one command asks for."""
+"""The configuration of a build, validated before any work starts, and the builds that one command requests."""
 
 from __future__ import annotations
 
@@ -32,22 +32,30 @@ ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
-OF_SOURCES = ("layout", "rehash", "min_side", "max_pixels")
-"""Settings that say how sources are read: ``--from-cache`` has no use for any but their defaults."""
+SOURCE_OPTIONS = ("layout", "rehash", "min_side", "max_pixels")
+"""Settings for reading sources: with ``--from-cache`` only their defaults are accepted."""
 
 
 def default_threads() -> int:
-    """Return how many threads read and decode images, unless somebody says how many."""
+    """Return the default number of threads that read and decode images."""
     return min(8, os.cpu_count() or 1)
 
 
 class BuildConfig(BaseModel):
     """The arguments of a build.
 
-    The first group decides values and ends up in the specs; the second only says what to do it to, where, and how fast.
+    The first group determines values and is part of the specs. The second group determines input, output and speed.
 
-    harmonize : ``jpeg:QUALITY``, see :func:`..images.spec.parse_harmonization`. perturb : such as ``jpeg:75``.
-    origin : the dataset whose cached pictures are taken in place of ``sources``; ``splits`` of it, see :mod:`.planning.from_cache`.
+    Attributes
+    ----------
+    harmonize
+        ``jpeg:QUALITY``, see :func:`..images.spec.parse_harmonization`.
+    perturb
+        Perturbation such as ``jpeg:75``, see :func:`..images.spec.parse_perturbation`.
+    origin
+        Dataset whose cached images are used in place of ``sources``, see :mod:`.planning.from_cache`.
+    splits
+        Splits of ``origin`` to use; empty for the default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,29 +95,31 @@ class BuildConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        """Raise UsageError for settings that do not go together."""
+        """Raise UsageError for settings that contradict each other."""
         parse_harmonization(self.harmonize)
         if self.perturb is not None:
             parse_perturbation(self.perturb)
         if bool(self.sources) == (self.origin is not None):
-            raise UsageError("build: takes its pictures either from a SOURCE or, with --from-cache, from a dataset.")
+            raise UsageError(
+                "build: images come either from a SOURCE or, with --from-cache, from a dataset. Give one of them."
+            )
         if self.perturb is not None and self.origin is None:
             raise UsageError(f"--perturb {self.perturb}: needs --from-cache.")
         if "@" in self.dataset and self.perturb is None:
             raise UsageError(
-                f"--dataset {self.dataset}: a name with an @ is that of a derived dataset. "
+                f"--dataset {self.dataset}: names with an @ are reserved for derived datasets. "
                 "Build it with --from-cache --dataset NAME --perturb KIND:STRENGTH."
             )
         return self
 
     @property
     def limits(self) -> Limits:
-        """Which images are used."""
+        """Size limits for images."""
         return Limits(max_pixels=self.max_pixels, min_side=self.min_side)
 
     @classmethod
     def checked(cls, **values: object) -> BuildConfig:
-        """Validate. Raises UsageError naming the first option whose value is wrong and what is wrong with it."""
+        """Validate the fields. Raises UsageError for the first option with an invalid value."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -124,30 +134,39 @@ def build_requests(
     name: str | None = None,
     **settings: Any,
 ) -> list[BuildConfig]:
-    """Return the builds to run, in this order.
+    """Return the builds that a command requests, in the order in which to run them.
 
-    perturb : perturbations as text; each makes a derived dataset. splits : of the derived datasets, separated by commas.
-    name : of the derived dataset, in place of ``D@KIND-STRENGTH``. settings : the other fields of
-    :class:`BuildConfig`.
-    Raises UsageError for arguments that do not go together.
+    Parameters
+    ----------
+    from_cache
+        Use the cached images of the dataset instead of sources.
+    perturb
+        Perturbations such as ``jpeg:75``. Each gives a derived dataset.
+    splits
+        Splits of the derived datasets, separated by commas.
+    name
+        Name of the derived dataset, in place of ``D@KIND-STRENGTH``.
+    **settings
+        The other fields of :class:`BuildConfig`.
+
+    Raises
+    ------
+    UsageError
+        For arguments that contradict each other.
     """
     if not from_cache:
         for option, value in (("--perturb", perturb), ("--splits", splits), ("--as", name)):
             if value:
-                raise UsageError(f"{option}: needs --from-cache: a dataset is derived from cached pictures.")
+                raise UsageError(f"{option}: needs --from-cache: derived datasets are computed from cached images.")
         if not settings["sources"]:
-            raise UsageError(
-                "build: name a SOURCE, or give --from-cache to start from the cached pictures of --dataset."
-            )
+            raise UsageError("build: name a SOURCE, or give --from-cache to start from the cached images of --dataset.")
         return [BuildConfig.checked(**settings)]
     if settings["sources"]:
-        raise UsageError(
-            f"--from-cache: opens no source, so leave {settings['sources'][0]} out, or leave out the option."
-        )
-    for field in OF_SOURCES:
+        raise UsageError(f"--from-cache: reads no source. Leave out {settings['sources'][0]}, or leave out the option.")
+    for field in SOURCE_OPTIONS:
         default = BuildConfig.model_fields[field].default
         if settings.get(field, default) != default:
-            raise UsageError(f"--{field.replace('_', '-')}: is about sources, and --from-cache opens none.")
+            raise UsageError(f"--{field.replace('_', '-')}: applies to sources, and --from-cache reads none.")
     origin = {**settings, "origin": settings["dataset"]}
     if not perturb:
         for option, value in (("--splits", splits), ("--as", name)):
@@ -160,20 +179,20 @@ def build_requests(
 
 
 def derived_name(dataset: str, perturbation: str) -> str:
-    """Return the name of a derived dataset: ``cifake@jpeg-75``."""
+    """Return the default name of a derived dataset, such as ``cifake@jpeg-75``."""
     return f"{dataset}@{perturbation.replace(':', '-')}"
 
 
 def _derived(
     origin: dict[str, Any], perturbations: Sequence[str], splits: tuple[str, ...], name: str | None
 ) -> list[BuildConfig]:
-    twice = next((one for place, one in enumerate(perturbations) if one in perturbations[:place]), None)
-    if twice is not None:
-        raise UsageError(f"--perturb {twice}: is given twice.")
+    repeated = next((text for index, text in enumerate(perturbations) if text in perturbations[:index]), None)
+    if repeated is not None:
+        raise UsageError(f"--perturb {repeated}: is given twice.")
     if name is not None and len(perturbations) > 1:
         raise UsageError(f"--as {name}: names one dataset, and --perturb is given {len(perturbations)} times.")
     if name == origin["dataset"]:
-        raise UsageError(f"--as {name}: is the dataset that is perturbed. Take another name.")
+        raise UsageError(f"--as {name}: is the dataset to perturb. Choose another name.")
     configs = []
     for perturbation in perturbations:
         dataset = name or derived_name(origin["dataset"], perturbation)
@@ -195,7 +214,7 @@ def _listed(splits: str | None) -> tuple[str, ...]:
 
 
 def wrong_option(error: ValidationError, command: str) -> UsageError:
-    """Return the error that names the first wrong option of a command and what is wrong with it."""
+    """Return the error for the first invalid option of a command."""
     first = error.errors(include_url=False)[0]
     option = str(first["loc"][0]).replace("_", "-") if first["loc"] else command
     return UsageError(f"--{option} {first['input']!s}: {first['msg'].lower()}.")

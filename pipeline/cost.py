@@ -1,8 +1,8 @@
-"""What a plan will cost in device-hours and money, from rates: how fast devices make features.
+"""Estimate the cost of a plan in device-hours and money, from the throughput of devices.
 
-A rate is measured now, remembered from an earlier measurement, or taken from the logs of builds. A measurement is
-remembered in the user's cache folder for device, model, image size, precision and ``--compile``. Where home folders are
-shared, a login node without a GPU so knows what was measured on the nodes that have one.
+A rate is measured now, read from an earlier measurement, or taken from the logs of builds. Measurements are stored in the
+user's cache folder by device, model, image size, precision and ``--compile``. With shared home folders, a login node
+without a GPU can use what was measured on nodes with one.
 """
 
 from __future__ import annotations
@@ -29,27 +29,32 @@ from .execution.compute import to_signal
 from .execution.networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
 from .planning.estimate import device_hours, image_size, predicted_calls, row_bytes
 from .planning.prepare import BuildPlan
-from .specs.adm_features import DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from .specs.teacher import TeacherSpec, teacher_views
+from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, teacher_views
 
 MEMORY = "rates.json"
 MEASURE_SECONDS = 3.0
 SLOW_SECONDS = 30.0
-"""A batch that would take longer is measured with one image instead."""
+"""A batch that would take longer is replaced by one image."""
 LEAST_SECONDS = 1.0
-"""Device time of a build below which its rate says nothing."""
+"""Rates of builds with less device time are ignored."""
 _TAIL = 1 << 20
-"""Bytes at the end of a log that are looked at."""
+"""Bytes read from the end of a log."""
 _MOST_CALLS = 2**62
 _SPEED = ("device", "adm_calls", "seconds")
 
 
 @dataclass(frozen=True)
 class CostRequest:
-    """What a dry run is asked about cost.
+    """Options of a dry run's cost estimate.
 
-    price : of one device for an hour, in any currency. calibrate : measure this device first. processes : how many devices
-    will work at the same time.
+    Attributes
+    ----------
+    price
+        Price of one device for an hour, in any currency.
+    calibrate
+        Measure this device first.
+    processes
+        Number of devices that will work at the same time.
     """
 
     price: float | None = None
@@ -58,19 +63,28 @@ class CostRequest:
 
     @classmethod
     def checked(cls, price: float | None, calibrate: bool, processes: int, *, dry_run: bool) -> CostRequest:
-        """Return it; UsageError for a price that is none, or outside a dry run."""
+        """Validate the options. Raises UsageError for an invalid price, or for options outside a dry run."""
         if price is not None and not (math.isfinite(price) and price >= 0):
-            raise UsageError(f"--price {price}: give what an hour of one device costs, from 0 on.")
+            raise UsageError(f"--price {price}: give the price of one device for an hour, 0 or more.")
         if not dry_run and (price is not None or calibrate):
-            raise UsageError(f"{'--price' if price is not None else '--calibrate'}: belongs to --dry-run.")
+            raise UsageError(f"{'--price' if price is not None else '--calibrate'}: needs --dry-run.")
         return cls(price, calibrate, processes)
 
 
 @dataclass(frozen=True)
 class DeviceRate:
-    """What one device does in a second: images x ADM calls, and images through the teacher (None: not known).
+    """Throughput of one device.
 
-    source : where the numbers come from, for people.
+    Attributes
+    ----------
+    device
+        Name of the device.
+    adm_calls
+        Images x ADM calls a second; None if unknown.
+    teacher_rows
+        Images through the teacher a second; None if unknown.
+    source
+        Description of where the numbers come from.
     """
 
     device: str
@@ -80,9 +94,9 @@ class DeviceRate:
 
 
 def estimate_cost(config: BuildConfig, ready: BuildPlan, quote: CostRequest) -> dict[str, Any]:
-    """Return ``bytes`` before compression and, for each device with a known rate, what the plan costs on it.
+    """Return the cost of a plan: ``bytes`` before compression and, for each device with a known rate, hours and price.
 
-    The measured device comes first; ``devices`` is empty if there is no rate.
+    The measured device comes first; ``devices`` is empty if no rate is known.
     """
     plan = ready.plan
     calls = predicted_calls(plan, ready.specs, ready.schedule, config.real_step)
@@ -112,9 +126,9 @@ def _on_device(rate: DeviceRate, calls: int, teacher_rows: int, quote: CostReque
 
 
 def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> list[DeviceRate]:
-    """Return the rates of all devices that are remembered for this model, sorted by device.
+    """Return the stored rates of all devices for this model, sorted by device.
 
-    A build's log is believed before a measurement: it is about longer work, though its seconds include the teacher's.
+    A build's log takes precedence over a measurement: it covers more work, although its seconds include the teacher's.
     """
     rates: dict[str, DeviceRate] = {}
     teachers = {device: rate for device, rate, _ in _remembered(_teacher_key(specs))}
@@ -126,7 +140,7 @@ def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | N
 
 
 def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> DeviceRate:
-    """Measure the ADM, and the teacher if it is wanted, on a device for a few seconds each, and remember the rates."""
+    """Measure the ADM, and the teacher if it is wanted, on a device for a few seconds each, and store the rates."""
     name = device_name(device, of_machine=True)
     calls = rows = None
     adm, teacher = _adm_key(config, specs), _teacher_key(specs)
@@ -140,7 +154,7 @@ def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.devi
 
 
 def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> float:
-    """Return images x calls a second, at the build's batch size unless that takes very long."""
+    """Return images x calls a second, at the build's batch size unless that takes too long."""
     side = image_size(specs)
     adm = adm_on(config, device)
     size = adm_batch(config, device, adm, side).size
@@ -170,7 +184,7 @@ def _measure_teacher(config: BuildConfig, specs: Mapping[str, Spec], device: tor
 
 
 def _per_second(call: Callable[[], None], device: torch.device) -> float:
-    """Return how often a call can be made in a second; the first one, which may tune and compile, is not counted."""
+    """Return calls a second. The first call, which may tune and compile, is not counted."""
     _seconds(call, device)
     count, spent = 0, 0.0
     while spent < MEASURE_SECONDS:
@@ -188,7 +202,7 @@ def _seconds(call: Callable[[], None], device: torch.device) -> float:
 
 
 def _adm_key(config: BuildConfig, specs: Mapping[str, Spec]) -> dict[str, object] | None:
-    """Return what the ADM's rate depends on besides the device; None if no feature needs the ADM."""
+    """Return what the ADM's rate depends on apart from the device; None if no feature needs the ADM."""
     for spec in specs.values():
         if isinstance(spec, EpsSpec | NoiseSpec | ReconSpec | DireSpec):
             return {
@@ -212,7 +226,7 @@ def _remember(device: str, key: Mapping[str, object], rate: float) -> None:
 
 
 def _remembered(key: Mapping[str, object] | None) -> Iterator[tuple[str, float, str]]:
-    """Yield device, rate and date of what was measured for this key."""
+    """Yield device, rate and date of the stored measurements for this key."""
     for entry in read_memory(MEMORY).values():
         if isinstance(entry, dict) and key is not None and entry.get("key") == key:
             device, rate, date = (entry.get(name) for name in ("device", "per_second", "date"))
@@ -229,7 +243,7 @@ def _logged(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None)
         try:
             store = FeatureStore(folder)
         except IntegrityError:
-            continue  # another feature's damage is no matter of this plan
+            continue  # a damaged feature does not concern this plan
         spec = store.spec
         adm, image = spec.get("adm"), spec.get("image")
         if not isinstance(adm, dict) or not isinstance(image, dict):
@@ -241,7 +255,7 @@ def _logged(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None)
 
 
 def _events(log: AnyPath) -> Iterator[dict[str, object]]:
-    """Yield the last events of a log; lines that are no JSON object are left out."""
+    """Yield the last events of a log; lines that are not JSON objects are skipped."""
     try:
         lines = read_lines(log, _TAIL).splitlines()
     except OSError:
@@ -258,8 +272,8 @@ def _events(log: AnyPath) -> Iterator[dict[str, object]]:
 def _speeds(event: Mapping[str, object]) -> Iterator[tuple[str, float, str]]:
     speed, build = event.get("speed"), event.get("build")
     source = f"build {build}" if isinstance(build, str) else "a part of a build"
-    for one in speed if isinstance(speed, list) else []:
-        device, calls, seconds = (one.get(name) if isinstance(one, dict) else None for name in _SPEED)
+    for entry in speed if isinstance(speed, list) else []:
+        device, calls, seconds = (entry.get(name) if isinstance(entry, dict) else None for name in _SPEED)
         if not isinstance(device, str) or type(calls) is not int or not isinstance(seconds, float):
             continue
         if 0 < calls < _MOST_CALLS and seconds > LEAST_SECONDS and _usable(calls / seconds):

@@ -1,4 +1,4 @@
-"""The end of a build or an import: a dataset's revision, and the record of what was made for it."""
+"""The last step of a build or an import: write the dataset's revision and the build record."""
 
 from __future__ import annotations
 
@@ -30,11 +30,35 @@ def write_record(
     origin: Derived | None = None,
     moves_head: bool = True,
 ) -> BuildRecord:
-    """Write the dataset's revision and the build record, and return the record.
+    """Write the dataset's revision and the build record.
 
-    wanted : feature -> splits. The head moves last: whoever reads the newest revision finds the build that serves it.
-    audit : called for a revision that has no audit yet; it may have none to give. origin : of a derived dataset.
-    moves_head : make the revision the newest; False where it is one that was read.
+    The head moves last, so that every reader of the newest revision finds its build record.
+
+    Parameters
+    ----------
+    cache
+        Cache to write to.
+    dataset
+        Name of the dataset.
+    rows
+        Usable rows of the revision.
+    set_aside
+        Rejected files and leaks, with their reasons.
+    wanted
+        Feature -> splits.
+    stores
+        Feature -> store.
+    audit
+        Called if the revision has no audit yet; may return None.
+    origin
+        Origin of a derived dataset.
+    moves_head
+        Make this revision the newest. False if it was read from the cache.
+
+    Returns
+    -------
+    BuildRecord
+        The record as written.
     """
     datasets = cache.datasets()
     revision = datasets.add(dataset, to_table(rows), [asdict(reject) for reject in set_aside])
@@ -52,7 +76,7 @@ def write_record(
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Return the versions of this program and of the installed libraries that have a part in the values."""
+    """Return the versions of this package and of the installed libraries that influence values."""
     found = {"distil-cache": __version__}
     for name in VERSIONS:
         with suppress(PackageNotFoundError):  # this module loads without torch
@@ -63,7 +87,7 @@ def versions() -> dict[str, str]:
 def _built(
     split_of: Mapping[str, str], wanted: Mapping[str, frozenset[str]], stores: Mapping[str, FeatureStore]
 ) -> dict[str, BuiltFeature]:
-    """Name, for each feature, the shards that hold the dataset's rows."""
+    """Return, for each feature, the shards that hold the dataset's rows."""
     built = {}
     for feature, splits in wanted.items():
         index = stores[feature].index(refresh=True)

@@ -1,4 +1,4 @@
-"""What a build says of itself: the totals of its tasks, and the plain values that ``build --json`` prints."""
+"""The results of a build: totals over its tasks, and the values that ``build --json`` prints."""
 
 from __future__ import annotations
 
@@ -26,11 +26,23 @@ Result = dict[str, Any]
 
 
 @dataclass
-class Totals:
-    """What the tasks of a build did together.
+class BuildTotals:
+    """Totals over the tasks of a build.
 
-    Rows by feature, images x ADM calls, keys without a picture, ids of shards by feature, the smallest number of images in
-    one ADM call (None if there was none), and for each name of a device ADM calls and seconds.
+    Attributes
+    ----------
+    computed
+        Feature -> rows.
+    adm_calls
+        Images x ADM calls.
+    unusable
+        Key without an image -> ``reason: detail``.
+    shards
+        Feature -> ids of shards.
+    batch_size
+        Smallest number of images in an ADM call; None without a call.
+    speed
+        Device name -> (ADM calls, seconds).
     """
 
     computed: Counter[str] = field(default_factory=Counter)
@@ -41,7 +53,7 @@ class Totals:
     speed: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, report: TaskReport) -> None:
-        """Add what one task did."""
+        """Add the report of one task."""
         done = report.done
         self.computed.update(done.computed)
         self.adm_calls += done.adm_calls
@@ -56,11 +68,24 @@ class Totals:
 
 
 def record_result(
-    config: BuildConfig, ready: BuildPlan, totals: Totals, audit: HeaderAudit | None, part: PlanPartition | None
+    config: BuildConfig, ready: BuildPlan, totals: BuildTotals, audit: HeaderAudit | None, part: PlanPartition | None
 ) -> Result:
-    """Write the dataset's revision and the build record, and return what they say.
+    """Write the dataset's revision and the build record, and return the result of the build.
 
-    audit : of the scanned rows, if it was made; it is the revision's if all of them are usable.
+    Parameters
+    ----------
+    config, ready, totals
+        Configuration, plan and totals of the build.
+    audit
+        Audit of the scanned rows, if there is one. It is stored if all rows are usable; otherwise the usable rows are
+        audited again.
+    part
+        The part of the plan that this build computed, if not all of it.
+
+    Raises
+    ------
+    UserError
+        If no image is usable.
     """
     assert ready.cache is not None
     rows, undecodable = _usable(ready.scanned.rows, ready.stores["image"].index(refresh=True), totals.unusable)
@@ -100,8 +125,8 @@ def record_result(
     }
 
 
-def part_result(config: BuildConfig, ready: BuildPlan, totals: Totals, part: PlanPartition, rest: Plan) -> Result:
-    """Return what a build says that has done its part, while ``rest`` of the whole plan is not there yet."""
+def part_result(config: BuildConfig, ready: BuildPlan, totals: BuildTotals, part: PlanPartition, rest: Plan) -> Result:
+    """Return the result of a build that finished its part while ``rest`` of the whole plan is still missing."""
     features = {
         name: {
             "fingerprint": spec.fingerprint(),
@@ -127,7 +152,7 @@ def part_result(config: BuildConfig, ready: BuildPlan, totals: Totals, part: Pla
 
 
 def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> Result:
-    """Return the plan of a dry run that began at this time of the monotonic clock."""
+    """Return the result of a dry run; ``began`` is the monotonic clock at its start."""
     plan = ready.plan
     features = {
         name: {
@@ -169,14 +194,14 @@ def _scan_result(config: BuildConfig, ready: BuildPlan, rejects: Sequence[Reject
 
 
 def _part(part: PlanPartition | None, left: int) -> Result | None:
-    """Return which part was built, if any, and how many shards of the other parts were not there at its end."""
+    """Return the part that was built, if any, and how many shards of the other parts are still missing."""
     return {"number": part.number, "of": part.of, "shards_left": left} if part else None
 
 
 def _usable(
     rows: Sequence[ScannedRow], image: Index, unusable: dict[str, str]
 ) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into those that have a picture and those that have none, with the reason."""
+    """Divide the rows into those with an image and rejects for those without."""
     present = image.locate([row.key for row in rows])[0] >= 0
     if present.all():
         return list(rows), []

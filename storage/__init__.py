@@ -1,7 +1,8 @@
-"""Where files lie: on a disk, or in an object store that fsspec reaches.
+"""Paths on a local disk or in an object store behind one small interface.
 
-A cache and the sources of a dataset may be either. Both are written as paths with the same few operations, so that most
-code need not know which one it has: :class:`pathlib.Path`, or :class:`RemotePath` for ``s3://``, ``gs://`` and the like.
+A cache and the sources of a dataset may be either, so most code takes an ``AnyPath``: a :class:`pathlib.Path`, or a
+:class:`RemotePath` for ``s3://``, ``gs://`` and other fsspec URLs. Other folders use what is exported here and the
+modules :mod:`.atomic`, :mod:`.parquet` and :mod:`.pydantic_field`.
 """
 
 from .parallel import map_ordered

@@ -1,9 +1,9 @@
-"""Durable writing without renaming: whole files that appear at once, and only where nothing was before.
+"""Durable, exclusive creation of files: a file appears whole or not at all, and never replaces another.
 
-A file is written under a temporary name beside its target, flushed to the disk, and then given its final name with
-``os.link``, which fails when the name is taken. Whoever links first wins; nobody ever replaces a file.
+A file is written under a temporary name in the same folder, flushed to disk, and given its final name with ``os.link``,
+which fails if the name is taken. The first writer to link wins.
 
-In an object store a conditional put does the same, there are no folders to make, and what was put needs no flushing.
+In an object store a conditional put has the same effect. There are no folders to create, and nothing needs flushing.
 """
 
 from __future__ import annotations
@@ -31,23 +31,36 @@ class NoHardLinksError(UserError):
 
 
 _flushed: set[Path] = set()
-"""Folders whose names this process has flushed."""
+"""Folders whose directory entries this process has flushed."""
 
 
 def cannot_write(path: AnyPath, error: OSError) -> UserError:
-    """Return the error that says why ``path`` was not written and what to do; a ReadOnlyError where writing is forbidden."""
+    """Return the error for a path that could not be written.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    error
+        What the operating system or the store reported.
+
+    Returns
+    -------
+    UserError
+        Names the cause and the remedy; a ReadOnlyError if permission is missing.
+    """
     what = f"{path}: cannot be written ({error.strerror or error})."
     if error.errno in _FULL:
-        return UserError(f"{what} Make room there and run the command again: what was finished is kept.")
+        return UserError(f"{what} Free some space there and run the command again: finished work is kept.")
     if error.errno == errno.EFBIG:
-        return UserError(f"{what} Raise the limit on the size of files (ulimit -f) or lower --shard-size.")
+        return UserError(f"{what} Raise the file size limit (ulimit -f) or lower --shard-size.")
     if error.errno in _NOT_ALLOWED:
-        return ReadOnlyError(f"{what} Get the right to write there, or use another folder.")
+        return ReadOnlyError(f"{what} Get write permission there, or use another folder.")
     return UserError(what)
 
 
 def fsync_folder(folder: AnyPath) -> None:
-    """Flush a folder's list of names to the disk."""
+    """Flush a folder's directory entries, or a file, to disk; does nothing in an object store."""
     if isinstance(folder, RemotePath):
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -58,7 +71,7 @@ def fsync_folder(folder: AnyPath) -> None:
 
 
 def fsync_tree(path: AnyPath) -> None:
-    """Flush a file, or a folder with everything below it (files first, each folder after what it holds)."""
+    """Flush a file, or a folder and everything below it: files first, each folder after its contents."""
     if path.is_dir():
         for name in sorted(list_names(path)):
             fsync_tree(path / name)
@@ -66,15 +79,21 @@ def fsync_tree(path: AnyPath) -> None:
 
 
 def make_folder(folder: AnyPath) -> None:
-    """Create a folder and its missing parents so that they outlive a power failure; one that exists is fine.
+    """Create a folder and its missing parents, durably; an existing folder is left as it is.
 
-    The name of one that exists is flushed too, once a process: who made it may have been killed before that.
+    The entry of an existing folder is flushed too, once per process: the process that created it may have been killed
+    before it did so.
+
+    Raises
+    ------
+    UserError
+        If a folder cannot be created.
     """
     if isinstance(folder, RemotePath):
         return
     if folder.is_dir():
         if folder not in _flushed:
-            with contextlib.suppress(OSError):  # the folder above may be out of reach
+            with contextlib.suppress(OSError):  # the parent may be inaccessible
                 fsync_folder(folder.parent)
             _flushed.add(folder)
         return
@@ -88,12 +107,28 @@ def make_folder(folder: AnyPath) -> None:
 
 
 def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
-    """Create ``path`` with ``data``, the pieces one after the other, in one step, unless it exists.
+    """Create ``path`` atomically with the given bytes, unless it exists.
 
-    Returns whether this call created it. The file is on the disk when the call returns True. A process killed on the
-    way leaves at most a temporary file. Where the file exists already, nothing is written, so that a folder which
-    cannot be written to will do. UserError if it cannot be written (ReadOnlyError for lack of the right to): the file
-    may be there all the same, if flushing its folder was what failed.
+    A process that is killed leaves at most a temporary file. If the file exists, nothing is written, so a read-only
+    folder is no error then.
+
+    Parameters
+    ----------
+    path
+        The new file.
+    *data
+        Its content, as pieces that are written one after the other.
+
+    Returns
+    -------
+    bool
+        Whether this call created the file. If so, it is on disk.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written (ReadOnlyError if permission is missing). The file may exist all the same, if only
+        flushing its folder failed.
     """
     if isinstance(path, RemotePath):
         try:
@@ -114,10 +149,15 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
 
 
 def append_line(path: AnyPath, line: bytes) -> None:
-    """Append a line to a file, made if it is absent. It is not flushed to the disk. UserError if it cannot be written.
+    """Append a line to a log file, which is created if absent. The line is not flushed to disk.
 
-    The line begins on a new one even if a writer was killed, or found the disk full, in the middle of its own.
-    An object cannot grow: in an object store each line is an object below ``path``, named by the time.
+    If an earlier writer was killed or ran out of space in the middle of a line, this one still starts on a new line.
+    Objects cannot grow: in an object store each line is an object below ``path``, named by the time.
+
+    Raises
+    ------
+    UserError
+        If the line cannot be written.
     """
     try:
         if isinstance(path, RemotePath):
@@ -134,40 +174,64 @@ def append_line(path: AnyPath, line: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
-def read_lines(path: AnyPath, most: int) -> bytes:
-    """Return what :func:`append_line` wrote, lines in the order of writing: at most the last ``most`` bytes. OSError."""
+def read_lines(path: AnyPath, max_bytes: int) -> bytes:
+    """Return the end of a log written by :func:`append_line`, in the order of writing.
+
+    Parameters
+    ----------
+    path
+        The log.
+    max_bytes
+        The most bytes to return. In an object store only whole lines are returned; in a file the first may be cut.
+
+    Raises
+    ------
+    OSError
+        If the log cannot be read.
+    """
     if isinstance(path, RemotePath):
         entries: list[Entry] = []
         for entry in reversed(path.children()):
-            most -= entry.size
-            if most < 0:
+            max_bytes -= entry.size
+            if max_bytes < 0:
                 break
             entries.append(entry)
         return b"".join(data for data in read_many(entries[::-1]) if isinstance(data, bytes))
     with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - most))
-        return file.read(most)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - max_bytes))
+        return file.read(max_bytes)
 
 
 def read_file(path: AnyPath, limit: int) -> bytes:
-    """Return a small file's bytes.
+    """Return the content of a small file.
 
-    IntegrityError if it is absent (then a FileNotFoundError is its cause), no plain file, or larger than ``limit`` bytes;
-    UnreachableError if it is there and cannot be read now.
+    Parameters
+    ----------
+    path
+        The file.
+    limit
+        The most bytes that a valid file of its kind has.
+
+    Raises
+    ------
+    IntegrityError
+        If the file is absent (its cause is then a FileNotFoundError), is not a regular file, or exceeds ``limit``.
+    UnreachableError
+        If the file exists and cannot be read at the moment.
     """
     if isinstance(path, RemotePath):
         return _read_object(path, limit)
     try:
         with unreachable_on_error(path):
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for otherwise
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would block otherwise
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise IntegrityError(f"{path}: is no file.")
+            raise IntegrityError(f"{path}: is not a regular file.")
         with unreachable_on_error(path), open(handle, "rb", closefd=False) as file:
-            data = file.read(min(status.st_size, limit) + 1)  # read(n) sets n bytes aside, however short the file is
+            data = file.read(min(status.st_size, limit) + 1)  # read(n) allocates n bytes, however short the file is
     finally:
         os.close(handle)
     check_size(path, len(data), limit)
@@ -175,9 +239,22 @@ def read_file(path: AnyPath, limit: int) -> bytes:
 
 
 def new_file_time(path: AnyPath) -> float:
-    """Return the present time of a file system in seconds: that of a new file, which is deleted again.
+    """Return the current time of a file system: the modification time of a new file, which is deleted again.
 
-    path : where no file is. Raises UserError if it cannot be written.
+    Parameters
+    ----------
+    path
+        A path that does not exist.
+
+    Returns
+    -------
+    float
+        Seconds since the epoch, by the clock of the file system or store.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
     """
     try:
         if isinstance(path, RemotePath):
@@ -203,9 +280,9 @@ def _read_object(path: RemotePath, limit: int) -> bytes:
 
 
 def check_size(path: AnyPath, size: int, limit: int) -> None:
-    """Raise IntegrityError for a file of a cache that is larger than any of its kind is."""
+    """Raise IntegrityError if a cache file is larger than any valid file of its kind."""
     if size > limit:
-        raise IntegrityError(f"{path}: is larger than {limit:,} bytes, which no such file of a cache is.")
+        raise IntegrityError(f"{path}: is larger than {limit:,} bytes, more than a valid file of this kind.")
 
 
 def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
@@ -216,21 +293,57 @@ def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
 
 
 def link_new(temporary: Path, path: Path) -> bool:
-    """Give a flushed file its final name unless that is taken; return whether it was free.
+    """Give a flushed file its final name, unless that is taken.
 
-    Raises NoHardLinksError where the file system has no hard links, and OSError if the link cannot be made.
+    Returns
+    -------
+    bool
+        Whether the name was free.
+
+    Raises
+    ------
+    NoHardLinksError
+        If the file system has no hard links.
+    OSError
+        If the link cannot be created.
     """
     try:
         os.link(temporary, path)
     except FileExistsError:
         if temporary.stat().st_nlink == 1:
-            return False  # with 2, this link was made: a network file system asked twice and lost the first answer
+            return False  # 2 means that our link exists: a network file system lost the first answer and retried
     except OSError as error:
         if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise NoHardLinksError(
-                f"{path.parent}: this file system has no hard links, and a cache needs them to be safe after a crash. "
+                f"{path.parent}: this file system has no hard links, which a cache needs for crash safety. "
                 "Put the cache on another file system."
             ) from error
         raise
     fsync_folder(path.parent)
     return True
+
+
+def probe_conditional_put(root: AnyPath) -> None:
+    """Check that an object store refuses to create an object twice; a local disk needs no check.
+
+    Raises
+    ------
+    UserError
+        If the store cannot be written, or if it overwrites the object: two builders would then both believe that their
+        marker is the one that counts.
+    """
+    if not isinstance(root, RemotePath):
+        return
+    probe = root / f"{TEMPORARY_PREFIX}probe-{secrets.token_hex(8)}"
+    try:
+        refuses = probe.create(b"1") and not probe.create(b"2") and probe.read_bytes() == b"1"
+        probe.unlink()
+    except FileNotFoundError as error:
+        raise UserError(f"{root}: the bucket does not exist or cannot be reached. Create the bucket first.") from error
+    except (OSError, NotImplementedError, TypeError) as error:
+        raise cannot_write(root, error if isinstance(error, OSError) else OSError(0, str(error))) from error
+    if not refuses:
+        raise UserError(
+            f"{root}: this store does not support conditional puts (it overwrites existing objects), and a cache "
+            "relies on them. Use another store, or a newer version of its server."
+        )

@@ -1,4 +1,4 @@
-"""The file system of fsspec that serves a URL."""
+"""The fsspec file system that serves a URL."""
 
 from __future__ import annotations
 
@@ -9,35 +9,43 @@ from typing import Any
 from ..errors import UserError
 
 CONNECTIONS = 64
-"""Requests that are under way at a time; the libraries' own 10 would leave a reader waiting most of the time."""
+"""Concurrent requests per client. With the libraries' default of 10 a reader would mostly wait."""
 _EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the URL's path in it.
 
-    fsspec keeps one for each process and set of options, so this is asked again for every request: an object of before a
-    fork must not be used after it. Listings are not kept. Of the layers that try again when there is no answer s3fs's own
-    is left out (:mod:`.retry` does it): together they would wait for half an hour.
+    fsspec keeps one instance per process and set of options. Call this again for every request: an instance created
+    before a fork must not be used after it. Listings are not cached. s3fs's own retries are switched off, since
+    :mod:`.retry` retries; nested retries would wait for half an hour.
 
-    Raises UserError for a protocol that fsspec does not know, or whose package is not installed.
+    Parameters
+    ----------
+    url
+        An object or folder, such as ``s3://bucket/name``.
+
+    Raises
+    ------
+    UserError
+        If fsspec does not know the protocol, or the package for it is not installed.
     """
     protocol = url.partition("://")[0]
-    import fsspec  # here and below: only those pay for it who use an object store
+    import fsspec  # here and below: imported only where an object store is used
 
-    kind = _kind(protocol)
-    options = {**_many_at_once(protocol), **kind._get_kwargs_from_urls(url)}
+    kind = _filesystem_class(protocol)
+    options = {**_connection_options(protocol), **kind._get_kwargs_from_urls(url)}
     try:
         filesystem = fsspec.filesystem(protocol, use_listings_cache=False, **options)
     except (ImportError, ValueError, TypeError, OSError) as error:
         raise UserError(f"{url}: cannot be reached ({error}).") from error
     if protocol in ("s3", "s3a"):
-        filesystem.retries = 1  # repeating is done in one place; nested, it would wait for most of an hour
+        filesystem.retries = 1  # see with_retries
     return filesystem, kind._strip_protocol(url)
 
 
-def _many_at_once(protocol: str) -> dict[str, Any]:
-    """Return the option of s3fs that allows :data:`CONNECTIONS` requests at a time, beside what a user has configured."""
+def _connection_options(protocol: str) -> dict[str, Any]:
+    """Return the s3fs option for :data:`CONNECTIONS` concurrent requests; the user's own configuration wins."""
     if protocol not in ("s3", "s3a"):
         return {}
     import fsspec
@@ -47,10 +55,10 @@ def _many_at_once(protocol: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=16)
-def _kind(protocol: str) -> Any:
+def _filesystem_class(protocol: str) -> Any:
     import fsspec
 
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs whole tracebacks of what it raises anyway
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs full tracebacks of errors that it also raises
     try:
         return fsspec.get_filesystem_class(protocol)
     except ImportError as error:
@@ -58,4 +66,4 @@ def _kind(protocol: str) -> Any:
         how = f"Install it with: pip install 'distil-cache[{extra}]'" if extra else str(error)
         raise UserError(f"{protocol}:// needs a package that is not installed. {how}") from error
     except ValueError as error:
-        raise UserError(f"{protocol}://: no such kind of store is known ({error}).") from error
+        raise UserError(f"{protocol}://: unknown kind of store ({error}).") from error

@@ -1,8 +1,8 @@
-"""One command at a time writes to a folder or a file: advisory locks, which other commands ask for before they write.
+"""Advisory locks, so that only one command at a time writes to a folder or file.
 
-They are ``flock``'s, so they hold among threads and processes alike and end with the process: a killed one leaves nothing
-that blocks. Some network file systems have none. There, work goes on without, and what must not happen twice is made
-sure of by creating a file that only one can create.
+They are ``flock`` locks: they exclude threads and processes alike and end with the process, so a killed process leaves
+nothing that blocks. Some network file systems have none. There commands run without a lock, and what must not happen
+twice is guarded by creating a file exclusively.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from ..errors import UserError
 
 
 def try_lock(handle: int) -> bool:
-    """Lock an open file or folder until its handle is closed; False if another has it, OSError if there are no locks."""
+    """Lock an open file or folder without waiting. The lock lasts until its handle is closed.
+
+    Returns
+    -------
+    bool
+        False if another handle has the lock.
+
+    Raises
+    ------
+    OSError
+        If the file system has no locks.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -29,7 +40,13 @@ def try_lock(handle: int) -> bool:
 
 @contextmanager
 def waiting_lock(path: Path) -> Iterator[None]:
-    """Run a short block while nobody else runs one under the lock ``path``: a folder, or a file, made if it is absent."""
+    """Hold a lock while a short block runs, waiting for it if need be; without locks the block just runs.
+
+    Parameters
+    ----------
+    path
+        A folder, or a lock file, which is created if absent.
+    """
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     with ExitStack() as stack:
         with suppress(OSError):
@@ -40,7 +57,20 @@ def waiting_lock(path: Path) -> Iterator[None]:
 
 
 class FolderLock:
-    """Keeps an existing folder for this process until it is closed or forgotten. ``refusal``: the sentence for the second."""
+    """A lock on an existing folder, held until it is closed or garbage collected.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    refusal
+        The error sentence if another process has the lock.
+
+    Raises
+    ------
+    UserError
+        If another process has the lock.
+    """
 
     def __init__(self, folder: Path, refusal: str) -> None:
         self._handle: int | None = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -50,7 +80,7 @@ class FolderLock:
                 raise UserError(refusal)
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -58,11 +88,11 @@ class FolderLock:
     __del__ = close
 
     def __enter__(self) -> Self:
-        """Keep the folder for a block."""
+        """Hold the lock for a block."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         self.close()

@@ -1,4 +1,4 @@
-"""Doing the same for many things: one after the other on a disk, many at a time where each is a request's waiting."""
+"""Apply a function to many items: sequentially on a local disk, concurrently in an object store."""
 
 from __future__ import annotations
 
@@ -13,30 +13,45 @@ from .remote import RemotePath
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-AT_ONCE = 16
-"""Items in work at a time. Each may make several requests, and a client allows 64 at a time."""
+MAX_WORKERS = 16
+"""Items processed concurrently. Each may make several requests, and a client allows 64 at a time."""
 
 
 def map_ordered(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], place: AnyPath, *, at_once: int | None = None
+    work: Callable[[_Item], _Result], items: Iterable[_Item], path: AnyPath, *, max_workers: int | None = None
 ) -> Iterator[_Result]:
-    """Yield ``work(item)`` for each item, in their order; up to ``at_once`` at a time if ``place`` is in an object store.
+    """Yield ``work(item)`` for each item, in order.
 
-    Raises what ``work`` raises: for the first item that failed, when those under way have ended. Nothing begins after it.
+    Parameters
+    ----------
+    work
+        The function to apply. It must be thread-safe.
+    items
+        Taken as they are needed.
+    path
+        Where the items are. On a local disk each call runs in the caller's thread when its result is asked for; in an
+        object store several run concurrently in threads.
+    max_workers
+        The most concurrent calls in an object store, at most ``MAX_WORKERS``.
+
+    Raises
+    ------
+    Exception
+        The error of the first item that failed, once the calls in progress have ended. No further call is started.
     """
-    if not isinstance(place, RemotePath):
+    if not isinstance(path, RemotePath):
         yield from map(work, items)
         return
-    limit = min(at_once or AT_ONCE, AT_ONCE)
-    waiting: deque[Future[_Result]] = deque()
+    limit = min(max_workers or MAX_WORKERS, MAX_WORKERS)
+    pending: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(limit) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= 2 * limit:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(work, item))
+                if len(pending) >= 2 * limit:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

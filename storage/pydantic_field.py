@@ -1,4 +1,4 @@
-"""A place as a field of a configuration: given as text, kept as a place, written as text."""
+"""A path as a pydantic field: parsed from a string, kept as a path, serialised as a string."""
 
 from __future__ import annotations
 

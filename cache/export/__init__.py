@@ -1,1 +1,4 @@
-"""A build as a training set of webdataset tars that any reader takes; others use ``webdataset.export_build``."""
+"""Export of a build as a training set of webdataset tars, which any webdataset reader takes.
+
+Others use ``webdataset.export_build``.
+"""

@@ -1,4 +1,4 @@
-"""What an exported training set says about itself: README.md for people, specs.json for programs."""
+"""The description of an exported training set: README.md for people, specs.json for programs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,29 @@ from ..shards.format import Rows
 from ..store import FeatureStore
 
 _MEANING = {
-    "image": "the picture, RGB, channels first; all other features belong to it",
+    "image": "the image, RGB, channels first; all other features derive from it",
     "eps": "the noise that the diffusion model predicts at the first step of DDIM inversion (DistilDIRE's input)",
-    "recon": "the picture after DDIM inversion and sampling, RGB, 0 to 255",
-    "dire": "abs(picture - reconstruction), both in [-1, 1], times 127.5 and truncated: 0 to 255",
+    "recon": "the image after DDIM inversion and sampling, RGB, 0 to 255",
+    "dire": "abs(image - reconstruction), both in [-1, 1], times 127.5 and truncated: 0 to 255",
     "noise": "the noise along the DDIM inversion (DNF)",
-    "teacher": "the last feature map of a frozen image backbone that looked at DIRE, one for each view",
+    "teacher": "the last feature map of a frozen image backbone applied to DIRE, one for each view",
 }
 
 
 class FeatureFacts:
-    """What is known of one feature: its spec, and shape, dtype and range of the rows that were exported."""
+    """What is known of one exported feature.
+
+    Attributes
+    ----------
+    spec
+        Its settings as JSON values.
+    fingerprint
+        64 hex digits.
+    shape, dtype
+        Those of one row.
+    low, high
+        Smallest and largest exported value.
+    """
 
     def __init__(self, store: FeatureStore) -> None:
         self.spec = store.spec
@@ -30,19 +42,27 @@ class FeatureFacts:
         self.dtype = ""
         self.low, self.high = float("inf"), float("-inf")
 
-    def see(self, rows: Rows) -> None:
-        """Take rows (N, *shape) into account."""
+    def update(self, rows: Rows) -> None:
+        """Take rows, (N, *shape), into account."""
         self.shape, self.dtype = rows.shape[1:], rows.dtype.name
         self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
 
     @property
     def sentences(self) -> list[str]:
-        """The spec in words, followed by those of the features that it is made of."""
+        """A line about the spec, followed by lines about the specs from which it derives."""
         return list(_sentences(self.spec))
 
 
 def specs_json(about: Mapping[str, Any], facts: Mapping[str, FeatureFacts]) -> str:
-    """Return the content of ``specs.json``: what was exported, and everything that decides each feature's values."""
+    """Return the content of ``specs.json``: what was exported, and everything that decides each feature's values.
+
+    Parameters
+    ----------
+    about
+        The facts of the export, as returned by :func:`.webdataset.export_build`.
+    facts
+        The exported features, by name.
+    """
     features = {
         name: {
             "fingerprint": fact.fingerprint,
@@ -58,12 +78,12 @@ def specs_json(about: Mapping[str, Any], facts: Mapping[str, FeatureFacts]) -> s
 
 
 def readme(about: Mapping[str, Any], facts: Mapping[str, FeatureFacts]) -> str:
-    """Return the content of ``README.md``."""
+    """Return the content of ``README.md``; parameters as for :func:`specs_json`."""
     lines = [
         f"# {about['dataset']}",
         "",
-        f"Cached features of the dataset `{about['dataset']}` (revision {about['revision']}, build {about['build']}), joined "
-        f"sample by sample and shuffled with seed {about['seed']}. Written by distil-cache.",
+        f"Cached features of the dataset `{about['dataset']}` (revision {about['revision']}, build {about['build']}), "
+        f"joined sample by sample and shuffled with seed {about['seed']}. Written by distil-cache.",
         "",
         "| split | samples | tars | features |",
         "|---|---|---|---|",
@@ -72,21 +92,22 @@ def readme(about: Mapping[str, Any], facts: Mapping[str, FeatureFacts]) -> str:
         lines.append(f"| {name} | {split['samples']:,} | {len(split['tars'])} | {', '.join(split['features'])} |")
     lines += [
         "",
-        "The tars are uncompressed webdataset shards. A sample `KEY` has a member `KEY.FEATURE.npy` for each feature and "
-        "`KEY.json` with `label` (0 real, 1 fake), `split`, `generator`, `family`, `group` and `key`, the first 32 digits of "
-        "the SHA-256 of the image file. A picture that the dataset holds several times has a number after its KEY.",
+        "The tars are uncompressed webdataset shards. A sample `KEY` has a member `KEY.FEATURE.npy` for each feature, "
+        "and `KEY.json` with `label` (0 real, 1 fake), `split`, `generator`, `family`, `group` and `key`, the "
+        "first 32 hex digits of the SHA-256 of the image file. If an image occurs several times in the dataset, a "
+        "number follows its KEY.",
         "",
-        "| feature | dtype | shape | smallest to largest | what it is |",
+        "| feature | dtype | shape | range | description |",
         "|---|---|---|---|---|",
     ]
     for name, fact in facts.items():
         shape = " x ".join(map(str, fact.shape))
         meaning = _MEANING.get(name, name)
         lines.append(f"| {name} | {fact.dtype} | {shape} | {fact.low:g} to {fact.high:g} | {meaning} |")
-    lines += ["", "How each was made (all of it, for programs, in `specs.json`):", ""]
+    lines += ["", "How each was computed (`specs.json` has all settings in machine-readable form):", ""]
     lines += [f"* {sentence}" for sentence in dict.fromkeys(line for fact in facts.values() for line in fact.sentences)]
-    lines += ["", "Read it with webdataset:", "", "```python", *_example(about), "```", ""]
-    lines += ["Check that the files are whole: `sha256sum -c SHA256SUMS`", ""]
+    lines += ["", "Read the tars with webdataset:", "", "```python", *_example(about), "```", ""]
+    lines += ["Verify the files: `sha256sum -c SHA256SUMS`", ""]
     return "\n".join(lines)
 
 

@@ -1,11 +1,11 @@
-"""A build as a joined, shuffled training set of webdataset tars: every sample's features side by side, for any reader.
+"""Export a build as a joined, shuffled training set: webdataset tars with each sample's features side by side.
 
-The order follows from the seed, the split and the samples' keys alone, so the same samples and seed give the same bytes
-whatever the shards of the cache look like. Rows are read in blocks of neighbouring keys (which is how shards are cut), and
-a few blocks drawn at random are shuffled together, so memory stays bounded. Hashes give the order, not a generator of
-random numbers whose stream another version of a library might change.
+The order depends only on the seed, the split and the samples' keys, so the same samples and seed give the same bytes
+whatever the shards of the cache. Rows are read in blocks of neighbouring keys (shards are cut in that order), and a few
+randomly drawn blocks are shuffled together, so memory is bounded. Hashes decide the order rather than a random number
+generator, whose stream may change with a library's version.
 
-Everything is written to ``OUT.partial`` and moved to ``OUT`` at the end. A process that is killed leaves no ``OUT``.
+Everything is written to ``OUT.partial``, which is renamed to ``OUT`` at the end. A killed process leaves no ``OUT``.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from .readme import FeatureFacts, readme, specs_json
 
 BLOCK_ROWS = 64
 POOL_BLOCKS = 4
-"""Blocks of neighbouring keys that are in memory together."""
+"""Blocks of neighbouring keys in memory at once."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-"""Splits and features whose names can be parts of a file's name."""
+"""Names of splits and features that are safe in file names."""
 
-_SAID = ("key", "label", "split", "generator", "family", "group")
+_COLUMNS = ("key", "label", "split", "generator", "family", "group")
 
 
 class Occurrence(NamedTuple):
-    """One row of a dataset; ``name`` is its unique basename in the tars of its split."""
+    """One row of a dataset, and the unique base name of its members in the tars of its split."""
 
     name: str
     key: str
@@ -60,7 +60,7 @@ class Occurrence(NamedTuple):
 
 @dataclass
 class _Split:
-    """What is exported of one split: its rows in the order of their keys, and the features that the build has for it."""
+    """What is exported of one split: its rows in the order of their keys, and its features."""
 
     name: str
     rows: list[Occurrence]
@@ -80,12 +80,41 @@ def export_build(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write a build as tars, with a README, ``specs.json`` and ``SHA256SUMS``, to the new folder ``out``.
+    """Write a build as tars with a README, ``specs.json`` and ``SHA256SUMS`` to a new folder.
 
-    build, dataset : a build record, or a dataset whose newest revision has just one that serves.
-    features : names; by default each split gets what the build has for it. splits : by default all.
-    samples_per_shard : samples in a tar. progress : gets the stage ``export``, in samples.
-    Raises UserError if the build lacks something, ``out`` is not free, or it cannot be written.
+    Parameters
+    ----------
+    cache
+        The cache.
+    out
+        The new folder, outside the cache.
+    build
+        Id of the build record.
+    dataset
+        In place of ``build``: a dataset whose newest revision has exactly one suitable build.
+    features
+        Names; by default each split gets all features that the build has for it.
+    splits
+        Names; all by default.
+    samples_per_shard
+        Samples per tar.
+    seed
+        Decides the order of the samples.
+    progress
+        Receives the stage ``export``, in samples.
+
+    Returns
+    -------
+    dict
+        ``dataset``, ``revision``, ``build``, ``seed``, ``samples_per_shard``, ``splits`` (for each its ``samples``,
+        ``features`` and ``tars``), ``out`` and ``bytes``.
+
+    Raises
+    ------
+    UserError
+        If the cache lacks something, ``out`` is not empty, or it cannot be written.
+    UsageError
+        If the arguments do not fit together.
     """
     progress = progress or Silent()
     if samples_per_shard < 1:
@@ -121,7 +150,7 @@ def export_build(
 
 
 def _choose(cache: Cache, build: str | None, dataset: str | None, features: Sequence[str] | None) -> BuildRecord:
-    """Return the record that is named, or the one that serves of the dataset's newest revision."""
+    """Return the named record, or the only suitable one of the dataset's newest revision."""
     if (build is None) == (dataset is None):
         raise UsageError("Give either --build ID or --dataset NAME, to say what to export.")
     if build is not None:
@@ -143,10 +172,10 @@ def _choose(cache: Cache, build: str | None, dataset: str | None, features: Sequ
 
 
 def _reserve(cache: Cache, out: Path) -> Path:
-    """Make the folder to write to; ``out`` must be free and outside the cache."""
+    """Create the folder to write to; ``out`` must be absent or empty, and outside the cache."""
     partial = out.with_name(f"{out.name}.partial")
     if isinstance(cache.root, Path) and out.resolve().is_relative_to(cache.root.resolve()):
-        raise UsageError(f"--out {out}: lies inside the cache. Give a folder elsewhere.")
+        raise UsageError(f"--out {out}: is inside the cache. Give a folder elsewhere.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: is not empty. Give a new folder, or delete this one.")
     make_folder(out.absolute().parent)
@@ -154,7 +183,7 @@ def _reserve(cache: Cache, out: Path) -> Path:
         partial.mkdir()
     except FileExistsError:
         raise UserError(
-            f"{partial}: is there already: an export to it was killed, or is running. If none is, delete it."
+            f"{partial}: exists already: another export is running or was killed. If none is running, delete it."
         ) from None
     except OSError as error:
         raise UserError(f"{partial}: cannot create the folder ({error.strerror}).") from error
@@ -168,23 +197,25 @@ def _parts(
     features: Sequence[str] | None,
     splits: Sequence[str] | None,
 ) -> list[_Split]:
-    """Look up what each split has, and make sure that the cache holds all of it before anything is written."""
+    """Return what to export of each split, after checking that the cache holds all of it."""
     occurrences = _occurrences(cache, record)
-    odd = [name for name in (*occurrences, *record.features) if not _NAME.fullmatch(name)]
-    if odd:
-        raise IntegrityError(f"build {record.id}: {odd[0]!r} cannot name a split or a feature, so nothing is exported.")
+    invalid = [name for name in (*occurrences, *record.features) if not _NAME.fullmatch(name)]
+    if invalid:
+        raise IntegrityError(
+            f"build {record.id}: {invalid[0]!r} is not a valid name of a split or feature, so nothing is exported."
+        )
     names = list(splits) if splits else sorted(occurrences)
     parts = []
     for name in dict.fromkeys(names):
         if name not in occurrences:
             raise UserError(f"build {record.id}: has no split {name!r}, only {', '.join(sorted(occurrences))}.")
-        there = [feature for feature, built in record.features.items() if name in built.splits]
+        available = [feature for feature, built in record.features.items() if name in built.splits]
         for feature in features or ():
-            if feature not in there:
+            if feature not in available:
                 raise UserError(
-                    f"build {record.id}: has no {feature} for split {name}, only {', '.join(there) or 'none'}."
+                    f"build {record.id}: has no {feature} for split {name}, only {', '.join(available) or 'none'}."
                 )
-        part = _Split(name, occurrences[name], list(dict.fromkeys(features or there)))
+        part = _Split(name, occurrences[name], list(dict.fromkeys(features or available)))
         keys = [row.key for row in part.rows]
         for feature in part.features:
             lacking = int((stores[feature].index().locate(keys)[0] < 0).sum())
@@ -198,11 +229,11 @@ def _parts(
 
 
 def _occurrences(cache: Cache, record: BuildRecord) -> dict[str, list[Occurrence]]:
-    """Return split -> its rows, sorted by key; rows that repeat a key get a number after it."""
+    """Return split -> its rows, sorted by key. From the second on, rows with the same key get a numbered name."""
     table = cache.datasets().read(record.dataset, record.revision)
     found: dict[str, list[Occurrence]] = {}
     before: dict[tuple[str, str], int] = {}
-    for row in sorted(zip(*(table.column(name).to_pylist() for name in _SAID), strict=True)):
+    for row in sorted(zip(*(table.column(name).to_pylist() for name in _COLUMNS), strict=True)):
         key, split = row[0], row[2]
         repeats = before.get((key, split), 0)
         before[key, split] = repeats + 1
@@ -211,9 +242,14 @@ def _occurrences(cache: Cache, record: BuildRecord) -> dict[str, list[Occurrence
 
 
 def group_by_split(rows: Sequence[Occurrence], seed: int) -> Iterator[list[Occurrence]]:
-    """Yield rows that are read together, in the order in which they are written: each row once.
+    """Yield groups of rows that are read together, in the order in which they are written; each row occurs once.
 
-    rows : of one split, sorted by key.
+    Parameters
+    ----------
+    rows
+        The rows of one split, sorted by key.
+    seed
+        Decides the order.
     """
     blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
     drawn = sorted(blocks, key=lambda block: _draw(seed, "block", block[0].split, block[0].name))
@@ -234,7 +270,7 @@ def _write_tars(
     seed: int,
     progress: Progress,
 ) -> dict[str, FeatureFacts]:
-    """Write all splits' tars and return what was seen of each feature."""
+    """Write the tars of all splits and return the facts of each feature."""
     facts: dict[str, FeatureFacts] = {}
     for part in parts:
         samples = _samples(part, stores, seed, facts)
@@ -244,7 +280,7 @@ def _write_tars(
             with tarfile.open(folder / name, "x", format=tarfile.USTAR_FORMAT) as tar:
                 for _ in range(count):
                     for member, data in next(samples):
-                        info = tarfile.TarInfo(member)  # nobody's, and of 1970, by default: same samples, same bytes
+                        info = tarfile.TarInfo(member)  # owner 0 and time 0 by default: same samples, same bytes
                         info.size = len(data)
                         tar.addfile(info, io.BytesIO(data))
                     progress.advance("export", 1)
@@ -259,15 +295,15 @@ def _samples(
     for pool in group_by_split(part.rows, seed):
         values = {feature: gather(stores[feature], [row.key for row in pool]) for feature in part.features}
         for feature, rows in values.items():
-            facts.setdefault(feature, FeatureFacts(stores[feature])).see(rows)
+            facts.setdefault(feature, FeatureFacts(stores[feature])).update(rows)
         for number, row in enumerate(pool):
             members = [(f"{row.name}.{feature}.npy", npy_bytes(rows[number])) for feature, rows in values.items()]
-            said = {name: getattr(row, name) for name in _SAID}
-            yield [*members, (f"{row.name}.json", json.dumps(said, sort_keys=True, ensure_ascii=False).encode())]
+            fields = {name: getattr(row, name) for name in _COLUMNS}
+            yield [*members, (f"{row.name}.json", json.dumps(fields, sort_keys=True, ensure_ascii=False).encode())]
 
 
 def npy_bytes(row: Rows) -> bytes:
-    """Return an array as the bytes of an .npy file of format 1.0, little endian."""
+    """Return an array as a little-endian .npy file of format 1.0."""
     buffer = io.BytesIO()
     np.lib.format.write_array(
         buffer, np.ascontiguousarray(row, row.dtype.newbyteorder("<")), version=(1, 0), allow_pickle=False
@@ -276,7 +312,7 @@ def npy_bytes(row: Rows) -> bytes:
 
 
 def _write_sums(folder: Path) -> None:
-    """Write ``SHA256SUMS`` over all files, as ``sha256sum -c`` reads it."""
+    """Write ``SHA256SUMS`` over all files, in the format of ``sha256sum``."""
     lines = []
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
@@ -285,10 +321,10 @@ def _write_sums(folder: Path) -> None:
 
 
 def _move(partial: Path, out: Path) -> None:
-    """Give the finished folder its name; only an empty folder gives way."""
+    """Rename the finished folder; only an empty folder is replaced."""
     try:
-        os.rename(partial, out)  # noqa: PTH104  (Path.rename says nothing of folders)
+        os.rename(partial, out)  # noqa: PTH104  (Path.rename does not document folders)
     except OSError as error:
-        why = "somebody else put something there" if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else error.strerror
-        raise UserError(f"{out}: cannot be moved to its place ({why}). The finished export is {partial}.") from error
+        why = "another process has written to it" if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else error.strerror
+        raise UserError(f"{out}: cannot be created ({why}). The finished export is {partial}.") from error
     fsync_folder(out.absolute().parent)

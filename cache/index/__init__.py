@@ -1,1 +1,4 @@
-"""Where each key's row lies, and the compacted file that makes opening fast; others use ``index.Index`` and ``index.EMPTY``."""
+"""The index of a feature, from key to shard and row, and the compacted file that makes opening it fast.
+
+Others use ``index.Index`` and ``index.EMPTY``.
+"""

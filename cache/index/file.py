@@ -1,17 +1,18 @@
-"""The compacted index: one file below ``features/F/index/`` that makes opening a feature fast. Deleting it loses nothing.
+"""The compacted index: a file below ``features/F/index/`` that makes opening a feature fast. It is safe to delete.
 
-The markers stay the truth. The file holds what was read from them, its keys sorted; readers map it into memory and read
-only the markers that it does not name. Layout: magic (8 bytes), length of the header (8, little-endian), SHA-256 of all
-that follows (32), header (JSON, padded with spaces to a multiple of 64), keys (16 each), places (int32 each).
+The markers stay the source of truth. The file holds what was read from them, with sorted keys. Readers map it into
+memory and read only the markers that it lacks. Layout: magic (8 bytes), length of the header (8, little-endian),
+SHA-256 of all that follows (32), header (JSON, padded with spaces to a multiple of 64), keys (16 each), row numbers
+(int32 each).
 
-What protects a reader from an index that is wrong:
+A wrong index does not mislead a reader:
 
-* The checksum, the fingerprint of the feature, the order of the keys, and that the places are a permutation of all rows
-  are checked whenever the file is opened, in one pass over it. Whatever fails counts as absent.
-* When a shard is first read, its marker is read anyway, and compared with all that the index says about the shard.
-  Since the places are a permutation, no other key can then lead into the shard.
+* Checksum, fingerprint, order of the keys, and that the row numbers are a permutation are checked in one pass whenever
+  the file is opened. A file that fails is ignored.
+* When a shard is first read, its marker is read too and compared with all that the index says about the shard. Since
+  the row numbers are a permutation, no other key can then lead into the shard.
 
-Files are numbered; each number is created exclusively, the highest valid one counts, older ones are removed.
+Files are numbered. Each number is created exclusively, the highest valid one counts, and older ones are deleted.
 """
 
 from __future__ import annotations
@@ -39,16 +40,32 @@ FOLDER = "index"
 SUFFIX = ".index"
 _NAME = re.compile(r"(\d{6,12})\.index")
 _MAGIC = b"dcindex1"
-_PLACE = np.dtype("<i4")
+_ROW_NUMBER = np.dtype("<i4")
 _PREAMBLE = len(_MAGIC) + 8 + 32
 _ALIGNMENT = 64
 _MAX_HEADER = 2**30
-_FEW = 64
+_FEW_MARKERS = 64
 _BLOCK = 1 << 20
 
 
 class Header(BaseModel):
-    """What a compacted index was made from: shards by id, each with its rows and stored bytes."""
+    """The header of a compacted index.
+
+    Attributes
+    ----------
+    version
+        Version of the layout.
+    fingerprint
+        The feature's, 64 hex digits.
+    shards
+        Shard ids, sorted.
+    rows, bytes
+        For each shard, its rows and the bytes of its data.
+    rejected
+        For each shard that has any, the reasons of its rejected keys.
+    merged
+        For each shard that has any, the shards that it replaces.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -67,23 +84,33 @@ class Header(BaseModel):
         if sorted(set(self.shards)) != self.shards:
             raise ValueError("the shards are not sorted")
         if not (self.rejected.keys() | self.merged.keys()) <= set(self.shards):
-            raise ValueError("it describes a shard that it does not name")
+            raise ValueError("it describes a shard that it does not list")
         if sum(self.rows) > MAX_ROWS:
             raise ValueError("it has too many rows")
         return self
 
 
 def read_newest(folder: AnyPath, fingerprint: str) -> IndexSegment | None:
-    """Return the newest compacted index of a feature that can be trusted, mapped into memory, or None.
+    """Return the newest valid compacted index of a feature, mapped into memory.
 
-    folder : the feature's folder ``index``, which need not exist.
+    Parameters
+    ----------
+    folder
+        The feature's ``index`` folder, which need not exist.
+    fingerprint
+        The feature's.
+
+    Returns
+    -------
+    IndexSegment or None
+        None if there is no valid file.
     """
-    for _ in range(2):  # a second time in case a newer one was made, and the old ones removed, meanwhile
+    for _ in range(2):  # again in case another process has replaced the files meanwhile
         vanished = False
         try:
             files = sorted(numbered(folder), reverse=True)
         except UnreachableError:
-            return None  # the markers say the same; if they cannot be listed either, that is told
+            return None  # the markers hold the same; if they cannot be listed either, that is reported
         for _, path in files:
             try:
                 return read(path, fingerprint)
@@ -96,65 +123,97 @@ def read_newest(folder: AnyPath, fingerprint: str) -> IndexSegment | None:
     return None
 
 
-def write(folder: AnyPath, part: IndexSegment, fingerprint: str) -> bool:
-    """Write a part as the newest compacted index and remove the older ones.
+def write(folder: AnyPath, segment: IndexSegment, fingerprint: str) -> bool:
+    """Write a segment as the newest compacted index and delete the older ones.
 
-    Returns whether this call did; another process may have written its own at the same time. UserError if the file
-    cannot be written.
+    Parameters
+    ----------
+    folder
+        The feature's ``index`` folder.
+    segment
+        All rows of the feature.
+    fingerprint
+        The feature's.
+
+    Returns
+    -------
+    bool
+        Whether this call wrote the file; another process may have written its own at the same time.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
     """
     header = Header(
         fingerprint=fingerprint,
-        shards=list(part.shards),
-        rows=np.diff(part.starts).tolist(),
-        bytes=part.bytes.tolist(),
-        rejected={shard: dict(reasons) for shard, reasons in part.rejected.items()},
-        merged=dict(part.merged),
+        shards=list(segment.shards),
+        rows=np.diff(segment.starts).tolist(),
+        bytes=segment.bytes.tolist(),
+        rejected={shard: dict(reasons) for shard, reasons in segment.rejected.items()},
+        merged=dict(segment.merged),
     ).model_dump_json()
     text = header.encode()
     text += b" " * (-(_PREAMBLE + len(text)) % _ALIGNMENT)
-    keys, places = part.keys.view(np.uint8).data, part.places.astype(_PLACE, copy=False).view(np.uint8).data
+    keys, row_numbers = (
+        segment.keys.view(np.uint8).data,
+        segment.row_numbers.astype(_ROW_NUMBER, copy=False).view(np.uint8).data,
+    )
     digest = hashlib.sha256(text)
     digest.update(keys)
-    digest.update(places)
+    digest.update(row_numbers)
     make_folder(folder)
     older = list(numbered(folder))
     number = 1 + max((number for number, _ in older), default=0)
     preamble = _MAGIC + len(text).to_bytes(8, "little") + digest.digest()
-    if not create_file(folder / f"{number:06d}{SUFFIX}", preamble, text, keys, places):
+    if not create_file(folder / f"{number:06d}{SUFFIX}", preamble, text, keys, row_numbers):
         return False
     for _, path in older if symlink_above(folder / SUFFIX, folder.parents[2]) is None else ():
-        with contextlib.suppress(OSError):  # somebody else may have removed it, or it stays as garbage
+        with contextlib.suppress(OSError):  # another process deleted it, or it stays as garbage
             path.unlink()
     return True
 
 
 def is_current(folder: AnyPath, index: Index, *, tolerant: bool) -> bool:
-    """Say whether the file on disk serves as well as one that would be written now.
+    """Return whether the file on disk serves as well as a new one would.
 
-    tolerant : also if reading the markers that it does not know takes a moment only: fewer than 64, or an eighth of all.
+    Parameters
+    ----------
+    folder
+        The feature's ``index`` folder.
+    index
+        The feature's index as it is now.
+    tolerant
+        Accept a file that lacks few markers: fewer than 64, or than an eighth of all.
     """
     files = list(numbered(folder))
-    if len(files) != bool(index.saved.shards):  # none that can be used, or one that cannot beside it
+    if len(files) != bool(index.saved.shards):  # no valid file, or an invalid one as well
         return False
     behind = len(index.fresh.shards) + len(set(index.saved.shards) - index.known)
-    return behind < max(_FEW, len(index.known) // 8) if tolerant else not behind
+    return behind < max(_FEW_MARKERS, len(index.known) // 8) if tolerant else not behind
 
 
 def numbered(folder: AnyPath) -> Iterator[tuple[int, AnyPath]]:
-    """Yield the compacted indexes of a feature with their numbers, in no order; UnreachableError as :func:`list_names`."""
+    """Yield (number, path) of a feature's compacted indexes, unordered; errors as for :func:`list_names`."""
     for name in list_names(folder):
         if match := _NAME.fullmatch(name):
             yield int(match[1]), folder / name
 
 
 def read(path: AnyPath, fingerprint: str) -> IndexSegment:
-    """Check a file and map it; ValueError or OSError if it is not a sound index of this feature."""
-    with _opened(path) as file:
+    """Check a compacted index and map it into memory.
+
+    Raises
+    ------
+    ValueError, OSError
+        If it is not a valid index of the feature with this fingerprint.
+    """
+    with _open_mappable(path) as file:
         preamble = file.read(_PREAMBLE)
         length = int.from_bytes(preamble[len(_MAGIC) : len(_MAGIC) + 8], "little")
         size = os.fstat(file.fileno()).st_size
         if not preamble.startswith(_MAGIC) or not 0 < length <= min(_MAX_HEADER, size - _PREAMBLE):
-            raise ValueError("it is no index")
+            raise ValueError("it is not an index")
         text = file.read(length)
         digest = hashlib.sha256(text)
         try:
@@ -163,49 +222,49 @@ def read(path: AnyPath, fingerprint: str) -> IndexSegment:
             raise ValueError("its header is not valid") from error
         total = sum(header.rows)
         start = _PREAMBLE + length
-        if header.fingerprint != fingerprint or size != start + total * (BINARY.itemsize + _PLACE.itemsize):
+        if header.fingerprint != fingerprint or size != start + total * (BINARY.itemsize + _ROW_NUMBER.itemsize):
             raise ValueError("it belongs to another feature, or has another size than its header says")
         _check_keys(file, total, digest)
-        _check_places(file, total, digest)
+        _check_row_numbers(file, total, digest)
         if digest.digest() != preamble[-32:]:
             raise ValueError("its checksum is wrong")
-        keys, places = np.empty(0, BINARY), np.empty(0, _PLACE)
+        keys, row_numbers = np.empty(0, BINARY), np.empty(0, _ROW_NUMBER)
         if total:
             keys = np.memmap(file, BINARY, "r", start, (total,)).view(np.ndarray)
-            places = np.memmap(file, _PLACE, "r", start + total * BINARY.itemsize, (total,)).view(np.ndarray)
+            row_numbers = np.memmap(file, _ROW_NUMBER, "r", start + total * BINARY.itemsize, (total,)).view(np.ndarray)
     return IndexSegment(
         shards=header.shards,
         starts=np.cumsum([0, *header.rows], dtype=np.int64),
         bytes=np.array(header.bytes, np.int64),
         keys=keys,
-        places=places,
+        row_numbers=row_numbers,
         rejected=header.rejected,
         merged=header.merged,
     )
 
 
-def _opened(path: AnyPath) -> IO[bytes]:
-    """Open a file that can be mapped: that of a disk, or a nameless copy of one in an object store."""
+def _open_mappable(path: AnyPath) -> IO[bytes]:
+    """Open a file that can be mapped: the file itself, or an anonymous local copy of an object."""
     if not isinstance(path, RemotePath):
         return path.open("rb")
     copy: IO[bytes] = tempfile.TemporaryFile(prefix="distil-cache-")  # noqa: SIM115  (the caller closes it)
     with unreachable_on_error(path):
         source = path.open()
     with source:
-        while block := _fetched(source, path):
+        while block := _fetch(source, path):
             copy.write(block)
     copy.seek(0)
     return copy
 
 
-def _fetched(source: IO[bytes], path: RemotePath) -> bytes:
-    """Return the next piece of an object; what goes wrong with the copy on this disk is not the store's failure."""
+def _fetch(source: IO[bytes], path: RemotePath) -> bytes:
+    """Return the next block of an object. An error of the local copy is not one of the store."""
     with unreachable_on_error(path):
         return source.read(_BLOCK * _ALIGNMENT)
 
 
 def _blocks(file: IO[bytes], total: int, dtype: np.dtype[Any], digest: hashlib._Hash) -> Iterator[NDArray[Any]]:
-    """Yield ``total`` items in blocks, adding each to the digest. They are read, not mapped: nothing stays in memory."""
+    """Yield ``total`` items in blocks and add them to the digest. They are read, not mapped, so none stay in memory."""
     for start in range(0, total, _BLOCK):
         data = file.read(min(_BLOCK, total - start) * dtype.itemsize)
         digest.update(data)
@@ -213,7 +272,7 @@ def _blocks(file: IO[bytes], total: int, dtype: np.dtype[Any], digest: hashlib._
 
 
 def _check_keys(file: IO[bytes], total: int, digest: hashlib._Hash) -> None:
-    """Raise ValueError unless the keys ascend; equal ones may stand side by side."""
+    """Raise ValueError unless the keys are in ascending order; duplicates are allowed."""
     last = np.zeros(1, BINARY)
     for block in _blocks(file, total, BINARY, digest):
         if block[0] < last[0] or (block[1:] < block[:-1]).any():
@@ -221,12 +280,12 @@ def _check_keys(file: IO[bytes], total: int, digest: hashlib._Hash) -> None:
         last = block[-1:]
 
 
-def _check_places(file: IO[bytes], total: int, digest: hashlib._Hash) -> None:
-    """Raise ValueError unless the places are a permutation of all rows."""
+def _check_row_numbers(file: IO[bytes], total: int, digest: hashlib._Hash) -> None:
+    """Raise ValueError unless the row numbers are a permutation of all rows."""
     seen = np.zeros(total, bool)
-    for block in _blocks(file, total, _PLACE, digest):
+    for block in _blocks(file, total, _ROW_NUMBER, digest):
         if block.min() < 0 or block.max() >= total:
-            raise ValueError("it names a row that no shard has")
+            raise ValueError("it has a row number that no shard has")
         seen[block] = True
     if not seen.all():
-        raise ValueError("it names a row twice")
+        raise ValueError("it has a row number twice")

@@ -1,4 +1,4 @@
-"""Where each key's row lies: sorted arrays of binary keys, derived from the markers alone."""
+"""From key to shard and row: sorted arrays of binary keys, derived from the markers alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ..shards.keys import BINARY, KeyArray, binary_keys
 from ..shards.marker import Marker, is_id
 
-Numbers = NDArray[np.int32]
+_Int32 = NDArray[np.int32]
 
 MAX_ROWS = 2**31 - 1
-"""Rows of one feature that an index can number."""
+"""Most rows of one feature that an index can number."""
 _BLOCK = 1 << 20
 _ABSENT = np.int32(-1)
 
@@ -25,8 +25,18 @@ _ABSENT = np.int32(-1)
 class ShardRows:
     """What an index takes from one marker.
 
-    keys : (rows,) binary, in row order. bytes : size of the stored data. rejected : key -> reason. merged : ids of the
-    shards that this one replaces.
+    Attributes
+    ----------
+    shard
+        The shard's id.
+    keys
+        (rows,) binary keys, in row order.
+    bytes
+        Size of the stored data.
+    rejected
+        Reason for each rejected key.
+    merged
+        Ids of the shards that this one replaces.
     """
 
     shard: str
@@ -37,96 +47,133 @@ class ShardRows:
 
     @classmethod
     def of(cls, marker: Marker) -> Self:
-        """Take them from the marker, which may be forgotten then: its strings are six times as large."""
+        """Take the fields from a marker, which can then be freed: its strings need six times the memory."""
         return cls(marker.shard, binary_keys(marker.keys), marker.bytes, marker.rejected, marker.merged)
 
 
 @dataclass(frozen=True)
 class IndexSegment:
-    """The rows of some shards, sorted by key; those of all shards are numbered through, shard after shard.
+    """The rows of some shards, sorted by key. Rows are numbered across the shards, in the order of ``shards``.
 
-    shards : ids, sorted. starts : (shards + 1,) int64, number of each shard's first row, and of all rows.
-    bytes : (shards,) int64. keys : (rows,) sorted; one that is in several shards is there as often.
-    places : (rows,) int32, the number of the row that holds the key; of equal keys, the smaller number first.
-    rejected, merged : as in :class:`ShardRows`, of the shards that have any.
+    Attributes
+    ----------
+    shards
+        Ids, sorted.
+    starts
+        (shards + 1,) int64, the number of each shard's first row, then the number of all rows.
+    bytes
+        (shards,) int64, size of each shard's data.
+    keys
+        (rows,) binary, sorted. A key in several shards occurs several times.
+    row_numbers
+        (rows,) int32, the number of the row of each key; of equal keys the smaller number comes first.
+    rejected, merged
+        As in :class:`ShardRows`, for the shards that have any.
     """
 
     shards: Sequence[str]
     starts: NDArray[np.int64]
     bytes: NDArray[np.int64]
     keys: KeyArray
-    places: Numbers
+    row_numbers: _Int32
     rejected: Mapping[str, Mapping[str, str]]
     merged: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def build(cls, shards: Iterable[ShardRows]) -> Self:
         """Sort the rows of these shards; ValueError if there are more than ``MAX_ROWS``."""
-        ordered = sorted(shards, key=lambda one: one.shard)
-        starts = np.cumsum([0, *(len(one.keys) for one in ordered)], dtype=np.int64)
+        ordered = sorted(shards, key=lambda rows: rows.shard)
+        starts = np.cumsum([0, *(len(shard.keys) for shard in ordered)], dtype=np.int64)
         if starts[-1] > MAX_ROWS:
             raise ValueError(f"{starts[-1]:,} rows are more than an index can number")
-        keys = np.concatenate([np.empty(0, BINARY), *(one.keys for one in ordered)])
-        places = np.argsort(keys, kind="stable").astype(np.int32)
+        keys = np.concatenate([np.empty(0, BINARY), *(shard.keys for shard in ordered)])
+        row_numbers = np.argsort(keys, kind="stable").astype(np.int32)
         return cls(
-            shards=[one.shard for one in ordered],
+            shards=[shard.shard for shard in ordered],
             starts=starts,
-            bytes=np.array([one.bytes for one in ordered], np.int64),
-            keys=keys[places],
-            places=places,
-            rejected={one.shard: one.rejected for one in ordered if one.rejected},
-            merged={one.shard: one.merged for one in ordered if one.merged},
+            bytes=np.array([shard.bytes for shard in ordered], np.int64),
+            keys=keys[row_numbers],
+            row_numbers=row_numbers,
+            rejected={shard.shard: shard.rejected for shard in ordered if shard.rejected},
+            merged={shard.shard: shard.merged for shard in ordered if shard.merged},
         )
 
     def shard_rows(self) -> Iterator[ShardRows]:
-        """Yield what the part was built from."""
+        """Yield the shards that the segment was built from."""
         in_order = np.empty(len(self.keys), BINARY)
-        in_order[self.places] = self.keys
+        in_order[self.row_numbers] = self.keys
         for number, shard in enumerate(self.shards):
             keys = in_order[self.starts[number] : self.starts[number + 1]]
             rejected, merged = self.rejected.get(shard, {}), self.merged.get(shard, ())
             yield ShardRows(shard, keys, int(self.bytes[number]), rejected, merged)
 
-    def rows_of(self, number: int) -> int:
-        """Return the rows of the shard with this number."""
-        return int(self.starts[number + 1] - self.starts[number])
+    def rows_of(self, shard: int) -> int:
+        """Return the number of rows of the shard at this index."""
+        return int(self.starts[shard + 1] - self.starts[shard])
 
-    def find(self, wanted: KeyArray, position: Numbers) -> tuple[Numbers, Numbers]:
-        """Look up keys in those shards that have a position.
+    def find(self, wanted: KeyArray, position: _Int32) -> tuple[_Int32, _Int32]:
+        """Look up keys.
 
-        wanted : (N,) binary keys; sorted ones are found ten times faster. position : (shards,), -1 to pass over a shard.
-        Returns (position, row in the shard) for each, -1 where absent; of several shards, the first in order.
+        Parameters
+        ----------
+        wanted
+            (N,) binary keys. Sorted ones are found ten times faster.
+        position
+            (shards,) int32, the position of each shard in the caller's list; -1 for a shard to skip.
+
+        Returns
+        -------
+        position : ndarray
+            (N,) int32, position of the shard that holds each key; -1 if absent. Of several shards, the first one that
+            is not skipped.
+        row : ndarray
+            (N,) int32, the row in that shard; -1 if absent.
         """
         found = np.full(len(wanted), _ABSENT)
         rows = np.full(len(wanted), _ABSENT)
-        waiting = np.arange(len(wanted))
-        place = np.searchsorted(self.keys, wanted)
+        pending = np.arange(len(wanted))
+        at = np.searchsorted(self.keys, wanted)
         while True:
-            inside = place < len(self.keys)
-            waiting, place = waiting[inside], place[inside]
-            same = self.keys[place] == wanted[waiting]
-            waiting, place = waiting[same], place[same]
-            if not len(waiting):
+            inside = at < len(self.keys)
+            pending, at = pending[inside], at[inside]
+            same = self.keys[at] == wanted[pending]
+            pending, at = pending[same], at[same]
+            if not len(pending):
                 return found, rows
-            number = self.places[place]
+            number = self.row_numbers[at]
             shard = np.searchsorted(self.starts, number, side="right") - 1
-            found[waiting] = position[shard]
-            rows[waiting] = np.where(position[shard] >= 0, number - self.starts[shard], _ABSENT)
-            passed = position[shard] < 0  # the same key may lie in a later shard
-            waiting, place = waiting[passed], place[passed] + 1
+            found[pending] = position[shard]
+            rows[pending] = np.where(position[shard] >= 0, number - self.starts[shard], _ABSENT)
+            skipped = position[shard] < 0  # a later shard may hold the same key
+            pending, at = pending[skipped], at[skipped] + 1
 
 
 EMPTY = IndexSegment.build([])
 
 
 class Index:
-    """The rows of all shards of one feature, as they were when the index was made.
+    """The rows of all shards of one feature, as they were when the index was built.
 
-    saved : the part that was read from the compacted index on disk; fresh : that of markers it does not know.
-    present : ids of the shards that have a marker, by default all. A shard that another one present has merged, or
-    whose marker is gone, is passed over.
-    No shard is in both parts. shards : ids of those that count, sorted; ``locate`` answers with positions in this list.
-    A key that lies in several shards (two builders raced) is found in the one with the smallest id.
+    Shards that another present shard has merged, or whose marker is gone, are skipped. A key in several shards (two
+    builders raced) is found in the one with the smallest id. No shard is in both segments.
+
+    Parameters
+    ----------
+    fresh
+        The rows of markers that the compacted index lacks.
+    saved
+        The compacted index on disk.
+    present
+        Ids of the shards that have a marker; all by default.
+
+    Attributes
+    ----------
+    known : frozenset of str
+        The present shards whose rows are in a segment.
+    shards : list of str
+        Ids of the shards that count, sorted; ``locate`` returns indices into this list.
+    rejected : dict of str to str
+        Reason for each planned key that has no row in any shard.
     """
 
     def __init__(
@@ -139,17 +186,17 @@ class Index:
         merged = {**saved.merged, **fresh.merged}
         replaced = {old for new in self.known & merged.keys() for old in merged[new]}
         self.shards = sorted(self.known - replaced)
-        number_of = {shard: number for number, shard in enumerate(self.shards)}
-        self._parts = [
-            (part, np.array([number_of.get(shard, -1) for shard in part.shards], np.int32))
-            for part in (saved, fresh)
-            if part.shards
+        position_of = {shard: number for number, shard in enumerate(self.shards)}
+        self._segments = [
+            (segment, np.array([position_of.get(shard, -1) for shard in segment.shards], np.int32))
+            for segment in (saved, fresh)
+            if segment.shards
         ]
         self.rejected = self._rejected()
 
     @classmethod
     def of(cls, markers: Iterable[Marker]) -> Index:
-        """Return the index of these shards."""
+        """Return the index of the shards with these markers."""
         return cls(IndexSegment.build(ShardRows.of(marker) for marker in markers))
 
     @classmethod
@@ -158,25 +205,48 @@ class Index:
         return cls()
 
     def extended(self, markers: Iterable[Marker], present: Collection[str] | None = None) -> Index:
-        """Return a new index that also holds the rows of these shards, and none of shards that are not ``present``."""
+        """Return a new index with further shards.
+
+        Parameters
+        ----------
+        markers
+            Of the shards to add.
+        present
+            Ids of the shards that have a marker; others are dropped. By default all stay.
+        """
         new = {marker.shard: ShardRows.of(marker) for marker in markers}
         present = {*self.known, *new} if present is None else present
         if not new:
             return Index(self.fresh, self.saved, present)
-        came_back = not new.keys().isdisjoint(self.saved.shards)  # its marker was gone for a while and may be another
+        came_back = not new.keys().isdisjoint(self.saved.shards)  # its marker was gone for a while and may have changed
         before, saved = (self.whole(), EMPTY) if came_back else (self.fresh, self.saved)
-        old = (one for one in before.shard_rows() if one.shard in self.known and one.shard not in new)
+        old = (rows for rows in before.shard_rows() if rows.shard in self.known and rows.shard not in new)
         return Index(IndexSegment.build([*old, *new.values()]), saved, present)
 
     def whole(self) -> IndexSegment:
-        """Return all that is known in one part, shards that others merged included."""
-        rows = (one for part in (self.saved, self.fresh) for one in part.shard_rows())
-        return IndexSegment.build(one for one in rows if one.shard in self.known)
+        """Return all known rows as one segment, including shards that others have merged."""
+        shards = (rows for segment in (self.saved, self.fresh) for rows in segment.shard_rows())
+        return IndexSegment.build(rows for rows in shards if rows.shard in self.known)
 
-    def locate(self, keys: Sequence[str] | NDArray[Any]) -> tuple[Numbers, Numbers]:
-        """Return (position in ``shards``, row in that shard) of each key, two int32 arrays; (-1, -1) where absent.
+    def locate(self, keys: Sequence[str] | NDArray[Any]) -> tuple[_Int32, _Int32]:
+        """Look up keys.
 
-        keys : N strings of 32 hex digits, an array of them, or binary keys (see :mod:`..shards.keys`, ValueError there).
+        Parameters
+        ----------
+        keys
+            N strings of 32 hex digits, an array of them, or binary keys; see :func:`..shards.keys.binary_keys`.
+
+        Returns
+        -------
+        shard : ndarray
+            (N,) int32, index of each key's shard in ``shards``; -1 if absent.
+        row : ndarray
+            (N,) int32, its row in that shard; -1 if absent.
+
+        Raises
+        ------
+        ValueError
+            If a key is malformed.
         """
         wanted = binary_keys(keys)
         order = np.argsort(wanted, kind="stable")
@@ -184,46 +254,46 @@ class Index:
         row = np.full(len(wanted), _ABSENT)
         for start in range(0, len(order), _BLOCK):
             block = order[start : start + _BLOCK]
-            for part, position in self._parts:
-                one, its_row = part.find(wanted[block], position)
-                better = (one >= 0) & ((found[block] < 0) | (one < found[block]))
-                found[block[better]] = one[better]
-                row[block[better]] = its_row[better]
+            for segment, position in self._segments:
+                shard_here, row_here = segment.find(wanted[block], position)
+                better = (shard_here >= 0) & ((found[block] < 0) | (shard_here < found[block]))
+                found[block[better]] = shard_here[better]
+                row[block[better]] = row_here[better]
         return found, row
 
     def agrees_with(self, marker: Marker) -> bool:
-        """Say whether every row that the index places in a shard is the one that the shard's marker names.
+        """Return whether the index and a marker name the same rows of a shard.
 
-        A shard that the index does not hold cannot disagree.
+        A shard that is not in the index cannot disagree.
         """
         keys = binary_keys(marker.keys)
-        for part, _ in self._parts:
-            number = bisect_left(part.shards, marker.shard)
-            if part.shards[number : number + 1] == [marker.shard]:
-                only = np.full(len(part.shards), _ABSENT)
+        for segment, _ in self._segments:
+            number = bisect_left(segment.shards, marker.shard)
+            if segment.shards[number : number + 1] == [marker.shard]:
+                only = np.full(len(segment.shards), _ABSENT)
                 only[number] = 0
-                rows = part.find(keys, only)[1]
-                return part.rows_of(number) == len(keys) and np.array_equal(rows, np.arange(len(keys)))
+                rows = segment.find(keys, only)[1]
+                return segment.rows_of(number) == len(keys) and np.array_equal(rows, np.arange(len(keys)))
         return True
 
     def stored_bytes(self, shards: Iterable[str]) -> int:
-        """Return the summed size of the data of these shards, as their markers say it. KeyError for an unknown one."""
-        size = {
-            shard: one for part, _ in self._parts for shard, one in zip(part.shards, part.bytes.tolist(), strict=True)
-        }
+        """Return the total bytes of the data of these shards, as their markers say; KeyError for an unknown one."""
+        size: dict[str, int] = {}
+        for segment, _ in self._segments:
+            size.update(zip(segment.shards, segment.bytes.tolist(), strict=True))
         return sum(size[shard] for shard in shards)
 
     @property
     def keys(self) -> KeyArray:
-        """The distinct keys that have a row, binary, sorted (made anew each time)."""
+        """The distinct keys that have a row, binary, sorted; computed on each access."""
         held = []
-        for part, position in self._parts:
-            shard = np.searchsorted(part.starts, part.places, side="right") - 1
-            held.append(part.keys[position[shard] >= 0])
+        for segment, position in self._segments:
+            shard = np.searchsorted(segment.starts, segment.row_numbers, side="right") - 1
+            held.append(segment.keys[position[shard] >= 0])
         return np.unique(np.concatenate([np.empty(0, BINARY), *held]))
 
     def __contains__(self, key: str) -> bool:
-        """Say whether the key has a row."""
+        """Return whether the key has a row."""
         return is_id(key) and bool(self.locate([key])[0][0] >= 0)
 
     def __len__(self) -> int:
@@ -231,7 +301,7 @@ class Index:
         return len(self.keys)
 
     def _rejected(self) -> dict[str, str]:
-        """Return the reason for each key that was planned and has a row in no shard; the first shard's reason."""
+        """Return the reason for each planned key that has no row in any shard; of several, that of the first shard."""
         reasons = {**self.saved.rejected, **self.fresh.rejected}
         found: dict[str, str] = {}
         for shard in sorted(reasons.keys() & set(self.shards)):

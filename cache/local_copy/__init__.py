@@ -1,1 +1,4 @@
-"""Shards kept on a disk of this machine for a cache that is far away; others use ``reader.LocalCopy``."""
+"""A copy of shards on a local disk, for a cache that is remote or slow.
+
+Others use ``reader.LocalCopy``.
+"""

@@ -1,7 +1,7 @@
-"""Room in the folder of a local copy: what is held there, what must go, and the locks of those who share it.
+"""The disk space of a local copy: what it holds, what is evicted, and the locks of the processes that share it.
 
-Files are locked with ``flock``, which holds among threads and processes alike and ends with the process. So what a killed
-one has left is known at once: nobody holds its lock.
+Files are locked with ``flock``, which excludes threads and processes alike and ends with the process. So the leftovers
+of a killed process are recognised at once: nothing holds their lock.
 """
 
 from __future__ import annotations
@@ -33,7 +33,17 @@ _LOCK = "lock"
 
 
 class CopiedShard(NamedTuple):
-    """A shard in the copy: its data, its bytes, and when it was last used."""
+    """A shard in the copy.
+
+    Attributes
+    ----------
+    data
+        Path of its data.
+    bytes
+        Their size.
+    used
+        When it was last used, in seconds since the epoch.
+    """
 
     data: Path
     bytes: int
@@ -42,83 +52,104 @@ class CopiedShard(NamedTuple):
 
 @dataclass(frozen=True)
 class DiskBudget:
-    """Room for ``most_bytes`` bytes of data in ``folder``.
+    """The space of a local copy.
 
-    began : what was used since then, within the last hour, is not deleted.
+    Parameters
+    ----------
+    folder
+        The folder of the copy.
+    max_bytes
+        Its size limit.
+    started
+        Shards used since then, within the last hour, are not evicted.
     """
 
     folder: Path
-    most_bytes: int
-    began: float
+    max_bytes: int
+    started: float
     _sizes: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """While the block runs, nobody else makes room or puts anything in its place."""
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Lock the copy: while the block runs, no other thread or process frees space or adds a shard."""
         return locked(self.folder / LOCKS / "all")
 
     def fetching(self, shard: str) -> contextlib.AbstractContextManager[None]:
-        """While the block runs, nobody else fetches this shard, nor one of a 256th of the others."""
+        """Lock a shard, and 1 in 256 others with it: while the block runs, nothing else fetches it."""
         return locked(self.folder / LOCKS / shard[:2])
 
     @contextlib.contextmanager
-    def kept(self, size: int) -> Iterator[Path | None]:
-        """Keep room for ``size`` bytes while the block runs: a folder for them, which goes with it.
+    def reserve(self, size: int) -> Iterator[Path | None]:
+        """Reserve space while the block runs.
 
-        None if there is no room; OSError if this disk has none, or cannot be written.
+        Parameters
+        ----------
+        size
+            Bytes.
+
+        Yields
+        ------
+        Path or None
+            A folder to write to, which is deleted after the block. None if there is no reserved.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or cannot be written.
         """
         with contextlib.ExitStack() as stack:
-            with self.alone():
-                room = self.folder / f"{TEMPORARY_PREFIX}{size}-{secrets.token_hex(8)}" if self._make(size) else None
-                if room is not None:
-                    room.mkdir()
-                    stack.callback(shutil.rmtree, room, ignore_errors=True)
-                    stack.enter_context(locked(room / _LOCK))
-            yield room
+            with self.exclusive():
+                reserved = (
+                    self.folder / f"{TEMPORARY_PREFIX}{size}-{secrets.token_hex(8)}" if self._free(size) else None
+                )
+                if reserved is not None:
+                    reserved.mkdir()
+                    stack.callback(shutil.rmtree, reserved, ignore_errors=True)
+                    stack.enter_context(locked(reserved / _LOCK))
+            yield reserved
 
-    def held(self) -> list[CopiedShard]:
-        """Return the shards in the copy, without those that are just being fetched."""
+    def shards(self) -> list[CopiedShard]:
+        """Return the shards in the copy, except those being fetched."""
         found = []
         for folder in (self.folder / name for name in _names(self.folder) if not name.startswith(".")):
             for name in _names(folder):
                 if match := DATA_NAME.fullmatch(name):
                     path = folder / name
-                    with contextlib.suppress(
-                        IntegrityError, UnreachableError
-                    ):  # deleted just now, or it cannot be read
+                    # it may just have been deleted, or be unreadable
+                    with contextlib.suppress(IntegrityError, UnreachableError):
                         if name not in self._sizes:
                             self._sizes[name] = sum(size for _, _, size in data_files(path))
                         found.append(CopiedShard(path, self._sizes[name], _time(marker_path(path, match[1]))))
         return found
 
     def delete(self, data: Path) -> None:
-        """Delete a shard from the copy; who has it open reads on. To be called by who is alone."""
+        """Delete a shard from the copy; a process that has it open reads on. The caller holds the exclusive lock."""
         remove_data(data)
         marker_path(data, data.name[:32]).unlink(missing_ok=True)
         self._sizes.pop(data.name, None)
 
-    def _make(self, size: int) -> bool:
-        """Delete what was not used for the longest time until ``size`` bytes fit; nothing if they cannot fit so."""
-        held, reserved = self.held(), self._reserved()
+    def _free(self, size: int) -> bool:
+        """Evict the least recently used shards until ``size`` bytes fit; nothing if that is not enough."""
+        held, reserved = self.shards(), self._reserved()
         free = shutil.disk_usage(self.folder).free
-        too_much = sum(one.bytes for one in held) + reserved + size - self.most_bytes
-        too_much_here = reserved + size - free
-        kept_from = max(self.began, time.time() - KEEP_SECONDS)
-        unused = sorted((one for one in held if one.used < kept_from), key=lambda one: one.used)
-        room = sum(one.bytes for one in unused)
-        if room < too_much:
+        over_limit = sum(shard.bytes for shard in held) + reserved + size - self.max_bytes
+        over_disk = reserved + size - free
+        kept_from = max(self.started, time.time() - KEEP_SECONDS)
+        unused = sorted((shard for shard in held if shard.used < kept_from), key=lambda shard: shard.used)
+        evictable = sum(shard.bytes for shard in unused)
+        if evictable < over_limit:
             return False
-        if room < too_much_here:
+        if evictable < over_disk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        missing = max(too_much, too_much_here)
-        for one in unused:
+        missing = max(over_limit, over_disk)
+        for shard in unused:
             if missing <= 0:
                 break
-            self.delete(one.data)
-            missing -= one.bytes
+            self.delete(shard.data)
+            missing -= shard.bytes
         return True
 
     def _reserved(self) -> int:
-        """Return the bytes for which others keep room; what killed processes left is deleted."""
+        """Return the bytes that other processes reserve; the leftovers of killed ones are deleted."""
         total = 0
         for name in _names(self.folder):
             if match := _ROOM.fullmatch(name):
@@ -130,13 +161,13 @@ class DiskBudget:
 
 
 def marker_path(data: Path, shard: str) -> Path:
-    """Return where the marker of a shard lies in the copy."""
+    """Return the path of a shard's marker in the copy."""
     return data.with_name(f"{shard}.json")
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock, among threads and processes alike, while the block runs. OSError if there are none here."""
+    """Hold a lock, exclusive among threads and processes, while the block runs; OSError if the file system has none."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -146,7 +177,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _is_locked(path: Path) -> bool:
-    """Say whether a living process holds a lock."""
+    """Return whether a running process holds a lock."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -161,7 +192,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return what lies in a folder of the copy; nothing for a file, a link, or what was deleted just now. OSError."""
+    """Return the names in a folder of the copy; nothing for a file, a link, or a folder deleted meanwhile."""
     try:
         return os.listdir(folder) if stat.S_ISDIR(folder.lstat().st_mode) else []  # noqa: PTH208
     except FileNotFoundError:

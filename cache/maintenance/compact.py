@@ -1,12 +1,12 @@
-"""Merging small shards: what many small increments left becomes as few shards as one large build would have made.
+"""Merge small shards: many small increments become as few shards as one large build would have written.
 
-Features that others derive from (``image``) come first: their small shards are packed by the datasets and splits that
-use them, and the merged rows are sorted by key. The others follow: small shards that lie within one shard of the
-picture they derive from become one, in its row order, so that blocks of rows line up across features.
+Features from which others derive (``image``) come first. Their small shards are packed by the datasets and splits that
+use them, and the merged rows are sorted by key. The derived features follow: small shards whose keys are all in one
+shard of the image become one shard in its row order, so that blocks of rows line up across features.
 
-A merged shard is committed like any other and names what it replaces; nothing is taken away here. So an interruption
-loses nothing, two processes that do the same commit the same shard, and builds that know only the small shards go on with
-them until ``gc`` removes those.
+A merged shard is committed like any other and names what it replaces; nothing is deleted. So an interruption loses
+nothing, two processes that do the same commit the same shard, and builds that know only the small shards keep using
+them until ``gc`` removes them.
 """
 
 from __future__ import annotations
@@ -30,15 +30,21 @@ from ..shards.marker import Marker, planned_keys
 from ..spec import fingerprint_of
 from ..store import Cache, FeatureStore
 
-Use = tuple[tuple[str, str], ...]
-"""The (dataset, split) pairs that use something, sorted."""
-
 
 @dataclass
 class CompactionResult:
-    """What was done in one feature: small shards merged into how many, their rows and new bytes, and what was left.
+    """What was done in one feature.
 
-    damaged : sentences about shards that were left as they are because their data are not what their markers say.
+    Attributes
+    ----------
+    shards
+        Small shards that were merged.
+    into
+        Shards that they were merged into.
+    rows, bytes
+        Rows and stored bytes of these.
+    damaged
+        A sentence for each shard that was skipped because its data are not what its marker says.
     """
 
     shards: int = 0
@@ -49,24 +55,42 @@ class CompactionResult:
 
 
 def compact(cache: Cache, rows: int = COMPACT_ROWS, progress: Progress | None = None) -> dict[str, Any]:
-    """Merge the shards below half of ``rows`` rows into shards of up to ``rows`` rows, and return what was done.
+    """Merge small shards.
 
-    progress : gets a stage for each feature's folder, in rows.
-    Returns ``features`` (folder -> what :class:`CompactionResult` says) and ``rows``. Every shard is checked against its checksum
-    before it is merged, and every merged one is read back and compared.
-    Raises IntegrityError for markers, heads or specs that cannot be read, before anything is written in their feature.
+    Every shard is checked against its checksum before it is merged, and every merged shard is read back and compared.
+
+    Parameters
+    ----------
+    cache
+        The cache.
+    rows
+        Most rows of a merged shard. Shards with fewer than half as many are merged.
+    progress
+        Receives a stage for each feature's folder, in rows.
+
+    Returns
+    -------
+    dict
+        ``rows``, and ``features``: for each folder the fields of its :class:`CompactionResult`.
+
+    Raises
+    ------
+    IntegrityError
+        If markers, heads or specs of a feature are damaged, before anything is written in that feature.
+    UserError
+        If a shard cannot be written.
     """
     progress = progress or Silent()
     stores = cache.features()
     with lease(cache.root, "compact", [store.folder.name for store in stores]):
         done: dict[str, CompactionResult] = {}
         for store, leader in _in_order(stores):
-            packs = list(_packs(cache, store, leader, rows))
-            progress.start(store.folder.name, sum(pack.rows for pack in packs))
+            groups = list(_merge_groups(cache, store, leader, rows))
+            progress.start(store.folder.name, sum(group.rows for group in groups))
             merged = done.setdefault(store.folder.name, CompactionResult())
-            for pack in packs:
-                _merge(store, pack, merged)
-                progress.advance(store.folder.name, pack.rows)
+            for group in groups:
+                _merge(store, group, merged)
+                progress.advance(store.folder.name, group.rows)
             if merged.into:
                 store.compact_index()
     return {"rows": rows, "features": {name: vars(merged) for name, merged in done.items()}}
@@ -74,7 +98,17 @@ def compact(cache: Cache, rows: int = COMPACT_ROWS, progress: Progress | None = 
 
 @dataclass(frozen=True)
 class MergeGroup:
-    """Shards that become one. keys : the rows of the merged shard in order. rejected : as in a marker."""
+    """Shards that become one.
+
+    Attributes
+    ----------
+    shards
+        Their markers, sorted by id.
+    keys
+        The rows of the merged shard, in order.
+    rejected
+        Reason for each rejected key of the merged shard.
+    """
 
     shards: tuple[Marker, ...]
     keys: tuple[str, ...]
@@ -92,7 +126,7 @@ class MergeGroup:
 
 
 def _in_order(stores: Sequence[FeatureStore]) -> Iterator[tuple[FeatureStore, FeatureStore | None]]:
-    """Yield the features that lead, then those that follow, each with the one whose rows it follows."""
+    """Yield the features that lead, then those that follow, each with the feature whose row order it follows."""
     by_fingerprint = {store.fingerprint: store for store in stores}
     leaders = [(store, _leader(store.spec, by_fingerprint)) for store in stores]
     yield from sorted(leaders, key=lambda pair: pair[1] is not None)
@@ -110,24 +144,24 @@ def _leader(spec: Mapping[str, object], stores: Mapping[str, FeatureStore]) -> F
     return None
 
 
-def _packs(cache: Cache, store: FeatureStore, leader: FeatureStore | None, rows: int) -> Iterator[MergeGroup]:
+def _merge_groups(cache: Cache, store: FeatureStore, leader: FeatureStore | None, rows: int) -> Iterator[MergeGroup]:
     markers = store.read_markers(store.index(refresh=True).shards)
-    small = [one for one in markers if 0 < one.rows < rows / 2]
+    small = [marker for marker in markers if 0 < marker.rows < rows / 2]
     if leader is None:
         for group in _by_use(cache, small):
             for shards in _filled(group, rows):
-                yield _pack(shards, sorted({key for one in shards for key in one.keys}))
+                yield _merge_group(shards, sorted({key for marker in shards for key in marker.keys}))
     else:
         for number, group in _by_leading_shard(small, leader):
-            wanted = {key for one in group for key in one.keys}
+            wanted = {key for marker in group for key in marker.keys}
             order = leader.marker(leader.index().shards[number]).keys
             if len(group) > 1:
-                yield _pack(group, [key for key in order if key in wanted])
+                yield _merge_group(group, [key for key in order if key in wanted])
 
 
 def _by_use(cache: Cache, small: Sequence[Marker]) -> list[list[Marker]]:
     """Group shards by the datasets and splits of the newest revisions that use them; unused ones are left out."""
-    uses: dict[str, set[tuple[str, str]]] = {one.shard: set() for one in small}
+    uses: dict[str, set[tuple[str, str]]] = {marker.shard: set() for marker in small}
     shards_of: dict[str, list[str]] = {}
     for marker in small:
         for key in marker.keys:
@@ -139,14 +173,14 @@ def _by_use(cache: Cache, small: Sequence[Marker]) -> list[list[Marker]]:
         for key, split in zip(table.column("key").to_pylist(), table.column("split").to_pylist(), strict=True):
             for shard in shards_of[key]:
                 uses[shard].add((name, split))
-    groups: dict[Use, list[Marker]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[Marker]] = {}
     for marker in small:
         groups.setdefault(tuple(sorted(uses[marker.shard])), []).append(marker)
     return [groups[use] for use in sorted(groups) if use]
 
 
 def _newest(datasets: DatasetStore, name: str) -> pa.Table:
-    """Read a dataset's newest revision, whichever that is: a build may move the head, and gc remove the old one."""
+    """Read a dataset's newest revision; a build may move the head meanwhile, and ``gc`` remove the old one."""
     while True:
         revision = datasets.head(name)
         try:
@@ -167,66 +201,66 @@ def _by_leading_shard(small: Iterable[Marker], leader: FeatureStore) -> list[tup
     return sorted(groups.items())
 
 
-def _filled(group: Iterable[Marker], rows: int) -> Iterator[list[Marker]]:
-    """Divide shards, in the order of their ids, into lists of at most ``rows`` rows; lists of one are left out."""
-    pack: list[Marker] = []
-    for marker in sorted(group, key=lambda one: one.shard):
-        if sum(one.rows for one in pack) + marker.rows > rows:
-            if len(pack) > 1:
-                yield pack
-            pack = []
-        pack.append(marker)
-    if len(pack) > 1:
-        yield pack
+def _filled(markers: Iterable[Marker], rows: int) -> Iterator[list[Marker]]:
+    """Divide shards, in the order of their ids, into lists of at most ``rows`` rows; single shards are left out."""
+    group: list[Marker] = []
+    for marker in sorted(markers, key=lambda marker: marker.shard):
+        if sum(member.rows for member in group) + marker.rows > rows:
+            if len(group) > 1:
+                yield group
+            group = []
+        group.append(marker)
+    if len(group) > 1:
+        yield group
 
 
-def _pack(shards: Sequence[Marker], keys: Sequence[str]) -> MergeGroup:
+def _merge_group(shards: Sequence[Marker], keys: Sequence[str]) -> MergeGroup:
     stored = set(keys)
-    rejected = {key: why for one in shards for key, why in one.rejected.items() if key not in stored}
-    return MergeGroup(tuple(sorted(shards, key=lambda one: one.shard)), tuple(keys), rejected)
+    rejected = {key: why for marker in shards for key, why in marker.rejected.items() if key not in stored}
+    return MergeGroup(tuple(sorted(shards, key=lambda marker: marker.shard)), tuple(keys), rejected)
 
 
-def _merge(store: FeatureStore, pack: MergeGroup, merged: CompactionResult) -> None:
-    """Commit one merged shard, unless one of its parts is damaged or the shard is there already."""
-    writer = FeatureStore(store.folder, pack.shards[0].format)
-    if writer.has(writer.shard_id(pack.planned)):
+def _merge(store: FeatureStore, group: MergeGroup, merged: CompactionResult) -> None:
+    """Commit one merged shard, unless one of its parts is damaged or the merged shard exists already."""
+    writer = FeatureStore(store.folder, group.shards[0].format)
+    if writer.has(writer.shard_id(group.planned)):
         return
-    told = map_ordered(lambda one: list(_damage(store, one)), pack.shards, store.folder)
-    damaged = [what for sentences in told for what in sentences]
+    checks = map_ordered(lambda marker: list(_damage(store, marker)), group.shards, store.folder)
+    damaged = [sentence for sentences in checks for sentence in sentences]
     if damaged:
         merged.damaged += damaged
         return
-    rows = _rows(store, pack)
-    replaced = dict.fromkeys(name for one in pack.shards for name in (one.shard, *one.merged))
-    marker = writer.commit(pack.planned, rows, keys=pack.keys, rejected=pack.rejected, merged=tuple(replaced))
+    rows = _rows(store, group)
+    replaced = dict.fromkeys(name for marker in group.shards for name in (marker.shard, *marker.merged))
+    marker = writer.commit(group.planned, rows, keys=group.keys, rejected=group.rejected, merged=tuple(replaced))
     if not np.array_equal(writer.read(marker.shard), rows):
         raise IntegrityError(f"{store.folder}: merged shard {marker.shard} does not read back as it was written.")
-    merged.shards += len(pack.shards)
+    merged.shards += len(group.shards)
     merged.into += 1
-    merged.rows += pack.rows
+    merged.rows += group.rows
     merged.bytes += marker.bytes
 
 
 def _damage(store: FeatureStore, marker: Marker) -> Iterator[str]:
     try:
         if checksum(store.shards / marker.data) != (marker.bytes, marker.sha256):
-            yield f"{store.folder.name}: shard {marker.shard} is not what its marker says"
+            yield f"{store.folder.name}: shard {marker.shard} does not have the size and checksum of its marker"
     except (IntegrityError, OSError) as error:
         yield f"{store.folder.name}: shard {marker.shard} cannot be read ({error})"
 
 
-def _rows(store: FeatureStore, pack: MergeGroup) -> Rows:
-    """Read the rows of a pack in its order; of a key in several shards, the row of the one with the smallest id."""
-    first = pack.shards[0]
-    rows = np.empty((pack.rows, *first.shape), first.dtype)
-    place = {key: number for number, key in enumerate(pack.keys)}
-    for marker in pack.shards:
+def _rows(store: FeatureStore, group: MergeGroup) -> Rows:
+    """Read the rows of a group in its order; of a key in several shards, the row of the one with the smallest id."""
+    first = group.shards[0]
+    rows = np.empty((group.rows, *first.shape), first.dtype)
+    position = {key: number for number, key in enumerate(group.keys)}
+    for marker in group.shards:
         if (marker.shape, marker.dtype) != (first.shape, first.dtype):
             raise IntegrityError(
-                f"{store.folder}: shards {first.shard} and {marker.shard} hold rows of different kinds."
+                f"{store.folder}: shards {first.shard} and {marker.shard} hold rows of different shapes or dtypes."
             )
-    order = pack.shards[::-1]
+    order = group.shards[::-1]
     read = map_ordered(lambda marker: store.open_shard(marker).read(0, marker.rows, None), order, store.folder)
     for marker, found in zip(order, read, strict=True):
-        rows[[place[key] for key in marker.keys]] = found
+        rows[[position[key] for key in marker.keys]] = found
     return rows

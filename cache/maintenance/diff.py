@@ -1,4 +1,4 @@
-"""What differs between two builds, two features or two caches, in words."""
+"""The differences between two builds, two features or two caches, as phrases."""
 
 from __future__ import annotations
 
@@ -15,20 +15,33 @@ from ..records.builds import BuildRecord
 from ..store import Cache, FeatureStore
 from .listing import short_value
 
-Difference = tuple[str, str]
-"""What it is about, such as ``teacher``, and how it differs."""
+_Difference = tuple[str, str]
+"""The subject, such as ``teacher``, and how it differs."""
 
 _LABELS = ("real", "fake")
 
 
 def diff(a: str, b: str, cache: AnyPath | str | None = None) -> dict[str, Any]:
-    """Compare two things of one kind and say what differs.
+    """Compare two builds, two features or two caches.
 
-    a, b : ids of builds, or names of feature folders (beginnings will do) of the cache at ``cache``; without it, the
-    paths of two caches.
-    Returns ``kind`` (builds, features or caches), ``a``, ``b`` (full names), ``same`` and ``differences``, a list of
-    ``about`` and ``what``.
-    Raises UsageError for a name that fits nothing, or several things, and for two things of different kinds.
+    Parameters
+    ----------
+    a, b
+        Ids of builds, or names of feature folders, of ``cache``; unambiguous beginnings will do. Without ``cache``, the
+        paths of two caches.
+    cache
+        The cache that holds both.
+
+    Returns
+    -------
+    dict
+        ``kind`` (builds, features or caches), ``a`` and ``b`` (full names), ``same``, and ``differences``, a list of
+        ``about`` and ``what``.
+
+    Raises
+    ------
+    UsageError
+        If a name fits nothing or several things, or the two are of different kinds.
     """
     if cache is None:
         found = list(caches(Cache.open(a), Cache.open(b)))
@@ -37,19 +50,20 @@ def diff(a: str, b: str, cache: AnyPath | str | None = None) -> dict[str, Any]:
     names = [_resolve(opened, name) for name in (a, b)]
     if names[0][0] != names[1][0]:
         raise UsageError(f"{a} is one of the {names[0][0]}, {b} one of the {names[1][0]}: they cannot be compared.")
-    kind, (one, two) = names[0][0], (name for _, name in names)
+    kind, (first, second) = names[0][0], (name for _, name in names)
     if kind == "builds":
-        records = opened.builds().read(one), opened.builds().read(two)
-        return _result(kind, one, two, list(builds(opened, *records)))
-    return _result(kind, one, two, list(features(opened.open_feature(one), opened.open_feature(two))))
+        records = opened.builds().read(first), opened.builds().read(second)
+        return _result(kind, first, second, list(builds(opened, *records)))
+    stores = opened.open_feature(first), opened.open_feature(second)
+    return _result(kind, first, second, list(features(*stores)))
 
 
-def builds(cache: Cache, a: BuildRecord, b: BuildRecord) -> Iterator[Difference]:
-    """Yield what differs between two builds of one cache: the data, the settings of the features, the shards."""
+def builds(cache: Cache, a: BuildRecord, b: BuildRecord) -> Iterator[_Difference]:
+    """Yield the differences between two builds of one cache: the dataset, the features' settings, the shards."""
     if a.dataset != b.dataset:
         yield "dataset", f"{a.dataset} -> {b.dataset}"
     if (a.dataset, a.revision) != (b.dataset, b.revision):
-        what = ", ".join(tables(*(cache.datasets().read(one.dataset, one.revision) for one in (a, b))))
+        what = ", ".join(tables(*(cache.datasets().read(record.dataset, record.revision) for record in (a, b))))
         yield "dataset", what or f"revision {a.revision} -> {b.revision}, with the same samples"
     yield from _only(
         {"only in A": a.features.keys() - b.features.keys(), "only in B": b.features.keys() - a.features.keys()}
@@ -57,18 +71,18 @@ def builds(cache: Cache, a: BuildRecord, b: BuildRecord) -> Iterator[Difference]
     both = [name for name in a.features if name in b.features]
     changed = {name for name in both if a.features[name].fingerprint != b.features[name].fingerprint}
     for name in both:
-        one, two = a.features[name], b.features[name]
+        built_a, built_b = a.features[name], b.features[name]
         if name in changed:
-            stores = cache.open_feature(one.folder), cache.open_feature(two.folder)
+            stores = cache.open_feature(built_a.folder), cache.open_feature(built_b.folder)
             yield name, "; ".join(settings(stores[0].spec, stores[1].spec, changed - {name}))
         else:
-            yield from ((name, what) for what in _shards(set(one.shards), set(two.shards)))
-        if set(one.splits) != set(two.splits):
-            yield name, f"splits {_list(one.splits)} -> {_list(two.splits)}"
+            yield from ((name, what) for what in _shards(set(built_a.shards), set(built_b.shards)))
+        if set(built_a.splits) != set(built_b.splits):
+            yield name, f"splits {_list(built_a.splits)} -> {_list(built_b.splits)}"
 
 
-def features(a: FeatureStore, b: FeatureStore) -> Iterator[Difference]:
-    """Yield what differs between two features: their settings, and the samples that they have."""
+def features(a: FeatureStore, b: FeatureStore) -> Iterator[_Difference]:
+    """Yield the differences between two features: their settings, and the samples that they have."""
     if a.feature != b.feature:
         yield "feature", f"{a.feature} -> {b.feature}"
     for what in settings(a.spec, b.spec, ()):
@@ -80,8 +94,8 @@ def features(a: FeatureStore, b: FeatureStore) -> Iterator[Difference]:
             yield "samples", f"{count:,} only in {where}"
 
 
-def caches(a: Cache, b: Cache) -> Iterator[Difference]:
-    """Yield what differs between two caches: datasets, builds, and the shards of features."""
+def caches(a: Cache, b: Cache) -> Iterator[_Difference]:
+    """Yield the differences between two caches: datasets, builds, and the shards of features."""
     names = [set(cache.datasets().names()) for cache in (a, b)]
     yield from _only({"only in A": names[0] - names[1], "only in B": names[1] - names[0]}, "dataset ")
     for name in sorted(names[0] & names[1]):
@@ -103,36 +117,56 @@ def caches(a: Cache, b: Cache) -> Iterator[Difference]:
 
 
 def tables(a: pa.Table, b: pa.Table) -> list[str]:
-    """Compare two tables of a dataset by the samples' keys: added, removed, relabelled, moved, and so on, each a phrase.
+    """Compare two tables of a dataset by the samples' keys.
 
     A sample that occurs several times is compared by all its occurrences together.
+
+    Returns
+    -------
+    list of str
+        A phrase with a count for each kind of change: added, removed, relabelled, moved, and so on.
     """
     before, after = _by_key(a), _by_key(b)
     changes: Counter[str] = Counter()
     changes["added"] = len(after.keys() - before.keys())
     changes["removed"] = len(before.keys() - after.keys())
     for key in before.keys() & after.keys():
-        for column, (one, two) in enumerate(zip(before[key], after[key], strict=True)):
-            if one != two:
-                changes[_change(column, one, two)] += 1
+        for column, (old, new) in enumerate(zip(before[key], after[key], strict=True)):
+            if old != new:
+                changes[_change(column, old, new)] += 1
     found = [(count, what) for what, count in changes.items() if count]
     return [_counted(count, "sample", what) if n == 0 else f"{count:,} {what}" for n, (count, what) in enumerate(found)]
 
 
-def settings(a: Mapping[str, Any], b: Mapping[str, Any], told: Iterable[str], where: str = "") -> list[str]:
-    """Compare two specs setting by setting; what they derive from is followed, but for features ``told`` elsewhere."""
+def settings(a: Mapping[str, Any], b: Mapping[str, Any], reported: Iterable[str], where: str = "") -> list[str]:
+    """Compare two specs setting by setting, including the specs from which they derive.
+
+    Parameters
+    ----------
+    a, b
+        The specs as JSON values.
+    reported
+        Features whose own settings are compared elsewhere.
+    where
+        Prefix of the settings' names.
+
+    Returns
+    -------
+    list of str
+        A phrase for each difference.
+    """
     found: list[str] = []
     for name in dict.fromkeys((*a, *b)):
-        one, two = a.get(name), b.get(name)
-        if one == two or name == "feature":
+        value_a, value_b = a.get(name), b.get(name)
+        if value_a == value_b or name == "feature":
             continue
-        if isinstance(one, dict) and isinstance(two, dict):
-            if two.get("feature") in set(told):
-                found.append(f"made from the other {two['feature']}")
+        if isinstance(value_a, dict) and isinstance(value_b, dict):
+            if value_b.get("feature") in set(reported):
+                found.append(f"made from the other {value_b['feature']}")
             else:
-                found += settings(one, two, told, f"{where}{name}.")
+                found += settings(value_a, value_b, reported, f"{where}{name}.")
         else:
-            found.append(f"{where}{name} {short_value(one)} -> {short_value(two)}")
+            found.append(f"{where}{name} {short_value(value_a)} -> {short_value(value_b)}")
     return list(dict.fromkeys(found))
 
 
@@ -145,12 +179,12 @@ def _by_key(table: pa.Table) -> dict[str, tuple[tuple[str, ...], ...]]:
     return {key: tuple(tuple(sorted(values)) for values in zip(*rows, strict=True)) for key, rows in found.items()}
 
 
-def _change(column: int, one: tuple[str, ...], two: tuple[str, ...]) -> str:
-    """Return one change of a sample as a phrase: ``moved from train to val``."""
-    if len(one) != len(two):
+def _change(column: int, old: tuple[str, ...], new: tuple[str, ...]) -> str:
+    """Return one change of a sample as a phrase, such as ``moved from train to val``."""
+    if len(old) != len(new):
         return "that occur more or less often"
     name = ("relabelled", "moved", "with another generator", "in another source group")[column]
-    before, after = _list(dict.fromkeys(one)), _list(dict.fromkeys(two))
+    before, after = _list(dict.fromkeys(old)), _list(dict.fromkeys(new))
     return f"moved from {before} to {after}" if name == "moved" else name
 
 
@@ -164,7 +198,7 @@ def _counted(count: int, thing: str, what: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'} {what}"
 
 
-def _only(names: Mapping[str, Iterable[str]], kind: str = "") -> Iterator[Difference]:
+def _only(names: Mapping[str, Iterable[str]], kind: str = "") -> Iterator[_Difference]:
     for where, here in names.items():
         yield from ((f"{kind}{name}", where) for name in sorted(here))
 
@@ -174,18 +208,18 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _resolve(cache: Cache, name: str) -> tuple[str, str]:
-    """Return the kind and the full name of what ``name`` is, or begins; a feature may also be given by its fingerprint."""
+    """Return the kind and the full name of the build or feature that ``name``, or a fingerprint, begins."""
     found = [("builds", build) for build in cache.builds().ids() if name and build.startswith(name)]
     for folder in cache.feature_folders():
         if name and (folder.name.startswith(name) or folder.name.partition("-")[2].startswith(name)):
             found.append(("features", folder.name))
-    exact = [one for one in found if one[1] == name]
+    exact = [match for match in found if match[1] == name]
     if len(exact or found) == 1:
         return (exact or found)[0]
     what = f"fits several: {', '.join(full for _, full in found)}" if found else "is neither a build nor a feature"
     raise UsageError(f"{name}: {what}. List them with: distil-cache cache ls {cache.root}")
 
 
-def _result(kind: str, a: str, b: str, found: list[Difference]) -> dict[str, Any]:
+def _result(kind: str, a: str, b: str, found: list[_Difference]) -> dict[str, Any]:
     differences = [{"about": about, "what": what} for about, what in found]
     return {"kind": kind, "a": a, "b": b, "same": not differences, "differences": differences}

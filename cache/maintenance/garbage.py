@@ -1,4 +1,4 @@
-"""What no reader will ever look at: data without a marker, temporary files of killed writers, and what was set aside."""
+"""Garbage, which no reader can reach: data without a marker, temporary files of killed writers, and old trash."""
 
 from __future__ import annotations
 
@@ -31,17 +31,31 @@ from ..store import Cache
 from .trash import DAMAGED, REMOVED, refuse_symlinks
 
 _SPEC = re.compile(r"spec\.json")
-KILLED = "a killed writer left it"
+KILLED = "left by a killed writer"
 TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-[0-9a-f]{{16}}")
-"""Names that writers give to files that are not yet whole."""
+"""Names of temporary files."""
 
 
 @dataclass(frozen=True)
 class Garbage:
     """Something that can be deleted once it is old enough.
 
-    age : seconds since it became litter. feature, dataset : whose it is, where it is one's. record : for the data of a
-    removed shard its marker, which goes with them. at_least : the age that it must have whatever the grace period is.
+    Attributes
+    ----------
+    path
+        The file or tree.
+    why
+        Why it is garbage.
+    bytes
+        Its size.
+    age
+        Seconds since it became garbage.
+    feature, dataset
+        The feature folder or dataset to which it belongs, if any.
+    record
+        For the data of a removed shard, its marker, which is deleted with them.
+    at_least
+        The least age in seconds at which it may be deleted, whatever the grace period.
     """
 
     path: AnyPath
@@ -63,14 +77,19 @@ def list_garbage(cache: Cache) -> list[AnyPath]:
 
 
 def feature_folders(cache: Cache) -> list[AnyPath]:
-    """Return the folders below ``features`` that are named as a feature's are, with or without a spec, sorted."""
+    """Return the folders below ``features`` that have a feature's name, with or without a spec, sorted."""
     return [folder for folder in list_folders(cache.root / "features") if FOLDER_NAME.fullmatch(folder.name)]
 
 
 def find_garbage(cache: Cache) -> list[Garbage]:
-    """Return all litter, but for the folders and datasets that live processes use, and for what lies behind a link.
+    """Return all garbage, except in folders and datasets that live processes use, and behind symbolic links.
 
-    The leases are read after the looking: who takes one later can have written none of what was seen.
+    The leases are read after the scan: a process that takes a lease later cannot have written any of what was found.
+
+    Raises
+    ------
+    UnreachableError
+        If a folder or file cannot be listed or read at the moment.
     """
     now = file_time(cache.root)
     found = []
@@ -85,26 +104,44 @@ def find_garbage(cache: Cache) -> list[Garbage]:
     damaged += [(folder, (MARKER_NAME, DATA_NAME, _SPEC)) for folder in features]
     removed = [(builds, (RECORD_NAME,)), *((folder, (REVISION_NAME,)) for folder in datasets)]
     for folder, names in damaged:
-        found += _aside(cache, folder / DAMAGED, names, "damaged, set aside by verify", now)
+        found += _in_trash(cache, folder / DAMAGED, names, "damaged, moved to the trash by verify", now)
     for folder, names in removed:
-        found += _aside(cache, folder / REMOVED, names, "removed by an earlier gc", now)
+        found += _in_trash(cache, folder / REMOVED, names, "removed by an earlier gc", now)
     leases = read_leases(cache.root)
-    free = [one for one in found if one.feature not in leases.features and one.dataset not in leases.datasets]
+    unused = [item for item in found if item.feature not in leases.features and item.dataset not in leases.datasets]
     stale = leases.stale if _is_own(cache, cache.root / BUILDERS) else ()
-    return free + [Garbage(path, "the lease of a killed process", *_size_and_age(path, now)) for path in stale]
+    return unused + [Garbage(path, "the lease of a killed process", *_size_and_age(path, now)) for path in stale]
 
 
-def delete_garbage(root: AnyPath, litter: Garbage) -> bool:
-    """Delete one piece of litter of the cache at ``root``; False if it has become something again.
+def delete_garbage(root: AnyPath, item: Garbage) -> bool:
+    """Delete one piece of garbage.
 
-    The record of a removed shard goes first: from then on nobody can put the marker back, and whoever did so before is
-    seen. IntegrityError if it lies behind a symbolic link.
+    The marker of a removed shard goes first: from then on it cannot be restored, and an earlier restore is noticed.
+
+    Parameters
+    ----------
+    root
+        The cache.
+    item
+        The garbage.
+
+    Returns
+    -------
+    bool
+        False if it is no longer garbage: a marker names it again.
+
+    Raises
+    ------
+    IntegrityError
+        If it is behind a symbolic link.
+    UserError
+        If it cannot be deleted.
     """
-    path = litter.path
-    refuse_symlinks(root, path, litter.record or path)
+    path = item.path
+    refuse_symlinks(root, path, item.record or path)
     try:
-        if litter.record is not None:
-            litter.record.unlink(missing_ok=True)
+        if item.record is not None:
+            item.record.unlink(missing_ok=True)
         if path.parent.name == "shards" and path.name in _named(path.parent, path.name[:32]):
             return False
         if isinstance(path, RemotePath):
@@ -114,23 +151,25 @@ def delete_garbage(root: AnyPath, litter: Garbage) -> bool:
         else:
             path.unlink(missing_ok=True)
     except FileNotFoundError:
-        return True  # another gc was faster
+        return True  # another gc has deleted it
     except OSError as error:
         raise cannot_write(path, error) from error
     return True
 
 
-def _aside(cache: Cache, folder: AnyPath, names: Iterable[re.Pattern[str]], why: str, now: float) -> Iterator[Garbage]:
-    def litter(path: AnyPath) -> Garbage:
-        return Garbage(path, why, *_size_and_own_age(path, now), *_owner(path))
+def _in_trash(
+    cache: Cache, folder: AnyPath, names: Iterable[re.Pattern[str]], why: str, now: float
+) -> Iterator[Garbage]:
+    def garbage(path: AnyPath) -> Garbage:
+        return Garbage(path, why, *_size_and_time_in_trash(path, now), *_owner(path))
 
     if _is_own(cache, folder):
         for name in names:
-            yield from map_ordered(litter, list_matching(folder, name), cache.root)
+            yield from map_ordered(garbage, list_matching(folder, name), cache.root)
 
 
 def _is_own(cache: Cache, folder: AnyPath) -> bool:
-    """Say whether the way from the cache to what lies in a folder leads through no link."""
+    """Return whether no symbolic link is on the way from the cache to the folder's content."""
     return symlink_above(folder / "any", cache.root) is None
 
 
@@ -149,9 +188,9 @@ def _temporary(cache: Cache) -> Iterator[AnyPath]:
 
 
 def _unmarked(shards: AnyPath) -> Iterator[AnyPath]:
-    """Yield data that no marker names; what belongs to a damaged marker's shard counts as named.
+    """Yield data that no marker names. Data of a shard whose marker is damaged count as named.
 
-    The only data of a shard that has a marker are taken for those that it names: it is not read for that.
+    A marker is read only if its shard has several data; single data are assumed to be those that it names.
     """
     names = list_names(shards)
     marked = {name[:-5] for name in names if name.endswith(".json")}
@@ -164,7 +203,7 @@ def _unmarked(shards: AnyPath) -> Iterator[AnyPath]:
 
 
 def _named(shards: AnyPath, shard: str) -> set[str]:
-    """Return the names of data that the marker of a shard holds; all that could be its own if it cannot be read."""
+    """Return the names of the data that a shard's marker names; all candidates if it is damaged."""
     path = shards / f"{shard}.json"
     try:
         with unreachable_on_error(path):
@@ -177,10 +216,10 @@ def _named(shards: AnyPath, shard: str) -> set[str]:
 
 def _data(cache: Cache, folder: AnyPath, now: float) -> Iterator[Garbage]:
     if _is_own(cache, folder / REMOVED):
-        yield from map_ordered(lambda path: _of_data(folder, path, now), _unmarked(folder / "shards"), folder)
+        yield from map_ordered(lambda path: _data_item(folder, path, now), _unmarked(folder / "shards"), folder)
 
 
-def _of_data(folder: AnyPath, path: AnyPath, now: float) -> Garbage:
+def _data_item(folder: AnyPath, path: AnyPath, now: float) -> Garbage:
     size, age = _size_and_age(path, now)
     record = folder / REMOVED / f"{path.name[:32]}.json"
     try:
@@ -189,12 +228,12 @@ def _of_data(folder: AnyPath, path: AnyPath, now: float) -> Garbage:
                 since = now - record.stat().st_mtime
             return Garbage(path, "its shard was removed", size, since, folder.name, record=record)
     except (IntegrityError, FileNotFoundError):
-        pass  # nothing was removed in an orderly way: a writer was killed
+        pass  # gc did not remove the shard: a writer was killed
     return Garbage(path, KILLED, size, age, folder.name)
 
 
 def _owner(path: AnyPath) -> tuple[str | None, str | None]:
-    """Return the feature's folder and the dataset that a path of the cache belongs to."""
+    """Return the feature folder or the dataset to which a path of the cache belongs."""
     for folder in path.parents:
         if folder.parent.name == "features":
             return folder.name, None
@@ -204,33 +243,33 @@ def _owner(path: AnyPath) -> tuple[str | None, str | None]:
 
 
 def _size_and_age(path: AnyPath, now: float) -> tuple[int, float]:
-    """Return the bytes of a file or tree and the seconds since anything of it was written."""
+    """Return the bytes of a file or tree and the seconds since any of it was last written."""
     with unreachable_on_error(path):
         if isinstance(path, RemotePath):
             entries = path.below()
             return sum(entry.size for entry in entries), now - max((entry.mtime for entry in entries), default=now)
-        size, newest, waiting = 0, 0.0, [path]
-        while waiting:
-            item = waiting.pop()
+        size, newest, pending = 0, 0.0, [path]
+        while pending:
+            item = pending.pop()
             try:
                 status = item.lstat()
             except FileNotFoundError:
-                continue  # another gc deletes it just now
+                continue  # another gc is deleting it
             newest = max(newest, status.st_mtime)
             if stat.S_ISDIR(status.st_mode):
-                waiting += [item / name for name in list_names(item)]
+                pending += [item / name for name in list_names(item)]
             else:
                 size += status.st_size
         return size, now - newest
 
 
-def _size_and_own_age(path: AnyPath, now: float) -> tuple[int, float]:
-    """Return the bytes of a file or tree that was set aside, and the seconds since."""
+def _size_and_time_in_trash(path: AnyPath, now: float) -> tuple[int, float]:
+    """Return the bytes of a file or tree in the trash and the seconds since it was moved there."""
     size, age = _size_and_age(path, now)
     if isinstance(path, RemotePath):
-        return size, age  # the copy was made when it was set aside
+        return size, age  # the copy was made when it was moved
     try:
         with unreachable_on_error(path):
             return size, now - path.lstat().st_mtime
     except FileNotFoundError:
-        return size, age  # another gc deletes it just now
+        return size, age  # another gc is deleting it

@@ -1,9 +1,9 @@
-"""Removing what nobody needs, beside running builds and without a lock.
+"""Garbage collection: remove what no run or new revision needs, while builds run and without a lock.
 
-In this order: what is not needed is set aside (build records and revisions, then the markers of shards); then leases,
-references, heads and records are read again, and whatever turns out to be needed is put back; and data are deleted when
-their marker has been gone for the grace period. A builder takes its lease before it looks at what there is and makes sure
-at its end that what it names is there, so either it sees that a shard is gone, or this sees its lease or its record.
+The order is: move what is not needed to the trash (build records and revisions, then the markers of shards); read
+leases, references, heads and records again, and restore what turns out to be needed; delete data whose marker has been
+gone for the grace period. A builder takes its lease before it reads the cache, and checks at its end that everything it
+names exists. So either it sees that a shard is gone, or this sees its lease or its record.
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ from .garbage import Garbage, delete_garbage, feature_folders, find_garbage
 from .roots import Roots, find_roots, needed_shards, read_marker_summaries, replacements, restore_named
 from .trash import REMOVED, move_to_trash, restore, symlinked_folders
 
-Kind = Literal["build", "revision", "shard", "data"]
-
 
 @dataclass(frozen=True)
 class CollectedItem:
-    """Something that goes.
+    """Something that is removed.
 
-    path : relative to the cache. bytes : what its own files hold, for a shard those of its data. ``data`` are deleted,
-    the others are set aside and deleted when the grace period is over.
+    Attributes
+    ----------
+    kind
+        ``data`` are deleted. The others are moved to the trash and deleted after the grace period.
+    path
+        Relative to the cache.
+    bytes
+        Size of its own files; for a shard, that of its data.
+    why
+        Why it is removed.
     """
 
-    kind: Kind
+    kind: Literal["build", "revision", "shard", "data"]
     path: str
     bytes: int
     why: str
@@ -46,7 +52,7 @@ class CollectedItem:
 
 @dataclass
 class _Found:
-    """What a look at the cache came to."""
+    """The result of a scan: what would be removed, what is kept and why, and bytes whose grace period is not over."""
 
     items: list[CollectedItem]
     kept: list[str]
@@ -56,38 +62,58 @@ class _Found:
 def collect(
     cache: Cache, *, delete_them: bool = False, grace_hours: float = GRACE_HOURS, keep_revisions: int = KEEP_REVISIONS
 ) -> dict[str, Any]:
-    """Find, and with ``delete_them`` remove, what no root needs.
+    """Find, and with ``delete_them`` remove, what no run or new revision needs.
 
-    Returns ``items`` (what goes, or would), ``bytes`` (freed now), ``later`` (bytes freed when the grace period of the
-    shards among the items is over), ``waiting`` (bytes of data already without a marker whose grace period is not over)
-    and ``kept`` (what is left alone although nothing names it, as sentences).
-    Raises IntegrityError if it cannot be known what is needed, and UnreachableError if something that decides that cannot
-    be listed or read at the moment; what is behind a symbolic link is left alone and named in ``kept``.
+    Parameters
+    ----------
+    cache
+        The cache.
+    delete_them
+        Remove it; otherwise nothing is changed.
+    grace_hours
+        Hours between the removal of a marker and the deletion of its data.
+    keep_revisions
+        How many of each dataset's newest revisions are kept.
+
+    Returns
+    -------
+    dict
+        ``items`` (the fields of each :class:`CollectedItem`), ``bytes`` (freed now), ``later`` (bytes freed after the
+        grace period of the shards among the items), ``waiting`` (bytes of data without a marker whose grace period is
+        not over), ``kept`` (sentences about what is kept although nothing refers to it), ``dry_run``, ``grace_hours``
+        and ``keep_revisions``.
+
+    Raises
+    ------
+    IntegrityError
+        If a record, reference, head or lease is damaged, so that it is not known what is needed.
+    UnreachableError
+        If something that decides what is needed cannot be listed or read at the moment.
     """
     grace = grace_hours * 3600
     if delete_them:
-        _put_back_needed(cache, keep_revisions, [])
-    found = _look(cache, grace, keep_revisions, thorough=delete_them)
+        _restore_needed(cache, keep_revisions, [])
+    found = _scan(cache, grace, keep_revisions, thorough=delete_them)
     if delete_them:
-        moved = _set_aside(cache, found.items)
-        returned = _put_back_needed(cache, keep_revisions, moved)
+        moved = _move_items(cache, found.items)
+        returned = _restore_needed(cache, keep_revisions, moved)
         found.items = [item for item in found.items if item.path not in returned]
     items, bytes_now = list(found.items), 0
-    now_aside = {PurePosixPath(item.path).name for item in items}
+    in_trash = {PurePosixPath(item.path).name for item in items}
     old = []
-    for litter in find_garbage(cache):
-        if litter.age >= max(grace, litter.at_least):
-            old.append(litter)
-        elif (litter.record or litter.path).name not in now_aside:
-            found.waiting.append(litter.bytes)
+    for garbage in find_garbage(cache):
+        if garbage.age >= max(grace, garbage.at_least):
+            old.append(garbage)
+        elif (garbage.record or garbage.path).name not in in_trash:
+            found.waiting.append(garbage.bytes)
     gone = (
-        map_ordered(lambda litter: delete_garbage(cache.root, litter), old, cache.root)
+        map_ordered(lambda garbage: delete_garbage(cache.root, garbage), old, cache.root)
         if delete_them
         else [True] * len(old)
     )
-    for litter in compress(old, gone):
-        items.append(_item(cache, litter))
-        bytes_now += litter.bytes
+    for garbage in compress(old, gone):
+        items.append(_item(cache, garbage))
+        bytes_now += garbage.bytes
     return {
         "dry_run": not delete_them,
         "grace_hours": grace_hours,
@@ -100,8 +126,8 @@ def collect(
     }
 
 
-def _look(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) -> _Found:
-    """Decide what would be set aside; ``thorough`` reads merged shards whole before what they replace may go."""
+def _scan(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) -> _Found:
+    """Find what is not needed; with ``thorough``, checksum merged shards before the shards that they replace may go."""
     leases = read_leases(cache.root)
     now = file_time(cache.root)
     builds = cache.builds().folder
@@ -110,44 +136,44 @@ def _look(cache: Cache, grace: float, keep_revisions: int, *, thorough: bool) ->
     if roots.absent:
         build, run = next(iter(roots.absent.items()))
         raise IntegrityError(
-            f"{cache.root}: {run} refers to the build {build}, which is missing, so nobody knows what it needs. "
+            f"{cache.root}: {run} refers to build {build}, which is missing, so it is not known what the run needs. "
             f"See: distil-cache cache verify {cache.root}"
         )
-    found = _Found([], [f"{one.work} on {one.host} (process {one.pid}) is running" for one in leases.live], [])
+    found = _Found([], [f"{lease.work} on {lease.host} (process {lease.pid}) is running" for lease in leases.live], [])
     found.items += [*_records(cache, roots, leases), *_revisions(cache, roots, leases, now - grace)]
     for folder in feature_folders(cache):
         if folder.name in leases.features:
-            found.kept.append(f"{folder.name}: somebody is working with it")
+            found.kept.append(f"{folder.name}: in use by a running process")
         elif path_exists(folder / "spec.json"):
-            _look_at_feature(cache, folder, roots, now - grace, found, thorough=thorough)
+            _scan_feature(cache, folder, roots, now - grace, found, thorough=thorough)
     links = symlinked_folders(cache)
     found.kept += [
-        f"{_name(cache, link)}: is a symbolic link, and nothing is moved or deleted through one" for link in links
+        f"{_name(cache, link)}: is a symbolic link, and nothing is moved or deleted behind one" for link in links
     ]
     found.items = [item for item in found.items if not _is_behind(cache.root / item.path, links)]
     return found
 
 
 def _is_behind(path: AnyPath, links: Sequence[AnyPath]) -> bool:
-    """Say whether one of these folders lies on the way to a file, or to where it goes when it is removed."""
+    """Return whether one of these links is on the way to a file, or to the folder to which it would be moved."""
     return any(link in path.parents or link == trash_folder(path) for link in links)
 
 
 def _records(cache: Cache, roots: Roots, leases: Leases) -> Iterable[CollectedItem]:
-    """Yield the build records that nothing needs."""
+    """Yield the build records that are not needed."""
     for build, record in roots.records.items():
         if build not in roots.builds and record.dataset not in leases.datasets:
             path = cache.builds().folder / f"{build}.json"
-            why = f"neither a run nor a new revision of {record.dataset} needs it"
+            why = f"no run and no new revision of {record.dataset} needs it"
             yield CollectedItem("build", _name(cache, path), _size(path), why)
 
 
 def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Iterable[CollectedItem]:
-    """Yield the files of revisions that nothing needs; one that was never the head only if it is older than ``oldest``."""
+    """Yield the files of revisions that are not needed; one that was never the head only if older than ``oldest``."""
     datasets = cache.datasets()
     for name in sorted(set(datasets.names()) - leases.datasets):
-        past = roots.history.get(name, ())  # not as it is now: a newer head was not among the roots
-        why = f"an older revision of {name}, which no run needs"
+        past = roots.history.get(name, ())  # not the current history: a newer head is not among the roots
+        why = f"an older revision of {name} that no run needs"
         for revision, paths in _files_of_revisions(datasets.folder / name).items():
             is_young = revision not in past and max(_changed(path, oldest) for path in paths) >= oldest
             if (name, revision) not in roots.revisions and not is_young:
@@ -155,7 +181,7 @@ def _revisions(cache: Cache, roots: Roots, leases: Leases, oldest: float) -> Ite
 
 
 def _files_of_revisions(folder: AnyPath) -> dict[str, list[AnyPath]]:
-    """Return the files of each revision in a data set's folder, the table first; also what an interrupted gc left of one."""
+    """Return the files of each revision in a dataset's folder, table first; an interrupted gc may have removed some."""
     files: dict[str, list[AnyPath]] = {}
     for path in list_matching(folder, REVISION_NAME):
         files.setdefault(path.name.partition(".")[0], []).append(path)
@@ -166,44 +192,42 @@ def _files_of_revisions(folder: AnyPath) -> dict[str, list[AnyPath]]:
     }
 
 
-def _look_at_feature(
-    cache: Cache, folder: AnyPath, roots: Roots, oldest: float, found: _Found, *, thorough: bool
-) -> None:
-    """Add the shards of a feature that can go. oldest : time before which a shard that no build names is given up."""
+def _scan_feature(cache: Cache, folder: AnyPath, roots: Roots, oldest: float, found: _Found, *, thorough: bool) -> None:
+    """Add a feature's shards that are not needed; one that no build names only if it is older than ``oldest``."""
     try:
         store = FeatureStore(folder)
-        briefs = read_marker_summaries(store)
+        summaries = read_marker_summaries(store)
     except IntegrityError as error:
         found.kept.append(f"{folder.name}: {error}")
         return
-    merging = [brief.shard for brief in briefs.values() if not briefs.keys().isdisjoint(brief.merged)]
+    merging = [summary.shard for summary in summaries.values() if not summaries.keys().isdisjoint(summary.merged)]
     sound_ones = map_ordered(lambda shard: _sound(store, shard, thorough=thorough), merging, folder)
     unsound = {shard for shard, is_sound in zip(merging, sound_ones, strict=True) if not is_sound}
     found.kept += [
         f"{folder.name}: merged shard {shard} is damaged, so what it replaces stays" for shard in sorted(unsound)
     ]
-    sound = {shard: brief for shard, brief in briefs.items() if shard not in unsound}
+    sound = {shard: summary for shard, summary in summaries.items() if shard not in unsound}
     replaced = replacements(store, sound)
     needed = needed_shards(cache, store, sound, roots, replaced)
     named = roots.named(folder.name, needed=False)
     young = 0
-    for shard, brief in sound.items():
+    for shard, summary in sound.items():
         path = store.shards / f"{shard}.json"
-        if shard in needed or not brief.rows:  # without rows it remembers what cannot be decoded
+        if shard in needed or not summary.rows:  # one without rows records what cannot be decoded
             continue
         if replaced.get(shard) in needed:
             why = "merged into a larger shard"
         elif shard in named:
-            why = "no build that is needed names it"
+            why = "only builds that are not needed name it"
         elif _changed(path, oldest) < oldest:
             why = "no build names it"
         else:
             young += 1
             continue
-        found.items.append(CollectedItem("shard", _name(cache, path), brief.bytes, why))
+        found.items.append(CollectedItem("shard", _name(cache, path), summary.bytes, why))
     if young:
         found.kept.append(
-            f"{folder.name}: {young:,} shards may be the work of an interrupted build, and are still young"
+            f"{folder.name}: {young:,} shards may be from an interrupted build and are younger than the grace period"
         )
 
 
@@ -216,10 +240,10 @@ def _sound(store: FeatureStore, shard: str, *, thorough: bool) -> bool:
         return False
 
 
-def _set_aside(cache: Cache, items: Iterable[CollectedItem]) -> list[AnyPath]:
-    """Set the items aside, flush the folders, and return the paths that were moved.
+def _move_items(cache: Cache, items: Iterable[CollectedItem]) -> list[AnyPath]:
+    """Move the items to the trash, flush the folders, and return the paths that were moved.
 
-    One kind after the other, so that a power failure brings back no record of something that is gone.
+    Kinds are moved one after the other, so that a power failure brings back no record of something that is gone.
     """
     moved = []
     for _, of_one_kind in groupby(items, key=lambda item: item.kind):
@@ -236,12 +260,12 @@ def _set_aside(cache: Cache, items: Iterable[CollectedItem]) -> list[AnyPath]:
 
 
 def trash_folder(path: AnyPath) -> AnyPath:
-    """Return where a marker, a build record or a dataset's table goes when it is removed."""
+    """Return the folder to which a marker, build record or file of a revision is moved when it is removed."""
     return (path.parent.parent if path.parent.name == "shards" else path.parent) / REMOVED
 
 
-def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[AnyPath]) -> set[str]:
-    """Put back what live builders use among what this process moved, and all that roots need, whoever moved it.
+def _restore_needed(cache: Cache, keep_revisions: int, moved: Iterable[AnyPath]) -> set[str]:
+    """Restore what live processes use among the moved paths, and all that roots need, whichever process moved it.
 
     Returns the paths that are back, relative to the cache.
     """
@@ -271,12 +295,12 @@ def _put_back_needed(cache: Cache, keep_revisions: int, moved: Iterable[AnyPath]
                 back.add(path)
     for folder in cache.feature_folders():
         if not _is_behind(folder / "shards" / "any", links):
-            back |= set(_put_back_shards(cache, folder, roots))
+            back |= set(_restore_shards(cache, folder, roots))
     return {_name(cache, path) for path in back}
 
 
 def _in_use(path: AnyPath, leases: Leases) -> bool:
-    """Say whether a live process uses the feature or the dataset whose marker, table or build record was at ``path``."""
+    """Return whether a live process uses the feature or dataset whose marker, file or build record was at ``path``."""
     if path.parent.name == "builds":
         what = _dataset_and_revision(path)
         return what is not None and what[0] in leases.datasets
@@ -284,7 +308,7 @@ def _in_use(path: AnyPath, leases: Leases) -> bool:
 
 
 def _dataset_and_revision(path: AnyPath) -> tuple[str, str] | None:
-    """Return what a removed build record is of, or None if another process has deleted it."""
+    """Return the dataset and revision of a removed build record; None if another process has deleted it."""
     removed = trash_folder(path) / path.name
     try:
         with unreachable_on_error(removed):
@@ -294,19 +318,19 @@ def _dataset_and_revision(path: AnyPath) -> tuple[str, str] | None:
     return record.dataset, record.revision
 
 
-def _put_back_shards(cache: Cache, folder: AnyPath, roots: Roots) -> Iterable[AnyPath]:
-    """Put back the removed shards of a feature that hold what needed builds name."""
+def _restore_shards(cache: Cache, folder: AnyPath, roots: Roots) -> Iterable[AnyPath]:
+    """Restore the removed shards of a feature that hold what needed builds name, and yield their paths."""
     needed = [roots.records[build] for build in roots.builds]
     try:
         store = FeatureStore(folder)
         for shard in restore_named(cache, store, needed):
             yield store.shards / f"{shard}.json"
     except IntegrityError:
-        return  # told when the folder is looked at
+        return  # reported when the folder is scanned
 
 
-def _item(cache: Cache, litter: Garbage) -> CollectedItem:
-    return CollectedItem("data", _name(cache, litter.path), litter.bytes, litter.why)
+def _item(cache: Cache, garbage: Garbage) -> CollectedItem:
+    return CollectedItem("data", _name(cache, garbage.path), garbage.bytes, garbage.why)
 
 
 def _name(cache: Cache, path: AnyPath) -> str:

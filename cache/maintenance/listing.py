@@ -1,4 +1,4 @@
-"""What a cache holds, as plain dictionaries for ``cache ls`` (the command renders them)."""
+"""The content of a cache as plain dictionaries, which ``cache ls`` renders."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from ..store import Cache, FeatureStore
 from .roots import read_marker_summaries
 
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
-Entry = dict[str, object]
+_Item = dict[str, object]
 
 
-def summary(cache: Cache) -> dict[str, list[Entry]]:
-    """Return the lists ``datasets``, ``builds``, ``features``, ``refs`` and ``builders`` (leases, of killed ones too).
+def summary(cache: Cache) -> dict[str, list[_Item]]:
+    """List the content of a cache.
 
-    Builds and features say which ``runs`` use them, features also which ``builds``. Something that cannot be read is
-    listed with its name and a ``problem``; the others are listed all the same.
+    Returns
+    -------
+    dict
+        The lists ``datasets``, ``builds``, ``features``, ``refs`` and ``builders`` (leases, including those of killed
+        processes). Builds and features name the ``runs`` that use them, features also the ``builds``. Something that
+        cannot be read is listed with its name and a ``problem``.
     """
     refs = _refs(cache)
     runs: dict[object, list[object]] = {}
@@ -40,7 +44,7 @@ def summary(cache: Cache) -> dict[str, list[Entry]]:
 
 
 def spec_summary(spec: Mapping[str, object]) -> str:
-    """Return a spec in one short line: its own settings, long digests cut, models by their digest, specs by name."""
+    """Return a spec as one short line: its settings with long digests cut, models by digest, nested specs by name."""
     parts = []
     for name, value in spec.items():
         if name == "feature" or (name == "algorithm" and value == 1):
@@ -57,7 +61,7 @@ def spec_summary(spec: Mapping[str, object]) -> str:
 
 
 def _perturbed(spec: Mapping[str, object]) -> str:
-    """Say that a feature is made of perturbed pictures, however far down."""
+    """Return the perturbation of the images from which a feature derives, at any depth, in parentheses; or nothing."""
     found = spec.get("perturb")
     if isinstance(found, dict):
         return f" (perturb {spec_summary(found)})"
@@ -65,7 +69,7 @@ def _perturbed(spec: Mapping[str, object]) -> str:
 
 
 def short_value(value: object) -> str:
-    """Return one setting in few letters: long digests cut, lists with slashes, truth as yes or no."""
+    """Return a setting in few characters: long digests cut, lists joined with slashes, booleans as yes or no."""
     if isinstance(value, list):
         return "/".join(short_value(item) for item in value)
     if isinstance(value, bool):
@@ -76,7 +80,7 @@ def short_value(value: object) -> str:
     return f"{text[:8]}…" if _DIGEST.fullmatch(text) else text
 
 
-def _dataset(cache: Cache, name: str) -> Entry:
+def _dataset(cache: Cache, name: str) -> _Item:
     store = cache.datasets()
     try:
         table = store.read(name)
@@ -98,7 +102,7 @@ def _dataset(cache: Cache, name: str) -> Entry:
         return {"name": name, "problem": str(error)}
 
 
-def _build(cache: Cache, build: str, runs: list[object]) -> Entry:
+def _build(cache: Cache, build: str, runs: list[object]) -> _Item:
     try:
         record = cache.builds().read(build)
     except (UserError, UnreachableError) as error:
@@ -117,14 +121,14 @@ def _build(cache: Cache, build: str, runs: list[object]) -> Entry:
     }
 
 
-def _feature(folder: AnyPath, builds: list[Entry]) -> Entry:
+def _feature(folder: AnyPath, builds: list[_Item]) -> _Item:
     try:
         store = FeatureStore(folder)
-        briefs = read_marker_summaries(store)
+        summaries = read_marker_summaries(store)
     except (UserError, UnreachableError) as error:
         return {"folder": folder.name, "problem": str(error)}
-    replaced = {shard for brief in briefs.values() for shard in brief.merged}
-    markers = [brief for brief in briefs.values() if brief.shard not in replaced]
+    replaced = {shard for summary in summaries.values() for shard in summary.merged}
+    markers = [summary for summary in summaries.values() if summary.shard not in replaced]
     rows = sum(marker.rows for marker in markers)
     size = sum(marker.bytes for marker in markers)
     using = [build for build in builds if _uses(build, folder.name)]
@@ -138,8 +142,8 @@ def _feature(folder: AnyPath, builds: list[Entry]) -> Entry:
         "bytes_per_sample": round(size / rows) if rows else 0,
         "formats": dict(sorted(Counter(PurePosixPath(marker.data).suffix[1:] for marker in markers).items())),
         "merged_away": {
-            "shards": len(briefs) - len(markers),
-            "bytes": sum(one.bytes for one in briefs.values()) - size,
+            "shards": len(summaries) - len(markers),
+            "bytes": sum(marker.bytes for marker in summaries.values()) - size,
         },
         "builds": [build["id"] for build in using],
         "runs": sorted({run for build in using for run in cast(list[str], build["runs"])}),
@@ -147,12 +151,12 @@ def _feature(folder: AnyPath, builds: list[Entry]) -> Entry:
     }
 
 
-def _uses(build: Entry, folder: str) -> bool:
+def _uses(build: _Item, folder: str) -> bool:
     features = cast(dict[str, dict[str, object]], build.get("features", {}))
     return any(feature["folder"] == folder for feature in features.values())
 
 
-def _refs(cache: Cache) -> list[Entry]:
+def _refs(cache: Cache) -> list[_Item]:
     try:
         return [ref.model_dump() for ref in cache.builds().refs()]
     except (UserError, UnreachableError) as error:

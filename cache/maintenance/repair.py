@@ -1,7 +1,7 @@
-"""Setting damaged things aside, so that the next build makes them again.
+"""Move damaged files to the trash, so that the next build writes them again.
 
-Nothing is deleted: what is damaged moves into a folder ``damaged`` near where it was, for shards the marker first. What
-lies in ``removed`` and is needed is put back. What cannot be made good here is said, with what would.
+Nothing is deleted: a damaged file moves to a folder ``damaged`` near its old path, for shards the marker first. Removed
+shards and records that are needed are restored. What cannot be repaired here is reported, with what would repair it.
 """
 
 from __future__ import annotations
@@ -29,23 +29,32 @@ LOST = {"path": "", "reason": "lost", "detail": "the list was damaged and set as
 
 
 def repair(cache: Cache) -> dict[str, Any]:
-    """Verify, set aside what is damaged, verify again, and return what :func:`.verify.report` returns, and more.
+    """Verify a cache, move what is damaged to the trash, and verify again.
 
-    ``repaired`` : sentences about what was done. ``left`` : about what was not touched, because it cannot be read at the
-    moment or is behind a symbolic link. ``problems`` : the damage that remains. ``to_build`` : what the next builds make
-    again, ``dataset`` and ``command`` and ``why`` for each dataset.
+    Returns
+    -------
+    dict
+        The result of :func:`.verify.report` after the repair, where ``problems`` is the damage that remains, and:
+        ``repaired`` (sentences about what was done), ``left`` (sentences about what was not touched because it cannot
+        be read at the moment or is behind a symbolic link), and ``to_build`` (``dataset``, ``command`` and ``why``
+        for each dataset that a build completes).
+
+    Raises
+    ------
+    UserError
+        If a file cannot be moved.
     """
     repaired: list[str] = []
     left: list[str] = []
-    for problem in _once(report(cache)["problems"]):
+    for problem in _distinct(report(cache)["problems"]):
         if problem.kind == "unreadable":
-            left.append(f"{problem.what} It was left as it is; if it is broken for good, delete it by hand.")
+            left.append(f"{problem.what} It was not changed; if it stays unreadable, delete it by hand.")
             continue
         try:
-            for what in _mend(cache, problem):
+            for what in _repair_problem(cache, problem):
                 repaired.append(what)
         except SymlinkError as error:
-            left.append(f"{error} So this was left as it is: {problem.what}")
+            left.append(f"{error} So this was not changed: {problem.what}")
     after = report(cache)
     missing = [problem for problem in after["problems"] if problem["kind"] == "missing"]
     return {
@@ -57,44 +66,45 @@ def repair(cache: Cache) -> dict[str, Any]:
     }
 
 
-def _once(problems: Iterable[dict[str, Any]]) -> Iterator[Problem]:
-    """Yield one problem of each thing: setting it aside twice would be an error of its own."""
+def _distinct(problems: Iterable[dict[str, Any]]) -> Iterator[Problem]:
+    """Yield one problem of each thing, since a damaged file can be moved only once."""
     seen: set[tuple[str | None, ...]] = set()
     for plain in problems:
         problem = Problem(**plain)
-        thing = (problem.feature, problem.shard, problem.path, problem.kind)
-        if thing not in seen:
-            seen.add(thing)
+        subject = (problem.feature, problem.shard, problem.path, problem.kind)
+        if subject not in seen:
+            seen.add(subject)
             yield problem
 
 
-def _mend(cache: Cache, problem: Problem) -> Iterator[str]:
+def _repair_problem(cache: Cache, problem: Problem) -> Iterator[str]:
     if problem.kind == "missing":
-        yield from _mend_missing(cache, problem)
+        yield from _restore_missing(cache, problem)
     elif problem.shard is not None:
-        yield from _set_shard_aside(cache, problem.feature, problem.shard)
+        yield from _trash_shard(cache, problem.feature, problem.shard)
     elif problem.path is not None:
-        yield from _set_file_aside(cache, cache.root / problem.path)
+        yield from _trash_file(cache, cache.root / problem.path)
 
 
-def _mend_missing(cache: Cache, problem: Problem) -> Iterator[str]:
-    """Put back what ``gc`` has removed and a record or a run still names."""
+def _restore_missing(cache: Cache, problem: Problem) -> Iterator[str]:
+    """Restore what ``gc`` has removed and a record or a run still names."""
     if problem.shard is not None:
         store = FeatureStore(cache.root / "features" / problem.feature)
         for shard in restore_named(cache, store, _readable_records(cache)):
-            yield f"{problem.feature}: shard {shard}, which gc had removed, is back"
+            yield f"{problem.feature}: shard {shard}, which gc had removed, is restored"
         return
     builds = cache.builds()
     for ref in builds.refs() if problem.feature == "refs" else ():
         path = builds.folder / f"{ref.build}.json"
         if not path_exists(path) and restore(cache.root, trash_folder(path) / path.name, path):
-            yield f"builds/{path.name}, which gc had removed and run {ref.run} needs, is back"
+            yield f"builds/{path.name}, which gc had removed and run {ref.run} needs, is restored"
     for build in builds.ids() if problem.feature.startswith("builds/") else ():
         record = builds.read(build)
         for suffix in OF_REVISION:
             path = cache.datasets().folder / record.dataset / f"{record.revision}{suffix}"
             if not path_exists(path) and restore(cache.root, trash_folder(path) / path.name, path):
-                yield f"datasets/{record.dataset}/{path.name}, which gc had removed and build {build} needs, is back"
+                name = f"datasets/{record.dataset}/{path.name}"
+                yield f"{name}, which gc had removed and build {build} needs, is restored"
 
 
 def _readable_records(cache: Cache) -> Iterator[BuildRecord]:
@@ -105,8 +115,8 @@ def _readable_records(cache: Cache) -> Iterator[BuildRecord]:
             continue  # a problem of its own
 
 
-def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
-    """Move a shard's marker, then its data. The data of a marker that cannot be read are left for ``gc``."""
+def _trash_shard(cache: Cache, name: str, shard: str) -> Iterator[str]:
+    """Move a shard's marker, then its data. The data of a damaged marker are left to ``gc``."""
     folder = cache.root / "features" / name
     path = folder / "shards" / f"{shard}.json"
     try:
@@ -121,40 +131,46 @@ def _set_shard_aside(cache: Cache, name: str, shard: str) -> Iterator[str]:
         try:
             move_data(data, folder / DAMAGED / data.name)
         except FileNotFoundError:
-            pass  # missing data were the damage
+            pass  # the damage was that the data are missing
         except OSError as error:
             raise cannot_write(folder / DAMAGED / data.name, error) from error
     rows = f"{marker.rows:,} rows" if marker is not None else "its rows"
-    yield f"{name}: shard {shard} is set aside, and {rows} will be made again"
+    yield f"{name}: shard {shard} was moved to {DAMAGED}/; the next build computes {rows} again"
 
 
-def _set_file_aside(cache: Cache, path: AnyPath) -> Iterator[str]:
-    """Move one damaged file that is no shard, and say what that means."""
+def _trash_file(cache: Cache, path: AnyPath) -> Iterator[str]:
+    """Move one damaged file other than a shard's, and yield a sentence about the consequence."""
     name = relative_name(path, cache.root)
     if path.suffix == index_file.SUFFIX:
         refuse_symlinks(cache.root, path)
         path.unlink(missing_ok=True)
-        yield f"{name} is deleted: it only made opening the feature fast"
+        yield f"{name} was deleted; it only made opening the feature fast"
         return
     if not move_to_trash(cache.root, path, path.parent / DAMAGED):
         return
     make_folder(path.parent)
     if path.name == "spec.json":
-        yield f"{name} is set aside; its shards stay, and the next build with the same options writes it again"
+        yield f"{name} was moved to {DAMAGED}/; its shards stay, and a build with the same options writes it again"
     elif path.name.startswith("HEAD-"):
         newest = cache.datasets().history(path.parent.name)[:1]
-        yield f"{name} is set aside; the newest revision of {path.parent.name} is now {newest[0] if newest else 'none'}"
+        yield (
+            f"{name} was moved to {DAMAGED}/; the newest revision of {path.parent.name} is now "
+            f"{newest[0] if newest else 'none'}"
+        )
     elif path.name.endswith(".rejects.jsonl"):
         create_file(path, json.dumps(LOST, sort_keys=True).encode() + b"\n")
-        yield f"{name} is set aside; what that revision had rejected is not known any more"
+        yield f"{name} was moved to {DAMAGED}/; the files that this revision rejected are no longer known"
     elif path.parent.name == "refs":
-        yield f"{name} is set aside; the run writes it again when it is resumed, and until then gc does not know the run"
+        yield (
+            f"{name} was moved to {DAMAGED}/; the run writes it again when it is resumed, and until then gc does not "
+            "protect its build"
+        )
     else:
-        yield f"{name} is set aside; building the same images with the same options writes it again"
+        yield f"{name} was moved to {DAMAGED}/; building the same images with the same options writes it again"
 
 
 def _to_build(cache: Cache, missing: Iterable[dict[str, Any]]) -> Iterator[dict[str, str]]:
-    """Say which datasets to build again, and why."""
+    """Yield which datasets to build again, with what command and why."""
     why: dict[str, list[str]] = {}
     for problem in missing:
         why.setdefault(_dataset_of(cache, problem), []).append(problem["what"])
@@ -168,7 +184,7 @@ def _to_build(cache: Cache, missing: Iterable[dict[str, Any]]) -> Iterator[dict[
 
 
 def _dataset_of(cache: Cache, problem: dict[str, Any]) -> str:
-    """Return the dataset that a problem is about, '' if that is not known."""
+    """Return the dataset of a problem, or an empty string if it is not known."""
     if problem["feature"].startswith("datasets/"):
         return str(problem["feature"]).removeprefix("datasets/")
     for build in cache.builds().ids():

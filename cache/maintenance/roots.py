@@ -1,7 +1,7 @@
-"""What must stay: the builds that somebody needs, their datasets' revisions, and the shards that hold their rows.
+"""The roots of garbage collection: needed builds, the revisions of their datasets, and the shards with their rows.
 
-Needed are the builds that runs refer to and those of the newest revisions of each dataset. A build that was just
-recorded, and whose dataset's head has not moved yet (its builder may have been killed between the two), counts too.
+Needed are the builds that runs refer to and those of each dataset's newest revisions. A build that was just recorded
+and whose head has not moved yet counts too, since its builder may have been killed in between.
 """
 
 from __future__ import annotations
@@ -19,11 +19,20 @@ from .trash import restore_shards
 
 @dataclass(frozen=True)
 class Roots:
-    """What is needed and why.
+    """What is needed, and why.
 
-    records : all build records, by id. builds : id -> why it is needed. absent : builds that runs refer to and that are
-    not there, id -> run. history : dataset -> revisions that had been its head, the newest first, when all this was read.
-    revisions : (dataset, revision) that are needed.
+    Attributes
+    ----------
+    records
+        All build records, by id.
+    builds
+        Id -> reason, for the builds that are needed.
+    absent
+        Id -> run, for the builds that runs refer to and that do not exist.
+    history
+        Dataset -> revisions that had been its head when all this was read, newest first.
+    revisions
+        (dataset, revision) of each revision that is needed.
     """
 
     records: Mapping[str, BuildRecord]
@@ -33,7 +42,15 @@ class Roots:
     revisions: frozenset[tuple[str, str]]
 
     def named(self, folder: str, *, needed: bool) -> frozenset[str]:
-        """Return the shards of a feature folder that the needed builds name, or that any build names."""
+        """Return the shards of a feature folder that builds name.
+
+        Parameters
+        ----------
+        folder
+            The folder's name.
+        needed
+            Only those of needed builds, instead of all builds.
+        """
         records = [self.records[build] for build in (self.builds if needed else self.records)]
         return frozenset(
             shard
@@ -45,10 +62,23 @@ class Roots:
 
 
 def find_roots(cache: Cache, keep_revisions: int, young: frozenset[str] = frozenset()) -> Roots:
-    """Read all references, heads and build records and decide what is needed.
+    """Read all references, heads and build records, and decide what is needed.
 
-    keep_revisions : how many revisions of each dataset count as new. young : builds recorded within the grace period.
-    Raises IntegrityError if any of them cannot be read: then nobody knows what is needed.
+    Parameters
+    ----------
+    cache
+        The cache.
+    keep_revisions
+        How many of each dataset's newest revisions are kept.
+    young
+        Ids of the builds recorded within the grace period.
+
+    Raises
+    ------
+    IntegrityError
+        If any of them is damaged, since it is then not known what is needed.
+    UnreachableError
+        If any of them cannot be read at the moment.
     """
     datasets = cache.datasets()
     records = {record.id: record for record in _records(cache.builds())}
@@ -69,7 +99,7 @@ def find_roots(cache: Cache, keep_revisions: int, young: frozenset[str] = frozen
 
 
 def _records(builds: BuildStore) -> Iterator[BuildRecord]:
-    """Yield all build records; one that another ``gc`` removes meanwhile is passed over."""
+    """Yield all build records, skipping those that another ``gc`` removes meanwhile."""
     for build in builds.ids():
         record = _record(builds, build)
         if record is not None:
@@ -77,20 +107,20 @@ def _records(builds: BuildStore) -> Iterator[BuildRecord]:
 
 
 def _record(builds: BuildStore, build: str) -> BuildRecord | None:
-    for looks_left in (2, 1, 0):
+    for attempts_left in (2, 1, 0):
         try:
             return builds.read(build)
         except UserError:
             if not path_exists(builds.folder / f"{build}.json"):
                 break
-            if not looks_left:  # it is damaged, and was not only away until another gc had put it back
+            if not attempts_left:  # damaged, and not just absent until another gc restored it
                 raise
     return None
 
 
 @dataclass(frozen=True)
 class MarkerSummary:
-    """A marker without its keys, which are most of it."""
+    """A marker without its keys, which are most of it; the fields are those of :class:`..shards.marker.Marker`."""
 
     shard: str
     data: str
@@ -100,38 +130,64 @@ class MarkerSummary:
 
 
 def read_marker_summaries(store: FeatureStore) -> dict[str, MarkerSummary]:
-    """Return the markers of a feature in brief, by shard; IntegrityError if one is damaged.
+    """Return the markers of a feature without their keys, by shard id, skipping those that are removed meanwhile.
 
-    One that another process removes meanwhile is passed over.
+    Raises
+    ------
+    IntegrityError
+        If a marker is damaged.
     """
     markers = store.read_markers(store.marker_ids())
-    return {one.shard: MarkerSummary(one.shard, one.data, one.rows, one.bytes, one.merged) for one in markers}
+    return {m.shard: MarkerSummary(m.shard, m.data, m.rows, m.bytes, m.merged) for m in markers}
 
 
-def replacements(store: FeatureStore, briefs: Mapping[str, MarkerSummary]) -> dict[str, str]:
-    """Return, for each shard that was merged into others, the one that holds its rows now: the largest, by id if equal.
+def replacements(store: FeatureStore, summaries: Mapping[str, MarkerSummary]) -> dict[str, str]:
+    """Return which shard now holds the rows of each shard that was merged.
 
-    Names of shards that are gone are among the results. A merged shard is believed only if its marker really names all
-    rows of a shard that is still there, and if it was not merged into another itself.
+    That is the largest of several, then the one with the smallest id. A merged shard is trusted only if it was not
+    merged itself and its marker names all rows of those replaced shards that still exist.
+
+    Parameters
+    ----------
+    store
+        The feature.
+    summaries
+        Its markers, from :func:`read_marker_summaries`.
+
+    Returns
+    -------
+    dict
+        Merged shard, which may be gone -> its replacement.
     """
-    merged_away = {name for brief in briefs.values() for name in brief.merged}
+    merged_away = {name for summary in summaries.values() for name in summary.merged}
     found: dict[str, str] = {}
-    for brief in sorted(briefs.values(), key=lambda one: (-one.rows, one.shard)):
-        if brief.shard not in merged_away:
-            open_names = [name for name in brief.merged if name not in found]
-            present = [name for name in open_names if name in briefs]
-            refuted = set(present) - _covered(store, brief.shard, present)
-            found.update((name, brief.shard) for name in open_names if name not in refuted)
+    for summary in sorted(summaries.values(), key=lambda marker: (-marker.rows, marker.shard)):
+        if summary.shard not in merged_away:
+            open_names = [name for name in summary.merged if name not in found]
+            present = [name for name in open_names if name in summaries]
+            refuted = set(present) - _covered(store, summary.shard, present)
+            found.update((name, summary.shard) for name in open_names if name not in refuted)
     return found
 
 
 def needed_shards(
-    cache: Cache, store: FeatureStore, briefs: Mapping[str, MarkerSummary], roots: Roots, replaced: Mapping[str, str]
+    cache: Cache, store: FeatureStore, summaries: Mapping[str, MarkerSummary], roots: Roots, replaced: Mapping[str, str]
 ) -> set[str]:
-    """Return the shards of a feature that hold the rows of needed builds.
+    """Return the shards of a feature that hold rows of needed builds.
 
-    replaced : what :func:`replacements` found. A shard that is gone stands for the one that it was merged into. Where it
-    is gone without that (it was damaged and made again in other shards), the rows are looked up by their keys.
+    A shard that is gone is represented by its replacement. If it has none (it was damaged, and its rows were written to
+    other shards), its rows are looked up by key.
+
+    Parameters
+    ----------
+    cache, store
+        The cache, and the feature in it.
+    summaries
+        The feature's markers, from :func:`read_marker_summaries`.
+    roots
+        What is needed.
+    replaced
+        The result of :func:`replacements`.
     """
     needed: set[str] = set()
     for build in roots.builds:
@@ -139,14 +195,14 @@ def needed_shards(
         for feature in record.features.values():
             if feature.folder == store.folder.name:
                 here = {replaced.get(shard, shard) for shard in feature.shards}
-                needed |= here & briefs.keys()
-                if here - briefs.keys():
-                    needed |= _shards_of_rows(store, wanted_keys(cache.datasets(), record, feature)) & briefs.keys()
+                needed |= here & summaries.keys()
+                if here - summaries.keys():
+                    needed |= _shards_of_rows(store, wanted_keys(cache.datasets(), record, feature)) & summaries.keys()
     return needed
 
 
 def wanted_keys(datasets: DatasetStore, record: BuildRecord, feature: BuiltFeature) -> list[str]:
-    """Return the distinct keys of a build's revision in the splits for which a feature was built; none if it is gone."""
+    """Return the distinct keys of a build's revision in the splits of a feature; none if the revision is gone."""
     if record.revision not in datasets.revisions(record.dataset):
         return []
     table = datasets.read(record.dataset, record.revision)
@@ -155,9 +211,17 @@ def wanted_keys(datasets: DatasetStore, record: BuildRecord, feature: BuiltFeatu
 
 
 def restore_named(cache: Cache, store: FeatureStore, records: Iterable[BuildRecord]) -> list[str]:
-    """Put back the removed shards of a feature that hold what these builds name, and return which are back.
+    """Restore the removed shards of a feature that hold what these builds name; see :func:`.trash.restore_shards`.
 
-    As :func:`.trash.restore_shards`. IntegrityError if a marker, or the table of a build whose shards are gone, is damaged.
+    Returns
+    -------
+    list of str
+        The shards that are back.
+
+    Raises
+    ------
+    IntegrityError
+        If a marker is damaged, or the table of a build whose shards are gone.
     """
     uses = [
         (record, feature)
@@ -176,7 +240,7 @@ def _shards_of_rows(store: FeatureStore, keys: Iterable[str]) -> set[str]:
 
 
 def _covered(store: FeatureStore, shard: str, others: Sequence[str]) -> set[str]:
-    """Return those of the other shards of which a shard holds, or rejects, all that they hold or reject."""
+    """Return those of the other shards whose keys are all stored or rejected in the given shard."""
     if not others:
         return set()
     large = store.marker(shard)

@@ -1,11 +1,11 @@
-"""Setting files aside and putting them back: how ``gc`` removes markers and records without losing them at once.
+"""The trash: how ``gc`` and ``verify --repair`` remove markers and records so that they can be restored.
 
-What is set aside moves into a folder ``removed`` (or ``damaged``) near where it was, and its time becomes that of the
-move. Until it is deleted there it can be put back by a link to its old name, which fails if somebody has written that
-name anew. An object store can neither move nor link: there it is copied and then deleted, and put back by a conditional
-put. So it may be seen in both places for a moment, but never in none.
+A removed file moves to a folder ``removed`` (or ``damaged``) near its old path, and its time is set to that of the
+move. Until it is deleted there it can be restored by a link at its old name, which fails if a new file has that name.
+An object store can neither move nor link: there the file is copied and then deleted, and restored by a conditional put.
+So it may exist in both places for a moment, but is never missing from both.
 
-Nothing is moved, put back or deleted through a symbolic link: what lies behind one belongs to somebody else.
+Nothing is moved, restored or deleted through a symbolic link, since files behind one do not belong to the cache.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _OF_FEATURE = ("shards", "index", REMOVED, DAMAGED)
 
 
 class SymlinkError(IntegrityError):
-    """What was to be moved or deleted is behind a symbolic link, so it belongs to somebody else."""
+    """A file that was to be moved or deleted is behind a symbolic link, so it does not belong to the cache."""
 
 
 def symlinked_folders(cache: Cache) -> list[AnyPath]:
-    """Return the folders of a cache that are symbolic links, the upper ones first: what lies in them is left alone."""
+    """Return the folders of a cache that are symbolic links, upper ones first; their content is left alone."""
     top = [cache.root / name for name in _OF_CACHE]
     datasets, features = list_folders(cache.root / "datasets"), list_folders(cache.root / "features")
     below = [folder / name for folder in [*top, *datasets] for name in (REMOVED, DAMAGED)]
@@ -42,17 +42,38 @@ def symlinked_folders(cache: Cache) -> list[AnyPath]:
 
 
 def refuse_symlinks(root: AnyPath, *paths: AnyPath) -> None:
-    """Raise BehindLinkError if a folder between the cache and one of its files is a symbolic link."""
+    """Raise SymlinkError if a folder between the cache and one of these paths is a symbolic link."""
     for path in paths:
         link = symlink_above(path, root)
         if link is not None:
-            raise SymlinkError(f"{link}: is a symbolic link, and nothing is moved or deleted through one.")
+            raise SymlinkError(f"{link}: is a symbolic link, and nothing is moved or deleted behind one.")
 
 
 def move_to_trash(root: AnyPath, path: AnyPath, folder: AnyPath) -> bool:
-    """Move a file of the cache at ``root`` into ``folder``, in the place of one of the same name there; False if it is gone.
+    """Move a file to the trash, replacing a file of the same name there.
 
-    At any moment the file is in the one place or in the other, also for two processes that move it at once.
+    The file is never missing from both places, even if two processes move it at once.
+
+    Parameters
+    ----------
+    root
+        The cache.
+    path
+        The file.
+    folder
+        The trash folder.
+
+    Returns
+    -------
+    bool
+        False if the file no longer exists.
+
+    Raises
+    ------
+    SymlinkError
+        If either place is behind a symbolic link.
+    UserError
+        If the file cannot be moved.
     """
     target = folder / path.name
     refuse_symlinks(root, path, target)
@@ -71,13 +92,35 @@ def move_to_trash(root: AnyPath, path: AnyPath, folder: AnyPath) -> bool:
     return True
 
 
-def restore(root: AnyPath, aside: AnyPath, path: AnyPath) -> bool:
-    """Link a file that was set aside to its old name; False if it is not there any more. What is there already stays."""
-    refuse_symlinks(root, aside, path)
-    if isinstance(aside, RemotePath):
-        return _put_back_object(aside, path)
+def restore(root: AnyPath, trashed: AnyPath, path: AnyPath) -> bool:
+    """Restore a file from the trash. An existing file at its old path stays.
+
+    Parameters
+    ----------
+    root
+        The cache.
+    trashed
+        The file in the trash.
+    path
+        Its old path.
+
+    Returns
+    -------
+    bool
+        Whether a file exists at the old path now; False if the trash no longer has it.
+
+    Raises
+    ------
+    SymlinkError
+        If either place is behind a symbolic link.
+    UserError
+        If the file cannot be restored.
+    """
+    refuse_symlinks(root, trashed, path)
+    if isinstance(trashed, RemotePath):
+        return _restore_object(trashed, path)
     try:
-        os.link(aside, str(path), follow_symlinks=False)
+        os.link(trashed, str(path), follow_symlinks=False)
     except FileExistsError:
         return True
     except FileNotFoundError:
@@ -88,9 +131,9 @@ def restore(root: AnyPath, aside: AnyPath, path: AnyPath) -> bool:
     return True
 
 
-def _put_back_object(aside: RemotePath, path: AnyPath) -> bool:
+def _restore_object(trashed: RemotePath, path: AnyPath) -> bool:
     try:
-        create_file(path, aside.read_bytes())
+        create_file(path, trashed.read_bytes())
     except FileNotFoundError:
         return path_exists(path)
     except OSError as error:
@@ -99,23 +142,36 @@ def _put_back_object(aside: RemotePath, path: AnyPath) -> bool:
 
 
 def restore_shard(store: FeatureStore, shard: str) -> bool:
-    """Put the marker of a removed shard back if its data are still there; say whether the shard exists now."""
-    aside = store.removed / f"{shard}.json"
+    """Restore the marker of a removed shard if its data still exist; return whether the shard exists now."""
+    trashed = store.removed / f"{shard}.json"
     if store.has(shard):
         return True
     try:
-        store.open_shard(read_marker(aside))
+        store.open_shard(read_marker(trashed))
     except IntegrityError:
         return store.has(shard)
-    return restore(store.folder.parent.parent, aside, store.shards / aside.name)
+    return restore(store.folder.parent.parent, trashed, store.shards / trashed.name)
 
 
 def restore_shards(store: FeatureStore, wanted: Iterable[str], keys: Callable[[], Iterable[str]] = tuple) -> list[str]:
-    """Put removed shards back until all wanted ones are there, or the rows that they held are, and return which are back.
+    """Restore removed shards until all wanted ones exist, or their rows do.
 
-    A wanted shard whose own data are gone lives on in one that it was merged into, or in those that hold its rows since
-    they were made again: these come back in its place.
-    keys : returns the keys whose rows must be there; asked only if a wanted shard is still missing otherwise.
+    A wanted shard whose own data are gone is represented by a shard into which it was merged, or by shards that hold
+    its rows since they were computed again; these are restored in its place.
+
+    Parameters
+    ----------
+    store
+        The feature.
+    wanted
+        Ids of the shards.
+    keys
+        Returns the keys whose rows must exist; called only if a wanted shard is still missing.
+
+    Returns
+    -------
+    list of str
+        The shards that are back.
     """
     present = store.marker_ids()
     missing = set(wanted).difference(present)
@@ -126,7 +182,9 @@ def restore_shards(store: FeatureStore, wanted: Iterable[str], keys: Callable[[]
     back = list(compress(named, map_ordered(lambda shard: restore_shard(store, shard), named, store.folder)))
     missing -= set(back)
     others = (
-        sorted(_removed_markers(store, removed - set(back)), key=lambda one: (-one.rows, one.shard)) if missing else []
+        sorted(_removed_markers(store, removed - set(back)), key=lambda marker: (-marker.rows, marker.shard))
+        if missing
+        else []
     )
     for marker in others:
         if not missing.isdisjoint(marker.merged) and restore_shard(store, marker.shard):
@@ -148,13 +206,16 @@ def _removed_markers(store: FeatureStore, shards: Iterable[str]) -> Iterator[Mar
         try:
             yield read_marker(store.removed / f"{shard}.json")
         except IntegrityError:
-            continue  # another process deletes it just now, or it is damaged
+            continue  # damaged, or being deleted by another process
 
 
 def ensure_shards(store: FeatureStore, shards: Iterable[str]) -> None:
-    """Make sure, before a record names them, that shards exist: in their own right, put back, or merged into others.
+    """Make sure that shards exist before a build record names them: as they are, restored, or merged into others.
 
-    Raises IntegrityError for one whose rows are gone.
+    Raises
+    ------
+    IntegrityError
+        If the rows of a shard are gone.
     """
     wanted = list(shards)
     restore_shards(store, wanted)

@@ -1,7 +1,7 @@
-"""Everything that can be checked about a cache, and everything that is wrong with it.
+"""Check everything in a cache and report all problems.
 
-Each shard is checked on its own: damage in one never hides the rest. Data without a marker does not exist for any
-reader, so it is no problem, only garbage.
+Each shard is checked on its own, so damage in one never hides the rest. Data without a marker do not exist for readers:
+they are garbage and not a problem.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from ...storage import (
 from ..index import file as index_file
 from ..index.index import Index
 from ..records.builds import REF_NAME, BuildRecord, BuiltFeature, read_ref
-from ..records.datasets import HEAD_NAME, DatasetStore, named_revision
-from ..records.revision import revision_of
+from ..records.datasets import HEAD_NAME, DatasetStore, named_revision, revision_of
 from ..shards.format import checksum
 from ..shards.marker import MARKER_NAME, read_marker
 from ..store import Cache, FeatureStore
@@ -39,8 +38,7 @@ __all__ = ["Problem", "list_garbage", "report", "verify"]
 
 _BLOCK_BYTES = 64 * 2**20
 _SHARDS_AT_ONCE = 8
-"""Of an object store. Each may hold two blocks in memory, as stored and decoded."""
-
+"""In an object store. Each may hold two blocks in memory, as stored and as decoded."""
 
 _Result = TypeVar("_Result")
 ProblemKind = Literal["damage", "missing", "unreadable"]
@@ -50,12 +48,20 @@ ProblemKind = Literal["damage", "missing", "unreadable"]
 class Problem:
     """Something that is wrong.
 
-    feature : the folder's name (for other things ``datasets/NAME``, ``builds/ID``, ``refs``).
-    shard : the shard's id, or None where the problem is not one shard's.
-    what : a sentence.
-    path : the damaged file relative to the cache, where it is one file other than a shard's.
-    kind : ``damage``; ``missing`` for rows that a build names and that the next build makes again; ``unreadable`` for what
-    is there and cannot be read at the moment (no right to, too many open files, a disk or network that fails).
+    Attributes
+    ----------
+    feature
+        The feature folder's name; for other things ``datasets/NAME``, ``builds/ID`` or ``refs``.
+    shard
+        The shard's id, or None if the problem is not one shard's.
+    what
+        A sentence.
+    path
+        The damaged file relative to the cache, if it is a single file other than a shard's.
+    kind
+        ``damage``; ``missing`` for rows that a build names and the next build computes again; ``unreadable`` for
+        files that exist and cannot be read at the moment (no permission, too many open files, a failing disk or
+        network).
     """
 
     feature: str
@@ -66,9 +72,19 @@ class Problem:
 
 
 def verify(cache: Cache) -> list[Problem]:
-    """Check all features, datasets, build records and references, and return all problems found.
+    """Check all features, datasets, build records and references.
 
-    Reads every byte of the shards: checksums, sizes, shapes and types of all, NaN and Inf of the float features.
+    All bytes of the shards are read: checksums, sizes, shapes and dtypes, and for floats NaN and Inf.
+
+    Returns
+    -------
+    list of Problem
+        All problems found.
+
+    Raises
+    ------
+    UnreachableError
+        If an object store fails.
     """
     problems: list[Problem] = []
     for folder in list_folders(cache.root / "features"):
@@ -80,7 +96,14 @@ def verify(cache: Cache) -> list[Problem]:
 
 
 def report(cache: Cache) -> dict[str, Any]:
-    """Verify and return ``problems``, ``list_garbage`` (paths relative to the cache), and how many shards and bytes were read."""
+    """Verify a cache.
+
+    Returns
+    -------
+    dict
+        ``problems`` (the fields of each :class:`Problem`), ``garbage`` (paths relative to the cache), and the number of
+        ``shards`` and ``bytes`` that were read.
+    """
     problems = verify(cache)
     sizes = [size for folder in cache.feature_folders() for size in _marked_bytes(folder)]
     return {
@@ -110,7 +133,7 @@ class _Failure(NamedTuple):
 
 
 def _checked(where: AnyPath, check: Callable[[], _Result]) -> _Result | _Failure:
-    """Return what a check returns, or why it raised; a store that fails is no problem of the cache but ends the command."""
+    """Return a check's result, or why it failed; a failing object store is an error, not a problem of the cache."""
     try:
         return check()
     except UserError as error:
@@ -123,9 +146,8 @@ def _checked(where: AnyPath, check: Callable[[], _Result]) -> _Result | _Failure
 
 def _verify_feature(folder: AnyPath) -> Iterator[Problem]:
     if not path_exists(folder / "spec.json"):
-        if list_matching(
-            folder / "shards", MARKER_NAME
-        ):  # without shards, a builder was killed before it wrote the spec
+        # without shards, a builder was killed before it wrote the spec
+        if list_matching(folder / "shards", MARKER_NAME):
             what = f"features/{folder.name}: has shards and no spec.json. The build that made them writes it again."
             yield Problem(folder.name, None, what, kind="missing")
         return
@@ -136,7 +158,7 @@ def _verify_feature(folder: AnyPath) -> Iterator[Problem]:
     shards = store.marker_ids()
     checked = partial(_checked, folder)
     checks = [partial(_check_shard, store, shard) for shard in shards]
-    for shard, result in zip(shards, map_ordered(checked, checks, folder, at_once=_SHARDS_AT_ONCE), strict=True):
+    for shard, result in zip(shards, map_ordered(checked, checks, folder, max_workers=_SHARDS_AT_ONCE), strict=True):
         if isinstance(result, _Failure):
             yield Problem(folder.name, shard, result.what, kind=result.kind)
     for path, what in _index_problems(store):
@@ -144,25 +166,25 @@ def _verify_feature(folder: AnyPath) -> Iterator[Problem]:
 
 
 def _index_problems(store: FeatureStore) -> Iterator[tuple[AnyPath, str]]:
-    """Yield the compacted indexes that cannot be used, and those that contradict the markers, with what is wrong."""
+    """Yield the compacted indexes that are not valid or contradict the markers, each with a sentence."""
     for _, path in sorted(index_file.numbered(store.index_folder)):
         try:
             index = Index(saved=index_file.read(path, store.fingerprint))
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            yield path, f"{path}: cannot be used ({error}), so it is ignored. Delete it: that loses nothing."
+            yield path, f"{path}: cannot be used ({error}), so it is ignored. It is safe to delete."
             continue
         shared = [shard for shard in store.marker_ids() if shard in index.known]
         fitting = map_ordered(partial(_fits, index, store), shared, store.folder)
         wrong = [shard for shard, fits in zip(shared, fitting, strict=True) if not fits]
         if wrong:
             what = f"differs from {len(wrong)} of {len(index.known)} markers (first: shard {wrong[0]})"
-            yield path, f"{path}: {what}. Delete it: that loses nothing."
+            yield path, f"{path}: {what}. It is safe to delete."
 
 
 def _fits(index: Index, store: FeatureStore, shard: str) -> bool:
-    """Say whether the saved index says of a shard what its marker says; a marker that cannot be read is no fault of the index."""
+    """Return whether the saved index and the marker of a shard agree; a damaged marker is not the index's fault."""
     try:
         marker = store.marker(shard)
     except IntegrityError:
@@ -177,14 +199,14 @@ def _fits(index: Index, store: FeatureStore, shard: str) -> bool:
 
 
 def _check_shard(store: FeatureStore, shard: str) -> None:
-    """Read a shard whole; IntegrityError for the first thing that is wrong with it."""
+    """Read a whole shard; IntegrityError for the first problem."""
     marker = store.marker(shard)
     path = store.shards / marker.data
     reader = store.open_shard(marker)
     size, sha256 = checksum(path)
     if (size, sha256) != (marker.bytes, marker.sha256):
         raise IntegrityError(
-            f"{path}: the checksum is {sha256[:12]}…, the marker says {marker.sha256[:12]}…: the data is damaged."
+            f"{path}: the checksum is {sha256[:12]}…, the marker says {marker.sha256[:12]}…: the data are damaged."
         )
     if not marker.rows:
         return
@@ -251,7 +273,7 @@ def _verify_builds(cache: Cache) -> Iterator[Problem]:
 
 
 def _missing_rows(cache: Cache, record: BuildRecord, name: str, feature: BuiltFeature) -> Iterator[Problem]:
-    """Look for the rows of a build whose shards are not all there: merged ones and such as were made again count."""
+    """Look for the rows of a build whose shards are not all there; they may be in merged or new shards."""
     folder = cache.root / "features" / feature.folder
     present = set(list_names(folder / "shards"))
     missing = [shard for shard in feature.shards if f"{shard}.json" not in present]

@@ -1,3 +1,4 @@
-"""What a cache records beside its shards; others use the stores and records of ``datasets``, ``builds`` and ``audit``,
-and ``revision.revision_of``.
+"""What a cache records beside its shards: datasets, build records, run references and audits.
+
+Others use the stores and records of :mod:`.datasets`, :mod:`.builds` and :mod:`.audit`.
 """

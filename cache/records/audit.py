@@ -1,6 +1,7 @@
-"""The audit of a revision: whether the headers of its source files gave the label away, ``datasets/NAME/REVISION.audit.json``.
+"""The audit of a revision: whether the headers of its source files reveal the label.
 
-The build judges and writes it once; evaluations copy it, so that a report can repeat it when cache and sources are gone.
+It is stored as ``datasets/NAME/REVISION.audit.json``. The build writes it once. Evaluations copy it, so that a report
+can show it when the cache and the sources are gone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...errors import IntegrityError
 
 AUDIT = "audit.json"
-"""Name of the copy in an evaluation's folder."""
+"""Name of the copy in the folder of an evaluation."""
 MOST_BYTES = 2**24
-"""Longest file that is read as an audit."""
+"""Largest audit file that is read."""
 
-Area = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
+_Area = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0)]
 
 
 class _Record(BaseModel):
@@ -25,70 +26,132 @@ class _Record(BaseModel):
 
 
 class Carrier(_Record):
-    """One feature that tells the label, the AUC that it reaches alone, and what it is in each class, in words."""
+    """A feature that reveals the label.
+
+    Attributes
+    ----------
+    feature
+        Its name.
+    auc
+        The AUC that it reaches alone, 0 to 1.
+    words
+        A description of its values in each class.
+    """
 
     feature: str
-    auc: Area
+    auc: _Area
     words: str
 
 
 class Check(_Record):
     """One comparison of real and generated images.
 
-    part : ``all``, ``split NAME`` or ``generator NAME``. features : what is judged, here ``headers``.
-    auc, interval : cross-validated, and its interval at ``level``; None where ``reason`` says why there is no verdict.
-    found : the label is given away. carried_by : by what, if so, the clearest first.
+    Attributes
+    ----------
+    part
+        ``all``, ``split NAME`` or ``generator NAME``.
+    features
+        The features that were judged, here ``headers``.
+    real, fake
+        Number of files of each class.
+    auc, interval
+        Cross-validated AUC and its confidence interval; None if there is no verdict.
+    level
+        Confidence level of the interval, 0 to 1.
+    found
+        Whether the label is revealed.
+    reason
+        Why there is no verdict, or empty.
+    carried_by
+        The features that reveal the label, the clearest first.
     """
 
     part: str
     features: str
-    real: Count
-    fake: Count
-    auc: Area | None
-    interval: tuple[Area, Area] | None
-    level: Area
+    real: _Count
+    fake: _Count
+    auc: _Area | None
+    interval: tuple[_Area, _Area] | None
+    level: _Area
     found: bool
     reason: str
     carried_by: tuple[Carrier, ...]
 
 
 class ContentFeature(_Record):
-    """A feature that depends on the content too, and so is told and not judged."""
+    """A feature that also depends on the content of the images, so it is reported and not judged.
+
+    Attributes
+    ----------
+    feature
+        Its name.
+    auc, interval
+        Its AUC, 0 to 1, and confidence interval.
+    words
+        A description of its values in each class.
+    """
 
     feature: str
-    auc: Area
-    interval: tuple[Area, Area]
+    auc: _Area
+    interval: tuple[_Area, _Area]
     words: str
 
 
 class HeaderAudit(_Record):
     """What a build found in the headers of a revision's files.
 
-    real, fake : files of the revision. sample : most files of each class that were judged.
-    sentence : the clearest finding; empty if there is none.
+    Attributes
+    ----------
+    version
+        Version of this form.
+    real, fake
+        Files of each class in the revision.
+    sample
+        Most files of each class that were judged.
+    found
+        Whether any check found that the label is revealed.
+    sentence
+        The clearest finding, or empty.
+    checks
+        All comparisons.
+    told
+        The features that are reported and not judged.
     """
 
     version: Literal[1] = 1
-    real: Count
-    fake: Count
-    sample: Count
+    real: _Count
+    fake: _Count
+    sample: _Count
     found: bool
     sentence: str
     checks: tuple[Check, ...]
     told: tuple[ContentFeature, ...]
 
     def as_json(self) -> bytes:
-        """Return the bytes of the file."""
+        """Return the content of the file."""
         return self.model_dump_json(indent=2).encode() + b"\n"
 
 
 def parse_audit(data: bytes, name: str) -> HeaderAudit:
-    """Read what :meth:`HeaderAudit.as_json` wrote; ``name`` of the file, for the IntegrityError about anything else."""
+    """Parse what :meth:`HeaderAudit.as_json` wrote.
+
+    Parameters
+    ----------
+    data
+        The content of the file.
+    name
+        The file's name, for the message.
+
+    Raises
+    ------
+    IntegrityError
+        If it is not a valid audit.
+    """
     try:
         return HeaderAudit.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise IntegrityError(
-            f"{name}: is no audit ({where}: {first['msg'].lower()}), so the file is damaged."
+            f"{name}: is not a valid audit ({where}: {first['msg'].lower()}), so the file is damaged."
         ) from error

@@ -1,4 +1,4 @@
-"""Build records: what one build produced, and which runs refer to it."""
+"""Build records, which say what a build produced, and the references of runs to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,19 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class BuiltFeature(BaseModel):
-    """One feature of a build: which spec, which shards in order, for which splits of the dataset."""
+    """One feature of a build.
+
+    Attributes
+    ----------
+    fingerprint
+        Of its spec, 64 hex digits.
+    folder
+        Name of the feature's folder.
+    shards
+        Ids of its shards, in the order of the plan.
+    splits
+        The splits of the dataset for which it was built.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,7 +48,15 @@ class BuiltFeature(BaseModel):
 
 
 class Derived(BaseModel):
-    """Where a derived dataset comes from: the dataset and revision whose cached pictures were perturbed, and how."""
+    """The origin of a perturbed dataset.
+
+    Attributes
+    ----------
+    dataset, revision
+        The dataset whose cached images were perturbed, and its revision.
+    perturbation
+        Such as ``jpeg:90``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,11 +66,25 @@ class Derived(BaseModel):
 
 
 class BuildRecord(BaseModel):
-    """A dataset's revision and the features that were built for it.
+    """A dataset's revision and the features built for it.
 
-    ``id`` is the hash of the dataset, revision and features; ``created``, ``versions`` (library -> version) and ``origin``
-    (of a derived dataset) do not enter it, so the same build made again is the same record. The perturbation is part of
-    the features' fingerprints, so datasets that share their rows still have other records.
+    ``id`` is the hash of dataset, revision and features, so the same build run again has the same record. The
+    perturbation is part of the features' fingerprints, so datasets that share rows still have different records.
+
+    Attributes
+    ----------
+    id
+        16 hex digits.
+    dataset, revision
+        The dataset and its revision.
+    features
+        The features by name.
+    created
+        When the build ended.
+    versions
+        Library to version.
+    origin
+        Of a perturbed dataset, else None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,7 +119,17 @@ class BuildRecord(BaseModel):
 
 
 class Ref(BaseModel):
-    """A run that uses a build record. ``path`` is where the run lay when the reference was made."""
+    """A run that uses a build record.
+
+    Attributes
+    ----------
+    run
+        The run's id.
+    build
+        Id of the build record.
+    path
+        The run's folder when the reference was written.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,7 +139,13 @@ class Ref(BaseModel):
 
 
 class BuildStore:
-    """The folders ``builds`` and ``refs`` of a cache."""
+    """The folders ``builds`` and ``refs`` of a cache.
+
+    Parameters
+    ----------
+    root
+        The cache.
+    """
 
     def __init__(self, root: AnyPath) -> None:
         self._root = root
@@ -103,18 +153,18 @@ class BuildStore:
         self.refs_folder = root / "refs"
 
     def write(self, record: BuildRecord) -> None:
-        """Store a record; one that exists already is kept as it is."""
+        """Store a record; an existing one is kept."""
         make_folder(self.folder)
-        unknown_before = {"origin"} if record.origin is None else set()
-        text = record.model_dump_json(indent=2, exclude=unknown_before)
+        absent_fields = {"origin"} if record.origin is None else set()
+        text = record.model_dump_json(indent=2, exclude=absent_fields)
         create_file(self.folder / f"{record.id}.json", text.encode() + b"\n")
 
     def read(self, build_id: str) -> BuildRecord:
         """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""
         path = self.folder / f"{build_id}.json"
         if not _BUILD.fullmatch(build_id) or not path_exists(path):
-            how_to_list = f"List them with: distil-cache cache ls {self._root}"
-            raise UserError(f"{self._root}: has no build {build_id}. {how_to_list}")
+            hint = f"List them with: distil-cache cache ls {self._root}"
+            raise UserError(f"{self._root}: has no build {build_id}. {hint}")
         record = _read(path, BuildRecord)
         if record.id != build_id or record.id != _id_of(record.dataset, record.revision, record.features):
             raise IntegrityError(f"{path}: the content does not belong to this build's id, so the file is damaged.")
@@ -133,16 +183,31 @@ class BuildStore:
         return [record for record in self.all() if record.dataset == dataset]
 
     def add_ref(self, run_id: str, build_id: str, path: AnyPath | str) -> None:
-        """Remember that a run uses a build. A run keeps its first reference; another build is a UserError."""
+        """Record that a run uses a build.
+
+        Parameters
+        ----------
+        run_id
+            The run's id.
+        build_id
+            The build that it uses.
+        path
+            The run's folder.
+
+        Raises
+        ------
+        UserError
+            If the id is not allowed, the build does not exist, or the run already refers to another build.
+        """
         if not _RUN.fullmatch(run_id):
-            raise UserError(f"{run_id!r}: cannot name a run. Use letters, digits, dots, dashes and underscores.")
+            raise UserError(f"{run_id!r}: is not a valid run name. Use letters, digits, dots, dashes and underscores.")
         make_folder(self.refs_folder)
         target = self.refs_folder / f"{run_id}.json"
         ref = Ref(run=run_id, build=self.read(build_id).id, path=str(path))
         if not create_file(target, ref.model_dump_json(indent=2).encode() + b"\n"):
-            known = _read(target, Ref)
-            if known.build != ref.build:
-                raise UserError(f"{target}: run {run_id} already uses build {known.build}. Give the run a new name.")
+            existing = _read(target, Ref)
+            if existing.build != ref.build:
+                raise UserError(f"{target}: run {run_id} already uses build {existing.build}. Give the run a new name.")
 
     def refs(self) -> list[Ref]:
         """Return all references, sorted by run."""

@@ -1,28 +1,31 @@
 """Datasets: named tables with one row per occurrence of a sample, kept as immutable revisions.
 
-``datasets/NAME/REVISION.parquet`` is the table, ``REVISION.rejects.jsonl`` the files that could not be used,
-``REVISION.audit.json`` an audit of the files' headers (see :mod:`.audit`), and the highest ``HEAD-000001.json``
-names the newest revision. Each head is created exclusively (compare and swap): a builder
-that finds its number taken reads the new head and tries the next one.
+``datasets/NAME/REVISION.parquet`` is the table, ``REVISION.rejects.jsonl`` lists the rejected files,
+``REVISION.audit.json`` is an audit of the file headers (see :mod:`.audit`), and the ``HEAD-000001.json`` with the
+highest number names the newest revision. Each head is created exclusively (compare and swap): a builder that finds its
+number taken reads the new head and tries the next number.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, list_folders, list_matching, list_names, path_exists, unreachable_error
 from ...storage.atomic import create_file, make_folder, read_file
 from ...storage.parquet import fetch_source, read_bounded, read_schema
+from ..shards.keys import hex_keys, keys_of_column
 from .audit import MOST_BYTES, HeaderAudit, parse_audit
-from .revision import revision_of
 
 SCHEMA = pa.schema(
     [
@@ -41,34 +44,63 @@ SCHEMA = pa.schema(
     ]
 )
 REPEATED = ["source", "split", "generator", "family", "group", "format"]
-"""Columns stored with a dictionary; in the others hardly a value comes twice."""
+"""Columns stored with a dictionary; in the others few values repeat."""
 OF_REVISION = (".parquet", ".rejects.jsonl", ".audit.json")
-"""Suffixes of the files of a revision; the last is not there of every one."""
+"""Suffixes of a revision's files. Not every revision has an audit."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 _REVISION = re.compile(r"[0-9a-f]{16}")
 _TABLE = re.compile(r"[0-9a-f]{16}\.parquet")
 REVISION_NAME = re.compile(r"[0-9a-f]{16}\.(parquet|rejects\.jsonl|audit\.json)")
 HEAD_NAME = re.compile(r"HEAD-(\d{6,})\.json")
 _MAX_REJECTS = 2**30
-_LOOKS = 3
+REVISION_DIGITS = 16
+_BLOCK = 1 << 18
+_ATTEMPTS = 3
 
 
 class DatasetStore:
-    """The datasets of a cache. Names are letters, digits, dots, dashes and underscores; derived ones also have an @."""
+    """The datasets of a cache.
+
+    Names consist of letters, digits, dots, dashes and underscores; those of perturbed datasets also have an @.
+
+    Parameters
+    ----------
+    folder
+        The cache's ``datasets`` folder.
+    """
 
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
 
     def write(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
-        """Store a table and its rejects as in :meth:`add`, make it the head, and return its revision."""
+        """Store a table and its rejects as :meth:`add` does, make it the head, and return its revision."""
         revision = self.add(name, table, rejects)
         self.move_head(name, revision)
         return revision
 
     def add(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
-        """Store a table (columns as in ``SCHEMA``) and its rejects, and return its revision; the head stays where it is.
+        """Store a table without moving the head. An existing revision keeps the files it was first written with.
 
-        A revision that exists keeps the table it was first written with. ValueError if the table is not as it should.
+        Parameters
+        ----------
+        name
+            The dataset.
+        table
+            With the columns of ``SCHEMA``.
+        rejects
+            A JSON object for each rejected file.
+
+        Returns
+        -------
+        str
+            The revision.
+
+        Raises
+        ------
+        ValueError
+            If the table has other columns, types or impossible values.
+        UserError
+            If the name is not allowed, or the files cannot be written.
         """
         table = table.select(SCHEMA.names).cast(SCHEMA)
         _check_values(table)
@@ -99,29 +131,50 @@ class DatasetStore:
         number, revision = self._head(name)
         if number == 0:
             known = ", ".join(self.names()) or "none"
-            raise UserError(f"{self.folder.parent}: has no dataset {name!r} (there are: {known}). Build it first.")
+            raise UserError(f"{self.folder.parent}: has no dataset {name!r} (existing: {known}). Build it first.")
         return revision
 
     def history(self, name: str) -> list[str]:
-        """Return the revisions that have been the head, each once, the newest first."""
+        """Return the revisions that have been the head, each once, newest first."""
         numbers = sorted(self._head_numbers(name), reverse=True)
         return list(dict.fromkeys(named_revision(self._folder(name) / _head_name(number)) for number in numbers))
 
     def read(self, name: str, revision: str | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the table of a revision (default: the head) with ``SCHEMA``, or only these of its columns.
+        """Return the table of a revision.
 
-        UserError if it does not exist; IntegrityError if the file has other columns, types, or impossible values, or
-        stands for more bytes than a file of its size should (see :mod:`...storage.parquet`).
+        Parameters
+        ----------
+        name
+            The dataset.
+        revision
+            By default the head.
+        columns
+            The columns to read; all by default.
+
+        Returns
+        -------
+        pyarrow.Table
+            With the types of ``SCHEMA``.
+
+        Raises
+        ------
+        UserError
+            If the dataset or revision does not exist.
+        IntegrityError
+            If the file has other columns, types or impossible values, or decodes to more bytes than its size allows
+            (see :mod:`...storage.parquet`).
+        UnreachableError
+            If it cannot be read at the moment.
         """
         revision = self.head(name) if revision is None else revision
-        for _ in range(_LOOKS):
+        for _ in range(_ATTEMPTS):
             path = self._path(name, revision, ".parquet")
-            with contextlib.suppress(FileNotFoundError):  # gc has just set it aside, or put it back
+            with contextlib.suppress(FileNotFoundError):  # gc has just moved it to the trash, or back
                 return _read_table(path, columns)
-        raise IntegrityError(f"{path}: cannot be used (it is never where it was seen).")
+        raise IntegrityError(f"{path}: cannot be used (it moved each time it was read). Run the command again.")
 
     def rejects(self, name: str, revision: str | None = None) -> list[dict[str, object]]:
-        """Return what could not be used when a revision (default: the head) was first written."""
+        """Return the rejected files of a revision (default: the head), as recorded when it was first written."""
         path = self._path(name, revision, ".rejects.jsonl")
         try:
             rows = [json.loads(line) for line in read_file(path, _MAX_REJECTS).decode().splitlines()]
@@ -132,11 +185,11 @@ class DatasetStore:
         return rows
 
     def add_audit(self, name: str, revision: str, audit: HeaderAudit) -> None:
-        """Store the audit of a revision; one that exists stays."""
+        """Store the audit of a revision; an existing one is kept."""
         create_file(self._folder(name) / f"{revision}.audit.json", audit.as_json())
 
     def audit(self, name: str, revision: str | None = None) -> HeaderAudit | None:
-        """Return the audit of a revision (default: the head), or None if it has none. IntegrityError for a damaged one."""
+        """Return the audit of a revision (default: the head), or None; IntegrityError if it is damaged."""
         table = self._path(name, revision, ".parquet")
         path = table.with_name(f"{table.stem}.audit.json")
         return parse_audit(read_file(path, MOST_BYTES), str(path)) if path_exists(path) else None
@@ -151,19 +204,21 @@ class DatasetStore:
         return [path.name.removesuffix(".parquet") for path in list_matching(self._folder(name), _TABLE)]
 
     def scan_file(self, name: str) -> AnyPath:
-        """Return where a builder may remember path, size and time of scanned files. The folder may not exist yet."""
+        """Return the path of the record of scanned files. Its folder may not exist yet."""
         return self._folder(name) / "scan.parquet"
 
     def _folder(self, name: str) -> AnyPath:
         if not _NAME.fullmatch(name):
-            raise UserError(f"{name!r}: cannot name a dataset. Use letters, digits, dots, dashes and underscores.")
+            raise UserError(
+                f"{name!r}: is not a valid dataset name. Use letters, digits, dots, dashes and underscores."
+            )
         return self.folder / name
 
     def _path(self, name: str, revision: str | None, suffix: str) -> AnyPath:
         revision = self.head(name) if revision is None else revision
         path = self._folder(name) / f"{revision}{suffix}"
         removed = self._folder(name) / "removed" / path.name
-        if not path_exists(path) and path_exists(removed):  # somebody found it before gc removed it
+        if not path_exists(path) and path_exists(removed):  # gc moved it to the trash after the caller found it
             path = removed
         if not _REVISION.fullmatch(revision) or not path_exists(path):
             raise UserError(f"{self.folder.parent}: dataset {name} has no revision {revision} (file {path.name}).")
@@ -181,19 +236,19 @@ class DatasetStore:
 
 
 def _read_table(path: AnyPath, columns: Sequence[str] | None) -> pa.Table:
-    """Read and check a revision's file; FileNotFoundError if it is gone, IntegrityError for all else that is wrong."""
+    """Read and check a revision's table; FileNotFoundError if it is gone, IntegrityError if it is damaged."""
     try:
         source = fetch_source(path)
         found = read_schema(source)
         if found.names != SCHEMA.names or found.types != SCHEMA.types:
-            raise ValueError(f"its columns are not those of a dataset: {_differing(found)}")
+            raise ValueError(f"its columns are not those of a dataset: {_schema_difference(found)}")
         table = read_bounded(source, columns)
         table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
         _check_values(table)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own complaints have no number
+        if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own errors have no errno
             raise unreachable_error(path, error) from error
         raise IntegrityError(f"{path}: cannot be used ({error}).") from error
     return table
@@ -214,14 +269,14 @@ def named_revision(path: AnyPath) -> str:
     return revision
 
 
-def _differing(found: pa.Schema) -> str:
+def _schema_difference(found: pa.Schema) -> str:
     expected = {(field.name, str(field.type)) for field in SCHEMA}
     wrong = sorted(expected ^ {(field.name, str(field.type)) for field in found})
     return ", ".join(f"{name} {kind}" for name, kind in wrong) or "another order"
 
 
 def _check_values(table: pa.Table) -> None:
-    """Raise ValueError for the first column with a null, a malformed key, or a label that is neither 0 nor 1."""
+    """Raise ValueError for the first column with a null, a malformed key, or a label other than 0 and 1."""
     for name in table.column_names:
         if table.column(name).null_count:
             raise ValueError(f"column {name} has empty cells")
@@ -233,3 +288,52 @@ def _check_values(table: pa.Table) -> None:
 
 def _all(values: pa.ChunkedArray) -> bool:
     return bool(pc.all(values, min_count=0).as_py())
+
+
+def revision_of(table: pa.Table) -> str:
+    """Return the revision of a table: a hash of its rows.
+
+    Paths, sizes and the order of the rows do not enter, so moving or touching a file changes nothing.
+
+    Parameters
+    ----------
+    table
+        With at least the columns ``key``, ``label``, ``split``, ``generator`` and ``group``.
+
+    Returns
+    -------
+    str
+        The first 16 hex digits of the SHA-256 over the sorted (key, label, split, generator, group), each a JSON array
+        on its own line.
+
+    Raises
+    ------
+    ValueError
+        If a key is not 32 hex digits.
+    """
+    keys = keys_of_column(table.column("key"))
+    endings, kind = _row_kinds(table)
+    order = np.lexsort((kind, keys))
+    digest = hashlib.sha256()
+    for start in range(0, len(order), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        pairs = zip(hex_keys(keys[rows]), kind[rows].tolist(), strict=True)
+        digest.update("".join([f'["{key}",{endings[number]}\n' for key, number in pairs]).encode())
+    return digest.hexdigest()[:REVISION_DIGITS]
+
+
+def _row_kinds(table: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
+    """Return the distinct (label, split, generator, group), sorted, as the ends of JSON rows, and each row's index."""
+    code = np.zeros(table.num_rows, np.int64)
+    values: list[list[str | int]] = []
+    for name in ("label", "split", "generator", "group"):
+        encoded = table.column(name).combine_chunks().dictionary_encode()
+        found = encoded.dictionary.to_pylist()
+        values.append(sorted(found))
+        rank = {value: number for number, value in enumerate(values[-1])}
+        code = code * len(found) + np.array([rank[value] for value in found], np.int64)[encoded.indices.to_numpy()]
+    distinct, kind = np.unique(code, return_inverse=True)
+    sizes = [len(column) for column in values]
+    ranks = np.unravel_index(distinct, sizes) if len(distinct) else ()
+    columns = ([column[n] for n in rank.tolist()] for column, rank in zip(values, ranks, strict=False))
+    return [json.dumps(row, separators=(",", ":"))[1:] for row in zip(*columns, strict=True)], kind

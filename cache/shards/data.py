@@ -1,4 +1,4 @@
-"""The data of one shard, a file or a small folder of files: written, moved and removed, on a disk or in an object store."""
+"""A shard's data, a file or a folder of files: check, write, move and delete, on a disk or in an object store."""
 
 from __future__ import annotations
 
@@ -7,17 +7,33 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
+import numpy as np
+
+from ...errors import UserError
 from ...storage import AnyPath, RemotePath
 from ...storage.atomic import fsync_folder, fsync_tree, make_folder
 from .format import Rows, ShardFormat, checksum
+from .marker import MAX_ROW_BYTES, MAX_ROWS, MAX_SHARD_BYTES, DType, check_keys
 
 
 class Written(NamedTuple):
-    """What a marker says of the data: codec, places of the rows (where the format has them), bytes and checksum."""
+    """What a marker records of the data.
+
+    Attributes
+    ----------
+    codec
+        Name of the codec.
+    offsets
+        Byte offset of each row in the file; empty if the format has none.
+    bytes
+        Total size of the files.
+    sha256
+        Checksum, 64 hex digits; see :func:`.format.checksum`.
+    """
 
     codec: str
     offsets: tuple[int, ...]
@@ -25,13 +41,79 @@ class Written(NamedTuple):
     sha256: str
 
 
+def check_rows(
+    feature: str, planned: Sequence[str], stored: Sequence[str], rejected: Mapping[str, str], rows: Rows
+) -> None:
+    """Check the arguments of :meth:`..store.FeatureStore.commit` before anything is written.
+
+    Parameters
+    ----------
+    feature
+        The feature's name.
+    planned
+        The keys that name the shard.
+    stored
+        The keys of the rows, in order.
+    rejected
+        Reason for each planned key that has no row.
+    rows
+        (N, *shape), one row for each of ``stored``.
+
+    Raises
+    ------
+    ValueError
+        For a programming error: keys and rows do not fit each other.
+    UserError
+        If the rows are too large, or hold NaN or Inf.
+    """
+    check_keys(planned)
+    if rejected and list(planned) != sorted(planned):
+        raise ValueError("the planned keys of a shard with rejected rows must be sorted")
+    if tuple(key for key in planned if key not in rejected) != tuple(stored) or not rejected.keys() <= set(planned):
+        raise ValueError("every planned key must be either stored, in the same order, or rejected")
+    if rows.shape[0] != len(stored) or rows.ndim < 2 or rows.dtype.name not in get_args(DType):
+        raise ValueError(f"{len(stored)} keys do not fit rows of shape {rows.shape}, {rows.dtype}")
+    if rows.nbytes > MAX_SHARD_BYTES or len(planned) > MAX_ROWS:
+        what = f"a shard of {len(planned):,} rows and {rows.nbytes:,} bytes"
+        raise UserError(f"{feature}: {what} is too large. Lower --shard-size.")
+    if rows[:1].nbytes > MAX_ROW_BYTES:
+        raise UserError(f"{feature}: a row of {rows[:1].nbytes:,} bytes is too large. Use smaller images.")
+    if rows.dtype.kind == "f":
+        bad = [key for key, row in zip(stored, rows, strict=True) if not np.isfinite(row).all()]
+        if bad:
+            raise UserError(
+                f"{feature}: {len(bad)} of {len(stored)} rows hold NaN or Inf (first: {bad[0]}), "
+                "so the shard was not written. Try a wider --precision."
+            )
+
+
 def write_data(
     data: AnyPath, form: ShardFormat, rows: Rows, keys: Sequence[str], feature: str, chunk_tail: tuple[int, ...]
 ) -> Written:
-    """Write the rows of a shard to the new place ``data``, where they are safe when this returns. OSError if they cannot be.
+    """Write a shard's rows to a new path. The data are durable when this returns.
 
-    For an object store they are written to a temporary folder of this machine first, and sent from there; the checksum
-    is of what was to be sent, so that a reader notices if anything else arrived.
+    For an object store the data are written to a local temporary folder and uploaded. The checksum is that of the local
+    files, so a reader notices if something else arrived.
+
+    Parameters
+    ----------
+    data
+        The new file, folder or object.
+    form
+        The shard format.
+    rows
+        (N, *shape) uint8, float16 or float32.
+    keys
+        One for each row.
+    feature
+        The feature's name.
+    chunk_tail
+        The part of a row that is compressed together.
+
+    Raises
+    ------
+    OSError
+        If the data cannot be written.
     """
     if isinstance(data, RemotePath):
         with tempfile.TemporaryDirectory(prefix="distil-cache-") as folder:
@@ -47,7 +129,7 @@ def write_data(
 
 
 def remove_data(data: AnyPath) -> None:
-    """Remove a shard's data, as far as they are there and can be."""
+    """Delete a shard's data if they exist; errors are ignored, since leftover data are garbage that ``gc`` deletes."""
     with contextlib.suppress(OSError):
         if isinstance(data, RemotePath):
             data.remove()
@@ -58,9 +140,16 @@ def remove_data(data: AnyPath) -> None:
 
 
 def move_data(data: AnyPath, target: AnyPath) -> None:
-    """Move a shard's data within its store; the time of the target becomes now. FileNotFoundError if they are not there.
+    """Move a shard's data within its store and set the target's time to now.
 
-    In an object store they are copied, then deleted; what an interruption leaves can be moved again.
+    In an object store the data are copied, then deleted. An interrupted move can be repeated.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no data.
+    OSError
+        If they cannot be moved.
     """
     make_folder(target.parent)
     if isinstance(data, RemotePath):

@@ -1,7 +1,7 @@
-"""What a shard format must do, and the checksum that all formats share.
+"""The interface of a shard format, and the checksum that all formats share.
 
-A format writes the rows of one shard to one new object (a folder or a file) and reads contiguous rows back. Naming,
-flushing, markers and checksums are not its business: the store does them alike for every format.
+A format writes the rows of one shard to one new object (a file or a folder) and reads contiguous rows back. Naming,
+flushing, markers and checksums are the store's task, alike for all formats.
 """
 
 from __future__ import annotations
@@ -19,23 +19,41 @@ from ...storage import AnyPath, RemotePath, list_names, unreachable_on_error
 from .marker import Marker
 
 Rows = NDArray[Any]
+"""Rows of a feature, (N, *shape) uint8, float16 or float32."""
 DataFiles = list[tuple[str, AnyPath, int]]
-"""The files of a data object: (name in it, where it lies, bytes) each."""
+"""The files of a data object: (relative name, path, bytes) each."""
 _BLOCK = 1 << 20
 
 
 class ShardReader(Protocol):
-    """An opened shard. It may be used by several threads, and is closed with the last reference to it."""
+    """An open shard. It is thread-safe, and is closed with the last reference to it."""
 
     def read(self, start: int, stop: int, view: int | None, out: Rows | None = None) -> Rows:
-        """Return rows ``start`` to ``stop`` as (rows, *shape), or with one ``view`` as (rows, *shape[1:]).
+        """Return contiguous rows, or one view of each.
 
-        out : an array of that shape and of the shard's type, contiguous, to fill and return.
+        Parameters
+        ----------
+        start, stop
+            The range of rows.
+        view
+            None for whole rows, or the index of one view.
+        out
+            A contiguous array of the result's shape and the shard's dtype, to fill and return.
+
+        Returns
+        -------
+        ndarray
+            (rows, *shape), or with ``view`` (rows, *shape[1:]), of the shard's dtype.
+
+        Raises
+        ------
+        IntegrityError
+            If the data are damaged.
         """
 
 
 class ShardFormat(Protocol):
-    """One way to store the rows of a shard."""
+    """One way to store the rows of a shard. Markers record its ``name``; its data's names end in ``suffix``."""
 
     name: str
     suffix: str
@@ -43,45 +61,83 @@ class ShardFormat(Protocol):
     def write(
         self, path: Path, rows: Rows, keys: Sequence[str], feature: str, chunk_tail: tuple[int, ...]
     ) -> tuple[str, tuple[int, ...]]:
-        """Write ``rows`` (N, *shape) to the new object ``path``.
+        """Write the rows of a shard. The same arguments give the same bytes.
 
-        keys : one for each row. feature : the feature's name. chunk_tail : the part of one row that is compressed and
-        read together, where the format compresses.
-        Returns the codec's name and the marker's offsets (empty if the format needs none). The same arguments give the
-        same bytes.
+        Parameters
+        ----------
+        path
+            The new object.
+        rows
+            (N, *shape) uint8, float16 or float32.
+        keys
+            One for each row.
+        feature
+            The feature's name.
+        chunk_tail
+            The part of a row that is compressed and read together, where the format compresses.
+
+        Returns
+        -------
+        codec : str
+            Name of the codec.
+        offsets : tuple of int
+            Byte offset of each row for the marker; empty if the format needs none.
         """
 
     def open(self, path: AnyPath, files: DataFiles, marker: Marker, feature: str) -> ShardReader:
-        """Open an object whose size has been checked; raise IntegrityError if it is not what ``marker`` says.
+        """Open an object whose size has been checked.
 
-        files : what :func:`data_files` says of ``path``.
+        Parameters
+        ----------
+        path
+            The object.
+        files
+            The result of :func:`data_files` for it.
+        marker
+            The shard's marker.
+        feature
+            The feature's name.
+
+        Raises
+        ------
+        IntegrityError
+            If the object is not what the marker says.
         """
 
 
 def data_files(path: AnyPath) -> DataFiles:
-    """List (relative name, path, size) of a data object's files, sorted by name; a single file is called ''.
+    """List the files of a data object.
 
-    Raises IntegrityError if the object is absent or holds anything but plain files and folders, UnreachableError if
-    it cannot be read now.
+    Returns
+    -------
+    list of tuple
+        (relative name, path, bytes), sorted by name. The name of a single file is empty.
+
+    Raises
+    ------
+    IntegrityError
+        If the object is absent, or holds anything but regular files and folders.
+    UnreachableError
+        If it cannot be read at the moment.
     """
     if isinstance(path, RemotePath):
         return _objects(path)
     found: DataFiles = []
-    waiting = [path]
-    while waiting:
-        item = waiting.pop()
+    pending = [path]
+    while pending:
+        item = pending.pop()
         try:
             with unreachable_on_error(item):
                 status = item.lstat()
         except FileNotFoundError as error:
             raise IntegrityError(f"{item}: the shard's data is missing ({error.strerror}).") from error
         if stat.S_ISDIR(status.st_mode):
-            waiting.extend(item / name for name in list_names(item))
+            pending.extend(item / name for name in list_names(item))
         elif stat.S_ISREG(status.st_mode):
             name = "" if item == path else item.relative_to(path).as_posix()
             found.append((name, item, status.st_size))
         else:
-            raise IntegrityError(f"{item}: is neither a file nor a folder, and a shard holds nothing else.")
+            raise IntegrityError(f"{item}: is neither a file nor a folder, so it cannot be part of a shard.")
     return sorted(found)
 
 
@@ -98,9 +154,21 @@ def _name_in(path: RemotePath, item: RemotePath) -> str:
 
 
 def checksum(path: AnyPath) -> tuple[int, str]:
-    """Return the total bytes of a data object and the SHA-256 over its sorted (name, length, bytes).
+    """Compute the size and checksum of a data object.
 
-    IntegrityError if it is absent, UnreachableError if it is there and cannot be read now.
+    Returns
+    -------
+    total : int
+        Bytes of all files.
+    sha256 : str
+        SHA-256, as 64 hex digits, over each file's name, size and content, in the order of the names.
+
+    Raises
+    ------
+    IntegrityError
+        If the object is absent.
+    UnreachableError
+        If it cannot be read at the moment.
     """
     digest = hashlib.sha256()
     total = 0

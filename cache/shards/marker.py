@@ -1,4 +1,4 @@
-"""The marker: the small JSON file that makes a shard exist, and what a reader may believe of it."""
+"""The marker: the small JSON file that makes a shard exist, validated before anything in it is trusted."""
 
 from __future__ import annotations
 
@@ -25,31 +25,51 @@ from ...storage import AnyPath, RemotePath, read_many, unreachable_error
 from ...storage.atomic import check_size, read_file
 
 MAX_SHARD_BYTES = 16 * 2**30
-"""Largest shard, uncompressed, that is written or believed."""
+"""Largest shard, uncompressed, that is written or accepted."""
 MAX_ROW_BYTES = 256 * 2**20
-"""Largest row; a row is what is read at once whatever a reader does."""
+"""Largest row, since a row is the least that any reader holds in memory."""
 MAX_ROWS = 2**20
 MAX_MARKER_BYTES = 64 * 2**20
 ID_DIGITS = 32
-_TOGETHER = 256
-"""Markers that are asked of an object store at a time."""
+_BATCH = 256
+"""Markers fetched from an object store at a time."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 MARKER_NAME = re.compile(r"[0-9a-f]{32}\.json")
 DATA_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{16}\.[a-z]{1,8}")
-"""Names of a shard's marker and of its data, the shard's id first."""
+"""File names of a shard's marker and data. Both begin with the shard's id."""
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
 DType = Literal["uint8", "float16", "float32"]
 Size = Annotated[int, Field(ge=1, le=MAX_SHARD_BYTES)]
 
 
 class Marker(BaseModel):
-    """What one shard holds.
+    """The record of one shard.
 
-    ``keys`` are the stored rows in order, ``rejected`` maps planned keys that have no row to the reason. ``shape`` is
-    that of one row. ``bytes`` and ``sha256`` cover the files of the data object, see :func:`.format.checksum`.
-    ``merged`` names the smaller shards that this one replaces, ``offsets`` is where in a single file each row's array
-    data begin (formats that need it). Both are left out of the JSON when empty.
+    Attributes
+    ----------
+    version
+        Version of this form.
+    shard
+        The shard's id, 32 hex digits.
+    data
+        Name of the data, in the marker's folder.
+    format
+        Name of the shard format.
+    keys
+        The keys of the stored rows, in order.
+    rejected
+        Reason for each planned key that has no row.
+    dtype, shape
+        Those of one row.
+    codec
+        How the rows are compressed.
+    bytes, sha256
+        Size and checksum of the data; see :func:`.format.checksum`.
+    merged
+        Ids of the smaller shards that this one replaces. Left out of the JSON if empty.
+    offsets
+        Byte offset of each row's array data in a single file, for formats that need it. Left out of the JSON if empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -71,7 +91,7 @@ class Marker(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.data.startswith(self.shard):
-            raise ValueError("the data belongs to another shard")
+            raise ValueError("the data belong to another shard")
         if len(set(self.keys)) != len(self.keys):
             raise ValueError("a key is named twice")
         if not self.rejected.keys().isdisjoint(self.keys):
@@ -89,9 +109,9 @@ class Marker(BaseModel):
     def _check_offsets(self) -> None:
         if len(self.offsets) != self.rows:
             raise ValueError(f"{len(self.offsets)} offsets for {self.rows} rows")
-        spaces = (after - before for before, after in pairwise((*self.offsets, self.bytes)))
-        if self.offsets[0] < 0 or min(spaces) < self.row_bytes:
-            raise ValueError("the offsets do not give every row its own place in the file")
+        sizes = (after - before for before, after in pairwise((*self.offsets, self.bytes)))
+        if self.offsets[0] < 0 or min(sizes) < self.row_bytes:
+            raise ValueError("the offsets make rows overlap or leave the file")
 
     @model_serializer(mode="wrap")
     def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -105,12 +125,12 @@ class Marker(BaseModel):
 
     @property
     def row_bytes(self) -> int:
-        """Size of one row in memory."""
+        """Size of one row in memory, in bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def decoded_bytes(self) -> int:
-        """Size of the rows in memory."""
+        """Size of all rows in memory, in bytes."""
         return self.rows * self.row_bytes
 
     @property
@@ -120,27 +140,35 @@ class Marker(BaseModel):
 
 
 def is_id(text: str) -> bool:
-    """Say whether ``text`` is a key or a shard id: 32 lower-case hex digits."""
+    """Return whether ``text`` is a key or a shard id: 32 lower-case hex digits."""
     return _ID.fullmatch(text) is not None
 
 
 def planned_keys(keys: Sequence[str], rejected: Collection[str]) -> list[str]:
-    """Return the keys that name a shard: the stored ones in their order, or all in sorted order where some were rejected."""
+    """Return the keys that name a shard: the stored ones in order or, if some were rejected, all of them sorted."""
     return sorted((*keys, *rejected)) if rejected else list(keys)
 
 
 def shard_id_of(fingerprint: str, planned_keys: Sequence[str]) -> str:
-    """Return the shard's id: the first 32 hex digits of the SHA-256 over the fingerprint and the keys in order."""
+    """Return a shard's id: the first 32 hex digits of the SHA-256 over fingerprint and keys, joined with newlines."""
     return hashlib.sha256("\n".join((fingerprint, *planned_keys)).encode()).hexdigest()[:ID_DIGITS]
 
 
 def read_marker(path: AnyPath) -> Marker:
-    """Read one marker; anything that is not a valid marker of that name is an IntegrityError."""
+    """Read and validate a marker.
+
+    Raises
+    ------
+    IntegrityError
+        If the file is absent, or is not a valid marker of this name.
+    UnreachableError
+        If it cannot be read at the moment.
+    """
     return parse_marker(read_file(path, MAX_MARKER_BYTES), path)
 
 
 def parse_marker(text: bytes, path: AnyPath) -> Marker:
-    """Read the marker whose bytes were read from ``path``; IntegrityError as :func:`read_marker`."""
+    """Validate the content of the marker at ``path``; errors as for :func:`read_marker`."""
     try:
         marker = Marker.model_validate_json(text)
     except ValidationError as error:
@@ -151,13 +179,25 @@ def parse_marker(text: bytes, path: AnyPath) -> Marker:
 
 
 def fetch_markers(shards: RemotePath, wanted: Collection[str]) -> Iterator[Marker]:
-    """Read the markers of these shards from a folder of an object store, many at a time; those that are gone are passed over.
+    """Read markers from an object store with concurrent requests.
 
-    IntegrityError as :func:`read_marker`, UnreachableError if the store cannot be read.
+    Parameters
+    ----------
+    shards
+        The folder.
+    wanted
+        Ids of the shards. Those without a marker are skipped.
+
+    Raises
+    ------
+    IntegrityError
+        If a marker is not valid.
+    UnreachableError
+        If the store cannot be read.
     """
     listed = [entry for entry in shards.children() if entry.path.suffix == ".json" and entry.path.stem in wanted]
-    for start in range(0, len(listed), _TOGETHER):
-        block = listed[start : start + _TOGETHER]
+    for start in range(0, len(listed), _BATCH):
+        block = listed[start : start + _BATCH]
         for entry in block:
             check_size(entry.path, entry.size, MAX_MARKER_BYTES)
         for entry, data in zip(block, read_many(block), strict=True):
@@ -168,12 +208,12 @@ def fetch_markers(shards: RemotePath, wanted: Collection[str]) -> Iterator[Marke
 
 
 def check_hint(path: AnyPath) -> str:
-    """Return the sentence that tells how to look for damage in the cache whose feature holds ``path``."""
+    """Return the sentence that says how to check the cache to which ``path``, a path in a feature's folder, belongs."""
     return f"Check the cache with: distil-cache cache verify {_cache_root(path)}"
 
 
 def first_error(error: ValidationError) -> str:
-    """Return pydantic's first complaint as ``field: message``."""
+    """Return pydantic's first error as ``field: message``."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {first['msg']}" if where else first["msg"]

@@ -1,7 +1,7 @@
-"""One open file of a shard: exact reads at a place, in any thread and after a fork, closed when nobody uses it.
+"""One open file of a shard: positioned reads, safe across threads and forks, closed with the last reference.
 
-A file of this machine is read where it is asked. Each read of an object in a store is a request, which takes as long for
-one byte as for a mebibyte: so a reader first asks for a window over all that it is about to read.
+In an object store a request for one byte takes as long as one for a mebibyte. So a reader first fetches a window that
+covers all it is about to read. A local file is read directly.
 """
 
 from __future__ import annotations
@@ -17,16 +17,24 @@ from ...storage import AnyPath, RemotePath, unreachable_error, unreachable_on_er
 from .marker import check_hint
 
 MAX_GAP = 1 << 20
-"""Bytes nobody asked for that are fetched over rather than making another request."""
+"""Largest gap in bytes between two ranges that are fetched with one request."""
 MAX_FETCHED = 3
+"""Most bytes fetched per byte asked for when ranges are merged."""
 WINDOW_BYTES = 64 << 20
-"""What a reader should ask for in one window at most, so that what is held in memory stays small."""
+"""Most bytes that a reader should ask for in one window, which bounds its memory."""
 
 
 class ShardFile(ABC):
-    """A file opened for reading; no position is shared, each read names its place.
+    """A file opened for positioned reads; there is no shared position.
 
-    path : where it lies. size : its bytes. by_requests : whether reads are worth bundling with :meth:`window`.
+    Attributes
+    ----------
+    path
+        The file.
+    size
+        Its size in bytes.
+    by_requests
+        Whether each read is a request, so that bundling reads with :meth:`window` pays.
     """
 
     path: AnyPath
@@ -34,28 +42,41 @@ class ShardFile(ABC):
     by_requests = False
 
     @abstractmethod
-    def fill(self, buffer: bytearray | memoryview, place: int) -> None:
-        """Fill a buffer of bytes with the bytes from ``place`` on; IntegrityError if the file does not have them."""
+    def fill(self, buffer: bytearray | memoryview, offset: int) -> None:
+        """Fill a buffer with the bytes from ``offset`` on; IntegrityError if the file is too short."""
 
-    def read(self, place: int, size: int) -> bytearray:
-        """Return ``size`` bytes from ``place`` on; IntegrityError if the file does not have them."""
+    def read(self, offset: int, size: int) -> bytearray:
+        """Return ``size`` bytes from ``offset`` on; IntegrityError if the file is too short."""
         data = bytearray(size)
-        self.fill(data, place)
+        self.fill(data, offset)
         return data
 
     def window(self, spans: Sequence[tuple[int, int]]) -> ShardFile:
-        """Return what reads the same bytes within ``spans``, (place, size) each, without further requests."""
+        """Return a file from which the given ranges can be read without further requests.
+
+        Parameters
+        ----------
+        spans
+            (offset, size) of each range.
+        """
         return self
 
     def unusable(self, why: str) -> IntegrityError:
-        """Return the error that names the file, what is wrong with it, and how to look for more."""
+        """Return the error that names the file and the problem, and says how to check the cache."""
         return IntegrityError(f"{self.path}: cannot be used ({why}). {check_hint(self.path)}")
 
 
 class LocalFile(ShardFile):
-    """A file of this machine, closed with the last reference to it.
+    """A file on a local disk, closed with the last reference to it.
 
-    So a reader that one thread sets aside stays whole in another that still reads, and one whose file is deleted, too.
+    So a reader that one thread evicts stays usable in another, as does one whose file is deleted.
+
+    Raises
+    ------
+    IntegrityError
+        If the file is absent.
+    UnreachableError
+        If it cannot be opened at the moment.
     """
 
     path: Path
@@ -70,20 +91,27 @@ class LocalFile(ShardFile):
         self.close = weakref.finalize(self, os.close, self._handle)
         self.size = os.fstat(self._handle).st_size
 
-    def fill(self, buffer: bytearray | memoryview, place: int) -> None:
-        """Read straight into the buffer."""
+    def fill(self, buffer: bytearray | memoryview, offset: int) -> None:
+        """Read directly into the buffer."""
         size = len(buffer)
         with unreachable_on_error(self.path):
-            got = os.preadv(self._handle, [buffer], place)
+            got = os.preadv(self._handle, [buffer], offset)
         if got != size:
-            raise self.unusable(f"has {got:,} of {size:,} bytes at place {place:,}")
+            raise self.unusable(f"has {got:,} of {size:,} bytes at offset {offset:,}")
 
 
 class RemoteFile(ShardFile):
-    """An object in a store. Nothing stays open: each read is a request of its own.
+    """An object in a store. Nothing stays open: each read is a request.
 
-    What is missing or has another size than at first is an IntegrityError; a store or a network that fails even after
-    several tries is an UnreachableError, for it says nothing about the cache.
+    An object that is missing, or whose size has changed, is an IntegrityError. A store or network that still fails
+    after retries is an UnreachableError, since that says nothing about the cache.
+
+    Parameters
+    ----------
+    path
+        The object.
+    size
+        Its size in bytes, if a listing has given it; otherwise the store is asked.
     """
 
     path: RemotePath
@@ -93,19 +121,19 @@ class RemoteFile(ShardFile):
         self.path = path
         self.size = self._size() if size is None else size
 
-    def fill(self, buffer: bytearray | memoryview, place: int) -> None:
-        """Make one request and copy what it brings."""
-        buffer[:] = self._fetch(place, len(buffer))
+    def fill(self, buffer: bytearray | memoryview, offset: int) -> None:
+        """Fetch the range with one request."""
+        buffer[:] = self._fetch(offset, len(buffer))
 
     def window(self, spans: Sequence[tuple[int, int]]) -> ShardFile:
-        """Fetch the spans, those that lie closely together in one request."""
+        """Fetch the ranges; those close to each other share a request."""
         return RangeWindow(self, [(start, self._fetch(start, stop - start)) for start, stop in merge_ranges(spans)])
 
-    def _fetch(self, place: int, size: int) -> bytes:
-        if place + size > self.size:
-            raise self.unusable(f"has {max(0, self.size - place):,} of {size:,} bytes at place {place:,}")
+    def _fetch(self, offset: int, size: int) -> bytes:
+        if offset + size > self.size:
+            raise self.unusable(f"has {max(0, self.size - offset):,} of {size:,} bytes at offset {offset:,}")
         try:
-            return self.path.read_range(place, place + size)
+            return self.path.read_range(offset, offset + size)
         except OSError as error:
             now = self._size()
             if now != self.size:
@@ -121,45 +149,76 @@ class RemoteFile(ShardFile):
 
 
 class RangeWindow(ShardFile):
-    """Parts of an object that were fetched: (place, bytes) each, in rising order."""
+    """Ranges of an object that were fetched.
+
+    Parameters
+    ----------
+    file
+        The object.
+    parts
+        (offset, bytes) of each range, in ascending order.
+    """
 
     def __init__(self, file: ShardFile, parts: Sequence[tuple[int, bytes]]) -> None:
         self.path = file.path
         self.size = file.size
         self._parts = parts
 
-    def fill(self, buffer: bytearray | memoryview, place: int) -> None:
-        """Copy from the range that holds the bytes; ValueError if none does."""
+    def fill(self, buffer: bytearray | memoryview, offset: int) -> None:
+        """Copy from the range that covers the bytes; ValueError if none does."""
         for start, data in self._parts:
-            if start <= place and place + len(buffer) <= start + len(data):
-                buffer[:] = memoryview(data)[place - start : place - start + len(buffer)]
+            if start <= offset and offset + len(buffer) <= start + len(data):
+                buffer[:] = memoryview(data)[offset - start : offset - start + len(buffer)]
                 return
-        raise ValueError(f"{len(buffer):,} bytes at place {place:,} were not asked for")
+        raise ValueError(f"{len(buffer):,} bytes at offset {offset:,} were not asked for")
 
 
 def open_file(path: AnyPath, size: int | None = None) -> ShardFile:
-    """Open a file for reading; IntegrityError if it is not there.
+    """Open a file for positioned reads.
 
-    size : that of an object in a store, where a listing has given it; without it the store is asked.
+    Parameters
+    ----------
+    path
+        The file or object.
+    size
+        An object's size in bytes, if a listing has given it; otherwise the store is asked.
+
+    Raises
+    ------
+    IntegrityError
+        If it does not exist.
+    UnreachableError
+        If it cannot be opened at the moment.
     """
     return RemoteFile(path, size) if isinstance(path, RemotePath) else LocalFile(path)
 
 
 def merge_ranges(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return (start, stop) of what to fetch for ``spans``, (place, size) each, in rising order.
+    """Merge the ranges to fetch from an object store.
 
-    Two are fetched in one if little lies between them, and as long as at most ``MAX_FETCHED`` times what was asked is.
+    Two ranges are merged if the gap between them is at most ``MAX_GAP`` and the merged range has at most
+    ``MAX_FETCHED`` times the bytes asked for.
+
+    Parameters
+    ----------
+    spans
+        (offset, size) of each range.
+
+    Returns
+    -------
+    list of tuple
+        (start, stop) of each range to fetch, in ascending order.
     """
     found: list[tuple[int, int]] = []
     asked = 0
-    for place, size in sorted(spans):
+    for offset, size in sorted(spans):
         if found:
             start, end = found[-1]
-            stop = max(end, place + size)
-            if place - end <= MAX_GAP and stop - start <= MAX_FETCHED * (asked + size):
+            stop = max(end, offset + size)
+            if offset - end <= MAX_GAP and stop - start <= MAX_FETCHED * (asked + size):
                 found[-1] = start, stop
                 asked += size
                 continue
-        found.append((place, place + size))
+        found.append((offset, offset + size))
         asked = size
     return found

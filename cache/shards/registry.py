@@ -1,6 +1,13 @@
-"""The formats of shards that there are, and how a shard's data are opened whichever they have."""
+"""The shard formats, and the shards of a feature that are open for reading."""
 
 from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ...errors import IntegrityError
 from ...storage import AnyPath
@@ -10,12 +17,30 @@ from .tar import TarFormat
 from .zarr import ZarrFormat
 
 FORMATS: dict[str, ShardFormat] = {form.name: form for form in (ZarrFormat(), TarFormat())}
+MAX_OPEN = 64
+"""Local shards of a feature that stay open; the least recently used are closed."""
+REMOTE_OPEN = 8192
+"""The same for an object store, where an open shard is only about 10 KB of metadata that took several requests."""
 
 
 def open_data(path: AnyPath, marker: Marker, feature: str, folder: AnyPath) -> ShardReader:
-    """Open a shard's data after checking presence and size; IntegrityError says what is wrong.
+    """Open a shard's data after checking that they exist and have the recorded size.
 
-    feature : its name; folder : where it lies in the cache, for the message.
+    Parameters
+    ----------
+    path
+        The data, in the cache or in a local copy.
+    marker
+        The shard's marker.
+    feature
+        The feature's name, for messages.
+    folder
+        The feature's folder in the cache, for messages.
+
+    Raises
+    ------
+    IntegrityError
+        If the data are missing or are not what the marker says.
     """
     form = FORMATS.get(marker.format)
     what = f"{feature}, shard {marker.shard}"
@@ -31,3 +56,51 @@ def open_data(path: AnyPath, marker: Marker, feature: str, folder: AnyPath) -> S
             f"{what}: {path} has {size:,} bytes, its marker says {marker.bytes:,}. {check_hint(folder)}"
         )
     return form.open(path, files, marker, feature)
+
+
+class OpenShard(NamedTuple):
+    """What reading needs of a shard: everything but the keys in its marker.
+
+    Attributes
+    ----------
+    rows
+        Number of rows.
+    shape
+        Shape of one row.
+    dtype
+        Their dtype.
+    reader
+        Reads them.
+    """
+
+    rows: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    reader: ShardReader
+
+
+class OpenShards:
+    """An LRU cache of the open shards of one feature.
+
+    It has no lock: a shard that one thread evicts stays open as long as another thread reads it.
+
+    Parameters
+    ----------
+    limit
+        The most shards, by default ``MAX_OPEN``.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
+        self._shards: OrderedDict[str, OpenShard] = OrderedDict()
+        self._process = os.getpid()
+
+    def get(self, shard_id: str, open_it: Callable[[str], OpenShard]) -> OpenShard:
+        """Return an open shard, opened with ``open_it`` if need be. A forked process opens its own."""
+        if self._process != os.getpid():  # readers are not valid after a fork
+            self._shards, self._process = OrderedDict(), os.getpid()
+        shard = self._shards.pop(shard_id, None) or open_it(shard_id)
+        self._shards[shard_id] = shard
+        while len(self._shards) > (self._limit or MAX_OPEN):
+            self._shards.popitem(last=False)
+        return shard

@@ -1,9 +1,9 @@
-"""Shards as uncompressed tar files with one ``KEY.FEATURE.npy`` member a row, which any webdataset reader streams.
+"""Shards as uncompressed tar files with one ``KEY.FEATURE.npy`` member per row, which any webdataset reader streams.
 
-The rows of a shard are of one size, so all members are: a ustar header, the .npy header, the row, zeros up to the next
-block of 512 bytes. Every byte but the rows' follows from the keys and the row's shape, which the marker names. So a
-reader never parses a tar: it goes to the place, and what stands there must be exactly what was written. Links, paths,
-sparse files, extended headers, and members of other names or sizes are all just other bytes.
+All rows of a shard have one size, so all members do: a ustar header, the .npy header, the row, and zeros up to the next
+block of 512 bytes. Every byte except the rows' follows from the keys and the row's shape, which the marker gives. So
+the reader never parses a tar: it seeks to the row's offset, and the headers there must be exactly those that were
+written. Links, paths, sparse files, extended headers, and members of other names or sizes are all just a mismatch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _BLOCK = 512
 _END = bytes(2 * _BLOCK)
 _USTAR = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _ALIGN = 64
-"""The .npy header is padded so that the data begin at a multiple of this."""
+"""The .npy header is padded so that the data begin at a multiple of this many bytes."""
 
 
 class TarFormat:
-    """The tar format of the webdataset library. Members belong to nobody and were changed in 1970: same rows, same bytes."""
+    """The webdataset tar format. Members have owner 0 and time 0, so the same rows give the same bytes."""
 
     name = "webdataset"
     suffix = ".tar"
@@ -37,7 +37,7 @@ class TarFormat:
     def write(
         self, path: Path, rows: Rows, keys: Sequence[str], feature: str, chunk_tail: tuple[int, ...]
     ) -> tuple[str, tuple[int, ...]]:
-        """Write ``rows`` (N, *shape) to the new file ``path``; return the codec's name and where each row begins."""
+        """Write the rows to the new file ``path``; see :meth:`.format.ShardFormat.write`."""
         rows = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
         layout = TarLayout(feature, rows.dtype, rows.shape[1:])
         with path.open("xb") as file:
@@ -49,20 +49,25 @@ class TarFormat:
         return "npy", layout.offsets(len(rows))
 
     def open(self, path: AnyPath, files: DataFiles, marker: Marker, feature: str) -> TarReader:
-        """Open the file ``path``; IntegrityError if ``marker`` names other places than a tar of such rows has."""
+        """Open the file; IntegrityError if its size, or the marker's offsets, are not those of such a tar."""
         file = open_file(path, next((size for name, _, size in files if not name), None))
         layout = TarLayout(feature, np.dtype(marker.dtype), marker.shape)
         if file.size != marker.rows * layout.stride + len(_END):
-            raise file.unusable(f"{marker.rows} such rows make a file of another size")
+            raise file.unusable(f"its size is not that of {marker.rows} rows")
         if marker.offsets != layout.offsets(marker.rows):
             raise file.unusable("the offsets in its marker are not those of its rows")
         return TarReader(file, marker, layout)
 
 
 class TarLayout:
-    """Where the rows of a tar lie, and the bytes before and after each.
+    """The offsets of a tar's rows, and the bytes before and after each.
 
-    feature : its name; dtype, shape : those of one row.
+    Parameters
+    ----------
+    feature
+        The feature's name.
+    dtype, shape
+        Those of one row.
     """
 
     def __init__(self, feature: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
@@ -74,15 +79,15 @@ class TarLayout:
         self.stride = _BLOCK + self._size + len(self.padding)
 
     def offsets(self, rows: int) -> tuple[int, ...]:
-        """Return the place of each row's array data in the file."""
+        """Return the byte offset of each row's array data."""
         return tuple(range(self.before, self.before + rows * self.stride, self.stride))
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
-        """Return (place, size) of rows ``start`` to ``stop``, from the first one's header to the last one's data."""
+        """Return (offset, size) of rows ``start`` to ``stop``, from the first header to the end of the last row."""
         return start * self.stride, (stop - start) * self.stride - len(self.padding)
 
     def header(self, key: str) -> bytes:
-        """Return what stands before the row of ``key``: the member's header and that of the .npy file."""
+        """Return the bytes before the row of ``key``: the tar header and the .npy header."""
         return ustar_header(self.member(key), self._size) + self._npy
 
     def member(self, key: str) -> str:
@@ -91,7 +96,7 @@ class TarLayout:
 
 
 class TarReader:
-    """An opened tar shard."""
+    """An open tar shard."""
 
     def __init__(self, file: ShardFile, marker: Marker, layout: TarLayout) -> None:
         self._file = file
@@ -101,24 +106,24 @@ class TarReader:
         self._dtype = np.dtype(marker.dtype)
 
     def read(self, start: int, stop: int, view: int | None, out: Rows | None = None) -> Rows:
-        """Return rows ``start`` to ``stop`` as (rows, *shape), or with one ``view`` as (rows, *shape[1:]), in ``out`` if given."""
+        """Return rows ``start`` to ``stop``; see :meth:`.format.ShardReader.read`."""
         shape = self._shape if view is None else self._shape[1:]
         rows = np.empty((stop - start, *shape), self._dtype) if out is None else out
         size = math.prod(shape) * self._dtype.itemsize
-        into = rows.reshape(-1).view(np.uint8).data
+        target = rows.reshape(-1).view(np.uint8).data
         file = self._file
-        together = max(1, WINDOW_BYTES // self._layout.stride)
+        rows_per_window = max(1, WINDOW_BYTES // self._layout.stride)
         for number, row in enumerate(range(start, stop)):
-            if self._file.by_requests and number % together == 0:
-                file = self._file.window([self._layout.span(row, min(stop, row + together))])
-            place = self._check_header(file, row) + (view or 0) * size
-            file.fill(into[number * size : (number + 1) * size], place)
+            if self._file.by_requests and number % rows_per_window == 0:
+                file = self._file.window([self._layout.span(row, min(stop, row + rows_per_window))])
+            offset = self._check_header(file, row) + (view or 0) * size
+            file.fill(target[number * size : (number + 1) * size], offset)
         if sys.byteorder == "big":
             rows.byteswap(inplace=True)
         return rows
 
     def _check_header(self, file: ShardFile, row: int) -> int:
-        """Return where a row's data begin; IntegrityError unless the member's header is that of this very row."""
+        """Return the byte offset of a row's data; IntegrityError unless the member's header is that of this row."""
         begin = row * self._layout.stride
         key = self._keys[16 * row : 16 * row + 16].hex()
         if file.read(begin, self._layout.before) != self._layout.header(key):
@@ -127,10 +132,17 @@ class TarReader:
 
 
 def ustar_header(name: str, size: int) -> bytes:
-    """Return the 512 bytes before a plain file in a tar (POSIX.1-1988): mode 644, owner 0, time 0.
+    """Return the 512-byte header of a regular file in a tar (POSIX.1-1988): mode 644, owner 0, time 0.
 
-    Python's own writer fills fields that do not matter in another way from version to version, and the bytes of a shard
-    must stay the same.
+    Python's tarfile fills irrelevant fields differently from version to version, and the bytes of a shard must not
+    change.
+
+    Parameters
+    ----------
+    name
+        The member's name, at most 100 bytes.
+    size
+        Its bytes.
     """
 
     def header(checksum: bytes) -> bytes:
@@ -143,9 +155,9 @@ def ustar_header(name: str, size: int) -> bytes:
 
 
 def npy_header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
-    """Return the header of a .npy file, version 1.0, of a little-endian array in C order.
+    """Return the header of a .npy file, version 1.0, for a little-endian array in C order.
 
-    Written here because numpy pads it in another way from version to version.
+    It is written here because numpy's padding differs from version to version.
     """
     descr = dtype.newbyteorder("<").str
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"

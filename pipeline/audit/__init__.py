@@ -1,3 +1,4 @@
-"""Whether labels can be told without what the pictures show; others use ``run.run_audit``, and a build uses
-``summary.summarise``.
+"""The audit: can real and generated images be told apart without their content?
+
+Other folders use ``run.run_audit``; a build uses ``summary.summarise``.
 """

@@ -1,35 +1,47 @@
-"""The checks of an audit: which images are judged together, by which features, and what is said about it."""
+"""The checks of an audit: which images are judged together, by which features, and the sentences for the findings."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ..sources.file import SourceFile
-from .classify import FEWEST, Judgement, judge
-from .header_features import HEADER_FEATURES, TOLD_ONLY, HeaderFacts, header_features
+from .classify import MIN_IMAGES, Separability, measure_separability
+from .header_features import CONTENT_FEATURES, HEADER_FEATURES, FeatureValue, HeaderFacts, header_features
 from .pixel_features import PixelFacts
-from .wording import describe_check
 
 SUSPICIOUS = 0.6
-"""AUC above which a check finds that the label is given away, if its interval lies above chance."""
+"""AUC above which a check counts as a finding, if its interval is above chance."""
 
 ERROR = 0.05
-"""Chance that any interval of an audit misses; each check gets its share of it."""
+"""Probability that any interval of an audit misses, divided equally among the checks."""
 
 _MOST_FEATURES = 5
-
-Value = str | float | None
+_MOST_VALUES = 3  # values of a feature that a sentence names
+_LONGEST_VALUE = 48  # characters of one
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One image: its file, the key of its bytes, what its header says, what its pixels say if they were looked at.
+    """One image of an audit.
 
-    group : images of the same number look alike and are kept together.
+    Attributes
+    ----------
+    file
+        The file.
+    key
+        Key of its bytes.
+    facts
+        Header features.
+    group
+        Images with the same number are near duplicates and stay in one fold.
+    pixels
+        Pixel features, if they were measured.
     """
 
     file: SourceFile
@@ -40,20 +52,20 @@ class AuditRow:
 
 
 def header_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
-    """Judge the headers of all rows, by split and by generator."""
+    """Judge the headers of all rows, of each split and of each generator."""
     return _checked(list(_of_headers(rows)))
 
 
 def all_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
-    """Judge headers and, where there are any, pixels."""
-    looked_at = [row for row in rows if row.pixels is not None]
-    return _checked([*_of_headers(rows), *(_of_pixels(looked_at) if looked_at else ())])
+    """Judge headers and, for rows that have them, pixels."""
+    measured = [row for row in rows if row.pixels is not None]
+    return _checked([*_of_headers(rows), *(_of_pixels(measured) if measured else ())])
 
 
 def judge_content_features(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
-    """Judge alone each feature that depends on the content as well; no verdict rests on it."""
+    """Judge each feature that also depends on the content, separately. They do not affect the verdict."""
     found = []
-    for name in TOLD_ONLY:
+    for name in CONTENT_FEATURES:
         judgement, values = _judged(rows, partial(_header_features, names=(name,)), 1 - ERROR)
         if judgement is not None:
             found.append(
@@ -61,81 +73,87 @@ def judge_content_features(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
                     "feature": name,
                     "auc": judgement.auc,
                     "interval": list(judgement.interval),
-                    "words": _sentence(name, rows, values),
+                    "words": _description(name, rows, values),
                 }
             )
     return found
 
 
 def choose_evenly(files: Sequence[SourceFile], keys: Sequence[str], most: int) -> list[int]:
-    """Choose the places of at most ``most`` images of each label, evenly over splits and generators.
+    """Choose at most ``most`` images of each label, evenly over splits and generators.
 
-    Within these, in the order of the keys: as good as by chance, and the same for whatever order of the files.
+    Within a split and generator, images are taken in the order of their keys, which is random with respect to content and
+    independent of the order of the files.
+
+    Returns
+    -------
+    list of int
+        Indices into ``files``, sorted.
     """
     chosen = []
     for label in (0, 1):
         cells: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for place in sorted(range(len(files)), key=lambda place: (keys[place], files[place].path)):
-            if files[place].label == label:
-                cells[files[place].split, files[place].generator].append(place)
-        turns = sorted((turn, cell, place) for cell, places in cells.items() for turn, place in enumerate(places))
-        chosen += [place for _, _, place in turns[:most]]
+        for index in sorted(range(len(files)), key=lambda index: (keys[index], files[index].path)):
+            if files[index].label == label:
+                cells[files[index].split, files[index].generator].append(index)
+        turns = sorted((turn, cell, index) for cell, indices in cells.items() for turn, index in enumerate(indices))
+        chosen += [index for _, _, index in turns[:most]]
     return sorted(chosen)
 
 
 def audit_parts(files: Sequence[SourceFile]) -> Iterator[tuple[str, list[int]]]:
-    """Yield the name and the places of what is judged by itself: all images, each split, each generator.
+    """Yield the name and the indices of each set to judge: all images, each split, each generator.
 
-    A generator has its fakes and the reals that carry its name; where there are none, the reals of the splits and
-    source groups that its fakes are in. A part that is the whole, or lacks a class, is left out.
+    The set of a generator is its fakes and the reals that carry its name; without such reals, those of the splits and
+    source groups of its fakes. Sets that equal the whole, or lack a class, are left out.
     """
     whole = list(range(len(files)))
     yield "all", whole
     for split in sorted({file.split for file in files}):
-        places = [place for place in whole if files[place].split == split]
-        if len(places) < len(whole) and _has_both(files, places):
-            yield f"split {split}", places
+        indices = [index for index in whole if files[index].split == split]
+        if len(indices) < len(whole) and _has_both(files, indices):
+            yield f"split {split}", indices
     for generator in sorted({file.generator for file in files if file.label == 1}):
-        places = _of_generator(files, generator)
-        if len(places) < len(whole) and _has_both(files, places):
-            yield f"generator {generator}", places
+        indices = _of_generator(files, generator)
+        if len(indices) < len(whole) and _has_both(files, indices):
+            yield f"generator {generator}", indices
 
 
-def _has_both(files: Sequence[SourceFile], places: Sequence[int]) -> bool:
-    return len({files[place].label for place in places}) == 2
+def _has_both(files: Sequence[SourceFile], indices: Sequence[int]) -> bool:
+    return len({files[index].label for index in indices}) == 2
 
 
 def _of_generator(files: Sequence[SourceFile], generator: str) -> list[int]:
-    own = [place for place, file in enumerate(files) if file.generator == generator]
-    if any(files[place].label == 0 for place in own):
+    own = [index for index, file in enumerate(files) if file.generator == generator]
+    if any(files[index].label == 0 for index in own):
         return own
-    homes = {(files[place].split, files[place].group) for place in own}
+    origins = {(files[index].split, files[index].group) for index in own}
     return sorted(
-        [*own, *(place for place, file in enumerate(files) if file.label == 0 and (file.split, file.group) in homes)]
+        [*own, *(index for index, file in enumerate(files) if file.label == 0 and (file.split, file.group) in origins)]
     )
 
 
-Check = tuple[str, str, Sequence[AuditRow], Callable[[AuditRow], Mapping[str, Value]]]
+_Check = tuple[str, str, Sequence[AuditRow], Callable[[AuditRow], Mapping[str, FeatureValue]]]
 
 
-def _of_headers(rows: Sequence[AuditRow]) -> Iterator[Check]:
-    for name, places in audit_parts([row.file for row in rows]):
-        yield name, "headers", [rows[place] for place in places], partial(_header_features, names=HEADER_FEATURES)
+def _of_headers(rows: Sequence[AuditRow]) -> Iterator[_Check]:
+    for name, indices in audit_parts([row.file for row in rows]):
+        yield name, "headers", [rows[index] for index in indices], partial(_header_features, names=HEADER_FEATURES)
 
 
-def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[Check]:
-    for name, places in audit_parts([row.file for row in rows]):
-        members = [rows[place] for place in places]
+def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[_Check]:
+    for name, indices in audit_parts([row.file for row in rows]):
+        members = [rows[index] for index in indices]
         with_grid = all(_pixels_of(row).own_quality is None for row in members)
         yield name, "pixels", members, partial(_pixel_features, with_grid=with_grid)
 
 
-def _header_features(row: AuditRow, names: Sequence[str]) -> dict[str, Value]:
+def _header_features(row: AuditRow, names: Sequence[str]) -> dict[str, FeatureValue]:
     values = header_features(row.facts)
     return {name: values[name] for name in names}
 
 
-def _pixel_features(row: AuditRow, with_grid: bool) -> dict[str, Value]:
+def _pixel_features(row: AuditRow, with_grid: bool) -> dict[str, FeatureValue]:
     return _pixels_of(row).features(with_grid)
 
 
@@ -144,26 +162,30 @@ def _pixels_of(row: AuditRow) -> PixelFacts:
     return row.pixels
 
 
-def _checked(checks: Sequence[Check]) -> list[dict[str, Any]]:
+def _checked(checks: Sequence[_Check]) -> list[dict[str, Any]]:
     level = 1 - ERROR / max(1, len(checks))
     return [_result(part, kind, rows, features, level) for part, kind, rows, features in checks]
 
 
 def _judged(
-    rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, Value]], level: float
-) -> tuple[Judgement | None, list[Mapping[str, Value]]]:
+    rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, FeatureValue]], level: float
+) -> tuple[Separability | None, list[Mapping[str, FeatureValue]]]:
     values = [features(row) for row in rows]
-    return judge(values, [row.file.label for row in rows], [row.group for row in rows], level), values
+    return measure_separability(values, [row.file.label for row in rows], [row.group for row in rows], level), values
 
 
 def _result(
-    part: str, kind: str, rows: Sequence[AuditRow], features: Callable[[AuditRow], Mapping[str, Value]], level: float
+    part: str,
+    kind: str,
+    rows: Sequence[AuditRow],
+    features: Callable[[AuditRow], Mapping[str, FeatureValue]],
+    level: float,
 ) -> dict[str, Any]:
     judgement, values = _judged(rows, features, level)
     fakes = sum(row.file.label for row in rows)
     result: dict[str, Any] = {"part": part, "features": kind, "real": len(rows) - fakes, "fake": fakes}
     if judgement is None:
-        few = f"fewer than {FEWEST} images of a class that do not look alike"
+        few = f"fewer than {MIN_IMAGES} images of a class that do not look alike"
         return {
             **result,
             "auc": None,
@@ -176,7 +198,8 @@ def _result(
     found = judgement.auc > SUSPICIOUS and judgement.interval[0] > 0.5
     clear = [(name, area) for name, area in judgement.alone if area > SUSPICIOUS] or judgement.alone[:1]
     carried = [
-        {"feature": name, "auc": area, "words": _sentence(name, rows, values)} for name, area in clear[:_MOST_FEATURES]
+        {"feature": name, "auc": area, "words": _description(name, rows, values)}
+        for name, area in clear[:_MOST_FEATURES]
     ]
     return {
         **result,
@@ -189,8 +212,47 @@ def _result(
     }
 
 
-def _sentence(name: str, rows: Sequence[AuditRow], values: Sequence[Mapping[str, Value]]) -> str:
-    of_label: list[list[Value]] = [[], []]
+def _description(name: str, rows: Sequence[AuditRow], values: Sequence[Mapping[str, FeatureValue]]) -> str:
+    of_label: list[list[FeatureValue]] = [[], []]
     for row, value in zip(rows, values, strict=True):
         of_label[row.file.label].append(value[name])
     return describe_check(name, *of_label)
+
+
+def describe_check(name: str, real: Sequence[FeatureValue], generated: Sequence[FeatureValue]) -> str:
+    """Return a sentence such as ``JPEG quality: real 54 to 96 (median 96), generated none``. Neither may be empty."""
+    return f"{name}: real {_summary(real)}, generated {_summary(generated)}"
+
+
+def _summary(values: Sequence[FeatureValue]) -> str:
+    there = [value for value in values if value is not None]
+    if not there:
+        return "none"
+    numbers = [float(value) for value in there if not isinstance(value, str)]
+    text = _number_summary(numbers) if len(numbers) == len(there) else _text_summary([str(value) for value in there])
+    missing = len(values) - len(there)
+    return f"{text} [none in {missing:,} of {len(values):,}]" if missing else text
+
+
+def _number_summary(values: Sequence[float]) -> str:
+    low, median, high = (_number(value) for value in np.quantile(values, [0, 0.5, 1]))
+    return low if low == high else f"{low} to {high} (median {median})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:.2f}"
+
+
+def _text_summary(values: Sequence[str]) -> str:
+    counts = Counter(values)
+    shown = [
+        f"{_shortened(value)} {100 * count / len(values):.0f} %" for value, count in counts.most_common(_MOST_VALUES)
+    ]
+    others = len(counts) - len(shown)
+    return "; ".join(shown) + (f"; {others:,} others" if others > 0 else "")
+
+
+def _shortened(value: str) -> str:
+    if not value:
+        return "(nothing)"
+    return value if len(value) <= _LONGEST_VALUE else f"{value[: _LONGEST_VALUE - 1]}…"

@@ -1,10 +1,10 @@
-"""Near duplicates: pictures that look the same after resizing or saving again, found without comparing every pair.
+"""Find near duplicates: images that look the same after resizing or saving again, without comparing all pairs.
 
-A picture is shrunk to 32x32 grey, by averaging areas, and its **hash** is the signs of the 64 lowest frequencies of that
-picture's DCT, the mean left out. Two pictures are candidates if at most :data:`MOST_BITS` bits differ. Then they agree
-whole in one of ``MOST_BITS + 1`` bands of bits, so that only pictures of the same bucket are compared. A candidate is a
-near duplicate if the shrunk pictures correlate to :data:`CORRELATION` or more. A picture of almost one colour has no
-hash.
+An image is reduced to a 32x32 grey thumbnail by area averaging. Its **perceptual hash** is the signs of the 64 lowest
+frequencies of the thumbnail's DCT, without the mean. Two images are candidates if at most :data:`MOST_BITS` bits differ.
+They then agree in at least one of ``MOST_BITS + 1`` bands of bits, so only images in the same bucket are compared.
+A candidate is a near duplicate if the thumbnails have a correlation of :data:`CORRELATION` or more. An image of nearly one
+colour has no hash.
 """
 
 from __future__ import annotations
@@ -21,33 +21,35 @@ from PIL import Image
 from ...images.file import PILLOW_ERRORS, Limits, open_image, rejection
 
 MOST_BITS = 6
-"""Most bits, of 64, in which the hashes of near duplicates differ."""
+"""Largest number of differing bits, of 64, in the hashes of near duplicates."""
 
 CORRELATION = 0.98
-"""Least correlation of near duplicates at 32x32."""
+"""Smallest correlation of the thumbnails of near duplicates."""
 
 _SIDE = 32
-_FLATTEST = 4.0  # standard deviation in grey levels below which a picture says nothing
+_FLATTEST = 4.0  # standard deviation in grey levels below which an image has no hash
 _COMPARED_AT_ONCE = 1024
 _LIMITS = Limits(max_pixels=64_000_000, min_side=1)
 
-_PLACES = np.arange(_SIDE)
-_DCT = np.cos((2 * _PLACES[None] + 1) * _PLACES[:, None] * np.pi / (2 * _SIDE))
-_LOWEST = sorted(((i, j) for i in range(12) for j in range(12) if i + j), key=lambda place: (sum(place), place))[:64]
+_POSITIONS = np.arange(_SIDE)
+_DCT = np.cos((2 * _POSITIONS[None] + 1) * _POSITIONS[:, None] * np.pi / (2 * _SIDE))
+_LOWEST = sorted(
+    ((i, j) for i in range(12) for j in range(12) if i + j), key=lambda frequency: (sum(frequency), frequency)
+)[:64]
 _ROWS, _COLUMNS = np.array(_LOWEST).T
 _BITS_OF = np.array([value.bit_count() for value in range(1 << 16)], dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSketch:
-    """What a picture looks like: its hash (64 bits), and the shrunk picture as float32 of mean 0 and length 1."""
+class PerceptualHash:
+    """Perceptual hash (64 bits) and thumbnail of an image, float32 (1024,) of mean 0 and norm 1."""
 
     hash: int
-    shrunk: NDArray[np.float32]
+    thumbnail: NDArray[np.float32]
 
 
-def sketch_image(data: bytes) -> ImageSketch | None:
-    """Return the look of an image file; None if it is of almost one colour. Raises ImageRejected."""
+def perceptual_hash(data: bytes) -> PerceptualHash | None:
+    """Return the perceptual hash of an image file; None if it has nearly one colour. Raises ImageRejected."""
     image = open_image(data)
     _LIMITS.check(*image.size)
     try:
@@ -61,15 +63,15 @@ def sketch_image(data: bytes) -> ImageSketch | None:
     centred = pixels - pixels.mean()
     signs = (_DCT @ centred @ _DCT.T)[_ROWS, _COLUMNS] > 0
     value = int.from_bytes(np.packbits(signs).tobytes(), "big")
-    return ImageSketch(value, (centred / np.linalg.norm(centred)).astype(np.float32).ravel())
+    return PerceptualHash(value, (centred / np.linalg.norm(centred)).astype(np.float32).ravel())
 
 
-def near_pairs(looks: Sequence[ImageSketch]) -> list[tuple[int, int]]:
-    """Return the pairs of places (smaller first, sorted) whose pictures are near duplicates."""
-    if not looks:
+def near_pairs(images: Sequence[PerceptualHash]) -> list[tuple[int, int]]:
+    """Return the pairs of indices (smaller first, sorted) of near duplicates."""
+    if not images:
         return []
-    hashes = np.array([look.hash for look in looks], dtype=np.uint64)
-    shrunk = np.stack([look.shrunk for look in looks])
+    hashes = np.array([image.hash for image in images], dtype=np.uint64)
+    thumbnails = np.stack([image.thumbnail for image in images])
     found: set[tuple[int, int]] = set()
     for bucket in _buckets(hashes):
         for start in range(0, len(bucket), _COMPARED_AT_ONCE):
@@ -77,44 +79,44 @@ def near_pairs(looks: Sequence[ImageSketch]) -> list[tuple[int, int]]:
             later = bucket[start:]
             close = _differing_bits(hashes[block], hashes[later]) <= MOST_BITS
             rows, columns = np.nonzero(close)
-            ones, others = block[rows], later[columns]
-            for one, other in zip(ones[ones < others].tolist(), others[ones < others].tolist(), strict=True):
-                if float(shrunk[one] @ shrunk[other]) >= CORRELATION:
-                    found.add((one, other))
+            first, second = block[rows], later[columns]
+            for a, b in zip(first[first < second].tolist(), second[first < second].tolist(), strict=True):
+                if float(thumbnails[a] @ thumbnails[b]) >= CORRELATION:
+                    found.add((a, b))
     return sorted(found)
 
 
 def groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Return for each place 0..count-1 the smallest place that pairs connect it with."""
-    leader = list(range(count))
+    """Return for each index 0..count-1 the smallest index that it is connected with (union-find)."""
+    parent = list(range(count))
 
-    def find(place: int) -> int:
-        while leader[place] != place:
-            leader[place] = leader[leader[place]]
-            place = leader[place]
-        return place
+    def find(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
 
-    for one, other in pairs:
-        low, high = sorted((find(one), find(other)))
-        leader[high] = low
-    return [find(place) for place in range(count)]
+    for a, b in pairs:
+        low, high = sorted((find(a), find(b)))
+        parent[high] = low
+    return [find(index) for index in range(count)]
 
 
 def _buckets(hashes: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
-    """Return the places (ascending) of hashes that share a band of bits, wherever there are two or more."""
+    """Return the indices (ascending) of hashes that share a band of bits, where there are at least two."""
     found = []
     edges = np.linspace(0, 64, MOST_BITS + 2).astype(int)
     for low, high in itertools.pairwise(edges):
         bands = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, band in enumerate(bands.tolist()):
-            places[band].append(place)
-        found += [np.array(bucket) for bucket in places.values() if len(bucket) > 1]
+        buckets: dict[int, list[int]] = defaultdict(list)
+        for index, band in enumerate(bands.tolist()):
+            buckets[band].append(index)
+        found += [np.array(bucket) for bucket in buckets.values() if len(bucket) > 1]
     return found
 
 
-def _differing_bits(ones: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Count differing bits of every pair: (len(ones), len(others))."""
-    differing = ones[:, None] ^ others[None, :]
+def _differing_bits(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Count the differing bits of every pair; returns (len(first), len(second))."""
+    differing = first[:, None] ^ second[None, :]
     counts: NDArray[np.int64] = _BITS_OF[differing.view(np.uint16).reshape(*differing.shape, 4)].sum(axis=2)
     return counts

@@ -1,7 +1,7 @@
-"""What a file tells without its pixels: format, encoder settings, size, metadata. All of it could give a label away.
+"""Features of a file's header: format, encoder settings, size, metadata. Any of them could give the label away.
 
-None of these facts depends on what the picture shows, with one exception: the number of bytes. It is told, but no
-verdict rests on it (see :data:`TOLD_ONLY`).
+Only the number of bytes depends on the image's content. It is reported, but does not affect the verdict (see
+:data:`CONTENT_FEATURES`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,22 @@ _USUAL = {"jpeg": ("jpg", "jpeg"), "tiff": ("tif", "tiff")}
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
-    """The facts of one file. A field is None where its question does not arise.
+    """What a file's header says. A field is None where it does not apply.
 
-    extension : ``as it should``, or what is wrong. mode : Pillow's, with the bits of a channel if they are not 8.
-    width, height : pixels, as stored. bytes : of the file; metadata_bytes : of them in what a decoder may skip.
-    structure : the kinds of segments or chunks in their order, the signature of an encoder.
-    jpeg_tables : name of the quantisation tables. scan : ``plain``, ``progressive`` or ``interlaced``.
+    Attributes
+    ----------
+    format
+        File format in lower case.
+    extension
+        ``as it should``, or how it differs from the usual one.
+    mode, metadata, structure, scan, jpeg_quality, jpeg_tables, subsampling
+        See :class:`...images.headers.HeaderTraits`.
+    width, height
+        Size in pixels as stored.
+    bytes
+        Size of the file.
+    metadata_bytes
+        Bytes that a decoder may skip.
     """
 
     format: str
@@ -40,37 +50,48 @@ class HeaderFacts:
     subsampling: str | None = None
 
 
-Value = str | float | None
+FeatureValue = str | float | None
+"""A number, a category, or None where the feature does not apply."""
 
 HEADER_FEATURES = (
     "format", "extension", "JPEG quality", "JPEG tables", "chroma subsampling", "width", "height", "aspect",
     "colour mode", "metadata", "metadata bytes", "structure", "scan",
 )  # fmt: skip
-"""Names of the features that :func:`header_features` returns and a verdict may rest on."""
+"""Names of the features of :func:`header_features` that the verdict uses."""
 
-TOLD_ONLY = ("bytes per pixel",)
-"""Features that depend on the content as well: smooth pictures take fewer bytes with every encoder."""
+CONTENT_FEATURES = ("bytes per pixel",)
+"""Features that also depend on the content: smooth images take fewer bytes with any encoder."""
 
 
 def header_facts(data: bytes, name: str) -> HeaderFacts:
-    """Read a file's facts.
+    """Read the header of a file.
 
-    data : the whole file. name : its name, for the extension. Raises as :func:`...images.file.open_image`.
+    Parameters
+    ----------
+    data
+        Bytes of the whole file.
+    name
+        Name of the file, for its extension.
+
+    Raises
+    ------
+    ImageRejected
+        As :func:`...images.file.open_image`.
     """
     found = read_header(data)
     return _with_traits(name, found.format, found.width, found.height, len(data), found.metadata_bytes, found.traits)
 
 
 def row_facts(row: ScannedRow) -> HeaderFacts | None:
-    """Return the facts that a scan gathered of a file; None of a row that comes from elsewhere."""
+    """Return the header facts of a scanned row; None for a row that was not scanned."""
     if not row.traits:
         return None
     width, height = (row.height, row.width) if row.turned else (row.width, row.height)
     return _with_traits(row.file.path, row.format, width, height, row.bytes, row.metadata_bytes, row.traits)
 
 
-def header_features(facts: HeaderFacts) -> dict[str, Value]:
-    """Return the features of one file by name; None where the question does not arise."""
+def header_features(facts: HeaderFacts) -> dict[str, FeatureValue]:
+    """Return the features of one file by name; None where a feature does not apply."""
     return {
         "format": facts.format,
         "extension": facts.extension,

@@ -1,9 +1,8 @@
-"""Audit of a dataset: can the label be told without looking at what the pictures show?
+"""Audit a dataset: can the label be predicted without the content of the images?
 
-A detector that is trained on JPEG photographs and PNG generations learns to tell JPEG from PNG. The audit reads the
-sources as a build does, and asks of headers (:mod:`.header_features`) and of traces in the pixels (:mod:`.pixel_features`)
-how well they tell the label (:mod:`.classify`); and it looks for pictures that are there twice
-(:mod:`.duplicates`).
+A detector trained on JPEG photographs and PNG generations learns to tell JPEG from PNG. The audit reads the sources as a
+build does. It measures how well headers (:mod:`.header_features`) and traces in the pixels (:mod:`.pixel_features`) predict
+the label (:mod:`.classify`), and finds duplicates (:mod:`.duplicates`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ...cache.store import Cache
 from ...choices import AUDIT_SAMPLE
 from ...errors import UsageError, UserError
 from ...images.file import ImageRejected
-from ...progress import Progress, Silent, counter
+from ...progress import Progress, Silent
 from ...storage import AnyPath, to_path
 from ..scan.conflicts import ScannedRow
 from ..scan.scan import ScanResult, scan
@@ -26,36 +25,40 @@ from ..sources.discover import discover
 from ..sources.file import SourceFile, printable
 from ..sources.read import read_source, readers
 from .checks import AuditRow, all_checks, choose_evenly, header_checks, judge_content_features
-from .duplicates import ImageSketch, groups, near_pairs, sketch_image
+from .duplicates import PerceptualHash, groups, near_pairs, perceptual_hash
 from .header_features import HeaderFacts, header_facts, row_facts
 from .pixel_features import PixelFacts, pixel_facts
 
 __all__ = ["AuditRow", "HeaderFacts", "audit_rows", "header_facts", "run_audit"]
 
 HEADER_SAMPLE = 5000
-"""Most files of each label whose headers are judged."""
+"""Largest number of files of each label whose headers are judged."""
 
-LOOK_SAMPLE = 10_000
-"""Most images of each label that are compared for near duplicates."""
+DUPLICATE_SAMPLE = 10_000
+"""Largest number of images of each label that are compared for near duplicates."""
 
 _SHOWN = 20
 _WORKERS = 4
 _NOT_MEASURED = ("too-small", "too-large")
 
 T = TypeVar("T")
-Result = dict[str, Any]
-Refusal = tuple[SourceFile, ImageRejected]
+_RejectedFile = tuple[SourceFile, ImageRejected]
 
 
-def audit_rows(rows: Sequence[AuditRow]) -> list[Result]:
-    """Judge headers alone: the cheap part of an audit, for a program that has the facts of its files.
+def audit_rows(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
+    """Judge headers only, for a program that has the header facts of its files.
 
-    At most HEADER_SAMPLE rows of each label are judged. Returns one entry a check (all rows, each split, each
-    generator): ``part``, ``features``, counts, ``auc``, ``interval``, ``found``, and in ``carried_by`` what tells the
-    label, in words. ``auc`` is None and ``reason`` says why where there are too few images.
+    At most HEADER_SAMPLE rows of each label are judged.
+
+    Returns
+    -------
+    list of dict
+        One entry per check (all rows, each split, each generator): ``part``, ``features``, counts, ``auc``, ``interval``,
+        ``found``, and in ``carried_by`` the features that predict the label. With too few images, ``auc`` is None and
+        ``reason`` says why.
     """
-    places = choose_evenly([row.file for row in rows], [row.key for row in rows], HEADER_SAMPLE)
-    return header_checks([rows[place] for place in places])
+    indices = choose_evenly([row.file for row in rows], [row.key for row in rows], HEADER_SAMPLE)
+    return header_checks([rows[index] for index in indices])
 
 
 def run_audit(
@@ -66,35 +69,58 @@ def run_audit(
     dataset: str | None = None,
     sample: int = AUDIT_SAMPLE,
     progress: Progress | None = None,
-) -> Result:
-    """Audit sources (folders, tables, tars), or a dataset of a cache by the places that it was built from.
+) -> dict[str, Any]:
+    """Audit sources (folders, tables, tars), or the source files of a dataset in a cache.
 
-    sample : most images of each label whose pixels are looked at; 0 for none.
-    Returns what was found, ready for JSON; ``found`` says whether a check finds the label given away.
-    Files that cannot be used are set aside, each with its reason. Raises UsageError if it is not clear what to audit;
-    UserError for a source that cannot be listed, or if no usable image of a class is left.
+    Parameters
+    ----------
+    sources
+        Paths or URLs; or else ``cache`` and ``dataset``.
+    layout
+        Layout of the sources; None to recognise it.
+    cache, dataset
+        The dataset whose source files are audited.
+    sample
+        Largest number of images of each label whose pixels are measured; 0 for none.
+    progress
+        Receives the stages.
+
+    Returns
+    -------
+    dict
+        The findings, ready for JSON. ``found`` says whether any check found that the label can be predicted; ``set_aside``
+        lists files that could not be used, with the reason.
+
+    Raises
+    ------
+    UsageError
+        If it is not clear what to audit.
+    UserError
+        If a source cannot be listed, or a class has no usable image.
     """
     if sample < 0:
         raise UsageError(f"--sample {sample}: must be 0 or more.")
     started = time.monotonic()
     progress = progress or Silent()
     files, expected = _files(sources, layout, cache, dataset)
-    scanned = scan(files, workers=_WORKERS, progress=counter(progress, "scan"))
-    aside = [_aside(reject.path, reject.reason, reject.detail) for reject in scanned.rejects]
+    scanned = scan(files, workers=_WORKERS, progress=progress)
+    rejects = [_reject(reject.path, reject.reason, reject.detail) for reject in scanned.rejects]
     rows = [row for row in scanned.rows if expected.get(row.file, row.key) == row.key]
-    aside += [
-        _aside(printable(row.file.location), "changed", "the file is not the one that was built from")
+    rejects += [
+        _reject(printable(row.file.location), "changed", "the file is not the one that was built from")
         for row in scanned.rows
         if expected.get(row.file, row.key) != row.key
     ]
     if len({row.file.label for row in rows}) < 2:
-        raise UserError(f"{_names(sources, dataset)}: needs usable images of both classes.{_first(aside)}")
+        raise UserError(f"{_names(sources, dataset)}: needs usable images of both classes.{_first(rejects)}")
 
-    near, group, unseen = near_duplicates(rows, progress)
-    judged, refused = read_sample(rows, group, sample, progress)
-    failed = {file.location: (file, seen) for file, seen in [*unseen, *refused] if seen.reason not in _NOT_MEASURED}
-    aside += [_aside(printable(file.location), seen.reason, seen.detail) for file, seen in failed.values()]
-    checks = all_checks(judged)
+    near, group, unread = near_duplicates(rows, progress)
+    sampled, unreadable = read_sample(rows, group, sample, progress)
+    failed = {
+        file.location: (file, error) for file, error in [*unread, *unreadable] if error.reason not in _NOT_MEASURED
+    }
+    rejects += [_reject(printable(file.location), error.reason, error.detail) for file, error in failed.values()]
+    checks = all_checks(sampled)
     return {
         "sources": [str(source) for source in sources] if sources else [f"dataset {dataset} of {cache}"],
         "files": len(files),
@@ -102,14 +128,14 @@ def run_audit(
         "fake": sum(row.file.label == 1 for row in rows),
         "found": any(check["found"] for check in checks),
         "checks": checks,
-        "told": judge_content_features(judged),
+        "told": judge_content_features(sampled),
         "pixels": {
-            "measured": sum(row.pixels is not None for row in judged),
-            "without_spectrum": sum(row.pixels is not None and row.pixels.grid is None for row in judged),
-            "not_measured": dict(Counter(seen.reason for _, seen in refused)),
+            "measured": sum(row.pixels is not None for row in sampled),
+            "without_spectrum": sum(row.pixels is not None and row.pixels.grid is None for row in sampled),
+            "not_measured": dict(Counter(error.reason for _, error in unreadable)),
         },
         "duplicates": {**_exact(rows, scanned), **near},
-        "set_aside": aside,
+        "set_aside": rejects,
         "seconds": time.monotonic() - started,
     }
 
@@ -117,7 +143,7 @@ def run_audit(
 def _files(
     sources: Sequence[AnyPath | str], layout: str | None, cache: AnyPath | str | None, dataset: str | None
 ) -> tuple[list[SourceFile], dict[SourceFile, str]]:
-    """Return what is to be audited, and the keys that a dataset has recorded."""
+    """Return the files to audit, and for a dataset the recorded key of each."""
     if bool(sources) == (cache is not None or dataset is not None):
         raise UsageError("Give either sources, or --cache and --dataset.")
     if sources:
@@ -138,46 +164,63 @@ def _files(
 
 def read_sample(
     rows: Sequence[ScannedRow], group: dict[str, int], sample: int, progress: Progress
-) -> tuple[list[AuditRow], list[Refusal]]:
-    """Take the headers of a sample, and read the pixels of a part of it; return these and what could not be read."""
+) -> tuple[list[AuditRow], list[_RejectedFile]]:
+    """Return audit rows for a sample, with pixel features for a part of it, and the files that could not be read."""
     files, keys = [row.file for row in rows], [row.key for row in rows]
-    places = choose_evenly(files, keys, max(HEADER_SAMPLE, sample))
+    indices = choose_evenly(files, keys, max(HEADER_SAMPLE, sample))
     chosen = choose_evenly(files, keys, sample)
-    pixels = dict(zip(chosen, _read([rows[place] for place in chosen], _pixels, "pixels", progress), strict=True))
-    judged = [
-        AuditRow(rows[place].file, rows[place].key, fact, group[rows[place].key], _kept(pixels.get(place)))
-        for place in places
-        if (fact := row_facts(rows[place])) is not None
+    pixels = dict(zip(chosen, _read([rows[index] for index in chosen], _pixels, "pixels", progress), strict=True))
+    sampled = [
+        AuditRow(rows[index].file, rows[index].key, fact, group[rows[index].key], _facts_or_none(pixels.get(index)))
+        for index in indices
+        if (fact := row_facts(rows[index])) is not None
     ]
-    return judged, [(rows[place].file, seen) for place, seen in pixels.items() if isinstance(seen, ImageRejected)]
+    return sampled, [(rows[index].file, found) for index, found in pixels.items() if isinstance(found, ImageRejected)]
 
 
-def near_duplicates(rows: Sequence[ScannedRow], progress: Progress) -> tuple[Result, dict[str, int], list[Refusal]]:
-    """Look for near duplicates among different files; number the groups of keys that look alike; return failures too."""
-    one_of = list({row.key: row for row in rows}.values())
+def near_duplicates(
+    rows: Sequence[ScannedRow], progress: Progress
+) -> tuple[dict[str, Any], dict[str, int], list[_RejectedFile]]:
+    """Find near duplicates among different files.
+
+    Returns
+    -------
+    dict
+        The counts and examples for the result.
+    dict of str to int
+        Key -> number of its group of near duplicates.
+    list of (SourceFile, ImageRejected)
+        Files that could not be read.
+    """
+    distinct = list({row.key: row for row in rows}.values())
     compared = [
-        one_of[place] for place in choose_evenly([r.file for r in one_of], [r.key for r in one_of], LOOK_SAMPLE)
+        distinct[index]
+        for index in choose_evenly([row.file for row in distinct], [row.key for row in distinct], DUPLICATE_SAMPLE)
     ]
-    seen = _read(compared, _look, "near duplicates", progress)
-    kept = [(row, look) for row, look in zip(compared, seen, strict=True) if isinstance(look, ImageSketch)]
-    pairs = near_pairs([look for _, look in kept])
-    files = [(kept[one][0].file, kept[other][0].file) for one, other in pairs]
-    number = {row.key: place for place, row in enumerate([row for row, _ in kept])}
+    results = _read(compared, _hash, "near duplicates", progress)
+    kept = [(row, found) for row, found in zip(compared, results, strict=True) if isinstance(found, PerceptualHash)]
+    pairs = near_pairs([found for _, found in kept])
+    files = [(kept[a][0].file, kept[b][0].file) for a, b in pairs]
+    number = {row.key: index for index, row in enumerate([row for row, _ in kept])}
     leaders = groups(len(kept), pairs)
-    group = {row.key: leaders[number[row.key]] if row.key in number else len(kept) + n for n, row in enumerate(one_of)}
-    across = [(one, other) for one, other in files if one.label != other.label or one.split != other.split]
-    found = {
+    group = {
+        row.key: leaders[number[row.key]] if row.key in number else len(kept) + n for n, row in enumerate(distinct)
+    }
+    across = [(a, b) for a, b in files if a.label != b.label or a.split != b.split]
+    counts = {
         "compared": len(compared),
         "near_pairs": len(pairs),
-        "near_across_labels": sum(one.label != other.label for one, other in files),
-        "near_across_splits": sum(one.split != other.split for one, other in files),
-        "near_examples": [[printable(one.location), printable(other.location)] for one, other in across[:_SHOWN]],
+        "near_across_labels": sum(a.label != b.label for a, b in files),
+        "near_across_splits": sum(a.split != b.split for a, b in files),
+        "near_examples": [[printable(a.location), printable(b.location)] for a, b in across[:_SHOWN]],
     }
-    refused = [(row.file, look) for row, look in zip(compared, seen, strict=True) if isinstance(look, ImageRejected)]
-    return found, group, refused
+    rejected = [
+        (row.file, error) for row, error in zip(compared, results, strict=True) if isinstance(error, ImageRejected)
+    ]
+    return counts, group, rejected
 
 
-def _exact(rows: Sequence[ScannedRow], scanned: ScanResult) -> Result:
+def _exact(rows: Sequence[ScannedRow], scanned: ScanResult) -> dict[str, Any]:
     repeated = sum(count - 1 for count in Counter((row.key, row.file.generator) for row in rows).values())
     return {
         "same_bytes_both_labels": scanned.label_conflicts,
@@ -187,21 +230,21 @@ def _exact(rows: Sequence[ScannedRow], scanned: ScanResult) -> Result:
 
 
 def _read(
-    rows: Sequence[ScannedRow], look: Callable[[ScannedRow], T], stage: str, progress: Progress
+    rows: Sequence[ScannedRow], examine: Callable[[ScannedRow], T], stage: str, progress: Progress
 ) -> list[T | ImageRejected]:
-    """Read files, several at a time, and look at each; in order, a verdict in the place of what cannot be used."""
+    """Apply ``examine`` to files, several at a time; returns its results in order, or the rejection of a file."""
 
-    def careful(row: ScannedRow) -> T | ImageRejected:
+    def read_one(row: ScannedRow) -> T | ImageRejected:
         try:
-            return look(row)
+            return examine(row)
         except ImageRejected as rejected:
             return rejected
 
     progress.start(stage, len(rows))
     found = []
     with ThreadPoolExecutor(readers((row.file for row in rows), _WORKERS)) as pool:
-        for seen in pool.map(careful, rows):
-            found.append(seen)
+        for result in pool.map(read_one, rows):
+            found.append(result)
             progress.advance(stage, 1)
     return found
 
@@ -210,15 +253,15 @@ def _pixels(row: ScannedRow) -> PixelFacts:
     return pixel_facts(read_source(row.file, row.key))
 
 
-def _look(row: ScannedRow) -> ImageSketch | None:
-    return sketch_image(read_source(row.file, row.key))
+def _hash(row: ScannedRow) -> PerceptualHash | None:
+    return perceptual_hash(read_source(row.file, row.key))
 
 
-def _kept(seen: PixelFacts | ImageRejected | None) -> PixelFacts | None:
-    return seen if isinstance(seen, PixelFacts) else None
+def _facts_or_none(found: PixelFacts | ImageRejected | None) -> PixelFacts | None:
+    return found if isinstance(found, PixelFacts) else None
 
 
-def _aside(path: str, reason: str, detail: str) -> dict[str, str]:
+def _reject(path: str, reason: str, detail: str) -> dict[str, str]:
     return {"path": path, "reason": reason, "detail": detail}
 
 
@@ -226,7 +269,9 @@ def _names(sources: Sequence[AnyPath | str], dataset: str | None) -> str:
     return ", ".join(str(source) for source in sources) or f"dataset {dataset}"
 
 
-def _first(aside: Sequence[dict[str, str]]) -> str:
+def _first(rejects: Sequence[dict[str, str]]) -> str:
     return (
-        f" {len(aside):,} files were set aside, the first: {aside[0]['path']}: {aside[0]['reason']}." if aside else ""
+        f" {len(rejects):,} files cannot be used; the first: {rejects[0]['path']}: {rejects[0]['reason']}."
+        if rejects
+        else ""
     )

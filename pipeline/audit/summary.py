@@ -1,6 +1,6 @@
-"""The cheap part of an audit, as a build does it: headers alone, of a sample, from what the scan gathered.
+"""The header audit of a build: a sample of headers, from what the scan has read.
 
-No file is opened for it. Its verdict is kept with the dataset's revision, so a build that changes nothing judges nothing.
+It opens no file. The result is stored with the dataset's revision, so a build that changes nothing audits nothing.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from .checks import AuditRow, choose_evenly, header_checks, judge_content_featur
 from .header_features import row_facts
 
 SUMMARY_SAMPLE = 500
-"""Most files of each label whose headers a build judges."""
+"""Largest number of files of each label whose headers a build judges."""
 
 
 def summarise(rows: Sequence[ScannedRow]) -> HeaderAudit | None:
-    """Judge the headers of scanned files by split and by generator; None for rows that were not scanned."""
+    """Audit the headers of scanned files by split and by generator; return None for rows that were not scanned."""
     if not all(row.traits for row in rows):
         return None
     numbers = {key: number for number, key in enumerate(dict.fromkeys(row.key for row in rows))}
-    places = choose_evenly([row.file for row in rows], [row.key for row in rows], SUMMARY_SAMPLE)
+    indices = choose_evenly([row.file for row in rows], [row.key for row in rows], SUMMARY_SAMPLE)
     judged = [
-        AuditRow(rows[place].file, rows[place].key, facts, numbers[rows[place].key])
-        for place in places
-        if (facts := row_facts(rows[place])) is not None
+        AuditRow(rows[index].file, rows[index].key, facts, numbers[rows[index].key])
+        for index in indices
+        if (facts := row_facts(rows[index])) is not None
     ]
     checks = tuple(Check.model_validate(check) for check in header_checks(judged))
     fake = sum(row.file.label for row in rows)
@@ -47,27 +47,32 @@ def audit_result(audit: HeaderAudit | None, harmonize: str | None) -> dict[str, 
 
 
 def warning(audit: HeaderAudit, harmonize: str | None) -> str:
-    """Return what a build warns of: what is found, and what to do. Empty if nothing is found.
+    """Return the warning of a build: the finding, and what to do about it. Empty without a finding.
 
-    harmonize : what the build does about it, as ``--harmonize`` says it.
+    Parameters
+    ----------
+    audit
+        Header audit of the dataset.
+    harmonize
+        The build's ``--harmonize`` option.
     """
     if not audit.found:
         return ""
     if harmonize is not None:
-        todo = (
-            f"--harmonize {harmonize} puts one compression over all pictures, but their sizes and earlier compression "
-            "may still show; `distil-cache audit` says what else tells them apart."
+        advice = (
+            f"--harmonize {harmonize} compresses all images alike, but their sizes and earlier compression "
+            "may still show. `distil-cache audit` reports what else tells them apart."
         )
     else:
-        todo = (
-            "Put one compression over all pictures with --harmonize jpeg:95, and see with `distil-cache audit` what "
+        advice = (
+            "Compress all images alike with --harmonize jpeg:95, and run `distil-cache audit` to see what "
             "else tells them apart."
         )
-    return f"{audit.sentence} {todo}"
+    return f"{audit.sentence} {advice}"
 
 
 def _sentence(checks: Sequence[Check]) -> str:
-    """Say what the first finding over the most images is; the check of all images comes first."""
+    """Return a sentence for the first finding; the check of all images comes first."""
     for check in checks:
         if check.found and check.interval is not None:
             carriers: Sequence[Carrier] = check.carried_by[:1]

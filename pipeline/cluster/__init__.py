@@ -1,7 +1,8 @@
-"""A build on many processes: the tasks of the plan, handed out by Dask to workers that each hold the models.
+"""Run a build on many processes: Dask distributes the tasks of the plan to workers that hold the models.
 
-What a worker does with a task is what the loop of :mod:`..execution.tasks` does; see docs/cluster.md for how it is used. ``distributed``
-is an optional dependency: it is imported when a build asks for workers.
+A worker runs a task as :mod:`..execution.tasks` does; docs/cluster.md describes the use. ``distributed`` is an optional
+dependency that is imported only for a build with workers. Other folders use ``Placement``; the build uses
+``open_worker_pool``.
 """
 
 from __future__ import annotations
@@ -18,25 +19,45 @@ from .placement import Placement
 if TYPE_CHECKING:
     from .client import WorkerPool
 
-__all__ = ["Placement", "open_crew"]
+__all__ = ["Placement", "open_worker_pool"]
 
 
 @contextmanager
-def open_crew(place: Placement, device: str, progress: Progress) -> Iterator[WorkerPool | None]:
-    """Start the workers of this machine, or connect to a scheduler; yields None for a build in this process.
+def open_worker_pool(placement: Placement, device: str, progress: Progress) -> Iterator[WorkerPool | None]:
+    """Start workers on this machine or connect to a scheduler, for the length of a ``with`` block.
 
-    device : what ``--device`` says. Raises UserError if Dask is not installed, the scheduler does not answer, or the
-    workers do not start.
+    Parameters
+    ----------
+    placement
+        Where the build computes.
+    device
+        The ``--device`` option.
+    progress
+        Receives messages.
+
+    Yields
+    ------
+    WorkerPool or None
+        None for a build in this process.
+
+    Raises
+    ------
+    UserError
+        If Dask is not installed, the scheduler does not answer, or the workers do not start.
     """
-    if not place.on_cluster:
+    if not placement.on_cluster:
         yield None
         return
     if find_spec("distributed") is None:
-        option = "--scheduler" if place.scheduler else "--workers"
+        option = "--scheduler" if placement.scheduler else "--workers"
         raise UserError(f"{option}: needs Dask. Install it with: pip install 'distil-cache[cluster]'")
     from .client import connect, start_local_pool
 
-    opened = connect(place.scheduler, progress.say) if place.scheduler else start_local_pool(place.workers or 1, device)
-    with opened as crew:
-        progress.say(f"{crew.name}; dashboard: {crew.dashboard}")
-        yield crew
+    opened = (
+        connect(placement.scheduler, progress.say)
+        if placement.scheduler
+        else start_local_pool(placement.workers or 1, device)
+    )
+    with opened as pool:
+        progress.say(f"{pool.name}; dashboard: {pool.dashboard}")
+        yield pool

@@ -1,4 +1,4 @@
-"""The workers behind a scheduler, as a build sees them: hand in a task, hear which have ended and how."""
+"""A pool of workers behind a Dask scheduler: submit tasks, and collect results and failures."""
 
 from __future__ import annotations
 
@@ -19,28 +19,36 @@ from ..scan.scan import ScannedFile, memory_key, scan_file
 from ..sources.file import SourceFile, absolute_root
 from .connection import LOST, NO_ANSWER, Connection, silenced_logging
 from .local_workers import LocalWorkers, local_workers
-from .messages import read_findings, write_files
+from .messages import read_entries, write_files
 from .worker import BuildPlugin, UnknownBuildError, scan_block
 
 CONNECT_SECONDS = 30.0
 WAIT_SECONDS = 1.0
 REVIVE_SECONDS = 5.0
-_NEWS_SECONDS = 1.0
-"""How old an answer to the question who is there may be."""
+_MAX_AGE_SECONDS = 1.0
+"""Largest age of the list of workers."""
 _FILES = 256
 """Files that a worker scans in one task."""
 _SAME_WINDOW = 256
-"""Blocks of files after which a scan asks again how many workers there are."""
+"""Blocks of files after which a scan asks again for the number of workers."""
 _SPARE = 8
-"""Tasks handed in beyond two for each thread, so that an adaptive cluster sees a reason to grow."""
+"""Tasks submitted beyond two for each thread, so that an adaptive cluster has a reason to grow."""
 
 
 @dataclass(frozen=True)
 class TaskFailure:
     """Why a task was not done.
 
-    deaths : workers that died while they had it; 0 if it raised. worker : address of the (last) one, if known.
-    tried : whether it counts as a try; not if the scheduler, or all the workers that might have done it, went away.
+    Attributes
+    ----------
+    text
+        Description of the failure.
+    worker
+        Address of the (last) worker, if known.
+    deaths
+        Number of workers that died while they had the task; 0 if it raised an exception.
+    tried
+        Whether it counts as a try. It does not if the scheduler, or all workers that may run the task, went away.
     """
 
     text: str
@@ -51,18 +59,24 @@ class TaskFailure:
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """What became of the task with this key: the text it returned, or a failure."""
+    """Outcome of the task with this key: the text that it returned, or a failure."""
 
     key: str
     result: str | TaskFailure
 
 
 class WorkerPool:
-    """A client of a Dask scheduler. ``name`` says who works, ``dashboard`` where Dask shows it.
+    """The workers of a Dask scheduler.
 
-    local : the workers, if they are processes that this one started.
-    Every method raises UserError if the scheduler is gone for good. If another one takes its place, tasks that were handed in
+    Every method raises UserError if the scheduler is gone for good. If another one takes over, tasks that were submitted
     before come back untried.
+
+    Attributes
+    ----------
+    name
+        Description of the workers.
+    dashboard
+        URL of Dask's dashboard.
     """
 
     def __init__(self, connection: Connection, name: str, local: LocalWorkers | None = None) -> None:
@@ -74,21 +88,21 @@ class WorkerPool:
         self._ended: queue.SimpleQueue[Future[str]] = queue.SimpleQueue()
         self._futures: dict[str, Future[str]] = {}
         self._limited: dict[str, frozenset[str]] = {}
-        self._there: tuple[float, dict[str, int]] | None = None
+        self._known_workers: tuple[float, dict[str, int]] | None = None
 
     def workers(self) -> dict[str, int]:
-        """Return the address of each worker with its number of threads, as it is or was a moment ago."""
-        if self._there is None or time.monotonic() - self._there[0] > _NEWS_SECONDS:
+        """Return the address of each worker with its number of threads; the answer may be a second old."""
+        if self._known_workers is None or time.monotonic() - self._known_workers[0] > _MAX_AGE_SECONDS:
             there = self._connection.ask(lambda client: dict(client.nthreads()))
-            self._there = time.monotonic(), there
-        return self._there[1]
+            self._known_workers = time.monotonic(), there
+        return self._known_workers[1]
 
     def window(self) -> int:
-        """Return how many tasks to hand in at a time: enough to keep everybody busy, whatever the size of the build."""
+        """Return how many tasks to have submitted at a time: enough to keep all workers busy."""
         return 2 * sum(self.workers().values()) + _SPARE
 
     def submit(self, function: Callable[..., str], *arguments: str, key: str, avoid: Collection[str] = ()) -> None:
-        """Hand in a task; ``avoid`` names workers that get it only if there is no other."""
+        """Submit a task. Workers in ``avoid`` get it only if there is no other."""
         others = [address for address in self.workers() if address not in avoid] if avoid else []
         future = self._connection.ask(
             lambda client: client.submit(function, *arguments, key=key, pure=False, workers=others or None)
@@ -99,7 +113,7 @@ class WorkerPool:
         future.add_done_callback(self._ended.put)
 
     def ended(self) -> list[TaskOutcome]:
-        """Wait a moment for tasks that have ended and return what became of them."""
+        """Wait a moment for tasks to end, and return their outcomes."""
         if self._local and time.monotonic() - self._revived > REVIVE_SECONDS:
             self._local.revive()
             self._revived = time.monotonic()
@@ -115,7 +129,7 @@ class WorkerPool:
         return outcomes if futures or outcomes else self._stranded()
 
     def _outcomes(self, futures: Sequence[Future[str]]) -> list[TaskOutcome]:
-        """Return what became of tasks. What the loss of the scheduler cancelled is left out, and another one is found."""
+        """Return the outcomes of tasks. If the loss of the scheduler cancelled some, wait for another and leave them out."""
         try:
             ended = _gathered(self._connection.client, futures)
         except LOST as error:
@@ -129,17 +143,17 @@ class WorkerPool:
         return outcomes
 
     def _left_behind(self) -> list[TaskOutcome]:
-        """Take back the tasks that were handed in to a scheduler which has gone away."""
+        """Take back the tasks that were submitted to a scheduler that has gone away."""
         client = self._connection.client
         behind = [key for key, future in self._futures.items() if future.client is not client]
         if behind:
-            self._there = None
+            self._known_workers = None
         for key in behind:
             self._forget(key)
         return [TaskOutcome(key, TaskFailure("the scheduler went away", None, tried=False)) for key in behind]
 
     def _stranded(self) -> list[TaskOutcome]:
-        """Take back the tasks whose workers are all gone while others may be there."""
+        """Take back the tasks whose workers are all gone, while others may exist."""
         there = self.workers().keys() if self._limited else ()
         stranded = [key for key, others in self._limited.items() if others.isdisjoint(there)]
         for key in stranded:
@@ -152,8 +166,8 @@ class WorkerPool:
         self._limited.pop(key, None)
 
     def retire(self, worker: str) -> None:
-        """Send a worker away for good."""
-        self._there = None
+        """Remove a worker for good."""
+        self._known_workers = None
         if self._local:
             self._local.dismiss(worker)
         else:
@@ -161,7 +175,7 @@ class WorkerPool:
 
     @contextmanager
     def plugin(self, plugin: BuildPlugin) -> Iterator[None]:
-        """Give every worker, also those that join later, a plugin for the length of a ``with`` block."""
+        """Install a plugin on every worker, including those that join later, for the length of a ``with`` block."""
         self._connection.give(plugin)
         try:
             yield
@@ -177,46 +191,51 @@ class WorkerPool:
     def scan_files(
         self, files: Sequence[SourceFile], trusted: Mapping[bytes, ScanEntry]
     ) -> Iterator[Sequence[ScannedFile]]:
-        """Scan source files, many at a time, as a :data:`..scan.scan.FileScanner`; what workers cannot read is scanned here."""
+        """Scan files on the workers, as a :data:`..scan.scan.FileScanner`; files that they cannot read are scanned here."""
         roots = {root: absolute_root(root) for root in {file.root for file in files}}
         keys = [memory_key(roots[file.root], file) for file in files]
         blocks = [slice(start, start + _FILES) for start in range(0, len(files), _FILES)]
-        flying: dict[str, int] = {}
+        in_flight: dict[str, int] = {}
         found: dict[int, str | TaskFailure] = {}
-        window = handed_in = 0
+        window = submitted = 0
 
-        def hand_in(number: int) -> None:
+        def submit_block(number: int) -> None:
             known = [trusted.get(key) for key in keys[blocks[number]]]
             key = f"scan-{secrets.token_hex(8)}"
-            flying[key] = number
+            in_flight[key] = number
             self.submit(scan_block, write_files(files[blocks[number]], known), key=key)
 
         for number, block in enumerate(blocks):
             window = window if number % _SAME_WINDOW else self.window()
-            for later in range(handed_in, min(number + window, len(blocks))):
-                hand_in(later)
-                handed_in = later + 1
+            for later in range(submitted, min(number + window, len(blocks))):
+                submit_block(later)
+                submitted = later + 1
             while number not in found:
                 for outcome in self.ended():
-                    block_number = flying.pop(outcome.key)
+                    block_number = in_flight.pop(outcome.key)
                     if isinstance(outcome.result, TaskFailure) and not outcome.result.tried:
-                        hand_in(block_number)
+                        submit_block(block_number)
                     else:
                         found[block_number] = outcome.result
             yield _merged(files[block], keys[block], trusted, found.pop(number))
 
 
 @contextmanager
-def connect(address: str, tell: Callable[[str], None] = lambda said: None) -> Iterator[WorkerPool]:
-    """Connect to a scheduler that is there. UserError if it does not answer.
+def connect(address: str, say: Callable[[str], None] = lambda text: None) -> Iterator[WorkerPool]:
+    """Connect to a running scheduler. Raises UserError if it does not answer.
 
-    tell : is told when the scheduler goes away and when there is one again.
+    Parameters
+    ----------
+    address
+        Address of the scheduler.
+    say
+        Called with a message when the scheduler goes away and when there is one again.
     """
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except NO_ANSWER as error:
         raise UserError(f"--scheduler {address}: no scheduler answers ({error}).") from error
-    with silenced_logging(), closing(Connection(client, address, tell)) as connection:
+    with silenced_logging(), closing(Connection(client, address, say)) as connection:
         yield WorkerPool(connection, f"scheduler at {address}")
 
 
@@ -231,13 +250,13 @@ def start_local_pool(processes: int, device: str) -> Iterator[WorkerPool]:
 
 
 def _gathered(client: Client, futures: Sequence[Future[str]]) -> list[tuple[Future[str], str | TaskFailure | None]]:
-    """Return each task with what became of it; None if the loss of the scheduler cancelled it."""
+    """Return each task with its outcome; None if the loss of the scheduler cancelled it."""
     finished = {str(future.key): future for future in futures if future.status == "finished"}
     results: dict[str, str | None] = client.gather(finished, errors="skip") if finished else {}
     ended: list[tuple[Future[str], str | TaskFailure | None]] = []
     for future in futures:
         result: str | TaskFailure | None = results.get(str(future.key))
-        if result is None and future.status == "error":  # also one that was lost, and failed when it was done again
+        if result is None and future.status == "error":  # also one that was lost, and failed when it was repeated
             error = future.exception()
             result = None if isinstance(error, UnknownBuildError) else _failure(error)
         elif result is None and future.status == "lost":
@@ -258,8 +277,8 @@ def _failure(error: BaseException) -> TaskFailure:
 def _merged(
     files: Sequence[SourceFile], keys: Sequence[bytes], trusted: Mapping[bytes, ScanEntry], result: str | TaskFailure
 ) -> list[ScannedFile]:
-    """Return what a scan wants to know of a block of files, from a worker's answer."""
-    answers = [False] * len(files) if isinstance(result, TaskFailure) else read_findings(result)
+    """Return the scanned files of a block from a worker's answer."""
+    answers = [False] * len(files) if isinstance(result, TaskFailure) else read_entries(result)
     scanned: list[ScannedFile] = []
     for file, key, answer in zip(files, keys, answers, strict=True):
         known = trusted.get(key)

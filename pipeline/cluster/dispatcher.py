@@ -1,9 +1,9 @@
-"""Handing out shards to workers until each is made, or has failed so often that it is set aside.
+"""Dispatch shards to workers until each is made, or has failed so often that it is given up.
 
-A shard that raised is tried again, if there is one on a worker where it did not. A worker that dies takes down all shards it had,
-and only one of them can be to blame: they go to the end of the line, and one that was there at a death too often has its
-last try alone, so that a shard which kills workers is told from its neighbours. A worker on which many shards
-in a row fail is sent away: the fault is then its own, or everybody's, and in that case the build ends when nobody is left.
+A shard that raised an exception is tried again, on another worker if there is one. A worker that dies takes down all its
+shards, only one of which can be the cause: they go to the end of the queue, and a shard that was present at too many deaths
+has its last try alone, so that a shard that kills workers is distinguished from its neighbours. A worker on which many shards
+in a row fail is removed. If the fault is common to all workers, the build ends when none is left.
 """
 
 from __future__ import annotations
@@ -19,59 +19,86 @@ from .client import TaskFailure, TaskOutcome, WorkerPool
 from .messages import read_report
 from .worker import make_shard
 
-UNFIT = 5
-"""Shards in a row that fail on a worker before it is sent away."""
+MAX_FAILURES_IN_A_ROW = 5
+"""Shards in a row that may fail on a worker before it is removed."""
 
 
 @dataclass
 class ShardTask:
-    """One task on its way.
+    """One task and its state.
 
-    failures : tries that failed; avoid : workers on which it raised; last : how it failed last. handed_in : how often.
+    Attributes
+    ----------
+    id
+        Id of the image shard.
+    task
+        The task.
+    failures
+        Number of failed tries.
+    submissions
+        How often it was submitted.
+    alone
+        Whether it is tried without other tasks.
+    avoid
+        Workers on which it raised an exception.
+    last
+        Description of its last failure.
     """
 
     id: str
     task: Task
     failures: int = 0
-    handed_in: int = 0
+    submissions: int = 0
     alone: bool = False
     avoid: set[str] = field(default_factory=set)
     last: str = ""
 
 
 class Dispatcher:
-    """The shards of a plan and where they are: waiting, under way, waiting to be tried alone, or set aside.
+    """The shards of a plan and their state: waiting, in flight, waiting to be tried alone, or given up.
 
-    plugin : name under which the workers know the build. message : writes the text that a worker gets for a task.
-    tell : called with a sentence when a worker is sent away or a shard is set aside.
+    Parameters
+    ----------
+    pool
+        The workers.
+    plugin
+        Name of the build's plugin on the workers.
+    shards
+        Shards to make.
+    message
+        Returns the text that a worker gets for a task.
+    tries
+        How often a shard may fail.
+    say
+        Called with a message when a worker is removed or a shard is given up.
     """
 
     def __init__(
         self,
-        crew: WorkerPool,
+        pool: WorkerPool,
         plugin: str,
         shards: list[ShardTask],
         message: Callable[[Task], str],
         tries: int,
-        tell: Callable[[str], None],
+        say: Callable[[str], None],
     ) -> None:
-        self._crew, self._plugin, self._message, self._tries, self._tell = crew, plugin, message, tries, tell
+        self._pool, self._plugin, self._message, self._tries, self._say = pool, plugin, message, tries, say
         self._waiting = deque(shards)
         self._alone: deque[ShardTask] = deque()
-        self._flying: dict[str, ShardTask] = {}
-        self._rows: dict[str, set[str]] = {}
-        self._away: set[str] = set()
-        self.aside: list[ShardTask] = []
+        self._in_flight: dict[str, ShardTask] = {}
+        self._failed_in_a_row: dict[str, set[str]] = {}
+        self._removed: set[str] = set()
+        self.failed: list[ShardTask] = []
         self.failures = 0
 
     def events(self) -> Iterator[tuple[ShardTask, TaskReport] | None]:
-        """Yield each shard that is made, with the worker's report; None where a try failed, or just time passed.
+        """Yield each finished shard with the worker's report; None when a try failed or some time has passed.
 
-        UserError if the scheduler is gone, or every worker was sent away.
+        Raises UserError if the scheduler is gone, or every worker was removed.
         """
-        while self._waiting or self._flying or self._alone:
+        while self._waiting or self._in_flight or self._alone:
             self._hand_out()
-            outcomes = self._crew.ended()
+            outcomes = self._pool.ended()
             for outcome in outcomes:
                 yield self._take(outcome)
             if not outcomes:
@@ -79,29 +106,29 @@ class Dispatcher:
 
     def _hand_out(self) -> None:
         if self._waiting:
-            room = self._crew.window() - len(self._flying)
-            if not self._flying:  # every device begins before anybody reads a second shard
-                room = len(self._crew.workers()) or room
+            room = self._pool.window() - len(self._in_flight)
+            if not self._in_flight:  # every device starts before any worker reads a second shard
+                room = len(self._pool.workers()) or room
             for _ in range(min(room, len(self._waiting))):
                 self._start(self._waiting.popleft())
-        elif self._alone and not self._flying:
+        elif self._alone and not self._in_flight:
             shard = self._alone.popleft()
             shard.alone = True
             self._start(shard)
 
     def _start(self, shard: ShardTask) -> None:
-        shard.handed_in += 1
-        key = f"shard-{shard.id}-{self._plugin}-{shard.handed_in}"
-        self._flying[key] = shard
-        self._crew.submit(make_shard, self._plugin, self._message(shard.task), key=key, avoid=shard.avoid)
+        shard.submissions += 1
+        key = f"shard-{shard.id}-{self._plugin}-{shard.submissions}"
+        self._in_flight[key] = shard
+        self._pool.submit(make_shard, self._plugin, self._message(shard.task), key=key, avoid=shard.avoid)
 
     def _take(self, outcome: TaskOutcome) -> tuple[ShardTask, TaskReport] | None:
-        shard = self._flying.pop(outcome.key)
+        shard = self._in_flight.pop(outcome.key)
         if isinstance(outcome.result, TaskFailure):
             self._failed(shard, outcome.result)
             return None
         report = read_report(outcome.result)
-        self._rows.pop(report.worker, None)
+        self._failed_in_a_row.pop(report.worker, None)
         return shard, report
 
     def _failed(self, shard: ShardTask, failure: TaskFailure) -> None:
@@ -119,23 +146,25 @@ class Dispatcher:
         elif shard.failures < self._tries:
             self._waiting.append(shard)
         else:
-            self.aside.append(shard)
-            self._tell(f"shard {shard.id[:16]} is set aside: {shard.last}")
+            self.failed.append(shard)
+            self._say(f"shard {shard.id[:16]} is given up: {shard.last}")
 
     def _blame(self, worker: str, shard: ShardTask) -> None:
-        """Note a failure on a worker; send it away after too many in a row, and stop if it was the last."""
-        row = self._rows.setdefault(worker, set())
-        row.add(shard.id)
-        if len(row) < UNFIT:
+        """Count a failure on a worker; remove it after too many in a row, and stop if it was the last."""
+        failed = self._failed_in_a_row.setdefault(worker, set())
+        failed.add(shard.id)
+        if len(failed) < MAX_FAILURES_IN_A_ROW:
             return
-        self._rows.pop(worker)
-        there = self._crew.workers().keys() - self._away
-        if worker in there:
-            self._away.add(worker)
-            self._tell(f"worker {worker} is sent away: the last {UNFIT} shards failed there ({shard.last})")
-            self._crew.retire(worker)
-        if there == {worker}:
+        self._failed_in_a_row.pop(worker)
+        present = self._pool.workers().keys() - self._removed
+        if worker in present:
+            self._removed.add(worker)
+            self._say(
+                f"worker {worker} is removed: the last {MAX_FAILURES_IN_A_ROW} shards failed there ({shard.last})"
+            )
+            self._pool.retire(worker)
+        if present == {worker}:
             raise UserError(
-                f"every worker was sent away, because shard after shard failed. The last said: {shard.last}. "
-                "What was finished is kept: mend that and run the same command again."
+                f"every worker was removed because its shards failed. The last error: {shard.last}. "
+                "Finished shards are kept. Fix the error and run the same command again."
             )

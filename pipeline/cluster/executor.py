@@ -1,4 +1,4 @@
-"""The tasks of a plan through a crew: messages out, reports in, progress told, and what could not be made named at the end."""
+"""Run the tasks of a plan on a worker pool: send messages, receive reports, show progress, and name failed shards."""
 
 from __future__ import annotations
 
@@ -29,47 +29,64 @@ from .placement import Placement
 from .worker import BuildPlugin, measure
 
 VISIBLE_SECONDS = 120.0
-"""How long a network file system may take to show this machine what workers wrote."""
+"""How long a network file system may take until this machine sees what workers wrote."""
 _NAMED = 5
-"""Shards that a sentence names."""
+"""Failed shards that an error names."""
 
 
 class ClusterExecutor:
-    """One build's work on a crew, for the length of a ``with crew.plugin(work.plugin)`` block.
+    """Runs the tasks of a build on a worker pool, inside a ``with pool.plugin(executor.plugin)`` block.
 
-    plugin : what the workers get. failures : tries that failed, so far.
+    Attributes
+    ----------
+    plugin
+        The build's plugin for the workers.
+    failures
+        Number of failed tries so far.
     """
 
     def __init__(
         self,
-        crew: WorkerPool,
+        pool: WorkerPool,
         config: BuildConfig,
         ready: BuildPlan,
-        place: Placement,
+        placement: Placement,
         progress: Progress,
         make_plugin: Callable[[str, str], BuildPlugin] = BuildPlugin,
     ) -> None:
-        self._crew, self._config, self._ready, self._place, self._progress = crew, config, ready, place, progress
+        self._pool, self._config, self._ready, self._placement, self._progress = (
+            pool,
+            config,
+            ready,
+            placement,
+            progress,
+        )
         name = f"build-{secrets.token_hex(4)}"
-        self.plugin = make_plugin(name, _request(config, ready, place).model_dump_json())
+        self.plugin = make_plugin(name, _request(config, ready, placement).model_dump_json())
         self._dispatch: Dispatcher | None = None
 
     @property
     def failures(self) -> int:
-        """Tries that failed."""
+        """Number of failed tries so far."""
         return self._dispatch.failures if self._dispatch else 0
 
     def reports(self) -> Iterator[TaskReport]:
-        """Yield what workers report of each task.
+        """Yield the workers' report of each task.
 
-        UserError at the end if shards were set aside, with everything else made, or if the scheduler went away for good.
+        Raises UserError if the scheduler went away for good, or at the end, after all other shards are made, for shards that
+        failed too often.
         """
         ready, progress = self._ready, self._progress
         files = ready.files()
         images = ready.stores["image"]
         shards = [ShardTask(task.image_shard or images.shard_id(task.keys), task) for task in ready.plan.tasks]
         self._dispatch = Dispatcher(
-            self._crew, self.plugin.name, shards, lambda task: write_task(task, files), self._place.tries, progress.say
+            self._pool,
+            self.plugin.name,
+            shards,
+            lambda task: write_task(task, files),
+            self._placement.tries,
+            progress.say,
         )
         progress.start("shards", len(shards))
         rates = Throughput()
@@ -82,19 +99,19 @@ class ClusterExecutor:
                 for feature, made_shard in report.done.shards.items():
                     made.setdefault(feature, set()).add(made_shard)
                 yield report
-            progress.note("shards", rates.text(self._crew.workers(), self.failures))
+            progress.note("shards", rates.text(self._pool.workers(), self.failures))
         _wait_until_visible(ready.stores, made)
-        if self._dispatch.aside:
-            raise _set_aside(self._dispatch.aside, len(shards), self._place.tries, files)
+        if self._dispatch.failed:
+            raise _shards_failed(self._dispatch.failed, len(shards), self._placement.tries, files)
 
     def deviation(self, keys: Collection[str]) -> Deviation | None:
-        """Let a worker compare reduced precision with float32 on these pictures; None if it could not."""
+        """Compare reduced precision with float32 on a worker, for these images; return None if that failed."""
         while True:
             key = f"deviation-{self.plugin.name}-{secrets.token_hex(4)}"
-            self._crew.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
+            self._pool.submit(measure, self.plugin.name, json.dumps(list(keys)), key=key)
             outcomes: list[TaskOutcome] = []
             while not outcomes:
-                outcomes = self._crew.ended()
+                outcomes = self._pool.ended()
             result = outcomes[0].result
             if not isinstance(result, TaskFailure):
                 return Deviation(**json.loads(result))
@@ -113,18 +130,18 @@ class ClusterExecutor:
 
 
 class Throughput:
-    """How many images a second each worker has finished since the work began."""
+    """Images a second of each worker since the build began."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._images: Counter[str] = Counter()
 
     def add(self, worker: str, images: int) -> None:
-        """Note what a worker has finished."""
+        """Add images that a worker has finished."""
         self._images[worker] += images
 
     def text(self, workers: Collection[str], failures: int) -> str:
-        """Return a line about the workers that are there, their rates and the tries that failed."""
+        """Return a line with the number of workers, their rates and the failed tries."""
         if not workers:
             return "waiting for a worker"
         seconds = max(time.monotonic() - self._began, 1e-9)
@@ -134,8 +151,8 @@ class Throughput:
         return f"{len(workers)} workers, {each} images/s each{failed}"
 
 
-def _request(config: BuildConfig, ready: BuildPlan, place: Placement) -> OpenBuild:
-    """Return what a worker must know. What was not given is left out, so that it takes the worker machine's default."""
+def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> OpenBuild:
+    """Return what a worker must know. Settings that were not given take the defaults of the worker's machine."""
     assert ready.cache is not None
     changes: dict[str, object] = {}
     if isinstance(config.cache, Path):  # a URL means the same everywhere
@@ -146,9 +163,9 @@ def _request(config: BuildConfig, ready: BuildPlan, place: Placement) -> OpenBui
         changes["teacher_weights"] = config.teacher_weights.absolute()
     if config.adm not in (*SHIPPED, *OFFICIAL):
         changes["adm"] = str(Path(config.adm).absolute())
-    if place.workers is not None:
+    if placement.workers is not None:
         changes |= {
-            "decode_threads": threads_each(place.workers),
+            "decode_threads": threads_each(placement.workers),
             "device": "cpu" if config.device == "cpu" else "auto",
         }
     sent = config.model_copy(update=changes)
@@ -157,30 +174,30 @@ def _request(config: BuildConfig, ready: BuildPlan, place: Placement) -> OpenBui
         config=sent.model_dump(mode="json", exclude_unset=True),
         fingerprints={feature: spec.fingerprint() for feature, spec in ready.specs.items()},
         lease=ready.lease,
-        pictures=ready.pictures.folder.name if ready.pictures else None,
+        pictures=ready.originals.folder.name if ready.originals else None,
     )
 
 
 def _wait_until_visible(stores: Mapping[str, FeatureStore], made: Mapping[str, set[str]]) -> None:
-    """Wait until this machine sees the shards that workers made; UserError if it does not."""
+    """Wait until this machine sees the shards that workers made. Raises UserError if it does not."""
     end = time.monotonic() + VISIBLE_SECONDS
     for feature, shards in made.items():
         while absent := shards - set(stores[feature].marker_ids()):
             if time.monotonic() > end:
                 raise UserError(
-                    f"{stores[feature].folder}: {len(absent)} shards that workers made cannot be seen here. "
+                    f"{stores[feature].folder}: {len(absent)} shards that workers made are not visible here. "
                     "Put the cache on a file system that all machines share, and run the same command again."
                 )
             time.sleep(0.5)
 
 
-def _set_aside(aside: Sequence[ShardTask], shards: int, tries: int, files: Mapping[str, SourceFile]) -> UserError:
-    """Return the error that names the shards which could not be made."""
-    named = [f"{shard.id[:16]} ({_first_file(shard, files)}{shard.last})" for shard in aside[:_NAMED]]
-    more = f"; and {len(aside) - _NAMED} more" if len(aside) > _NAMED else ""
+def _shards_failed(failed: Sequence[ShardTask], shards: int, tries: int, files: Mapping[str, SourceFile]) -> UserError:
+    """Return the error that names the failed shards."""
+    named = [f"{shard.id[:16]} ({_first_file(shard, files)}{shard.last})" for shard in failed[:_NAMED]]
+    more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
     return UserError(
-        f"{len(aside)} of {shards} shards failed in each of {tries} tries and were set aside: {'; '.join(named)}{more}. "
-        "Everything else is kept: run the same command again to try them again."
+        f"{len(failed)} of {shards} shards failed in each of {tries} tries: {'; '.join(named)}{more}. "
+        "All other shards are kept. Run the same command again to retry these."
     )
 
 

@@ -1,7 +1,7 @@
-"""Workers on this machine: a process for each GPU, or as many CPU processes as were asked for.
+"""Start workers on this machine: one process per GPU, or a number of CPU processes.
 
-Everything listens on the loopback interface alone, and connections are encrypted with a key that lives as long as the build:
-whoever can talk to a Dask scheduler can run code as its user, and a machine may have other users.
+All sockets listen on the loopback interface only, and connections are encrypted with a key that exists as long as the build:
+any process that can connect to a Dask scheduler can run code as its user, and a machine may have other users.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _IGNORE_ENDINGS = "import signal\n" + "\n".join(
     f"signal.signal(signal.{name}, signal.SIG_IGN)" for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)
 )
-"""Run by each worker as it starts: Ctrl-C and the end of a terminal reach all processes, and it is the build that ends its
-workers. SIGTERM keeps its meaning, as Python ends stray processes with it."""
-CALM = {
-    "distributed.worker.profile.enabled": False,  # looks at every thread a hundred times a second
+"""Run by each worker as it starts: Ctrl-C and the end of a terminal reach all processes, but the build ends its workers
+itself. SIGTERM keeps its meaning: Python ends stray processes with it."""
+QUIET_SETTINGS = {
+    "distributed.worker.profile.enabled": False,  # samples every thread a hundred times a second
     "distributed.admin.tick.interval": "1s",  # 20 ms by default, to notice an event loop that hangs
     "distributed.admin.system-monitor.interval": "5s",  # the dashboard's curves, twice a second by default
     "distributed.admin.system-monitor.disk": False,
 }
-"""Settings of Dask under which a worker that waits for its device leaves the processor alone."""
+"""Settings of Dask with which a worker that waits for its device does not use the CPU."""
 
 
 def cores() -> int:
@@ -49,32 +49,33 @@ def threads_each(processes: int) -> int:
 
 
 def environments(processes: int, device: str) -> list[dict[str, str]]:
-    """Return the environment of each process: one GPU each, or none where ``device`` is cpu or there is no GPU.
+    """Return the environment of each process: one GPU each, or none if ``device`` is cpu or there is no GPU.
 
-    Raises UsageError if a GPU was named, or there are fewer GPUs than processes.
+    Raises
+    ------
+    UsageError
+        If ``device`` names a GPU, or there are fewer GPUs than processes.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(
-            f"--device {device}: with --workers each process takes a GPU of its own. Leave it out, or say cpu."
-        )
+        raise UsageError(f"--device {device}: with --workers each process uses its own GPU. Leave it out, or use cpu.")
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return [{"CUDA_VISIBLE_DEVICES": ""} for _ in range(processes)]
     count = torch.cuda.device_count()
     if processes > count:
-        raise UsageError(f"--workers {processes}: this machine has {count} GPUs for them, and each takes one.")
+        raise UsageError(f"--workers {processes}: this machine has {count} GPUs, and each worker needs one.")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(count)]
     return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in names[:processes]]
 
 
 class LocalWorkers:
-    """The worker processes of this machine, each under a nanny of this process that starts it again when it dies."""
+    """The worker processes of this machine. A nanny in this process restarts each when it dies."""
 
     def __init__(self, cluster: SpecCluster) -> None:
         self.cluster = cluster
 
     def revive(self) -> None:
-        """Start workers anew whose nanny gave up, as it does when one dies while it starts."""
+        """Start workers again whose nanny gave up, as it does when a worker dies while it starts."""
 
         async def replace() -> None:
             for name, nanny in list(self.cluster.workers.items()):
@@ -85,7 +86,7 @@ class LocalWorkers:
         self.cluster.sync(replace)
 
     def dismiss(self, address: str) -> None:
-        """End a worker for good."""
+        """Stop a worker for good."""
 
         async def remove() -> None:
             for name, nanny in list(self.cluster.workers.items()):
@@ -98,7 +99,7 @@ class LocalWorkers:
 
 @contextmanager
 def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
-    """Run a scheduler and workers for the length of a ``with`` block. UserError if they do not start."""
+    """Run a scheduler and workers for the length of a ``with`` block. Raises UserError if they do not start."""
     security = Security.temporary()
     threads = str(threads_each(processes))
     common: dict[str, Any] = {"host": LOOPBACK, "protocol": "tls://", "security": security}
@@ -120,11 +121,11 @@ def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
     scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{LOOPBACK}:0"}}
     settings = {
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_LIMITS, threads),
-        "distributed.scheduler.allowed-failures": 0,  # the build counts, and tells a shard that kills from its neighbours
+        "distributed.scheduler.allowed-failures": 0,  # the dispatcher counts failures itself
         "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.deploy.lost-worker-timeout": "1 day",  # Dask gives up those that take long to start again
+        "distributed.deploy.lost-worker-timeout": "1 day",  # Dask gives up workers that take long to restart
         "distributed.logging.distributed": "critical",
-        **CALM,
+        **QUIET_SETTINGS,
     }
     with _restored(THREAD_LIMITS), dask.config.set(settings):
         try:
@@ -139,7 +140,7 @@ def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
 
 @contextmanager
 def _restored(names: tuple[str, ...]) -> Iterator[None]:
-    """Give environment variables back the values they had: Dask sets them here for the processes it starts."""
+    """Restore environment variables afterwards: Dask sets them here for the processes that it starts."""
     before: Mapping[str, str | None] = {name: os.environ.get(name) for name in names}
     try:
         yield

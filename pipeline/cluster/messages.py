@@ -1,6 +1,6 @@
-"""What a build and its workers tell each other, as JSON: keys and paths to the worker, small records back.
+"""Messages between a build and its workers, as JSON: keys and paths to the worker, small records back.
 
-Dask wraps these texts in its own messages. No picture, no tensor and no object of this program travels.
+Dask wraps these texts in its own messages. They contain no image, no tensor and no pickled object of this package.
 """
 
 from __future__ import annotations
@@ -15,15 +15,24 @@ from pydantic import BaseModel, ConfigDict
 from ..execution.tasks import TaskReport, TaskResult
 from ..planning.plan import Task
 from ..scan.memory import ScanEntry
-from ..sources.file import ListedObject, Member, SourceFile, absolute_root
+from ..sources.file import ListedObject, SourceFile, TarMember, absolute_root
 
 
 class OpenBuild(BaseModel):
     """What a worker must know of a build before its first task.
 
-    version : of this program. config : the fields of the build's configuration that were given, with absolute paths.
-    fingerprints : feature -> fingerprint, to be found again by the worker. lease : name of the build's lease, which shows
-    that both see one cache. pictures : folder of the pictures that are perturbed, if any.
+    Attributes
+    ----------
+    version
+        Version of this package.
+    config
+        Fields of the build's configuration that were given, with absolute paths.
+    fingerprints
+        Feature -> fingerprint, which the worker must reproduce.
+    lease
+        Name of the build's lease, which proves that both see the same cache.
+    pictures
+        Folder of the cached images to perturb, if any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,15 +45,15 @@ class OpenBuild(BaseModel):
 
 
 def write_task(task: Task, files: Mapping[str, SourceFile]) -> str:
-    """Return a task and the files that its pictures are decoded from."""
-    place = {key: number for number, key in enumerate(task.keys)}
+    """Return the message for a task and the files from which its images are decoded."""
+    row_of = {key: number for number, key in enumerate(task.keys)}
     needed = () if task.image_shard is not None else task.keys
     return _dump(
         {
             "shard": task.image_shard,
             "keys": task.keys,
             "missing": {
-                feature: True if keys == task.keys else [place[key] for key in keys]
+                feature: True if keys == task.keys else [row_of[key] for key in keys]
                 for feature, keys in task.missing.items()
             },
             "files": [_plain_file(files[key]) if key in files else None for key in needed],
@@ -53,46 +62,46 @@ def write_task(task: Task, files: Mapping[str, SourceFile]) -> str:
 
 
 def read_task(text: str) -> tuple[Task, dict[str, SourceFile]]:
-    """Return the task and its files by key."""
+    """Parse a task and its files by key."""
     plain = json.loads(text)
     keys = tuple(plain["keys"])
     missing = {
-        feature: keys if places is True else tuple(keys[place] for place in places)
-        for feature, places in plain["missing"].items()
+        feature: keys if rows is True else tuple(keys[row] for row in rows)
+        for feature, rows in plain["missing"].items()
     }
     files = {key: _file(file) for key, file in zip(keys, plain["files"], strict=False) if file is not None}
     return Task(plain["shard"], keys, missing), files
 
 
 def write_report(report: TaskReport) -> str:
-    """Return a report as text."""
+    """Return the message for a report."""
     return _dump(asdict(report))
 
 
 def read_report(text: str) -> TaskReport:
-    """Return the report of a text."""
+    """Parse a report."""
     plain = json.loads(text)
     return TaskReport(TaskResult(**plain["done"]), plain["worker"], plain["device"])
 
 
 def write_files(files: Sequence[SourceFile], known: Sequence[ScanEntry | None]) -> str:
-    """Return files to be scanned, each with the size and time at which it is known already."""
-    stamps = [None if one is None else (one.size, one.mtime_ns) for one in known]
+    """Return the message for files to scan, each with the size and time of its known entry."""
+    stamps = [None if entry is None else (entry.size, entry.mtime_ns) for entry in known]
     return _dump([[_plain_file(file), stamp] for file, stamp in zip(files, stamps, strict=True)])
 
 
 def read_files(text: str) -> list[tuple[SourceFile, ScanEntry | None]]:
-    """Return the files, each with a finding that has only size and time, or None."""
+    """Parse files to scan, each with an entry that has only size and time, or None."""
     return [(_file(file), stamp and ScanEntry(stamp[0], stamp[1], "")) for file, stamp in json.loads(text)]
 
 
-def write_findings(findings: Sequence[ScanEntry | bool]) -> str:
-    """Return what was found about files: a finding, True for an unchanged file, False for one that could not be read."""
-    return _dump([found if isinstance(found, bool) else tuple(found) for found in findings])
+def write_entries(entries: Sequence[ScanEntry | bool]) -> str:
+    """Return the message for scanned files: an entry, True for an unchanged file, False for an unreadable one."""
+    return _dump([found if isinstance(found, bool) else tuple(found) for found in entries])
 
 
-def read_findings(text: str) -> list[ScanEntry | bool]:
-    """Return what was found."""
+def read_entries(text: str) -> list[ScanEntry | bool]:
+    """Parse the entries of scanned files."""
     return [found if isinstance(found, bool) else ScanEntry(*found) for found in json.loads(text)]
 
 
@@ -102,8 +111,8 @@ def _plain_file(file: SourceFile) -> list[Any]:
 
 def _file(plain: list[Any]) -> SourceFile:
     root, path, label, split, generator, family, group, member, listed = plain
-    own, seen = member and Member(*member), listed and ListedObject(*listed)
-    return SourceFile(root, path, label, split, generator, family, group, own, seen)
+    tar_member, listing = member and TarMember(*member), listed and ListedObject(*listed)
+    return SourceFile(root, path, label, split, generator, family, group, tar_member, listing)
 
 
 def _dump(plain: object) -> str:

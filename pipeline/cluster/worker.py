@@ -1,7 +1,7 @@
-"""What runs on a worker: the tasks of a build, with models that are loaded once, and the scan of source files.
+"""Code that runs on a worker: the tasks of a build, with models that are loaded once, and the scan of source files.
 
-A worker runs several tasks at a time, so that one reads its pictures and another writes its features while the device
-works on a third; the device takes one at a time.
+A worker runs several tasks at a time, so that one reads its images and another writes its features while the device computes
+a third. The device computes one task at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
+from ...progress import Silent
 from ...storage import path_exists
 from ..config import BuildConfig
 from ..execution.context import TaskContext
@@ -32,15 +33,15 @@ from ..planning.prepare import BuildResources
 from ..scan.memory import ScanEntry
 from ..scan.scan import scan_files
 from ..sources.file import SourceFile
-from .messages import OpenBuild, read_files, read_task, write_findings, write_report
+from .messages import OpenBuild, read_files, read_task, write_entries, write_report
 
 
 class UnknownBuildError(Exception):
-    """A task has come to a worker whose scheduler does not know the build: it is another than the one that the build met."""
+    """A task reached a worker that does not have the build's plugin: the scheduler was replaced."""
 
 
 class BuildPlugin(WorkerPlugin):
-    """One build's place on a worker: what its tasks share, opened when the first comes, and the thread that computes."""
+    """The state of a build on a worker: what its tasks share, opened with the first task, and the thread that computes."""
 
     idempotent = True
     """A build that connects to the same scheduler again keeps what its workers have opened."""
@@ -50,23 +51,23 @@ class BuildPlugin(WorkerPlugin):
         self.request = request
 
     def setup(self, worker: Worker) -> None:
-        """Get ready; called once on every worker, also on those that join later."""
+        """Initialise the state; called once on every worker, including those that join later."""
         self._address = worker.address
         self._files: dict[str, SourceFile] = {}
         self._context: TaskContext | None = None
         self._opening = threading.Lock()
-        self._device = ThreadPoolExecutor(1)  # one of Dask's, whose threads keep no process from ending
+        self._device = ThreadPoolExecutor(1)  # Dask's executor, whose threads do not keep a process alive
 
     def teardown(self, worker: Worker) -> None:
-        """Give the device's thread up, when the build has ended."""
+        """Stop the device's thread when the build has ended."""
         self._device.shutdown(wait=False)
 
     def open_build(self, files: Mapping[str, SourceFile]) -> TaskContext:
-        """Return what the build's tasks share, with models that are yet to be loaded."""
+        """Return what the build's tasks share, without loading a model."""
         return open_build(OpenBuild.model_validate_json(self.request), files)
 
     def make(self, message: str) -> str:
-        """Do a task. What goes wrong is raised with the worker's address as a note."""
+        """Run a task. Exceptions carry the worker's address as a note."""
         try:
             return write_report(self._make(message, self._opened()))
         except Exception as error:
@@ -74,11 +75,11 @@ class BuildPlugin(WorkerPlugin):
             raise
 
     def deviation(self, keys: Sequence[str]) -> str:
-        """Compare reduced precision with float32 on these pictures; returns the deviation as JSON."""
+        """Compare reduced precision with float32 on these images; return the deviation as JSON."""
         return json.dumps(asdict(self._device.submit(deviation_on, self._opened(), keys).result()))
 
     def _opened(self) -> TaskContext:
-        """Return what the tasks share, opened by whichever comes first."""
+        """Return what the tasks share; the first task opens it."""
         with self._opening:
             self._context = self._context or self.open_build(self._files)
             return self._context
@@ -88,7 +89,7 @@ class BuildPlugin(WorkerPlugin):
         task, found = still_missing(planned, context.stores)
         if not task.missing:
             return TaskReport(found, self._address, device_name(context.models.device, of_machine=True))
-        if found.shards:  # what this task reads came after the index was opened
+        if found.shards:  # rows that this task reads were written after the index was opened
             for store in context.stores.values():
                 store.index(refresh=True)
         self._files.update(files)
@@ -105,12 +106,12 @@ class BuildPlugin(WorkerPlugin):
 
 
 def make_shard(plugin: str, message: str) -> str:
-    """Do a task of the build whose plugin has this name."""
+    """Run a task of the build whose plugin has this name."""
     return _plugin(plugin).make(message)
 
 
 def measure(plugin: str, keys: str) -> str:
-    """Compare reduced precision with float32 on the pictures of these keys, a JSON list."""
+    """Compare reduced precision with float32 on the images of these keys, a JSON list."""
     return _plugin(plugin).deviation(json.loads(keys))
 
 
@@ -122,26 +123,30 @@ def _plugin(name: str) -> BuildPlugin:
 
 
 def scan_block(message: str) -> str:
-    """Scan source files. A file that cannot be read here is left to whoever asked."""
-    findings: list[ScanEntry | bool] = []
-    asked = read_files(message)
-    for (_, known), found in zip(asked, scan_files(asked), strict=True):
-        findings.append(found is known if not isinstance(found, ScanEntry) or found is known else found)
-    return write_findings(findings)
+    """Scan source files. A file that cannot be read here is left to the calling process."""
+    entries: list[ScanEntry | bool] = []
+    requested = read_files(message)
+    for (_, known), found in zip(requested, scan_files(requested), strict=True):
+        entries.append(found is known if not isinstance(found, ScanEntry) or found is known else found)
+    return write_entries(entries)
 
 
 def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskContext:
-    """Find cache, models and specs again. UserError if they are not those of the build that sent the request."""
+    """Open cache, models and specs on the worker. Raises UserError if they are not those of the build."""
     if request.version != __version__:
-        raise UserError(f"the worker runs distil-cache {__version__}, the build {request.version}: install the same.")
+        raise UserError(
+            f"the worker runs distil-cache {__version__}, the build {request.version}: install the same version."
+        )
     config = BuildConfig.model_validate(request.config)
     device = choose_device(config.device)
     set_precision(config.precision, device)
     keep_freed_memory(device)
     cache = Cache.open(config.cache)
     if not path_exists(cache.root / LEASES / request.lease):
-        raise UserError(f"{cache.root}: is another folder on the worker than on the build's machine. Share one.")
-    flags, adm_digest = flags_and_digest(config, pictures_alone=set(request.fingerprints) == {"image"})
+        raise UserError(
+            f"{cache.root}: is not the same folder on the worker and on the build's machine. Use a shared one."
+        )
+    flags, adm_digest = flags_and_digest(config, images_only=set(request.fingerprints) == {"image"})
     digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None
     specs = make_specs(config, flags, adm_digest, request.fingerprints, digest)
     for feature, fingerprint in request.fingerprints.items():
@@ -152,13 +157,13 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         schedule=flags.schedule(config.steps),
         specs=specs,
         stores={feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
-        pictures=None if request.pictures is None else cache.open_feature(request.pictures),
+        originals=None if request.pictures is None else cache.open_feature(request.pictures),
     )
-    return TaskContext.of(config, setup, files, advance=lambda stage, units: None)
+    return TaskContext.of(config, setup, files, Silent())
 
 
 def _check_reach(task: Task, images: TaskImages, files: Mapping[str, SourceFile]) -> None:
-    """Raise UserError if not one file of a task is where the scan saw it: then the worker lacks the folder."""
+    """Raise UserError if no file of a task can be read: the worker does not have the folder."""
     absent = [key for key, why in images.gone.items() if not why.startswith("changed")]
     if absent and len(absent) == len(task.keys):
         first = files[absent[0]].location

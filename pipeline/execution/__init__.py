@@ -1,3 +1,5 @@
-"""The tasks of a plan computed on the device of this process; others use ``tasks``, ``in_process``, and ``context`` for
-what tasks share.
+"""Run the tasks of a plan on the device of this process.
+
+Other folders use ``tasks``, ``context`` for what tasks share, and ``batches``, ``networks`` and ``transfer`` for running a
+model in batches.
 """

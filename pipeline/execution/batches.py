@@ -1,8 +1,8 @@
-"""Work cut into batches of one shape, launched one ahead of its results, with a size that fits the device's memory.
+"""Run a model in batches of one shape whose size fits the device's memory.
 
-A batch is launched before the one before it is fetched, so a device never waits for the host. When memory runs out the
-size is halved and the same items are tried again: nothing is lost. A good size is found once for a device, a model, an
-image size and a precision, and remembered in the user's cache folder.
+Each batch is launched before the results of the previous one are fetched, so that the device does not wait for the host.
+When memory runs out, the size is halved and the same items are tried again. A size is found once per device, model, image
+size and precision, and stored in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import torch
 from ...errors import UserError
 from ...models.device import device_name
 from ...models.user_cache import read_memory, write_memory
-from .transfer import HostCopy, Rows
+from .transfer import HostArray, HostCopy
 
 T = TypeVar("T")
 
 CPU_BATCH = 8
-"""Largest automatic batch on a CPU: more images at once bring nothing there."""
+"""Largest automatic batch on a CPU: larger batches are not faster."""
 CUDA_BATCH = 64
 """Largest automatic batch on CUDA."""
 MEMORY = "batch-sizes.json"
 _USABLE = 0.8
-"""Share of the free memory that a batch may be expected to take."""
+"""Fraction of the free memory that a batch may take."""
 _MEASURED_ON_CPU = 2
-"""Largest batch that is tried out on a CPU, where a call of a big model takes long; beyond it memory is extrapolated."""
+"""Largest batch that is run to measure memory on a CPU, where a call takes long; larger ones are extrapolated."""
 
 
 class BatchSize:
@@ -42,11 +42,11 @@ class BatchSize:
         self._shrunk = shrunk
 
     def halve(self) -> None:
-        """Take half the size from now on; UserError if a single image was too much."""
+        """Halve the size. Raises UserError if it is 1 already."""
         if self.size == 1:
             raise UserError(
-                "The device's memory does not hold a batch of one image. "
-                "Free memory on it, or take a device with more, or --precision bf16."
+                "The device has too little memory for a batch of one image. "
+                "Free memory on it, use a device with more, or --precision bf16."
             )
         self.size //= 2
         if self._shrunk is not None:
@@ -57,32 +57,40 @@ def run_batches(
     items: Sequence[T],
     size: BatchSize,
     launch: Callable[[Sequence[T], int], HostCopy],
-    land: Callable[[Sequence[T], dict[str, Rows]], None],
+    land: Callable[[Sequence[T], dict[str, HostArray]], None],
 ) -> None:
     """Run all items through a device in batches.
 
-    launch : starts the work on a batch, padded to the given size, and returns its results on their way to the host.
-    land : takes a batch and its results; called in the order of the batches, each after the next one was launched.
+    Parameters
+    ----------
+    items
+        Items to process, in order.
+    size
+        Batch size; halved when memory runs out.
+    launch
+        Starts the work on a batch, padded to the given size, and returns the copy of its results to the host.
+    land
+        Receives a batch and its results, in order, each after the next batch was launched.
     """
-    flying: tuple[Sequence[T], HostCopy] | None = None
+    in_flight: tuple[Sequence[T], HostCopy] | None = None
     start = 0
     while start < len(items):
         batch = items[start : start + size.size]
         launched = _launched(launch, batch, size.size)
-        if flying is not None:
-            land(flying[0], flying[1].arrays())
-        flying = None if launched is None else (batch, launched)
+        if in_flight is not None:
+            land(in_flight[0], in_flight[1].arrays())
+        in_flight = None if launched is None else (batch, launched)
         if launched is None:
             size.halve()
             torch.cuda.empty_cache()
         else:
             start += len(batch)
-    if flying is not None:
-        land(flying[0], flying[1].arrays())
+    if in_flight is not None:
+        land(in_flight[0], in_flight[1].arrays())
 
 
 def _launched(launch: Callable[[Sequence[T], int], HostCopy], batch: Sequence[T], size: int) -> HostCopy | None:
-    """Launch a batch; None if the memory does not suffice. Returning drops the frames that hold what was allocated."""
+    """Launch a batch; return None if memory runs out. Returning drops the frames that hold allocated tensors."""
     try:
         return launch(batch, size)
     except torch.OutOfMemoryError:
@@ -97,19 +105,25 @@ def pad_batch(rows: Sequence[int], size: int) -> list[int]:
 def remembered_size(
     identity: Mapping[str, str | int], device: torch.device, attempt: Callable[[int], None]
 ) -> BatchSize:
-    """Return the batch size for a model on a device, found now by :func:`find_size` or at an earlier time.
+    """Return the batch size for a model on a device, from an earlier search or from :func:`find_size`.
 
-    identity : what memory use depends on besides the device: the model's digest, image size, precision.
-    attempt : runs one batch of the given size.
+    Parameters
+    ----------
+    identity
+        What memory use depends on apart from the device: the model's digest, image size, precision.
+    device
+        The device.
+    attempt
+        Runs one batch of the given size.
     """
     key = json.dumps({"device": device_name(device, of_machine=True), **identity}, sort_keys=True)
     size = _known().get(key) or find_size(device, attempt)
-    _note(key, size)
-    return BatchSize(size, lambda smaller: _note(key, smaller))
+    _store_size(key, size)
+    return BatchSize(size, lambda smaller: _store_size(key, smaller))
 
 
 def find_size(device: torch.device, attempt: Callable[[int], None]) -> int:
-    """Double the batch from 1 on while twice as many images are expected to fit into the free memory."""
+    """Double the batch size from 1 while twice as many images are expected to fit into the free memory."""
     limit = int(_free_bytes(device) * _USABLE)
     before = _highest_bytes(device)
     cap = CUDA_BATCH if device.type == "cuda" else CPU_BATCH
@@ -128,7 +142,7 @@ def find_size(device: torch.device, attempt: Callable[[int], None]) -> int:
 
 
 def _expected(measured: Sequence[int], size: int) -> int:
-    """Extrapolate the bytes of a batch from those of batches of 1, 2, 4, … images, along the last two measured."""
+    """Extrapolate the bytes of a batch linearly from the last two of measured batches of 1, 2, 4, … images."""
     if len(measured) == 1:
         return measured[0] * size
     before, last = measured[-2:]
@@ -137,7 +151,7 @@ def _expected(measured: Sequence[int], size: int) -> int:
 
 
 def _highest_bytes(device: torch.device) -> int:
-    """Return the most memory that this process has used so far: allocated on the device, or resident on a CPU."""
+    """Return the peak memory of this process: allocated on the device, or resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -157,8 +171,8 @@ def _known() -> dict[str, int]:
     return {key: size for key, size in memory.items() if type(size) is int and 1 <= size <= CUDA_BATCH}
 
 
-def _note(key: str, size: int) -> None:
-    """Remember a size."""
+def _store_size(key: str, size: int) -> None:
+    """Store a size in the user's cache folder."""
     known = _known()
     if known.get(key) != size:
         write_memory(MEMORY, {**known, key: size})

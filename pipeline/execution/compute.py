@@ -1,4 +1,4 @@
-"""The arithmetic of a task on its device: the fused pass of the ADM, then the teacher. Nothing is written here."""
+"""Compute the features of a task on its device: the fused pass of the ADM, then the teacher. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from ...errors import UserError
 from ...models.diffusion.ddim import Extraction, extract
 from ..planning.estimate import route_calls
 from ..planning.plan import PASS_FEATURES, Task, routes
-from ..specs.adm_features import EpsSpec, NoiseSpec, ReconSpec, one_call_features
-from ..specs.teacher import TeacherSpec, check_teacher, teacher_views
+from ..specs import EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, check_teacher, one_call_features, teacher_views
 from .batches import pad_batch, run_batches
 from .context import TaskContext
 from .load import TaskImages
-from .transfer import HostCopy, Rows, to_device
+from .transfer import HostArray, HostCopy, to_device
 
 FINITE = "finite"
 
 
 def load_models(task: Task, images: TaskImages, context: TaskContext) -> None:
-    """Load the models that :func:`compute` will use for this task, unless they are there."""
+    """Load the models that :func:`compute` needs for this task, unless they are loaded."""
     if any(images.lacking(task, feature) for feature in PASS_FEATURES):
         _ = context.models.adm_batch
     if images.lacking(task, "teacher"):
         _ = context.models.teacher
 
 
-def compute(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, Rows], int]:
-    """Make everything but the pictures that the task's images lack.
+def compute(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, HostArray], int]:
+    """Compute all features, except the images, that the task's images lack.
 
-    Returns feature -> rows, in the order of ``images.lacking``, and the number of images x ADM calls.
-    Raises UserError where a model gives anything but finite numbers, or the device's memory is too small.
+    Returns
+    -------
+    dict of str to array
+        Feature -> rows, in the order of ``images.lacking``.
+    int
+        Images x ADM calls.
+
+    Raises
+    ------
+    UserError
+        If a model returns values that are not finite, or the device has too little memory.
     """
     made, calls = run_pass(task, images, context)
     wanted = images.lacking(task, "teacher")
@@ -49,16 +57,16 @@ def compute(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[
     return made, calls
 
 
-def run_pass(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, Rows], int]:
-    """Make eps, recon, dire and noise with as few ADM calls as each row allows; returns as :func:`compute` does."""
+def run_pass(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, HostArray], int]:
+    """Compute eps, recon, dire and noise with as few ADM calls as possible; returns the same as :func:`compute`."""
     lacking = {feature: images.lacking(task, feature) for feature in PASS_FEATURES}
-    place = {feature: {key: number for number, key in enumerate(keys)} for feature, keys in lacking.items() if keys}
+    index = {feature: {key: number for number, key in enumerate(keys)} for feature, keys in lacking.items() if keys}
     row_of = {key: row for row, key in enumerate(images.keys)}
     cost = route_calls(context.schedule, context.config.real_step)
-    made: dict[str, Rows] = {}
+    made: dict[str, HostArray] = {}
     calls = 0
     for route, keys in routes(images.keys, lacking, one_call_features(context.specs)).items():
-        step = _Pass(route, cost[route], images.pixels, row_of, place, made, context)
+        step = _Pass(route, cost[route], images.pixels, row_of, index, made, context)
         step.run(keys)
         calls += len(keys) * cost[route]
     return made, calls
@@ -66,19 +74,19 @@ def run_pass(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict
 
 @dataclass
 class _Pass:
-    """The images of a task that take one route, and where their results go: row ``place[feature][key]`` of ``made``."""
+    """The images of a task that take one route. Their results go to row ``index[feature][key]`` of ``made``."""
 
     route: str
     cost: int
-    pixels: Rows
+    pixels: HostArray
     row_of: Mapping[str, int]
-    place: Mapping[str, Mapping[str, int]]
-    made: dict[str, Rows]
+    index: Mapping[str, Mapping[str, int]]
+    made: dict[str, HostArray]
     context: TaskContext
 
     def run(self, keys: Sequence[str]) -> None:
         """Run the pass over the images of these keys."""
-        self.wants = [feature for feature, places in self.place.items() if not places.keys().isdisjoint(keys)]
+        self.wants = [feature for feature, rows in self.index.items() if not rows.keys().isdisjoint(keys)]
         run_batches(keys, self.context.models.adm_batch, self._launch, self._land)
 
     def _launch(self, batch: Sequence[str], size: int) -> HostCopy:
@@ -98,39 +106,39 @@ class _Pass:
             rows = {feature: stored_rows(feature, found, context.specs[feature]) for feature in self.wants}
             return HostCopy({**rows, FINITE: found.finite})
 
-    def _land(self, batch: Sequence[str], values: dict[str, Rows]) -> None:
+    def _land(self, batch: Sequence[str], values: dict[str, HostArray]) -> None:
         _check_finite(batch, values.pop(FINITE), self.wants)
         for feature, rows in values.items():
-            place = self.place[feature]
-            target = self.made.setdefault(feature, np.empty((len(place), *rows.shape[1:]), rows.dtype))
+            index = self.index[feature]
+            target = self.made.setdefault(feature, np.empty((len(index), *rows.shape[1:]), rows.dtype))
             for key, row in zip(batch, rows, strict=False):  # the rows may be padded
-                if key in place:
-                    target[place[key]] = row
-        self.context.advance("ADM calls", len(batch) * self.cost)
+                if key in index:
+                    target[index[key]] = row
+        self.context.progress.advance("ADM calls", len(batch) * self.cost)
 
 
-def _check_finite(keys: Sequence[str], finite: Rows, wants: Sequence[str]) -> None:
-    """Raise UserError if the model gave anything but finite numbers for one of the batch's images."""
+def _check_finite(keys: Sequence[str], finite: HostArray, wants: Sequence[str]) -> None:
+    """Raise UserError if the model returned values that are not finite for an image of the batch."""
     bad = [key for key, fine in zip(keys, finite.tolist(), strict=False) if not fine]
     if bad:
         raise UserError(
             f"{', '.join(wants)}: the diffusion model gave NaN or Inf for {len(bad)} of {len(keys)} images (first: {bad[0]}), "
-            "so nothing was stored for them. Try a wider --precision; if it is fp32, the weights are damaged."
+            "so nothing was stored for them. Try --precision fp32; if that is set already, the weights are damaged."
         )
 
 
 def to_signal(pixels: Tensor) -> Tensor:
-    """Map uint8 pixels to the float32 that a diffusion model sees, in [-1, 1] (k / 255 x 2 - 1, as the reference does)."""
+    """Map uint8 pixels to a diffusion model's float32 input in [-1, 1]: k / 255 x 2 - 1, as the reference does."""
     return pixels.float() / 255 * 2 - 1
 
 
 def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:
-    """Return one feature of a pass in the type in which it is stored: float16 or float32 noises, uint8 pictures."""
+    """Return one feature of a pass in its stored type: float16 or float32 for eps and noise, uint8 for images."""
     if isinstance(spec, EpsSpec):
         assert found.eps is not None
         return found.eps.to(getattr(torch, spec.storage))
     if isinstance(spec, NoiseSpec):
-        first = found.eps if found.noise_first is None else found.noise_first  # the same, of a pass of one call
+        first = found.eps if found.noise_first is None else found.noise_first  # equal for a pass of one call
         noise = found.noise_mean if spec.reduction == "mean" else first
         assert noise is not None
         return noise.to(getattr(torch, spec.storage))
@@ -141,20 +149,20 @@ def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:
     return found.dire
 
 
-def run_teacher(dire: Rows, context: TaskContext) -> Rows:
+def run_teacher(dire: HostArray, context: TaskContext) -> HostArray:
     """Run the backbone over uint8 DIRE rows (N, 3, S, S); returns (N, V, C, h, w) float16."""
     spec = context.specs["teacher"]
     assert isinstance(spec, TeacherSpec)
-    parts: list[Rows] = []
+    parts: list[HostArray] = []
 
     def launch(batch: Sequence[int], size: int) -> HostCopy:
         rows = to_device(dire[pad_batch(batch, size)], context.models.device)
         return HostCopy({"teacher": teacher_views(context.models.teacher, rows, spec)})
 
-    def land(batch: Sequence[int], values: dict[str, Rows]) -> None:
+    def land(batch: Sequence[int], values: dict[str, HostArray]) -> None:
         check_teacher(values["teacher"], spec)
         parts.append(values["teacher"][: len(batch)])
-        context.advance("teacher", len(batch))
+        context.progress.advance("teacher", len(batch))
 
     run_batches(range(len(dire)), context.models.teacher_batch, launch, land)
     return np.concatenate(parts)

@@ -1,8 +1,8 @@
-"""What the tasks of a build share: where pictures come from, what makes features of them, and where these go."""
+"""What the tasks of a build share: image loader, networks, specs and stores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,6 +10,7 @@ from ...cache.spec import Spec
 from ...cache.store import FeatureStore
 from ...images.spec import ImageSpec
 from ...models.diffusion.noise_schedule import NoiseSchedule
+from ...progress import Progress
 from ..config import BuildConfig
 from ..planning.prepare import BuildResources
 from ..sources.file import SourceFile
@@ -19,9 +20,22 @@ from .networks import Models
 
 @dataclass(frozen=True)
 class TaskContext:
-    """Everything that a task needs besides its keys.
+    """Everything that a task needs apart from its keys.
 
-    advance : called with a stage and the units of it that are done.
+    Attributes
+    ----------
+    config
+        Configuration of the build.
+    schedule
+        DDIM steps.
+    specs, stores
+        By feature.
+    images
+        Loads the images of a task.
+    models
+        Networks on their device.
+    progress
+        Receives the units of each stage that are done.
     """
 
     config: BuildConfig
@@ -30,7 +44,7 @@ class TaskContext:
     stores: Mapping[str, FeatureStore]
     images: TaskImageLoader
     models: Models
-    advance: Callable[[str, int], None]
+    progress: Progress
 
     @classmethod
     def of(
@@ -38,12 +52,12 @@ class TaskContext:
         config: BuildConfig,
         setup: BuildResources,
         files: Mapping[str, SourceFile],
-        advance: Callable[[str, int], None],
+        progress: Progress,
     ) -> Self:
-        """Return the context of a build's tasks. files : key -> where its picture is read. No model is loaded yet."""
+        """Return the context of a build's tasks, without loading a model. ``files`` maps keys to image files."""
         image = setup.specs["image"]
         assert isinstance(image, ImageSpec)
         store, threads = setup.stores["image"], config.decode_threads
-        images = TaskImageLoader(image, store, setup.pictures, files, threads, config.limits)
+        images = TaskImageLoader(image, store, setup.originals, files, threads, config.limits)
         models = Models(config, setup.device, image.size)
-        return cls(config, setup.schedule, setup.specs, setup.stores, images, models, advance)
+        return cls(config, setup.schedule, setup.specs, setup.stores, images, models, progress)

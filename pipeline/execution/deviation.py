@@ -1,4 +1,4 @@
-"""How far a build in reduced precision is from float32, measured on a few of its own samples."""
+"""Measure the error of reduced precision against float32 on a few samples of a build."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Deviation:
-    """Differences of one feature pass from the same pass in float32.
+    """Difference between a feature pass in reduced precision and the same pass in float32.
 
-    eps_relative : norm of the difference / norm, of eps. dire_changed : share of uint8 DIRE values that differ by more
-    than 1.
+    Attributes
+    ----------
+    samples
+        Number of images.
+    eps_relative
+        Norm of the difference of eps / norm of eps.
+    dire_changed
+        Fraction of uint8 DIRE values that differ by more than 1.
     """
 
     samples: int
@@ -35,7 +41,7 @@ class Deviation:
 def measure_deviation(
     exact: Adm, reduced: Adm, x: Tensor, schedule: NoiseSchedule, *, clip: bool, real_step: int
 ) -> Deviation:
-    """Run both models over the same images, x (B, 3, S, S) float32 in [-1, 1] on their device, and compare."""
+    """Compare two models on the same images, x float32 (B, 3, S, S) in [-1, 1], on their device."""
     with torch.inference_mode():
         a = extract(exact, x, schedule, {"eps", "dire"}, clip=clip, real_step=real_step)
         b = extract(reduced, x, schedule, {"eps", "dire"}, clip=clip, real_step=real_step)
@@ -52,7 +58,7 @@ def measure_deviation(
 
 
 def deviation_on(context: TaskContext, keys: Sequence[str]) -> Deviation:
-    """Compare a build's reduced precision with float32 on the cached pictures of these keys."""
+    """Compare a build's reduced precision with float32 on the cached images of these keys."""
     context.stores["image"].index(refresh=True)
     pixels = torch.from_numpy(gather(context.stores["image"], keys)).to(context.models.device)
     config = context.config

@@ -1,4 +1,4 @@
-"""The pictures of a task: read from the cache, perturbed from others there, or decoded from their files."""
+"""Load the images of a task: from the cache, by perturbing cached images, or by decoding their files."""
 
 from __future__ import annotations
 
@@ -19,34 +19,52 @@ from ...images.perturb import perturb
 from ...images.spec import ImageSpec
 from ..planning.plan import Task
 from ..sources.file import SourceFile
-from ..sources.read import GIVE_UP, read_source, readers
-from .transfer import Rows
+from ..sources.read import MAX_UNREADABLE, read_source, readers
+from .transfer import HostArray
 
 
 @dataclass(frozen=True)
 class TaskImages:
-    """The pictures of a task, uint8 (N, 3, S, S), with their keys, and why the other planned keys have none.
+    """The images of a task, and why the other planned keys have none.
 
-    bad : the reason lies in the file's bytes and is final. gone : the file is no longer what was scanned, which says
-    nothing about those bytes. Both map keys to ``reason: detail``.
+    Attributes
+    ----------
+    keys
+        Keys of the images, N.
+    pixels
+        uint8 (N, 3, S, S).
+    bad
+        Key -> ``reason: detail`` for files that cannot be decoded. This is final: it depends on the bytes alone.
+    gone
+        Key -> ``reason: detail`` for files that could not be read or have changed since the scan.
     """
 
     keys: tuple[str, ...]
-    pixels: Rows
+    pixels: HostArray
     bad: Mapping[str, str]
     gone: Mapping[str, str]
 
     def lacking(self, task: Task, feature: str) -> list[str]:
-        """Return the task's keys that miss the feature and have a picture, in row order."""
+        """Return the task's keys that have an image and lack the feature, in row order."""
         return [key for key in task.missing.get(feature, ()) if key not in self.bad and key not in self.gone]
 
 
 @dataclass(frozen=True)
 class TaskImageLoader:
-    """Reads the pictures of tasks from the cache, or makes them. Nothing is written here.
+    """Reads the images of tasks from the cache, or makes them. Nothing is written here.
 
-    spec, store : of the pictures. originals : the store of the pictures to perturb, or None where they are decoded from
-    ``files``, which maps keys to files. threads : that decode at a time. limits : see :class:`...images.file.Limits`.
+    Attributes
+    ----------
+    spec, store
+        Spec and store of the images.
+    originals
+        Store of the images to perturb; None if images are decoded from files.
+    files
+        Key -> file.
+    threads
+        Number of threads that decode at a time.
+    limits
+        Size limits for images.
     """
 
     spec: ImageSpec
@@ -57,7 +75,7 @@ class TaskImageLoader:
     limits: Limits
 
     def load(self, task: Task) -> TaskImages:
-        """Return the task's pictures. UserError if an object store does not answer any more."""
+        """Return the task's images. Raises UserError if an object store stops answering."""
         if task.image_shard is not None:
             return TaskImages(task.keys, gather(self.store, task.keys), {}, {})
         if self.originals is not None:
@@ -65,47 +83,45 @@ class TaskImageLoader:
         return self._decoded(task.keys)
 
     def _perturbed(self, keys: Sequence[str], originals: FeatureStore) -> NDArray[np.uint8]:
-        """Return the perturbed pictures of these keys, (N, 3, S, S)."""
+        """Return the perturbed images of these keys, (N, 3, S, S)."""
         how = self.spec.perturb
         assert how is not None
         with ThreadPoolExecutor(max_workers=self.threads) as pool:
-            return np.stack(
-                list(pool.map(lambda picture, key: perturb(picture, key, how), gather(originals, keys), keys))
-            )
+            return np.stack(list(pool.map(lambda image, key: perturb(image, key, how), gather(originals, keys), keys)))
 
     def _decoded(self, keys: Sequence[str]) -> TaskImages:
         bad: dict[str, str] = {}
         gone: dict[str, str] = {}
-        decoding = Semaphore(self.threads)  # more threads may read, but decoded pictures are large
+        decoding = Semaphore(self.threads)  # more threads may read, but decoded images are large
 
-        def one(key: str) -> NDArray[np.uint8] | None:
+        def load_one(key: str) -> NDArray[np.uint8] | None:
             try:
                 data = read_source(self.files[key], key)
-            except ImageRejected as why:
-                gone[key] = str(why)
+            except ImageRejected as rejected:
+                gone[key] = str(rejected)
                 return None
             try:
                 with decoding:
                     return decode(data, self.spec, self.limits)
-            except ImageRejected as why:
-                bad[key] = str(why)
+            except ImageRejected as rejected:
+                bad[key] = str(rejected)
                 return None
 
         threads = readers((self.files[key] for key in keys), self.threads)
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            results = dict(zip(keys, pool.map(one, keys), strict=True))
+            results = dict(zip(keys, pool.map(load_one, keys), strict=True))
         self._check_store(gone)
-        good = {key: picture for key, picture in results.items() if picture is not None}
+        good = {key: image for key, image in results.items() if image is not None}
         size = self.spec.size
         pixels = np.stack(list(good.values())) if good else np.empty((0, 3, size, size), np.uint8)
         return TaskImages(tuple(good), pixels, bad, gone)
 
     def _check_store(self, gone: Mapping[str, str]) -> None:
-        """Raise UserError if so many objects cannot be read that a build without them would be of no use."""
+        """Raise UserError if so many objects are unreadable that the store itself must have failed."""
         unread = [key for key, why in gone.items() if why.startswith("unreadable:") and self.files[key].is_remote]
-        if len(unread) >= GIVE_UP:
+        if len(unread) >= MAX_UNREADABLE:
             first = self.files[unread[0]]
             raise UserError(
-                f"{first.location}: {gone[unread[0]]}; nor can {len(unread) - 1} other pictures of this shard be read. "
-                "What is finished is kept: run the command again when the store lets you read."
+                f"{first.location}: {gone[unread[0]]}; nor can {len(unread) - 1} other images of this shard be read. "
+                "Finished shards are kept. Check the store and your access to it, then run the command again."
             )

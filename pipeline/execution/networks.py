@@ -1,4 +1,4 @@
-"""The networks of a build on their device, and how many images they take at once."""
+"""The networks of a build on their device, and their batch sizes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def adm_on(config: BuildConfig, device: torch.device, *, reduced: bool = True) -
 
 
 def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
-    """Bring a loaded diffusion model to its precision and onto its device.
+    """Convert a loaded diffusion model to its precision and move it to its device.
 
-    In channels-last order: cuDNN's half-precision convolutions need it to run at full speed, oneDNN's spare the copies of
-    every map, and attention reads a map as it lies. In float32 on a CPU the larger convolutions go Winograd's way.
+    The memory format is channels-last: cuDNN's half-precision convolutions need it for full speed, oneDNN's avoid copying
+    every feature map, and attention reads feature maps without a copy. On CPU in float32, large 3x3 convolutions use
+    Winograd's algorithm.
     """
     if precision in HALF_TYPES:
         model.to_half(HALF_TYPES[precision])
@@ -42,7 +43,7 @@ def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
 
 
 def compiled(model: Adm, device: torch.device) -> NoiseModel:
-    """Compile a model for the one batch shape of a build, on CUDA as one graph; compiled code is kept for the next build."""
+    """Compile a model for the batch shape of a build, on CUDA as one graph. Compiled code is kept for the next build."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_folder() / "compiled"))
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(model, dynamic=False, mode=mode)
@@ -54,14 +55,14 @@ def teacher_on(config: BuildConfig, device: torch.device) -> nn.Module:
 
 
 def adm_batch(config: BuildConfig, device: torch.device, model: NoiseModel, size: int) -> BatchSize:
-    """Return the size that was asked for, or find one for images of ``size`` pixels; see :mod:`.batches`."""
+    """Return the configured batch size, or find one for images of ``size`` pixels; see :mod:`.batches`."""
     if config.batch_size != "auto":
         return BatchSize(config.batch_size)
     return automatic_batch(find_adm(config.adm, config.adm_config).digest, config.precision, device, model, size)
 
 
 def automatic_batch(digest: str, precision: Precision, device: torch.device, model: NoiseModel, size: int) -> BatchSize:
-    """Find how many images of ``size`` pixels the model with these weights takes at once, or remember it."""
+    """Return the batch size for a model (by the digest of its weights) and images of ``size`` pixels."""
 
     def attempt(images: int) -> None:
         with torch.inference_mode():
@@ -74,15 +75,24 @@ def automatic_batch(digest: str, precision: Precision, device: torch.device, mod
 
 
 def teacher_batch(config: BuildConfig, device: torch.device) -> BatchSize:
-    """Return how many images the teacher takes at once: never dependent on the ADM, which a build may not need."""
+    """Return the teacher's batch size. It does not depend on the ADM, which a build may not need."""
     return BatchSize(TEACHER_BATCH[device.type] if config.batch_size == "auto" else config.batch_size)
 
 
 class Models:
-    """The networks of a build on its device, each loaded when it is first asked for.
+    """The networks of a build on its device, each loaded on first use.
 
-    size : side of the cached image in pixels. The teacher's batch size never depends on whether the ADM was loaded, so a build
-    that was interrupted between the two makes the same bytes.
+    The teacher's batch size does not depend on whether the ADM was loaded, so a build that was interrupted between the two
+    writes the same bytes.
+
+    Parameters
+    ----------
+    config
+        Configuration of the build.
+    device
+        Device of the networks.
+    size
+        Side of the cached image in pixels.
     """
 
     def __init__(self, config: BuildConfig, device: torch.device, size: int) -> None:
@@ -97,7 +107,7 @@ class Models:
 
     @cached_property
     def adm_batch(self) -> BatchSize:
-        """How many images one ADM call takes."""
+        """Batch size of the ADM."""
         return adm_batch(self._config, self.device, self.adm, self._size)
 
     @cached_property
@@ -107,5 +117,5 @@ class Models:
 
     @cached_property
     def teacher_batch(self) -> BatchSize:
-        """How many images the teacher takes at once."""
+        """Batch size of the teacher."""
         return teacher_batch(self._config, self.device)

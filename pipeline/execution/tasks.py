@@ -1,7 +1,7 @@
-"""Tasks from plan to cache: the next one's images are read, and the last one's features written, while one is computed.
+"""Run tasks as a pipeline: while one is computed, the next one's images are read and the last one's features written.
 
-A batch never crosses a task's shard and has one shape, so a build that was interrupted computes with the very batches of
-an undisturbed one. Memory holds three tasks, whatever the size of the build.
+All batches have one shape and none crosses a shard, so a build that was interrupted uses the same batches as an undisturbed
+one. Memory holds at most three tasks.
 """
 
 from __future__ import annotations
@@ -12,20 +12,36 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ...cache.store import FeatureStore
+from ...models.device import device_name
+from ...progress import Progress
+from ..config import BuildConfig
 from ..planning.plan import FEATURES, Task
+from ..planning.prepare import BuildPlan
 from .compute import compute, load_models
 from .context import TaskContext
+from .deviation import Deviation, deviation_on
 from .load import TaskImages
-from .transfer import Rows
+from .transfer import HostArray
 
 
 @dataclass
 class TaskResult:
-    """What one task did.
+    """Result of one task.
 
-    computed : rows by feature. adm_calls : images x ADM calls. unusable : why keys have no picture.
-    shards : feature -> id of the shard that holds these rows. seconds : the device's time, without loading models.
-    batch_size : images in an ADM call at the end; None if there was none.
+    Attributes
+    ----------
+    computed
+        Feature -> number of rows.
+    adm_calls
+        Images x ADM calls.
+    unusable
+        Key without an image -> ``reason: detail``.
+    shards
+        Feature -> id of the shard with these rows.
+    seconds
+        Time of the computation, without loading models.
+    batch_size
+        Final batch size of the ADM; None without an ADM call.
     """
 
     computed: dict[str, int] = field(default_factory=dict)
@@ -38,7 +54,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What became of one task, by which worker (empty: this process), on a device of which name."""
+    """Result of one task, the address of its worker (empty for this process), and the name of the device."""
 
     done: TaskResult
     worker: str
@@ -46,26 +62,26 @@ class TaskReport:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What the device made for a task: feature -> rows, images x ADM calls, seconds, and the batch size at the end."""
+class _Computed:
+    """What the device computed for a task: feature -> rows, images x ADM calls, seconds, and the final batch size."""
 
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, HostArray]
     calls: int
     seconds: float
     batch_size: int | None
 
 
 def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[TaskResult]:
-    """Run the tasks in order; each is yielded when all that it made is committed. Idempotent: what is there stays."""
+    """Run the tasks in order; yield each result when its rows are committed. Existing shards are kept."""
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
-        coming = [reader.submit(context.images.load, task) for task in tasks[:1]]
+        loading = [reader.submit(context.images.load, task) for task in tasks[:1]]
         writing: list[Future[TaskResult]] = []
         for number, task in enumerate(tasks):
-            images = coming.pop().result()
-            coming += [reader.submit(context.images.load, after) for after in tasks[number + 1 : number + 2]]
-            pictures = writer.submit(commit_images, task, images, context)
+            images = loading.pop().result()
+            loading += [reader.submit(context.images.load, after) for after in tasks[number + 1 : number + 2]]
+            writing_images = writer.submit(commit_images, task, images, context)
             made = _compute(task, images, context)
-            shards = pictures.result()
+            shards = writing_images.result()
             for earlier in writing:
                 yield earlier.result()
             writing = [writer.submit(_finish, task, images, made, shards, context)]
@@ -74,10 +90,15 @@ def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[TaskResul
 
 
 def run_task(task: Task, images: TaskImages, context: TaskContext, device: Executor) -> TaskResult:
-    """Run one task whose pictures were read, among others of this process that wait for the same device.
+    """Run one task whose images are loaded, while other tasks of this process use the same device.
 
-    device : the one thread in which everything is computed. Each thread that computes on a CPU brings OpenMP threads of its
-    own, and when there are more of these than cores, all of them wait for each other.
+    Parameters
+    ----------
+    task, images, context
+        The task, its images, and what tasks share.
+    device
+        Executor with the one thread that computes. On a CPU every computing thread has its own OpenMP threads, and more of
+        them than cores slow each other down.
     """
     shards = commit_images(task, images, context)
     made = device.submit(_compute, task, images, context).result()
@@ -85,9 +106,14 @@ def run_task(task: Task, images: TaskImages, context: TaskContext, device: Execu
 
 
 def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task, TaskResult]:
-    """Divide a task into what is left of it and what came since it was planned, by another builder or one that was lost.
+    """Divide a task into what is still missing and what another builder has committed since it was planned.
 
-    Returns the rest, which misses nothing if all is there, and what is there as if it had just been done.
+    Returns
+    -------
+    Task
+        The rest; its ``missing`` is empty if nothing is left.
+    TaskResult
+        What is there, as if it had just been computed.
     """
     found = TaskResult()
     rest = task
@@ -109,18 +135,18 @@ def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task,
     return rest, found
 
 
-def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Made:
+def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Computed:
     load_models(task, images, context)
     began = time.perf_counter()
     rows, calls = compute(task, images, context)
-    return _Made(rows, calls, time.perf_counter() - began, context.models.adm_batch.size if calls else None)
+    return _Computed(rows, calls, time.perf_counter() - began, context.models.adm_batch.size if calls else None)
 
 
 def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[str, str]:
-    """Commit the pictures that were decoded for a task; returns ``image`` -> id of their shard if there are any.
+    """Commit the images that were decoded for a task; return ``image`` -> id of their shard, if there are any.
 
-    Keys whose bytes cannot be decoded go into the marker with the reason and are never tried again. Those whose file is
-    gone are left out of the shard, so the next build wants them again.
+    Keys whose bytes cannot be decoded are recorded in the marker with the reason and are not tried again. Keys whose file is
+    gone are left out of the shard, so the next build tries them again.
     """
     if task.image_shard is not None:
         return {}
@@ -129,18 +155,37 @@ def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[
     if planned:
         marker = context.stores["image"].commit(planned, images.pixels, keys=images.keys, rejected=images.bad)
         shards["image"] = marker.shard
-    context.advance("image", len(task.keys))
+    context.progress.advance("image", len(task.keys))
     return shards
 
 
-def _finish(task: Task, images: TaskImages, made: _Made, shards: Mapping[str, str], context: TaskContext) -> TaskResult:
-    """Commit what was computed for a task, each feature after those that it is made of."""
+def _finish(
+    task: Task, images: TaskImages, made: _Computed, shards: Mapping[str, str], context: TaskContext
+) -> TaskResult:
+    """Commit what was computed for a task, each feature after those that it depends on."""
     computed = {"image": len(images.keys)} if task.image_shard is None else {}
-    there = dict(shards)
+    committed = dict(shards)
     for feature in FEATURES:
         keys = images.lacking(task, feature)
         if feature in made.rows and keys:
-            there[feature] = context.stores[feature].commit(keys, made.rows[feature]).shard
+            committed[feature] = context.stores[feature].commit(keys, made.rows[feature]).shard
             computed[feature] = len(keys)
     unusable = {**images.bad, **images.gone}
-    return TaskResult(computed, made.calls, unusable, there, made.seconds, made.batch_size)
+    return TaskResult(computed, made.calls, unusable, committed, made.seconds, made.batch_size)
+
+
+class InProcessExecutor:
+    """Runs the tasks of a build in this process; ``context`` is what they share."""
+
+    def __init__(self, config: BuildConfig, ready: BuildPlan, progress: Progress) -> None:
+        self._tasks = ready.plan.tasks
+        self.context = TaskContext.of(config, ready, ready.files(), progress)
+
+    def reports(self) -> Iterator[TaskReport]:
+        """Run the tasks and yield a report of each."""
+        name = device_name(self.context.models.device, of_machine=True)
+        return (TaskReport(done, "", name) for done in run_tasks(self._tasks, self.context))
+
+    def deviation(self, keys: Sequence[str]) -> Deviation:
+        """Compare reduced precision with float32 on these cached images."""
+        return deviation_on(self.context, keys)

@@ -1,4 +1,4 @@
-"""Tensors between host and device without waiting: pinned memory both ways, and an event that says when a copy is done."""
+"""Copy tensors between host and device asynchronously: pinned memory both ways, and an event when a copy is done."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Rows = NDArray[Any]
+HostArray = NDArray[Any]
+"""Array on the host; the rows of a feature are along the first axis."""
 
 
-def to_device(rows: Rows, device: torch.device) -> Tensor:
-    """Copy an array to the device; on CUDA through pinned memory, so that the copy waits for no earlier work."""
+def to_device(rows: HostArray, device: torch.device) -> Tensor:
+    """Copy an array to the device; on CUDA through pinned memory, so that the host does not wait for earlier work."""
     tensor = torch.from_numpy(np.ascontiguousarray(rows))
     if device.type != "cuda":
         return tensor.to(device)
@@ -22,10 +23,10 @@ def to_device(rows: Rows, device: torch.device) -> Tensor:
 
 
 class HostCopy:
-    """Results on their way to the host.
+    """An asynchronous copy of named tensors to the host.
 
-    On CUDA the copies are queued behind the work that makes the values, and :meth:`arrays` waits for these copies alone:
-    work that was queued later goes on meanwhile. The values may lie on several devices, whichever device is current.
+    On CUDA the copies are queued behind the work that computes the values. :meth:`arrays` waits for these copies only; work
+    that was queued later continues. The values may be on several devices, whichever device is current.
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
@@ -36,11 +37,11 @@ class HostCopy:
             if value.is_cuda:
                 pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
                 self._values[name] = pinned.copy_(value, non_blocking=True)
-                self._waiting.append(value)  # its memory must not be given away before it is copied
+                self._waiting.append(value)  # its memory must not be reused before it is copied
         for device in dict.fromkeys(value.device for value in self._waiting):
             self._copied.append(_reached(device))
 
-    def arrays(self) -> dict[str, Rows]:
+    def arrays(self) -> dict[str, HostArray]:
         """Wait for the values and return them as arrays on the host."""
         for event in self._copied:
             event.synchronize()
@@ -49,7 +50,7 @@ class HostCopy:
 
 
 def _reached(device: torch.device) -> torch.cuda.Event:
-    """Return an event that happens when a device has done what this thread has queued on it.
+    """Record an event on a device after all work that this thread has queued there.
 
     ``copy_`` queues on the current stream of the tensor's device. An event that is given no stream is recorded on that
     of the current device, which is ``cuda:0`` in every thread that has not chosen one, and says nothing of another's.

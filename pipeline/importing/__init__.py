@@ -1,3 +1,4 @@
-"""Loose files that others computed become shards, a dataset and a build record; others use ``importer.run_import``
-and ``import_config.ImportConfig``.
+"""Import feature files that other programs computed as shards, a dataset and a build record.
+
+Other folders use ``importer.run_import`` and ``import_config.ImportConfig``.
 """

@@ -1,4 +1,4 @@
-"""Everything that one import is asked for, validated before any work starts, and the specs that follow from it."""
+"""The configuration of an import, validated before any work starts, and the specs that follow from it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ...errors import UsageError
 from ...images.spec import ImageSize
 from ...storage.pydantic_field import PlaceField
 from ..config import DATASET_NAME, ShardSize, default_threads, wrong_option
-from ..specs.imported import (
+from ..specs import (
     ImportedDireSpec,
     ImportedEpsSpec,
     ImportedFiles,
     ImportedImageSpec,
     ImportedReconSpec,
     ImportOrigin,
+    teacher_spec,
 )
-from ..specs.teacher import teacher_spec
-from .files import PARTS
+from .loose_files import PARTS
 
 
 class ImportConfig(BaseModel):
-    """The arguments of an import; the first group decides what the specs say, and which values are taken."""
+    """The arguments of an import. The first group is part of the specs, or decides which values are accepted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class ImportConfig(BaseModel):
 
     @classmethod
     def checked(cls, **values: object) -> ImportConfig:
-        """Validate. Raises UsageError for the first option whose value is wrong, or that does not fit the others."""
+        """Validate the fields. Raises UsageError for the first option that is invalid or contradicts the others."""
         try:
             config = cls.model_validate(values)
         except ValidationError as error:
@@ -63,21 +63,33 @@ class ImportConfig(BaseModel):
         if unknown:
             known = ", ".join(PARTS[config.kind])
             raise UsageError(
-                f"--features {unknown[0]}: the kind {config.kind} has {known} (images come by themselves)."
+                f"--features {unknown[0]}: the kind {config.kind} has {known}; images are always imported."
             )
         if config.kind != "distildire" and config.resize:
             raise UsageError(
-                "--resize: is what DistilDIRE's script does. For the kind dire, give images of the features' size."
+                "--resize: applies to the kind distildire only. For the kind dire, give images of the features' size."
             )
         if config.kind != "dire" and config.layout is not None:
-            raise UsageError("--layout: belongs to the kind dire. The folders of the kind distildire are fixed.")
+            raise UsageError("--layout: applies to the kind dire only. The folders of the kind distildire are fixed.")
         return config
 
 
 def import_specs(
     config: ImportConfig, size: int, features: Collection[str], teacher_digest: str | None
 ) -> dict[str, Spec]:
-    """Return feature -> spec. ``size`` : side of the pictures. teacher_digest : of the teacher's weights, if it is wanted."""
+    """Return feature -> spec for the imported features.
+
+    Parameters
+    ----------
+    config
+        Configuration of the import.
+    size
+        Side of the images in pixels.
+    features
+        Wanted features.
+    teacher_digest
+        Digest of the teacher's weights, if it is wanted.
+    """
     imported = ImportedFiles(kind=config.kind, origin=config.origin)
     dire = ImportedDireSpec(imported=imported, size=size, lossy=config.lossy)
     resize = "distildire" if config.resize else "none"

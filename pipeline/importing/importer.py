@@ -1,7 +1,7 @@
-"""An import from end to end: loose files that others computed become shards, a dataset's revision and a build record.
+"""Import loose feature files from end to end: shards, the dataset's revision and a build record.
 
-It plans like a build: what the cache holds already is not read again, so an import that was interrupted goes on. Files
-that are missing, damaged or do not fit each other are set aside with the reason, and tried again by the next import.
+An import plans like a build: rows that the cache holds are not read again, so an interrupted import continues. Files that are
+missing, damaged or inconsistent are rejected with the reason, and tried again by the next import.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ...cache.gather import gather
@@ -25,37 +26,34 @@ from ...errors import UsageError, UserError
 from ...images.file import ImageRejected
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
-from ...progress import Progress, counter
+from ...progress import Progress
 from ..audit.summary import summarise
 from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
 from ..record import write_record
 from ..scan.conflicts import Reject, ScannedRow
 from ..scan.scan import scan
 from ..sources.file import printable
-from ..specs.teacher import TeacherSpec, check_teacher, teacher_views
-from .files import LooseSample, find_loose_samples, wanted_parts
+from ..specs import TeacherSpec, check_teacher, teacher_views
 from .import_config import ImportConfig, import_specs
-from .reader import Reader, Rows, common_side
-
-Result = dict[str, Any]
+from .loose_files import LooseFileReader, LooseSample, common_side, find_loose_samples, wanted_parts
 
 _COMPARED = 8
-"""Rows of each feature that are compared with their files before others are added to them."""
+"""Stored rows of each feature that are compared with their files before new ones are added."""
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What the tasks of an import share. rows : one for each key; samples : path of an image -> its files."""
+class _ImportContext:
+    """What the tasks of an import share. ``rows`` has one row per key; ``samples`` maps the path of an image to its files."""
 
     rows: Mapping[str, ScannedRow]
     samples: Mapping[str, LooseSample]
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
-    reader: Reader
+    reader: LooseFileReader
     decode_threads: int
 
-    def read(self, feature: str, key: str) -> Rows:
-        """Return a row from its file. Raises ImageRejected."""
+    def read(self, feature: str, key: str) -> NDArray[Any]:
+        """Read a row from its file. Raises ImageRejected if it cannot be used."""
         row = self.rows[key]
         sample = self.samples[row.file.location]
         if feature in sample.shared:
@@ -68,16 +66,31 @@ class _Work:
 
 
 @dataclass
-class _Totals:
+class _ImportTotals:
     imported: Counter[str] = field(default_factory=Counter)
-    refused: dict[str, ImageRejected] = field(default_factory=dict)
+    unusable: dict[str, ImageRejected] = field(default_factory=dict)
 
 
-def run_import(config: ImportConfig, progress: Progress) -> Result:
-    """Import loose files, reusing every row that the cache holds. Returns what ``cache import --json`` prints.
+def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
+    """Import loose files, reusing every row that the cache holds.
 
-    Raises UserError for folders that are not as expected, for files that contradict those imported before under the same
-    origin, and if no image can be used.
+    Parameters
+    ----------
+    config
+        What to import, and where to store it.
+    progress
+        Receives the stages.
+
+    Returns
+    -------
+    dict
+        What ``cache import --json`` prints.
+
+    Raises
+    ------
+    UserError
+        For folders that are not as expected, for files that contradict those imported before under the same origin, and if
+        no image can be used.
     """
     began = time.monotonic()
     found = [sample for source in config.sources for sample in find_loose_samples(source, config.kind, config.layout)]
@@ -90,26 +103,26 @@ def run_import(config: ImportConfig, progress: Progress) -> Result:
         [sample.file for sample in found],
         memory=cache.datasets().scan_file(config.dataset),
         workers=config.decode_threads,
-        progress=counter(progress, "scan"),
+        progress=progress,
     )
     if not scanned.rows:
         raise _nothing_usable(config, scanned.rejects)
     with lease(cache.root, "import", [spec.folder for spec in specs.values()], config.dataset):
         stores = {feature: cache.feature(spec, config.format) for feature, spec in specs.items()}
-        work = _Work(
+        context = _ImportContext(
             rows={row.key: row for row in reversed(scanned.rows)},
             samples={sample.file.location: sample for sample in found},
             specs=specs,
             stores=stores,
-            reader=Reader(size, config.resize, config.lossy, config.storage),
+            reader=LooseFileReader(size, config.resize, config.lossy, config.storage),
             decode_threads=config.decode_threads,
         )
-        _compare(work, config)
+        _compare(context, config)
         keys = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
         plan = make_plan(keys, wanted, {name: store.index() for name, store in stores.items()}, config.shard_size)
-        totals = _run(plan, work, config, teacher.model if teacher else None, progress)
-        rows, refused = _usable(scanned.rows, wanted, stores, totals.refused)
-        rejects = [*scanned.rejects, *refused]
+        totals = _run(plan, context, config, teacher.model if teacher else None, progress)
+        rows, unusable = _usable(scanned.rows, wanted, stores, totals.unusable)
+        rejects = [*scanned.rejects, *unusable]
         if not rows:
             raise _nothing_usable(config, rejects)
         record = write_record(
@@ -145,7 +158,7 @@ def run_import(config: ImportConfig, progress: Progress) -> Result:
 
 
 def _wanted(config: ImportConfig, found: Sequence[LooseSample]) -> dict[str, frozenset[str]]:
-    """Feature -> splits, in the order of computation: what is there, and the teacher for train (else where DIRE is)."""
+    """Return feature -> splits, in the order of computation: the files found, and the teacher for train (else for DIRE)."""
     wanted = wanted_parts(found, config.features)
     absent = sorted(set(config.features) - set(wanted))
     if absent or not wanted:
@@ -154,7 +167,7 @@ def _wanted(config: ImportConfig, found: Sequence[LooseSample]) -> dict[str, fro
     wanted["image"] = frozenset(sample.file.split for sample in found)
     if config.teacher is not None:
         if "dire" not in wanted:
-            raise UsageError(f"--teacher {config.teacher}: looks at DIRE, and there is none to import.")
+            raise UsageError(f"--teacher {config.teacher}: needs DIRE, and there is none to import.")
         wanted["teacher"] = (wanted["dire"] & {"train"}) or wanted["dire"]
     return {feature: wanted[feature] for feature in FEATURES if feature in wanted}
 
@@ -164,28 +177,30 @@ def _nothing_usable(config: ImportConfig, rejects: Sequence[Reject]) -> UserErro
     return UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used ({first}).")
 
 
-def _compare(work: _Work, config: ImportConfig) -> None:
-    """Make sure that rows which are there came from such files: under one origin there is one row for a picture."""
-    for feature, store in work.stores.items():
+def _compare(context: _ImportContext, config: ImportConfig) -> None:
+    """Check that stored rows equal their files: under one origin, an image has one row per feature."""
+    for feature, store in context.stores.items():
         if feature == "teacher":
             continue
-        keys = list(work.rows)
-        there = [keys[place] for place in np.flatnonzero(store.index().locate(keys)[0] >= 0)]
-        for key in there[:: max(1, len(there) // _COMPARED)][:_COMPARED]:
+        keys = list(context.rows)
+        stored = [keys[index] for index in np.flatnonzero(store.index().locate(keys)[0] >= 0)]
+        for key in stored[:: max(1, len(stored) // _COMPARED)][:_COMPARED]:
             try:
-                row = work.read(feature, key)
+                row = context.read(feature, key)
             except ImageRejected:
                 continue
             if not np.array_equal(row, gather(store, [key])[0]):
                 raise UserError(
-                    f"{work.rows[key].file.location}: the cache holds another {feature} for this picture, imported before "
-                    f"under the origin {config.origin!r}. If these files were made otherwise, give them their own --origin."
+                    f"{context.rows[key].file.location}: the cache holds another {feature} for this image, imported before "
+                    f"under the origin {config.origin!r}. If these files were computed differently, give them their own --origin."
                 )
 
 
-def _run(plan: Plan, work: _Work, config: ImportConfig, teacher: nn.Module | None, progress: Progress) -> _Totals:
-    """Read and commit what the cache lacks, an image shard at a time."""
-    totals = _Totals()
+def _run(
+    plan: Plan, context: _ImportContext, config: ImportConfig, teacher: nn.Module | None, progress: Progress
+) -> _ImportTotals:
+    """Read and commit the missing rows, one image shard at a time."""
+    totals = _ImportTotals()
     progress.start("import", sum(len(task.keys) for task in plan.tasks))
     if teacher is not None:
         device = choose_device(config.device)
@@ -194,58 +209,58 @@ def _run(plan: Plan, work: _Work, config: ImportConfig, teacher: nn.Module | Non
         teacher = teacher.to(device)
         progress.start("teacher", plan.missing["teacher"])
     for task in plan.tasks:
-        fresh = _import_task(task, work, totals)
+        fresh = _import_task(task, context, totals)
         progress.advance("import", len(task.keys))
-        wanted = [key for key in task.missing.get("teacher", ()) if key not in totals.refused]
+        wanted = [key for key in task.missing.get("teacher", ()) if key not in totals.unusable]
         if teacher is not None and wanted:
-            _run_teacher(teacher, wanted, fresh, work, config.batch_size)
+            _run_teacher(teacher, wanted, fresh, context, config.batch_size)
             totals.imported["teacher"] += len(wanted)
             progress.advance("teacher", len(wanted))
     return totals
 
 
-def _import_task(task: Task, work: _Work, totals: _Totals) -> dict[str, Rows]:
-    """Commit the rows that one image shard lacks, and return its new rows of DIRE by key.
+def _import_task(task: Task, context: _ImportContext, totals: _ImportTotals) -> dict[str, NDArray[Any]]:
+    """Commit the missing rows of one image shard, and return its new rows of DIRE by key.
 
-    A sample of which one file cannot be used gets no row at all, so features of one shard hold the same keys.
+    A sample with one unusable file gets no row at all, so that the features of a shard have the same keys.
     """
     lacking = {feature: frozenset(keys) for feature, keys in task.missing.items() if feature != "teacher"}
 
-    def one(key: str) -> dict[str, Rows] | ImageRejected:
+    def read_one(key: str) -> dict[str, NDArray[Any]] | ImageRejected:
         try:
-            return {feature: work.read(feature, key) for feature, keys in lacking.items() if key in keys}
+            return {feature: context.read(feature, key) for feature, keys in lacking.items() if key in keys}
         except ImageRejected as rejected:
             return rejected
 
-    with ThreadPoolExecutor(max_workers=work.decode_threads) as pool:
-        outcomes = dict(zip(task.keys, pool.map(one, task.keys), strict=True))
-    totals.refused |= {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ImageRejected)}
+    with ThreadPoolExecutor(max_workers=context.decode_threads) as pool:
+        outcomes = dict(zip(task.keys, pool.map(read_one, task.keys), strict=True))
+    totals.unusable |= {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ImageRejected)}
     read = {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, ImageRejected)}
     for feature in FEATURES:
         rows = {key: found[feature] for key, found in read.items() if feature in found}
         if rows:
-            work.stores[feature].commit(tuple(rows), np.stack(list(rows.values())))
+            context.stores[feature].commit(tuple(rows), np.stack(list(rows.values())))
             totals.imported[feature] += len(rows)
     return {key: found["dire"] for key, found in read.items() if "dire" in found}
 
 
 def _run_teacher(
-    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, Rows], work: _Work, batch_size: int
+    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, NDArray[Any]], context: _ImportContext, batch_size: int
 ) -> None:
-    """Compute and commit the teacher's features of these samples' imported DIRE."""
-    spec = work.specs["teacher"]
+    """Compute and commit the teacher's features of imported DIRE images."""
+    spec = context.specs["teacher"]
     assert isinstance(spec, TeacherSpec)
     device = next(model.parameters()).device
     old = [key for key in keys if key not in fresh]
-    dire = dict(fresh) | (dict(zip(old, gather(work.stores["dire"], old), strict=True)) if old else {})
+    dire = dict(fresh) | (dict(zip(old, gather(context.stores["dire"], old), strict=True)) if old else {})
     parts = []
     for batch in _batches(keys, batch_size):
-        filled = [*batch, *[batch[-1]] * (batch_size - len(batch))]  # all batches have one shape
-        pixels = torch.from_numpy(np.stack([dire[key] for key in filled])).to(device)
+        padded = [*batch, *[batch[-1]] * (batch_size - len(batch))]  # all batches have one shape
+        pixels = torch.from_numpy(np.stack([dire[key] for key in padded])).to(device)
         parts.append(teacher_views(model, pixels, spec).cpu().numpy()[: len(batch)])
     rows = np.concatenate(parts)
     check_teacher(rows, spec)
-    work.stores["teacher"].commit(keys, rows)
+    context.stores["teacher"].commit(keys, rows)
 
 
 def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -256,16 +271,16 @@ def _usable(
     rows: Sequence[ScannedRow],
     wanted: Mapping[str, frozenset[str]],
     stores: Mapping[str, FeatureStore],
-    refused: Mapping[str, ImageRejected],
+    unusable: Mapping[str, ImageRejected],
 ) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into those that have all features of their split, and the others with the reason."""
+    """Divide the rows into those with all features of their split, and rejects for the others."""
     lacking: set[str] = set()
     for feature, splits in wanted.items():
         keys = [row.key for row in rows if row.file.split in splits]
         found = stores[feature].index(refresh=True).locate(keys)[0] >= 0
         lacking.update(key for key, there in zip(keys, found, strict=True) if not there)
     rejects = [
-        Reject(printable(row.file.location), refused[row.key].reason, refused[row.key].detail)
+        Reject(printable(row.file.location), unusable[row.key].reason, unusable[row.key].detail)
         for row in rows
         if row.key in lacking
     ]

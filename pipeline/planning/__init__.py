@@ -1,3 +1,4 @@
-"""What a build has to do and what that costs, before anything is computed; others use ``prepare.prepare``, ``plan``
-and ``estimate``.
+"""Plan a build: which rows are missing and what they cost, before anything is computed.
+
+Other folders use ``prepare.prepare``, ``plan`` and ``estimate``.
 """

@@ -1,4 +1,4 @@
-"""What a plan will cost: ADM calls, and bytes before compression."""
+"""Estimate the cost of a plan: ADM calls, bytes before compression, device-hours."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from ...images.spec import ImageSpec
 from ...models.backbones import build_backbone
 from ...models.diffusion.ddim import used_steps
 from ...models.diffusion.noise_schedule import NoiseSchedule
-from ..specs.adm_features import DireSpec, EpsSpec, NoiseSpec, ReconSpec, one_call_features
-from ..specs.teacher import TeacherSpec
+from ..specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, one_call_features
 from .plan import Plan, Task, routes
 
 
 def predicted_calls(plan: Plan, specs: Mapping[str, Spec], schedule: NoiseSchedule, real_step: int) -> int:
-    """Return images x ADM calls of all tasks, if every image can be decoded."""
+    """Return images x ADM calls of all tasks, assuming that every image can be decoded."""
     return sum(task_calls(task, specs, schedule, real_step) for task in plan.tasks)
 
 
 def task_calls(task: Task, specs: Mapping[str, Spec], schedule: NoiseSchedule, real_step: int) -> int:
-    """Return images x ADM calls of one task, if every image can be decoded."""
+    """Return images x ADM calls of one task, assuming that every image can be decoded."""
     cost = route_calls(schedule, real_step)
     divided = routes(task.keys, task.missing, one_call_features(specs))
     return sum(cost[route] * len(keys) for route, keys in divided.items())
 
 
 def route_calls(schedule: NoiseSchedule, real_step: int) -> dict[str, int]:
-    """Return the ADM calls that an image costs on each route of :func:`.plan.routes`."""
+    """Return the ADM calls per image on each route of :func:`.plan.routes`."""
     inversion = used_steps(schedule, real_step)
     return {"path": 2 * inversion, "inversion": inversion, "first": 1}
 
 
 def row_bytes(spec: Spec) -> int:
-    """Return the bytes of one uncompressed row of a feature."""
+    """Return the size in bytes of one uncompressed row of a feature."""
     if isinstance(spec, ImageSpec):
         return 3 * spec.size**2
     if isinstance(spec, EpsSpec | NoiseSpec):
@@ -56,10 +55,23 @@ def image_size(specs: Mapping[str, Spec]) -> int:
 
 
 def device_hours(adm_calls: int, teacher_rows: int, adm_rate: float | None, teacher_rate: float | None) -> float | None:
-    """Return the hours of one device for this work.
+    """Return the hours that one device needs.
 
-    adm_rate : images x calls a second. teacher_rate : images a second; where it is None the teacher is taken to be part of
-    ``adm_rate``. None if there are calls and no rate for them.
+    Parameters
+    ----------
+    adm_calls
+        Images x ADM calls.
+    teacher_rows
+        Images through the teacher.
+    adm_rate
+        Images x ADM calls a second; None if unknown.
+    teacher_rate
+        Images through the teacher a second; None if ``adm_rate`` includes the teacher.
+
+    Returns
+    -------
+    float or None
+        None if there are ADM calls and no rate for them.
     """
     if adm_calls and adm_rate is None:
         return None

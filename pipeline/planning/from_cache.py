@@ -1,9 +1,9 @@
-"""A build from a dataset's cached pictures instead of its sources: which rows, which pictures, under which name.
+"""Build from a dataset's cached images instead of its sources.
 
-With a perturbation it makes a derived dataset: rows of the origin under another name, with the same keys, labels, splits,
-generators and groups, whose pictures are the origin's cached ones, perturbed. The key of a row remains the hash of the
-source's bytes; that the picture is another one stands in the image's spec, and through it in that of every feature.
-Without a perturbation it adds features to the origin itself. No source is opened, and all of it works when they are gone.
+With a perturbation, the result is a derived dataset: rows of the origin under another name, with the same keys, labels,
+splits, generators and groups, and perturbed images. The key of a row remains the hash of the source file's bytes; the
+perturbation is part of the image's spec, and so of the spec of every feature. Without a perturbation, features are added to
+the origin itself. No source file is opened, so the sources may be gone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..sources.file import SourceFile
 
 
 class CachedSource(NamedTuple):
-    """The cache, the rows that are built, as a scan would find them, and what a derived dataset comes from."""
+    """The cache, the rows to build in the form of a scan's result, and the origin of a derived dataset."""
 
     cache: Cache
     rows: ScanResult
@@ -38,8 +38,11 @@ class CachedSource(NamedTuple):
 def read_origin(config: BuildConfig) -> CachedSource:
     """Read the dataset ``config.origin``.
 
-    Raises UserError or UsageError if there is no such cache, dataset or split, if the dataset is derived itself, or if the
-    name of the one to make belongs to another.
+    Raises
+    ------
+    UserError, UsageError
+        If the cache, the dataset or a split does not exist, if the dataset is itself derived, or if the name of the derived
+        dataset is in use.
     """
     assert config.origin is not None
     cache = Cache.open(config.cache)
@@ -54,16 +57,16 @@ def read_origin(config: BuildConfig) -> CachedSource:
     return CachedSource(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
 
 
-def cached_pictures(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> FeatureStore:
-    """Return the store of the origin's pictures; ``spec`` is theirs. UserError unless it has one for each key."""
+def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> FeatureStore:
+    """Return the store of the origin's images. Raises UserError unless it has an image for every key."""
     wanted = list(dict.fromkeys(keys))
     there = {folder.name for folder in cache.feature_folders()}
     store = cache.feature(spec) if spec.folder in there else None
     lacking = len(wanted) if store is None else int(np.count_nonzero(store.index().locate(wanted)[0] < 0))
     if store is None or lacking:
         raise UserError(
-            f"{config.origin}: the cache lacks {lacking:,} of its {len(wanted):,} pictures as these options would have "
-            f"them ({_words(spec)}). Give the options of its build; {_known(cache, config)}."
+            f"{config.origin}: the cache lacks {lacking:,} of its {len(wanted):,} images for these "
+            f"options ({_description(spec)}). Use the options of its build; {_known(cache, config)}."
         )
     return store
 
@@ -84,7 +87,7 @@ def _refuse_derived(cache: Cache, origin: str) -> None:
     if found is not None:
         raise UsageError(
             f"{origin}: is derived from {found.dataset} by {found.perturbation}. Give --dataset {found.dataset}, whose "
-            f"pictures are not perturbed, and --perturb."
+            f"images are not perturbed, and --perturb."
         )
 
 
@@ -96,14 +99,14 @@ def _check_name(cache: Cache, name: str, derived: Derived) -> None:
     for record in cache.builds().find(name):
         origin = record.origin
         if origin is None:
-            raise UsageError(f"--as {name}: is a dataset of its own. Take a name that is free.")
+            raise UsageError(f"--as {name}: exists and is not derived. Choose an unused name.")
         if (origin.dataset, origin.perturbation) != same:
             made = f"derived from {origin.dataset} by {origin.perturbation}"
-            raise UsageError(f"--as {name}: is {made}. Take a name that is free.")
+            raise UsageError(f"--as {name}: is {made}. Choose an unused name.")
 
 
 def _splits(present: Sequence[str], config: BuildConfig) -> list[str]:
-    """Return the splits that were asked for; by default test, or val where there is no test."""
+    """Return the requested splits; by default test, or val if there is no test."""
     absent = sorted(set(config.splits) - set(present))
     if absent:
         raise UsageError(f"--splits {','.join(config.splits)}: {config.origin} has only {', '.join(present)}.")
@@ -115,13 +118,13 @@ def _splits(present: Sequence[str], config: BuildConfig) -> list[str]:
     return list(config.splits) or default
 
 
-def _words(spec: ImageSpec) -> str:
+def _description(spec: ImageSpec) -> str:
     harmonized = "" if spec.harmonize is None else f", harmonize {spec.harmonize.codec}:{spec.harmonize.quality}"
     return f"image-size {spec.size}, image-preset {spec.preset}{harmonized}"
 
 
 def _known(cache: Cache, config: BuildConfig) -> str:
-    """Say which pictures the origin's builds have."""
+    """Return a phrase that lists the images of the origin's builds."""
     assert config.origin is not None
     folders = {
         record.features["image"].folder for record in cache.builds().find(config.origin) if "image" in record.features
@@ -130,5 +133,5 @@ def _known(cache: Cache, config: BuildConfig) -> str:
     for folder in sorted(folders):
         spec = cache.open_feature(folder).spec
         imported = imported_from(spec)
-        known.append(f"imported ones ({imported})" if imported else _words(ImageSpec.model_validate(spec)))
+        known.append(f"imported ones ({imported})" if imported else _description(ImageSpec.model_validate(spec)))
     return f"it has {'; '.join(known)}" if known else "it has none"

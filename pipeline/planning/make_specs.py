@@ -1,4 +1,4 @@
-"""From the arguments of a build to the specs of its features."""
+"""Make the specs of a build's features from its configuration."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ...models.diffusion.checkpoints import find_adm, find_flags
 from ...models.diffusion.unet import AdmConfig
 from ...progress import Progress
 from ..config import BuildConfig
-from ..specs.adm_features import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from ..specs.teacher import teacher_spec
+from ..specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec, teacher_spec
 
 
 def make_specs(
@@ -25,9 +24,23 @@ def make_specs(
 ) -> dict[str, Spec]:
     """Return feature -> spec for the wanted features.
 
-    adm_digest : digest of the ADM's weights; None if the image is the only feature.
-    teacher_digest : digest of the teacher's weights; None if the teacher is not among the features.
-    Raises UserError or UsageError for steps, sizes or teachers that do not exist or do not fit the ADM.
+    Parameters
+    ----------
+    config
+        Configuration of the build.
+    flags
+        Flags of the ADM.
+    adm_digest
+        Digest of the ADM's weights; None if the image is the only feature.
+    features
+        Wanted features.
+    teacher_digest
+        Digest of the teacher's weights; None if the teacher is not wanted.
+
+    Raises
+    ------
+    UserError, UsageError
+        For steps, sizes or teachers that do not exist or do not fit the ADM.
     """
     schedule = flags.schedule(config.steps)
     if config.real_step > len(schedule):
@@ -47,7 +60,7 @@ def make_specs(
         "image": image,
         "adm": identity,
         "steps": config.steps,
-        "real_step": config.real_step % len(schedule),  # all steps by number are all steps
+        "real_step": config.real_step % len(schedule),  # 0 also means all steps
         "clip": config.clip,
         "precision": config.precision,
     }
@@ -73,20 +86,21 @@ def make_specs(
 
 
 def flags_and_digest(
-    config: BuildConfig, *, pictures_alone: bool, progress: Progress | None = None
+    config: BuildConfig, *, images_only: bool, progress: Progress | None = None
 ) -> tuple[AdmConfig, str | None]:
-    """Return the ADM's flags and the digest of its weights; without the weights, and None, where pictures alone are made.
+    """Return the ADM's flags and the digest of its weights.
 
-    Raises UserError as :func:`...models.diffusion.checkpoints.find_adm`.
+    With ``images_only`` no weights are needed, and the digest is None. Raises UserError as
+    :func:`...models.diffusion.checkpoints.find_adm` does.
     """
-    if pictures_alone:
+    if images_only:
         return find_flags(config.adm, config.adm_config), None
     found = find_adm(config.adm, config.adm_config, progress)
     return found.config, found.digest
 
 
 def _check_size(size: int, flags: AdmConfig) -> None:
-    """Raise UsageError for a size that the UNet cannot halve as often as it has levels."""
+    """Raise UsageError for a size that the UNet cannot halve once per level."""
     factor = 2 ** (len(flags.multipliers()) - 1)
     if size % factor:
-        raise UsageError(f"--image-size {size}: this ADM halves images to 1/{factor}; use a multiple of {factor}.")
+        raise UsageError(f"--image-size {size}: this ADM downsamples images by {factor}; use a multiple of {factor}.")

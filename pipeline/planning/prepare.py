@@ -1,4 +1,4 @@
-"""The first half of a build, which writes nothing of value: sources, scan, specs, and the plan against the cache."""
+"""Prepare a build without computing anything: list the sources, scan them, make the specs, and plan against the cache."""
 
 from __future__ import annotations
 
@@ -18,39 +18,59 @@ from ...images.spec import ImageSpec
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
 from ...models.diffusion.noise_schedule import NoiseSchedule
-from ...progress import Progress, counter
+from ...progress import Progress
 from ...storage import path_exists
 from ..config import BuildConfig
 from ..scan.scan import FileScanner, ScanResult, scan
 from ..sources.discover import discover
 from ..sources.file import SourceFile
-from .feature_lists import only_pictures, parse_features, wanted_features
-from .from_cache import cached_pictures, read_origin
+from .from_cache import cached_images, read_origin
 from .make_specs import flags_and_digest, make_specs
-from .plan import Plan, PlanPartition, Samples, make_plan
+from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResources:
-    """What the tasks of a build share, in the process that plans them and in each that does them.
+    """What the tasks of a build share, in the process that plans them and in every worker.
 
-    schedule : the DDIM steps. specs, stores : by feature. pictures : the cached pictures that are perturbed, if any.
+    Attributes
+    ----------
+    device
+        Device of the process.
+    schedule
+        DDIM steps.
+    specs, stores
+        By feature.
+    originals
+        Store of the cached images to perturb, if any.
     """
 
     device: torch.device
     schedule: NoiseSchedule
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
-    pictures: FeatureStore | None
+    originals: FeatureStore | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildPlan(BuildResources):
-    """All that is known before anything is computed.
+    """Everything that is known before anything is computed.
 
-    derived : what a derived dataset comes from, else None. lease : the file's name of the lease that the build holds, empty for a
-    dry run. cache is None only for the dry run of a build into a cache that does not exist yet; stores lacks the features
-    whose folder a dry run did not find.
+    Attributes
+    ----------
+    cache
+        None only for a dry run into a cache that does not exist yet. In a dry run, ``stores`` lacks features without a
+        folder.
+    scanned
+        Rows and rejects.
+    wanted
+        Feature -> splits.
+    plan
+        Tasks.
+    derived
+        Origin of a derived dataset, or None.
+    lease
+        File name of the build's lease; empty for a dry run.
     """
 
     cache: Cache | None
@@ -61,7 +81,7 @@ class BuildPlan(BuildResources):
     lease: str
 
     def files(self) -> dict[str, SourceFile]:
-        """Return the first file of each key; none if there is nothing to do."""
+        """Return the first file of each key; empty if there are no tasks."""
         return {row.key: row.file for row in reversed(self.scanned.rows)} if self.plan.tasks else {}
 
 
@@ -74,12 +94,27 @@ def prepare(
     part: PlanPartition | None = None,
     scanner: FileScanner | None = None,
 ) -> BuildPlan:
-    """Check the arguments against each other and the cache, scan the sources (or read the origin) and make the plan.
+    """Validate the arguments, scan the sources (or read the origin) and make the plan.
 
-    held : gets the lease on the features, taken before anybody looks what the cache has of them.
-    part : plan only these shards. scanner : reads the files of the sources, on the workers that will also compute; None if this
-    process does both.
-    Raises UserError or UsageError for whatever cannot be used. A dry run makes neither a cache nor a feature's folder.
+    Parameters
+    ----------
+    config
+        Configuration of the build.
+    progress
+        Receives the stages.
+    held
+        Receives the lease on the features, which is taken before their indexes are read.
+    dry_run
+        Create neither a cache nor a feature's folder.
+    part
+        Plan only this part of the shards.
+    scanner
+        Reads the source files on the workers that will also compute; None if this process does both.
+
+    Raises
+    ------
+    UserError, UsageError
+        For sources, models or settings that cannot be used.
     """
     device = choose_device("cpu" if scanner else config.device)
     keep_freed_memory(device)
@@ -88,7 +123,7 @@ def prepare(
     lists = parse_features(config.features)
     files = _discover(config)
     origin = None if config.origin is None else read_origin(config)
-    flags, adm_digest = flags_and_digest(config, pictures_alone=only_pictures(lists), progress=progress)
+    flags, adm_digest = flags_and_digest(config, images_only=only_images(lists), progress=progress)
     schedule = flags.schedule(config.steps)
     cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, scanner, dry_run=dry_run)
     if not scanned.rows:
@@ -109,17 +144,17 @@ def prepare(
         folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
         taken = held.enter_context(lease(cache.root, "build", folders, config.dataset))
         may_write, held_lease = path_exists(taken), taken.name
-    pictures = None
+    originals = None
     if origin is not None:
-        pictures = cached_pictures(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])
+        originals = cached_images(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])
     stores = _stores(cache, specs, config.format, create=not dry_run)
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
     samples = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
     plan = make_plan(samples, wanted, indexes, config.shard_size, part)
     if plan.tasks and not may_write:
         raise ReadOnlyError(
-            f"{config.cache}: may only be read, and this build has something to add. "
-            "Get the right to write there, or use another folder."
+            f"{config.cache}: may only be read, and this build has rows to add. "
+            "Get write permission, or use another folder."
         )
     derived = origin.derived if origin is not None else None
     return BuildPlan(
@@ -131,14 +166,14 @@ def prepare(
         specs=specs,
         stores=stores,
         plan=plan,
-        pictures=pictures if derived else None,
+        originals=originals if derived else None,
         derived=derived,
         lease=held_lease,
     )
 
 
 def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) -> Plan:
-    """Plan all parts of a build anew, as the cache is now. without : keys that cannot be had, whatever the cache says."""
+    """Plan all parts of a build again, against the current state of the cache, leaving out the keys in ``without``."""
     rows = [row for row in ready.scanned.rows if row.key not in without]
     samples = Samples.of([row.key for row in rows], [row.file.split for row in rows])
     indexes = {feature: store.index(refresh=True) for feature, store in ready.stores.items()}
@@ -159,7 +194,7 @@ def _scan(
         workers=config.decode_threads,
         limits=config.limits,
         rehash=config.rehash,
-        progress=counter(progress, "scan"),
+        progress=progress,
         scanner=scanner,
     )
     return cache, scanned

@@ -1,1 +1,4 @@
-"""From the files of the sources to the rows of a dataset; others use ``scan.scan`` and the rows of ``conflicts``."""
+"""From the files of the sources to the rows of a dataset.
+
+Other folders use ``scan.scan``, and ``conflicts`` for rows and rejects.
+"""

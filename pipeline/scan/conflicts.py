@@ -1,7 +1,7 @@
-"""The rows of a scan: what is known of each usable file, conflicts between them, and the dataset's table.
+"""The rows of a scan: one for each usable file, the conflicts between them, and the dataset's table.
 
-The same bytes with both labels are rejected. The same bytes in several splits stay in test alone (else in val alone).
-The same bytes twice with one label in one split are two occurrences and stay two rows. All counts are of files.
+Files with the same bytes and both labels are rejected. Bytes that occur in several splits are kept in test only (else in
+val only). Bytes that occur twice with one label in one split are two occurrences and stay two rows. All counts are of files.
 """
 
 from __future__ import annotations
@@ -18,14 +18,26 @@ from ...images.file import Reason
 from ..sources.file import SourceFile, printable
 
 _PRECEDENCE = ("test", "val", "train")
-"""The split that keeps a picture that is in several."""
+"""An image that is in several splits stays in the first of these."""
 
 
 class ScannedRow(NamedTuple):
-    """One usable occurrence: the file, the key of its bytes, and width and height in pixels as the picture is shown.
+    """One usable occurrence of an image.
 
-    turned, metadata_bytes, traits : what an audit asks for, see :class:`.memory.ScanEntry`; a row that was not
-    scanned has an empty text.
+    Attributes
+    ----------
+    file
+        The file.
+    key
+        Key of its bytes, 32 hex digits.
+    width, height
+        Size in pixels as displayed.
+    format
+        File format in lower case.
+    bytes
+        Size of the file.
+    turned, metadata_bytes, traits
+        For an audit, see :class:`.memory.ScanEntry`. ``traits`` is empty for a row that was not scanned.
     """
 
     file: SourceFile
@@ -41,7 +53,7 @@ class ScannedRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One file that cannot be used: where it lies, a reason of :data:`...images.file.Reason`, and a few words."""
+    """One file that cannot be used: its path, a reason of :data:`...images.file.Reason`, and a short description."""
 
     path: str
     reason: Reason
@@ -49,8 +61,8 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
-    """Rows without conflicts, the rejected files, how many these are, and the files left out as leaks."""
+class ConflictResolution:
+    """Rows without conflicts, files rejected for both labels and their number, and files left out as leaks."""
 
     rows: list[ScannedRow]
     rejects: list[Reject]
@@ -58,14 +70,14 @@ class Resolution:
     leaks: list[Reject]
 
 
-def resolve_conflicts(rows: Sequence[ScannedRow]) -> Resolution:
-    """Reject bytes that carry both labels, and keep bytes that are in several splits in one of them.
+def resolve_conflicts(rows: Sequence[ScannedRow]) -> ConflictResolution:
+    """Reject bytes with both labels, and keep bytes that are in several splits in one of them only.
 
-    Test comes before val, val before train. Conflicting labels are looked for first, over all splits.
+    Test takes precedence over val, val over train. Labels are compared first, across all splits.
     """
     repeated = {key for key, count in Counter([row.key for row in rows]).items() if count > 1}
     if not repeated:
-        return Resolution(list(rows), [], 0, [])
+        return ConflictResolution(list(rows), [], 0, [])
     labels: dict[str, set[int]] = {key: set() for key in repeated}
     splits: dict[str, list[str]] = {key: [] for key in repeated}
     for row in rows:
@@ -84,7 +96,7 @@ def resolve_conflicts(rows: Sequence[ScannedRow]) -> Resolution:
         else:
             why = f"the same bytes are in {keeper} (key {row.key})"
             leaks.append(Reject(printable(row.file.location), "leaked", why))
-    return Resolution(kept, rejects, len(rejects), leaks)
+    return ConflictResolution(kept, rejects, len(rejects), leaks)
 
 
 def to_table(rows: Sequence[ScannedRow]) -> pa.Table:

@@ -1,7 +1,7 @@
-"""What earlier scans found out about files: a Parquet file that is safe to delete.
+"""The scan memory: results of earlier scans in a Parquet file that is safe to delete.
 
-A finding is what follows from a file's bytes alone, so it holds whatever the limits of the next scan are. The memory
-names a file by the bytes of its absolute path or its URL. One that is damaged, or of another version, counts as empty.
+An entry depends only on a file's bytes, so it stays valid for other limits. Its key is the bytes of the file's absolute path
+or URL. A memory that is damaged, or of another version, counts as empty.
 """
 
 from __future__ import annotations
@@ -40,14 +40,30 @@ _SCHEMA = pa.schema(
     metadata={"distil_cache.scan": "2"},
 )
 _REPEATED = ("format", "reason", "detail", "traits")
-"""Columns in which many files say the same."""
+"""Columns with few distinct values."""
 
 
 class ScanEntry(NamedTuple):
-    """What one file holds: its size in bytes, time in ns, key, and header; ``reason`` is empty if it can be used.
+    """What a scan found in one file.
 
-    width, height : pixels as the picture is shown; ``turned`` says that they are stored the other way round.
-    metadata_bytes, traits : see :class:`...images.headers.FileHeader`; no bytes and an empty text of a file without a header.
+    Attributes
+    ----------
+    size
+        Size in bytes.
+    mtime_ns
+        Modification time in ns.
+    key
+        Key of the file's bytes, 32 hex digits.
+    width, height
+        Size in pixels as displayed.
+    format
+        File format in lower case.
+    reason, detail
+        Why the file cannot be used; empty if it can.
+    turned
+        Whether width and height are stored the other way round.
+    metadata_bytes, traits
+        See :class:`...images.headers.FileHeader`; 0 and empty if the header cannot be read.
     """
 
     size: int
@@ -63,12 +79,12 @@ class ScanEntry(NamedTuple):
     traits: str = ""
 
     def rejected(self) -> ImageRejected:
-        """Return why a file with a ``reason`` cannot be used."""
+        """Return the rejection of a file that has a ``reason``."""
         return ImageRejected(cast(Reason, self.reason), self.detail)
 
 
 def load_scan_memory(memory: AnyPath) -> dict[bytes, ScanEntry]:
-    """Read a memory: path -> finding. Empty if there is none, or none that can be understood."""
+    """Read a scan memory: path -> entry. Empty if there is none, or it cannot be read."""
     try:
         source = fetch_source(memory)
         if not read_schema(source).equals(_SCHEMA, check_metadata=True):
@@ -88,7 +104,7 @@ def load_scan_memory(memory: AnyPath) -> dict[bytes, ScanEntry]:
 
 
 def _values(column: pa.ChunkedArray, repeated: bool) -> Sequence[Any]:
-    """Return a column as Python values; of one whose values are often the same, each is there once."""
+    """Return a column as Python values; with ``repeated``, equal values share one object."""
     if not repeated:
         values: list[Any] = column.to_pylist()
         return values
@@ -97,9 +113,9 @@ def _values(column: pa.ChunkedArray, repeated: bool) -> Sequence[Any]:
     return [names[number] for number in coded.indices.to_pylist()]
 
 
-def save_scan_memory(memory: AnyPath, findings: Mapping[bytes, ScanEntry]) -> None:
-    """Replace a memory. It is only a speed-up: where it cannot be written, nothing happens."""
-    columns = [list(findings), *map(list, zip(*findings.values(), strict=True))] if findings else [[] for _ in _SCHEMA]
+def save_scan_memory(memory: AnyPath, entries: Mapping[bytes, ScanEntry]) -> None:
+    """Replace a scan memory. It only saves time, so errors in writing are ignored."""
+    columns = [list(entries), *map(list, zip(*entries.values(), strict=True))] if entries else [[] for _ in _SCHEMA]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     buffer = pa.BufferOutputStream()
     pa.parquet.write_table(pa.table(arrays, schema=_SCHEMA), buffer, compression="zstd", write_page_checksum=True)
@@ -124,8 +140,8 @@ def _replace(memory: AnyPath, data: bytes) -> None:
 
 
 def drop_scan_entries(memory: AnyPath, keys: Collection[bytes]) -> None:
-    """Drop findings that turned out to be wrong, so that the next scan opens these files again."""
+    """Drop entries, so that the next scan opens these files again."""
     known = load_scan_memory(memory)
-    kept = {key: finding for key, finding in known.items() if key not in keys}
+    kept = {key: entry for key, entry in known.items() if key not in keys}
     if len(kept) < len(known):
         save_scan_memory(memory, kept)

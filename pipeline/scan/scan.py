@@ -1,14 +1,16 @@
-"""Scanning: the files of the sources to rows of a dataset, with each file's key, size and format.
+"""Scan the files of the sources: from files to rows of a dataset, with each file's key, size and format.
 
-Every file is read whole, hashed, and its header parsed, with what an audit will ask of it. No pixel is decoded here: that
-a file ends too early comes to light in the decoder. What was learnt is remembered by (path, size, modification time),
-and a scan of unchanged files opens none of them. An image in a tar is remembered by its place in it and the tar's size
-and time, an object of an object store by what the listing says of it: most stores tell whole seconds. A file that was
-rewritten with its old size and time goes unnoticed until its pixels are wanted, or until ``rehash``; its stale key does no
-harm, as :func:`..sources.read.read_source` compares the key again before anything is computed, and the build that finds it wrong lets
-the next scan open the file (:func:`drop_files`).
+Every file is read whole and hashed, and its header is parsed, including the traits that an audit needs. No pixel is decoded
+here, so only the decoder finds that a file is truncated.
 
-Conflicts between files are resolved as :mod:`.conflicts` says.
+Results are stored in the scan memory by (path, size, modification time), and a scan of unchanged files opens none of them.
+An image in a tar is identified by its offset in the tar and the tar's size and time, an object of an object store by its
+listing, whose times are whole seconds in most stores. A file that was rewritten with its old size and time goes unnoticed
+until its pixels are needed, or until ``rehash``. Its stale key does no harm: :func:`..sources.read.read_source` compares
+the key again before anything is computed, and a build that finds a mismatch makes the next scan open the file
+(:func:`drop_files`).
+
+:mod:`.conflicts` resolves conflicts between files.
 """
 
 from __future__ import annotations
@@ -21,32 +23,41 @@ from dataclasses import dataclass
 from ...errors import UserError
 from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
 from ...images.headers import read_header
+from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ..sources.file import SourceFile, absolute_root, is_storable, is_url, printable
-from ..sources.read import GIVE_UP, altered_tars, file_status, read_image, readers
+from ..sources.read import MAX_UNREADABLE, altered_tars, file_status, read_image, readers
 from .conflicts import Reject, ScannedRow, resolve_conflicts
 from .memory import ScanEntry, drop_scan_entries, load_scan_memory, save_scan_memory
 
 _LARGEST_BLOCK = 256
-"""Most files that a worker takes at a time."""
+"""Largest number of files that a thread takes at a time."""
 
 ScannedFile = tuple[SourceFile, bytes, ScanEntry | ImageRejected]
-"""A file, its key in the memory, and what was found: the very finding of the memory where the file is unchanged."""
+"""A file, its key in the scan memory, and its entry: the same object as in the memory if the file is unchanged."""
 FileScanner = Callable[[Sequence[SourceFile], Mapping[bytes, ScanEntry]], Iterator[Sequence[ScannedFile]]]
-"""Scans files, in order and in blocks, trusting what is known of some by their key in the memory."""
+"""Scans files, in order and in blocks, given the trusted entries of the scan memory by key."""
 
-JudgedFile = tuple[bytes, ScanEntry | None, ScannedRow | Reject]
-"""What the memory calls a file, what was found in it (nothing if it could not be read), and the verdict."""
+CheckedFile = tuple[bytes, ScanEntry | None, ScannedRow | Reject]
+"""Key of a file in the scan memory, its entry (None if it could not be read), and the resulting row or reject."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """What a scan found.
+    """Result of a scan.
 
-    rows, rejects : in the order of the files, conflicts after the others.
-    opened : files that were read. remembered : files known from an earlier scan and not opened.
-    label_conflicts : files whose bytes carry both labels (they are among the rejects).
-    leaks : files left out because their bytes are also in a split that takes precedence; they are not among the rejects.
+    Attributes
+    ----------
+    rows, rejects
+        In the order of the files; rejects by conflict come last.
+    opened
+        Number of files that were read.
+    remembered
+        Number of files known from an earlier scan and not opened.
+    label_conflicts
+        Number of files whose bytes occur with both labels. They are among the rejects.
+    leaks
+        Files left out because their bytes are also in a split that takes precedence. They are not among the rejects.
     """
 
     rows: list[ScannedRow]
@@ -64,49 +75,66 @@ def scan(
     workers: int = 4,
     limits: Limits = DEFAULT_LIMITS,
     rehash: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     scanner: FileScanner | None = None,
 ) -> ScanResult:
-    """Read and judge the files, and resolve conflicts between them.
+    """Read the files, check them against the limits, and resolve conflicts between them.
 
-    memory : file that remembers the findings between scans; only a speed-up, so one that is damaged is replaced.
-    workers : threads that read; of an object store more do, see :func:`..sources.read.readers`. rehash : open every file even if it is
-        remembered.
-    limits : which images are used. progress : called with (files done, files in all).
-    scanner : reads the files in place of ``workers``.
-    A file that cannot be used becomes a reject; UserError for an object store that stops answering.
+    A file that cannot be used becomes a reject.
+
+    Parameters
+    ----------
+    files
+        Files of the sources.
+    memory
+        File that keeps entries between scans. It only saves time, and is replaced if damaged.
+    workers
+        Threads that read; an object store is read by more, see :func:`..sources.read.readers`.
+    limits
+        Images outside these limits are rejected.
+    rehash
+        Open every file, even if it is in the scan memory.
+    progress
+        Receives the stage ``scan``, in files.
+    scanner
+        Reads the files in place of threads.
+
+    Raises
+    ------
+    UserError
+        If an object store stops answering.
     """
+    progress = progress or Silent()
+    progress.start("scan", len(files))
     known = {} if memory is None else load_scan_memory(memory)
-    findings: dict[bytes, ScanEntry] = {}
+    entries: dict[bytes, ScanEntry] = {}
     rows: list[ScannedRow] = []
     rejects: list[Reject] = []
-    opened = remembered = done = silent = 0
+    opened = remembered = unreadable = 0
     trusted = {} if rehash else known
     if scanner is None:
-        blocks = _judged_blocks(files, trusted, limits, workers)
+        blocks = _checked_blocks(files, trusted, limits, workers)
     else:
-        blocks = ([_judged(*scanned, limits) for scanned in block] for block in scanner(files, trusted))
+        blocks = ([_checked(*scanned, limits) for scanned in block] for block in scanner(files, trusted))
     for block in blocks:
-        for key, finding, verdict in block:
-            if finding is not None:
-                findings[key] = finding
-                known_before = finding is trusted.get(key)
+        for key, entry, outcome in block:
+            if entry is not None:
+                entries[key] = entry
+                known_before = entry is trusted.get(key)
                 remembered += known_before
                 opened += not known_before
-            if isinstance(verdict, ScannedRow):
-                rows.append(verdict)
-                silent = 0
+            if isinstance(outcome, ScannedRow):
+                rows.append(outcome)
+                unreadable = 0
             else:
-                rejects.append(verdict)
-                silent = silent + 1 if is_url(verdict.path) and verdict.reason == "unreadable" else 0
-        done += len(block)
-        if silent >= GIVE_UP:
-            _remember(memory, known | findings, known)
-            raise _silent(rejects[-1])
-        if progress is not None:
-            progress(done, len(files))
-    _remember(memory, findings, known)
-    rows, late = _of_whole_tars(rows) if opened else (rows, [])
+                rejects.append(outcome)
+                unreadable = unreadable + 1 if is_url(outcome.path) and outcome.reason == "unreadable" else 0
+        if unreadable >= MAX_UNREADABLE:
+            _save(memory, known | entries, known)
+            raise _store_unreadable(rejects[-1])
+        progress.advance("scan", len(block))
+    _save(memory, entries, known)
+    rows, late = _without_altered_tars(rows) if opened else (rows, [])
     resolution = resolve_conflicts(rows)
     return ScanResult(
         rows=resolution.rows,
@@ -119,73 +147,83 @@ def scan(
 
 
 def drop_files(memory: AnyPath, files: Iterable[SourceFile]) -> None:
-    """Let the next scan open these files, even if size and time are as they were: they turned out to be others."""
+    """Drop files from the scan memory, so that the next scan opens them even if size and time are unchanged."""
     drop_scan_entries(memory, {memory_key(absolute_root(file.root), file) for file in files})
 
 
-def _judged_blocks(
+def _checked_blocks(
     files: Sequence[SourceFile], trusted: Mapping[bytes, ScanEntry], limits: Limits, workers: int
-) -> Iterator[list[JudgedFile]]:
-    """Yield blocks of judged files, in the order of the files, reading several blocks at a time."""
+) -> Iterator[list[CheckedFile]]:
+    """Yield blocks of checked files, in the order of the files, reading several blocks at a time."""
     workers = readers(files, workers)
     prefixes = {root: os.path.join(absolute_root(root), "") for root in {file.root for file in files}}  # noqa: PTH118
 
-    def judge_block(block: Sequence[SourceFile]) -> list[JudgedFile]:
-        found: list[JudgedFile] = []
+    def check_block(block: Sequence[SourceFile]) -> list[CheckedFile]:
+        found: list[CheckedFile] = []
         for file in block:
             key = _memory_key(prefixes[file.root], file)
-            found.append(_judged(file, key, scan_file(file, trusted.get(key)), limits))
+            found.append(_checked(file, key, scan_file(file, trusted.get(key)), limits))
         return found
 
     size = min(max(len(files) // (8 * workers), 1), _LARGEST_BLOCK)
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        yield from pool.map(judge_block, [files[start : start + size] for start in range(0, len(files), size)])
+        yield from pool.map(check_block, [files[start : start + size] for start in range(0, len(files), size)])
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def memory_key(root: str, file: SourceFile) -> bytes:
-    """Return what the memory calls a file of this absolute root, or an image in a tar there."""
+    """Return the key in the scan memory of a file, or an image in a tar, below this absolute root."""
     return _memory_key(os.path.join(root, ""), file)  # noqa: PTH118
 
 
 def _memory_key(prefix: str, file: SourceFile) -> bytes:
-    """Do the same for a root that ends in a slash."""
+    """Return the same for a root that ends in a slash."""
     key = os.fsencode(prefix + file.path)
     return key if file.member is None else key + file.member.stamp
 
 
 def scan_file(file: SourceFile, known: ScanEntry | None) -> ScanEntry | ImageRejected:
-    """Find out about one file, by reading it unless ``known`` still holds."""
+    """Return the entry of a file, reading it unless ``known`` is still valid; ImageRejected if it cannot be read."""
     if not is_storable(file.path):
         return ImageRejected("unreadable-name", "the name is not valid UTF-8: rename the file")
     try:
-        if known is not None and _holds(known, file):
+        if known is not None and _is_unchanged(known, file):
             return known
         data, mtime_ns = read_image(file)
     except ImageRejected as rejected:
         return rejected
     key = content_key(data)
     try:
-        facts = read_header(data)
+        header = read_header(data)
     except ImageRejected as rejected:
         return ScanEntry(len(data), mtime_ns, key, reason=rejected.reason, detail=rejected.detail)
-    width, height = (facts.height, facts.width) if facts.turned else (facts.width, facts.height)
+    width, height = (header.height, header.width) if header.turned else (header.width, header.height)
     return ScanEntry(
-        len(data), mtime_ns, key, width, height, facts.format, "", "", facts.turned, facts.metadata_bytes, facts.traits
+        len(data),
+        mtime_ns,
+        key,
+        width,
+        height,
+        header.format,
+        "",
+        "",
+        header.turned,
+        header.metadata_bytes,
+        header.traits,
     )
 
 
 def scan_files(files: Sequence[tuple[SourceFile, ScanEntry | None]]) -> list[ScanEntry | ImageRejected]:
-    """Find out about a few files, as :func:`scan_file` does; those of an object store are read several at a time."""
+    """Scan files as :func:`scan_file` does; those of an object store are read several at a time."""
     threads = readers((file for file, _ in files), 1)
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda asked: scan_file(*asked), files))
+        return list(pool.map(lambda item: scan_file(*item), files))
 
 
-def _holds(known: ScanEntry, file: SourceFile) -> bool:
-    """Say whether a file is as it was when it was read; of an object or a tar, what counts is how it was when it was listed."""
+def _is_unchanged(known: ScanEntry, file: SourceFile) -> bool:
+    """Check whether a file is unchanged since its entry was made; objects and tars are compared as they were listed."""
     if file.member is not None:
         now = file.member.length, file.member.tar_mtime_ns
     elif file.listed is not None:
@@ -196,20 +234,20 @@ def _holds(known: ScanEntry, file: SourceFile) -> bool:
     return (known.size, known.mtime_ns) == now and (now[1] > 0 or not file.is_remote)
 
 
-def _remember(memory: AnyPath | None, findings: Mapping[bytes, ScanEntry], known: Mapping[bytes, ScanEntry]) -> None:
-    if memory is not None and findings != known:
-        save_scan_memory(memory, findings)
+def _save(memory: AnyPath | None, entries: Mapping[bytes, ScanEntry], known: Mapping[bytes, ScanEntry]) -> None:
+    if memory is not None and entries != known:
+        save_scan_memory(memory, entries)
 
 
-def _silent(last: Reject) -> UserError:
+def _store_unreadable(last: Reject) -> UserError:
     return UserError(
-        f"{last.path}: cannot be read ({last.detail}), nor could the {GIVE_UP - 1} files before it. "
-        "What was read is remembered: run the command again when the store lets you read."
+        f"{last.path}: cannot be read ({last.detail}), nor could the {MAX_UNREADABLE - 1} files before it. "
+        "The files scanned so far are kept. Check the store and your access to it, then run the command again."
     )
 
 
-def _of_whole_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Reject]]:
-    """Reject images of tars in an object store that have changed since they were listed: another may lie in their place."""
+def _without_altered_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Reject]]:
+    """Reject images of tars in an object store that changed after the listing: their offsets may be wrong."""
     altered = altered_tars(row.file for row in rows)
     if not altered:
         return rows, []
@@ -223,13 +261,13 @@ def _of_whole_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Rejec
     return kept, rejects
 
 
-def _judged(file: SourceFile, key: bytes, found: ScanEntry | ImageRejected, limits: Limits) -> JudgedFile:
+def _checked(file: SourceFile, key: bytes, found: ScanEntry | ImageRejected, limits: Limits) -> CheckedFile:
     if isinstance(found, ImageRejected):
         return key, None, Reject(printable(file.location), found.reason, found.detail)
-    return key, found, _judge(file, found, limits)
+    return key, found, _row_or_reject(file, found, limits)
 
 
-def _judge(file: SourceFile, found: ScanEntry, limits: Limits) -> ScannedRow | Reject:
+def _row_or_reject(file: SourceFile, found: ScanEntry, limits: Limits) -> ScannedRow | Reject:
     try:
         if found.reason:
             raise found.rejected()

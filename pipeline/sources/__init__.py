@@ -1,3 +1,4 @@
-"""Where images come from: folders, tables, tars and URLs; others use ``discover.discover``, ``file.SourceFile``, and
-``read`` for the bytes of an image.
+"""Sources of images: folders, tables, tars and URLs.
+
+Other folders use ``discover.discover``, ``file.SourceFile``, and ``read`` for the bytes of an image.
 """

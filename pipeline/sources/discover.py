@@ -1,16 +1,16 @@
-"""Sources: a folder in a known layout, or a table, to the list of image files with what is known about each.
+"""List the image files of a source, with label, split, generator and group of each.
 
-A **folder** is recognised by its structure or taken as the layout that is named; :mod:`.layouts` says what each layout
-means. Files with an image's extension (jpg, jpeg, png, webp, bmp, tif, tiff, gif, in any case) are taken, and judged
-later by their content. Other files are counted as ignored. Hidden files and what operating systems leave behind are
-passed over without a word. A linked folder is followed only inside the source; a linked file is a file.
+A **folder** is recognised by its structure, or read in the layout that is named; :mod:`.layouts` defines the layouts. Files
+with the extension of an image (jpg, jpeg, png, webp, bmp, tif, tiff, gif, in any case) are listed; whether they are images
+is decided later by their content. Other files are counted as ignored. Hidden files and files of operating systems are
+skipped silently. A linked folder is followed only inside the source; a linked file is a file.
 
-**Tars** of webdataset samples are read where they lie: a ``.tar`` file, or a folder that has some itself or in its split
-folders and fits no image layout. :mod:`.tar` says what is read of them.
+**Tars** of webdataset samples are read in place: a ``.tar`` file, or a folder that has some itself or in its split folders
+and fits no image layout; see :mod:`.tar`.
 
-A **table** is a CSV or Parquet file with a row for each image, as :mod:`.table` says.
+A **table** is a CSV or Parquet file with a row for each image; see :mod:`.table`.
 
-A source may lie in an object store. A folder there is listed once, whole; see :mod:`.tree`.
+A source may be in an object store. A folder there is listed once, recursively; see :mod:`.tree`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,23 @@ LAYOUT_NAMES = (*LAYOUTS, TABLE, WEBDATASET)
 def discover(source: AnyPath, layout: str | None = None) -> DiscoveredSource:
     """List the image files of a source, without opening any.
 
-    source : a folder, a CSV or Parquet table, or a tar, here or in an object store. layout : one of :data:`LAYOUT_NAMES`,
-    or None to recognise it.
-    Files of a folder are sorted by path; those of a table keep its order.
-    Raises UserError if there is no such source, its structure is unknown or fits several layouts, it has no image, or the
-    object store does not let us list it.
+    Parameters
+    ----------
+    source
+        A folder, a CSV or Parquet table, or a tar, local or in an object store.
+    layout
+        One of :data:`LAYOUT_NAMES`, or None to recognise it.
+
+    Returns
+    -------
+    DiscoveredSource
+        Files of a folder are sorted by path; those of a table keep its order.
+
+    Raises
+    ------
+    UserError
+        If the source does not exist, its structure is unknown or fits several layouts, it has no image, or it cannot be
+        listed.
     """
     if not is_storable(str(source)):
         raise UserError(f"{printable(str(source))}: the name is not valid UTF-8. Rename the folder.")
@@ -49,9 +61,9 @@ def discover(source: AnyPath, layout: str | None = None) -> DiscoveredSource:
             raise UserError(_absent(source))
         return _discover_file(source, layout)
     except OSError as error:
-        where = printable(error.filename or str(source))
+        shown = printable(error.filename or str(source))
         hint = " Check the URL, the credentials and what they allow." if isinstance(source, RemotePath) else ""
-        raise UserError(f"{where}: cannot be listed ({error.strerror or error}).{hint}") from error
+        raise UserError(f"{shown}: cannot be listed ({error.strerror or error}).{hint}") from error
 
 
 def _discover_file(source: AnyPath, layout: str | None) -> DiscoveredSource:
@@ -65,7 +77,7 @@ def _discover_file(source: AnyPath, layout: str | None) -> DiscoveredSource:
 
 def _absent(source: AnyPath) -> str:
     if isinstance(source, RemotePath):
-        return f"{source}: there is nothing of this name in the object store; or its bucket does not exist."
+        return f"{source}: not found in the object store; or its bucket does not exist."
     return f"{source}: no such file or folder."
 
 
@@ -93,7 +105,7 @@ def _discover_folder(tree: Tree, name: str | None) -> DiscoveredSource:
 
 
 def files_of(tree: Tree, leaves: list[ImageFolder]) -> tuple[list[SourceFile], int]:
-    """List the image files below the leaves, sorted by path, and count the other files."""
+    """Return the image files below the leaves, sorted by path, and the number of other files."""
     files: list[SourceFile] = []
     ignored = 0
     root = str(tree.root)
@@ -121,7 +133,7 @@ def _discover_tars(tree: Tree) -> DiscoveredSource:
 
 
 def _tars_in(tree: Tree, folder: str) -> bool:
-    """Say whether a folder itself has a tar."""
+    """Check whether a folder directly contains a tar."""
     return any(name.lower().endswith(SUFFIX) for name in tree.children(folder)[1])
 
 
@@ -134,20 +146,20 @@ def _names(fitting: list[tuple[FolderLayout, list[ImageFolder]]]) -> str:
 
 
 def _unknown(tree: Tree, candidates: list[FolderLayout]) -> str:
-    """Say what was looked for and what was found instead."""
+    """Return the error text for an unknown structure: the known patterns, and what was found."""
     patterns = {layout.name: layout.pattern for layout in candidates}
     if len(candidates) > 1:
         patterns[WEBDATASET] = PATTERN
-    looked_for = "; ".join(f"{pattern} ({name})" for name, pattern in patterns.items())
+    expected = "; ".join(f"{pattern} ({name})" for name, pattern in patterns.items())
     found = [join(top, name) + "/" for top in tree.folders() for name in (tree.folders(top) or [""])]
     shown = ", ".join(printable(name.rstrip("/") + "/") for name in found[:8]) + (", ..." if len(found) > 8 else "")
     return (
-        f"{tree.root}: the structure is not known. Looked for {looked_for}. "
+        f"{tree.root}: unknown structure. Expected {expected}. "
         f"Found {shown or 'no folders'}.{_outside(tree)} "
-        "Arrange the images so, or list them in a CSV file with the columns path and label."
+        "Arrange the images like this, or list them in a CSV file with the columns path and label."
     )
 
 
 def _outside(tree: Tree) -> str:
     links = sorted(tree.outside)
-    return f" Links that lead out of the source are not followed: {printable(', '.join(links[:3]))}." if links else ""
+    return f" Links out of the source are not followed: {printable(', '.join(links[:3]))}." if links else ""

@@ -1,4 +1,4 @@
-"""One image of a source: a file, an object of an object store, or a stretch of a tar, with what the source says about it."""
+"""One image of a source: a file, an object in an object store, or a byte range of a tar, with its label and split."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from ...errors import UserError
 from ...storage import AnyPath, RemotePath, to_path
 
 LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
-"""What a table's cell or a tar's JSON may say about the class."""
+"""Accepted texts for the label in a table or a tar."""
 
 
 class ListedObject(NamedTuple):
-    """An object as its store listed it: bytes, and when it was written in ns, 0 where the store does not say."""
+    """Size in bytes and modification time in ns (0 if unknown) of an object, from a listing of its store."""
 
     bytes: int
     mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """Where an image lies in a tar, and the tar as it was when it was listed.
+class TarMember:
+    """Byte range of an image in a tar, and the state of the tar when it was listed.
 
-    tar : posix path of the tar relative to the source's root. offset, length : the stretch, in bytes.
-    tar_bytes, tar_mtime_ns : size and modification time of the tar.
+    Attributes
+    ----------
+    tar
+        Posix path of the tar relative to the source's root.
+    offset, length
+        Byte range of the image.
+    tar_bytes, tar_mtime_ns
+        Size and modification time (ns) of the tar.
     """
 
     tar: str
@@ -36,7 +42,7 @@ class Member:
 
     @property
     def stamp(self) -> bytes:
-        """What tells this stretch from others that had its name in an earlier version of the tar."""
+        """Bytes that distinguish this range from others with the same name in other versions of the tar."""
         return f"\0{self.offset}\0{self.length}\0{self.tar_bytes}".encode()
 
 
@@ -44,11 +50,24 @@ class Member:
 class SourceFile:
     """One occurrence of an image in a source.
 
-    root : the source as it was given, a path or a URL (of a table or a tar: its folder). path : posix path relative to
-    it; for an image in a tar that of the tar, a slash, and the member's name.
-    label : 0 real, 1 fake. split : train, val or test. group : where the reals come from, empty if unknown.
-    member : the stretch of a tar that holds the image, or None for a file of its own.
-    listed : what a listing said of an object that is an image; None elsewhere, or if there was no listing.
+    Attributes
+    ----------
+    root
+        The source as given, a path or a URL; for a table or a tar, its folder.
+    path
+        Posix path relative to ``root``; for an image in a tar, the path of the tar, a slash, and the member's name.
+    label
+        0 real, 1 fake.
+    split
+        ``train``, ``val`` or ``test``.
+    generator, family
+        Generator of the image and its family.
+    group
+        Origin of the reals; empty if unknown.
+    member
+        Byte range in a tar; None for a file of its own.
+    listed
+        Size and time of an object from a listing, if there was one; None for local files.
     """
 
     root: str
@@ -58,29 +77,29 @@ class SourceFile:
     generator: str
     family: str
     group: str
-    member: Member | None = None
+    member: TarMember | None = None
     listed: ListedObject | None = None
 
     @property
     def is_remote(self) -> bool:
-        """Whether it lies in an object store."""
+        """Whether the image is in an object store."""
         return is_url(self.root)
 
     @property
     def holder(self) -> RemotePath:
-        """The object in an object store that holds the image: itself, or its tar."""
+        """The object that holds the image: the image itself, or its tar."""
         return RemotePath(self.root) / (self.path if self.member is None else self.member.tar)
 
     @property
     def location(self) -> str:
-        """Where the image lies, as the user would write it."""
+        """Path or URL of the image, as the user would write it."""
         if not self.root or self.root[-1] == "/":
             return self.root + self.path
         return f"{self.root}/{self.path}"  # a million of them: os.path.join is three times slower, Path thirty times
 
 
 class DiscoveredSource(NamedTuple):
-    """What a source holds: the layout's name, the image files in a fixed order, and the number of other files."""
+    """Contents of a source: name of its layout, image files in a fixed order, and number of other files."""
 
     layout: str
     files: list[SourceFile]
@@ -88,7 +107,7 @@ class DiscoveredSource(NamedTuple):
 
 
 def is_storable(name: str) -> bool:
-    """Say whether a file's name is valid Unicode; names with stray bytes cannot be written to Parquet or JSON."""
+    """Check whether a file name is valid Unicode: other names cannot be written to Parquet or JSON."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -97,26 +116,29 @@ def is_storable(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    r"""Return a name that can be stored and shown: stray bytes become ``\xNN``."""
+    r"""Return a name that can be stored and displayed: invalid bytes become ``\xNN``."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def is_url(text: str) -> bool:
-    """Say whether a root or a location is a URL; the text of a path has no ``//``."""
+    """Check whether a root or a location is a URL; a normalised path has no ``//``."""
     return "://" in text
 
 
 def source_place(text: str | AnyPath) -> AnyPath:
-    """Return the place that a path or a URL of a source names.
+    """Parse the path or URL of a source.
 
-    UserError for a URL without a bucket, or an address in the web, which lists nothing: a table could point anywhere.
+    Raises
+    ------
+    UserError
+        For a URL without a bucket, or a web address: the web cannot be listed, and a table could point anywhere.
     """
-    place = to_path(text)
-    if isinstance(place, RemotePath) and place.protocol in ("http", "https", "ftp"):
-        raise UserError(f"{place}: is an address in the web, and no object store. Download it and give the folder.")
-    return place
+    path = to_path(text)
+    if isinstance(path, RemotePath) and path.protocol in ("http", "https", "ftp"):
+        raise UserError(f"{path}: is a web address, not an object store. Download it and give the folder.")
+    return path
 
 
 def absolute_root(root: str) -> str:
-    """Return a root that means the same in every working folder."""
+    """Return a root that is independent of the working folder."""
     return root if is_url(root) else os.path.abspath(root)  # noqa: PTH100

@@ -1,7 +1,7 @@
-"""Folder layouts: what a folder's place says about the images in it.
+"""Folder layouts: label, split, generator and group of images from the path of their folder.
 
-A layout is a function from a :class:`.tree.Tree` to the :class:`ImageFolder` folders that it recognises; no leaf means "not this
-layout". All files below a leaf belong to it, however deep. Adding a layout is one function with its pattern.
+A layout is a function from a :class:`.tree.Tree` to the folders (:class:`ImageFolder`) that it recognises; an empty list means
+"not this layout". All files below such a folder belong to it, at any depth. To add a layout, add a function with its pattern.
 
 ========== =========================================== ============= ============= ===============
 layout     pattern                                     fakes are by  reals are by  group
@@ -13,10 +13,10 @@ genimage   GENERATOR/SPLIT/{ai,nature}                 GENERATOR     GENERATOR  
 real-fake  [SPLIT/]{real,fake}, in any case            ``fake``      ``real``      none
 ========== =========================================== ============= ============= ===============
 
-* SPLIT is ``train``, ``val`` (also ``valid``, ``validation``) or ``test``. It is taken as it stands: GenImage's
-  ``val``, which its paper tests on, stays ``val``. ``real-fake`` without split folders is all ``train``.
-* Where a folder holds the reals that its fakes are to be compared with (``cnndet``, ``genimage``), these carry its
-  generator too, so that the test set of a generator finds its own reals. Elsewhere they are found by their group.
+* SPLIT is ``train``, ``val`` (also ``valid``, ``validation``) or ``test``. It is not reinterpreted: GenImage's
+  ``val``, on which its paper tests, stays ``val``. ``real-fake`` without split folders is all ``train``.
+* Where a folder holds the reals for its fakes (``cnndet``, ``genimage``), these carry its generator too, so that the test
+  set of a generator includes its own reals. Elsewhere the reals are found by their group.
 * In ``dire``, a folder is a GROUP if it has a subfolder ``real`` in one of the splits; its other subfolders are
   generators.
 * The family follows from the generator's name (:func:`family_of`): reals that carry a generator have its family, the
@@ -38,7 +38,7 @@ _FAMILIES = {
     "pndm sd sdv sdxl stable vqdiffusion vqdm wukong",
     "real": "real",
 }
-"""Words in a generator's name that tell its family. GANs come first: ``diff-stylegan`` is one."""
+"""Family -> words in a generator's name. GANs come first: ``diff-stylegan`` is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class ImageFolder:
 
 @dataclass(frozen=True, slots=True)
 class FolderLayout:
-    """A layout: the pattern to show to a person, and the function that finds its leaves."""
+    """A layout: its name, its pattern for messages, and the function that finds its folders."""
 
     name: str
     pattern: str
@@ -90,23 +90,23 @@ def _cnndet(tree: Tree) -> list[ImageFolder]:
     for split, folder in tree.splits():
         for generator in tree.folders(folder):
             reals, fakes = ("0_real", generator), ("1_fake", generator)
-            place = join(folder, generator)
-            leaves += _pair(tree, place, split, reals, fakes)
-            for group in tree.folders(place):
+            parent = join(folder, generator)
+            leaves += _pair(tree, parent, split, reals, fakes)
+            for group in tree.folders(parent):
                 if group not in ("0_real", "1_fake"):
-                    leaves += _pair(tree, join(place, group), split, reals, fakes, group)
+                    leaves += _pair(tree, join(parent, group), split, reals, fakes, group)
     return leaves
 
 
 @_layout("dire", "{train,val,test}/GROUP/{real,GENERATOR...}")
 def _dire(tree: Tree) -> list[ImageFolder]:
-    places = [(split, group, join(folder, group)) for split, folder in tree.splits() for group in tree.folders(folder)]
-    groups = {group for _, group, place in places if "real" in tree.folders(place)}
+    parents = [(split, group, join(folder, group)) for split, folder in tree.splits() for group in tree.folders(folder)]
+    groups = {group for _, group, parent in parents if "real" in tree.folders(parent)}
     return [
-        ImageFolder(join(place, name), int(name != "real"), split, name, group)
-        for split, group, place in places
+        ImageFolder(join(parent, name), int(name != "real"), split, name, group)
+        for split, group, parent in parents
         if group in groups
-        for name in tree.folders(place)
+        for name in tree.folders(parent)
     ]
 
 
@@ -132,22 +132,21 @@ def _real_fake(tree: Tree) -> list[ImageFolder]:
 
 @cache
 def family_of(generator: str) -> str:
-    """Return the family that a generator's name tells: ``gan``, ``diffusion``, ``real``, else ``unknown``.
+    """Return the family of a generator by its name: ``gan``, ``diffusion``, ``real``, else ``unknown``.
 
-    Only the letters of each word count: ``sd14``, ``SDv1_new1`` and ``stylegan2-ada`` are known by ``sd``, ``sdv`` and
-    ``stylegan``.
+    Only letters count: ``sd14``, ``SDv1_new1`` and ``stylegan2-ada`` match ``sd``, ``sdv`` and ``stylegan``.
     """
     words = set(re.findall("[a-z]+", generator.lower()))
     return next((family for family, known in _FAMILIES.items() if words & set(known.split())), "unknown")
 
 
 def _pair(
-    tree: Tree, place: str, split: str, reals: tuple[str, str], fakes: tuple[str, str], group: str = ""
+    tree: Tree, parent: str, split: str, reals: tuple[str, str], fakes: tuple[str, str], group: str = ""
 ) -> list[ImageFolder]:
-    """Return the leaves that ``place`` has; ``reals`` and ``fakes`` are (name of the folder, generator)."""
-    present = tree.folders(place)
+    """Return the leaves in ``parent``; ``reals`` and ``fakes`` are (name of the folder, generator)."""
+    present = tree.folders(parent)
     return [
-        ImageFolder(join(place, name), label, split, generator, group)
+        ImageFolder(join(parent, name), label, split, generator, group)
         for label, (name, generator) in enumerate((reals, fakes))
         if name in present
     ]

@@ -1,9 +1,8 @@
-"""The bytes of an image, from a file, an object of an object store, or a stretch of a tar in either.
+"""Read the bytes of an image: a file, an object in an object store, or a byte range of a tar in either.
 
-Sizes are bounded before anything is read, and what somebody writes meanwhile is refused. A local file shows that by its
-status before and after. Of an object one request gets the bytes of one version, so they cannot be mixed; that they are
-not of the version that was listed shows in their number, at the end of a scan for tars (:func:`altered_tars`), and by the
-key when the pixels are wanted.
+Sizes are checked before reading, and files that change during the read are rejected. For a local file, the status before
+and after shows it. One request for an object returns bytes of one version. Whether that is the listed version shows in the
+size, at the end of a scan for tars (:func:`altered_tars`), and in the key when the pixels are needed.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from typing import Protocol
 from ...errors import UserError
 from ...images.file import MAX_BYTES, ImageRejected, content_key
 from ...storage import AnyPath, RemotePath
-from .file import ListedObject, Member, SourceFile, is_storable, is_url, source_place
+from .file import ListedObject, SourceFile, TarMember, is_storable, is_url, source_place
 
 REMOTE_READERS = 64
-"""Threads that read from an object store at a time: each waits for an answer most of the time."""
+"""Threads that read from an object store at a time: most of them wait for an answer."""
 
-GIVE_UP = 64
-"""Objects that could not be read, after which it is the store, or the right to read it, that is missing."""
+MAX_UNREADABLE = 64
+"""Unreadable objects in a row after which the store itself, or access to it, is assumed to be lost."""
 
 
 class FileStatus(Protocol):
-    """What is asked of a file's status: its bytes, and its modification time in ns."""
+    """The part of a file's status that is used: size in bytes and modification time in ns."""
 
     @property
     def st_size(self) -> int:
@@ -40,9 +39,12 @@ class FileStatus(Protocol):
 
 
 def read_image(file: SourceFile) -> tuple[bytes, int]:
-    """Return an image's bytes, and the modification time in ns of the file or tar that holds them.
+    """Return an image's bytes, and the modification time in ns of the file or tar that holds it.
 
-    Raises ImageRejected: ``too-large``, ``missing``, ``not-a-file``, ``unreadable`` or ``changed-while-reading``.
+    Raises
+    ------
+    ImageRejected
+        ``too-large``, ``missing``, ``not-a-file``, ``unreadable`` or ``changed-while-reading``.
     """
     if file.member is not None:
         data = _remote_member(file, file.member) if file.is_remote else _local_member(file.root, file.member)
@@ -55,9 +57,12 @@ def read_image(file: SourceFile) -> tuple[bytes, int]:
 
 
 def read_source(file: SourceFile, expected_key: str) -> bytes:
-    """Return the bytes of a file that has been scanned and whose key is known.
+    """Return the bytes of a file that has been scanned.
 
-    Raises ImageRejected: ``changed`` if they are no longer those of ``expected_key``, or as :func:`read_image`.
+    Raises
+    ------
+    ImageRejected
+        ``changed`` if the key of the bytes is not ``expected_key``; otherwise as :func:`read_image`.
     """
     data, _ = read_image(file)
     if content_key(data) != expected_key:
@@ -66,12 +71,12 @@ def read_source(file: SourceFile, expected_key: str) -> bytes:
 
 
 def readers(files: Iterable[SourceFile], workers: int) -> int:
-    """Return how many threads read files at a time: ``workers``, or more of them if an object store has some."""
+    """Return how many threads to read files with: ``workers``, or more if some are in an object store."""
     return max(workers, REMOTE_READERS) if any(map(is_url, {file.root for file in files})) else workers
 
 
 def path_of_source(location: str) -> AnyPath:
-    """Return the place that a path or a URL names. Raises ImageRejected (``unreadable-name``) for a URL that names none."""
+    """Parse a path or a URL. Raises ImageRejected (``unreadable-name``) for an invalid URL."""
     if not is_url(location):
         return Path(location)
     if not is_storable(location):
@@ -83,13 +88,13 @@ def path_of_source(location: str) -> AnyPath:
 
 
 def read_source_bytes(location: str) -> bytes:
-    """Return the bytes of a file that a path or a URL names. Raises ImageRejected as :func:`read_image`."""
-    place = path_of_source(location)
-    return _read_object(place, None)[0] if isinstance(place, RemotePath) else read_stable(str(place))[0]
+    """Return the bytes of the file at a path or a URL. Raises ImageRejected as :func:`read_image` does."""
+    path = path_of_source(location)
+    return _read_object(path, None)[0] if isinstance(path, RemotePath) else read_stable(str(path))[0]
 
 
 def file_status(location: str) -> FileStatus:
-    """Return a file's or an object's status. Raises ImageRejected if it is absent, no regular file, or out of reach."""
+    """Return the status of a file or an object. Raises ImageRejected if it is missing, unreadable or not a file."""
     if is_url(location):
         return _object_status(RemotePath(location))
     try:
@@ -104,9 +109,12 @@ def file_status(location: str) -> FileStatus:
 
 
 def read_stable(location: str) -> tuple[bytes, os.stat_result]:
-    """Read a whole local file that nobody writes meanwhile; a second time if somebody did.
+    """Read a whole local file, once more if it changed during the read; return its bytes and their status.
 
-    Returns its bytes and the status that belongs to them. Raises ImageRejected.
+    Raises
+    ------
+    ImageRejected
+        As :func:`read_image`.
     """
     try:
         handle = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would else wait for a writer
@@ -132,47 +140,47 @@ def read_stable(location: str) -> tuple[bytes, os.stat_result]:
 
 
 def altered_tars(files: Iterable[SourceFile]) -> set[tuple[str, str]]:
-    """Return (root, tar) of the tars in object stores that are no longer as they were listed, of those that hold ``files``."""
+    """Return (root, tar) of the tars of ``files`` in object stores that changed since they were listed."""
     tars = {(file.root, file.member.tar): file for file in files if file.member is not None and file.is_remote}
     with ThreadPoolExecutor(REMOTE_READERS) as pool:
         return {tar for tar, altered in zip(tars, pool.map(_is_altered, tars.values()), strict=True) if altered}
 
 
 def _read_whole(handle: int, size: int) -> bytes:
-    """Return ``size`` bytes from here on, and one more if the file has grown; fewer if it ends early."""
+    """Return the next ``size`` bytes, one more if the file has grown, or fewer if it ends early."""
     data = os.read(handle, size + 1)
     if len(data) >= size:
         return data
-    pieces = [data]  # a read gives what the system likes to, at most 2 GiB
+    pieces = [data]  # a single read may return less, at most 2 GiB
     while pieces[-1] and (lacking := size + 1 - sum(map(len, pieces))):
         pieces.append(os.read(handle, lacking))
     return b"".join(pieces)
 
 
-def _read_object(place: RemotePath, listed: ListedObject | None) -> tuple[bytes, ListedObject]:
-    """Return an object's bytes, and its size and time as they were listed, or as they are where nobody has listed it."""
+def _read_object(path: RemotePath, listed: ListedObject | None) -> tuple[bytes, ListedObject]:
+    """Return an object's bytes, and its size and time from the listing, or else from a request."""
     if listed is None:
-        status = _object_status(place)
+        status = _object_status(path)
         listed = ListedObject(status.st_size, status.st_mtime_ns)
     _check_size(listed.bytes)
     try:
-        return place.read_range(0, listed.bytes), listed
+        return path.read_range(0, listed.bytes), listed
     except OSError as error:
-        if _object_status(place).st_size != listed.bytes:
+        if _object_status(path).st_size != listed.bytes:
             raise ImageRejected("changed-while-reading", "it changed after it was listed: build again") from None
         raise _unreadable(error) from None
 
 
-def _object_status(place: RemotePath) -> FileStatus:
+def _object_status(path: RemotePath) -> FileStatus:
     try:
-        return place.stat()
+        return path.stat()
     except FileNotFoundError:
         raise ImageRejected("missing", "there is no such file") from None
     except OSError as error:
         raise _unreadable(error) from None
 
 
-def _local_member(root: str, member: Member) -> bytes:
+def _local_member(root: str, member: TarMember) -> bytes:
     _check_size(member.length)
     try:
         with open(os.path.join(root, member.tar), "rb") as file:  # noqa: PTH118, PTH123
@@ -189,8 +197,8 @@ def _local_member(root: str, member: Member) -> bytes:
     raise _tar_changed()
 
 
-def _remote_member(file: SourceFile, member: Member) -> bytes:
-    """Return the bytes of the stretch; whether the tar is still the one that was listed is asked only if they do not come."""
+def _remote_member(file: SourceFile, member: TarMember) -> bytes:
+    """Return the bytes of the range; only if that fails, check whether the tar has changed since it was listed."""
     _check_size(member.length)
     try:
         return file.holder.read_range(member.offset, member.offset + member.length)
@@ -203,7 +211,7 @@ def _remote_member(file: SourceFile, member: Member) -> bytes:
 
 
 def _is_altered(file: SourceFile) -> bool:
-    """Say whether a tar in an object store is seen to be another than the one that was listed."""
+    """Check whether a tar in an object store has changed since it was listed; False if that is unknown."""
     assert file.member is not None
     try:
         status = file.holder.stat()

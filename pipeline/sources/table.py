@@ -1,12 +1,11 @@
-"""A table as a source: a CSV or Parquet file with a row for each image.
+"""Read a table as a source: a CSV or Parquet file with a row for each image.
 
 It has the columns ``path`` and ``label`` and, if known, ``split``, ``generator``, ``family`` and ``group``; further columns
 are ignored. A label is 0, 1, ``real`` or ``fake``. An empty cell or a missing column means: split ``train``, generator
 ``real`` or ``fake``, the family of the generator, no group.
 
-A relative path starts at the table's folder, here or in an object store. A path may also be absolute, or a URL, wherever
-the table lies. Of the objects that a table names, size and time come from listings of the folders that they lie in, one
-for each folder, so that an object that was seen before need not be asked for.
+A relative path starts at the table's folder, local or in an object store. A path may also be absolute or a URL. Size and
+time of objects come from one listing per folder, so that an object that is in the scan memory needs no request of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _COLUMNS = ("path", "label", "split", "generator", "family", "group")
 
 
 def discover_table(source: AnyPath) -> DiscoveredSource:
-    """List the images that a table names, in its order. UserError for one that cannot be read, or a row with a mistake."""
+    """List the images of a table, in its order. Raises UserError for an unreadable table or an invalid row."""
     try:
         names, table = _read_table(source)
     except (OSError, pa.ArrowException) as error:
@@ -53,7 +52,7 @@ def discover_table(source: AnyPath) -> DiscoveredSource:
 
 
 def _read_table(source: AnyPath) -> tuple[list[str], pa.Table]:
-    """Return the names of all columns, and a table that holds at least those of them that are known here."""
+    """Return the names of all columns, and a table with at least the known ones."""
     opened = pa.BufferReader(source.read_bytes()) if isinstance(source, RemotePath) else source
     if source.suffix.lower() == ".parquet":
         with pa.parquet.ParquetFile(opened) as file:
@@ -68,14 +67,14 @@ def _read_table(source: AnyPath) -> tuple[list[str], pa.Table]:
 
 
 def _text(value: object) -> str:
-    """Return a cell as text; a null or a NaN is empty."""
+    """Return a cell as text; null and NaN become empty."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(value)
 
 
 def _table_row(source: AnyPath, row: int, cells: list[str]) -> SourceFile:
-    """Make a file of one row; ``row`` counts from 1, the header aside."""
+    """Return the file of a row; ``row`` counts from 1, without the header."""
     path = cells[0]
     kind, split, generator, family, group = (cell.strip() for cell in cells[1:])
     if not path:
@@ -95,22 +94,22 @@ def _table_row(source: AnyPath, row: int, cells: list[str]) -> SourceFile:
 
 
 def _located(text: str, folder: AnyPath) -> tuple[str, str]:
-    """Return root and relative path: seen from the table's folder, or from the top if it lies elsewhere."""
-    place = source_place(text) if is_url(text) else PurePosixPath(text)
-    if not isinstance(place, RemotePath) and isinstance(folder, RemotePath) and not place.is_absolute():
-        place = folder / place.as_posix()
-    if isinstance(place, RemotePath):
-        return _in_store(place, folder)
-    if not place.is_absolute():
-        return str(folder), str(place)
-    if not isinstance(folder, RemotePath) and place.is_relative_to(folder.absolute()):
-        return str(folder), str(place.relative_to(folder.absolute()))
-    return place.anchor, str(place.relative_to(place.anchor))
+    """Return root and relative path: relative to the table's folder if the file is below it, else to the root folder."""
+    path = source_place(text) if is_url(text) else PurePosixPath(text)
+    if not isinstance(path, RemotePath) and isinstance(folder, RemotePath) and not path.is_absolute():
+        path = folder / path.as_posix()
+    if isinstance(path, RemotePath):
+        return _in_store(path, folder)
+    if not path.is_absolute():
+        return str(folder), str(path)
+    if not isinstance(folder, RemotePath) and path.is_relative_to(folder.absolute()):
+        return str(folder), str(path.relative_to(folder.absolute()))
+    return path.anchor, str(path.relative_to(path.anchor))
 
 
-def _in_store(place: RemotePath, folder: AnyPath) -> tuple[str, str]:
+def _in_store(path: RemotePath, folder: AnyPath) -> tuple[str, str]:
     """Return root and path of an object; ``..`` goes up a folder, but not out of the bucket."""
-    bucket, *names = place.parts
+    bucket, *names = path.parts
     kept: list[str] = []
     for name in names:
         if name != "..":
@@ -118,14 +117,14 @@ def _in_store(place: RemotePath, folder: AnyPath) -> tuple[str, str]:
         elif kept:
             kept.pop()
         else:
-            raise UserError(f"the path {place} leads out of its bucket.")
+            raise UserError(f"the path {path} leads out of its bucket.")
     found = RemotePath("/".join([bucket, *kept]))
     root = folder if isinstance(folder, RemotePath) and found.is_relative_to(folder) else RemotePath(bucket)
     return str(root), found.relative_to(root).as_posix()
 
 
 def _with_listings(files: list[SourceFile]) -> list[SourceFile]:
-    """Return the files, those in object stores with what the listings of their folders say of them."""
+    """Add size and time from listings of their folders to the files in object stores."""
     listed = _listings({file.location.rpartition("/")[0] for file in files if file.is_remote})
     if not listed:
         return files
@@ -133,7 +132,7 @@ def _with_listings(files: list[SourceFile]) -> list[SourceFile]:
 
 
 def _listings(folders: Iterable[str]) -> dict[str, ListedObject]:
-    """Return the objects directly in these folders, by URL; those of a folder that may not be listed are left out."""
+    """Return URL -> size and time of the objects directly in these folders; folders without list permission are left out."""
 
     def objects(folder: str) -> list[tuple[str, ListedObject]]:
         try:

@@ -1,8 +1,8 @@
-"""Where the members of a tar lie, read from its headers alone: nothing is extracted.
+"""List the members of a tar from its headers alone, without extracting anything.
 
-The tar may come from a stranger. It must be uncompressed and whole; names must stay inside it and be unique; anything
-but plain files and folders (links, devices, sparse files) is refused, and no header can ask for more than a little
-memory. Plain ustar names, GNU long names and pax paths are understood: what tar, Python and webdataset write.
+The tar is untrusted. It must be uncompressed and complete. Names must be unique and stay inside the tar. Links, devices and
+sparse files are rejected, and the memory for a header is bounded. Plain ustar names, GNU long names and pax paths are
+supported, which is what tar, Python and webdataset write.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .file import printable
 
 _BLOCK = 512
 _MAX_EXTENSION = 1 << 16
-"""Longest header extension (a long name, pax records) that is read."""
+"""Largest header extension (a long name, pax records) that is read, in bytes."""
 
 _PAX_RECORD = re.compile(rb"(\d{1,20}) ([^=]+)=")
 
 
 class TarEntry(NamedTuple):
-    """A plain file in a tar: name, where its bytes lie, and the bytes themselves if they were asked for."""
+    """A plain file in a tar: name, offset and length of its bytes, and the bytes if they were requested."""
 
     name: str
     offset: int
@@ -33,7 +33,7 @@ class TarEntry(NamedTuple):
 
 
 class TarIndex(NamedTuple):
-    """The plain files of a tar, in its order, and the tar's size and modification time when they were listed."""
+    """The plain files of a tar, in file order, and the tar's size and modification time when they were listed."""
 
     entries: list[TarEntry]
     bytes: int
@@ -41,10 +41,21 @@ class TarIndex(NamedTuple):
 
 
 def read_tar_index(path: AnyPath, wanted: Callable[[str, int], bool] = lambda name, length: False) -> TarIndex:
-    """List a tar's plain files, with the bytes of those whose name and length are ``wanted``.
+    """List the plain files of a tar.
 
-    Of an object store ranges of a mebibyte are read, one after the other. Raises UserError that says what is wrong with the
-    tar, or that it cannot be read.
+    From an object store, ranges of 1 MiB are read one after another.
+
+    Parameters
+    ----------
+    path
+        The tar.
+    wanted
+        Given name and length of a file, returns whether to include its bytes.
+
+    Raises
+    ------
+    UserError
+        If the tar cannot be read, is damaged or compressed, or has members that are not accepted.
     """
     try:
         status = path.stat()
@@ -54,17 +65,21 @@ def read_tar_index(path: AnyPath, wanted: Callable[[str, int], bool] = lambda na
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     if (status.st_size, status.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise UserError(f"{path}: changed while it was listed. Run the command again when nobody writes it.")
+        raise UserError(
+            f"{path}: changed while it was listed. Run the command again when it is no longer being written."
+        )
     seen: set[str] = set()
     for entry in entries:
         if entry.name in seen:
-            raise UserError(f"{path}: has two members called {printable(entry.name)}. Write the tar again without one.")
+            raise UserError(
+                f"{path}: has two members called {printable(entry.name)}. Write the tar again with unique names."
+            )
         seen.add(entry.name)
     return TarIndex(entries, status.st_size, status.st_mtime_ns)
 
 
 def _entries(path: AnyPath, file: BinaryIO, size: int, wanted: Callable[[str, int], bool]) -> Iterator[TarEntry]:
-    """Walk over the headers up to the end marker."""
+    """Yield the plain files up to the end marker."""
     position = 0
     extension: dict[str, str] = {}
     while True:
@@ -76,11 +91,15 @@ def _entries(path: AnyPath, file: BinaryIO, size: int, wanted: Callable[[str, in
         start = position + _BLOCK
         length = _length(path, info, extension)
         if start + length > size:
-            raise UserError(f"{path}: ends in the middle of {printable(info.name)}: it is cut off. Fetch it again.")
+            raise UserError(
+                f"{path}: ends in the middle of {printable(info.name)}: it is truncated. Download it again."
+            )
         position = start + -(-length // _BLOCK) * _BLOCK
         if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
             if length > _MAX_EXTENSION:
-                raise UserError(f"{path}: has a name or a pax header of {length:,} bytes, so it is no usual tar.")
+                raise UserError(
+                    f"{path}: has a name or a pax header of {length:,} bytes, which is not usual for a tar."
+                )
             extension |= _extension(path, info.type, file.read(length))
             continue
         if info.type == tarfile.XGLTYPE:
@@ -89,25 +108,23 @@ def _entries(path: AnyPath, file: BinaryIO, size: int, wanted: Callable[[str, in
         if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and name:
             yield TarEntry(name, start, length, file.read(length) if wanted(name, length) else None)
         elif info.type != tarfile.DIRTYPE:
-            raise UserError(
-                f"{path}: {printable(name)!r} is a link, a device or nameless, and only plain files are read."
-            )
+            raise UserError(f"{path}: {printable(name)!r} is a link, a device or nameless; only plain files are read.")
         extension = {}
 
 
 def _header(path: AnyPath, block: bytes, position: int) -> tarfile.TarInfo:
-    """Parse a header block; the checksum in it is checked."""
+    """Parse a header block and verify its checksum."""
     if len(block) < _BLOCK:
-        raise UserError(f"{path}: has no end marker: it is cut off, or somebody still writes it.")
+        raise UserError(f"{path}: has no end marker: it is truncated or still being written.")
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         hint = " If it is compressed, uncompress it." if position == 0 else ""
-        raise UserError(f"{path}: is no tar, or damaged at byte {position:,} ({error}).{hint}") from error
+        raise UserError(f"{path}: is not a tar, or damaged at byte {position:,} ({error}).{hint}") from error
 
 
 def _length(path: AnyPath, info: tarfile.TarInfo, extension: dict[str, str]) -> int:
-    """Return a member's bytes: those of the header, or of the pax record before it."""
+    """Return a member's length in bytes, from the pax record before it or from its header."""
     text = extension.get("size", str(info.size))
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise UserError(f"{path}: {printable(info.name)} has the impossible size {text[:40]!r}, so the tar is damaged.")
@@ -115,7 +132,7 @@ def _length(path: AnyPath, info: tarfile.TarInfo, extension: dict[str, str]) -> 
 
 
 def _extension(path: AnyPath, kind: bytes, data: bytes) -> dict[str, str]:
-    """Return what a header extension says of the next member: its ``path``, perhaps its ``size``."""
+    """Return the ``path`` and ``size`` that a header extension gives for the next member."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")}
     found = {}
@@ -126,14 +143,14 @@ def _extension(path: AnyPath, kind: bytes, data: bytes) -> dict[str, str]:
             raise UserError(f"{path}: has a pax header that cannot be read, so the tar is damaged.")
         name, value = match[2].decode("utf-8", "replace"), data[match.end() : length - 1]
         if name.startswith("GNU.sparse"):
-            raise UserError(f"{path}: holds a sparse file, and only plain files are read.")
+            raise UserError(f"{path}: holds a sparse file; only plain files are read.")
         found[name] = value.decode("utf-8", "surrogateescape")
         data = data[length:]
     return {name: found[name] for name in ("path", "size") if name in found}
 
 
 def _safe_name(path: AnyPath, name: str) -> str:
-    """Return a member's name without ``./``; one that leads out of the tar is refused."""
+    """Return a member's name without ``./``; raise UserError for one that leads out of the tar."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise UserError(f"{path}: the member name {printable(name)!r} leads out of the tar, so it is not read.")

@@ -1,8 +1,8 @@
-"""The folders and files of a source, on a disk or in an object store, with the same few questions for both.
+"""The folders and files of a source, on a local disk or in an object store, behind one interface.
 
-Clutter, which is hidden files and folders and what operating systems leave behind, is passed over without a word. A local
-tree is read folder by folder, as it is asked. A remote one is listed once, whole: an object store has no folders that
-could be asked one after the other, and a listing tells size and time of a thousand objects in one answer.
+Clutter (hidden files and folders, and files of operating systems) is skipped silently. A local tree is read folder by folder
+on demand. A remote one is listed once, recursively: an object store has no folders, and a listing returns size and time of a
+thousand objects per request.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ from ...storage import AnyPath, Entry, RemotePath
 from .file import ListedObject
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Name of a folder to the split that it holds."""
+"""Name of a folder -> its split."""
 
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
 class Tree(ABC):
-    """The folders below ``root``, as far as they may be entered. Paths are posix paths relative to it; its own is empty.
+    """The folders below ``root``. Paths are posix paths relative to it; that of the root is empty.
 
-    outside : linked folders that were not entered because they lead out of the root.
+    Attributes
+    ----------
+    root
+        Path or URL of the source.
+    outside
+        Linked folders that were not entered because they lead out of the root.
     """
 
     def __init__(self, root: AnyPath) -> None:
@@ -35,17 +40,17 @@ class Tree(ABC):
 
     @abstractmethod
     def children(self, folder: str) -> tuple[list[str], list[str]]:
-        """Return the names of the folders that may be entered and of the files in a folder, clutter excepted, in any order.
+        """Return the names of the subfolders and of the files in a folder, without clutter, in any order.
 
-        OSError if it cannot be listed.
+        Raises OSError if it cannot be listed.
         """
 
     @abstractmethod
     def listed(self, path: str) -> ListedObject | None:
-        """Return what is known of a file from a listing, without asking for it."""
+        """Return size and time of a file if a listing has them, without a request."""
 
     def folders(self, folder: str = "") -> list[str]:
-        """Return the names of the subfolders of a folder, sorted. OSError if it cannot be listed."""
+        """Return the names of the subfolders of a folder, sorted. Raises OSError if it cannot be listed."""
         if folder not in self._known:
             self._known[folder] = sorted(self.children(folder)[0])
         return self._known[folder]
@@ -66,10 +71,10 @@ class Tree(ABC):
 
 
 class LocalTree(Tree):
-    """A folder of this machine.
+    """A folder on this machine.
 
-    A linked folder is entered only if it leads to a place inside the root, and never back to a folder that it lies in; a
-    link to a file is a file, also one that leads nowhere or to itself, for the scan to reject.
+    A linked folder is entered only if its target is inside the root and is not one of its own parents. A link to a file is
+    a file, even if it is broken: the scan rejects it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -90,7 +95,7 @@ class LocalTree(Tree):
         return folders, files
 
     def listed(self, path: str) -> None:
-        """Say nothing: a local file's status is cheap, and is asked for when the file is read."""
+        """Return None: the status of a local file is cheap, and is read with the file."""
         return
 
     def _may_enter(self, folder: os.DirEntry[str]) -> bool:
@@ -100,16 +105,16 @@ class LocalTree(Tree):
         if not target.is_relative_to(real_root):
             self.outside.add(Path(folder.path).relative_to(self._root).as_posix())
             return False
-        return not self._leads_back(Path(folder.path).parent, target)
+        return not self._is_cycle(Path(folder.path).parent, target)
 
-    def _leads_back(self, folder: Path, target: Path) -> bool:
-        """Say whether ``target`` is one of the folders on the way to ``folder``, or holds one of them."""
-        on_the_way = [folder, *(parent for parent in folder.parents if parent.is_relative_to(self._root))]
-        return any(Path(os.path.realpath(place)).is_relative_to(target) for place in on_the_way)
+    def _is_cycle(self, folder: Path, target: Path) -> bool:
+        """Check whether ``target`` is ``folder`` or one of its parents."""
+        parents = [folder, *(parent for parent in folder.parents if parent.is_relative_to(self._root))]
+        return any(Path(os.path.realpath(parent)).is_relative_to(target) for parent in parents)
 
 
 class RemoteTree(Tree):
-    """What an object store lists below a place; ``entries`` are the objects. It has no links."""
+    """The objects below a URL, from a listing of its store. There are no links."""
 
     def __init__(self, root: RemotePath, entries: Iterable[Entry]) -> None:
         super().__init__(root)
@@ -133,7 +138,7 @@ class RemoteTree(Tree):
         return self._files.get(folder, {}).get(name)
 
     def _add_folder(self, folder: str) -> None:
-        """Make room for a folder's files, and let those above it know of it."""
+        """Add a folder, and its parents as far as they are missing."""
         self._files[folder] = {}
         while folder:
             above, _, name = folder.rpartition("/")
@@ -144,7 +149,7 @@ class RemoteTree(Tree):
 
 
 def tree_of(root: AnyPath) -> Tree | None:
-    """Return the tree of a folder, or None if it is a file (or neither). OSError if an object store cannot be listed."""
+    """Return the tree of a folder, or None if it is not a folder. Raises OSError if an object store cannot be listed."""
     if isinstance(root, Path):
         return LocalTree(root) if root.is_dir() else None
     entries = root.below()
@@ -152,12 +157,12 @@ def tree_of(root: AnyPath) -> Tree | None:
 
 
 def listing_name(entry: Entry) -> ListedObject:
-    """Return what a listing says about an object."""
+    """Return size and time of an entry of a listing."""
     return ListedObject(entry.size, round(entry.mtime * 1e9))
 
 
 def is_clutter(name: str) -> bool:
-    """Say whether a file or folder was left by an operating system: hidden ones, ``__MACOSX``, thumbnails."""
+    """Check whether a file or folder is hidden or was left by an operating system (``__MACOSX``, thumbnails)."""
     return name[:1] == "." or name.lower() in _CLUTTER
 
 
@@ -167,7 +172,7 @@ def join(folder: str, name: str) -> str:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Say whether an entry is a folder or a link to one; a link that leads nowhere or to itself is not."""
+    """Check whether an entry is a folder or a link to one; a broken link is not."""
     try:
         return entry.is_dir()
     except OSError:

@@ -1,4 +1,4 @@
-"""The index: where each key's row lies, from markers, from the compacted file, and from both together."""
+"""The index, from key to shard and row: built from markers, from the compacted file, and from both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distil_cache.cache.index import file as index_file
 from distil_cache.cache.index.index import EMPTY, Index, IndexSegment, ShardRows
 from distil_cache.cache.maintenance.repair import repair
 from distil_cache.cache.maintenance.verify import verify
-from distil_cache.cache.records.revision import revision_of
+from distil_cache.cache.records.datasets import revision_of
 from distil_cache.cache.shards.keys import binary_keys, hex_keys, keys_of_column
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
@@ -41,7 +41,7 @@ def keys(count: int, start: int = 0) -> list[str]:
     return sorted(keys_of(range(start, start + count)))
 
 
-def pictures(count: int) -> np.ndarray:
+def images(count: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, 3, 2, 2), dtype=np.uint8)
 
 
@@ -50,7 +50,7 @@ def store(tmp_path: Path) -> FeatureStore:
     """Three shards of four rows, and a compacted index of them."""
     store = Cache.create(tmp_path / "cache").feature(Toy())
     for start in (0, 4, 8):
-        store.commit(keys(4, start), pictures(4) + np.uint8(start))
+        store.commit(keys(4, start), images(4) + np.uint8(start))
     assert store.compact_index()
     return FeatureStore(store.folder)
 
@@ -60,7 +60,7 @@ def the_file(store: FeatureStore) -> Path:
     return path
 
 
-def places(index: Index, wanted: list[str]) -> list[tuple[str, int] | None]:
+def rows_found(index: Index, wanted: list[str]) -> list[tuple[str, int] | None]:
     shard, row = index.locate(wanted)
     return [(index.shards[s], int(r)) if s >= 0 else None for s, r in zip(shard, row, strict=True)]
 
@@ -127,18 +127,18 @@ def test_the_index_answers_as_a_plain_search_through_the_shards(
         expected.update({key: (one.shard, row) for row, key in enumerate(hex_keys(one.keys))})
     asked = sorted({key for one in shards for key in (*hex_keys(one.keys), *one.rejected)} | {"ab" * 16}, reverse=True)
     assert index.shards == [one.shard for one in counting]
-    assert places(index, asked) == [expected.get(key) for key in asked]
+    assert rows_found(index, asked) == [expected.get(key) for key in asked]
     assert hex_keys(index.keys) == sorted(expected)
     assert index.rejected == {key: "bad" for one in counting for key in one.rejected if key not in expected}
     whole = Index(index.whole(), present=present)
-    assert places(whole, asked) == places(index, asked)
+    assert rows_found(whole, asked) == rows_found(index, asked)
 
 
 def test_with_the_compacted_index_only_new_markers_are_read(store: FeatureStore) -> None:
     old = store.index().shards
     for shard in old:
         (store.shards / f"{shard}.json").write_text("not read")
-    new = store.commit(keys(4, 100), pictures(4)).shard
+    new = store.commit(keys(4, 100), images(4)).shard
     opened = FeatureStore(store.folder)
     assert opened.index().shards == sorted([*old, new])
     assert len(opened.index()) == 16
@@ -149,36 +149,36 @@ def test_opening_writes_nothing(store: FeatureStore) -> None:
     def tree() -> list[tuple[Path, int]]:
         return sorted((path, path.stat().st_mtime_ns) for path in store.folder.rglob("*"))
 
-    store.commit(keys(4, 100), pictures(4))
+    store.commit(keys(4, 100), images(4))
     before = tree()
     assert len(FeatureStore(store.folder).index()) == 16
     assert tree() == before
 
 
 def test_rows_of_a_marker_that_is_gone_are_gone_and_a_second_copy_of_a_key_is_found(store: FeatureStore) -> None:
-    copy = store.commit(keys(5), pictures(5)).shard
+    copy = store.commit(keys(5), images(5)).shard
     store.compact_index()
-    first = places(store.index(), keys(1))[0]
+    first = rows_found(store.index(), keys(1))[0]
     assert first is not None
     other = ({copy, store.shard_id(keys(4))} - {first[0]}).pop()
     (store.shards / f"{first[0]}.json").unlink()
     index = FeatureStore(store.folder).index()
     expected = [(other, store.marker(other).keys.index(keys(1)[0]))]
-    assert places(index, keys(1)) == expected
+    assert rows_found(index, keys(1)) == expected
     assert first[0] not in index.shards
-    assert places(store.index(refresh=True), keys(1)) == expected
+    assert rows_found(store.index(refresh=True), keys(1)) == expected
 
 
-def test_a_marker_that_comes_back_as_another_is_read_anew(store: FeatureStore) -> None:
+def test_a_marker_that_comes_back_changed_is_read_again(store: FeatureStore) -> None:
     shard = store.shard_id(keys(4))
     path = store.shards / f"{shard}.json"
     path.unlink()
-    assert places(store.index(refresh=True), keys(4)) == [None] * 4
-    store.commit(keys(4), pictures(3), keys=keys(4)[1:], rejected={keys(4)[0]: "bad"})
-    assert places(store.index(refresh=True), keys(4)) == [None, (shard, 0), (shard, 1), (shard, 2)]
+    assert rows_found(store.index(refresh=True), keys(4)) == [None] * 4
+    store.commit(keys(4), images(3), keys=keys(4)[1:], rejected={keys(4)[0]: "bad"})
+    assert rows_found(store.index(refresh=True), keys(4)) == [None, (shard, 0), (shard, 1), (shard, 2)]
     assert store.index().rejected == {keys(4)[0]: "bad"}
     stale = FeatureStore(store.folder)
-    with pytest.raises(IntegrityError, match="which loses nothing"):
+    with pytest.raises(IntegrityError, match="which is safe"):
         gather(stale, keys(4))
     assert [problem.path for problem in verify(Cache.open(store.folder.parents[1]))] == [
         the_file(store).relative_to(store.folder.parents[1]).as_posix()
@@ -190,10 +190,10 @@ def test_a_merged_shard_hides_those_that_it_replaces_until_it_is_gone(store: Fea
     held = [key for shard in small for key in store.marker(shard).keys]
     big = store.commit(held, np.concatenate([store.read(shard) for shard in small]), merged=small).shard
     for opened in (store, FeatureStore(store.folder)):
-        assert places(opened.index(refresh=True), held) == [(big, row) for row in range(12)]
+        assert rows_found(opened.index(refresh=True), held) == [(big, row) for row in range(12)]
         np.testing.assert_array_equal(gather(opened, held)[:4], store.read(small[0]))
     assert store.compact_index()
-    assert places(FeatureStore(store.folder).index(), held) == [(big, row) for row in range(12)]
+    assert rows_found(FeatureStore(store.folder).index(), held) == [(big, row) for row in range(12)]
     (store.shards / f"{big}.json").unlink()
     assert sorted(FeatureStore(store.folder).index().shards) == small
 
@@ -214,12 +214,12 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_is_ignored_told_by_verify_and_replaced(store: FeatureStore, damage: str) -> None:
+def test_a_damaged_file_is_ignored_reported_by_verify_and_replaced(store: FeatureStore, damage: str) -> None:
     path = the_file(store)
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     opened = FeatureStore(store.folder)
     assert opened.index().saved is EMPTY
-    assert places(opened.index(), keys(12)) == places(from_markers(store), keys(12))
+    assert rows_found(opened.index(), keys(12)) == rows_found(from_markers(store), keys(12))
     (problem,) = verify(Cache.open(store.folder.parents[1]))
     assert "it is ignored" in problem.what
     assert opened.compact_index(if_worth=True)
@@ -243,7 +243,7 @@ def test_a_sound_older_file_serves_where_the_newest_is_damaged(store: FeatureSto
 
 def test_a_deleted_folder_loses_nothing(store: FeatureStore) -> None:
     shutil.rmtree(store.index_folder)
-    assert places(FeatureStore(store.folder).index(), keys(12)) == places(from_markers(store), keys(12))
+    assert rows_found(FeatureStore(store.folder).index(), keys(12)) == rows_found(from_markers(store), keys(12))
 
 
 def test_two_that_write_at_once_leave_one_sound_file(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_two_that_write_at_once_leave_one_sound_file(store: FeatureStore, monkey
 
 
 def forged(store: FeatureStore, change: Callable[[dict[str, Any], np.ndarray, np.ndarray], object]) -> None:
-    """Change the file's header, keys or places in place, and make its checksum right again."""
+    """Change the file's header, keys or row numbers in place, and update its checksum."""
     data = the_file(store).read_bytes()
     length = int.from_bytes(data[8:16], "little")
     header = json.loads(data[48 : 48 + length])
@@ -295,7 +295,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lying_file_with_a_right_checksum_is_found_when_a_shard_is_read_and_by_verify(
+def test_a_wrong_file_with_a_right_checksum_is_found_on_reading_a_shard_and_by_verify(
     store: FeatureStore, lie: str
 ) -> None:
     sound = FeatureStore(store.folder)
@@ -312,7 +312,7 @@ def test_a_lying_file_with_a_right_checksum_is_found_when_a_shard_is_read_and_by
             continue
         np.testing.assert_array_equal(row, gather(sound, [key])[0])
     assert refused
-    assert all("which loses nothing" in message for message in refused)
+    assert all("which is safe" in message for message in refused)
     cache = Cache.open(store.folder.parents[1])
     (problem,) = verify(cache)
     assert "differs from" in problem.what
@@ -340,14 +340,14 @@ def test_a_file_that_cannot_be_an_index_is_ignored(store: FeatureStore, lie: str
 
 def test_a_few_new_shards_are_not_worth_a_new_file_and_many_are(store: FeatureStore) -> None:
     for number in range(63):
-        store.commit(keys(1, 1000 + number), pictures(1))
+        store.commit(keys(1, 1000 + number), images(1))
     assert not store.compact_index(if_worth=True)
-    store.commit(keys(1, 2000), pictures(1))
+    store.commit(keys(1, 2000), images(1))
     assert store.compact_index(if_worth=True)
     opened = FeatureStore(store.folder)
     assert opened.index().fresh is EMPTY
     assert not opened.compact_index()
-    opened.commit(keys(1, 3000), pictures(1))
+    opened.commit(keys(1, 3000), images(1))
     assert opened.compact_index()
 
 

@@ -1,4 +1,4 @@
-"""A lease says that somebody is at work; a killed process's lease counts for nothing after a while."""
+"""A lease marks a running process; that of a killed process expires."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_ages_are_those_of_the_file_system_whatever_the_local_clock_says(
         assert read_leases(tmp_path).stale == (path,)
 
 
-def test_a_fresh_lease_that_cannot_be_understood_stops_whoever_asks(tmp_path: Path) -> None:
+def test_a_fresh_lease_that_cannot_be_parsed_is_an_error_for_every_reader(tmp_path: Path) -> None:
     (tmp_path / "builders").mkdir()
     (tmp_path / "builders" / "x-1-y.json").write_text("{}")
-    with pytest.raises(IntegrityError, match="is no lease"):
+    with pytest.raises(IntegrityError, match="not a valid lease"):
         read_leases(tmp_path)
 
 

@@ -120,7 +120,7 @@ def test_only_names_of_the_caches_own_forms_are_touched(cache: Cache) -> None:
     assert [name for name in foreign if not (cache.root / name).is_file()] == []
 
 
-def test_a_link_in_the_place_of_data_is_removed_and_not_what_it_leads_to(cache: Cache, tmp_path: Path) -> None:
+def test_a_link_instead_of_data_is_removed_and_not_its_target(cache: Cache, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "file").touch()

@@ -37,7 +37,7 @@ class Toy(Spec):
 
 
 class Scene:
-    """A cache here with a few shards of nearly one size, and the same cache in the counting store."""
+    """A local cache with a few shards of about the same size, and the same cache in the counting store."""
 
     def __init__(self, folder: Path, target: RemotePath, form: str = "webdataset") -> None:
         self.here = Cache.create(folder / "cache").feature(Toy(), form)
@@ -147,7 +147,7 @@ def pickle_of(store: FeatureStore, since: float) -> FeatureStore:
     """The store as a worker process of a command that began earlier has it."""
     copy = store.local_copy
     assert copy is not None
-    earlier = pickle.loads(pickle.dumps(LocalCopy(copy.folder, copy.most_bytes, since)))
+    earlier = pickle.loads(pickle.dumps(LocalCopy(copy.folder, copy.max_bytes, since)))
     return FeatureStore(store.folder, local_copy=earlier)
 
 
@@ -173,17 +173,17 @@ def test_data_that_arrive_damaged_are_fetched_once_more(scene: Scene) -> None:
     assert checksum(scene.copy_of(scene.shards[0]))[1] == scene.marker(scene.shards[0]).sha256
 
 
-def test_damage_in_the_cache_is_told_and_leaves_nothing_in_the_copy(scene: Scene) -> None:
+def test_damage_in_the_cache_is_reported_and_leaves_nothing_in_the_copy(scene: Scene) -> None:
     shard = scene.shards[0]
     change(scene.target / "features" / scene.here.folder.name / "shards" / scene.marker(shard).data, lambda x: x[::-1])
-    with pytest.raises(IntegrityError, match=f"shard {shard} do not have their checksum, read twice"):
+    with pytest.raises(IntegrityError, match=f"shard {shard} have a wrong checksum, read twice"):
         scene.store().read(shard)
     assert scene.held() == 0
     assert list(scene.folder.glob(".tmp*")) == []
 
 
 @pytest.mark.parametrize("harm", ["short", "gone", "header", "old"])
-def test_damage_in_the_copy_is_noticed_and_mended(scene: Scene, harm: str) -> None:
+def test_damage_in_the_copy_is_noticed_and_repaired(scene: Scene, harm: str) -> None:
     shard = scene.shards[0]
     store = scene.store()
     scene.assert_reads(store, shard)
@@ -219,9 +219,7 @@ def test_what_is_deleted_while_it_is_open_is_read_on(scene: Scene) -> None:
     assert operations() == []
 
 
-def test_a_copy_that_goes_between_the_look_and_the_opening_is_fetched_again(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_deleted_between_check_and_open_is_fetched_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = scene.shards[0]
     store = scene.store()
     fetch, times = LocalCopy.path, []
@@ -239,7 +237,7 @@ def test_a_copy_that_goes_between_the_look_and_the_opening_is_fetched_again(
     assert scene.copied() == [shard]
 
 
-def test_a_shard_that_was_made_anew_in_the_cache_is_found_though_its_copy_is_damaged(scene: Scene) -> None:
+def test_a_shard_rebuilt_in_the_cache_is_found_though_its_copy_is_damaged(scene: Scene) -> None:
     shard = scene.shards[0]
     scene.assert_reads(scene.store(), shard)
     old = scene.marker(shard)
@@ -305,7 +303,7 @@ def test_processes_share_a_copy_that_stays_within_its_bound(scene: Scene) -> Non
 def test_room_that_a_process_keeps_counts_and_what_it_leaves_when_killed_is_deleted(scene: Scene) -> None:
     half = scene.marker(scene.shards[2]).data
     keep = f"""
-with store.local_copy._room.kept({scene.size}) as room:
+with store.local_copy._budget.reserve({scene.size}) as room:
     (room / "{half}").write_bytes(b"x" * 100)
     print(room, flush=True)
     sys.stdin.read()
@@ -328,7 +326,7 @@ with store.local_copy._room.kept({scene.size}) as room:
     assert not room.exists()
 
 
-def test_a_disk_that_takes_no_more_is_told_once_and_the_store_is_read(scene: Scene) -> None:
+def test_a_full_disk_is_reported_once_and_the_store_is_read(scene: Scene) -> None:
     LocalCopy.at(scene.folder)
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({scene.size // 2},) * 2)\n"
     reader = start(scene, READ_ALL, before=limit)
@@ -364,5 +362,5 @@ def test_by_default_a_copy_may_hold_half_of_what_is_free_or_held_already(scene: 
     for shard in scene.shards:
         scene.assert_reads(scene.store(), shard)
     disk = os.statvfs(scene.folder)
-    found = LocalCopy.at(scene.folder).most_bytes
+    found = LocalCopy.at(scene.folder).max_bytes
     assert found == pytest.approx((disk.f_bavail * disk.f_frsize + scene.held()) / 2, rel=0.02)

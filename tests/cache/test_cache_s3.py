@@ -1,4 +1,4 @@
-"""A cache in an object store does what one on a disk does: shards, datasets, leases, gc, compaction, verify and repair.
+"""A cache in an object store behaves like one on a disk: shards, datasets, leases, gc, compaction, verify and repair.
 
 The same tests run on a disk, in memory and over the real S3 protocol.
 """
@@ -25,7 +25,7 @@ from s3_cache import TWO, build, data_of
 
 @pytest.fixture(params=["disk", "memory", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
-    """Where a cache can be made: a folder, or one in memory, or on the S3 server."""
+    """A path for a new cache: on a disk, in memory, or on the S3 server."""
     if request.param == "disk":
         return tmp_path / "cache"
     if request.param == "memory":
@@ -41,15 +41,15 @@ def on_s3(s3_bucket: str) -> RemotePath:
     return place
 
 
-def some_file(place: AnyPath) -> AnyPath:
-    """A file below ``place`` that holds rows."""
-    if isinstance(place, RemotePath):
-        return max(place.below(), key=lambda entry: entry.size).path
-    return max((path for path in place.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+def some_file(folder: AnyPath) -> AnyPath:
+    """Return a file below ``folder`` that holds rows."""
+    if isinstance(folder, RemotePath):
+        return max(folder.below(), key=lambda entry: entry.size).path
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def overwrite(place: AnyPath, data: bytes) -> None:
-    place.write(data) if isinstance(place, RemotePath) else place.write_bytes(data)
+def overwrite(path: AnyPath, data: bytes) -> None:
+    path.write(data) if isinstance(path, RemotePath) else path.write_bytes(data)
 
 
 @pytest.mark.parametrize("form", ["zarr", "webdataset"])
@@ -98,7 +98,7 @@ def test_builds_compaction_and_gc_leave_just_what_is_needed(root: AnyPath) -> No
         assert data_of(store) == sorted(marker.data for marker in store.markers())
 
 
-def test_gc_leaves_a_feature_that_somebody_uses_alone(root: AnyPath) -> None:
+def test_gc_leaves_a_feature_in_use_alone(root: AnyPath) -> None:
     build(root, train(0, 1))
     build(root, train(2, 3))
     cache = Cache.open(root)
@@ -107,7 +107,7 @@ def test_gc_leaves_a_feature_that_somebody_uses_alone(root: AnyPath) -> None:
     assert collect(cache, delete_them=True, grace_hours=0)["items"] != []
 
 
-def test_what_gc_set_aside_comes_back_when_it_is_needed(root: AnyPath) -> None:
+def test_what_gc_removed_is_restored_when_it_is_needed(root: AnyPath) -> None:
     first, _ = build(root, train(0, 1))
     build(root, train(2, 3))
     collect(Cache.open(root), delete_them=True)
@@ -129,7 +129,7 @@ def test_a_lease_is_there_as_long_as_the_work_and_shows_signs_of_life(root: AnyP
     assert read_leases(root).live == ()
 
 
-def test_the_summary_is_the_same_wherever_the_cache_lies(root: AnyPath, tmp_path: Path) -> None:
+def test_the_summary_is_the_same_for_every_kind_of_storage(root: AnyPath, tmp_path: Path) -> None:
     for place in (root, tmp_path / "other"):
         record, _ = build(place, train(*range(5)))
         Cache.open(place).builds().add_ref("run", record.id, "/runs/run")
@@ -140,7 +140,7 @@ def test_the_summary_is_the_same_wherever_the_cache_lies(root: AnyPath, tmp_path
     assert there == here
 
 
-def test_a_flipped_bit_is_found_set_aside_and_made_again(root: AnyPath) -> None:
+def test_a_flipped_bit_is_found_moved_to_the_trash_and_rebuilt(root: AnyPath) -> None:
     splits = train(*range(4))
     record, _ = build(root, splits, shard_rows=2)
     store = Cache.open(root).feature(SPECS["eps"])

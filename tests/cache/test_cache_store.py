@@ -36,7 +36,7 @@ def keys(count: int, start: int = 0) -> list[str]:
     return sorted(key(number) for number in range(start, start + count))
 
 
-def pictures(count: int, size: int = 4) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def images(count: int, size: int = 4) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(count).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
 
 
@@ -99,7 +99,7 @@ def test_spec_json_is_the_spec_and_a_changed_one_is_refused(store: FeatureStore)
 
 
 def test_committed_rows_come_back_in_whole_and_in_part(store: FeatureStore) -> None:
-    rows = pictures(20)
+    rows = images(20)
     marker = store.commit(keys(20), rows)
     assert (marker.rows, marker.dtype, marker.shape) == (20, "uint8", (3, 4, 4))
     np.testing.assert_array_equal(store.read(marker.shard), rows)
@@ -108,7 +108,7 @@ def test_committed_rows_come_back_in_whole_and_in_part(store: FeatureStore) -> N
 
 
 def test_zarr_itself_reads_a_shard(store: FeatureStore) -> None:
-    rows = pictures(5)
+    rows = images(5)
     marker = store.commit(keys(5), rows)
     np.testing.assert_array_equal(zarr.open_array(str(store.shards / marker.data), mode="r")[...], rows)
 
@@ -124,7 +124,7 @@ def test_one_view_of_rows_with_views_is_read_alone(store: FeatureStore) -> None:
 
 
 def test_rows_outside_the_shard_are_an_index_error(store: FeatureStore) -> None:
-    marker = store.commit(keys(4), pictures(4))
+    marker = store.commit(keys(4), images(4))
     for start, stop in ((0, 5), (-1, 2), (3, 2)):
         with pytest.raises(IndexError):
             store.read(marker.shard, start, stop)
@@ -151,16 +151,16 @@ def test_a_shard_in_which_every_image_was_rejected_exists_and_has_no_rows(store:
 def test_rejected_keys_are_no_rows_but_name_the_shard(store: FeatureStore, tmp_path: Path) -> None:
     planned = keys(5)
     stored = [planned[0], *planned[2:]]
-    marker = store.commit(planned, pictures(4), keys=stored, rejected={planned[1]: "truncated"})
+    marker = store.commit(planned, images(4), keys=stored, rejected={planned[1]: "truncated"})
     assert marker.shard == store.shard_id(planned) != store.shard_id(stored)
     assert store.index().locate(planned)[1].tolist() == [0, -1, 1, 2, 3]
     assert verify(Cache.open(tmp_path / "cache")) == []
 
 
 def test_the_same_shard_committed_again_keeps_the_first(store: FeatureStore) -> None:
-    first = store.commit(keys(4), pictures(4))
+    first = store.commit(keys(4), images(4))
     assert store.commit(keys(4), np.zeros((4, 3, 4, 4), np.uint8)) == first
-    np.testing.assert_array_equal(store.read(first.shard), pictures(4))
+    np.testing.assert_array_equal(store.read(first.shard), images(4))
     assert len(list(store.shards.iterdir())) == 2
 
 
@@ -181,15 +181,15 @@ def test_rows_with_nan_or_inf_are_not_committed(store: FeatureStore, value: floa
 def test_rows_that_do_not_fit_the_keys_are_a_value_error(store: FeatureStore) -> None:
     three = keys(3)
     with pytest.raises(ValueError, match="do not fit"):
-        store.commit(three, pictures(2))
+        store.commit(three, images(2))
     with pytest.raises(ValueError, match="do not fit"):
-        store.commit(three, pictures(3).astype(np.int64))
+        store.commit(three, images(3).astype(np.int64))
     with pytest.raises(ValueError, match="not a sample key"):
-        store.commit(["../../x"], pictures(1))
+        store.commit(["../../x"], images(1))
     with pytest.raises(ValueError, match="either stored"):
-        store.commit(three, pictures(2), keys=three[:2])
+        store.commit(three, images(2), keys=three[:2])
     with pytest.raises(ValueError, match="either stored"):
-        store.commit(three, pictures(3), keys=three[::-1])
+        store.commit(three, images(3), keys=three[::-1])
 
 
 def test_a_failed_write_leaves_nothing_and_says_so(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,16 +198,16 @@ def test_a_failed_write_leaves_nothing_and_says_so(store: FeatureStore, monkeypa
 
     monkeypatch.setattr(zarr.Array, "__setitem__", full)
     with pytest.raises(UserError, match="No space left on device"):
-        store.commit(keys(3), pictures(3))
+        store.commit(keys(3), images(3))
     assert list(store.shards.iterdir()) == []
 
 
 def test_the_index_finds_keys_over_shards_and_takes_up_new_ones_on_refresh(tmp_path: Path) -> None:
     store = Cache.create(tmp_path).feature(Toy())
-    first = store.commit(keys(5), pictures(5))
+    first = store.commit(keys(5), images(5))
     assert len(store.index()) == 5
     other = FeatureStore(store.folder)
-    second = other.commit(keys(4, start=100), pictures(4))
+    second = other.commit(keys(4, start=100), images(4))
     assert len(store.index()) == 5
     index = store.index(refresh=True)
     assert len(index) == 9
@@ -225,8 +225,8 @@ def test_the_index_finds_keys_over_shards_and_takes_up_new_ones_on_refresh(tmp_p
 
 def test_a_key_in_two_shards_is_found_in_the_one_with_the_smaller_id(tmp_path: Path) -> None:
     store = Cache.create(tmp_path).feature(Toy())
-    one = store.commit(keys(5), pictures(5))
-    two = store.commit(keys(6), pictures(6))
+    one = store.commit(keys(5), images(5))
+    two = store.commit(keys(6), images(6))
     winner = min(one, two, key=lambda marker: marker.shard)
     for index in (store.index(), FeatureStore(store.folder).index()):
         assert len(index) == 6
@@ -238,9 +238,9 @@ def test_a_key_in_two_shards_is_found_in_the_one_with_the_smaller_id(tmp_path: P
 
 def test_a_key_that_is_stored_somewhere_does_not_count_as_rejected(tmp_path: Path) -> None:
     store = Cache.create(tmp_path).feature(Toy())
-    store.commit(keys(2), pictures(1), keys=keys(2)[1:], rejected={keys(2)[0]: "unreadable"})
+    store.commit(keys(2), images(1), keys=keys(2)[1:], rejected={keys(2)[0]: "unreadable"})
     assert keys(2)[0] in store.index().rejected
-    store.commit(keys(2)[:1], pictures(1))
+    store.commit(keys(2)[:1], images(1))
     assert store.index(refresh=True).rejected == {}
 
 

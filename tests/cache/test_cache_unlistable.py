@@ -60,7 +60,7 @@ def cache(grown: tuple[Path, BuildRecord, BuildRecord], tmp_path: Path) -> Cache
 
 @contextmanager
 def failing(path: Path, code: int) -> Iterator[None]:
-    """Make every look into a folder, or every opening of a file, fail as the operating system would."""
+    """Make every listing of a folder, or every open of a file, fail as the operating system would."""
 
     def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(target: Any = ".", *arguments: Any, **options: Any) -> Any:
@@ -155,9 +155,9 @@ def test_compact_ends_with_a_sentence_and_changes_nothing_if_a_shards_folder_can
 
 def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "builds").symlink_to(tmp_path / "away")
-    with pytest.raises(UnreachableError, match="link to something that is not there"):
+    with pytest.raises(UnreachableError, match="link to something that does not exist"):
         list_names(tmp_path / "builds")
-    with pytest.raises(UnreachableError, match="link to something that is not there"):
+    with pytest.raises(UnreachableError, match="link to something that does not exist"):
         list_folders(tmp_path)
     assert path_exists(tmp_path / "builds")
     assert list_names(tmp_path / "absent") == []

@@ -172,7 +172,7 @@ def test_a_full_disk_ends_a_build_with_one_sentence_and_with_more_room_it_goes_o
         code, _, said = program(*building(material, cache))
         assert code == 1
         assert said.startswith(f"distil-cache: {cache}")
-        assert "No space left on device). Make room there and run the command again" in said
+        assert "No space left on device). Free some space there and run the command again" in said
         assert problems(cache) == []
         remount("size=64m")
         assert program(*building(material, cache))[0] == 0

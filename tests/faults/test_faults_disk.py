@@ -9,7 +9,7 @@ import pytest
 from fault_checks import told_by
 from fault_disk import can_mount
 
-SENTENCE = {"full": "No space left on device). Make room", "broken": "Input/output error)"}
+SENTENCE = {"full": "No space left on device). Free some space", "broken": "Input/output error)"}
 
 
 def run(what: str, folder: Path, form: str = "zarr") -> list[dict[str, Any]]:

@@ -9,9 +9,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-from distil_cache.images.fast_headers import parse_jpeg_header, parse_png_header
 from distil_cache.images.file import ImageRejected
-from distil_cache.images.headers import FileHeader, HeaderTraits, parse_traits, read_header, read_header_with_pillow
+from distil_cache.images.headers import (
+    FileHeader,
+    HeaderTraits,
+    parse_jpeg_header,
+    parse_png_header,
+    parse_traits,
+    read_header,
+    read_header_with_pillow,
+)
 from distil_cache.images.jpeg import parse_jpeg
 from distil_cache.pipeline.audit.header_features import header_facts, row_facts
 from distil_cache.pipeline.scan.conflicts import ScannedRow

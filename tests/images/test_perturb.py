@@ -14,7 +14,7 @@ from distil_cache.images.decode import decode
 from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.images.perturb import check_perturbation, part_of, perturb, recompress_jpeg, unit_noise
 from distil_cache.images.spec import Harmonization, ImageSpec, Perturbation, parse_harmonization, parse_perturbation
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, EpsSpec
+from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 from image_bytes import noise, saved
 from numpy.typing import NDArray
 from PIL import Image
@@ -212,13 +212,13 @@ def test_equal_strengths_are_one_perturbation_however_they_are_written(text: str
         ("blur:0.12345", "needs a strength"),
         ("blur:1:2", "needs a strength"),
         ("blur:٣", "needs a strength"),
-        ("jpeg:0", "lies in 1 to 100"),
-        ("jpeg:101", "lies in 1 to 100"),
-        ("jpeg:75.5", "whole number"),
-        ("resize:1", "lies in 0.05 to 0.95"),
-        ("crop:1.2", "lies in 0.05 to 0.95"),
-        ("noise:0", "lies in 0.1 to 128"),
-        ("blur:33", "lies in 0.1 to 32"),
+        ("jpeg:0", "must be 1 to 100"),
+        ("jpeg:101", "must be 1 to 100"),
+        ("jpeg:75.5", "must be an integer"),
+        ("resize:1", "must be 0.05 to 0.95"),
+        ("crop:1.2", "must be 0.05 to 0.95"),
+        ("noise:0", "must be 0.1 to 128"),
+        ("blur:33", "must be 0.1 to 32"),
     ],
 )
 def test_a_wrong_perturbation_is_refused_with_a_sentence_that_quotes_it(text: str, complaint: str) -> None:
@@ -229,7 +229,7 @@ def test_a_wrong_perturbation_is_refused_with_a_sentence_that_quotes_it(text: st
 
 def test_a_share_that_would_change_nothing_is_refused() -> None:
     check_perturbation(Perturbation(kind="crop", strength=0.95), 32)
-    with pytest.raises(UsageError, match="leaves pictures of 8 pixels as they are"):
+    with pytest.raises(UsageError, match="leaves images of 8 pixels unchanged"):
         check_perturbation(Perturbation(kind="crop", strength=0.95), 8)
 
 
@@ -293,7 +293,7 @@ def test_harmonize_is_read_as_jpeg_alone() -> None:
     for text in ("jpeg", "jpeg:0", "jpeg:101", "jpeg:9.5", "webp:80", "jpeg:095", ""):
         with pytest.raises(UsageError, match="write jpeg:QUALITY"):
             parse_harmonization(text)
-    with pytest.raises(UsageError, match="--harmonize png: is gone, since it changed no pixel: leave it out"):
+    with pytest.raises(UsageError, match="--harmonize png: was removed because it changed no pixel"):
         parse_harmonization("png")
 
 

@@ -21,7 +21,7 @@ from distil_cache.inference.find_adm import matching_adm
 from distil_cache.models.diffusion.checkpoints import find_adm
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.weights import read_state_dict
-from distil_cache.pipeline.specs.adm_features import AdmIdentity
+from distil_cache.pipeline.specs import AdmIdentity
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.checkpoint import BEST
 from distil_cache.train.runs.reference_checkpoint import import_checkpoint

@@ -11,7 +11,7 @@ import torch
 from distil_cache.errors import UserError
 from distil_cache.pipeline.execution import batches
 from distil_cache.pipeline.execution.batches import BatchSize, pad_batch, remembered_size, run_batches
-from distil_cache.pipeline.execution.transfer import HostCopy, Rows, to_device
+from distil_cache.pipeline.execution.transfer import HostArray, HostCopy, to_device
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ class Device:
         self.events.append(f"launch {len(batch)} of {size}")
         return HostCopy({"doubled": torch.tensor(pad_batch(batch, size)) * 2})
 
-    def land(self, batch: Sequence[int], values: dict[str, Rows]) -> None:
+    def land(self, batch: Sequence[int], values: dict[str, HostArray]) -> None:
         self.events.append(f"land {len(batch)}")
         self.landed += values["doubled"][: len(batch)].tolist()
 
@@ -58,7 +58,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
 
 
 def test_a_device_that_cannot_hold_one_image_is_a_sentence() -> None:
-    with pytest.raises(UserError, match="does not hold a batch of one image"):
+    with pytest.raises(UserError, match="has too little memory for a batch of one image"):
         run_batches(range(3), BatchSize(4), Device(room=0).launch, Device(room=0).land)
 
 

@@ -276,7 +276,7 @@ def test_a_file_that_changed_after_the_scan_is_set_aside_and_wanted_again(materi
     files = ready.files()
     changed = ready.plan.tasks[0].keys[0]
     Path(files[changed].location).write_bytes(saved(noise(seed=7)))
-    loaded = TaskContext.of(config, ready, files, Silent().advance).images.load(ready.plan.tasks[0])
+    loaded = TaskContext.of(config, ready, files, Silent()).images.load(ready.plan.tasks[0])
     assert list(loaded.gone) == [changed]
     assert loaded.bad == {}
     assert len(loaded.keys) == 3

@@ -168,7 +168,7 @@ def test_a_store_that_refuses_in_the_middle_is_a_user_error_and_what_was_finishe
     material: Path, cache: RemotePath, proxied: FaultyProxy
 ) -> None:
     proxied.inject("403", "PUT", f"*/dire-*/{MARKER}", times=10**6)
-    with pytest.raises(UserError, match=r"dire-.* cannot be written .*Get the right"):
+    with pytest.raises(UserError, match=r"dire-.* cannot be written .*Get write permission"):
         build(material, cache)
     proxied.calm()
     assert read_leases(cache).live == ()

@@ -25,8 +25,8 @@ from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.importing.import_config import ImportConfig
 from distil_cache.pipeline.importing.importer import run_import
-from distil_cache.pipeline.importing.reader import load_tensor
-from distil_cache.pipeline.specs.teacher import TeacherSpec, teacher_views
+from distil_cache.pipeline.importing.loose_files import load_tensor
+from distil_cache.pipeline.specs import TeacherSpec, teacher_views
 from distil_cache.progress import Silent
 from distil_cache.train.data.select import choose_build
 from hypothesis import given, settings
@@ -318,7 +318,7 @@ def test_features_of_a_size_that_is_not_stored_and_images_that_are_none_are_one_
         imported(tmp_path / "c", source)
     for path in (source / "train").glob("dire/*/*"):
         path.write_bytes(saved(picture(1, 8)))
-    with pytest.raises(UserError, match="8 pixels a side"):
+    with pytest.raises(UserError, match="a side of 8 pixels"):
         imported(tmp_path / "c", source, features=("dire",))
 
 

@@ -214,7 +214,7 @@ def test_gc_keeps_a_derived_dataset_also_when_its_origin_has_moved_on(models: Pa
 
 
 def test_pictures_made_otherwise_are_refused_with_those_that_are_there(models: Path, cache: Path) -> None:
-    with pytest.raises(UserError, match=r"lacks 6 of its 6 pictures .*image-size 24.*it has image-size 16") as refused:
+    with pytest.raises(UserError, match=r"lacks 6 of its 6 images .*image-size 24.*it has image-size 16") as refused:
         derive(models, cache, "jpeg:75", image_size=24)
     assert refused.value.exit_code == 1
     assert "noise@jpeg-75" not in Cache.open(cache).datasets().names()
@@ -226,22 +226,22 @@ def test_pictures_made_otherwise_are_refused_with_those_that_are_there(models: P
         ((), {"from_cache": False}, "name a SOURCE, or give --from-cache"),
         (("jpeg:75",), {"from_cache": False, "sources": (Path("x"),)}, "--perturb: needs --from-cache"),
         ((), {"from_cache": False, "sources": (Path("x"),), "splits": "test"}, "--splits: needs --from-cache"),
-        ((), {"sources": (Path("pictures"),)}, "opens no source, so leave pictures out"),
+        ((), {"sources": (Path("pictures"),)}, "reads no source. Leave out pictures"),
         ((), {"splits": "test"}, "--splits: needs --perturb"),
         ((), {"name": "x"}, "--as: needs --perturb"),
         (("jpeg:75", "jpeg:75.0"), {}, "--perturb jpeg:75: is given twice"),
         (("jpeg:75", "jpeg:50"), {"name": "x"}, "names one dataset, and --perturb is given 2 times"),
-        (("jpeg:75",), {"name": "noise"}, "is the dataset that is perturbed"),
+        (("jpeg:75",), {"name": "noise"}, "is the dataset to perturb"),
         (("jpeg:75",), {"name": "a b"}, "--as a b: cannot name a dataset"),
         (("jpeg:75",), {"dataset": "d" * 99}, "cannot name a dataset. Use up to 100 letters"),
         (("jpeg:75",), {"splits": " , "}, "name at least one split"),
         (("jpeg:75",), {"splits": "test,holdout"}, "noise has only test, train, val"),
-        (("jpeg:75",), {"rehash": True}, "--rehash: is about sources"),
-        (("jpeg:75",), {"min_side": 9}, "--min-side: is about sources"),
-        (("jpeg:75",), {"layout": "cnndet"}, "--layout: is about sources"),
+        (("jpeg:75",), {"rehash": True}, "--rehash: applies to sources"),
+        (("jpeg:75",), {"min_side": 9}, "--min-side: applies to sources"),
+        (("jpeg:75",), {"layout": "cnndet"}, "--layout: applies to sources"),
         (("resize:0.95",), {"image_size": 16, "harmonize": "jpg"}, "--harmonize jpg: write jpeg:QUALITY"),
         (("jpeg:75",), {"features": ("train:image",)}, "has no split 'train', only test"),
-        ((), {"dataset": "noise@x"}, "a name with an @ is that of a derived dataset"),
+        ((), {"dataset": "noise@x"}, "names with an @ are reserved for derived datasets"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused_with_a_sentence(
@@ -263,7 +263,7 @@ def test_an_unknown_dataset_and_a_folder_that_is_no_cache_are_refused(
 
 def test_a_name_that_belongs_to_another_dataset_and_a_derived_origin_are_refused(models: Path, cache: Path) -> None:
     derive(models, cache, "jpeg:75", name="weak")
-    with pytest.raises(UsageError, match=r"--as weak: is derived from noise by jpeg:75\. Take a name that is free"):
+    with pytest.raises(UsageError, match=r"--as weak: is derived from noise by jpeg:75\. Choose an unused name"):
         derive(models, cache, "jpeg:50", name="weak")
     with pytest.raises(UsageError, match=r"weak: is derived from noise by jpeg:75\. Give --dataset noise"):
         derive(models, cache, "blur:1", dataset="weak")

@@ -8,8 +8,7 @@ import pytest
 from distil_cache.cache.index.index import Index, IndexSegment, ShardRows
 from distil_cache.cache.shards.keys import binary_keys
 from distil_cache.errors import UsageError
-from distil_cache.pipeline.planning.feature_lists import parse_features, wanted_features
-from distil_cache.pipeline.planning.plan import Plan, Samples, make_plan, routes
+from distil_cache.pipeline.planning.plan import Plan, Samples, make_plan, parse_features, routes, wanted_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_plan import plain_plan

@@ -18,6 +18,7 @@ from distil_cache.pipeline.sources.read import read_source
 from hypothesis import given
 from hypothesis import strategies as st
 from image_bytes import bad_files, noise, saved, turned
+from recorded_progress import Recorded
 
 
 def put(root: Path, files: dict[str, bytes]) -> Path:
@@ -58,10 +59,9 @@ def test_rows_keep_the_order_of_the_files_whatever_the_number_of_workers(tmp_pat
 
 def test_progress_ends_at_the_number_of_files(tmp_path: Path) -> None:
     files = discover(put(tmp_path, {f"real/{n}.png": saved(noise(8, 8)) for n in range(70)})).files
-    seen: list[tuple[int, int]] = []
-    scan(files, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (70, 70)
-    assert seen == sorted(seen)
+    progress = Recorded()
+    scan(files, progress=progress)
+    assert (progress.totals, progress.done) == ({"scan": 70}, {"scan": 70})
 
 
 def test_a_folder_with_one_of_each_bad_file_rejects_exactly_those_with_the_right_reasons(tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from distil_cache.cache.spec import Spec
 from distil_cache.images.spec import ImageSpec
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
-from distil_cache.pipeline.specs.teacher import TeacherSpec
+from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec, TeacherSpec
 
 IMAGE = ImageSpec(size=256)
 ADM = AdmIdentity(weights="ab" * 32, flags={"image_size": 256, "noise_schedule": "linear", "learn_sigma": True})

@@ -8,8 +8,9 @@ from distil_cache.errors import IntegrityError
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import build_backbone, resize
 from distil_cache.models.diffusion.unet import AdmConfig
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec
-from distil_cache.pipeline.specs.teacher import (
+from distil_cache.pipeline.specs import (
+    AdmIdentity,
+    DireSpec,
     TeacherSpec,
     check_teacher,
     default_train_size,

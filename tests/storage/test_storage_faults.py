@@ -1,4 +1,4 @@
-"""Operations on an object store while the network and the store fail: repeated, right, and never half done."""
+"""Operations on an object store while the network and the store fail: retried, correct, and never half done."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Act = Callable[[RemotePath, Path], object]
 
 @pytest.fixture
 def folder(s3_bucket: str, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
-    """An empty folder behind the proxy, asked by a client that waits for half a second, and asks twice."""
+    """An empty folder behind the proxy, with a client that times out after half a second and tries twice."""
     use(s3_proxy, monkeypatch, attempts=2)
-    place = to_path(f"{s3_bucket}/folder")
-    assert isinstance(place, RemotePath)
-    return place
+    remote = to_path(f"{s3_bucket}/folder")
+    assert isinstance(remote, RemotePath)
+    return remote
 
 
 def use(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
@@ -34,50 +34,50 @@ def use(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, attempts: int) -> N
     point_at(proxy.address, monkeypatch, config_kwargs=patience)
 
 
-def upload(place: RemotePath, local: Path) -> object:
+def upload(remote: RemotePath, local: Path) -> object:
     for name in ("up/1", "up/deep/2"):
         (local / name).parent.mkdir(parents=True, exist_ok=True)
         (local / name).write_bytes(DATA)
-    (place / "new").upload(local / "up")
-    return sorted(entry.size for entry in (place / "new").below())
+    (remote / "new").upload(local / "up")
+    return sorted(entry.size for entry in (remote / "new").below())
 
 
-def download(place: RemotePath, local: Path) -> object:
-    place.download(local / "down")
+def download(remote: RemotePath, local: Path) -> object:
+    remote.download(local / "down")
     return {path.name: path.read_bytes() for path in (local / "down").iterdir()}
 
 
-def open_and_read(place: RemotePath, _: Path) -> object:
-    with (place / "a").open() as file:
+def open_and_read(remote: RemotePath, _: Path) -> object:
+    with (remote / "a").open() as file:
         file.seek(100)
         return file.read()
 
 
 READING: Mapping[str, tuple[Act, object]] = {
-    "read_bytes": (lambda place, _: (place / "a").read_bytes(), DATA),
-    "read_range": (lambda place, _: (place / "a").read_range(10, 4000), DATA[10:4000]),
-    "read_many": (lambda place, _: read_many(place.below()), [DATA, DATA]),
+    "read_bytes": (lambda remote, _: (remote / "a").read_bytes(), DATA),
+    "read_range": (lambda remote, _: (remote / "a").read_range(10, 4000), DATA[10:4000]),
+    "read_many": (lambda remote, _: read_many(remote.below()), [DATA, DATA]),
     "open": (open_and_read, DATA[100:]),
-    "stat": (lambda place, _: (place / "a").stat().st_size, len(DATA)),
-    "exists": (lambda place, _: ((place / "a").exists(), (place / "none").exists()), (True, False)),
-    "below": (lambda place, _: [entry.path.name for entry in place.below()], ["a", "b"]),
-    "children": (lambda place, _: [entry.path.name for entry in place.children()], ["a", "b"]),
-    "glob": (lambda place, _: [found.name for found in place.parent.glob("gl*/a")], ["a"]),
+    "stat": (lambda remote, _: (remote / "a").stat().st_size, len(DATA)),
+    "exists": (lambda remote, _: ((remote / "a").exists(), (remote / "none").exists()), (True, False)),
+    "below": (lambda remote, _: [entry.path.name for entry in remote.below()], ["a", "b"]),
+    "children": (lambda remote, _: [entry.path.name for entry in remote.children()], ["a", "b"]),
+    "glob": (lambda remote, _: [found.name for found in remote.parent.glob("gl*/a")], ["a"]),
     "download": (download, {"a": DATA, "b": DATA}),
 }
 WRITING: Mapping[str, tuple[Act, object]] = {
-    "create": (lambda place, _: ((place / "new").create(DATA), (place / "new").read_bytes()), (True, DATA)),
-    "create_taken": (lambda place, _: ((place / "a").create(b"other"), (place / "a").read_bytes()), (False, DATA)),
-    "write": (lambda place, _: ((place / "a").write(b"2"), (place / "a").read_bytes())[1], b"2"),
+    "create": (lambda remote, _: ((remote / "new").create(DATA), (remote / "new").read_bytes()), (True, DATA)),
+    "create_taken": (lambda remote, _: ((remote / "a").create(b"other"), (remote / "a").read_bytes()), (False, DATA)),
+    "write": (lambda remote, _: ((remote / "a").write(b"2"), (remote / "a").read_bytes())[1], b"2"),
     "upload": (upload, [len(DATA)] * 2),
-    "copy_to": (lambda place, _: ((place / "a").copy_to(place / "c"), (place / "c").read_bytes())[1], DATA),
-    "unlink": (lambda place, _: ((place / "a").unlink(), (place / "a").exists())[1], False),
-    "remove": (lambda place, _: (place.remove(), place.below())[1], []),
+    "copy_to": (lambda remote, _: ((remote / "a").copy_to(remote / "c"), (remote / "c").read_bytes())[1], DATA),
+    "unlink": (lambda remote, _: ((remote / "a").unlink(), (remote / "a").exists())[1], False),
+    "remove": (lambda remote, _: (remote.remove(), remote.below())[1], []),
 }
 
 
 def outcomes(acts: Mapping[str, tuple[Act, object]], folder: RemotePath, local: Path) -> dict[str, object]:
-    """Do all of these at once, each in a folder of its own; name -> what came back, or the error."""
+    """Run all of these concurrently, each in its own folder; name -> result or error."""
 
     def outcome(name: str) -> object:
         (local / name).mkdir()
@@ -177,7 +177,7 @@ def test_a_create_whose_answer_was_lost_has_won(folder: RemotePath, s3_proxy: Fa
 
 
 @pytest.mark.parametrize("kind", TRANSIENT)
-def test_a_create_in_the_place_of_anothers_has_lost_whatever_happens(
+def test_a_create_where_another_object_exists_loses_whatever_happens(
     folder: RemotePath, s3_proxy: FaultyProxy, kind: Kind
 ) -> None:
     (folder / "marker").write(b"others")
@@ -233,19 +233,19 @@ def test_of_creates_that_race_through_a_bad_network_exactly_one_wins(
 
 def test_what_is_being_put_is_seen_whole_or_not_at_all(folder: RemotePath, s3_proxy: FaultyProxy) -> None:
     s3_proxy.chance = Chance(seed=1, share=0.5, kinds=("lost", "reset", "500", "cut"), in_a_row=1)
-    place, data = folder / "big", os.urandom(300_000)
+    remote, data = folder / "big", os.urandom(300_000)
     seen: list[int] = []
-    writer = threading.Thread(target=lambda: place.create(data))
+    writer = threading.Thread(target=lambda: remote.create(data))
     writer.start()
     while writer.is_alive() or not seen:
         seen += [entry.size for entry in folder.below()]
-        if place.exists():
-            assert place.read_bytes() == data
+        if remote.exists():
+            assert remote.read_bytes() == data
     writer.join()
     assert set(seen) == {len(data)}
 
 
-def test_a_server_that_is_gone_is_an_os_error_that_names_the_place(
+def test_an_unreachable_server_is_an_os_error_that_names_the_url(
     folder: RemotePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point_at("http://127.0.0.1:9", monkeypatch, config_kwargs={"retries": {"total_max_attempts": 1}})

@@ -1,4 +1,4 @@
-"""One thing after the other on a disk, many at a time in an object store: in order, bounded, and stopped by the first error."""
+"""``map_ordered``: sequential on a disk, concurrent in an object store, ordered, bounded, stopped by the first error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from distil_cache.storage import AnyPath, map_ordered, to_path
 DISK, STORE = Path("/a"), to_path("memory://a/b")
 
 
-@pytest.mark.parametrize("place", [DISK, STORE])
-def test_results_come_in_the_order_of_the_items(place: AnyPath) -> None:
-    assert list(map_ordered(lambda number: number * number, range(200), place)) == [
+@pytest.mark.parametrize("path", [DISK, STORE])
+def test_results_come_in_the_order_of_the_items(path: AnyPath) -> None:
+    assert list(map_ordered(lambda number: number * number, range(200), path)) == [
         number * number for number in range(200)
     ]
-    assert list(map_ordered(str, [], place)) == []
+    assert list(map_ordered(str, [], path)) == []
 
 
 def test_on_a_disk_each_begins_when_it_is_asked_for_in_the_callers_thread() -> None:
@@ -39,7 +39,7 @@ def test_in_a_store_several_are_in_work_at_a_time_and_never_more_than_allowed() 
             working -= 1
         return number
 
-    assert list(map_ordered(work, range(12), STORE, at_once=4)) == list(range(12))
+    assert list(map_ordered(work, range(12), STORE, max_workers=4)) == list(range(12))
     assert most == 4
 
 
@@ -51,14 +51,14 @@ def test_items_are_taken_as_they_are_needed() -> None:
             taken.append(number)
             yield number
 
-    results = map_ordered(int, items(), STORE, at_once=3)  # type: ignore[arg-type]
+    results = map_ordered(int, items(), STORE, max_workers=3)  # type: ignore[arg-type]
     assert [next(results), next(results)] == [0, 1]
     results.close()  # type: ignore[attr-defined]
     assert len(taken) <= 10
 
 
-@pytest.mark.parametrize("place", [DISK, STORE])
-def test_the_first_error_in_order_is_raised_and_what_has_not_begun_never_does(place: AnyPath) -> None:
+@pytest.mark.parametrize("path", [DISK, STORE])
+def test_the_first_error_in_order_is_raised_and_what_has_not_begun_never_does(path: AnyPath) -> None:
     begun = []
 
     def work(number: int) -> int:
@@ -67,7 +67,7 @@ def test_the_first_error_in_order_is_raised_and_what_has_not_begun_never_does(pl
             raise ValueError(f"number {number}")
         return number
 
-    results = map_ordered(work, range(1000), place, at_once=2)
+    results = map_ordered(work, range(1000), path, max_workers=2)
     assert [next(results) for _ in range(5)] == list(range(5))
     with pytest.raises(ValueError, match="number 5"):
         next(results)

@@ -1,4 +1,4 @@
-"""The arithmetic of paths in object stores, beside pathlib's, and what text names which place."""
+"""The arithmetic of paths in object stores, beside pathlib's, and which text names which path."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ TREES = st.lists(NAMES, min_size=1, max_size=5)
 
 @given(TREES)
 def test_a_remote_path_has_the_parts_that_pathlib_sees(names: list[str]) -> None:
-    place, path = _joined(names), PurePosixPath("/", *names)
-    assert place.name == path.name
-    assert place.suffix == path.suffix
-    assert place.stem == path.stem
-    assert list(place.parts[1:]) == list(path.parts[1:])
-    assert str(place) == f"s3://bucket{path}"
-    assert str(place.parent) == f"s3://bucket{path.parent}".rstrip("/")
+    remote, path = _joined(names), PurePosixPath("/", *names)
+    assert remote.name == path.name
+    assert remote.suffix == path.suffix
+    assert remote.stem == path.stem
+    assert list(remote.parts[1:]) == list(path.parts[1:])
+    assert str(remote) == f"s3://bucket{path}"
+    assert str(remote.parent) == f"s3://bucket{path.parent}".rstrip("/")
     above = [f"s3://bucket{one}".rstrip("/") for one in path.parents]
-    assert [str(one) for one in place.parents] == above
+    assert [str(one) for one in remote.parents] == above
 
 
 @given(TREES, TREES)
 def test_relative_paths_are_those_of_pathlib(first: list[str], more: list[str]) -> None:
     folder = _joined(first)
-    place = _joined([*first, *more])
-    assert place.relative_to(folder) == PurePosixPath(*more)
-    assert place.is_relative_to(folder)
-    assert folder / place.relative_to(folder) == place
-    assert not folder.is_relative_to(place)
-    with pytest.raises(ValueError, match="does not lie"):
-        folder.relative_to(place)
+    remote = _joined([*first, *more])
+    assert remote.relative_to(folder) == PurePosixPath(*more)
+    assert remote.is_relative_to(folder)
+    assert folder / remote.relative_to(folder) == remote
+    assert not folder.is_relative_to(remote)
+    with pytest.raises(ValueError, match="is not below"):
+        folder.relative_to(remote)
 
 
 @given(TREES, NAMES)
 def test_a_neighbours_name_is_put_as_pathlib_does(names: list[str], other: str) -> None:
-    place = _joined(names)
-    assert place.with_name(other) == place.parent / other
+    remote = _joined(names)
+    assert remote.with_name(other) == remote.parent / other
 
 
 @given(st.lists(TREES, min_size=2, max_size=6))
 def test_remote_paths_sort_as_pathlib_sorts(trees: list[list[str]]) -> None:
     paths = sorted(PurePosixPath("/", *names) for names in trees)
-    places = sorted(_joined(names) for names in trees)
-    assert [str(place) for place in places] == [f"s3://bucket{path}" for path in paths]
+    remotes = sorted(_joined(names) for names in trees)
+    assert [str(remote) for remote in remotes] == [f"s3://bucket{path}" for path in paths]
 
 
 @given(TREES)
-def test_equal_urls_are_equal_places(names: list[str]) -> None:
-    place = _joined(names)
-    again = to_path(str(place))
-    assert again == place
-    assert hash(again) == hash(place)
-    assert pickle.loads(pickle.dumps(place)) == place
-    assert to_path(f"{place}/") == place
+def test_equal_urls_are_equal_paths(names: list[str]) -> None:
+    remote = _joined(names)
+    again = to_path(str(remote))
+    assert again == remote
+    assert hash(again) == hash(remote)
+    assert pickle.loads(pickle.dumps(remote)) == remote
+    assert to_path(f"{remote}/") == remote
 
 
 def test_a_folder_with_a_similar_name_is_no_folder_above() -> None:
@@ -71,11 +71,11 @@ def test_a_folder_with_a_similar_name_is_no_folder_above() -> None:
 
 
 def test_what_opens_local_files_refuses_a_remote_path() -> None:
-    place = RemotePath("s3://bucket/x")
+    remote = RemotePath("s3://bucket/x")
     with pytest.raises(TypeError):
-        open(place)  # type: ignore[call-overload]  # noqa: PTH123, SIM115
+        open(remote)  # type: ignore[call-overload]  # noqa: PTH123, SIM115
     with pytest.raises(TypeError):
-        Path(place)  # type: ignore[arg-type]
+        Path(remote)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["cache", "/data/cache", "./a b", "C:/x", "a/b:c", "s3:/bucket/x", ""])
@@ -99,7 +99,7 @@ def test_an_unknown_kind_of_store_is_refused() -> None:
 
 
 def _joined(names: list[str]) -> RemotePath:
-    place = RemotePath("s3://bucket")
+    remote = RemotePath("s3://bucket")
     for name in names:
-        place = place / name
-    return place
+        remote = remote / name
+    return remote

@@ -30,22 +30,22 @@ def store(request: pytest.FixtureRequest) -> RemotePath:
     else:
         pytest.importorskip("fsspec")
         url = f"memory://{request.node.name.replace('/', '-')}"
-    place = to_path(f"{url}/folder")
-    assert isinstance(place, RemotePath)
-    return place
+    remote = to_path(f"{url}/folder")
+    assert isinstance(remote, RemotePath)
+    return remote
 
 
 def test_what_was_put_is_there(store: RemotePath) -> None:
-    place = store / "a.bin"
-    assert not place.exists()
+    remote = store / "a.bin"
+    assert not remote.exists()
     before = time.time()
-    place.write(b"some bytes")
-    assert place.exists()
-    assert place.is_file()
-    assert not place.is_dir()
-    assert place.read_bytes() == b"some bytes"
-    assert place.stat().st_size == 10
-    assert before - 2 <= place.stat().st_mtime <= time.time() + 2
+    remote.write(b"some bytes")
+    assert remote.exists()
+    assert remote.is_file()
+    assert not remote.is_dir()
+    assert remote.read_bytes() == b"some bytes"
+    assert remote.stat().st_size == 10
+    assert before - 2 <= remote.stat().st_mtime <= time.time() + 2
     assert store.is_dir()
     assert not store.is_file()
 
@@ -134,7 +134,7 @@ def test_listings_show_what_is_below_and_directly_below(store: RemotePath) -> No
     assert [(entry.path.name, entry.is_folder) for entry in store.children()] == [
         ("a", False), ("b", True), ("b.txt", False), ("c", False),
     ]  # fmt: skip
-    assert sorted(place.name for place in store.iterdir()) == ["a", "b", "b.txt", "c"]
+    assert sorted(remote.name for remote in store.iterdir()) == ["a", "b", "b.txt", "c"]
     assert [entry.path for entry in (store / "b" / "x").below()] == [store / "b" / "x"]
 
 
@@ -165,19 +165,19 @@ def test_patterns_find_what_pathlib_finds(store: RemotePath, tmp_path: Path) -> 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"{}")
     for pattern in ("*", "*.json", "a*/*.json", "*/x.json", "a1", "?1/*", "[ab]1/x.json", "a1/deep/*", "no/*"):
-        found = [place.relative_to(store).as_posix() for place in store.glob(pattern)]
+        found = [remote.relative_to(store).as_posix() for remote in store.glob(pattern)]
         assert found == sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob(pattern)), pattern
 
 
 def test_awkward_names_come_back_as_they_were(store: RemotePath, tmp_path: Path) -> None:
     for name in AWKWARD:
-        place = store / name
-        assert place.create(name.encode())
-        assert not place.create(b"another")
-        assert place.is_file()
-        assert place.read_bytes() == name.encode()
-        assert to_path(str(place)) == place
-        place.download(tmp_path / name)
+        remote = store / name
+        assert remote.create(name.encode())
+        assert not remote.create(b"another")
+        assert remote.is_file()
+        assert remote.read_bytes() == name.encode()
+        assert to_path(str(remote)) == remote
+        remote.download(tmp_path / name)
         assert (tmp_path / name).read_bytes() == name.encode()
     assert [entry.path.name for entry in store.below()] == sorted(AWKWARD)
     assert [entry.path.name for entry in store.children()] == sorted(AWKWARD)
@@ -239,7 +239,7 @@ def test_a_copy_is_another_object(store: RemotePath) -> None:
     assert (store / "x" / "b").read_bytes() == b"copied"
 
 
-def test_many_objects_are_read_at_once_with_an_error_in_the_place_of_a_lost_one(store: RemotePath) -> None:
+def test_many_objects_are_read_at_once_with_an_error_instead_of_a_lost_one(store: RemotePath) -> None:
     for number in range(20):
         (store / str(number)).write(str(number).encode() * number)
     entries = store.below()
@@ -256,12 +256,12 @@ def test_many_objects_are_read_at_once_with_an_error_in_the_place_of_a_lost_one(
 @pytest.mark.parametrize(
     "act",
     [
-        lambda place, folder: place.read_bytes(),
-        lambda place, folder: place.read_range(0, 3),
-        lambda place, folder: place.stat(),
-        lambda place, folder: place.open(),
-        lambda place, folder: place.download(folder / "x"),
-        lambda place, folder: place.copy_to(place.parent / "y"),
+        lambda remote, folder: remote.read_bytes(),
+        lambda remote, folder: remote.read_range(0, 3),
+        lambda remote, folder: remote.stat(),
+        lambda remote, folder: remote.open(),
+        lambda remote, folder: remote.download(folder / "x"),
+        lambda remote, folder: remote.copy_to(remote.parent / "y"),
     ],
     ids=["read_bytes", "read_range", "stat", "open", "download", "copy_to"],
 )
@@ -293,22 +293,22 @@ def test_a_folder_is_no_file(store: RemotePath) -> None:
 
 
 def test_a_reader_sees_an_old_or_a_new_object_and_never_a_mixture(store: RemotePath) -> None:
-    place, stop = store / "replaced", threading.Event()
+    remote, stop = store / "replaced", threading.Event()
     versions = {b"short", b"a much longer version" * 50}
 
     def rewrite() -> None:
         while not stop.is_set():
             for version in versions:
-                place.write(version)
+                remote.write(version)
                 time.sleep(0.001)
 
-    place.write(b"short")
+    remote.write(b"short")
     thread = threading.Thread(target=rewrite)
     thread.start()
     seen: set[bytes] = set()
     try:
         for number in range(2000):
-            seen.add(place.read_bytes())
+            seen.add(remote.read_bytes())
             if number > 30 and seen >= versions:
                 break
     finally:
@@ -321,16 +321,16 @@ def test_a_reader_sees_an_old_or_a_new_object_and_never_a_mixture(store: RemoteP
 
 
 def test_a_forked_process_uses_the_store_beside_its_parent(s3_bucket: str) -> None:
-    place = to_path(f"{s3_bucket}/a")
-    assert isinstance(place, RemotePath)
-    place.write(b"before the fork")
-    assert place.read_bytes() == b"before the fork"
+    remote = to_path(f"{s3_bucket}/a")
+    assert isinstance(remote, RemotePath)
+    remote.write(b"before the fork")
+    assert remote.read_bytes() == b"before the fork"
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
 
     def child(number: int) -> None:
-        place.with_name(f"child-{number}").create(b"x")
-        answers.put(place.read_bytes())
+        remote.with_name(f"child-{number}").create(b"x")
+        answers.put(remote.read_bytes())
 
     children = [context.Process(target=child, args=(number,)) for number in range(3)]
     for process in children:
@@ -339,15 +339,15 @@ def test_a_forked_process_uses_the_store_beside_its_parent(s3_bucket: str) -> No
         process.join(30)
         assert process.exitcode == 0
     assert [answers.get() for _ in children] == [b"before the fork"] * 3
-    assert len(place.parent.children()) == 4
+    assert len(remote.parent.children()) == 4
 
 
 def test_a_path_travels_to_another_process(s3_bucket: str) -> None:
-    place = to_path(f"{s3_bucket}/a b/ü")
-    assert isinstance(place, RemotePath)
-    place.write(b"seen")
+    remote = to_path(f"{s3_bucket}/a b/ü")
+    assert isinstance(remote, RemotePath)
+    remote.write(b"seen")
     code = "import pickle, sys; sys.stdout.buffer.write(pickle.loads(sys.stdin.buffer.read()).read_bytes())"
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(place), capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(remote), capture_output=True, check=True)
     assert done.stdout == b"seen"
 
 
@@ -355,7 +355,11 @@ def test_a_path_travels_to_another_process(s3_bucket: str) -> None:
 
 
 def test_a_missing_bucket_is_named(s3_bucket: str) -> None:
-    for act in (lambda place: place.create(b"x"), lambda place: place.write(b"x"), lambda place: place.read_bytes()):
+    for act in (
+        lambda remote: remote.create(b"x"),
+        lambda remote: remote.write(b"x"),
+        lambda remote: remote.read_bytes(),
+    ):
         with pytest.raises(OSError, match="s3://no-such-bucket-anywhere/x"):
             act(to_path("s3://no-such-bucket-anywhere/x"))
 
@@ -369,13 +373,13 @@ def test_missing_credentials_are_an_os_error_that_says_so_at_once(
         monkeypatch.delenv(name)
     # Another set of options, so that no client with credentials is found again.
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": s3_server, "default_block_size": 12345})
-    place = to_path(f"{s3_bucket}/x")
-    assert isinstance(place, RemotePath)
+    remote = to_path(f"{s3_bucket}/x")
+    assert isinstance(remote, RemotePath)
     start = time.monotonic()
     with pytest.raises(OSError, match="credentials"):
-        place.create(b"x")
+        remote.create(b"x")
     with pytest.raises(OSError, match="credentials"):
-        place.exists()
+        remote.exists()
     assert time.monotonic() - start < 2
 
 

@@ -69,7 +69,7 @@ def scheduler_here(workers: int, grow_to: int = 0) -> Iterator[str]:
 
 @contextmanager
 def work_on(
-    crew: WorkerPool,
+    pool: WorkerPool,
     config: BuildConfig,
     plugin: Callable[[str, str], BuildPlugin] = BuildPlugin,
     *,
@@ -79,9 +79,9 @@ def work_on(
     """Prepare a build and give the workers its plugin, or one of the tests' own."""
     progress = progress or Silent()
     with ExitStack() as held:
-        ready = prepare(config, progress, held, dry_run=False, scanner=crew.scan_files)
-        work = ClusterExecutor(crew, config, ready, Placement(tries=tries), progress, plugin)
-        held.enter_context(crew.plugin(work.plugin))
+        ready = prepare(config, progress, held, dry_run=False, scanner=pool.scan_files)
+        work = ClusterExecutor(pool, config, ready, Placement(tries=tries), progress, plugin)
+        held.enter_context(pool.plugin(work.plugin))
         yield work
 
 

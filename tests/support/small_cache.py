@@ -19,8 +19,7 @@ from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import HALF, build_backbone
 from distil_cache.models.diffusion.unet import AdmConfig
 from distil_cache.models.weights import weights_digest
-from distil_cache.pipeline.specs.adm_features import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
-from distil_cache.pipeline.specs.teacher import TeacherSpec, teacher_views
+from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, TeacherSpec, teacher_views
 from plain_cache import SHARD_ROWS, SIDE, Row, write_cache
 from plain_cache import rows as rows
 from torch import Tensor

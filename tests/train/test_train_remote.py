@@ -126,7 +126,7 @@ def test_a_bound_without_a_copy_is_refused() -> None:
     arguments = ["train", "--cache", "c", "--dataset", "d", "--run", "r", "--local-copy-gib", "1"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "no --local-copy" in result.output
+    assert "needs --local-copy" in result.output
 
 
 def test_a_local_cache_is_read_by_one_thread(local: tuple[Path, Path]) -> None:

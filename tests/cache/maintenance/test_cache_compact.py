@@ -131,7 +131,7 @@ def test_compaction_keeps_the_format(tmp_path: Path) -> None:
     assert rows_lacking(tmp_path / "c", Cache.open(tmp_path / "c").builds().all()[-1]) == 0
 
 
-def test_a_damaged_shard_is_not_merged_into_a_sound_looking_one(root: Path) -> None:
+def test_a_damaged_shard_is_not_merged(root: Path) -> None:
     store = Cache.open(root).feature(SPECS["eps"])
     marker = store.markers()[3]
     data = next(path for path in (store.shards / marker.data).glob("c/**/*") if path.is_file())

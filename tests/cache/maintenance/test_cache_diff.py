@@ -30,7 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def records(cache: Cache) -> list[BuildRecord]:
-    """Ten pictures; twelve other ones beside eight of them; the ten with other settings."""
+    """Ten images; eight of them with twelve others; the ten with other settings."""
     first = {key_of(n): "train" if n < 8 else "val" for n in range(10)}
     second = {key_of(n): "val" if n < 5 else "train" for n in range(2, 22)}
     records = [build(cache.root, first)[0], build(cache.root, second)[0], build(cache.root, first, specs=OTHER)[0]]
@@ -39,7 +39,7 @@ def records(cache: Cache) -> list[BuildRecord]:
 
 
 def said(result: dict[str, object]) -> list[str]:
-    return [f"{one['about']}: {one['what']}" for one in result["differences"]]  # type: ignore[attr-defined]
+    return [f"{entry['about']}: {entry['what']}" for entry in result["differences"]]  # type: ignore[attr-defined]
 
 
 def test_two_builds_of_two_revisions_differ_in_samples_and_shards(cache: Cache, records: list[BuildRecord]) -> None:

@@ -29,7 +29,7 @@ HOUR = 3600
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[BuildRecord]]:
-    """Three revisions: pictures 0 to 3, then 2 to 5, then 4 to 7; each build made its own shard of what was new."""
+    """Three revisions: images 0 to 3, then 2 to 5, then 4 to 7; each build made its own shard of what was new."""
     root = tmp_path_factory.mktemp("grown") / "cache"
     return root, [build(root, train(*range(n, n + 4)))[0] for n in (0, 2, 4)]
 
@@ -70,9 +70,9 @@ def test_a_dry_run_says_what_would_go_and_why_and_touches_nothing(cache: Cache) 
     assert result["dry_run"]
     assert kinds(result) == {"build": 2, "revision": 4, "shard": 3, "data": 0}
     assert {item["why"] for item in result["items"]} == {
-        "neither a run nor a new revision of pictures needs it",
-        "an older revision of pictures, which no run needs",
-        "no build that is needed names it",
+        "no run and no new revision of pictures needs it",
+        "an older revision of pictures that no run needs",
+        "only builds that are not needed name it",
     }
     assert result["later"] == sum(item["bytes"] for item in result["items"]) > 0
     assert files(cache.root) == before
@@ -135,7 +135,7 @@ def test_more_revisions_can_be_kept(cache: Cache, records: list[BuildRecord]) ->
     assert cache.datasets().history(NAME)[:2] == [records[2].revision, records[1].revision]
 
 
-def test_another_dataset_that_shares_pictures_keeps_them(cache: Cache) -> None:
+def test_another_dataset_that_shares_images_keeps_them(cache: Cache) -> None:
     record, computed = build(cache.root, train(0, 1, 7), name="others")
     assert computed == {"image": 0, "eps": 0, "teacher": 0}
     assert kinds(collect(cache, delete_them=True, grace_hours=0))["shard"] == 0
@@ -179,12 +179,12 @@ def test_data_without_a_marker_and_temporary_files_go_when_they_are_old(cache: C
     assert not temporary.exists()
 
 
-def test_a_feature_or_dataset_that_somebody_uses_is_left_alone(cache: Cache) -> None:
+def test_a_feature_or_dataset_in_use_is_left_alone(cache: Cache) -> None:
     with lease(cache.root, "build", FOLDERS[:2], NAME):
         result = collect(cache, delete_them=True, grace_hours=0)
     assert kinds(result) == {"build": 0, "revision": 0, "shard": 1, "data": 1}
     assert shards(cache) == {"image": 3, "eps": 3, "teacher": 2}
-    assert sum("working with it" in what for what in result["kept"]) == 2
+    assert sum("in use by a running process" in what for what in result["kept"]) == 2
 
 
 @pytest.mark.parametrize("path", ["builds/*.json", "datasets/*/HEAD-000003.json", "refs/run.json"])
@@ -231,7 +231,7 @@ def test_a_reader_that_was_there_before_reads_on_for_the_grace_period(cache: Cac
     assert len(reader.read(shard)) == 4
 
 
-def test_what_was_removed_and_is_needed_again_is_made_again_or_found_as_it_was(cache: Cache) -> None:
+def test_what_was_removed_and_is_needed_again_is_rebuilt_or_restored(cache: Cache) -> None:
     collect(cache, delete_them=True)
     record, computed = build(cache.root, train(0, 1, 2, 3))
     assert computed == {"image": 4, "eps": 4, "teacher": 4}
@@ -245,41 +245,41 @@ def test_what_was_removed_and_is_needed_again_is_made_again_or_found_as_it_was(c
         assert [sum(name.startswith(shard) for name in data) for shard in built.shards] == [1] * len(built.shards)
 
 
-def looked_at(cache: Cache) -> list[gc.CollectedItem]:
+def items_found(cache: Cache) -> list[gc.CollectedItem]:
     """What a gc has decided to remove, that has not begun to do so."""
-    return gc._look(cache, 0, 1, thorough=True).items
+    return gc._scan(cache, 0, 1, thorough=True).items
 
 
-def test_a_build_that_begins_after_gc_looked_keeps_what_it_relies_on(cache: Cache) -> None:
-    items = looked_at(cache)
+def test_a_build_that_begins_after_the_scan_of_gc_keeps_what_it_relies_on(cache: Cache) -> None:
+    items = items_found(cache)
     before = files(cache.root).keys()
     with lease(cache.root, "build", FOLDERS, NAME):
-        moved = gc._set_aside(cache, items)
-        returned = gc._put_back_needed(cache, 1, moved)
+        moved = gc._move_items(cache, items)
+        returned = gc._restore_needed(cache, 1, moved)
     assert returned == {item.path for item in items}
     assert {name for name in files(cache.root) if "/removed/" not in name} == before
 
 
-def test_a_whole_build_between_the_look_and_the_removal_keeps_what_it_names(cache: Cache) -> None:
-    items = looked_at(cache)
+def test_a_whole_build_between_scan_and_removal_keeps_what_it_names(cache: Cache) -> None:
+    items = items_found(cache)
     record, computed = build(cache.root, train(0, 1, 2, 3))
     assert computed == {"image": 0, "eps": 0, "teacher": 0}
-    gc._put_back_needed(cache, 1, gc._set_aside(cache, items))
+    gc._restore_needed(cache, 1, gc._move_items(cache, items))
     assert rows_lacking(cache.root, record) == 0
     assert verify(cache) == []
 
 
-def test_a_gc_killed_before_it_put_things_back_is_made_good_by_the_build_or_by_the_next_gc(
+def test_what_a_killed_gc_did_not_restore_is_restored_by_the_build_or_the_next_gc(
     cache: Cache, records: list[BuildRecord]
 ) -> None:
     store = cache.open_feature(FOLDERS[1])
     named = records[0].features["eps"].shards
-    gc._set_aside(cache, looked_at(cache))  # killed here
+    gc._move_items(cache, items_found(cache))  # killed here
     assert not all(store.has(shard) for shard in named)
     ensure_shards(store, named)
     assert all(store.has(shard) for shard in named)
 
-    gc._set_aside(cache, looked_at(cache))
+    gc._move_items(cache, items_found(cache))
     shutil.move(cache.root / "builds" / "removed" / f"{records[0].id}.json", cache.root / "builds")
     cache.builds().add_ref("run", records[0].id, "/runs/run")
     collect(cache, delete_them=True, grace_hours=0)
@@ -303,7 +303,7 @@ def move_away(cache: Cache, merged: dict[str, list[str]]) -> None:
             (store.shards / f"{shard}.json").rename(store.removed / f"{shard}.json")
 
 
-def test_a_merged_shard_that_was_set_aside_comes_back_when_its_parts_are_needed(
+def test_a_merged_shard_in_the_trash_is_restored_when_its_parts_are_needed(
     cache: Cache, records: list[BuildRecord]
 ) -> None:
     cache.builds().add_ref("run", records[-1].id, "/runs/run")
@@ -315,7 +315,7 @@ def test_a_merged_shard_that_was_set_aside_comes_back_when_its_parts_are_needed(
     assert verify(cache) == []
 
 
-def test_gc_that_removed_a_merged_shard_puts_it_back_once_a_run_needs_its_parts(
+def test_a_merged_shard_that_gc_removed_is_restored_once_a_run_needs_its_parts(
     cache: Cache, records: list[BuildRecord]
 ) -> None:
     cache.builds().add_ref("run", records[-1].id, "/runs/run")
@@ -335,7 +335,7 @@ def test_gc_that_removed_a_merged_shard_puts_it_back_once_a_run_needs_its_parts(
 def test_shards_made_again_in_another_cut_come_back_for_the_rows_that_a_build_needs(
     cache: Cache, records: list[BuildRecord]
 ) -> None:
-    """The shard that the build names is gone for good; another one, neither named nor merged, holds its rows."""
+    """The shard that the build names is deleted; another shard, neither named nor merged, holds its rows."""
     store = cache.feature(SPECS["eps"])
     for shard in records[-1].features["eps"].shards:
         shutil.rmtree(store.shards / store.marker(shard).data)
@@ -357,7 +357,7 @@ def test_a_build_whose_rows_are_gone_for_good_is_not_recorded(cache: Cache, reco
 
 
 def build_in_a_loop(root: Path, seed: int, times: int, answers: Any) -> None:
-    """Build windows of pictures that come and go, so that most rows are there already and no build names them."""
+    """Build overlapping windows of images, so that most rows exist already and no build names them."""
     rng = random.Random(seed)
     name = f"dataset{seed}"
     failures = []
@@ -365,14 +365,14 @@ def build_in_a_loop(root: Path, seed: int, times: int, answers: Any) -> None:
         start = rng.randrange(6)
         record, computed = build(root, train(*range(start, start + 5)), name=name, shard_rows=2)
         with lease(root, "build", FOLDERS, name):
-            # A gc that decided before this build's record and lease were there may hold a shard for a moment, until it looks again.
+            # A gc that decided before this build's record and lease were there may remove a shard for a moment, until it scans again.
             end = time.monotonic() + 10
             while (lacking := rows_lacking(root, record)) and time.monotonic() < end:
                 time.sleep(0.1)
         if lacking:
             failures.append(f"{record.id}: {lacking} rows")
         answers.put((computed["eps"], failures))
-        time.sleep(rng.choice([0, 0.01, 0.1]))  # gc finds nobody at work now and then
+        time.sleep(rng.choice([0, 0.01, 0.1]))  # now and then gc finds no lease
 
 
 def collect_in_a_loop(root: Path, ended: Any) -> None:
@@ -381,7 +381,7 @@ def collect_in_a_loop(root: Path, ended: Any) -> None:
         time.sleep(0.01)
 
 
-def test_builders_that_rely_on_unreferenced_shards_never_record_rows_that_gc_takes_away(tmp_path: Path) -> None:
+def test_builders_that_rely_on_unreferenced_shards_never_record_rows_that_gc_removes(tmp_path: Path) -> None:
     root, times, builders = tmp_path / "c", 14, 1
     build(root, train(0))
     context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""Readers beside gc: what it sets aside and puts back is read wherever it lies at that moment."""
+"""Readers during gc: what it moves to the trash and restores is read wherever it is at that moment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cache(tmp_path: Path, record: BuildRecord) -> Cache:
 
 
 def always_elsewhere(root: Path, path: Path, read: Callable[..., Any], times: int) -> Callable[..., Any]:
-    """A reader that finds the file moved, by one gc or another, when it opens it: aside, back, and so on."""
+    """A reader for which gc moves the file on each open: to the trash, back, and so on."""
     left = [times]
 
     def moved(place: Path, *arguments: Any) -> Any:
@@ -70,16 +70,16 @@ def test_a_table_is_found_where_gc_has_just_moved_it(
     assert path.exists() == (times == 2)
 
 
-def test_a_file_that_is_never_where_it_was_seen_is_an_integrity_error(
+def test_a_file_that_moves_each_time_it_is_read_is_an_integrity_error(
     cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = cache.datasets().folder / NAME / f"{record.revision}.parquet"
     monkeypatch.setattr(datasets, "fetch_source", always_elsewhere(cache.root, path, datasets.fetch_source, 3))
-    with pytest.raises(IntegrityError, match=r"parquet: cannot be used \(it is never where it was seen\)"):
+    with pytest.raises(IntegrityError, match=r"parquet: cannot be used \(it moved each time it was read\)"):
         cache.datasets().read(NAME)
 
 
-def test_a_record_that_was_away_for_a_moment_is_read_and_a_damaged_one_is_told(
+def test_a_briefly_absent_record_is_read_and_a_damaged_one_is_reported(
     cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = cache.builds().folder / f"{record.id}.json"
@@ -102,14 +102,14 @@ def test_a_record_that_was_away_for_a_moment_is_read_and_a_damaged_one_is_told(
         roots.find_roots(cache, 1)
 
 
-def test_a_revision_that_becomes_the_head_while_gc_looks_is_never_set_aside(
+def test_a_revision_that_becomes_the_head_during_the_scan_of_gc_is_never_removed(
     cache: Cache, record: BuildRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_roots, moved, newer = gc.find_roots, [], []
 
     def find_and_build(*arguments: Any) -> Any:
         found = find_roots(*arguments)
-        if len(arguments) == 3:  # gc's own look, and not one of those around it
+        if len(arguments) == 3:  # the scan of gc itself, not a read before or after it
             newer.append(build(cache.root, train(1, 2, 3))[0])
         return found
 

@@ -1,4 +1,4 @@
-"""Damage is set aside, never deleted; the next build makes just that again, and nothing else."""
+"""Damaged files move to the trash and are never deleted; the next build computes only their rows again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def damage(cache: Cache, feature: str, number: int = 0) -> str:
 
 
 def sizes(root: Path) -> list[tuple[str, int]]:
-    """Names and sizes of all files, wherever they lie in the cache."""
+    """Names and sizes of all files of the cache, without their folders."""
     return sorted((path.name, path.stat().st_size) for path in root.rglob("*") if path.is_file())
 
 
@@ -71,7 +71,7 @@ def test_the_next_build_makes_just_the_damaged_shard_again(cache: Cache, record:
 
 
 @pytest.mark.parametrize("text", ["", "{"])
-def test_a_marker_that_cannot_be_read_is_set_aside_and_its_data_are_left_to_gc(cache: Cache, text: str) -> None:
+def test_a_damaged_marker_is_moved_to_the_trash_and_its_data_are_left_to_gc(cache: Cache, text: str) -> None:
     store = cache.feature(SPECS["eps"])
     shard = store.marker_ids()[0]
     (store.shards / f"{shard}.json").write_text(text)
@@ -81,7 +81,7 @@ def test_a_marker_that_cannot_be_read_is_set_aside_and_its_data_are_left_to_gc(c
     assert build(cache.root, SPLITS, shard_rows=4)[1]["eps"] == 4
 
 
-def test_missing_data_are_no_problem_any_more_once_the_marker_is_aside(cache: Cache) -> None:
+def test_missing_data_are_no_longer_a_problem_once_the_marker_is_in_the_trash(cache: Cache) -> None:
     store = cache.feature(SPECS["eps"])
     shutil.rmtree(store.shards / store.markers()[0].data)
     assert len(verify(cache)) == 1
@@ -128,7 +128,7 @@ def test_a_merged_shard_stands_for_what_is_gone(cache: Cache) -> None:
     assert build(cache.root, SPLITS)[1] == {"image": 0, "eps": 12, "teacher": 0}
 
 
-def test_what_gc_removed_and_a_record_still_names_is_put_back(cache: Cache, record: BuildRecord) -> None:
+def test_what_gc_removed_and_a_record_still_names_is_restored(cache: Cache, record: BuildRecord) -> None:
     store = cache.feature(SPECS["eps"])
     (store.folder / "removed").mkdir()
     shard = store.marker_ids()[1]
@@ -136,11 +136,11 @@ def test_what_gc_removed_and_a_record_still_names_is_put_back(cache: Cache, reco
     assert "4 of 12 rows" in verify(cache)[0].what
     result = repair(cache)
     assert (result["problems"], result["to_build"]) == ([], [])
-    assert "is back" in result["repaired"][0]
+    assert "is restored" in result["repaired"][0]
     assert rows_lacking(cache.root, record) == 0
 
 
-def test_a_merged_shard_that_gc_removed_is_put_back_when_what_it_replaced_is_gone(
+def test_a_merged_shard_that_gc_removed_is_restored_when_what_it_replaced_is_gone(
     cache: Cache, record: BuildRecord
 ) -> None:
     compact(cache)
@@ -155,9 +155,7 @@ def test_a_merged_shard_that_gc_removed_is_put_back_when_what_it_replaced_is_gon
     assert rows_lacking(cache.root, record) == 0
 
 
-def test_a_damaged_table_or_record_is_set_aside_and_the_next_build_writes_it_again(
-    cache: Cache, record: BuildRecord
-) -> None:
+def test_a_damaged_table_or_record_is_moved_to_the_trash_and_rebuilt(cache: Cache, record: BuildRecord) -> None:
     table = cache.root / "datasets" / NAME / f"{record.revision}.parquet"
     table.write_bytes(table.read_bytes()[:-10])
     (cache.root / "builds" / f"{record.id}.json").write_text("{")

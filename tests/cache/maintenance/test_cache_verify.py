@@ -47,7 +47,7 @@ class Scene:
         return self.cache.feature(Toy())
 
     def problem(self) -> str:
-        """Return the one problem that verify finds, which must be that of the damaged shard."""
+        """Return the only problem that verify finds, which must be that of the damaged shard."""
         (problem,) = verify(self.cache)
         assert (problem.feature, problem.shard) == (Toy().folder, self.marker.shard)
         assert len(self.store().read(self.whole.shard)) == 8
@@ -164,8 +164,8 @@ def test_a_marker_that_is_no_marker_is_found_and_refused(scene: Scene, text: str
         ({"command": "rm"}, "command"),
         ({"shard": "0" * 32, "data": f"{'0' * 32}-{'0' * 16}.zarr"}, "marker of another shard"),
         ({"format": "pickle"}, "unknown format"),
-        ({"shape": [3, 4, 5]}, "shape or type"),
-        ({"dtype": "uint8"}, "shape or type"),
+        ({"shape": [3, 4, 5]}, "shape or dtype"),
+        ({"dtype": "uint8"}, "shape or dtype"),
         ({"keys": KEYS[0][:7]}, "not those of this shard"),
         ({"keys": KEYS[0][::-1]}, "not those of this shard"),
     ],

@@ -36,7 +36,7 @@ def table(rows: int, **columns: pa.Array) -> pa.Table:
 
 
 def long_text(rows: int, length: int) -> pa.DictionaryArray:
-    """A column that says one long text in every row, and takes the room of one."""
+    """A column that repeats one long string in every row and stores it once."""
     return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array(["x" * length]))
 
 
@@ -70,14 +70,14 @@ def test_one_long_text_in_many_rows_is_refused(tmp_path: Path, name: str) -> Non
     rows = 200_000
     store = placed(tmp_path, table(rows, **{name: long_text(rows, 100_000)}))
     assert sum(path.stat().st_size for path in (tmp_path / "d").iterdir()) < 200_000
-    with pytest.raises(IntegrityError, match="stand for 20,0"):
+    with pytest.raises(IntegrityError, match="decode to 20,0"):
         store.read("d")
 
 
 def test_long_texts_that_compress_well_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "SMALL_BYTES", 2**20)
     store = placed(tmp_path, table(300, path=pa.array(["x" * 2**13] * 300)), use_dictionary=False)
-    with pytest.raises(IntegrityError, match="stand for 2,4"):
+    with pytest.raises(IntegrityError, match="decode to 2,4"):
         store.read("d")
 
 
@@ -110,7 +110,7 @@ def test_a_scan_memory_that_stands_for_more_than_its_size_counts_as_none(
     pq.write_table(pa.table(columns, schema=MEMORY), memory)
     assert list(load_scan_memory(memory)) == [b"x" * 2000]
     monkeypatch.setattr(parquet, "SMALL_BYTES", 2**20)
-    with pytest.raises(ValueError, match="stand for 2,0"):
+    with pytest.raises(ValueError, match="decode to 2,0"):
         read_bounded(memory)
     assert load_scan_memory(memory) == {}
 
@@ -133,7 +133,7 @@ except IntegrityError as error:
     command = [sys.executable, "-c", program, str(parquet.SMALL_BYTES), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stderr) == (0, "")
-    assert " stand for 20,0" in result.stdout
+    assert " decode to 20,0" in result.stdout
 
 
 @pytest.fixture(scope="module")

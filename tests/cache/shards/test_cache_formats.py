@@ -18,7 +18,7 @@ import pytest
 from distil_cache.cache.gather import gather
 from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.shards import data as data_object
-from distil_cache.cache.shards import handles
+from distil_cache.cache.shards import registry
 from distil_cache.cache.shards.marker import Marker
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
@@ -208,7 +208,7 @@ def test_data_of_another_shard_under_a_shards_name_is_found(store: FeatureStore,
     assert [problem.shard for problem in verify(Cache.open(tmp_path / "cache"))] == [marker.shard]
 
 
-def test_rows_that_changed_places_are_found(store: FeatureStore, tmp_path: Path) -> None:
+def test_swapped_rows_are_found(store: FeatureStore, tmp_path: Path) -> None:
     rows = some_rows(8, "float32", (300, 300))  # more than one row does not fit into a chunk
     marker = store.commit(keys(8), rows)
     swapped = Cache.create(tmp_path / "swapped").feature(Toy(), store.form)
@@ -240,7 +240,7 @@ def test_a_row_larger_than_any_reader_takes_is_not_written(store: FeatureStore, 
 
 
 def test_open_shards_are_bounded_and_all_rows_are_read(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handles, "MAX_OPEN", 5)
+    monkeypatch.setattr(registry, "MAX_OPEN", 5)
     shards = [store.commit(keys(2, start=10 * n), some_rows(2) + n).shard for n in range(20)]
     before = open_files()
     for number in (*range(20), *range(20)):
@@ -251,7 +251,7 @@ def test_open_shards_are_bounded_and_all_rows_are_read(store: FeatureStore, monk
 def test_threads_that_close_each_others_shards_read_the_right_rows(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handles, "MAX_OPEN", 1)
+    monkeypatch.setattr(registry, "MAX_OPEN", 1)
     shards = [store.commit(keys(2, start=10 * n), some_rows(2) + n).shard for n in range(6)]
     wrong: list[int] = []
 

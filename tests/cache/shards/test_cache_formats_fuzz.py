@@ -1,4 +1,4 @@
-"""Whatever the bytes are: the rows that were written, or one clear error. And verify tells the two apart."""
+"""Whatever the bytes are: the rows that were written, or one clear error. And verify distinguishes the two."""
 
 from __future__ import annotations
 

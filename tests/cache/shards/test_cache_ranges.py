@@ -1,4 +1,4 @@
-"""Reading shards from an object store by ranges: few requests, the same rows, and what is wrong is told apart."""
+"""Reading shards from an object store by ranges: few requests, the same rows, and damage is distinguished from failures of the store."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_large_reads_go_in_windows_of_bounded_size(
     assert max(sizes) <= 3 * most
 
 
-def test_spans_are_joined_where_little_lies_between_and_never_into_far_more_than_was_asked() -> None:
+def test_ranges_with_small_gaps_are_merged_up_to_a_bounded_excess() -> None:
     assert merge_ranges([(10, 5), (0, 10)]) == [(0, 15)]
     assert merge_ranges([(0, 100), (150, 100)]) == [(0, 250)]
     assert merge_ranges([(0, 100), (600, 100)]) == [(0, 100), (600, 700)]
@@ -149,7 +149,7 @@ def test_no_read_goes_beyond_the_end_of_an_object(counted: RemotePath) -> None:
     file = open_file(counted / "a")
     assert file.read(7, 3) == b"789"
     operations()
-    with pytest.raises(IntegrityError, match="has 2 of 3 bytes at place 8"):
+    with pytest.raises(IntegrityError, match="has 2 of 3 bytes at offset 8"):
         file.read(8, 3)
     window = file.window([(2, 3), (6, 2)])
     assert (window.read(3, 2), window.read(6, 1)) == (b"34", b"6")

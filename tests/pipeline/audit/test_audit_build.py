@@ -121,8 +121,8 @@ def test_the_warning_knows_what_the_build_does_about_it(mixed: tuple[Path, dict[
     folder, _, _ = mixed
     audit = summarise(scan(discover(folder / "images").files).rows)
     assert audit is not None
-    assert "--harmonize jpeg:95 puts one compression over all pictures" in warning(audit, "jpeg:95")
-    assert "Put one compression over" in warning(audit, None)
+    assert "--harmonize jpeg:95 compresses all images alike" in warning(audit, "jpeg:95")
+    assert "Compress all images alike with" in warning(audit, None)
     assert summarise([row._replace(traits="") for row in scan(discover(folder / "images").files).rows]) is None
 
 
@@ -134,7 +134,7 @@ def test_a_damaged_audit_is_told_and_verify_finds_it(mixed: tuple[Path, dict[str
     assert cache.datasets().audit("d") == parse_audit(whole, "a")
     for damaged in (b"", b"[]", whole.replace(b'"auc": 1.0', b'"auc": NaN'), whole.replace(b'"fake"', b'"fate"')):
         path.write_bytes(damaged)
-        with pytest.raises(IntegrityError, match=r"audit\.json: is no audit"):
+        with pytest.raises(IntegrityError, match=r"audit\.json: is not a valid audit"):
             cache.datasets().audit("d")
         assert any(path.name in str(problem.path) for problem in verify(cache))
     path.write_bytes(whole)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from audit_pictures import picture, through_jpeg
 from distil_cache.images.jpeg import nearest_quality, parse_jpeg, standard_table
-from distil_cache.pipeline.audit.classify import judge
-from distil_cache.pipeline.audit.duplicates import MOST_BITS, groups, near_pairs, sketch_image
+from distil_cache.pipeline.audit.checks import describe_check
+from distil_cache.pipeline.audit.classify import measure_separability
+from distil_cache.pipeline.audit.duplicates import MOST_BITS, groups, near_pairs, perceptual_hash
 from distil_cache.pipeline.audit.header_features import header_facts
-from distil_cache.pipeline.audit.jpeg_history import earlier_quality
-from distil_cache.pipeline.audit.pixel_features import pixel_facts, window
-from distil_cache.pipeline.audit.wording import describe_check
+from distil_cache.pipeline.audit.pixel_features import earlier_quality, pixel_facts, window
 from image_bytes import noise, saved
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -135,26 +134,26 @@ def test_a_small_picture_has_no_spectrum_and_a_large_one_is_looked_at_in_its_mid
 
 
 def test_near_duplicates_are_those_that_comparing_every_pair_finds() -> None:
-    looks = []
+    hashes = []
     for seed in range(40):
         image = Image.fromarray(picture(seed, 64, smooth=0.7))
-        looks.append(sketch_image(saved(image)))
+        hashes.append(perceptual_hash(saved(image)))
         if seed % 4 == 0:
-            looks.append(sketch_image(saved(image.resize((90, 90)), "JPEG", quality=70)))
-    known = [look for look in looks if look is not None]
+            hashes.append(perceptual_hash(saved(image.resize((90, 90)), "JPEG", quality=70)))
+    known = [found for found in hashes if found is not None]
     assert len(known) == 50
     pairs = near_pairs(known)
     assert pairs == [
         (one, other)
         for one, other in combinations(range(len(known)), 2)
         if (known[one].hash ^ known[other].hash).bit_count() <= MOST_BITS
-        and float(known[one].shrunk @ known[other].shrunk) >= 0.98
+        and float(known[one].thumbnail @ known[other].thumbnail) >= 0.98
     ]
     assert len(pairs) == 10
 
 
 def test_a_picture_of_one_colour_resembles_nothing() -> None:
-    assert sketch_image(saved(np.full((50, 50, 3), 90, np.uint8))) is None
+    assert perceptual_hash(saved(np.full((50, 50, 3), 90, np.uint8))) is None
     assert near_pairs([]) == []
 
 
@@ -166,7 +165,10 @@ def test_a_higher_level_gives_a_wider_interval_around_the_same_auc() -> None:
     rng = np.random.default_rng(0)
     labels = [0, 1] * 60
     rows = [{"a": float(rng.normal() + label)} for label in labels]
-    narrow, wide = judge(rows, labels, range(120), 0.8), judge(rows, labels, range(120), 0.99)
+    narrow, wide = (
+        measure_separability(rows, labels, range(120), 0.8),
+        measure_separability(rows, labels, range(120), 0.99),
+    )
     assert narrow is not None
     assert wide is not None
     assert narrow.auc == wide.auc
@@ -177,11 +179,11 @@ def test_a_feature_that_is_missing_on_one_side_tells_the_label_and_one_without_v
     rng = np.random.default_rng(0)
     labels = [0, 1] * 40
     rows = [{"a": None if label else float(rng.normal()), "b": "same"} for label in labels]
-    found = judge(rows, labels, range(80))
+    found = measure_separability(rows, labels, range(80))
     assert found is not None
     assert found.auc == 1.0
     assert dict(found.alone) == {"a": 1.0}
-    same = judge([{"b": "same"}] * 80, labels, range(80))
+    same = measure_separability([{"b": "same"}] * 80, labels, range(80))
     assert same is not None
     assert (same.auc, same.interval, same.alone) == (0.5, (0.5, 0.5), ())
 

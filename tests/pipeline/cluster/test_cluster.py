@@ -30,12 +30,12 @@ from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.client import TaskFailure, TaskOutcome, connect
 from distil_cache.pipeline.cluster.messages import (
     OpenBuild,
+    read_entries,
     read_files,
-    read_findings,
     read_report,
     read_task,
+    write_entries,
     write_files,
-    write_findings,
     write_report,
     write_task,
 )
@@ -44,7 +44,7 @@ from distil_cache.pipeline.cluster.worker import open_build
 from distil_cache.pipeline.execution.tasks import TaskReport, TaskResult
 from distil_cache.pipeline.planning.plan import Task
 from distil_cache.pipeline.scan.memory import ScanEntry
-from distil_cache.pipeline.sources.file import Member, SourceFile
+from distil_cache.pipeline.sources.file import SourceFile, TarMember
 from distil_cache.progress import Silent
 from distil_cache.storage import to_path
 from maintained_cache import checksums
@@ -75,12 +75,12 @@ def test_workers_make_the_bytes_and_the_record_of_the_loop_and_leave_nothing_to_
     material: Path, loop: dict[str, Any], scheduler: str, tmp_path: Path
 ) -> None:
     config = config_of(material, tmp_path / "cache")
-    built = run_build(config, Silent(), place=Placement(scheduler))
+    built = run_build(config, Silent(), placement=Placement(scheduler))
     assert {**built, "seconds": 0, "rejects_file": ""} == {**loop, "seconds": 0, "rejects_file": ""}
     assert checksums(tmp_path / "cache") == checksums(material / "loop")
     assert verify(Cache.open(tmp_path / "cache")) == []
     assert read_leases(tmp_path / "cache").live == ()
-    again = run_build(config, Silent(), place=Placement(scheduler))
+    again = run_build(config, Silent(), placement=Placement(scheduler))
     assert (again["build"], again["adm_calls"], again["decoded"], again["opened"]) == (loop["build"], 0, 0, 0)
 
 
@@ -88,14 +88,14 @@ def test_workers_find_a_cache_in_an_object_store_by_its_url(
     material: Path, loop: dict[str, Any], scheduler: str, tmp_path: Path
 ) -> None:
     cache = to_path(f"memory://{tmp_path.name}/cache")
-    built = run_build(config_of(material, cache), Silent(), place=Placement(scheduler))
+    built = run_build(config_of(material, cache), Silent(), placement=Placement(scheduler))
     assert (built["build"], built["adm_calls"]) == (loop["build"], loop["adm_calls"])
     assert checksums(cache) == checksums(material / "loop")
     assert read_leases(cache).live == ()
 
 
 def test_the_log_says_how_fast_the_workers_device_was(material: Path, scheduler: str, tmp_path: Path) -> None:
-    built = run_build(config_of(material, tmp_path, features=("image,eps",)), Silent(), place=Placement(scheduler))
+    built = run_build(config_of(material, tmp_path, features=("image,eps",)), Silent(), placement=Placement(scheduler))
     event = json.loads((tmp_path / "features" / folder_of("eps", built) / "log.jsonl").read_text())
     (speed,) = event["speed"]
     assert speed["adm_calls"] == event["adm_calls"] == 2 * (TRAIN + TEST)
@@ -105,7 +105,7 @@ def test_the_log_says_how_fast_the_workers_device_was(material: Path, scheduler:
 
 def test_half_precision_is_compared_with_float32_by_a_worker(material: Path, scheduler: str, tmp_path: Path) -> None:
     config = config_of(material, tmp_path, features=("image,eps",), precision="bf16")
-    built = run_build(config, Silent(), place=Placement(scheduler))
+    built = run_build(config, Silent(), placement=Placement(scheduler))
     event = json.loads((tmp_path / "features" / folder_of("eps", built) / "log.jsonl").read_text())
     assert event["deviation_from_float32"]["samples"] == 4
     assert 0 < event["deviation_from_float32"]["eps_relative"] < 0.2
@@ -131,10 +131,10 @@ def test_a_task_travels_as_keys_and_paths_and_its_size_is_bounded() -> None:
 
 
 def test_messages_come_back_as_they_were_with_odd_names_and_members_of_tars() -> None:
-    odd = SourceFile("/d", "a \udcff é\n.png", 0, "test", "", "", "", Member("x.tar", 512, 9, 10240, 7))
+    odd = SourceFile("/d", "a \udcff é\n.png", 0, "test", "", "", "", TarMember("x.tar", 512, 9, 10240, 7))
     known = ScanEntry(5, 6, "k")
     assert read_files(write_files([odd, odd], [known, None])) == [(odd, ScanEntry(5, 6, "")), (odd, None)]
-    assert read_findings(write_findings([known, True, False])) == [known, True, False]
+    assert read_entries(write_entries([known, True, False])) == [known, True, False]
     report = TaskReport(
         TaskResult({"image": 3}, 12, {"a": "missing: gone"}, {"image": "0" * 32}, 1.5, 4), "tcp://w:1", "CPU of x"
     )
@@ -147,22 +147,20 @@ def test_a_shard_that_raises_is_tried_on_each_worker_then_named_and_made_by_the_
     config, heard = config_of(material, tmp_path / "cache"), Recorded()
     shard, keys = first_shard(material / "loop")
     with (
-        connect(scheduler) as crew,
-        work_on(crew, config, RaisingPlugin.at(keys[0]), tries=2, progress=heard) as work,
+        connect(scheduler) as pool,
+        work_on(pool, config, RaisingPlugin.at(keys[0]), tries=2, progress=heard) as work,
         pytest.raises(UserError) as told,
     ):
         list(work.reports())
-    assert str(told.value).startswith(
-        f"1 of 6 shards failed in each of 2 tries and were set aside: {shard[:16]} (its first"
-    )
+    assert str(told.value).startswith(f"1 of 6 shards failed in each of 2 tries: {shard[:16]} (its first")
     assert "RuntimeError: a bug over this picture" in str(told.value)
-    assert "run the same command again" in str(told.value)
+    assert "Run the same command again" in str(told.value)
     assert work.failures == 2
     assert len(set(RaisingPlugin.where)) == 2
-    assert [said for said in heard.said if said.startswith(f"shard {shard[:16]} is set aside")]
+    assert [said for said in heard.said if said.startswith(f"shard {shard[:16]} is given up")]
     lacking = checksums(material / "loop").keys() - checksums(tmp_path / "cache").keys()
     assert len(lacking) == 4  # image, eps, dire and teacher of that shard
-    rest = run_build(config, Silent(), place=Placement(scheduler))
+    rest = run_build(config, Silent(), placement=Placement(scheduler))
     assert (rest["features"]["image"]["computed"], rest["build"]) == (SHARD, loop["build"])
     assert checksums(tmp_path / "cache") == checksums(material / "loop")
 
@@ -171,7 +169,7 @@ def test_a_device_that_runs_out_of_memory_halves_its_batch_and_remembers(
     material: Path, loop: dict[str, Any], scheduler: str, tmp_path: Path
 ) -> None:
     SmallDevicePlugin.refused = 0
-    with connect(scheduler) as crew, work_on(crew, config_of(material, tmp_path), SmallDevicePlugin) as work:
+    with connect(scheduler) as pool, work_on(pool, config_of(material, tmp_path), SmallDevicePlugin) as work:
         reports = list(work.reports())
     assert {report.done.batch_size for report in reports} == {2}
     assert len({report.worker for report in reports}) == SmallDevicePlugin.refused == 2
@@ -182,7 +180,7 @@ def test_what_another_builder_made_meanwhile_is_not_made_again(
     material: Path, loop: dict[str, Any], scheduler: str, tmp_path: Path
 ) -> None:
     config = config_of(material, tmp_path)
-    with connect(scheduler) as crew, work_on(crew, config, SmallDevicePlugin) as work:
+    with connect(scheduler) as pool, work_on(pool, config, SmallDevicePlugin) as work:
         run_build(config, Silent())  # everything comes after the plan was made
         reports = list(work.reports())
     assert sum(report.done.adm_calls for report in reports) == 0
@@ -203,7 +201,7 @@ def test_a_worker_must_find_the_same_cache_models_and_version(material: Path, lo
     from distil_cache import __version__
 
     same = request.model_copy(update={"version": __version__})
-    with pytest.raises(UserError, match="another folder on the worker"):
+    with pytest.raises(UserError, match="not the same folder on the worker"):
         open_build(same, {})
     (material / "loop" / "builders" / "x.json").write_text("{}")
     assert open_build(same, {}).specs.keys() == told.keys()
@@ -215,24 +213,24 @@ def test_a_worker_must_find_the_same_cache_models_and_version(material: Path, lo
 
 def test_a_worker_on_which_everything_fails_is_sent_away_and_the_others_go_on(material: Path, tmp_path: Path) -> None:
     heard = Recorded()
-    with scheduler_here(2) as address, connect(address) as crew:
-        blind = sorted(crew.workers())[0]
-        with work_on(crew, config_of(material, tmp_path, shard_size=2), BlindPlugin.at(blind), progress=heard) as work:
+    with scheduler_here(2) as address, connect(address) as pool:
+        blind = sorted(pool.workers())[0]
+        with work_on(pool, config_of(material, tmp_path, shard_size=2), BlindPlugin.at(blind), progress=heard) as work:
             reports = list(work.reports())
-        assert sorted(crew.workers()) != [blind]
+        assert sorted(pool.workers()) != [blind]
     assert {report.worker for report in reports} == {
         worker for worker in {r.worker for r in reports} if worker != blind
     }
     assert sum(report.done.computed["image"] for report in reports) == 2 * (TRAIN + TEST)
-    assert [said for said in heard.said if said.startswith(f"worker {blind} is sent away")]
+    assert [said for said in heard.said if said.startswith(f"worker {blind} is removed")]
 
 
 def test_an_adaptive_cluster_grows_from_nothing_and_the_build_waits_for_it(
     material: Path, loop: dict[str, Any], tmp_path: Path
 ) -> None:
-    with scheduler_here(0, grow_to=2) as address, connect(address) as crew:
-        assert crew.workers() == {}
-        with work_on(crew, config_of(material, tmp_path)) as work:
+    with scheduler_here(0, grow_to=2) as address, connect(address) as pool:
+        assert pool.workers() == {}
+        with work_on(pool, config_of(material, tmp_path)) as work:
             assert sum(report.done.adm_calls for report in work.reports()) == loop["adm_calls"]
     assert checksums(tmp_path) == checksums(material / "loop")
 
@@ -244,33 +242,33 @@ def test_without_dask_a_build_on_workers_says_how_to_install_it(
     with pytest.raises(
         UserError, match=r"--workers: needs Dask. Install it with: pip install 'distil-cache\[cluster\]'"
     ):
-        run_build(config_of(material, tmp_path), Silent(), place=Placement(workers=2))
+        run_build(config_of(material, tmp_path), Silent(), placement=Placement(workers=2))
 
 
 def test_a_task_whose_workers_went_away_before_they_did_it_comes_back_untried(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    with scheduler_here(2) as address, connect(address) as crew:
-        left, right = sorted(crew.workers())
+    with scheduler_here(2) as address, connect(address) as pool:
+        left, right = sorted(pool.workers())
         try:
             for number in range(4):  # one more than the threads of the only worker that may have them
-                crew.submit(wait_for, str(gate), key=f"task-{number}", avoid=[left])
-            crew.retire(right)
+                pool.submit(wait_for, str(gate), key=f"task-{number}", avoid=[left])
+            pool.retire(right)
             outcomes: list[TaskOutcome] = []
             while len(outcomes) < 4:
-                outcomes += crew.ended()
+                outcomes += pool.ended()
         finally:
             gate.touch()
-        assert list(crew.workers()) == [left]
+        assert list(pool.workers()) == [left]
     assert {outcome.key for outcome in outcomes} == {f"task-{number}" for number in range(4)}
     assert all(isinstance(outcome.result, TaskFailure) and not outcome.result.tried for outcome in outcomes)
 
 
 def test_a_build_ends_when_every_worker_was_sent_away(material: Path, tmp_path: Path) -> None:
-    with scheduler_here(1) as address, connect(address) as crew:
-        (blind,) = crew.workers()
+    with scheduler_here(1) as address, connect(address) as pool:
+        (blind,) = pool.workers()
         with (
-            work_on(crew, config_of(material, tmp_path, shard_size=2), BlindPlugin.at(blind)) as work,
-            pytest.raises(UserError, match=r"every worker was sent away.*OSError: this worker's disk is gone"),
+            work_on(pool, config_of(material, tmp_path, shard_size=2), BlindPlugin.at(blind)) as work,
+            pytest.raises(UserError, match=r"every worker was removed.*OSError: this worker's disk is gone"),
         ):
             list(work.reports())
 
@@ -280,7 +278,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
 ) -> None:
     monkeypatch.setattr("distil_cache.pipeline.cluster.client.CONNECT_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"--scheduler tcp://127\.0\.0\.1:1: no scheduler answers"):
-        run_build(config_of(material, tmp_path), Silent(), place=Placement("tcp://127.0.0.1:1"))
+        run_build(config_of(material, tmp_path), Silent(), placement=Placement("tcp://127.0.0.1:1"))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_shard_stays_in_its_part_whatever_is_finished_in_the_meantime(tmp_path
 
 
 def built(material: Path, cache: Path, array: str | None = None, **changes: Any) -> dict[str, Any]:
-    return run_build(config_of(material, cache, **changes), Silent(), place=Placement.checked(array=array))
+    return run_build(config_of(material, cache, **changes), Silent(), placement=Placement.checked(array=array))
 
 
 def test_parts_in_any_order_make_the_bytes_of_one_build_and_the_last_one_writes_its_record(

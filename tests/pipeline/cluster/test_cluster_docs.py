@@ -63,7 +63,7 @@ def test_the_array_job_and_the_build_after_it(folder: Path) -> None:
     job, last = commands_under("Array jobs")
     small = job.replace("--array", "--shard-size 2 --array")
     said = run(small, folder, SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_TASK_COUNT="2")
-    assert "Part 2 of 2 is done" in said
+    assert "Part 2 of 2 finished" in said
     assert Cache.open(folder / "cache").builds().ids() == []
     run(last, folder)
     assert_built(folder)

@@ -35,9 +35,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def crew() -> Iterator[WorkerPool]:
-    with start_local_pool(2, "cpu") as crew:
-        yield crew
+def pool() -> Iterator[WorkerPool]:
+    with start_local_pool(2, "cpu") as pool:
+        yield pool
 
 
 def workers_of(process: int) -> list[psutil.Process]:
@@ -52,14 +52,14 @@ def workers_of(process: int) -> list[psutil.Process]:
     return found
 
 
-def test_everything_of_a_local_cluster_listens_on_loopback_alone_and_threads_are_bounded(crew: WorkerPool) -> None:
+def test_everything_of_a_local_cluster_listens_on_loopback_alone_and_threads_are_bounded(pool: WorkerPool) -> None:
     everybody = [psutil.Process(), *workers_of(os.getpid())]
     assert len(everybody) == 3
     listening = [c.laddr.ip for one in everybody for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(listening) >= 3
     assert set(listening) == {"127.0.0.1"}
-    assert crew.dashboard.startswith("http://127.0.0.1:")
-    assert all(address.startswith("tls://127.0.0.1:") for address in crew.workers())
+    assert pool.dashboard.startswith("http://127.0.0.1:")
+    assert all(address.startswith("tls://127.0.0.1:") for address in pool.workers())
     for worker in everybody[1:]:
         there = worker.environ()
         assert there["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", str(threads_each(2)))
@@ -75,17 +75,17 @@ def test_a_process_takes_a_gpu_of_its_own_or_none(monkeypatch: pytest.MonkeyPatc
     assert environments(3, "cuda") == [{"CUDA_VISIBLE_DEVICES": name} for name in ("4", "GPU-ab", "6")]
     with pytest.raises(UsageError, match="this machine has 3 GPUs"):
         environments(4, "auto")
-    with pytest.raises(UsageError, match="takes a GPU of its own"):
+    with pytest.raises(UsageError, match="uses its own GPU"):
         environments(1, "cuda:1")
     assert environments(4, "cpu") == [{"CUDA_VISIBLE_DEVICES": ""}] * 4
 
 
 def test_a_shard_that_kills_its_worker_is_told_from_its_neighbours_and_set_aside(
-    material: Path, crew: WorkerPool, tmp_path: Path
+    material: Path, pool: WorkerPool, tmp_path: Path
 ) -> None:
     shard, keys = first_shard(material / "loop")
     with (
-        work_on(crew, config_of(material, tmp_path), LethalPlugin.at(keys[0]), tries=2) as work,
+        work_on(pool, config_of(material, tmp_path), LethalPlugin.at(keys[0]), tries=2) as work,
         pytest.raises(UserError, match=r"1 of 10 shards failed in each of 2 tries .*the worker process died"),
     ):
         list(work.reports())
@@ -94,11 +94,11 @@ def test_a_shard_that_kills_its_worker_is_told_from_its_neighbours_and_set_aside
 
 
 def test_workers_that_are_killed_at_random_cost_time_and_no_byte(
-    material: Path, crew: WorkerPool, tmp_path: Path
+    material: Path, pool: WorkerPool, tmp_path: Path
 ) -> None:
     config, chance = config_of(material, tmp_path / "cache"), random.Random(7)
     kills, reports = 0, 0
-    with work_on(crew, config, tries=50) as work:
+    with work_on(pool, config, tries=50) as work:
         for report in work.reports():
             reports += report.done.computed["image"]
             if kills < 2:
@@ -124,7 +124,7 @@ def test_a_signal_ends_the_workers_and_releases_the_lease(
     os.killpg(process.pid, number)  # as a terminal or a job system does
     _, said = process.communicate(timeout=LONG)
     assert process.returncode == code
-    assert "What was finished is kept" in said
+    assert "Finished work is kept" in said
     assert "Traceback" not in said
     until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))
     assert list((cache / "builders").glob("*.json")) == []

@@ -112,8 +112,8 @@ def test_a_scheduler_that_is_killed_and_started_again_costs_time_and_nothing_tha
 
     with ExitStack() as held:
         first, first_worker = held.enter_context(scheduler_at(port)), held.enter_context(worker_of(port))
-        crew = held.enter_context(connect(f"tcp://127.0.0.1:{port}", heard.say))
-        with work_on(crew, config, GatedPlugin.at(str(notes)), tries=1) as work:
+        pool = held.enter_context(connect(f"tcp://127.0.0.1:{port}", heard.say))
+        with work_on(pool, config, GatedPlugin.at(str(notes)), tries=1) as work:
             again = threading.Thread(target=restart, args=(first, first_worker, held))
             again.start()
             reports = list(work.reports())
@@ -149,8 +149,8 @@ def test_a_build_whose_scheduler_does_not_come_back_ends_with_a_sentence_and_the
     with scheduler_at(port) as scheduler:
         work_here(port)
         when_under_way(cache, scheduler.kill)
-        with pytest.raises(UserError, match=f"the scheduler at {address} went away. What was finished is kept"):
-            run_build(config, Silent(), place=Placement(address))
+        with pytest.raises(UserError, match=f"the scheduler at {address} went away. Finished shards are kept"):
+            run_build(config, Silent(), placement=Placement(address))
     assert list((cache / "builders").glob("*.json")) == []
     rest = run_build(config, Silent())
     assert 0 < rest["features"]["eps"]["reused"] <= IMAGES
@@ -170,7 +170,9 @@ def test_ctrl_c_ends_a_build_that_waits_for_its_scheduler(material: Path, port: 
         work_here(port)
         interrupter = when_under_way(tmp_path, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_build(config_of(material, tmp_path, shard_size=1), heard, place=Placement(f"tcp://127.0.0.1:{port}"))
+            run_build(
+                config_of(material, tmp_path, shard_size=1), heard, placement=Placement(f"tcp://127.0.0.1:{port}")
+            )
         interrupter.join()
     assert list((tmp_path / "builders").glob("*.json")) == []
 
@@ -192,8 +194,8 @@ def test_a_connection_that_breaks_in_a_build_is_made_again_and_counts_as_no_try(
 
     with (
         scheduler_here(2) as scheduler,
-        connect(scheduler, heard.say) as crew,
-        work_on(crew, config, GatedPlugin.at(str(notes)), tries=1) as work,
+        connect(scheduler, heard.say) as pool,
+        work_on(pool, config, GatedPlugin.at(str(notes)), tries=1) as work,
         ThreadPoolExecutor(1) as other,
     ):
         for _ in work.reports():
@@ -209,8 +211,8 @@ def test_a_connection_that_breaks_in_a_scan_loses_no_file(material: Path, monkey
     monkeypatch.setattr("distil_cache.pipeline.cluster.client._FILES", 2)
     heard = Recorded()
     files = list(discover(material / "images", None).files)
-    with scheduler_here(2) as scheduler, connect(scheduler, heard.say) as crew:
-        blocks = crew.scan_files(files, {})
+    with scheduler_here(2) as scheduler, connect(scheduler, heard.say) as pool:
+        blocks = pool.scan_files(files, {})
         found = list(next(blocks))
         cut(scheduler)
         found += [scanned for block in blocks for scanned in block]

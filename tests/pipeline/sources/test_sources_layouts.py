@@ -31,7 +31,7 @@ def test_a_layout_is_recognised_on_sight_and_by_name(layout: str, tmp_path: Path
 def test_a_tree_is_not_taken_for_another_layout(layout: str, tmp_path: Path) -> None:
     root = plant(tmp_path, TREES[layout])
     for other in set(LAYOUTS) - {layout}:
-        with pytest.raises(UserError, match=f"Looked for .*{other}"):
+        with pytest.raises(UserError, match=f"Expected .*{other}"):
             discover(root, other)
 
 
@@ -166,7 +166,7 @@ def test_links_that_lead_out_are_named_when_nothing_else_is_there(tmp_path: Path
     elsewhere = plant(tmp_path / "elsewhere", ["x.png"])
     root = plant(tmp_path / "source", ["other/a.png"])
     (root / "real").symlink_to(elsewhere)
-    with pytest.raises(UserError, match=r"lead out of the source are not followed: real\."):
+    with pytest.raises(UserError, match=r"Links out of the source are not followed: real\."):
         discover(root)
 
 

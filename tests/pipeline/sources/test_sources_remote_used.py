@@ -15,7 +15,7 @@ from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.inference.arguments import expand_arguments
 from distil_cache.pipeline.audit.run import run_audit
 from distil_cache.pipeline.build import run_build
-from distil_cache.pipeline.cluster.messages import read_findings, read_task, write_files, write_task
+from distil_cache.pipeline.cluster.messages import read_entries, read_task, write_files, write_task
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.planning.plan import Task
 from distil_cache.pipeline.scan.scan import scan
@@ -86,7 +86,7 @@ def test_a_build_ends_when_the_store_does_not_let_it_read_any_more(tmp_path: Pat
                 Forbidden.open_folder = "none"
 
     try:
-        with pytest.raises(UserError, match=rf"{place}/\S+: unreadable: Access Denied; nor can 63 other pictures"):
+        with pytest.raises(UserError, match=rf"{place}/\S+: unreadable: Access Denied; nor can 63 other images"):
             run_build(config, Forbidding())
     finally:
         Forbidden.open_folder = "real"
@@ -113,11 +113,11 @@ def test_a_worker_gets_what_the_listing_said(tmp_path: Path, memory_bucket: Remo
     task = Task(None, tuple(row.key for row in scanned.rows), {})
     by_key = {row.key: row.file for row in scanned.rows}
     assert read_task(write_task(task, by_key))[1] == by_key
-    answers = read_findings(scan_block(write_files(files, [None] * 6)))
+    answers = read_entries(scan_block(write_files(files, [None] * 6)))
     found = [answer for answer in answers if not isinstance(answer, bool)]
     assert [finding.key for finding in found] == [row.key for row in scanned.rows]
     memory_bucket.remove()
-    assert read_findings(scan_block(write_files(files, [*found[:5], None]))) == [*[True] * 5, False]
+    assert read_entries(scan_block(write_files(files, [*found[:5], None]))) == [*[True] * 5, False]
 
 
 def test_a_url_to_predict_stands_for_an_object_a_folder_or_a_pattern(memory_bucket: RemotePath) -> None:
@@ -212,7 +212,7 @@ def test_over_s3_what_may_not_be_listed_or_is_not_there_is_one_sentence(
     s3_bucket: str, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = small_set(RemotePath(f"{s3_bucket}/set"))
-    with pytest.raises(UserError, match="nothing of this name"):
+    with pytest.raises(UserError, match="not found in the object store"):
         discover(RemotePath("s3://no-such-bucket-here/set"))
     point_at(s3_proxy.address, monkeypatch)
     s3_proxy.inject("403", "GET", "*?set/", times=9)

@@ -137,8 +137,8 @@ def test_a_crafted_tar_is_one_clear_error(tmp_path: Path, sentence: str, headers
 def test_a_tar_that_is_cut_off_compressed_or_no_tar_is_refused(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "a.tar", sample("a", picture(1), label=0)).read_bytes()
     for data, sentence in [
-        (whole[:700], "cut off"),
-        (whole[:-10240], "cut off"),
+        (whole[:700], "truncated"),
+        (whole[:-10240], "truncated"),
         (b"\x1f\x8b" + bytes(range(256)) * 4, "uncompress it"),
         (b"", "no end marker"),
     ]:
@@ -171,11 +171,11 @@ def test_a_changed_byte_is_read_or_refused_but_never_a_traceback(
         ([("a.png", b"x")], "needs a label"),
         ([("a.png", b"x"), ("a.cls", b"7")], "needs a label"),
         ([*sample("a", b"x", label=0, split="holdout")], "'holdout' is none of"),
-        ([*sample("a", b"x", label=0, generator=7)], "not a text"),
+        ([*sample("a", b"x", label=0, generator=7)], "not a string"),
         ([("a.png", b"x"), ("a.json", b"[1]")], "no object"),
         ([("a.png", b"x"), ("a.json", b"{")], "cannot be read"),
         ([("a.png", b"x"), ("a.json", b" " * 70_000)], "70,000 bytes"),
-        ([("a.png", b"x"), ("a.mask.png", b"x"), ("a.cls", b"1")], "which is meant"),
+        ([("a.png", b"x"), ("a.mask.png", b"x"), ("a.cls", b"1")], "Leave one in each sample"),
         ([("a.image.npy", b"x"), ("a.cls", b"1")], "no image in its 1 tars"),
     ],
 )

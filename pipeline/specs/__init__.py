@@ -1,1 +1,0 @@
-"""What decides the value of each feature, as specs whose fingerprints name its folder; others may use every file."""
