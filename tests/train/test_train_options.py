@@ -326,7 +326,7 @@ def test_options_that_do_not_fit_together_are_refused_in_one_sentence(values: di
 @pytest.mark.parametrize("changes", [{"stop_after": 2}, {"schedule": "plateau"}])
 def test_options_that_use_the_validation_require_validation_rows(tmp_path: Path, changes: dict[str, object]) -> None:
     cache, _ = make_cache(tmp_path / "cache", rows("train", 6, {"adm": 6}))
-    with pytest.raises(UsageError, match=r"nothing is held out for one\. Raise --val-fraction"):
+    with pytest.raises(UsageError, match=r"and none are held out\. Raise --val-fraction"):
         run_training(settings(val_fraction=0, **changes), cache.root, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
