@@ -183,8 +183,8 @@ DISTILDIRE_CODE = Method(
     cutmix=0.5,
     pos_weight=0.5,
     defaults=MethodDefaults(epochs=100, batch_size=256, lr=1e-5, beta1=0.9, kd_weight=1.0),
-    caveat="trained as the published code does it: in training the image passes through JPEG while its eps and DIRE stay "
-    "those of the clean image, and the teacher runs online because CutMix mixes DIRE before it",
+    caveat="trained as the published code does it: in training the image passes through JPEG while its eps and DIRE "
+    "stay those of the clean image, and the teacher runs online because CutMix mixes DIRE before it",
 )
 
 DIRE = Method(
@@ -212,8 +212,8 @@ CNNDET = Method(
     initial="imagenet",
     head=0.02,
     defaults=UNTIL_PLATEAU,
-    caveat="the cached image is resized before it is tested, while CNNDet's own test crops the original: its numbers here "
-    "are not those of its paper's protocol",
+    caveat="the cached image is resized before it is tested, while CNNDet's own test crops the original: its numbers "
+    "here are not those of its paper's protocol",
 )
 
 EPS = Method(

@@ -166,7 +166,7 @@ def test_build_train_evaluate_report_from_the_shell(material: Path, tmp_path: Pa
         ),
         (["build", ".", "--cache", "c"], 2, "Missing option '--dataset'"),
         (["train", "--cache", "nowhere", "--dataset", "d", "--run", "r"], 1, "nowhere: is not a cache"),
-        (["train", "--cache", "c", "--dataset", "d", "--run", "r", "--method", "magic"], 2, "no method 'magic'"),
+        (["train", "--cache", "c", "--dataset", "d", "--run", "r", "--method", "magic"], 2, "unknown method 'magic'"),
         (["evaluate", "nowhere", "--cache", "c", "--dataset", "d"], 1, "nowhere: is not a run"),
         (["report", "nowhere", "--out", "o"], 1, "nowhere"),
     ],

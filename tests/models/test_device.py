@@ -36,7 +36,7 @@ from distil_cache.models.device import choose_device, keep_freed_memory
 
 torch.set_num_threads(1)
 cpu = choose_device("cpu")
-if {{asked}}:
+if {{keep}}:
     keep_freed_memory(cpu)
 for _ in range(8):  # until the heap has grown
     torch.ones({BYTES // 4})
@@ -48,10 +48,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 
 
-def faults(asked: bool) -> int:
+def faults(keep: bool) -> int:
     """Page faults of allocating the same tensor repeatedly, under the setting of Dask's nanny."""
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
-    program = COUNT_FAULTS.replace("{asked}", str(asked))
+    program = COUNT_FAULTS.replace("{keep}", str(keep))
     return int(subprocess.check_output([sys.executable, "-c", program], env=environment, text=True))
 
 
@@ -59,12 +59,12 @@ def faults(asked: bool) -> int:
 def test_memory_that_was_freed_is_used_again_where_a_process_asks_for_it_and_choosing_a_device_does_not() -> None:
     pytest.importorskip("torch")
     pages = TIMES * BYTES // PAGE
-    assert faults(asked=True) < pages / 20
-    assert faults(asked=False) > pages / 2
+    assert faults(keep=True) < pages / 20
+    assert faults(keep=False) > pages / 2
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def set_options(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The options of glibc's allocator that are set, in order."""
     options: list[int] = []
     library = SimpleNamespace(mallopt=lambda option, value: options.append(option))
@@ -73,7 +73,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @glibc
-def test_every_command_that_computes_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) -> None:
+def test_every_command_that_computes_on_a_cpu_keeps_freed_memory(tmp_path: Path, set_options: list[int]) -> None:
     write_adm(tmp_path / "adm.safetensors")
     images = write_images(tmp_path / "images", {"train": 4, "test": 2})
     loose = write_distildire(tmp_path / "loose", {"train": 1})
@@ -93,16 +93,16 @@ def test_every_command_that_computes_on_a_cpu_keeps_freed_memory(tmp_path: Path,
         "bench": lambda: run_bench(BenchConfig("demo", backbone="small", timed=False, device="cpu")),
     }
     for name, command in commands.items():
-        asked.clear()
+        set_options.clear()
         command()
-        assert set(asked) == {-1, -3}, name
-    asked.clear()
+        assert set(set_options) == {-1, -3}, name
+    set_options.clear()
     detector(tmp_path, "eps")
-    assert asked == [], "a detector is for other people's processes"
+    assert set_options == [], "a detector is for other people's processes"
 
 
 @glibc
-def test_a_worker_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) -> None:
+def test_a_worker_on_a_cpu_keeps_freed_memory(tmp_path: Path, set_options: list[int]) -> None:
     pytest.importorskip("distributed")
     from distil_cache.pipeline.cluster.messages import OpenBuild
     from distil_cache.pipeline.cluster.worker import open_build
@@ -116,6 +116,6 @@ def test_a_worker_on_a_cpu_keeps_freed_memory(tmp_path: Path, asked: list[int]) 
     request = OpenBuild(
         version=__version__, config=config | {"device": "cpu"}, fingerprints=fingerprints, lease="x.json", pictures=None
     )
-    asked.clear()
+    set_options.clear()
     open_build(request, {})
-    assert set(asked) == {-1, -3}
+    assert set(set_options) == {-1, -3}

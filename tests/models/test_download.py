@@ -27,7 +27,7 @@ class Server(ThreadingHTTPServer):
         self.statuses: list[int] = []  # of the next responses, instead of the content
         self.honours_ranges = True
         self.redirect = ""
-        self.ranges: list[str | None] = []  # what was asked for
+        self.ranges: list[str | None] = []  # requested by clients
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Stay quiet when a client hangs up."""
@@ -37,9 +37,9 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        server, asked = self.server, self.headers.get("Range")
-        server.ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.honours_ranges else 0
+        server, requested = self.server, self.headers.get("Range")
+        server.ranges.append(requested)
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested and server.honours_ranges else 0
         if server.redirect or server.statuses:
             self.send_response(302 if server.redirect else server.statuses.pop(0))
             self.send_header("Location", server.redirect)

@@ -311,7 +311,7 @@ def test_nothing_usable_is_one_sentence_and_leaves_no_dataset(material: Path, tm
         ({"precision": "tf32"}, "tf32 needs a CUDA device"),
         ({"real_step": 9}, "real_step 9|--real-step 9"),
         ({"teacher": "vgg"}, "backbone vgg"),
-        ({"adm": "nowhere.pt"}, "nowhere.pt: there is no such file"),
+        ({"adm": "nowhere.pt"}, "nowhere.pt: no such file"),
     ],
 )
 def test_a_bad_setting_is_one_sentence_before_any_work(

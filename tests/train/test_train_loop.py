@@ -205,13 +205,13 @@ def test_a_diverged_loss_stops_with_a_sentence_and_keeps_the_last_good_checkpoin
 
 
 @pytest.mark.parametrize(
-    ("method", "channels", "asked", "size"),
+    ("method", "channels", "options", "size"),
     [("distildire", 6, {"kd_weight": 0}, TRAIN_SIDE), ("eps", 3, {}, TRAIN_SIDE), ("dire", 3, {"train_size": 24}, 24)],
 )
 def test_without_a_teacher_only_the_inputs_are_read(
-    made: Made, tmp_path: Path, method: str, channels: int, asked: dict[str, object], size: int
+    made: Made, tmp_path: Path, method: str, channels: int, options: dict[str, object], size: int
 ) -> None:
-    run_training(settings(epochs=1, method=method, **asked), made[0].root, tmp_path / "run")
+    run_training(settings(epochs=1, method=method, **options), made[0].root, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert newest_weights(tmp_path / "run")["student_backbone.0.weight"].shape[1] == channels
     assert tuple(record["fingerprints"]) == METHODS[method].inputs

@@ -144,7 +144,7 @@ def newest_of_no_training(made: Made, tmp_path: Path) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("options", "expected"),
     [
         ({"schedule": "constant"}, [1.0] * 8),
         ({"schedule": "constant", "warmup_steps": 4}, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]),
@@ -152,8 +152,8 @@ def newest_of_no_training(made: Made, tmp_path: Path) -> Tensor:
         ({"schedule": "cosine", "min_lr": 0.1}, [0.1 + 0.45 * (1 + math.cos(math.pi * step / 7)) for step in range(8)]),
     ],
 )
-def test_the_learning_rate_follows_its_schedule(asked: dict[str, object], expected: list[float]) -> None:
-    schedule = LrSchedule(settings(lr=1.0, epochs=4, **asked), steps=2)
+def test_the_learning_rate_follows_its_schedule(options: dict[str, object], expected: list[float]) -> None:
+    schedule = LrSchedule(settings(lr=1.0, epochs=4, **options), steps=2)
     rates = [schedule.rate(State(step=step, epoch=step // 2)) for step in range(8)]
     assert rates == pytest.approx(expected)
 
@@ -326,7 +326,7 @@ def test_options_that_do_not_fit_together_are_refused_in_one_sentence(values: di
 @pytest.mark.parametrize("changes", [{"stop_after": 2}, {"schedule": "plateau"}])
 def test_options_that_use_the_validation_require_validation_rows(tmp_path: Path, changes: dict[str, object]) -> None:
     cache, _ = make_cache(tmp_path / "cache", rows("train", 6, {"adm": 6}))
-    with pytest.raises(UsageError, match=r"nothing is held out for one\. Raise --val-fraction"):
+    with pytest.raises(UsageError, match=r"and none are held out\. Raise --val-fraction"):
         run_training(settings(val_fraction=0, **changes), cache.root, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -34,11 +34,11 @@ AGAIN = "was restarted, because the order of its samples has changed since it wa
 
 
 class StopAfter(Silent):
-    """Interrupt a training after some samples; it ends with the following step. ``said`` has its messages."""
+    """Interrupt a training after some samples; it ends with the following step. ``messages`` has its messages."""
 
     def __init__(self, samples: int = 1 << 30) -> None:
         self.left = samples
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def advance(self, stage: str, units: int) -> None:
         self.left -= units
@@ -46,7 +46,7 @@ class StopAfter(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
     def say(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,13 @@ def stop(cache: Cache, run: Path, samples: int, **changes: Any) -> None:
     assert saved(run)["progress"]["batch"] > 0
 
 
-def go_on(cache: Cache, run: Path, said: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+def resume_run(cache: Cache, run: Path, messages: list[str] | None = None, **changes: Any) -> dict[str, Any]:
     progress = StopAfter()
     result = run_training(
         TrainConfig.checked(**SETTINGS | changes), cache.root, run, resume=True, workers=0, progress=progress
     )
-    if said is not None:
-        said += progress.said
+    if messages is not None:
+        messages += progress.messages
     return result
 
 
@@ -102,19 +102,19 @@ def assert_same(one: Path, other: Path) -> None:
 def test_an_epoch_whose_shards_were_compacted_restarts_with_the_weights_of_its_beginning(
     cache: Cache, tmp_path: Path
 ) -> None:
-    go_on(cache, tmp_path / "between", epochs=1)
+    resume_run(cache, tmp_path / "between", epochs=1)
     samples = saved(tmp_path / "between")["progress"]["step"] * 12
     stop(cache, tmp_path / "within", samples + 30)
     compact(Cache.open(cache.root))
 
-    said: list[str] = []
-    result = go_on(cache, tmp_path / "within", said)
-    go_on(cache, tmp_path / "between")
+    messages: list[str] = []
+    result = resume_run(cache, tmp_path / "within", messages)
+    resume_run(cache, tmp_path / "between")
     assert_same(tmp_path / "within", tmp_path / "between")
     assert result["restarted_epochs"] == saved(tmp_path / "within")["progress"]["restarted"] == [2]
     assert result["unchecked_epochs"] == []
-    assert len(said) == 1
-    assert f"epoch 2 {AGAIN}" in said[0]
+    assert len(messages) == 1
+    assert f"epoch 2 {AGAIN}" in messages[0]
 
 
 def test_an_epoch_that_begins_again_learns_every_sample_once(
@@ -132,14 +132,14 @@ def test_an_epoch_that_begins_again_learns_every_sample_once(
             yield batch
 
     monkeypatch.setattr(loop.Session, "batches", noted)
-    result = go_on(cache, tmp_path / "run")
+    result = resume_run(cache, tmp_path / "run")
     assert trained == Counter(range(result["samples"]["train"]))
 
 
 def test_the_first_epoch_begins_again_with_the_initial_weights(cache: Cache, tmp_path: Path) -> None:
     stop(cache, tmp_path / "stopped", 30)
     compact(Cache.open(cache.root))
-    assert go_on(cache, tmp_path / "stopped")["restarted_epochs"] == [1]
+    assert resume_run(cache, tmp_path / "stopped")["restarted_epochs"] == [1]
     run_training(TrainConfig.checked(**SETTINGS), cache.root, tmp_path / "whole")
     assert_same(tmp_path / "stopped", tmp_path / "whole")
 
@@ -150,9 +150,9 @@ def test_an_epoch_may_be_stopped_and_begun_again_more_than_once(cache: Cache, tm
     compact(Cache.open(cache.root), 32)
     with pytest.raises(UserError, match="stopped in epoch 1"):
         run_training(TrainConfig.checked(**SETTINGS), cache.root, run, resume=True, progress=(again := StopAfter(30)))
-    assert AGAIN in again.said[0]
+    assert AGAIN in again.messages[0]
     compact(Cache.open(cache.root), 512)
-    assert go_on(cache, run)["restarted_epochs"] == [1]
+    assert resume_run(cache, run)["restarted_epochs"] == [1]
     run_training(TrainConfig.checked(**SETTINGS), cache.root, tmp_path / "whole")
     assert_same(run, tmp_path / "whole")
 
@@ -162,8 +162,8 @@ def test_a_kill_just_after_an_epoch_was_set_back_changes_nothing(cache: Cache, t
     compact(Cache.open(cache.root))
     shutil.copytree(tmp_path / "run", tmp_path / "killed")
     restart_epoch(tmp_path / "killed" / "checkpoints")
-    assert go_on(cache, tmp_path / "run")["restarted_epochs"] == [1]
-    assert go_on(cache, tmp_path / "killed")["restarted_epochs"] == [1]
+    assert resume_run(cache, tmp_path / "run")["restarted_epochs"] == [1]
+    assert resume_run(cache, tmp_path / "killed")["restarted_epochs"] == [1]
     assert_same(tmp_path / "run", tmp_path / "killed")
 
 
@@ -171,9 +171,9 @@ def test_an_epoch_with_the_same_order_resumes_where_it_stopped(cache: Cache, tmp
     run_training(TrainConfig.checked(**SETTINGS), cache.root, tmp_path / "whole")
     stop(cache, tmp_path / "parts", 30)
     step = saved(tmp_path / "parts")["progress"]["step"]
-    said: list[str] = []
-    result = go_on(cache, tmp_path / "parts", said)
-    assert (step > 0, said, result["restarted_epochs"], result["unchecked_epochs"]) == (True, [], [], [])
+    messages: list[str] = []
+    result = resume_run(cache, tmp_path / "parts", messages)
+    assert (step > 0, messages, result["restarted_epochs"], result["unchecked_epochs"]) == (True, [], [], [])
     assert_same(tmp_path / "parts", tmp_path / "whole")
 
 
@@ -191,9 +191,9 @@ def test_a_state_without_an_order_resumes_and_reports_that_the_order_is_unverifi
 
     with pytest.raises(UserError, match="stopped in epoch 1"):
         run_training(TrainConfig.checked(**SETTINGS), cache.root, run, resume=True, progress=StopAfter(60))
-    said: list[str] = []
-    result = go_on(cache, run, said)
-    assert (result["restarted_epochs"], result["unchecked_epochs"], said) == ([], [1], [])
+    messages: list[str] = []
+    result = resume_run(cache, run, messages)
+    assert (result["restarted_epochs"], result["unchecked_epochs"], messages) == ([], [1], [])
     assert_same(run, tmp_path / "whole")
     show_train(result)
     assert "epoch 1 was resumed from a state of an earlier version" in " ".join(capsys.readouterr().out.split())
@@ -205,17 +205,17 @@ def test_a_state_without_the_beginning_of_its_epoch_resumes_and_reports_it(cache
     del state["epoch_start"]
     (tmp_path / "run" / "checkpoints" / "last.json").write_text(json.dumps(state))
     compact(Cache.open(cache.root))
-    said: list[str] = []
-    result = go_on(cache, tmp_path / "run", said)
+    messages: list[str] = []
+    result = resume_run(cache, tmp_path / "run", messages)
     assert (result["restarted_epochs"], result["unchecked_epochs"]) == ([], [1])
-    assert "epoch 1 went on" in said[0]
+    assert "epoch 1 was resumed" in messages[0]
 
 
 def test_the_beginning_of_an_epoch_is_kept_only_while_the_epoch_lasts(cache: Cache, tmp_path: Path) -> None:
     run = tmp_path / "run"
     stop(cache, run, 100)
     assert len(list((run / "checkpoints").glob("last-*.safetensors"))) == 4
-    go_on(cache, run)
+    resume_run(cache, run)
     assert len(list((run / "checkpoints").glob("last-*.safetensors"))) == 2
     assert saved(run)["epoch_start"] is None
 

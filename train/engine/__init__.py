@@ -1,1 +1,1 @@
-"""One training: its loop and what the loop calls; others use ``loop.run_training``, ``loop.train_run``, ``distributed``."""
+"""One training: its loop and what the loop calls; others use ``loop.run_training`` and ``distributed``."""

@@ -97,7 +97,27 @@ def train_run(
     local_copy: LocalCopy | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
-    """Train one student, like `run_training`, in an open process group and with readers that other runs may share."""
+    """Train one student as `run_training` does, with processes and readers that several runs may share.
+
+    Parameters
+    ----------
+    config, cache_root, run, resume, local_copy, progress
+        See `run_training`.
+    ranks
+        The processes of the training; each of them must call this.
+    readers
+        The readers.
+
+    Returns
+    -------
+    dict
+        Summary of the training, ready for JSON; empty in all but the first process.
+
+    Raises
+    ------
+    UserError
+        See `run_training`.
+    """
     folder = RunFolder(run)
     session: Session | None = None
     with RunLock(run) as lock:

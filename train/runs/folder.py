@@ -131,8 +131,9 @@ class RunRecord(BaseModel):
             notes.append(f"it started from {self.initial_weights}")
         if self.imported:
             notes.append(
-                f"its weights are those of {self.imported['file']} (SHA-256 {self.imported['sha256'][:12]}…), trained elsewhere: "
-                "which images it has seen is not known, nor whether its features were made as those it is tested on"
+                f"its weights are those of {self.imported['file']} (SHA-256 {self.imported['sha256'][:12]}…), trained "
+                "elsewhere: which images it has seen is not known, nor whether its features were made as those "
+                "it is tested on"
             )
         return notes
 

@@ -1,9 +1,9 @@
 """Import and export of checkpoints of the reference implementation (github.com/miraflow/DistilDIRE).
 
-Its files are written by ``torch.save`` from ``{"model": …, "optimizer": …, "total_steps": …}``. The model's keys start
-with ``student_backbone.`` and ``student_head.``, and with ``module.`` before that after training on several GPUs. Our
-student has the same submodules, so conversion renames nothing else. A projection to another teacher's width does not
-affect the logit and is left out.
+Its files are written by ``torch.save`` from ``{"model": …, "optimizer": …, "total_steps": …}``. The model's keys
+start with ``student_backbone.`` and ``student_head.``, and with ``module.`` before that after training on several GPUs.
+Our student has the same submodules, so conversion renames nothing else. A projection to another teacher's width does
+not affect the logit and is left out.
 
 An imported checkpoint becomes a run that can be evaluated but not trained further. Its input is that of the
 reference's code: the image in [-1, 1] together with eps, at 256 pixels (``official-code``).

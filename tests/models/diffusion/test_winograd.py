@@ -170,7 +170,7 @@ def test_a_convolution_that_is_still_trained_stays_as_it_is() -> None:
     assert type(model[0]) is nn.Conv2d
 
 
-def test_a_layer_takes_winograds_way_without_gradients_and_the_direct_one_with_them() -> None:
+def test_a_layer_uses_winograd_without_gradients_and_a_direct_convolution_with_them() -> None:
     conv, x = layer(), drawn(2, 64, 32, 32)
     ours, direct = made_winograd(conv), conv(x)
     with torch.inference_mode():
