@@ -23,7 +23,7 @@ ERROR = 0.05
 
 _MOST_FEATURES = 5
 _MOST_VALUES = 3  # values of a feature that a sentence names
-_LONGEST_VALUE = 48  # characters of one
+_LONGEST_VALUE = 48  # characters of a value
 
 
 @dataclass(frozen=True, slots=True)

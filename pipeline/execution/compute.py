@@ -92,14 +92,14 @@ class _Pass:
     def _launch(self, batch: Sequence[str], size: int) -> HostCopy:
         context = self.context
         pixels = to_device(self.pixels[pad_batch([self.row_of[key] for key in batch], size)], context.models.device)
-        asked = {"eps"} if self.route == "first" else set(self.wants)
+        requested = {"eps"} if self.route == "first" else set(self.wants)
         with torch.inference_mode():
             x = to_signal(pixels)
             found = extract(
                 context.models.adm,
                 x,
                 context.schedule,
-                asked,
+                requested,
                 clip=context.config.clip,
                 real_step=context.config.real_step,
             )

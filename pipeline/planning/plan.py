@@ -196,12 +196,12 @@ def make_plan(
     shard_numbers = _shard_numbers(samples, shard_size)
     decodable = ~_among(samples.keys, list(image.rejected))
     samples, shard_numbers = samples.only(decodable), shard_numbers[decodable]
-    asked = {feature: samples.within(splits) for feature, splits in wanted.items()}
+    requested = {feature: samples.within(splits) for feature, splits in wanted.items()}
     shard, row = image.locate(samples.keys)
     lacking = {"image": shard < 0}
     for feature in wanted.keys() - {"image"}:
-        lacking[feature] = asked[feature].copy()
-        lacking[feature][asked[feature]] = indexes[feature].locate(samples.keys[asked[feature]])[0] < 0
+        lacking[feature] = requested[feature].copy()
+        lacking[feature][requested[feature]] = indexes[feature].locate(samples.keys[requested[feature]])[0] < 0
 
     held = np.lexsort((row, shard))[np.count_nonzero(lacking["image"]) :]
     groups = [(image.shards[shard[piece[0]]], piece) for piece in _runs(held, shard)]
@@ -218,7 +218,7 @@ def make_plan(
         if incomplete[piece].any()
     )
     missing = {feature: sum(len(task.missing.get(feature, ())) for task in tasks) for feature in wanted}
-    return Plan(tasks, _counts(asked), missing)
+    return Plan(tasks, _counts(requested), missing)
 
 
 def _shard_numbers(samples: Samples, shard_size: int) -> NDArray[np.int64]:

@@ -88,7 +88,7 @@ class BuildPlan(BuildResources):
 def prepare(
     config: BuildConfig,
     progress: Progress,
-    held: ExitStack,
+    stack: ExitStack,
     *,
     dry_run: bool,
     part: PlanPartition | None = None,
@@ -102,7 +102,7 @@ def prepare(
         Configuration of the build.
     progress
         Receives the stages.
-    held
+    stack
         Receives the lease on the features, which is taken before their indexes are read.
     dry_run
         Create neither a cache nor a feature's folder.
@@ -142,7 +142,7 @@ def prepare(
     may_write, held_lease = True, ""
     if cache is not None and not dry_run:
         folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
-        taken = held.enter_context(lease(cache.root, "build", folders, config.dataset))
+        taken = stack.enter_context(lease(cache.root, "build", folders, config.dataset))
         may_write, held_lease = path_exists(taken), taken.name
     originals = None
     if origin is not None:

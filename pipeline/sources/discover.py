@@ -99,7 +99,7 @@ def _discover_folder(tree: Tree, name: str | None) -> DiscoveredSource:
     if not files:
         raise UserError(
             f"{tree.root}: has the folders of the layout {layout.name}, but no image file in them "
-            f"({ignored} other files; looked for {', '.join(sorted(EXTENSIONS))}).{_outside(tree)}"
+            f"({ignored} other files; expected {', '.join(sorted(EXTENSIONS))}).{_outside(tree)}"
         )
     return DiscoveredSource(layout.name, files, ignored)
 

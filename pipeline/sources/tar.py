@@ -73,7 +73,7 @@ def discover_tars(root: AnyPath, tars: Sequence[str]) -> DiscoveredSource:
     if not files:
         raise UserError(
             f"{root}: no image in its {len(tars)} tars "
-            f"({ignored} other members; looked for {', '.join(sorted(EXTENSIONS))})."
+            f"({ignored} other members; expected {', '.join(sorted(EXTENSIONS))})."
         )
     return DiscoveredSource(WEBDATASET, files, ignored)
 
