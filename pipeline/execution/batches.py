@@ -97,9 +97,9 @@ def _launched(launch: Callable[[Sequence[T], int], HostCopy], batch: Sequence[T]
         return None
 
 
-def pad_batch(rows: Sequence[int], size: int) -> list[int]:
-    """Repeat the last row until the batch is full, so that all batches have one shape."""
-    return [*rows, *[rows[-1]] * (size - len(rows))]
+def pad_batch(items: Sequence[T], size: int) -> list[T]:
+    """Repeat the last item until the batch is full, so that all batches have one shape."""
+    return [*items, *[items[-1]] * (size - len(items))]
 
 
 def remembered_size(

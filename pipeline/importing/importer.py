@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
 from ...progress import Progress
 from ..audit.summary import summarise
+from ..execution.batches import pad_batch
 from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
 from ..record import write_record
 from ..scan.conflicts import Reject, ScannedRow
@@ -254,17 +255,13 @@ def _run_teacher(
     old = [key for key in keys if key not in fresh]
     dire = dict(fresh) | (dict(zip(old, gather(context.stores["dire"], old), strict=True)) if old else {})
     parts = []
-    for batch in _batches(keys, batch_size):
-        padded = [*batch, *[batch[-1]] * (batch_size - len(batch))]  # all batches have one shape
-        pixels = torch.from_numpy(np.stack([dire[key] for key in padded])).to(device)
+    for start in range(0, len(keys), batch_size):
+        batch = keys[start : start + batch_size]
+        pixels = torch.from_numpy(np.stack([dire[key] for key in pad_batch(batch, batch_size)])).to(device)
         parts.append(teacher_views(model, pixels, spec).cpu().numpy()[: len(batch)])
     rows = np.concatenate(parts)
     check_teacher(rows, spec)
     context.stores["teacher"].commit(keys, rows)
-
-
-def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
 def _usable(

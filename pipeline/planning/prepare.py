@@ -125,7 +125,10 @@ def prepare(
     origin = None if config.origin is None else read_origin(config)
     flags, adm_digest = flags_and_digest(config, images_only=only_images(lists), progress=progress)
     schedule = flags.schedule(config.steps)
-    cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, scanner, dry_run=dry_run)
+    if origin is None:
+        cache, scanned = _scan(config, files, progress, scanner, dry_run=dry_run)
+    else:
+        cache, scanned = origin.cache, origin.rows
     if not scanned.rows:
         first = scanned.rejects[0]
         raise UserError(
