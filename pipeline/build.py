@@ -1,7 +1,7 @@
 """Stage one from end to end: prepare, run the tasks, write the dataset and the build record.
 
-An interrupted build loses no finished shard: each is committed as soon as it is complete. The dataset's revision and the
-build record, which a training reads, are written last.
+An interrupted build loses no finished shard: each is committed as soon as it is complete. The dataset's revision and
+the build record, which a training reads, are written last.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def run_build(
     Returns
     -------
     dict
-        What ``build --json`` prints. For a dry run: ``missing`` in place of ``computed``, predicted ADM calls, uncompressed
-        bytes.
+        What ``build --json`` prints. For a dry run: ``missing`` in place of ``computed``, predicted ADM calls,
+        uncompressed bytes.
 
     Raises
     ------

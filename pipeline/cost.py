@@ -1,8 +1,8 @@
 """Estimate the cost of a plan in device-hours and money, from the throughput of devices.
 
-A rate is measured now, read from an earlier measurement, or taken from the logs of builds. Measurements are stored in the
-user's cache folder by device, model, image size, precision and ``--compile``. With shared home folders, a login node
-without a GPU can use what was measured on nodes with one.
+A rate is measured now, read from an earlier measurement, or taken from the logs of builds. Measurements are stored in
+the user's cache folder by device, model, image size, precision and ``--compile``. With shared home folders, a login
+node without a GPU can use what was measured on nodes with one.
 """
 
 from __future__ import annotations

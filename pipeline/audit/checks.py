@@ -82,8 +82,8 @@ def judge_content_features(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
 def choose_evenly(files: Sequence[SourceFile], keys: Sequence[str], most: int) -> list[int]:
     """Choose at most ``most`` images of each label, evenly over splits and generators.
 
-    Within a split and generator, images are taken in the order of their keys, which is random with respect to content and
-    independent of the order of the files.
+    Within a split and generator, images are taken in the order of their keys, which is random with respect to content
+    and independent of the order of the files.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """Dispatch shards to workers until each is made, or has failed so often that it is given up.
 
-A shard that raised an exception is tried again, on another worker if there is one. A worker that dies takes down all its
-shards, only one of which can be the cause: they go to the end of the queue, and a shard that was present at too many deaths
-has its last try alone, so that a shard that kills workers is distinguished from its neighbours. A worker on which many shards
-in a row fail is removed. If the fault is common to all workers, the build ends when none is left.
+A shard that raised an exception is tried again, on another worker if there is one. A worker that dies takes down all
+its shards, only one of which can be the cause: they go to the end of the queue, and a shard that was present at too
+many deaths has its last try alone, so that a shard that kills workers is distinguished from its neighbours. A worker on
+which many shards in a row fail is removed. If the fault is common to all workers, the build ends when none is left.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run a model in batches of one shape whose size fits the device's memory.
 
-Each batch is launched before the results of the previous one are fetched, so that the device does not wait for the host.
-When memory runs out, the size is halved and the same items are tried again. A size is found once per device, model, image
-size and precision, and stored in the user's cache folder.
+Each batch is launched before the results of the previous one are fetched, so that the device does not wait for the
+host. When memory runs out, the size is halved and the same items are tried again. A size is found once per device,
+model, image size and precision, and stored in the user's cache folder.
 """
 
 from __future__ import annotations

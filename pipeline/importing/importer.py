@@ -1,7 +1,7 @@
 """Import loose feature files from end to end: shards, the dataset's revision and a build record.
 
-An import plans like a build: rows that the cache holds are not read again, so an interrupted import continues. Files that are
-missing, damaged or inconsistent are rejected with the reason, and tried again by the next import.
+An import plans like a build: rows that the cache holds are not read again, so an interrupted import continues. Files
+that are missing, damaged or inconsistent are rejected with the reason, and tried again by the next import.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _COMPARED = 8
 
 @dataclass(frozen=True)
 class _ImportContext:
-    """What the tasks of an import share. ``rows`` has one row per key; ``samples`` maps the path of an image to its files."""
+    """What the tasks of an import share: one row per key, and the files of each image by its path."""
 
     rows: Mapping[str, ScannedRow]
     samples: Mapping[str, LooseSample]
@@ -90,8 +90,8 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
     Raises
     ------
     UserError
-        For folders that are not as expected, for files that contradict those imported before under the same origin, and if
-        no image can be used.
+        For folders that are not as expected, for files that contradict those imported before under the same origin, and
+        if no image can be used.
     """
     began = time.monotonic()
     found = [sample for source in config.sources for sample in find_loose_samples(source, config.kind, config.layout)]
@@ -159,7 +159,7 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
 
 
 def _wanted(config: ImportConfig, found: Sequence[LooseSample]) -> dict[str, frozenset[str]]:
-    """Return feature -> splits, in the order of computation: the files found, and the teacher for train (else for DIRE)."""
+    """Return feature -> splits in the order of computation; the teacher is for train, else for all splits with DIRE."""
     wanted = wanted_parts(found, config.features)
     absent = sorted(set(config.features) - set(wanted))
     if absent or not wanted:
@@ -192,7 +192,8 @@ def _compare(context: _ImportContext, config: ImportConfig) -> None:
                 continue
             if not np.array_equal(row, gather(store, [key])[0]):
                 raise UserError(
-                    f"{context.rows[key].file.location}: the cache holds another {feature} for this image, imported before "
+                    f"{context.rows[key].file.location}: the cache holds another {feature} for this image, "
+                    f"imported before "
                     f"under the origin {config.origin!r}. If these files were computed differently, give them their own --origin."
                 )
 

@@ -1,9 +1,9 @@
 """Plan a build: which features are wanted, and one task per image shard that names only the missing rows.
 
-A task is pure, idempotent and restartable: it holds keys and file names, never pixels, and its result depends on nothing
-else. New images are divided into shards by split and in the order of their keys, which are hashes, so that a shard mixes
-classes and generators. The division depends only on the keys that are missing, and finished shards are whole pieces of it:
-a build that was killed continues with the same shards as an undisturbed one.
+A task is pure, idempotent and restartable: it holds keys and file names, never pixels, and its result depends on
+nothing else. New images are divided into shards by split and in the order of their keys, which are hashes, so that a
+shard mixes classes and generators. The division depends only on the keys that are missing, and finished shards are
+whole pieces of it: a build that was killed continues with the same shards as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _shard_numbers(samples: Samples, shard_size: int) -> NDArray[np.int64]:
 
 
 def _shard_number(piece: NDArray[np.intp], numbers: NDArray[np.int64]) -> int:
-    """Return the number of a shard: that of its middle sample, so that a few added or removed samples do not change it."""
+    """Return the number of a shard: that of its middle sample, which a few added or removed samples do not change."""
     return int(numbers[np.sort(piece)[len(piece) // 2]])
 
 

@@ -1,4 +1,4 @@
-"""Prepare a build without computing anything: list the sources, scan them, make the specs, and plan against the cache."""
+"""Prepare a build: list the sources, scan them, make the specs, and plan against the cache."""
 
 from __future__ import annotations
 

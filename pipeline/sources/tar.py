@@ -3,8 +3,8 @@
 Members whose paths are equal up to the first dot of the file name are one sample. A sample has one image
 (by its extension), and its label in ``KEY.json`` (an object with ``label``, and if known ``split``, ``generator``,
 ``family`` and ``group``) or in ``KEY.cls`` (0 real, 1 fake). A label is 0, 1, ``real`` or ``fake``. Missing values
-are filled in as for a table. Without a split in the JSON, the first word of the tar's name, or else of its folders from the
-inside out, that names one is used, else ``train``. Samples without an image are skipped.
+are filled in as for a table. Without a split in the JSON, the first word of the tar's name, or else of its folders from
+the inside out, that names one is used, else ``train``. Samples without an image are skipped.
 """
 
 from __future__ import annotations
