@@ -168,7 +168,7 @@ def test_transparent_pixels_lie_on_white_and_opaque_ones_are_untouched() -> None
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
-def test_a_transparent_palette_entry_lies_on_white(format: str) -> None:  # noqa: A002
+def test_a_transparent_palette_entry_is_composited_on_white(format: str) -> None:  # noqa: A002
     picture = Image.new("P", (16, 16), 3)
     picture.putpalette([10, 20, 30] * 256)
     picture.paste(5, (0, 0, 8, 16))

@@ -75,7 +75,7 @@ def test_images_that_differ_in_content_alone_are_not_told_apart(plain: Path) -> 
     assert not result["found"]
 
 
-def test_bytes_are_told_but_not_judged_as_they_depend_on_the_content(plain: Path) -> None:
+def test_bytes_are_reported_but_not_judged_as_they_depend_on_the_content(plain: Path) -> None:
     result = run_audit([plain], sample=0)
     (entry,) = result["told"]
     assert entry["feature"] == "bytes per pixel"

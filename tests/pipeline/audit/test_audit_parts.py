@@ -55,7 +55,7 @@ def test_what_an_encoder_wrote_besides_the_pixels_is_reported() -> None:
     assert facts.jpeg_quality is None
 
 
-def test_a_grey_jpeg_and_a_16_bit_png_are_told_from_others() -> None:
+def test_a_grey_jpeg_and_a_16_bit_png_are_distinguished_from_others() -> None:
     assert header_facts(saved(noise()[..., 0], "JPEG"), "a.jpg").subsampling == "grey"
     assert header_facts(saved(np.full((16, 16), 1000, np.uint16)), "a.png").mode == "I;16 16-bit"
 
@@ -100,7 +100,7 @@ def test_tables_of_another_make_are_recognised_as_a_former_jpeg() -> None:
     assert earlier_quality(np.asarray(Image.open(io.BytesIO(data))) @ GREY) is not None
 
 
-def test_a_jpeg_tells_a_stronger_compression_before_its_own_and_nothing_if_there_was_none() -> None:
+def test_a_jpeg_shows_a_stronger_compression_before_its_own_and_nothing_if_there_was_none() -> None:
     twice = saved(through_jpeg(picture(0, 128), 70), "JPEG", quality=95)
     once = saved(picture(0, 128), "JPEG", quality=95)
     found = pixel_facts(twice)
@@ -175,7 +175,7 @@ def test_a_higher_level_gives_a_wider_interval_around_the_same_auc() -> None:
     assert wide.interval[0] < narrow.interval[0] < narrow.auc < narrow.interval[1] < wide.interval[1]
 
 
-def test_a_feature_that_is_missing_on_one_side_tells_the_label_and_one_without_variation_nothing() -> None:
+def test_a_feature_that_is_missing_on_one_side_predicts_the_label_and_one_without_variation_nothing() -> None:
     rng = np.random.default_rng(0)
     labels = [0, 1] * 40
     rows = [{"a": None if label else float(rng.normal()), "b": "same"} for label in labels]
