@@ -201,7 +201,7 @@ def build(
     place = Placement.checked(scheduler, workers, array, tries)
     quote = CostRequest.checked(price, calibrate, place.processes, dry_run=dry_run)
     with RichProgress() as progress:
-        results = run_builds(configs, progress, dry_run=dry_run, placement=place, quote=quote)
+        results = run_builds(configs, progress, dry_run=dry_run, placement=place, cost_request=quote)
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
     if strict and any(result["rejected"] for result in results):
         raise typer.Exit(3)

@@ -7,12 +7,13 @@ The steps define the meaning of :class:`.spec.ImageSpec`. Steps 1 to 4 are in :m
    reduced-size JPEG decoding (Pillow's ``draft``): it changes values.
 3. **Orientation.** The EXIF orientation is applied.
 4. **Colour.** Conversion to 8-bit RGB: grey is repeated, a palette is looked up, CMYK and YCbCr are converted as Pillow
-   does without a colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and rounded (65535
-   becomes 255); 16-bit RGB keeps the high byte, as Pillow reads it. Embedded profiles are ignored. 32-bit pixels and
-   Lab are rejected: nothing states their range.
+   does without a colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and
+   rounded (65535 becomes 255); 16-bit RGB keeps the high byte, as Pillow reads it. Embedded profiles are ignored.
+   32-bit pixels and Lab are rejected: nothing states their range.
 5. **Harmonization**, if the spec has ``harmonize``: the whole upright image is compressed as a JPEG and decoded again
    (:func:`.perturb.recompress_jpeg`), as if the data set had been saved again as JPEG files. This precedes the resize
-   because the files' own compression did: its 8x8 grid is resized like theirs, and no pixel that the ADM sees is quantised.
+   because the files' own compression did: its 8x8 grid is resized like theirs, and no pixel that the ADM sees is
+   quantised.
 6. **Resize**, by preset. An image that already has the right size is not changed.
 
    * ``distildire``: float in [0, 1], shorter side to N (the longer one to int(N * long / short)), bilinear with

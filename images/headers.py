@@ -1,12 +1,12 @@
 """Read the header of an image file without decoding pixels: size, format, and traits of the encoder.
 
 Pillow reads any header. Most files of most data sets are plain, however: a JPEG without EXIF, or a PNG without metadata
-that changes its meaning. For these, parsers of our own give the same result several times faster; without them, a scan of
-many small files would spend more time in Pillow's parser than on reading and hashing.
+that changes its meaning. For these, parsers of our own give the same result several times faster; without them, a scan
+of many small files would spend more time in Pillow's parser than on reading and hashing.
 
-A file is plain if nothing in it can make Pillow reject it, rotate it, or report another size than its frame header: a JPEG
-of 8 bits and one or three channels, complete up to its first scan, without EXIF, XMP or further images; a PNG of 8-bit
-channels without a palette, whose header checksums are right and whose other chunks are of a few simple kinds.
+A file is plain if nothing in it can make Pillow reject it, rotate it, or report another size than its frame header: a
+JPEG of 8 bits and one or three channels, complete up to its first scan, without EXIF, XMP or further images; a PNG of
+8-bit channels without a palette, whose header checksums are right and whose other chunks are of a few simple kinds.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _chunks(data: bytes, kind: str) -> Iterator[tuple[str, int]]:
 
 
 def _label(label: str, start: bytes) -> str:
-    """Add the keyword to the label of a PNG text chunk: generators store prompts and settings under their own keyword."""
+    """Add the keyword to the label of a PNG text chunk: generators store prompts under their own keyword."""
     if label not in ("tEXt", "zTXt", "iTXt"):
         return label
     keyword = start.split(b"\0", 1)[0].decode("latin-1")
@@ -256,7 +256,7 @@ class JpegHeader(NamedTuple):
 
 
 class PngHeader(NamedTuple):
-    """Pillow's mode, the size in pixels, interlacing, and (label, length) of the chunks of a plain PNG, in file order."""
+    """Pillow's mode, the size in pixels, interlacing, and (label, length) of each chunk of a plain PNG."""
 
     mode: str
     width: int

@@ -4,20 +4,21 @@ Each perturbation takes the cached uint8 image (3, S, S) and returns one of the 
 other features are computed. The kinds are defined to the pixel:
 
 * ``jpeg:Q``: compressed as JPEG of quality Q and decoded again, by :func:`recompress_jpeg`.
-* ``resize:F``: to round(S * F) pixels a side (half up) and back to S, both by Pillow's bicubic filter (a = -0.5) on 8-bit
-  values: antialiased on the way down.
+* ``resize:F``: to round(S * F) pixels a side (half up) and back to S, both by Pillow's bicubic filter (a = -0.5) on
+  8-bit values: antialiased on the way down.
 * ``blur:SIGMA``: a Gaussian in float64, sampled at whole pixels up to int(4 * SIGMA + 0.5), its weights made to sum to
   1; down the columns, then along the rows. Beyond the edge the image is mirrored, its last pixel repeated.
 * ``noise:SIGMA``: independent normal noise of SIGMA grey levels on every pixel and channel. It is drawn from the key
   alone, so an image has the same noise in every build and dataset, and the noise of twice the sigma is twice the noise.
-* ``crop:F``: the centre square of round(S * F) pixels (half up; the odd pixel is cut below and on the right), enlarged to S
-  by the same bicubic filter.
+* ``crop:F``: the centre square of round(S * F) pixels (half up; the odd pixel is cut below and on the right), enlarged
+  to S by the same bicubic filter.
 
 Blur and noise are rounded half up after clamping to [0, 255].
 
-For JPEG, Pillow (libjpeg-turbo) writes a baseline file with the standard tables scaled to the quality, chroma at half the
-resolution in both directions (4:2:0), and reads it with its defaults. Optimised or progressive coding would change the
-bytes of the file but no pixel. The values are those of the installed Pillow, whose version is in every build record.
+For JPEG, Pillow (libjpeg-turbo) writes a baseline file with the standard tables scaled to the quality, chroma at half
+the resolution in both directions (4:2:0), and reads it with its defaults. Optimised or progressive coding would change
+the bytes of the file but no pixel. The values are those of the installed Pillow, whose version is in every build
+record.
 """
 
 from __future__ import annotations
@@ -140,9 +141,9 @@ _KINDS: dict[str, Callable[[_Pixels, float, str], _Pixels]] = {
 def unit_noise(key: str, count: int) -> NDArray[np.float64]:
     """Return ``count`` standard normal numbers, seeded with the key.
 
-    The Box-Muller transform (cosine branch) of the raw 64-bit stream of PCG64, which NumPy keeps stable between versions,
-    unlike its normal distribution. The first half of the stream gives the radii, the second the angles; the upper 53 bits
-    of a number n stand for (n + 0.5) / 2**53.
+    The Box-Muller transform (cosine branch) of the raw 64-bit stream of PCG64, which NumPy keeps stable between
+    versions, unlike its normal distribution. The first half of the stream gives the radii, the second the angles; the
+    upper 53 bits of a number n stand for (n + 0.5) / 2**53.
     """
     raw = np.random.PCG64(int(key, 16)).random_raw(2 * count)
     uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53

@@ -1,7 +1,7 @@
 """The spec of the feature ``image``: the uint8 image from which all other features are computed.
 
-Two optional parts change every pixel: the same JPEG compression for all images (``harmonize``), and a perturbation of the
-result, for measuring the robustness of a detector (``perturb``).
+Two optional parts change every pixel: the same JPEG compression for all images (``harmonize``), and a perturbation of
+the result, for measuring the robustness of a detector (``perturb``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stage one from end to end: prepare, run the tasks, write the dataset and the build record.
 
-An interrupted build loses no finished shard: each is committed as soon as it is complete. The dataset's revision and the
-build record, which a training reads, are written last.
+An interrupted build loses no finished shard: each is committed as soon as it is complete. The dataset's revision and
+the build record, which a training reads, are written last.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .execution.deviation import SAMPLES
 from .execution.tasks import InProcessExecutor
 from .planning.estimate import predicted_calls
 from .planning.prepare import BuildPlan, plan_again, prepare
-from .results import BuildTotals, Result, part_result, plan_result, record_result
+from .results import BuildResult, BuildTotals, part_result, plan_result, record_result
 from .scan.scan import drop_files
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ def run_builds(
     *,
     dry_run: bool = False,
     placement: Placement = IN_PROCESS,
-    quote: CostRequest | None = None,
-) -> list[Result]:
+    cost_request: CostRequest | None = None,
+) -> list[BuildResult]:
     """Run builds one after another, on the same workers if there are any; see :func:`run_build`."""
     if dry_run:
         return [
-            _plan(config, progress, placement, quote or CostRequest(processes=placement.processes))
+            _plan(config, progress, placement, cost_request or CostRequest(processes=placement.processes))
             for config in configs
         ]
     with open_worker_pool(placement, configs[0].device, progress) as pool:
@@ -60,8 +60,8 @@ def run_build(
     *,
     dry_run: bool = False,
     placement: Placement = IN_PROCESS,
-    quote: CostRequest | None = None,
-) -> Result:
+    cost_request: CostRequest | None = None,
+) -> BuildResult:
     """Compute the features of a dataset, reusing every row that the cache holds.
 
     Parameters
@@ -75,14 +75,14 @@ def run_build(
     placement
         Where to compute, and which part of the plan. A part writes neither revision nor build record unless all other
         parts are finished.
-    quote
+    cost_request
         Cost estimate that a dry run includes.
 
     Returns
     -------
     dict
-        What ``build --json`` prints. For a dry run: ``missing`` in place of ``computed``, predicted ADM calls, uncompressed
-        bytes.
+        What ``build --json`` prints. For a dry run: ``missing`` in place of ``computed``, predicted ADM calls,
+        uncompressed bytes.
 
     Raises
     ------
@@ -90,18 +90,22 @@ def run_build(
         Before any work starts, for sources, models or settings that cannot be used; at the end, for shards that workers
         failed to make.
     """
-    return run_builds([config], progress, dry_run=dry_run, placement=placement, quote=quote)[0]
+    return run_builds([config], progress, dry_run=dry_run, placement=placement, cost_request=cost_request)[0]
 
 
-def _plan(config: BuildConfig, progress: Progress, placement: Placement, quote: CostRequest) -> Result:
+def _plan(config: BuildConfig, progress: Progress, placement: Placement, cost_request: CostRequest) -> BuildResult:
     began = time.monotonic()
     with ExitStack() as stack:
         ready = prepare(config, progress, stack, dry_run=True, part=placement.part)
         audit = audit_result(summarise(ready.scanned.rows), config.harmonize)
-        return {**plan_result(config, ready, began), "audit": audit, "estimate": estimate_cost(config, ready, quote)}
+        return {
+            **plan_result(config, ready, began),
+            "audit": audit,
+            "estimate": estimate_cost(config, ready, cost_request),
+        }
 
 
-def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: WorkerPool | None) -> Result:
+def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: WorkerPool | None) -> BuildResult:
     began = time.monotonic()
     with ExitStack() as stack:
         ready = prepare(
@@ -184,7 +188,7 @@ def _log(
     config: BuildConfig,
     ready: BuildPlan,
     totals: BuildTotals,
-    result: Result,
+    result: BuildResult,
     executor: InProcessExecutor | ClusterExecutor,
 ) -> None:
     """Log in each feature's folder what this build added, where and how fast, and the error of reduced precision."""

@@ -1,8 +1,8 @@
 """Estimate the cost of a plan in device-hours and money, from the throughput of devices.
 
-A rate is measured now, read from an earlier measurement, or taken from the logs of builds. Measurements are stored in the
-user's cache folder by device, model, image size, precision and ``--compile``. With shared home folders, a login node
-without a GPU can use what was measured on nodes with one.
+A rate is measured now, read from an earlier measurement, or taken from the logs of builds. Measurements are stored in
+the user's cache folder by device, model, image size, precision and ``--compile``. With shared home folders, a login
+node without a GPU can use what was measured on nodes with one.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class DeviceRate:
     source: str
 
 
-def estimate_cost(config: BuildConfig, ready: BuildPlan, quote: CostRequest) -> dict[str, Any]:
+def estimate_cost(config: BuildConfig, ready: BuildPlan, cost_request: CostRequest) -> dict[str, Any]:
     """Return the cost of a plan: ``bytes`` before compression and, for each device with a known rate, hours and price.
 
     The measured device comes first; ``devices`` is empty if no rate is known.
@@ -101,18 +101,18 @@ def estimate_cost(config: BuildConfig, ready: BuildPlan, quote: CostRequest) -> 
     plan = ready.plan
     calls = predicted_calls(plan, ready.specs, ready.schedule, config.real_step)
     rates = known_rates(config, ready.specs, ready.cache)
-    if quote.calibrate:
+    if cost_request.calibrate:
         measured = calibrate(config, ready.specs, ready.device)
         rates = [measured, *(rate for rate in rates if rate.device != measured.device)]
     return {
         "bytes": sum(plan.missing[name] * row_bytes(spec) for name, spec in ready.specs.items()),
-        "price_per_hour": quote.price,
-        "processes": quote.processes,
-        "devices": [_on_device(rate, calls, plan.missing.get("teacher", 0), quote) for rate in rates],
+        "price_per_hour": cost_request.price,
+        "processes": cost_request.processes,
+        "devices": [_on_device(rate, calls, plan.missing.get("teacher", 0), cost_request) for rate in rates],
     }
 
 
-def _on_device(rate: DeviceRate, calls: int, teacher_rows: int, quote: CostRequest) -> dict[str, Any]:
+def _on_device(rate: DeviceRate, calls: int, teacher_rows: int, cost_request: CostRequest) -> dict[str, Any]:
     hours = device_hours(calls, teacher_rows, rate.adm_calls, rate.teacher_rows)
     return {
         "device": rate.device,
@@ -120,8 +120,8 @@ def _on_device(rate: DeviceRate, calls: int, teacher_rows: int, quote: CostReque
         "teacher_rows_per_second": rate.teacher_rows,
         "source": rate.source,
         "device_hours": hours,
-        "hours": None if hours is None else hours / quote.processes,
-        "cost": None if hours is None or quote.price is None else hours * quote.price,
+        "hours": None if hours is None else hours / cost_request.processes,
+        "cost": None if hours is None or cost_request.price is None else hours * cost_request.price,
     }
 
 

@@ -22,7 +22,7 @@ from .record import write_record
 from .scan.conflicts import Reject, ScannedRow
 from .sources.file import printable
 
-Result = dict[str, Any]
+BuildResult = dict[str, Any]
 
 
 @dataclass
@@ -69,7 +69,7 @@ class BuildTotals:
 
 def record_result(
     config: BuildConfig, ready: BuildPlan, totals: BuildTotals, audit: HeaderAudit | None, part: PlanPartition | None
-) -> Result:
+) -> BuildResult:
     """Write the dataset's revision and the build record, and return the result of the build.
 
     Parameters
@@ -125,7 +125,9 @@ def record_result(
     }
 
 
-def part_result(config: BuildConfig, ready: BuildPlan, totals: BuildTotals, part: PlanPartition, rest: Plan) -> Result:
+def part_result(
+    config: BuildConfig, ready: BuildPlan, totals: BuildTotals, part: PlanPartition, rest: Plan
+) -> BuildResult:
     """Return the result of a build that finished its part while ``rest`` of the whole plan is still missing."""
     features = {
         name: {
@@ -151,7 +153,7 @@ def part_result(config: BuildConfig, ready: BuildPlan, totals: BuildTotals, part
     }
 
 
-def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> Result:
+def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildResult:
     """Return the result of a dry run; ``began`` is the monotonic clock at its start."""
     plan = ready.plan
     features = {
@@ -178,7 +180,7 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> Result:
     }
 
 
-def _scan_result(config: BuildConfig, ready: BuildPlan, rejects: Sequence[Reject]) -> Result:
+def _scan_result(config: BuildConfig, ready: BuildPlan, rejects: Sequence[Reject]) -> BuildResult:
     return {
         "dataset": config.dataset,
         "origin": ready.derived.model_dump() if ready.derived else None,
@@ -193,7 +195,7 @@ def _scan_result(config: BuildConfig, ready: BuildPlan, rejects: Sequence[Reject
     }
 
 
-def _part(part: PlanPartition | None, left: int) -> Result | None:
+def _part(part: PlanPartition | None, left: int) -> BuildResult | None:
     """Return the part that was built, if any, and how many shards of the other parts are still missing."""
     return {"number": part.number, "of": part.of, "shards_left": left} if part else None
 

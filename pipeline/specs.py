@@ -4,9 +4,9 @@ Three groups: features that the ADM computes (eps, recon, dire, noise), features
 computed, and the teacher's features of DIRE. The spec of the image is in :mod:`..images.spec`, beside its decoder. A
 setting that changes only the speed (batch size, device, shard size, format) is in none of them.
 
-**Imported features.** What made such a file cannot be proven, so its spec says whose scripts wrote it (``kind``) and what
-the user knows about it (``origin``). It never equals the spec of a feature that was computed here: DistilDIRE's scripts
-feed unrounded floats to the diffusion model, and their eps must not be joined with ours.
+**Imported features.** What made such a file cannot be proven, so its spec says whose scripts wrote it (``kind``) and
+what the user knows about it (``origin``). It never equals the spec of a feature that was computed here: DistilDIRE's
+scripts feed unrounded floats to the diffusion model, and their eps must not be joined with ours.
 
 **Teacher.** A frozen backbone's last feature map of a DIRE image, for each view (DistilDIRE). The paper feeds DIRE in
 [0, 1], normalised as the backbone's weights expect, at 224 pixels for images of 256; the official code feeds DIRE in
@@ -109,14 +109,14 @@ ImportOrigin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ 
 
 
 class ImportedFiles(SpecPart):
-    """Origin of imported values: whose scripts wrote the files, and what the user knows of model, steps and precision."""
+    """Origin of imported values: whose scripts wrote the files, and what the user knows about them."""
 
     kind: ImportKind
     origin: ImportOrigin
 
 
 class ImportedImageSpec(Spec):
-    """The image file beside the features, uint8 (3, size, size). The diffusion model may have seen another resize of it.
+    """The image file beside the features, uint8 (3, size, size); the diffusion model may have seen it resized.
 
     Attributes
     ----------
@@ -169,8 +169,8 @@ Positive = Annotated[float, Field(gt=0)]
 class TeacherSpec(Spec):
     """Feature map of a frozen backbone, float16 (V, F, h, w), V in the order of ``views``.
 
-    The backbone's input is DIRE / 255, resized to ``size`` (bilinear, antialiased; unchanged if it has that size), flipped
-    according to the view, then normalised as (x - mean) / std.
+    The backbone's input is DIRE / 255, resized to ``size`` (bilinear, antialiased; unchanged if it has that size),
+    flipped according to the view, then normalised as (x - mean) / std.
 
     Attributes
     ----------
@@ -238,7 +238,7 @@ def teacher_spec(
 
 
 def default_train_size(image_size: int, preset: Preset) -> int:
-    """Return the side of the input of teacher and student: 7/8 of the image's in the paper (224 of 256), all in the code."""
+    """Return the side of the networks' input: 7/8 of the image's for ``paper`` (224 of 256), else the image's."""
     return paper_size(image_size) if preset == "paper" else image_size
 
 
@@ -253,8 +253,8 @@ def normalisation(backbone: str, preset: Preset) -> tuple[Triple, Triple]:
 def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tensor:
     """Run the backbone on every view of DIRE images, on their device.
 
-    With bf16 and fp16, autocast selects the operations that run in that type. The call does not synchronise with the device,
-    so the values are checked later by :func:`check_teacher`.
+    With bf16 and fp16, autocast selects the operations that run in that type. The call does not synchronise with the
+    device, so the values are checked later by :func:`check_teacher`.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ ERROR = 0.05
 
 _MOST_FEATURES = 5
 _MOST_VALUES = 3  # values of a feature that a sentence names
-_LONGEST_VALUE = 48  # characters of one
+_LONGEST_VALUE = 48  # characters of a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ def judge_content_features(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
 def choose_evenly(files: Sequence[SourceFile], keys: Sequence[str], most: int) -> list[int]:
     """Choose at most ``most`` images of each label, evenly over splits and generators.
 
-    Within a split and generator, images are taken in the order of their keys, which is random with respect to content and
-    independent of the order of the files.
+    Within a split and generator, images are taken in the order of their keys, which is random with respect to content
+    and independent of the order of the files.
 
     Returns
     -------

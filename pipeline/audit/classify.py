@@ -1,8 +1,8 @@
 """Measure how well features separate real from generated images: the cross-validated AUC of a random forest.
 
-A forest of small trees can ask what any shortcut learner could: is it this format, is the width 256, is the quality between
-90 and 95. Near and exact duplicates stay in one fold. The interval is a percentile bootstrap of the out-of-fold scores over
-the groups of duplicates.
+A forest of small trees can ask what any shortcut learner could: is it this format, is the width 256, is the quality
+between 90 and 95. Near and exact duplicates stay in one fold. The interval is a percentile bootstrap of the out-of-fold
+scores over the groups of duplicates.
 """
 
 from __future__ import annotations

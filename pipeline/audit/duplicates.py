@@ -1,10 +1,10 @@
 """Find near duplicates: images that look the same after resizing or saving again, without comparing all pairs.
 
 An image is reduced to a 32x32 grey thumbnail by area averaging. Its **perceptual hash** is the signs of the 64 lowest
-frequencies of the thumbnail's DCT, without the mean. Two images are candidates if at most :data:`MOST_BITS` bits differ.
-They then agree in at least one of ``MOST_BITS + 1`` bands of bits, so only images in the same bucket are compared.
-A candidate is a near duplicate if the thumbnails have a correlation of :data:`CORRELATION` or more. An image of nearly one
-colour has no hash.
+frequencies of the thumbnail's DCT, without the mean. Two images are candidates if at most :data:`MOST_BITS` bits
+differ. They then agree in at least one of ``MOST_BITS + 1`` bands of bits, so only images in the same bucket are
+compared. A candidate is a near duplicate if the thumbnails have a correlation of :data:`CORRELATION` or more. An image
+of nearly one colour has no hash.
 """
 
 from __future__ import annotations

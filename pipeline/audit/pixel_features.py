@@ -1,18 +1,19 @@
 """Features of an image's processing history in its pixels: earlier JPEG compression, the 8x8 grid, and resampling.
 
-Every feature compares an image with itself (a frequency with its neighbours, a coefficient with a lattice), so it depends on
-how the image was processed rather than on its content. Images smaller than :data:`SPECTRUM_SIDE` have too few frequencies
-for the last two features.
+Every feature compares an image with itself (a frequency with its neighbours, a coefficient with a lattice), so it
+depends on how the image was processed rather than on its content. Images smaller than :data:`SPECTRUM_SIDE` have too
+few frequencies for the last two features.
 
-* **Earlier JPEG.** Quantisation leaves the DCT coefficients of the 8x8 blocks at multiples of its steps, and they stay there
-  when the pixels are saved in another format (Fan and de Queiroz 2003). For each standard quality, and then for arbitrary
-  tables, a Rayleigh test measures whether the coefficients' phases within a step agree. Coefficients that round to 0 are
-  left out: every smooth image has them. After a crop or a resize the coefficients are off their steps, and nothing is found.
-* **8x8 grid.** The mean absolute second difference of each column, taken over the rows, shows the block borders as a signal
-  of period 8, wherever the grid begins. Its power at the four harmonics is divided by that of neighbouring frequencies.
-  The upsampling layers of a generator can leave the same trace.
-* **Resampling.** Interpolation also makes the second difference periodic (Gallagher 2005). The feature is the highest peak
-  at any other frequency.
+* **Earlier JPEG.** Quantisation leaves the DCT coefficients of the 8x8 blocks at multiples of its steps, and they stay
+  there when the pixels are saved in another format (Fan and de Queiroz 2003). For each standard quality, and then for
+  arbitrary tables, a Rayleigh test measures whether the coefficients' phases within a step agree. Coefficients that
+  round to 0 are left out: every smooth image has them. After a crop or a resize the coefficients are off their steps,
+  and nothing is found.
+* **8x8 grid.** The mean absolute second difference of each column, taken over the rows, shows the block borders as a
+  signal of period 8, wherever the grid begins. Its power at the four harmonics is divided by that of neighbouring
+  frequencies. The upsampling layers of a generator can leave the same trace.
+* **Resampling.** Interpolation also makes the second difference periodic (Gallagher 2005). The feature is the highest
+  peak at any other frequency.
 """
 
 from __future__ import annotations
@@ -61,10 +62,11 @@ class PixelFacts:
     earlier_quality
         Quality of an earlier JPEG compression, or None.
     grid
-        Log of the power at period 8 relative to neighbouring frequencies. In a JPEG it depends on the content: smooth images
-        show the blocks of one quality more than others. None for small images.
+        Log of the power at period 8 relative to neighbouring frequencies. In a JPEG it depends on the content: smooth
+        images show the blocks of one quality more than others. None for small images.
     peak
-        Relative power of the highest other peak, less its expectation for this number of frequencies. None for small images.
+        Relative power of the highest other peak, less its expectation for this number of frequencies. None for small
+        images.
     """
 
     own_quality: int | None
@@ -111,7 +113,7 @@ def _periodicity(grey: _Floats) -> tuple[float, float]:
 
 
 def _spectrum(grey: _Floats) -> _Floats:
-    """Return the power of the columns' mean absolute second difference, relative to its neighbours: 1 for white noise."""
+    """Return the relative power spectrum of the columns' mean absolute second difference: 1 for white noise."""
     second = np.abs(grey[:, 2:] - 2 * grey[:, 1:-1] + grey[:, :-2])
     level = np.pad(np.log(np.minimum(second, _CAP).mean(axis=0) + 0.05), 1, mode="edge")
     average = np.r_[0.5, np.ones(15), 0.5] / 16  # of 16 columns: takes nothing from a period of 8
@@ -163,7 +165,8 @@ class StepSearch(NamedTuple):
     least
         Smallest step of each of the 64 coefficients.
     margin
-        Magnitudes count from half a step plus this many grey levels. Above 0, evidence against a step would be left out.
+        Magnitudes count from half a step plus this many grey levels. Above 0, evidence against a step would be left
+        out.
     agreement
         Smallest mean cosine of the phases.
     """

@@ -1,8 +1,8 @@
 """Audit a dataset: can the label be predicted without the content of the images?
 
-A detector trained on JPEG photographs and PNG generations learns to tell JPEG from PNG. The audit reads the sources as a
-build does. It measures how well headers (:mod:`.header_features`) and traces in the pixels (:mod:`.pixel_features`) predict
-the label (:mod:`.classify`), and finds duplicates (:mod:`.duplicates`).
+A detector trained on JPEG photographs and PNG generations learns to tell JPEG from PNG. The audit reads the sources as
+a build does. It measures how well headers (:mod:`.header_features`) and traces in the pixels (:mod:`.pixel_features`)
+predict the label (:mod:`.classify`), and finds duplicates (:mod:`.duplicates`).
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def audit_rows(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        One entry per check (all rows, each split, each generator): ``part``, ``features``, counts, ``auc``, ``interval``,
-        ``found``, and in ``carried_by`` the features that predict the label. With too few images, ``auc`` is None and
-        ``reason`` says why.
+        One entry per check (all rows, each split, each generator): ``part``, ``features``, counts, ``auc``,
+        ``interval``, ``found``, and in ``carried_by`` the features that predict the label. With too few images, ``auc``
+        is None and ``reason`` says why.
     """
     indices = choose_evenly([row.file for row in rows], [row.key for row in rows], HEADER_SAMPLE)
     return header_checks([rows[index] for index in indices])
@@ -88,8 +88,8 @@ def run_audit(
     Returns
     -------
     dict
-        The findings, ready for JSON. ``found`` says whether any check found that the label can be predicted; ``set_aside``
-        lists files that could not be used, with the reason.
+        The findings, ready for JSON. ``found`` says whether any check found that the label can be predicted;
+        ``set_aside`` lists files that could not be used, with the reason.
 
     Raises
     ------

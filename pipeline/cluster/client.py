@@ -68,8 +68,8 @@ class TaskOutcome:
 class WorkerPool:
     """The workers of a Dask scheduler.
 
-    Every method raises UserError if the scheduler is gone for good. If another one takes over, tasks that were submitted
-    before come back untried.
+    Every method raises UserError if the scheduler is gone for good. If another one takes over, tasks that were
+    submitted before come back untried.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class WorkerPool:
         return outcomes if futures or outcomes else self._stranded()
 
     def _outcomes(self, futures: Sequence[Future[str]]) -> list[TaskOutcome]:
-        """Return the outcomes of tasks. If the loss of the scheduler cancelled some, wait for another and leave them out."""
+        """Return the outcomes of tasks. Tasks that the loss of the scheduler cancelled are left out."""
         try:
             ended = _gathered(self._connection.client, futures)
         except LOST as error:
@@ -191,7 +191,7 @@ class WorkerPool:
     def scan_files(
         self, files: Sequence[SourceFile], trusted: Mapping[bytes, ScanEntry]
     ) -> Iterator[Sequence[ScannedFile]]:
-        """Scan files on the workers, as a :data:`..scan.scan.FileScanner`; files that they cannot read are scanned here."""
+        """Scan files on the workers (a :data:`..scan.scan.FileScanner`); files that they cannot read are scanned here."""
         roots = {root: absolute_root(root) for root in {file.root for file in files}}
         keys = [memory_key(roots[file.root], file) for file in files]
         blocks = [slice(start, start + _FILES) for start in range(0, len(files), _FILES)]

@@ -1,8 +1,8 @@
 """The connection to a Dask scheduler, and to its successor at the same address when it has gone away.
 
 A scheduler stores nothing on disk, so a restarted one knows neither the build nor its tasks. A new client registers the
-build's plugin again, and the tasks that were submitted through the old client are submitted again. Dask's own client also
-reconnects, but silently and without the plugin.
+build's plugin again, and the tasks that were submitted through the old client are submitted again. Dask's own client
+also reconnects, but silently and without the plugin.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ class Connection:
 
     def _gone(self) -> UserError:
         return UserError(
-            f"the scheduler at {self.address} went away. Finished shards are kept. Start it and run the same command again."
+            f"the scheduler at {self.address} went away. Finished shards are kept. "
+            "Start it and run the same command again."
         )
 
 

@@ -1,9 +1,9 @@
 """Dispatch shards to workers until each is made, or has failed so often that it is given up.
 
-A shard that raised an exception is tried again, on another worker if there is one. A worker that dies takes down all its
-shards, only one of which can be the cause: they go to the end of the queue, and a shard that was present at too many deaths
-has its last try alone, so that a shard that kills workers is distinguished from its neighbours. A worker on which many shards
-in a row fail is removed. If the fault is common to all workers, the build ends when none is left.
+A shard that raised an exception is tried again, on another worker if there is one. A worker that dies takes down all
+its shards, only one of which can be the cause: they go to the end of the queue, and a shard that was present at too
+many deaths has its last try alone, so that a shard that kills workers is distinguished from its neighbours. A worker on
+which many shards in a row fail is removed. If the fault is common to all workers, the build ends when none is left.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ class Dispatcher:
         Raises UserError if the scheduler is gone, or every worker was removed.
         """
         while self._waiting or self._in_flight or self._alone:
-            self._hand_out()
+            self._submit_waiting()
             outcomes = self._pool.ended()
             for outcome in outcomes:
                 yield self._take(outcome)
             if not outcomes:
                 yield None
 
-    def _hand_out(self) -> None:
+    def _submit_waiting(self) -> None:
         if self._waiting:
             room = self._pool.window() - len(self._in_flight)
             if not self._in_flight:  # every device starts before any worker reads a second shard
@@ -140,7 +140,7 @@ class Dispatcher:
         shard.last = failure.text if failure.worker is None else f"{failure.text} (on {failure.worker})"
         if failure.deaths == 0 and failure.worker is not None:
             shard.avoid.add(failure.worker)
-            self._blame(failure.worker, shard)
+            self._count_failure(failure.worker, shard)
         if failure.deaths and not shard.alone and shard.failures >= self._tries - 1 and self._tries > 1:
             self._alone.append(shard)
         elif shard.failures < self._tries:
@@ -149,7 +149,7 @@ class Dispatcher:
             self.failed.append(shard)
             self._say(f"shard {shard.id[:16]} is given up: {shard.last}")
 
-    def _blame(self, worker: str, shard: ShardTask) -> None:
+    def _count_failure(self, worker: str, shard: ShardTask) -> None:
         """Count a failure on a worker; remove it after too many in a row, and stop if it was the last."""
         failed = self._failed_in_a_row.setdefault(worker, set())
         failed.add(shard.id)

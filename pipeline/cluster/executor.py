@@ -73,8 +73,8 @@ class ClusterExecutor:
     def reports(self) -> Iterator[TaskReport]:
         """Yield the workers' report of each task.
 
-        Raises UserError if the scheduler went away for good, or at the end, after all other shards are made, for shards that
-        failed too often.
+        Raises UserError if the scheduler went away for good, or at the end, after all other shards are made, for shards
+        that failed too often.
         """
         ready, progress = self._ready, self._progress
         files = ready.files()

@@ -1,7 +1,7 @@
 """Start workers on this machine: one process per GPU, or a number of CPU processes.
 
-All sockets listen on the loopback interface only, and connections are encrypted with a key that exists as long as the build:
-any process that can connect to a Dask scheduler can run code as its user, and a machine may have other users.
+All sockets listen on the loopback interface only, and connections are encrypted with a key that exists as long as the
+build: any process that can connect to a Dask scheduler can run code as its user, and a machine may have other users.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Code that runs on a worker: the tasks of a build, with models that are loaded once, and the scan of source files.
 
-A worker runs several tasks at a time, so that one reads its images and another writes its features while the device computes
-a third. The device computes one task at a time.
+A worker runs several tasks at a time, so that one reads its images and another writes its features while the device
+computes a third. The device computes one task at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class UnknownBuildError(Exception):
 
 
 class BuildPlugin(WorkerPlugin):
-    """The state of a build on a worker: what its tasks share, opened with the first task, and the thread that computes."""
+    """The state of a build on a worker: what its tasks share, opened with the first, and the computing thread."""
 
     idempotent = True
     """A build that connects to the same scheduler again keeps what its workers have opened."""

@@ -1,8 +1,8 @@
 """Run a model in batches of one shape whose size fits the device's memory.
 
-Each batch is launched before the results of the previous one are fetched, so that the device does not wait for the host.
-When memory runs out, the size is halved and the same items are tried again. A size is found once per device, model, image
-size and precision, and stored in the user's cache folder.
+Each batch is launched before the results of the previous one are fetched, so that the device does not wait for the
+host. When memory runs out, the size is halved and the same items are tried again. A size is found once per device,
+model, image size and precision, and stored in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def _launched(launch: Callable[[Sequence[T], int], HostCopy], batch: Sequence[T]
         return None
 
 
-def pad_batch(rows: Sequence[int], size: int) -> list[int]:
-    """Repeat the last row until the batch is full, so that all batches have one shape."""
-    return [*rows, *[rows[-1]] * (size - len(rows))]
+def pad_batch(items: Sequence[T], size: int) -> list[T]:
+    """Repeat the last item until the batch is full, so that all batches have one shape."""
+    return [*items, *[items[-1]] * (size - len(items))]
 
 
 def remembered_size(

@@ -1,4 +1,4 @@
-"""Compute the features of a task on its device: the fused pass of the ADM, then the teacher. Nothing is written here."""
+"""Compute the features of a task on its device: the fused pass of the ADM, then the teacher."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ class _Pass:
     def _launch(self, batch: Sequence[str], size: int) -> HostCopy:
         context = self.context
         pixels = to_device(self.pixels[pad_batch([self.row_of[key] for key in batch], size)], context.models.device)
-        asked = {"eps"} if self.route == "first" else set(self.wants)
+        requested = {"eps"} if self.route == "first" else set(self.wants)
         with torch.inference_mode():
             x = to_signal(pixels)
             found = extract(
                 context.models.adm,
                 x,
                 context.schedule,
-                asked,
+                requested,
                 clip=context.config.clip,
                 real_step=context.config.real_step,
             )
@@ -122,7 +122,8 @@ def _check_finite(keys: Sequence[str], finite: HostArray, wants: Sequence[str]) 
     bad = [key for key, fine in zip(keys, finite.tolist(), strict=False) if not fine]
     if bad:
         raise UserError(
-            f"{', '.join(wants)}: the diffusion model gave NaN or Inf for {len(bad)} of {len(keys)} images (first: {bad[0]}), "
+            f"{', '.join(wants)}: the diffusion model gave NaN or Inf for {len(bad)} of {len(keys)} images "
+            f"(first: {bad[0]}), "
             "so nothing was stored for them. Try --precision fp32; if that is set already, the weights are damaged."
         )
 

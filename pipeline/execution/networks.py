@@ -31,9 +31,9 @@ def adm_on(config: BuildConfig, device: torch.device, *, reduced: bool = True) -
 def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
     """Convert a loaded diffusion model to its precision and move it to its device.
 
-    The memory format is channels-last: cuDNN's half-precision convolutions need it for full speed, oneDNN's avoid copying
-    every feature map, and attention reads feature maps without a copy. On CPU in float32, large 3x3 convolutions use
-    Winograd's algorithm.
+    The memory format is channels-last: cuDNN's half-precision convolutions need it for full speed, oneDNN's avoid
+    copying every feature map, and attention reads feature maps without a copy. On CPU in float32, large 3x3
+    convolutions use Winograd's algorithm.
     """
     if precision in HALF_TYPES:
         model.to_half(HALF_TYPES[precision])
@@ -43,7 +43,7 @@ def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
 
 
 def compiled(model: Adm, device: torch.device) -> NoiseModel:
-    """Compile a model for the batch shape of a build, on CUDA as one graph. Compiled code is kept for the next build."""
+    """Compile a model for the batch shape of a build, on CUDA as one graph; the next build reuses the code."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_folder() / "compiled"))
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(model, dynamic=False, mode=mode)
@@ -82,8 +82,8 @@ def teacher_batch(config: BuildConfig, device: torch.device) -> BatchSize:
 class Models:
     """The networks of a build on its device, each loaded on first use.
 
-    The teacher's batch size does not depend on whether the ADM was loaded, so a build that was interrupted between the two
-    writes the same bytes.
+    The teacher's batch size does not depend on whether the ADM was loaded, so a build that was interrupted between the
+    two writes the same bytes.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Run tasks as a pipeline: while one is computed, the next one's images are read and the last one's features written.
 
-All batches have one shape and none crosses a shard, so a build that was interrupted uses the same batches as an undisturbed
-one. Memory holds at most three tasks.
+All batches have one shape and none crosses a shard, so a build that was interrupted uses the same batches as an
+undisturbed one. Memory holds at most three tasks.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def run_task(task: Task, images: TaskImages, context: TaskContext, device: Execu
     task, images, context
         The task, its images, and what tasks share.
     device
-        Executor with the one thread that computes. On a CPU every computing thread has its own OpenMP threads, and more of
-        them than cores slow each other down.
+        Executor with the one thread that computes. On a CPU every computing thread has its own OpenMP threads, and more
+        of them than cores slow each other down.
     """
     shards = commit_images(task, images, context)
     made = device.submit(_compute, task, images, context).result()
@@ -145,8 +145,8 @@ def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Computed:
 def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[str, str]:
     """Commit the images that were decoded for a task; return ``image`` -> id of their shard, if there are any.
 
-    Keys whose bytes cannot be decoded are recorded in the marker with the reason and are not tried again. Keys whose file is
-    gone are left out of the shard, so the next build tries them again.
+    Keys whose bytes cannot be decoded are recorded in the marker with the reason and are not tried again. Keys whose
+    file is gone are left out of the shard, so the next build tries them again.
     """
     if task.image_shard is not None:
         return {}

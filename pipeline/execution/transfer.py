@@ -25,8 +25,8 @@ def to_device(rows: HostArray, device: torch.device) -> Tensor:
 class HostCopy:
     """An asynchronous copy of named tensors to the host.
 
-    On CUDA the copies are queued behind the work that computes the values. :meth:`arrays` waits for these copies only; work
-    that was queued later continues. The values may be on several devices, whichever device is current.
+    On CUDA the copies are queued behind the work that computes the values. :meth:`arrays` waits for these copies only;
+    work that was queued later continues. The values may be on several devices, whichever device is current.
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:

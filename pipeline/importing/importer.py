@@ -1,14 +1,14 @@
 """Import loose feature files from end to end: shards, the dataset's revision and a build record.
 
-An import plans like a build: rows that the cache holds are not read again, so an interrupted import continues. Files that are
-missing, damaged or inconsistent are rejected with the reason, and tried again by the next import.
+An import plans like a build: rows that the cache holds are not read again, so an interrupted import continues. Files
+that are missing, damaged or inconsistent are rejected with the reason, and tried again by the next import.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
 from ...progress import Progress
 from ..audit.summary import summarise
+from ..execution.batches import pad_batch
 from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
 from ..record import write_record
 from ..scan.conflicts import Reject, ScannedRow
@@ -43,7 +44,7 @@ _COMPARED = 8
 
 @dataclass(frozen=True)
 class _ImportContext:
-    """What the tasks of an import share. ``rows`` has one row per key; ``samples`` maps the path of an image to its files."""
+    """What the tasks of an import share: one row per key, and the files of each image by its path."""
 
     rows: Mapping[str, ScannedRow]
     samples: Mapping[str, LooseSample]
@@ -89,8 +90,8 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
     Raises
     ------
     UserError
-        For folders that are not as expected, for files that contradict those imported before under the same origin, and if
-        no image can be used.
+        For folders that are not as expected, for files that contradict those imported before under the same origin, and
+        if no image can be used.
     """
     began = time.monotonic()
     found = [sample for source in config.sources for sample in find_loose_samples(source, config.kind, config.layout)]
@@ -158,7 +159,7 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
 
 
 def _wanted(config: ImportConfig, found: Sequence[LooseSample]) -> dict[str, frozenset[str]]:
-    """Return feature -> splits, in the order of computation: the files found, and the teacher for train (else for DIRE)."""
+    """Return feature -> splits in the order of computation; the teacher is for train, else for all splits with DIRE."""
     wanted = wanted_parts(found, config.features)
     absent = sorted(set(config.features) - set(wanted))
     if absent or not wanted:
@@ -191,7 +192,8 @@ def _compare(context: _ImportContext, config: ImportConfig) -> None:
                 continue
             if not np.array_equal(row, gather(store, [key])[0]):
                 raise UserError(
-                    f"{context.rows[key].file.location}: the cache holds another {feature} for this image, imported before "
+                    f"{context.rows[key].file.location}: the cache holds another {feature} for this image, "
+                    f"imported before "
                     f"under the origin {config.origin!r}. If these files were computed differently, give them their own --origin."
                 )
 
@@ -254,17 +256,13 @@ def _run_teacher(
     old = [key for key in keys if key not in fresh]
     dire = dict(fresh) | (dict(zip(old, gather(context.stores["dire"], old), strict=True)) if old else {})
     parts = []
-    for batch in _batches(keys, batch_size):
-        padded = [*batch, *[batch[-1]] * (batch_size - len(batch))]  # all batches have one shape
-        pixels = torch.from_numpy(np.stack([dire[key] for key in padded])).to(device)
+    for start in range(0, len(keys), batch_size):
+        batch = keys[start : start + batch_size]
+        pixels = torch.from_numpy(np.stack([dire[key] for key in pad_batch(batch, batch_size)])).to(device)
         parts.append(teacher_views(model, pixels, spec).cpu().numpy()[: len(batch)])
     rows = np.concatenate(parts)
     check_teacher(rows, spec)
     context.stores["teacher"].commit(keys, rows)
-
-
-def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
 def _usable(

@@ -10,9 +10,9 @@ dire       {images,recons,dire}/ in any layout of folders       ``recons``, ``di
 DistilDIRE cuts names at the first dot, so ``a.png``, ``a.jpg`` and ``a.b.png`` share one ``a.pt``, which belongs to the
 image that was written last. A file that several images share is not imported for any of them.
 
-``.pt`` files are untrusted: only tensors are unpickled, only the uncompressed zip format of PyTorch 1.6 and later is read (so
-that a small file cannot expand to a large one), and the file size is bounded. The official script saves each tensor with the
-storage of its whole batch; the file is memory-mapped, so that only the tensor's own part is read.
+``.pt`` files are untrusted: only tensors are unpickled, only the uncompressed zip format of PyTorch 1.6 and later is
+read (so that a small file cannot expand to a large one), and the file size is bounded. The official script saves each
+tensor with the storage of its whole batch; the file is memory-mapped, so that only the tensor's own part is read.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def find_loose_samples(source: Path, kind: ImportKind, layout: str | None) -> li
 
 
 def wanted_parts(samples: Iterable[LooseSample], requested: Collection[str]) -> dict[str, frozenset[str]]:
-    """Return feature -> splits in which at least one image has a file, for the ``requested`` features or, if empty, all."""
+    """Return feature -> splits with at least one file, for the ``requested`` features or, if empty, all."""
     found: dict[str, set[str]] = {}
     for sample in samples:
         for feature in sample.parts:
@@ -281,7 +281,8 @@ def common_side(samples: Sequence[LooseSample], features: Sequence[str]) -> int:
     side = sides.most_common(1)[0][0]
     if not MIN_SIZE <= side <= MAX_SIZE:
         raise UserError(
-            f"{samples[0].file.root}: its features have a side of {side} pixels; supported are {MIN_SIZE} to {MAX_SIZE}."
+            f"{samples[0].file.root}: its features have a side of {side} pixels; "
+            f"supported are {MIN_SIZE} to {MAX_SIZE}."
         )
     return side
 

@@ -2,8 +2,8 @@
 
 With a perturbation, the result is a derived dataset: rows of the origin under another name, with the same keys, labels,
 splits, generators and groups, and perturbed images. The key of a row remains the hash of the source file's bytes; the
-perturbation is part of the image's spec, and so of the spec of every feature. Without a perturbation, features are added to
-the origin itself. No source file is opened, so the sources may be gone.
+perturbation is part of the image's spec, and so of the spec of every feature. Without a perturbation, features are
+added to the origin itself. No source file is opened, so the sources may be gone.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def read_origin(config: BuildConfig) -> CachedSource:
     Raises
     ------
     UserError, UsageError
-        If the cache, the dataset or a split does not exist, if the dataset is itself derived, or if the name of the derived
-        dataset is in use.
+        If the cache, the dataset or a split does not exist, if the dataset is itself derived, or if the name of the
+        derived dataset is in use.
     """
     assert config.origin is not None
     cache = Cache.open(config.cache)

@@ -1,9 +1,9 @@
 """Plan a build: which features are wanted, and one task per image shard that names only the missing rows.
 
-A task is pure, idempotent and restartable: it holds keys and file names, never pixels, and its result depends on nothing
-else. New images are divided into shards by split and in the order of their keys, which are hashes, so that a shard mixes
-classes and generators. The division depends only on the keys that are missing, and finished shards are whole pieces of it:
-a build that was killed continues with the same shards as an undisturbed one.
+A task is pure, idempotent and restartable: it holds keys and file names, never pixels, and its result depends on
+nothing else. New images are divided into shards by split and in the order of their keys, which are hashes, so that a
+shard mixes classes and generators. The division depends only on the keys that are missing, and finished shards are
+whole pieces of it: a build that was killed continues with the same shards as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -196,12 +196,12 @@ def make_plan(
     shard_numbers = _shard_numbers(samples, shard_size)
     decodable = ~_among(samples.keys, list(image.rejected))
     samples, shard_numbers = samples.only(decodable), shard_numbers[decodable]
-    asked = {feature: samples.within(splits) for feature, splits in wanted.items()}
+    requested = {feature: samples.within(splits) for feature, splits in wanted.items()}
     shard, row = image.locate(samples.keys)
     lacking = {"image": shard < 0}
     for feature in wanted.keys() - {"image"}:
-        lacking[feature] = asked[feature].copy()
-        lacking[feature][asked[feature]] = indexes[feature].locate(samples.keys[asked[feature]])[0] < 0
+        lacking[feature] = requested[feature].copy()
+        lacking[feature][requested[feature]] = indexes[feature].locate(samples.keys[requested[feature]])[0] < 0
 
     held = np.lexsort((row, shard))[np.count_nonzero(lacking["image"]) :]
     groups = [(image.shards[shard[piece[0]]], piece) for piece in _runs(held, shard)]
@@ -218,7 +218,7 @@ def make_plan(
         if incomplete[piece].any()
     )
     missing = {feature: sum(len(task.missing.get(feature, ())) for task in tasks) for feature in wanted}
-    return Plan(tasks, _counts(asked), missing)
+    return Plan(tasks, _counts(requested), missing)
 
 
 def _shard_numbers(samples: Samples, shard_size: int) -> NDArray[np.int64]:
@@ -233,7 +233,7 @@ def _shard_numbers(samples: Samples, shard_size: int) -> NDArray[np.int64]:
 
 
 def _shard_number(piece: NDArray[np.intp], numbers: NDArray[np.int64]) -> int:
-    """Return the number of a shard: that of its middle sample, so that a few added or removed samples do not change it."""
+    """Return the number of a shard: that of its middle sample, which a few added or removed samples do not change."""
     return int(numbers[np.sort(piece)[len(piece) // 2]])
 
 

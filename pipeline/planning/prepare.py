@@ -1,4 +1,4 @@
-"""Prepare a build without computing anything: list the sources, scan them, make the specs, and plan against the cache."""
+"""Prepare a build: list the sources, scan them, make the specs, and plan against the cache."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class BuildPlan(BuildResources):
 def prepare(
     config: BuildConfig,
     progress: Progress,
-    held: ExitStack,
+    stack: ExitStack,
     *,
     dry_run: bool,
     part: PlanPartition | None = None,
@@ -102,7 +102,7 @@ def prepare(
         Configuration of the build.
     progress
         Receives the stages.
-    held
+    stack
         Receives the lease on the features, which is taken before their indexes are read.
     dry_run
         Create neither a cache nor a feature's folder.
@@ -125,7 +125,10 @@ def prepare(
     origin = None if config.origin is None else read_origin(config)
     flags, adm_digest = flags_and_digest(config, images_only=only_images(lists), progress=progress)
     schedule = flags.schedule(config.steps)
-    cache, scanned = origin[:2] if origin is not None else _scan(config, files, progress, scanner, dry_run=dry_run)
+    if origin is None:
+        cache, scanned = _scan(config, files, progress, scanner, dry_run=dry_run)
+    else:
+        cache, scanned = origin.cache, origin.rows
     if not scanned.rows:
         first = scanned.rejects[0]
         raise UserError(
@@ -142,7 +145,7 @@ def prepare(
     may_write, held_lease = True, ""
     if cache is not None and not dry_run:
         folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
-        taken = held.enter_context(lease(cache.root, "build", folders, config.dataset))
+        taken = stack.enter_context(lease(cache.root, "build", folders, config.dataset))
         may_write, held_lease = path_exists(taken), taken.name
     originals = None
     if origin is not None:

@@ -1,7 +1,8 @@
 """The rows of a scan: one for each usable file, the conflicts between them, and the dataset's table.
 
-Files with the same bytes and both labels are rejected. Bytes that occur in several splits are kept in test only (else in
-val only). Bytes that occur twice with one label in one split are two occurrences and stay two rows. All counts are of files.
+Files with the same bytes and both labels are rejected. Bytes that occur in several splits are kept in test only (else
+in val only). Bytes that occur twice with one label in one split are two occurrences and stay two rows. All counts are
+of files.
 """
 
 from __future__ import annotations

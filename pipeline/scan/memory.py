@@ -1,7 +1,7 @@
 """The scan memory: results of earlier scans in a Parquet file that is safe to delete.
 
-An entry depends only on a file's bytes, so it stays valid for other limits. Its key is the bytes of the file's absolute path
-or URL. A memory that is damaged, or of another version, counts as empty.
+An entry depends only on a file's bytes, so it stays valid for other limits. Its key is the bytes of the file's absolute
+path or URL. A memory that is damaged, or of another version, counts as empty.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Scan the files of the sources: from files to rows of a dataset, with each file's key, size and format.
 
-Every file is read whole and hashed, and its header is parsed, including the traits that an audit needs. No pixel is decoded
-here, so only the decoder finds that a file is truncated.
+Every file is read whole and hashed, and its header is parsed, including the traits that an audit needs. No pixel is
+decoded here, so only the decoder finds that a file is truncated.
 
-Results are stored in the scan memory by (path, size, modification time), and a scan of unchanged files opens none of them.
-An image in a tar is identified by its offset in the tar and the tar's size and time, an object of an object store by its
-listing, whose times are whole seconds in most stores. A file that was rewritten with its old size and time goes unnoticed
-until its pixels are needed, or until ``rehash``. Its stale key does no harm: :func:`..sources.read.read_source` compares
-the key again before anything is computed, and a build that finds a mismatch makes the next scan open the file
-(:func:`drop_files`).
+Results are stored in the scan memory by (path, size, modification time), and a scan of unchanged files opens none of
+them. An image in a tar is identified by its offset in the tar and the tar's size and time, an object of an object store
+by its listing, whose times are whole seconds in most stores. A file that was rewritten with its old size and time goes
+unnoticed until its pixels are needed, or until ``rehash``. Its stale key does no harm:
+:func:`..sources.read.read_source` compares the key again before anything is computed, and a build that finds a mismatch
+makes the next scan open the file (:func:`drop_files`).
 
 :mod:`.conflicts` resolves conflicts between files.
 """

@@ -1,12 +1,12 @@
 """List the image files of a source, with label, split, generator and group of each.
 
-A **folder** is recognised by its structure, or read in the layout that is named; :mod:`.layouts` defines the layouts. Files
-with the extension of an image (jpg, jpeg, png, webp, bmp, tif, tiff, gif, in any case) are listed; whether they are images
-is decided later by their content. Other files are counted as ignored. Hidden files and files of operating systems are
-skipped silently. A linked folder is followed only inside the source; a linked file is a file.
+A **folder** is recognised by its structure, or read in the layout that is named; :mod:`.layouts` defines the layouts.
+Files with the extension of an image (jpg, jpeg, png, webp, bmp, tif, tiff, gif, in any case) are listed; whether they
+are images is decided later by their content. Other files are counted as ignored. Hidden files and files of operating
+systems are skipped silently. A linked folder is followed only inside the source; a linked file is a file.
 
-**Tars** of webdataset samples are read in place: a ``.tar`` file, or a folder that has some itself or in its split folders
-and fits no image layout; see :mod:`.tar`.
+**Tars** of webdataset samples are read in place: a ``.tar`` file, or a folder that has some itself or in its split
+folders and fits no image layout; see :mod:`.tar`.
 
 A **table** is a CSV or Parquet file with a row for each image; see :mod:`.table`.
 
@@ -99,7 +99,7 @@ def _discover_folder(tree: Tree, name: str | None) -> DiscoveredSource:
     if not files:
         raise UserError(
             f"{tree.root}: has the folders of the layout {layout.name}, but no image file in them "
-            f"({ignored} other files; looked for {', '.join(sorted(EXTENSIONS))}).{_outside(tree)}"
+            f"({ignored} other files; expected {', '.join(sorted(EXTENSIONS))}).{_outside(tree)}"
         )
     return DiscoveredSource(layout.name, files, ignored)
 

@@ -1,7 +1,8 @@
 """Folder layouts: label, split, generator and group of images from the path of their folder.
 
-A layout is a function from a :class:`.tree.Tree` to the folders (:class:`ImageFolder`) that it recognises; an empty list means
-"not this layout". All files below such a folder belong to it, at any depth. To add a layout, add a function with its pattern.
+A layout is a function from a :class:`.tree.Tree` to the folders (:class:`ImageFolder`) that it recognises; an empty
+list means "not this layout". All files below such a folder belong to it, at any depth. To add a layout, add a function
+with its pattern.
 
 ========== =========================================== ============= ============= ===============
 layout     pattern                                     fakes are by  reals are by  group
@@ -15,8 +16,8 @@ real-fake  [SPLIT/]{real,fake}, in any case            ``fake``      ``real``   
 
 * SPLIT is ``train``, ``val`` (also ``valid``, ``validation``) or ``test``. It is not reinterpreted: GenImage's
   ``val``, on which its paper tests, stays ``val``. ``real-fake`` without split folders is all ``train``.
-* Where a folder holds the reals for its fakes (``cnndet``, ``genimage``), these carry its generator too, so that the test
-  set of a generator includes its own reals. Elsewhere the reals are found by their group.
+* Where a folder holds the reals for its fakes (``cnndet``, ``genimage``), these carry its generator too, so that the
+  test set of a generator includes its own reals. Elsewhere the reals are found by their group.
 * In ``dire``, a folder is a GROUP if it has a subfolder ``real`` in one of the splits; its other subfolders are
   generators.
 * The family follows from the generator's name (:func:`family_of`): reals that carry a generator have its family, the

@@ -1,8 +1,8 @@
 """Read the bytes of an image: a file, an object in an object store, or a byte range of a tar in either.
 
-Sizes are checked before reading, and files that change during the read are rejected. For a local file, the status before
-and after shows it. One request for an object returns bytes of one version. Whether that is the listed version shows in the
-size, at the end of a scan for tars (:func:`altered_tars`), and in the key when the pixels are needed.
+Sizes are checked before reading, and files that change during the read are rejected. For a local file, the status
+before and after shows it. One request for an object returns bytes of one version. Whether that is the listed version
+shows in the size, at the end of a scan for tars (:func:`altered_tars`), and in the key when the pixels are needed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Read a table as a source: a CSV or Parquet file with a row for each image.
 
-It has the columns ``path`` and ``label`` and, if known, ``split``, ``generator``, ``family`` and ``group``; further columns
-are ignored. A label is 0, 1, ``real`` or ``fake``. An empty cell or a missing column means: split ``train``, generator
-``real`` or ``fake``, the family of the generator, no group.
+It has the columns ``path`` and ``label`` and, if known, ``split``, ``generator``, ``family`` and ``group``; further
+columns are ignored. A label is 0, 1, ``real`` or ``fake``. An empty cell or a missing column means: split ``train``,
+generator ``real`` or ``fake``, the family of the generator, no group.
 
-A relative path starts at the table's folder, local or in an object store. A path may also be absolute or a URL. Size and
-time of objects come from one listing per folder, so that an object that is in the scan memory needs no request of its own.
+A relative path starts at the table's folder, local or in an object store. A path may also be absolute or a URL. Size
+and time of objects come from one listing per folder, so that an object that is in the scan memory needs no request of
+its own.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _table_row(source: AnyPath, row: int, cells: list[str]) -> SourceFile:
 
 
 def _located(text: str, folder: AnyPath) -> tuple[str, str]:
-    """Return root and relative path: relative to the table's folder if the file is below it, else to the root folder."""
+    """Return root and relative path; the root is the table's folder if the file is below it, else ``/``."""
     path = source_place(text) if is_url(text) else PurePosixPath(text)
     if not isinstance(path, RemotePath) and isinstance(folder, RemotePath) and not path.is_absolute():
         path = folder / path.as_posix()
@@ -132,7 +133,7 @@ def _with_listings(files: list[SourceFile]) -> list[SourceFile]:
 
 
 def _listings(folders: Iterable[str]) -> dict[str, ListedObject]:
-    """Return URL -> size and time of the objects directly in these folders; folders without list permission are left out."""
+    """Return URL -> size and time of the objects in these folders; folders that may not be listed are left out."""
 
     def objects(folder: str) -> list[tuple[str, ListedObject]]:
         try:

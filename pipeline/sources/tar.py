@@ -3,8 +3,8 @@
 Members whose paths are equal up to the first dot of the file name are one sample. A sample has one image
 (by its extension), and its label in ``KEY.json`` (an object with ``label``, and if known ``split``, ``generator``,
 ``family`` and ``group``) or in ``KEY.cls`` (0 real, 1 fake). A label is 0, 1, ``real`` or ``fake``. Missing values
-are filled in as for a table. Without a split in the JSON, the first word of the tar's name, or else of its folders from the
-inside out, that names one is used, else ``train``. Samples without an image are skipped.
+are filled in as for a table. Without a split in the JSON, the first word of the tar's name, or else of its folders from
+the inside out, that names one is used, else ``train``. Samples without an image are skipped.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def discover_tars(root: AnyPath, tars: Sequence[str]) -> DiscoveredSource:
     if not files:
         raise UserError(
             f"{root}: no image in its {len(tars)} tars "
-            f"({ignored} other members; looked for {', '.join(sorted(EXTENSIONS))})."
+            f"({ignored} other members; expected {', '.join(sorted(EXTENSIONS))})."
         )
     return DiscoveredSource(WEBDATASET, files, ignored)
 

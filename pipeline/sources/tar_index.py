@@ -1,8 +1,8 @@
 """List the members of a tar from its headers alone, without extracting anything.
 
-The tar is untrusted. It must be uncompressed and complete. Names must be unique and stay inside the tar. Links, devices and
-sparse files are rejected, and the memory for a header is bounded. Plain ustar names, GNU long names and pax paths are
-supported, which is what tar, Python and webdataset write.
+The tar is untrusted. It must be uncompressed and complete. Names must be unique and stay inside the tar. Links, devices
+and sparse files are rejected, and the memory for a header is bounded. Plain ustar names, GNU long names and pax paths
+are supported, which is what tar, Python and webdataset write.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The folders and files of a source, on a local disk or in an object store, behind one interface.
 
-Clutter (hidden files and folders, and files of operating systems) is skipped silently. A local tree is read folder by folder
-on demand. A remote one is listed once, recursively: an object store has no folders, and a listing returns size and time of a
-thousand objects per request.
+Clutter (hidden files and folders, and files of operating systems) is skipped silently. A local tree is read folder by
+folder on demand. A remote one is listed once, recursively: an object store has no folders, and a listing returns size
+and time of a thousand objects per request.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Tree(ABC):
 class LocalTree(Tree):
     """A folder on this machine.
 
-    A linked folder is entered only if its target is inside the root and is not one of its own parents. A link to a file is
-    a file, even if it is broken: the scan rejects it.
+    A linked folder is entered only if its target is inside the root and is not one of its own parents. A link to a file
+    is a file, even if it is broken: the scan rejects it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -149,7 +149,7 @@ class RemoteTree(Tree):
 
 
 def tree_of(root: AnyPath) -> Tree | None:
-    """Return the tree of a folder, or None if it is not a folder. Raises OSError if an object store cannot be listed."""
+    """Return the tree of a folder; None if it is not one. Raises OSError if an object store cannot be listed."""
     if isinstance(root, Path):
         return LocalTree(root) if root.is_dir() else None
     entries = root.below()

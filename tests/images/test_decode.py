@@ -66,7 +66,7 @@ def test_dnf_equals_torchvision_squashing_a_pil_image(shape: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_picture_that_has_the_size_passes_bit_for_bit(preset: ImagePreset) -> None:
+def test_an_image_that_has_the_size_passes_bit_for_bit(preset: ImagePreset) -> None:
     pixels = noise(32, 32)
     result = decode(saved(pixels), ImageSpec(size=32, preset=preset))
     assert result.dtype == np.uint8
@@ -74,13 +74,13 @@ def test_a_picture_that_has_the_size_passes_bit_for_bit(preset: ImagePreset) -> 
     np.testing.assert_array_equal(result, pixels.transpose(2, 0, 1))
 
 
-def test_a_picture_whose_shorter_side_has_the_size_is_only_cropped() -> None:
+def test_an_image_whose_shorter_side_has_the_size_is_only_cropped() -> None:
     pixels = noise(32, 41)
     result = decode(saved(pixels), ImageSpec(size=32))
     np.testing.assert_array_equal(result, pixels[:, 4:36].transpose(2, 0, 1))
 
 
-def test_a_flat_picture_stays_flat_in_every_preset() -> None:
+def test_a_flat_image_stays_flat_in_every_preset() -> None:
     data = saved(np.full((50, 70, 3), 201, np.uint8))
     for preset in PRESETS:
         assert np.unique(decode(data, ImageSpec(size=16, preset=preset))).tolist() == [201]
@@ -125,7 +125,7 @@ def test_orientation_in_a_png_chunk_after_the_pixels_is_honoured() -> None:
     assert shape_shown(moved) == (30, 20)
 
 
-def test_damaged_exif_data_do_not_make_a_picture_unusable() -> None:
+def test_damaged_exif_data_do_not_make_an_image_unusable() -> None:
     data = saved(noise(20, 30), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     assert rgb(data).shape == (20, 30, 3)
 
@@ -168,7 +168,7 @@ def test_transparent_pixels_lie_on_white_and_opaque_ones_are_untouched() -> None
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
-def test_a_transparent_palette_entry_lies_on_white(format: str) -> None:  # noqa: A002
+def test_a_transparent_palette_entry_is_composited_on_white(format: str) -> None:  # noqa: A002
     picture = Image.new("P", (16, 16), 3)
     picture.putpalette([10, 20, 30] * 256)
     picture.paste(5, (0, 0, 8, 16))

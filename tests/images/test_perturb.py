@@ -114,7 +114,7 @@ def test_jpeg_is_the_file_that_pillow_writes_with_half_the_chroma() -> None:
     assert not np.array_equal(got, pixels)
 
 
-def test_jpeg_of_a_grey_picture_is_the_quantised_cosine_transform_of_its_blocks() -> None:
+def test_jpeg_of_a_grey_image_is_the_quantised_cosine_transform_of_its_blocks() -> None:
     plane = picture(16)[0]
     grey = np.repeat(plane[None], 3, 0)
     stream = io.BytesIO()
@@ -166,7 +166,7 @@ GOLDEN = {
     "noise:5": "9de227d3ffe1c7ed",
     "crop:0.8": "e257382160a93a81",
 }
-"""SHA-256 of the perturbed picture, first 16 digits. JPEG is left out: it is as Pillow's libjpeg-turbo has it."""
+"""SHA-256 of the perturbed image, first 16 digits. JPEG is left out: it is as Pillow's libjpeg-turbo has it."""
 
 
 @pytest.mark.parametrize("text", GOLDEN)
@@ -254,7 +254,7 @@ def test_the_new_fingerprints_stay_what_they_were_released_as() -> None:
     assert ImageSpec(size=256, harmonize=Harmonization(quality=95)).folder == "image-8f62c8c40f02903d"
 
 
-def test_decoding_by_a_perturbed_spec_is_perturbing_the_decoded_picture() -> None:
+def test_decoding_by_a_perturbed_spec_is_perturbing_the_decoded_image() -> None:
     data = saved(noise(40, 52))
     spec = ImageSpec(size=16, perturb=parse_perturbation("noise:9"))
     np.testing.assert_array_equal(
@@ -272,7 +272,7 @@ def test_harmonize_is_decoding_a_file_that_was_saved_as_jpeg_before() -> None:
     assert not np.array_equal(decode(saved(pixels), harmonized), decode(saved(pixels), plain))
 
 
-def test_harmonize_sees_the_picture_upright_and_without_transparency() -> None:
+def test_harmonize_sees_the_image_upright_and_without_transparency() -> None:
     pixels = noise(24, 32)
     exif = Image.Exif()
     exif[0x0112] = 6

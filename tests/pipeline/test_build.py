@@ -155,7 +155,7 @@ def test_a_partial_inversion_is_partial_whatever_else_is_made_in_the_same_pass(
     assert float((cached - expected).abs().max()) < (0.51 if name == "recon" else 0.05)
 
 
-def test_pictures_alone_need_no_diffusion_model_and_are_the_same_pictures(
+def test_a_build_of_images_alone_needs_no_diffusion_model_and_gives_the_same_images(
     material: Path, built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> Path:
@@ -265,7 +265,7 @@ def test_a_setting_changes_just_the_fingerprints_that_depend_on_it(
     assert {name for name in before if before[name] != after[name]} == touched
 
 
-def test_a_file_that_changed_after_the_scan_is_set_aside_and_wanted_again(material: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_after_the_scan_is_rejected_and_wanted_again(material: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", {"train": 2})
     config = BuildConfig.checked(
         sources=(images,), cache=tmp_path / "c", dataset="d", adm=str(material / "adm.safetensors"), steps=STEPS,

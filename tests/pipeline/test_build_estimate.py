@@ -31,7 +31,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(material: Path, cache: Path, quote: CostRequest | None = None, **changes: Any) -> dict[str, Any]:
     place = Placement(workers=4)
     quoted = quote or CostRequest(processes=place.processes)
-    return run_build(config_of(material, cache, **changes), Silent(), dry_run=True, placement=place, quote=quoted)
+    return run_build(
+        config_of(material, cache, **changes), Silent(), dry_run=True, placement=place, cost_request=quoted
+    )
 
 
 def test_hours_follow_from_calls_and_rates() -> None:

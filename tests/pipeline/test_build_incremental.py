@@ -99,7 +99,7 @@ def built(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture
 def scene(built: Scene, tmp_path: Path) -> Scene:
-    """A copy of the first build that the test may change. Its folder is new, so the scan's memory is made anew, too."""
+    """A copy of the first build that the test may change. Its folder is new, so the scan's memory is made again, too."""
     shutil.copytree(built.folder, tmp_path / "s", symlinks=True)
     scene = Scene(tmp_path / "s", built.models)
     assert what_it_took(scene.build()) == (NOTHING, 0, 0)

@@ -61,7 +61,7 @@ def reasons(result: dict[str, Any]) -> dict[str, str]:
     return {Path(reject["path"]).name: reject["reason"] for reject in result["rejects"]}
 
 
-def test_eps_dire_and_pictures_are_those_of_the_files(tmp_path: Path) -> None:
+def test_eps_dire_and_images_are_those_of_the_files(tmp_path: Path) -> None:
     source = write_distildire(tmp_path / "data", {"train": 3, "test": 2})
     result = imported(tmp_path / "c", source, origin="adm 256 uncond, ddim20, fp16", shard_size=4)
     assert (result["samples"], result["rejected"], result["size"]) == (10, 0, SIDE)
@@ -164,7 +164,7 @@ def test_new_samples_are_added_and_a_changed_file_under_the_same_origin_is_refus
     assert imported(tmp_path / "c", source, origin="the second run")["features"]["eps"]["imported"] == 5
 
 
-def test_files_that_do_not_fit_are_set_aside_with_the_reason_and_the_rest_is_imported(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_rejected_with_the_reason_and_the_rest_is_imported(tmp_path: Path) -> None:
     source = write_distildire(tmp_path / "data", {"train": 14})
     train = source / "train"
     eps, dire, images = (train / name / "reals" for name in ("eps", "dire", "images"))

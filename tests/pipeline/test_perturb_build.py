@@ -80,7 +80,7 @@ def derive(models: Path, cache: Path, *perturb: str, dry_run: bool = False, **ch
     return [run_build(one, Silent(), dry_run=dry_run) for one in build_requests(perturb=perturb, **values)]
 
 
-def test_a_derived_dataset_has_the_rows_of_test_and_perturbed_pictures_under_the_same_keys(
+def test_a_derived_dataset_has_the_rows_of_test_and_perturbed_images_under_the_same_keys(
     models: Path, cache: Path
 ) -> None:
     (result,) = derive(models, cache, "noise:20")
@@ -107,7 +107,7 @@ def test_a_derived_dataset_has_the_rows_of_test_and_perturbed_pictures_under_the
     assert verify(opened) == []
 
 
-def test_eps_of_a_perturbed_picture_is_that_of_the_same_picture_read_from_a_file(
+def test_eps_of_a_perturbed_image_is_that_of_the_same_image_read_from_a_file(
     models: Path, cache: Path, tmp_path: Path
 ) -> None:
     from image_bytes import saved
@@ -142,7 +142,7 @@ def test_the_second_build_computes_nothing_and_changes_nothing(models: Path, cac
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == before
 
 
-def test_a_further_feature_is_made_of_the_perturbed_pictures_that_are_there(models: Path, cache: Path) -> None:
+def test_a_further_feature_is_made_of_the_perturbed_images_that_are_there(models: Path, cache: Path) -> None:
     derive(models, cache, "crop:0.5")
     (result,) = derive(models, cache, "crop:0.5", features=("image,dire",))
     assert {name: row["computed"] for name, row in result["features"].items()} == {"image": 0, "dire": 6}
@@ -213,7 +213,7 @@ def test_gc_keeps_a_derived_dataset_also_when_its_origin_has_moved_on(models: Pa
         assert len(gather(opened.open_feature(feature.folder), keys)) == 6
 
 
-def test_pictures_made_otherwise_are_refused_with_those_that_are_there(models: Path, cache: Path) -> None:
+def test_images_made_with_other_options_are_refused_with_those_that_are_there(models: Path, cache: Path) -> None:
     with pytest.raises(UserError, match=r"lacks 6 of its 6 images .*image-size 24.*it has image-size 16") as refused:
         derive(models, cache, "jpeg:75", image_size=24)
     assert refused.value.exit_code == 1

@@ -65,7 +65,7 @@ def test_the_rest_of_an_interrupted_build_is_cut_at_the_same_places() -> None:
     assert rest == [whole[0], *whole[2:]]
 
 
-def test_a_key_that_was_found_undecodable_is_wanted_by_nobody_and_moves_no_cut() -> None:
+def test_a_key_that_was_found_undecodable_is_not_planned_and_moves_no_cut() -> None:
     split_of = dict.fromkeys(keys(6), "train")
     held = index([keys(3)[0], keys(3)[2]], rejected={keys(3)[1]: "truncated"})
     made = plan(split_of, {"image": TRAIN, "eps": TRAIN}, image=held)

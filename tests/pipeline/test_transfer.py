@@ -36,7 +36,7 @@ class OnCard(torch.Tensor):
 
 
 class Cards:
-    """Streams of copies that are done when somebody waits for them, and not before."""
+    """Streams of copies that are done when someone waits for them, and not before."""
 
     def __init__(self) -> None:
         self.queues: dict[tuple[int, int], list[Callable[[], Any]]] = {}

@@ -26,7 +26,7 @@ def check(result: dict[str, Any], features: str, part: str = "all") -> dict[str,
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PNG of one size on both sides; the generated pictures are smoother, as far as content goes."""
+    """PNG of one size on both sides; the generated images are smoother, as far as content goes."""
     folder = tmp_path_factory.mktemp("plain")
     for number in range(EACH):
         write(folder, "0_real", number, saved(picture(number)))
@@ -68,14 +68,14 @@ def test_jpeg_history_is_found_in_files_that_were_saved_again_as_png(resaved: di
     ]
 
 
-def test_pictures_that_differ_in_content_alone_are_not_told_apart(plain: Path) -> None:
+def test_images_that_differ_in_content_alone_are_not_told_apart(plain: Path) -> None:
     result = run_audit([plain])
     assert [row["found"] for row in result["checks"]] == [False, False]
     assert check(result, "headers")["auc"] == 0.5
     assert not result["found"]
 
 
-def test_bytes_are_told_but_not_judged_as_they_depend_on_the_content(plain: Path) -> None:
+def test_bytes_are_reported_but_not_judged_as_they_depend_on_the_content(plain: Path) -> None:
     result = run_audit([plain], sample=0)
     (entry,) = result["told"]
     assert entry["feature"] == "bytes per pixel"
@@ -131,7 +131,7 @@ def test_too_few_images_give_no_verdict_and_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
-def test_files_that_cannot_be_used_are_set_aside_with_their_reason(plain: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_rejected_with_their_reason(plain: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
     reasons = {}
     for name, (data, reason, _) in bad_files().items():
@@ -175,7 +175,7 @@ def test_duplicates_are_counted_across_labels_and_splits(plain: Path, tmp_path: 
     assert {Path(path).name for path in found["near_examples"][0]} == {"007.png", "smaller.jpg"}
 
 
-def test_copies_of_one_picture_count_as_one_and_cannot_carry_a_verdict(tmp_path: Path) -> None:
+def test_copies_of_one_image_count_as_one_and_cannot_carry_a_verdict(tmp_path: Path) -> None:
     for number in range(EACH):
         shown = picture(number % 4, 64)
         write(tmp_path, "0_real", number, saved(shown, "JPEG", quality=70 + number), "jpg")

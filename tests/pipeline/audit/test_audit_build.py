@@ -126,7 +126,7 @@ def test_the_warning_knows_what_the_build_does_about_it(mixed: tuple[Path, dict[
     assert summarise([row._replace(traits="") for row in scan(discover(folder / "images").files).rows]) is None
 
 
-def test_a_damaged_audit_is_told_and_verify_finds_it(mixed: tuple[Path, dict[str, Any], list[str]]) -> None:
+def test_a_damaged_audit_is_reported_and_verify_finds_it(mixed: tuple[Path, dict[str, Any], list[str]]) -> None:
     folder, result, _ = mixed
     cache = Cache.open(folder / "c")
     path = folder / "c" / "datasets" / "d" / f"{result['revision']}{OF_REVISION[-1]}"

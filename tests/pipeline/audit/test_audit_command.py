@@ -45,7 +45,7 @@ def test_nothing_found_ends_with_0_although_strict(mixed: Path, tmp_path: Path) 
     assert "No sign in 2 checks that the label is given away." in shown
 
 
-def test_json_holds_checks_duplicates_and_what_was_set_aside(mixed: Path) -> None:
+def test_json_holds_checks_duplicates_and_what_was_rejected(mixed: Path) -> None:
     code, shown = audit(mixed, "--json", "--sample", "25")
     result = json.loads(shown)
     assert code == 0

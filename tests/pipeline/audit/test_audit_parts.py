@@ -35,7 +35,7 @@ def test_chroma_subsampling_is_named(option: int, name: str) -> None:
     assert header_facts(saved(noise(), "JPEG", subsampling=option), "a.jpg").subsampling == name
 
 
-def test_what_an_encoder_wrote_beside_the_pixels_is_told() -> None:
+def test_what_an_encoder_wrote_besides_the_pixels_is_reported() -> None:
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     data = saved(noise(), "JPEG", progressive=True, exif=exif, comment="c", icc_profile=b"x" * 50)
@@ -55,7 +55,7 @@ def test_what_an_encoder_wrote_beside_the_pixels_is_told() -> None:
     assert facts.jpeg_quality is None
 
 
-def test_a_grey_jpeg_and_a_16_bit_png_are_told_from_others() -> None:
+def test_a_grey_jpeg_and_a_16_bit_png_are_distinguished_from_others() -> None:
     assert header_facts(saved(noise()[..., 0], "JPEG"), "a.jpg").subsampling == "grey"
     assert header_facts(saved(np.full((16, 16), 1000, np.uint16)), "a.png").mode == "I;16 16-bit"
 
@@ -87,7 +87,7 @@ def test_the_quality_of_a_former_jpeg_is_read_off_its_pixels(quality: int, side:
         assert abs(found - quality) <= 2
 
 
-def test_pictures_that_were_no_jpeg_have_no_quality() -> None:
+def test_images_that_were_no_jpeg_have_no_quality() -> None:
     for smooth in (0.0, 0.5, 1.0):
         assert [earlier_quality(picture(seed, 128, smooth) @ GREY) for seed in range(8)] == [None] * 8
     assert earlier_quality(np.full((64, 64), 7.0)) is None
@@ -100,7 +100,7 @@ def test_tables_of_another_make_are_recognised_as_a_former_jpeg() -> None:
     assert earlier_quality(np.asarray(Image.open(io.BytesIO(data))) @ GREY) is not None
 
 
-def test_a_jpeg_tells_a_stronger_compression_before_its_own_and_nothing_if_there_was_none() -> None:
+def test_a_jpeg_shows_a_stronger_compression_before_its_own_and_nothing_if_there_was_none() -> None:
     twice = saved(through_jpeg(picture(0, 128), 70), "JPEG", quality=95)
     once = saved(picture(0, 128), "JPEG", quality=95)
     found = pixel_facts(twice)
@@ -117,14 +117,14 @@ def test_a_grid_that_a_crop_has_moved_still_shows() -> None:
     assert all(facts.earlier_quality is None for facts in moved + never)
 
 
-def test_an_enlarged_picture_has_a_peak_that_others_lack() -> None:
+def test_an_enlarged_image_has_a_peak_that_others_lack() -> None:
     enlarged = [Image.fromarray(picture(s, 128)).resize((166, 166), Image.Resampling.BILINEAR) for s in range(6)]
     peaks = [pixel_facts(saved(image)).peak or 0 for image in enlarged]
     others = [pixel_facts(saved(picture(seed, 166))).peak or 0 for seed in range(6)]
     assert min(peaks) > 3 * max(others)
 
 
-def test_a_small_picture_has_no_spectrum_and_a_large_one_is_looked_at_in_its_middle() -> None:
+def test_a_small_image_has_no_spectrum_and_a_large_one_is_examined_in_its_middle() -> None:
     facts = pixel_facts(saved(picture(0, 40)))
     assert (facts.grid, facts.peak) == (None, None)
     pixels = np.zeros((1000, 700, 3), np.uint8)
@@ -152,7 +152,7 @@ def test_near_duplicates_are_those_that_comparing_every_pair_finds() -> None:
     assert len(pairs) == 10
 
 
-def test_a_picture_of_one_colour_resembles_nothing() -> None:
+def test_an_image_of_one_colour_resembles_nothing() -> None:
     assert perceptual_hash(saved(np.full((50, 50, 3), 90, np.uint8))) is None
     assert near_pairs([]) == []
 
@@ -175,7 +175,7 @@ def test_a_higher_level_gives_a_wider_interval_around_the_same_auc() -> None:
     assert wide.interval[0] < narrow.interval[0] < narrow.auc < narrow.interval[1] < wide.interval[1]
 
 
-def test_a_feature_that_is_missing_on_one_side_tells_the_label_and_one_without_variation_nothing() -> None:
+def test_a_feature_that_is_missing_on_one_side_predicts_the_label_and_one_without_variation_nothing() -> None:
     rng = np.random.default_rng(0)
     labels = [0, 1] * 40
     rows = [{"a": None if label else float(rng.normal()), "b": "same"} for label in labels]
@@ -188,7 +188,7 @@ def test_a_feature_that_is_missing_on_one_side_tells_the_label_and_one_without_v
     assert (same.auc, same.interval, same.alone) == (0.5, (0.5, 0.5), ())
 
 
-def test_a_feature_is_put_into_words() -> None:
+def test_a_feature_is_described() -> None:
     assert (
         describe_check("JPEG quality", [90, 95, 92], [None])
         == "JPEG quality: real 90 to 95 (median 92), generated none"

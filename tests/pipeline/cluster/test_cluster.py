@@ -211,7 +211,7 @@ def test_a_worker_must_find_the_same_cache_models_and_version(material: Path, lo
     (material / "loop" / "builders" / "x.json").unlink()
 
 
-def test_a_worker_on_which_everything_fails_is_sent_away_and_the_others_go_on(material: Path, tmp_path: Path) -> None:
+def test_a_worker_on_which_everything_fails_is_removed_and_the_others_go_on(material: Path, tmp_path: Path) -> None:
     heard = Recorded()
     with scheduler_here(2) as address, connect(address) as pool:
         blind = sorted(pool.workers())[0]
@@ -263,7 +263,7 @@ def test_a_task_whose_workers_went_away_before_they_did_it_comes_back_untried(tm
     assert all(isinstance(outcome.result, TaskFailure) and not outcome.result.tried for outcome in outcomes)
 
 
-def test_a_build_ends_when_every_worker_was_sent_away(material: Path, tmp_path: Path) -> None:
+def test_a_build_ends_when_every_worker_was_removed(material: Path, tmp_path: Path) -> None:
     with scheduler_here(1) as address, connect(address) as pool:
         (blind,) = pool.workers()
         with (

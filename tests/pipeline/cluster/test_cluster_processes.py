@@ -80,7 +80,7 @@ def test_a_process_takes_a_gpu_of_its_own_or_none(monkeypatch: pytest.MonkeyPatc
     assert environments(4, "cpu") == [{"CUDA_VISIBLE_DEVICES": ""}] * 4
 
 
-def test_a_shard_that_kills_its_worker_is_told_from_its_neighbours_and_set_aside(
+def test_a_shard_that_kills_its_worker_is_distinguished_from_its_neighbours_and_given_up(
     material: Path, pool: WorkerPool, tmp_path: Path
 ) -> None:
     shard, keys = first_shard(material / "loop")

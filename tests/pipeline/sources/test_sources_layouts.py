@@ -213,5 +213,5 @@ def test_real_photographs_in_the_cnndet_layout_are_found(shared: Path, tmp_path:
     assert all((file.label == 0) == file.path.endswith(".jpg") for file in found.files)
 
 
-def test_a_file_knows_where_it_lies() -> None:
+def test_a_file_knows_its_location() -> None:
     assert SourceFile("data/x", "real/a.png", 0, "train", "real", "real", "").location == "data/x/real/a.png"

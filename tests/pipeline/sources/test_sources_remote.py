@@ -25,7 +25,7 @@ from tar_bytes import sample, write_tar
 
 
 def unplaced(found: DiscoveredSource) -> tuple[str, list[SourceFile], int]:
-    """Return a discovery without what tells where it was made."""
+    """Return discovered files without their roots."""
     return found.layout, [replace(file, root="", listed=None) for file in found.files], found.ignored
 
 

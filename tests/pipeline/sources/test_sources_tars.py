@@ -172,7 +172,7 @@ def test_a_changed_byte_is_read_or_refused_but_never_a_traceback(
         ([("a.png", b"x"), ("a.cls", b"7")], "needs a label"),
         ([*sample("a", b"x", label=0, split="holdout")], "'holdout' is none of"),
         ([*sample("a", b"x", label=0, generator=7)], "not a string"),
-        ([("a.png", b"x"), ("a.json", b"[1]")], "no object"),
+        ([("a.png", b"x"), ("a.json", b"[1]")], "not an object"),
         ([("a.png", b"x"), ("a.json", b"{")], "cannot be read"),
         ([("a.png", b"x"), ("a.json", b" " * 70_000)], "70,000 bytes"),
         ([("a.png", b"x"), ("a.mask.png", b"x"), ("a.cls", b"1")], "Leave one in each sample"),
