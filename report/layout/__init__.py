@@ -1,3 +1,1 @@
-"""How the report looks: others use ``tables``, ``figures``, ``panels``, ``matrix``, ``section``, and ``page`` for the
-templates.
-"""
+"""The layout of the report: tables, figures and their panels, the matrix, and the sections and templates of the page."""

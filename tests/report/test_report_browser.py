@@ -107,14 +107,14 @@ def test_nothing_is_wider_than_the_window_but_tables_that_scroll_in_their_box(fo
     assert seen["scrolling"] > 0
 
 
-def test_the_page_asks_for_nothing_outside_itself(found, page):
+def test_the_page_loads_nothing_from_elsewhere(found, page):
     assert found("light", 1280)["asked"] == []
     text = page.read_text()
     assert re.findall(r'(?:src|href|action|data)="(?!#|data:)', text) == []
     assert re.findall(r"@import|url\((?!#)", text) == []
 
 
-def test_the_policy_refuses_other_scripts_and_pictures_from_elsewhere(tmp_path, page):
+def test_the_policy_refuses_other_scripts_and_images_from_elsewhere(tmp_path, page):
     spoilt = tmp_path / "spoilt.html"
     foreign = (
         '<script>document.title = "taken over"</script><img src="https://example.org/p.png" onerror="document.title=1">'
@@ -138,7 +138,7 @@ def test_the_page_follows_the_readers_light_or_dark_setting_and_all_text_is_read
     assert seen["faintSeries"] == []
 
 
-def test_headings_landmarks_names_and_tables_serve_those_who_do_not_see_the_page(found):
+def test_headings_landmarks_names_and_tables_serve_screen_readers(found):
     seen = found("light", 1280)
 
     assert seen["outline"] == {"tops": 1, "jumps": []}
@@ -150,7 +150,7 @@ def test_headings_landmarks_names_and_tables_serve_those_who_do_not_see_the_page
     assert (seen["unscoped"], seen["headless"]) == (0, 0)
 
 
-def test_the_contents_name_every_setting_and_its_parts_and_every_link_meets_its_place(found):
+def test_the_contents_name_every_setting_and_its_parts_and_every_link_has_a_target(found):
     seen = found("light", 390)
 
     assert "#setting-photos-split-test-centre-crop" in seen["anchors"]

@@ -83,7 +83,7 @@ def test_the_files_that_the_content_names_are_there(runs, tmp_path):
     assert all((tmp_path / "out" / name).is_file() for name in content["files"].values())
 
 
-def test_every_score_stands_in_one_table_with_where_it_comes_from(runs, tmp_path):
+def test_every_score_is_in_one_table_with_its_provenance(runs, tmp_path):
     content = write_report(runs, tmp_path / "out")
 
     table = pq.read_table(tmp_path / "out" / "scores.parquet")
