@@ -1,7 +1,7 @@
 """Write the report of finished runs: HTML, Markdown, LaTeX, JSON, CSV tables and every score.
 
-Only run folders are read: no cache, no model. report.json holds the whole content as plain values; the other files lay it
-out. Two reports of the same runs differ only in their date. docs/report.md describes the files.
+Only run folders are read: no cache, no model. report.json holds the whole content as plain values; the other files lay
+it out. Two reports of the same runs differ only in their date. docs/report.md describes the files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RUN_SECTIONS: tuple[Callable[[Sequence[Run], Mapping[str, str] | None], Addition
     robustness,
     header_audits,
 )
-"""Sections made from the runs themselves: each gets the runs and the clusters of `write_report`, and may return None."""
+"""Functions that make sections of the runs themselves, or None; arguments are as in `write_report`."""
 
 FILES = {
     "html": "report.html",

@@ -55,7 +55,7 @@ def measure(runs: Iterable[Run], clusters: Mapping[str, str] | None) -> dict[Set
 
 
 def cluster_names(keys: Array, clusters: Mapping[str, str] | None) -> Array:
-    """Return the cluster of each key, (N,) str: the named one, else the key itself, so that copies of an image stay together."""
+    """Return the cluster of each key, (N,) str; without one it is the key itself, which keeps copies together."""
     return keys if clusters is None else np.asarray([clusters.get(key, key) for key in keys.tolist()], dtype=str)
 
 

@@ -1,8 +1,8 @@
 """The figures of DistilDIRE's paper (arXiv 2406.00856), for cells of the report that the paper also has.
 
 ``data/paper.json`` holds them. A cell matches if these are equal: method, distillation weight, source groups and
-generators of the training images, and generator and source group of the test set. Names are compared without case, spaces
-and punctuation. Whether the images are the same is unknown. Most results of users match no cell of the paper.
+generators of the training images, and generator and source group of the test set. Names are compared without case,
+spaces and punctuation. Whether the images are the same is unknown. Most results of users match no cell of the paper.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ def _runs_of(folder: Path) -> list[Path]:
 
 
 def _settings(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a run's settings with defaults for those that its version did not have; invalid ones are returned as stored."""
+    """Return a run's settings, with defaults for those that its version lacked; invalid ones as stored."""
     config: Mapping[str, Any] = record["config"]
     earlier = {"schedule": "constant"} if record.get("version", 1) == 1 else {}
     try:

@@ -1,1 +1,1 @@
-"""The layout of the report: tables, figures and their panels, the matrix, and the sections and templates of the page."""
+"""The layout of the report: tables, the matrix, figures and their panels, and the page with its templates."""

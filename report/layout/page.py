@@ -1,7 +1,7 @@
 """The sections of a page, and the templates that lay out tables, figures and images as HTML or Markdown.
 
-The page loads nothing: its Content-Security-Policy allows embedded images, its own styles, and the one script whose hash it
-names (the script sorts tables; the page is complete without it).
+The page loads nothing: its Content-Security-Policy allows embedded images, its own styles, and the one script whose
+hash it names (the script sorts tables; the page is complete without it).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def anchors(titles: Sequence[str], kind: str) -> list[str]:
 
 
 def heat(shade: float | None) -> str:
-    """Return the CSS classes of a heat map's cell; ``shade`` is 0 (background) to 1 (strongest colour), None for no value."""
+    """Return the CSS classes of a heat map's cell; ``shade`` is in 0..1, None for no value."""
     step = 0 if shade is None else round(HEAT_STEPS * min(1.0, max(0.0, shade)))
     return f"heat h{step}"
 

@@ -1,8 +1,8 @@
 """The report's figures: small matplotlib panels as inline SVG in the page's colours.
 
 A figure is a row of panels that the page wraps to its width, so that text stays readable on a phone. Colours are CSS
-variables, so the page decides on light or dark. Every series also has its own dash pattern, and text stays text. The same
-data give the same bytes: the hash salt is fixed, there is no date, and the caller prefixes the ids.
+variables, so the page decides on light or dark. Every series also has its own dash pattern, and text stays text. The
+same data give the same bytes: the hash salt is fixed, there is no date, and the caller prefixes the ids.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def histogram_panel(title: str, alt: str, scores: Mapping[int, Array], validated
 
 
 def spread_panel(title: str, alt: str, rows: Sequence[Spread], x_label: str) -> Panel:
-    """Draw a distribution per row: line from the 5th to the 95th percentile, box of the quartiles, mean and its interval."""
+    """Draw a distribution per row: line from 5th to 95th percentile, box of the quartiles, mean and its interval."""
 
     def draw(axes: Axes) -> None:
         for y, row in enumerate(rows):

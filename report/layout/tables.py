@@ -52,7 +52,7 @@ _PAPER_NOTE = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells. The first line of a cell is shown large, further lines small; the first column heads its row.
+    """A table of text. Further lines of a cell are shown smaller than its first; the first column heads its row.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Table:
 
 
 def results_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
-    """Tabulate accuracy and AP: rows are runs, columns are test generators, their mean, and means by family if several."""
+    """Tabulate accuracy and AP: rows are runs; columns are test generators, their mean, and means by family."""
     generators = all_generators(results)
     seen = {name: [name in r.evaluation.seen for r in results] for name in generators}
     sizes = {

@@ -41,7 +41,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One evaluation setting (dataset, revision, split, transform, selection) with all its numbers, tables and figures."""
+    """One evaluation setting with all its numbers, tables and figures."""
 
     title: str
     setting: Mapping[str, str]

@@ -1,7 +1,7 @@
 """The report's numbers as flat tables in long form, for pandas and the like: ``tables/*.csv`` and ``scores.parquet``.
 
-Measures are in 0..1, with the ends of their intervals in ``MEASURE_low`` and ``MEASURE_high``. Undefined values are empty.
-CSV files hold only a header and rows; ``tables.json`` beside them says where their numbers come from.
+Measures are in 0..1, with the ends of their intervals in ``MEASURE_low`` and ``MEASURE_high``. Undefined values are
+empty. CSV files hold only a header and rows; ``tables.json`` beside them says where their numbers come from.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def csv_files(
 
 
 def result_rows(result: MeasuredEvaluation) -> list[_Row]:
-    """Return a row per generator, one for the mean over generators, and one per family's mean; ``of`` names the kind."""
+    """Return a row per generator, one for their mean, and one per family's mean; ``of`` names the kind."""
     head = {**_setting(result), "run": result.run.name, **_run(result.run)}
     threshold = result.run.threshold(result.evaluation)
     rows = []
@@ -114,7 +114,7 @@ def seed_rows(setting: Mapping[str, str], one: SeedSummary) -> list[_Row]:
 
 
 def difference_rows(setting: Mapping[str, str], kind: str, one: Contrast) -> list[_Row]:
-    """Return first, second, and second minus first with interval and spread, a row per generator, mean or family and measure."""
+    """Return both sides and their difference, a row per measure and generator, mean or family."""
     head = {**setting, "kind": kind, "first_runs": _names(one.first), "second_runs": _names(one.second)}
     return [
         {**head, **what, "measure": measure, **_difference(found)}
@@ -161,7 +161,7 @@ def csv_text(rows: Sequence[_Row]) -> str:
 
 
 def write_scores(path: Path, runs: Iterable[Run], origin: Mapping[str, Any]) -> None:
-    """Write one row per image and evaluation of every run; ``origin`` goes into the metadata ``distil-cache`` as JSON."""
+    """Write a row per image and evaluation of every run; ``origin`` is JSON in the metadata ``distil-cache``."""
     table = pa.concat_tables([_scores(run, one) for run in runs for one in run.evaluations]).unify_dictionaries()
     table = table.replace_schema_metadata({"distil-cache": json.dumps(origin, sort_keys=True)})
     pq.write_table(table, path, compression="zstd")

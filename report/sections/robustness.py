@@ -1,8 +1,8 @@
 """Robustness: what perturbing the test images does to a detector's measures.
 
 A derived dataset holds the perturbed images of another one; its evaluations name that dataset and the perturbation
-(``origin`` in evaluation.json). The evaluations of a run on a dataset and on those derived from it make a curve for each
-kind of perturbation. Nothing is computed from images here: a build has made the features of the perturbed ones.
+(``origin`` in evaluation.json). The evaluations of a run on a dataset and on those derived from it make a curve for
+each kind of perturbation. Nothing is computed from images here: a build has made the features of the perturbed ones.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def robustness(runs: Sequence[Run], clusters: Mapping[str, str] | None) -> Addit
 
 
 def unperturbed(run: Run) -> Run:
-    """Return the run without its evaluations on derived datasets, which are points of curves and not compared by themselves."""
+    """Return the run without its evaluations on derived datasets, which are only points of curves."""
     return dataclasses.replace(run, evaluations=tuple(one for one in run.evaluations if not one.info.get("origin")))
 
 

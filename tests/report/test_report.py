@@ -1,4 +1,4 @@
-"""The report over run folders: what it says, what it refuses, and that it says it twice the same."""
+"""The report of run folders: its content, the errors, and that it is reproducible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def known_rows(correct_reals: int, correct_fakes: int, *, generator: str = "adm-a") -> list[dict]:
-    """Ten reals and ten fakes, so many of them on their side of 0.5."""
+    """Ten real and ten generated images, with these numbers of correct scores."""
     found = rows({generator: 0.0}, reals=10, fakes=10)
     for number, row in enumerate(found):
         right = number < correct_reals if row["label"] == 0 else number - 10 < correct_fakes

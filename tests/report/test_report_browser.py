@@ -1,4 +1,4 @@
-"""The report's page in a real browser: no script error, no request, nothing missing, faint or too wide, tables that sort."""
+"""The report's page in a real browser: no script errors, no requests, readable and not too wide, sortable tables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MEASURED = [["size alone", "50.0"], ["mean <colour>", "−1.5"], ["bytes", "–"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report over two runs and two settings with everything that a report can have."""
+    """A report of two runs and two settings with everything that a report can have."""
     base = tmp_path_factory.mktemp("report")
     runs = [write_run(base / "kd05"), write_run(base / "kd00", kd_weight=0.0)]
     for seed, run in enumerate(runs):
@@ -52,7 +52,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def browse(tmp_path: Path, page: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Open the page; stdout is the document where ``--dump-dom`` asks for it, stderr the browser's log."""
+    """Open the page; with ``--dump-dom`` stdout is the document; stderr is the browser's log."""
     assert BROWSER is not None
     command = [BROWSER, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -1,4 +1,4 @@
-"""The report's files for other programs, what they are stamped with, and how they are put in place."""
+"""The report's files for other programs, their provenance, and how they are put in place."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_names_cannot_become_commands_of_latex():
 
 
 def check_structure(table: str) -> None:
-    """Braces and environments are closed in order, no row has too many or too few cells, no sign is left unescaped."""
+    """Check that braces and environments are balanced, every row has the right number of cells, and text is escaped."""
     bare = re.sub(r"\\[&%$#_{}]", "", table)
     assert "%" not in bare
     depth = 0

@@ -1,4 +1,4 @@
-"""What the report measures and compares: families, further measures, validated thresholds, methods, the paper's figures."""
+"""Numbers of the report: families, further measures, validated thresholds, methods, the paper's figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report's page is made of: the matrix of trainings and tests, reliability, the gallery, anchors, the policy."""
+"""Parts of the report's page: the matrix of trainings and tests, reliability, gallery, anchors, security policy."""
 
 from __future__ import annotations
 

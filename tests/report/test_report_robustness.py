@@ -1,4 +1,4 @@
-"""Robustness in the report: which evaluations make a curve, what changed and how surely, and what is said where they lack."""
+"""Robustness in the report: which evaluations make a curve, changes and their intervals, missing evaluations."""
 
 from __future__ import annotations
 
