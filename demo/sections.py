@@ -88,7 +88,7 @@ def dire_verdict(path: str, study: DireStudy) -> str:
         f"spectra alone gives a mean that is {_direction(blur)} the crops' own ({_difference(blur)}). "
         f"Against these filtered crops the twins' mean is {_direction(beyond)} theirs ({_difference(beyond)}).\n\n"
         + (
-            f"So with {path}, DIRE is lower for generated images than their smoothness explains."
+            f"So with {path}, DIRE is lower for generated images beyond what their smoothness explains."
             if there
             else f"So with {path}, DIRE shows no effect beyond blur. The students do not use DIRE: "
             "whatever they detect is in the image and its one-step noise."
