@@ -1,4 +1,4 @@
-"""The command ``audit``: look for shortcuts that give the label away."""
+"""The command ``audit``: find shortcuts that give the label away."""
 
 from __future__ import annotations
 

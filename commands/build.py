@@ -188,7 +188,7 @@ def build(
     from .show.build import show_builds
     from .show.progress import RichProgress
 
-    gc.freeze()  # the libraries' objects stay: collections between those of a large build need not look at them
+    gc.freeze()  # objects of the libraries live on, so garbage collections during a large build need not scan them
     configs = build_requests(
         sources=tuple(sources or ()), cache=cache, dataset=dataset, layout=layout, adm=adm,
         adm_config=adm_config, preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
@@ -198,10 +198,10 @@ def build(
         format=form, min_side=min_side, max_pixels=max_pixels, rehash=rehash,
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,
     )  # fmt: skip
-    place = Placement.checked(scheduler, workers, array, tries)
-    quote = CostRequest.checked(price, calibrate, place.processes, dry_run=dry_run)
+    placement = Placement.checked(scheduler, workers, array, tries)
+    quote = CostRequest.checked(price, calibrate, placement.processes, dry_run=dry_run)
     with RichProgress() as progress:
-        results = run_builds(configs, progress, dry_run=dry_run, placement=place, cost_request=quote)
+        results = run_builds(configs, progress, dry_run=dry_run, placement=placement, cost_request=quote)
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
     if strict and any(result["rejected"] for result in results):
         raise typer.Exit(3)

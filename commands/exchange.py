@@ -1,4 +1,4 @@
-"""The commands ``cache export`` and ``cache import``: features as webdataset tars, and from the loose files of other scripts."""
+"""The commands ``cache export`` (to webdataset tars) and ``cache import`` (from the loose files of other scripts)."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ TransformOption = Annotated[
 
 
 def number_or_auto(option: str, text: str) -> int | Literal["auto"]:
-    """Read the value of an option that takes a positive integer or ``auto``."""
+    """Parse the value of an option that takes a positive integer or ``auto``."""
     if text == "auto":
         return "auto"
     if not text.isascii() or not text.isdigit() or int(text) < 1:
@@ -87,7 +87,7 @@ def number_or_auto(option: str, text: str) -> int | Literal["auto"]:
 
 
 def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
-    """Open the local copy in ``folder``, of at most ``gib`` GiB; None without a folder."""
+    """Open the local copy in ``folder``, limited to ``gib`` GiB; None without a folder."""
     from ..cache.local_copy.reader import LocalCopy
 
     if folder is None:

@@ -100,7 +100,7 @@ def predict(
     """
     from ..inference.detector import Detector
     from ..inference.predict import run_predict
-    from ..inference.writers import write_object
+    from ..inference.prediction import write_object
     from .show.predict import show_predictions
     from .show.progress import RichProgress
 

@@ -1,4 +1,4 @@
-"""The demo: the whole system on real photographs and a small diffusion model, with the controls that belong to it."""
+"""The demo: the whole system on real photographs and a small diffusion model, with its controls."""
 
 from __future__ import annotations
 

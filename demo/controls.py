@@ -1,6 +1,6 @@
-"""What else could tell real from generated: smoothness, saturation, the file; and whether DIRE says more than they do.
+"""The demo's controls: what smoothness, saturation or file metadata alone can detect, and what DIRE adds.
 
-Every score is the probability of "generated". Intervals are bootstraps that resample whole scenes.
+Every score is the probability of generated. Intervals are bootstraps that resample whole scenes.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ..cache.store import Cache
 from ..metrics.bootstrap import bootstrap_mean
 from ..metrics.measures import Interval, auc
 from ..metrics.per_generator import GeneratorScores, per_generator
-from .recipe import ImageRecord, Kind
+from .recipe import ImageKind, ImageRecord
 from .scenes import Pixels
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class DireMean:
-    """Mean DIRE (0..1, a share of the grey range) of some images, or of a difference within pairs, with its interval."""
+    """Mean DIRE of images, or its differences within pairs, as fractions of the 8-bit range, with the mean's interval."""
 
-    values: Floats
+    values: _Floats
     interval: Interval
 
     @property
@@ -46,27 +46,44 @@ class DireMean:
 
 @dataclass(frozen=True)
 class DireStudy:
-    """Mean DIRE by class, differences within pairs, and the AUC with which low DIRE tells twins from others."""
+    """Mean DIRE of the demo's images.
 
-    classes: Mapping[Kind, DireMean]
-    differences: Mapping[tuple[Kind, Kind], DireMean]
-    auc: Mapping[tuple[Kind, Kind], float]
+    Attributes
+    ----------
+    classes : Mapping
+        Mean DIRE by kind of image.
+    differences : Mapping
+        Pair of kinds -> differences within pairs of images.
+    auc : Mapping
+        Pair of kinds -> AUC of low DIRE as a sign of the first.
+    """
+
+    classes: Mapping[ImageKind, DireMean]
+    differences: Mapping[tuple[ImageKind, ImageKind], DireMean]
+    auc: Mapping[tuple[ImageKind, ImageKind], float]
 
 
 def read_pixels(folder: Path, records: Sequence[ImageRecord]) -> Pixels:
-    """Read the files of some records: (N, 3, 32, 32) uint8."""
-    pictures = []
+    """Read the files of some records, (N, 3, 32, 32) uint8."""
+    images = []
     for record in records:
         with Image.open(folder / record.path) as image:
-            pictures.append(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
-    return np.stack(pictures)
+            images.append(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+    return np.stack(images)
 
 
-def image_statistics(pixels: Pixels) -> Floats:
-    """(N, 3, S, S) uint8 to (N, 3): log Laplacian energy of the grey picture, colour saturation, share of clipped values.
+def image_statistics(pixels: Pixels) -> _Floats:
+    """Compute three statistics of each image.
 
-    The Laplacian has four neighbours and leaves the border out; saturation is HSV's, averaged over the picture; a value
-    is clipped at 0 or 255.
+    Parameters
+    ----------
+    pixels : ndarray of uint8, (N, 3, S, S)
+
+    Returns
+    -------
+    ndarray of float64, (N, 3)
+        Log energy of the Laplacian (four neighbours, without the border) of the grey image, mean HSV saturation, and
+        share of values clipped at 0 or 255.
     """
     values = pixels.astype(np.float64)
     grey = values.mean(axis=1)
@@ -83,7 +100,21 @@ def image_statistics(pixels: Pixels) -> Floats:
 def baseline_scores(
     folder: Path, train: Sequence[ImageRecord], tests: Sequence[Sequence[ImageRecord]]
 ) -> list[dict[str, GeneratorScores]]:
-    """Train a logistic regression on `image_statistics` alone; return its measures by generator for each test split."""
+    """Train a logistic regression on `image_statistics`.
+
+    Parameters
+    ----------
+    folder : Path
+        The images' folder.
+    train : sequence of ImageRecord
+    tests : sequence of sequence of ImageRecord
+        Test splits.
+
+    Returns
+    -------
+    list of dict
+        For each test split, generator -> measures.
+    """
     model: Pipeline = make_pipeline(StandardScaler(), LogisticRegression())
     model.fit(image_statistics(read_pixels(folder, train)), [record.label for record in train])
     found = []
@@ -102,8 +133,8 @@ def baseline_scores(
 
 
 def metadata_auc(folder: Path, records: Sequence[ImageRecord]) -> float:
-    """AUC of a random forest that sees only each file's metadata, cross-validated; a crop and its twins share a fold."""
-    features = np.array([file_facts(folder / record.path) for record in records])
+    """Return the cross-validated AUC of a random forest on file metadata; a crop and its twins share a fold."""
+    features = np.array([file_metadata(folder / record.path) for record in records])
     scores = cross_val_score(
         RandomForestClassifier(n_estimators=50, random_state=0),
         features,
@@ -115,21 +146,30 @@ def metadata_auc(folder: Path, records: Sequence[ImageRecord]) -> float:
     return float(np.mean(scores))
 
 
-def file_facts(path: Path) -> tuple[float, ...]:
-    """Size in bytes, width, height, channels, number of metadata entries, and whether the file is a PNG."""
+def file_metadata(path: Path) -> tuple[float, ...]:
+    """Return size in bytes, width, height, channels, number of metadata entries, and whether the file is a PNG."""
     with Image.open(path) as image:
         return (path.stat().st_size, *image.size, len(image.getbands()), len(image.info), image.format == "PNG")
 
 
 def study_dire(cache: Cache, build: str, records: Sequence[ImageRecord], seed: int) -> DireStudy:
-    """Read the DIRE of some images from the cache and compare the classes.
+    """Read the DIRE of some images from the cache and compare the kinds of images.
 
-    Samples come from no scene: each is resampled by itself.
+    Samples belong to no scene; each is a cluster of its own.
+
+    Parameters
+    ----------
+    cache : Cache
+    build : str
+        Id of the build that has the DIRE.
+    records : sequence of ImageRecord
+    seed : int
+        Of the bootstrap.
     """
     store = cache.open_feature(cache.builds().read(build).features["dire"].folder)
     keys = [record.key for record in records]
     mean = dict(zip(keys, gather(store, keys).mean(axis=(1, 2, 3)) / 255, strict=True))
-    by_kind: dict[Kind, list[ImageRecord]] = {}
+    by_kind: dict[ImageKind, list[ImageRecord]] = {}
     for record in records:
         by_kind.setdefault(record.kind, []).append(record)
     classes = {
@@ -137,7 +177,7 @@ def study_dire(cache: Cache, build: str, records: Sequence[ImageRecord], seed: i
         for kind, found in by_kind.items()
     }
     pairs = {kind: {record.pair: record for record in found} for kind, found in by_kind.items()}
-    compared: tuple[tuple[Kind, Kind], ...] = (("twin", "real"), ("blurred", "real"), ("twin", "blurred"))
+    compared: tuple[tuple[ImageKind, ImageKind], ...] = (("twin", "real"), ("blurred", "real"), ("twin", "blurred"))
     differences, areas = {}, {}
     for one, other in compared:
         common = [(pairs[one][pair], pairs[other][pair]) for pair in pairs[one] if pair in pairs[other]]

@@ -1,14 +1,13 @@
 """The demo's three datasets, written once as PNG files with a manifest.
 
-demo : real crops and their twins. Training knows the twins of one ADM; the test sets are its twins, its samples, and
-    the twins of a second ADM, each beside the same reals.
-demo-blurred : the test crops filtered to their twins' spectra, as reals, beside the twins: what is left to be found
-    when smoothness says nothing.
-demo-dire : a part of the crops of all scenes with their filtered versions and twins, and of the samples, for the
-    statistics of DIRE.
+demo : real crops and their twins. Training has the twins of one ADM. The test sets are its twins, its samples, and the
+    twins of a second ADM, each with the same real images.
+demo-blurred : the twins of the test crops, with the crops filtered to their twins' spectra as real images: what can be
+    detected when smoothness carries no information.
+demo-dire : some crops of all scenes with their filtered versions and twins, and some samples, for the DIRE statistics.
 
-Every file is an uncompressed PNG without metadata, all of the same size in bytes, so that neither size nor format tells
-anything. The layout is ``cnndet``.
+Every file is an uncompressed PNG without metadata, all of the same size in bytes, so that neither size nor format gives
+the label away. The layout is ``cnndet``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ..errors import UserError
 from ..models.diffusion.checkpoints import find_adm
 from ..progress import Progress
 from .generate import STAGE, Generator
-from .recipe import MANIFEST, ImageRecord, Kind, Manifest, Recipe, read_manifest
+from .recipe import MANIFEST, ImageKind, ImageRecord, Manifest, Recipe, read_manifest
 from .scenes import Crop, Pixels, Split, crops_of, scenes_of
 from .spectrum import filtered_like
 
@@ -35,7 +34,7 @@ MAIN, BLURRED, DIRE = "demo", "demo-blurred", "demo-dire"
 """Names of the datasets."""
 
 SEEN, HELD_OUT = "demo", "demo-b"
-"""Names of the ADMs: the one whose twins are trained on, and the other."""
+"""Names of the ADMs: the one whose twins are in training, and the other."""
 
 SAMPLES = f"{SEEN}-samples"
 PHOTOGRAPHS, FILTERED = "photographs", "filtered"
@@ -44,9 +43,25 @@ KEY_DIGITS = 32
 
 @dataclass(frozen=True)
 class DemoImage:
-    """One picture, (3, 32, 32) uint8, and what it is. ``for_dire``: it is one of those whose DIRE is measured."""
+    """One image and what it is.
 
-    kind: Kind
+    Attributes
+    ----------
+    kind : ImageKind
+    pixels : ndarray of uint8, (3, 32, 32)
+    split : Split
+    pair : str
+        Name of the crop that the image is or was made from; unique for a sample.
+    for_dire : bool
+        Whether the DIRE statistics use it.
+    adm : str or None
+        The ADM that generated it.
+    crop : Crop or None
+    strength : int or None
+        Timestep to which a twin was noised.
+    """
+
+    kind: ImageKind
     pixels: Pixels
     split: Split
     pair: str
@@ -57,10 +72,27 @@ class DemoImage:
 
 
 def make_images(folder: Path, recipe: Recipe, progress: Progress) -> tuple[Manifest, bool]:
-    """Return the manifest of the images in ``folder``, and whether they were made now.
+    """Make the demo's images, unless they exist.
 
-    The folder is filled under another name, with the manifest last, and then put in its place: it is there whole or not
-    at all. Raises UserError if it holds images of another recipe or of other weights.
+    They are written to a temporary folder, with the manifest last, which is then renamed, so ``folder`` is complete or
+    missing.
+
+    Parameters
+    ----------
+    folder : Path
+    recipe : Recipe
+    progress : Progress
+
+    Returns
+    -------
+    manifest : Manifest
+    made : bool
+        Whether the images were made now.
+
+    Raises
+    ------
+    UserError
+        If the folder has images of another recipe or of other weights, or is not the demo's.
     """
     digests = {name: find_adm(name).digest for name in (SEEN, HELD_OUT)}
     known = read_manifest(folder)
@@ -69,12 +101,14 @@ def make_images(folder: Path, recipe: Recipe, progress: Progress) -> tuple[Manif
             raise UserError(f"{folder}: was made with other settings or weights. Delete it, or choose another --out.")
         return known, False
     if folder.exists():
-        raise UserError(f"{folder}: is there, but is not the demo's. Move it away, or choose another --out.")
+        raise UserError(f"{folder}: exists, but is not the demo's. Move it away, or choose another --out.")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     seen, held_out = (Generator(name, recipe.steps, progress) for name in (SEEN, HELD_OUT))
     records = tuple(
-        _saved(partial, place, picture) for picture in draw_images(recipe, seen, held_out) for place in places(picture)
+        _save(partial, target, image)
+        for image in draw_images(recipe, seen, held_out)
+        for target in target_folders(image)
     )
     manifest = Manifest(recipe=recipe, adms=digests, adm_calls=seen.calls + held_out.calls, images=records)
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -83,7 +117,7 @@ def make_images(folder: Path, recipe: Recipe, progress: Progress) -> tuple[Manif
 
 
 def draw_images(recipe: Recipe, seen: Generator, held_out: Generator) -> Iterator[DemoImage]:
-    """Make all pictures: for each split crops, twins and filtered crops; at last the samples."""
+    """Yield crops, twins and filtered crops of each split, then the twins of the second ADM and the samples."""
     train, test = (_crops(split, recipe) for split in ("train", "test"))
     seen.progress.start(STAGE, len(train) + 2 * len(test) + recipe.samples)
     for crops in (train, test):
@@ -101,34 +135,34 @@ def draw_images(recipe: Recipe, seen: Generator, held_out: Generator) -> Iterato
         yield DemoImage("sample", pixels, "test", names[number], number < recipe.dire_samples, adm=seen.adm)
 
 
-def places(picture: DemoImage) -> list[str]:
-    """Return the folders that a picture is saved in, relative to the images' folder."""
-    split, found = picture.split, []
-    if picture.kind == "real":
+def target_folders(image: DemoImage) -> list[str]:
+    """Return the folders in which an image is saved, relative to the images' folder."""
+    split, found = image.split, []
+    if image.kind == "real":
         found = [
             f"{MAIN}/{split}/{name}/0_real" for name in ((SEEN, SAMPLES, HELD_OUT) if split == "test" else (SEEN,))
         ]
-    elif picture.kind == "blurred" and split == "test":
+    elif image.kind == "blurred" and split == "test":
         found = [f"{BLURRED}/{split}/{SEEN}/0_real"]
-    elif picture.kind == "sample":
+    elif image.kind == "sample":
         found = [f"{MAIN}/{split}/{SAMPLES}/1_fake"]
-    elif picture.kind == "twin":
-        found = [f"{MAIN}/{split}/{picture.adm}/1_fake"]
-        found += [f"{BLURRED}/{split}/{SEEN}/1_fake"] if split == "test" and picture.adm == SEEN else []
-    if picture.for_dire and picture.adm != HELD_OUT:
-        # reals and fakes share a group, so that fakes are compared with photographs and not with filtered ones
-        where = {
+    elif image.kind == "twin":
+        found = [f"{MAIN}/{split}/{image.adm}/1_fake"]
+        found += [f"{BLURRED}/{split}/{SEEN}/1_fake"] if split == "test" and image.adm == SEEN else []
+    if image.for_dire and image.adm != HELD_OUT:
+        # plain real and generated images share a group, so generated ones are not compared with filtered photographs
+        folders = {
             "real": f"{PHOTOGRAPHS}/plain/0_real",
             "blurred": f"{FILTERED}/filtered/0_real",
             "twin": f"{SEEN}/plain/1_fake",
             "sample": f"{SAMPLES}/plain/1_fake",
         }
-        found.append(f"{DIRE}/{split}/{where[picture.kind]}")
+        found.append(f"{DIRE}/{split}/{folders[image.kind]}")
     return found
 
 
 def encode(pixels: Pixels) -> bytes:
-    """Return (3, 32, 32) uint8 as a PNG whose size does not depend on the content: no compression, no metadata."""
+    """Encode (3, 32, 32) uint8 as PNG without compression and metadata: the size does not depend on the content."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(stream, "PNG", compress_level=0)
     return stream.getvalue()
@@ -144,7 +178,7 @@ def _crops(split: Split, recipe: Recipe) -> list[DemoImage]:
 
 
 def _twins(crops: list[DemoImage], generator: Generator, recipe: Recipe) -> list[DemoImage]:
-    """Return a twin of each crop; the strengths take turns."""
+    """Return a twin of each crop, with the strengths in turn."""
     strengths = [recipe.strengths[number % len(recipe.strengths)] for number in range(len(crops))]
     names = [f"{recipe.seed} {crop.pair}" for crop in crops]
     made = generator.twins(np.stack([crop.pixels for crop in crops]), strengths, names)
@@ -154,26 +188,26 @@ def _twins(crops: list[DemoImage], generator: Generator, recipe: Recipe) -> list
     ]
 
 
-def _saved(root: Path, place: str, picture: DemoImage) -> ImageRecord:
+def _save(root: Path, folder: str, image: DemoImage) -> ImageRecord:
     """Write one file and return its record."""
-    content = encode(picture.pixels)
-    path = root / place / f"{picture.pair}.png"
+    content = encode(image.pixels)
+    path = root / folder / f"{image.pair}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    dataset, _, generator, *_ = place.split("/")
-    crop = picture.crop
+    dataset, _, generator, *_ = folder.split("/")
+    crop = image.crop
     return ImageRecord(
-        path=f"{place}/{path.name}",
+        path=f"{folder}/{path.name}",
         key=hashlib.sha256(content).hexdigest()[:KEY_DIGITS],
         dataset=dataset,
-        split=picture.split,
+        split=image.split,
         generator=generator,
-        label=1 if place.endswith("1_fake") else 0,
-        kind=picture.kind,
-        adm=picture.adm,
-        pair=picture.pair,
+        label=1 if folder.endswith("1_fake") else 0,
+        kind=image.kind,
+        adm=image.adm,
+        pair=image.pair,
         scene=crop.scene.name if crop else None,
         photograph=crop.photograph if crop else None,
         window=crop.window if crop else None,
-        strength=picture.strength,
+        strength=image.strength,
     )

@@ -1,14 +1,14 @@
-"""The demo's generated images: twins of real crops, and samples from pure noise, by a small diffusion model.
+"""Generate the demo's images with a small diffusion model: twins of real crops, and samples from pure noise.
 
 A twin is a crop noised to a timestep (Ho et al. 2020, eq. 4) and denoised from there with deterministic DDIM steps, as
-in SDEdit (Meng et al. 2022): the same content and composition, the model's own detail. Each picture has its own noise,
-drawn from a generator that is seeded for it alone: neither the batch nor torch's global state has an influence.
+in SDEdit (Meng et al. 2022): it keeps content and composition, and has the model's detail. The noise of each image
+comes from a generator seeded for that image, so neither the batch nor torch's global state matters.
 
-The noise of each colour channel is brought to mean 0 and standard deviation 1. A network of 32 channels normalises each of
-them by itself (GroupNorm has 32 groups), so the mean and the scale of what it predicts are always the same, and the few
-per cent by which white noise of 1024 pixels misses them would come back a hundredfold: as a colour cast, and as grain.
-For the same reason such a network cannot choose the mean colour of a sample; it is given one, where a noised photograph
-has it: in the mean of the noisiest state.
+The noise of each colour channel is standardised to mean 0 and standard deviation 1. A network with 32 channels
+normalises each of them separately (GroupNorm has 32 groups), so mean and scale of its prediction are fixed. White noise
+of 1024 pixels deviates from them by a few per cent, which would be amplified a hundredfold into a colour cast and
+grain. For the same reason such a network cannot choose the mean colour of a sample; it is given as the mean of the
+noisiest state, where a noised photograph has it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,23 @@ STAGE = "generating"
 
 @dataclass
 class Generator:
-    """A diffusion model that makes pictures. ``calls`` counts images x ADM calls so far."""
+    """A diffusion model that generates images.
+
+    Attributes
+    ----------
+    adm : str
+        Name of a shipped ADM.
+    steps : str
+        DDIM respacing.
+    progress : Progress
+    calls : int
+        Images x ADM calls so far.
+
+    Raises
+    ------
+    UserError
+        If the ADM has another image size.
+    """
 
     adm: str
     steps: str
@@ -46,16 +62,31 @@ class Generator:
         loaded = load_adm(self.adm)
         if loaded.config.image_size != SIDE:
             raise UserError(
-                f"demo: the ADM {self.adm} makes images of {loaded.config.image_size} pixels, not of {SIDE}."
+                f"demo: the ADM {self.adm} generates images of {loaded.config.image_size} pixels, not of {SIDE}."
             )
         self.digest = loaded.digest
         self._model = loaded.model
         self._schedule = loaded.config.schedule(self.steps)
 
     def twins(self, images: Pixels, strengths: Sequence[int], names: Sequence[str]) -> Pixels:
-        """Noise each image to its timestep and denoise it: (N, 3, 32, 32) uint8 to the same.
+        """Noise each image to a timestep and denoise it.
 
-        names : one an image, from which its noise follows. Raises UserError for a timestep that the steps do not keep.
+        Parameters
+        ----------
+        images : ndarray of uint8, (N, 3, 32, 32)
+        strengths : sequence of int
+            Timestep of each image.
+        names : sequence of str
+            Seed of each image's noise.
+
+        Returns
+        -------
+        ndarray of uint8, (N, 3, 32, 32)
+
+        Raises
+        ------
+        UserError
+            If a timestep is not in the schedule.
         """
         result = np.empty_like(images)
         for strength in sorted(set(strengths)):
@@ -67,9 +98,18 @@ class Generator:
         return result
 
     def samples(self, names: Sequence[str], colours: NDArray[np.float32]) -> Pixels:
-        """Make one picture a name from noise, by all steps: (N, 3, 32, 32) uint8.
+        """Generate images from noise, with all steps.
 
-        colours : (N, 3), the mean that each channel of a picture is to have, in [-1, 1]; met about.
+        Parameters
+        ----------
+        names : sequence of str
+            Seed of each image's noise.
+        colours : ndarray of float32, (N, 3)
+            Mean of each channel in [-1, 1], which the images meet approximately.
+
+        Returns
+        -------
+        ndarray of uint8, (N, 3, 32, 32)
         """
         signal, noise = noise_level(self._schedule, self._schedule.timesteps[-1])
         start = signal * torch.from_numpy(colours)[:, :, None, None] + noise * self._noise(names)
@@ -90,21 +130,21 @@ class Generator:
 
 
 def noise_level(schedule: NoiseSchedule, timestep: int) -> tuple[float, float]:
-    """Return how much of the image and of the noise a noised image holds. UserError if no step has that timestep."""
+    """Return the weights of image and noise at a timestep. UserError if the timestep is not in the schedule."""
     if timestep not in schedule.timesteps:
         kept = ", ".join(map(str, schedule.timesteps))
-        raise UserError(f"demo: strength {timestep} is none of the schedule's timesteps {kept}.")
+        raise UserError(f"demo: strength {timestep} is not among the schedule's timesteps {kept}.")
     signal = float(schedule.alphas_cumprod[schedule.timesteps.index(timestep)])
     return signal**0.5, (1 - signal) ** 0.5
 
 
 def noise_of(name: str) -> Tensor:
-    """Standardised white noise (3, 32, 32) float32 that follows from a name."""
+    """Draw standardised white noise, (3, 32, 32) float32, seeded by a name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
     return standardised(torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)))
 
 
 def standardised(noise: Tensor) -> Tensor:
-    """Noise (..., H, W) with mean 0 and standard deviation 1 over each channel of each image."""
+    """Scale noise (..., H, W) to mean 0 and standard deviation 1 in each channel of each image."""
     centred = noise - noise.mean(dim=(-2, -1), keepdim=True)
     return centred / centred.std(dim=(-2, -1), keepdim=True)

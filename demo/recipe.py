@@ -1,4 +1,4 @@
-"""What the demo's images are made by, and the manifest that says of every file what it is."""
+"""The settings of the demo's images, and the manifest that describes every file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,27 @@ from ..errors import UserError
 
 MANIFEST = "manifest.json"
 
-Kind = Literal["real", "blurred", "twin", "sample"]
+ImageKind = Literal["real", "blurred", "twin", "sample"]
 
 
 class Recipe(BaseModel):
-    """Everything that decides the images, but for the weights.
+    """Everything that decides the images, except the weights.
 
-    train_crops, test_crops, dire_crops : crops of each scene; the last ones, the first of the others, get a DIRE for
-    the statistics.
-    samples, dire_samples : pictures made from pure noise, and how many of them get a DIRE.
-    strengths : timesteps (0..999) to which the crops are noised, in turn, before they are denoised into twins.
-    steps : the respacing of all denoising.
+    Attributes
+    ----------
+    seed : int
+    train_crops, test_crops : int
+        Crops per scene.
+    dire_crops : int
+        How many of them, from the first on, enter the DIRE statistics.
+    samples : int
+        Images generated from pure noise.
+    dire_samples : int
+        How many of them, from the first on, enter the DIRE statistics.
+    strengths : tuple of int
+        Timesteps (0..999) to which the crops are noised, in turn, to make twins.
+    steps : str
+        DDIM respacing of all denoising.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,11 +47,25 @@ class Recipe(BaseModel):
 
 
 class ImageRecord(BaseModel):
-    """One file. ``path`` is relative to the images' folder; ``key`` is the cache's name of its content.
+    """One file.
 
-    dataset, split, generator, label : where it stands. kind : what it is. adm : what generated it.
-    scene, photograph, window (left, top, side) : the crop that it is, or was made from; ``pair`` names that crop, and
-    is the same for a real and its twins. strength : the timestep that a twin was noised to.
+    Attributes
+    ----------
+    path : str
+        Relative to the images' folder.
+    key : str
+        The cache's key of its content.
+    dataset, split, generator, label
+        What its folder says.
+    kind : ImageKind
+    adm : str or None
+        The ADM that generated it.
+    pair : str
+        Name of its crop, the same for a real image and its twins.
+    scene, photograph, window
+        The crop that it is or was made from; the window is (left, top, side) in pixels.
+    strength : int or None
+        Timestep to which a twin was noised.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +76,7 @@ class ImageRecord(BaseModel):
     split: Literal["train", "test"]
     generator: str
     label: Literal[0, 1]
-    kind: Kind
+    kind: ImageKind
     adm: str | None = None
     pair: str
     scene: str | None = None
@@ -62,7 +86,15 @@ class ImageRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """All files of the demo's datasets. adms : name -> digest of the weights; adm_calls : images x calls that it took."""
+    """All files of the demo's datasets.
+
+    Attributes
+    ----------
+    adms : dict
+        Name of an ADM -> digest of its weights.
+    adm_calls : int
+        Images x ADM calls that generating them took.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,8 +104,8 @@ class Manifest(BaseModel):
     adm_calls: int
     images: tuple[ImageRecord, ...]
 
-    def of(self, dataset: str, split: str | None = None, kind: Kind | None = None) -> tuple[ImageRecord, ...]:
-        """Return a dataset's files, or those of one split or kind."""
+    def of(self, dataset: str, split: str | None = None, kind: ImageKind | None = None) -> tuple[ImageRecord, ...]:
+        """Return the files of a dataset, optionally of one split or kind."""
         return tuple(
             image
             for image in self.images
@@ -81,16 +113,16 @@ class Manifest(BaseModel):
         )
 
     def scenes(self) -> dict[str, str]:
-        """Key -> scene, for every image that comes from a photograph."""
+        """Return key -> scene for every image that comes from a photograph."""
         return {image.key: image.scene for image in self.images if image.scene is not None}
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of finished images; None if there is none. Raises UserError if it cannot be read."""
+    """Read the manifest of a folder; None if there is none. UserError if it is invalid."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise UserError(f"{path}: is no manifest of a demo. Delete {folder} and run the demo again.") from error
+        raise UserError(f"{path}: is not a manifest of the demo. Delete {folder} and run the demo again.") from error

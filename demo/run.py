@@ -1,7 +1,7 @@
-"""The demo from end to end: images, build, two trainings, evaluation, controls, report, and the same build again.
+"""Run the demo from end to end: images, build, two trainings, evaluation, controls, report, and the build again.
 
-Everything runs on the CPU, so that the numbers are the same with and without a GPU. A second run in the same folder
-finds images, features, trainings and evaluations as they are, and makes only the report anew.
+Everything runs on the CPU, so that the numbers do not depend on a GPU. A second run in the same folder reuses images,
+features, trainings and evaluations, and writes only the report again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .dataset import BLURRED, DIRE, MAIN, SEEN, make_images
 from .recipe import Manifest, Recipe
 from .sections import TITLES, baseline_section, dire_section, dire_verdict, images_section, test_rows
 
-Result = dict[str, Any]
+_Result = dict[str, Any]
 
 TEACHER = "efficientnet_lite0"
 STUDENT = "small32"
 INPUT_SIDE = 96
-"""Side in pixels of what teacher and student see: 3x3 positions in the last feature map of either."""
+"""Side length of the input of teacher and student in pixels: 3x3 positions in the last feature map of either."""
 
 EPOCHS = 20
 BATCH = 32
@@ -43,12 +43,12 @@ LEARNING_RATE = 1e-3
 KD_WEIGHTS = (0.5, 0.0)
 
 PARTIAL = 5
-"""Steps of the partial inversion: to timestep 200, the middle one of the twins' strengths."""
+"""Steps of the partial inversion: up to timestep 200, the middle one of the twins' strengths."""
 
 
 @dataclass(frozen=True)
-class Build:
-    """One build of the demo. real_step : how many steps are inverted; 0 for all."""
+class _Build:
+    """One build of the demo; ``real_step`` is the number of inverted steps, 0 for all."""
 
     dataset: str
     features: tuple[str, ...]
@@ -56,33 +56,31 @@ class Build:
 
 
 BUILDS = {
-    "main": Build(MAIN, ("train:image,eps,dire,teacher", "test:image,eps")),
-    "blurred": Build(BLURRED, ("image,eps",)),
-    "dire": Build(DIRE, ("image,eps,dire",)),
-    "partial dire": Build(DIRE, ("image,dire",), PARTIAL),
+    "main": _Build(MAIN, ("train:image,eps,dire,teacher", "test:image,eps")),
+    "blurred": _Build(BLURRED, ("image,eps",)),
+    "dire": _Build(DIRE, ("image,eps,dire",)),
+    "partial dire": _Build(DIRE, ("image,dire",), PARTIAL),
 }
-"""What is built, in this order."""
+"""The builds, in their order."""
 
 PATHS = {"dire": "all steps inverted", "partial dire": f"only the first {PARTIAL} steps inverted"}
-"""Builds whose DIRE is compared by class, and what their inversion is in words."""
+"""Builds whose DIRE is compared by class -> description of their inversion."""
 
 CAVEATS = {
-    PATHS[
-        "partial dire"
-    ]: "This depth was chosen after looking at five depths on crops of the same photographs, and the "
-    "intervals do not cover that choice: take it as a lead, not as a finding."
+    PATHS["partial dire"]: "This depth was chosen among five on crops of the same photographs, and the "
+    "intervals do not cover that choice: treat it as a hypothesis, not as a finding."
 }
 
 
 class StageTimer:
-    """Wall and CPU seconds of each stage."""
+    """Records wall and CPU seconds of each stage."""
 
     def __init__(self) -> None:
         self.stages: list[dict[str, float | str]] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what happens in the block."""
+        """Measure the block."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
@@ -91,19 +89,38 @@ class StageTimer:
 
 def run_demo(
     out: Path, progress: Progress, *, seed: int = 0, recipe: Recipe | None = None, epochs: int = EPOCHS
-) -> Result:
-    """Run the demo in the folder ``out`` and return what happened, ready for JSON.
+) -> _Result:
+    """Run the demo.
 
-    seed : of crops, noise, weights and order; it takes the place of the recipe's. recipe : how many images of what.
-    Raises UserError if the folder holds another demo or one that is running, or if the photographs or the teacher's
-    weights are not installed.
+    Parameters
+    ----------
+    out : Path
+        Folder for images, cache, runs and report.
+    progress : Progress
+    seed : int
+        Seed of crops, noise, weights and sample order; replaces that of the recipe.
+    recipe : Recipe, optional
+        Numbers of images.
+    epochs : int
+        Of each training.
+
+    Returns
+    -------
+    dict
+        Numbers of the demo, for JSON.
+
+    Raises
+    ------
+    UserError
+        If the folder has another demo or one that is running, or if the photographs or the teacher's weights are
+        missing.
     """
     make_folder(out)
-    with FolderLock(out, f"{out}: another demo works there. Wait until it has ended, or choose another --out."):
+    with FolderLock(out, f"{out}: another demo is running there. Wait until it ends, or choose another --out."):
         return _run(out, progress, (recipe or Recipe()).model_copy(update={"seed": seed}), epochs)
 
 
-def _run(out: Path, progress: Progress, recipe: Recipe, epochs: int) -> Result:
+def _run(out: Path, progress: Progress, recipe: Recipe, epochs: int) -> _Result:
     images, cache, clock, seed = out / "images", out / "cache", StageTimer(), recipe.seed
     with clock.stage("images"):
         manifest, made = make_images(images, recipe, progress)
@@ -141,7 +158,7 @@ def _run(out: Path, progress: Progress, recipe: Recipe, epochs: int) -> Result:
     }
 
 
-def _build(images: Path, cache: Path, progress: Progress) -> dict[str, Result]:
+def _build(images: Path, cache: Path, progress: Progress) -> dict[str, _Result]:
     return {
         name: run_build(
             BuildConfig.checked(
@@ -179,10 +196,10 @@ def _evaluate(run: Path, cache: Path, dataset: str, build: str, progress: Progre
     run_evaluation(run, cache, dataset, transform="resize", build=build, device="cpu", progress=progress)
 
 
-def _report(out: Path, manifest: Manifest, runs: list[Path], dire_builds: dict[str, str], seed: int) -> Result:
+def _report(out: Path, manifest: Manifest, runs: list[Path], dire_builds: dict[str, str], seed: int) -> _Result:
     """Measure the controls and write the report; return the demo's numbers.
 
-    dire_builds : what was inverted, in words -> the build that has the DIRE.
+    ``dire_builds`` maps the description of an inversion to the build that has its DIRE.
     """
     images = out / "images"
     main, blurred = baseline_scores(
@@ -207,7 +224,7 @@ def _report(out: Path, manifest: Manifest, runs: list[Path], dire_builds: dict[s
     }
 
 
-def _dire(path: str, study: DireStudy) -> Result:
+def _dire(path: str, study: DireStudy) -> _Result:
     return {
         "path": path,
         "classes": [
@@ -222,7 +239,7 @@ def _dire(path: str, study: DireStudy) -> Result:
     }
 
 
-def _images(manifest: Manifest, made: bool) -> Result:
+def _images(manifest: Manifest, made: bool) -> _Result:
     train, test = manifest.of(MAIN, "train"), manifest.of(MAIN, "test")
     return {
         "images": {"train": len(train), "test": len(test), "files": len(manifest.images), "made": made},
@@ -233,8 +250,8 @@ def _images(manifest: Manifest, made: bool) -> Result:
     }
 
 
-def _features(builds: dict[str, Result]) -> Result:
-    """Sum up what builds computed and reused: rows, and decoded images."""
+def _features(builds: dict[str, _Result]) -> _Result:
+    """Sum the rows that builds computed and reused, and the images they decoded."""
     features = [feature for build in builds.values() for feature in build["features"].values()]
     return {
         "computed": sum(feature["computed"] for feature in features),
@@ -244,6 +261,6 @@ def _features(builds: dict[str, Result]) -> Result:
 
 
 def _peak_memory() -> int:
-    """Peak resident memory of this process so far, in bytes (Linux counts it in KiB, macOS in bytes)."""
+    """Return the peak resident memory of this process in bytes (the system reports KiB on Linux, bytes on macOS)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,9 +1,8 @@
 """The demo's real images: crops of the colour photographs that scikit-image and scikit-learn install.
 
-Only files inside the installed packages are read, so nothing is ever downloaded. Pictures of everyday scenes are taken;
-the microscopy, the retina, the telescope's deep field and the drawings are left out: the diffusion model was trained on
-everyday photographs and those are something else. The two motorcycle pictures are one scene. A scene is in training or
-in test, never in both.
+Only files of the installed packages are read; nothing is downloaded. Photographs of everyday scenes are used, since the
+diffusion model was trained on such; microscopy, retina, deep field and drawings are not. The two motorcycle photographs
+are one scene. A scene is either in training or in test.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from PIL import Image
 from ..errors import UserError
 
 SIDE = 32
-"""Side of every image in pixels: the diffusion model's."""
+"""Side length of every image in pixels: the diffusion model's."""
 
 SMALLEST_WINDOW = 128
-"""Side of the smallest window that a crop is made of: four photograph pixels or more a pixel, so that neither JPEG
-blocks nor sensor noise survive."""
+"""Side length of the smallest window: shrinking it by at least four removes JPEG blocks and sensor noise."""
 
 Split = Literal["train", "test"]
 Pixels = NDArray[np.uint8]
@@ -33,7 +31,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Scene:
-    """Photographs of one scene: the package that installs them, and their files within it."""
+    """Photographs of one scene: the package that installs them, and their files in it."""
 
     name: str
     split: Split
@@ -43,7 +41,18 @@ class Scene:
 
 @dataclass(frozen=True)
 class Crop:
-    """A square window of a photograph (left, top, side, in its pixels), and its pixels at `SIDE`, (3, 32, 32) uint8."""
+    """A square window of a photograph.
+
+    Attributes
+    ----------
+    scene : Scene
+    photograph : str
+        File in the package.
+    window : tuple of int
+        Left, top and side length in pixels of the photograph.
+    pixels : ndarray of uint8, (3, 32, 32)
+        The window, resized.
+    """
 
     scene: Scene
     photograph: str
@@ -68,10 +77,15 @@ def scenes_of(split: Split) -> tuple[Scene, ...]:
 
 
 def crops_of(scene: Scene, count: int, seed: int) -> list[Crop]:
-    """Draw ``count`` windows of a scene and shrink each to 32x32 by averaging areas.
+    """Draw windows of a scene and shrink each to 32x32 by area averaging.
 
-    Sides are log-uniform from `SMALLEST_WINDOW` to the photograph's shorter side, places uniform; every draw depends on
-    the seed and the scene alone. Raises UserError if the photographs are not installed.
+    Side lengths are log-uniform from `SMALLEST_WINDOW` to the photograph's shorter side, positions uniform. The draws
+    depend only on seed and scene.
+
+    Raises
+    ------
+    UserError
+        If the photographs are not installed.
     """
     rng = np.random.default_rng([seed, *scene.name.encode()])
     crops = []

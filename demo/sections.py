@@ -1,4 +1,4 @@
-"""The demo's own parts of the report: what DIRE shows and what explains it, the baseline, how the images were made."""
+"""The demo's sections of the report: DIRE and what blur explains of it, the baseline, how the images were made."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..report.inputs.runs import read_runs
 from ..report.layout.panels import Figure, Spread, spread_panel
 from .controls import DireMean, DireStudy
 from .dataset import BLURRED, DIRE, HELD_OUT, MAIN, SAMPLES, SEEN
-from .recipe import Kind, Manifest
+from .recipe import ImageKind, Manifest
 
-TITLES: dict[Kind, str] = {
+TITLES: dict[ImageKind, str] = {
     "real": "real crops",
     "blurred": "filtered real crops",
     "twin": "twins",
@@ -28,16 +28,22 @@ TEST_SETS = {
     (MAIN, SAMPLES): f"samples of {SEEN}",
     (BLURRED, SEEN): f"twins by {SEEN}, against filtered reals",
 }
-"""Dataset and generator -> what the test set holds."""
+"""Dataset and generator -> title of the test set."""
 
-Row = dict[str, Any]
-Baseline = Mapping[str, Mapping[str, GeneratorScores]]
+_Row = dict[str, Any]
+_Baseline = Mapping[str, Mapping[str, GeneratorScores]]
 
 
 def dire_section(path: str, study: DireStudy, caveat: str = "") -> Section:
-    """Mean DIRE of every class and differences within pairs, and in words whether the effect is there.
+    """Show the mean DIRE of every class, the differences within pairs, and a verdict.
 
-    path : the steps that were inverted, in words. caveat : a sentence that a reader of the verdict must know.
+    Parameters
+    ----------
+    path : str
+        Description of the inverted steps.
+    study : DireStudy
+    caveat : str
+        Sentence that follows the verdict.
     """
     rows = [_dire_row(TITLES[kind], mean) for kind, mean in study.classes.items()]
     for (one, other), difference in study.differences.items():
@@ -47,7 +53,7 @@ def dire_section(path: str, study: DireStudy, caveat: str = "") -> Section:
         f"Mean DIRE by the ADM {SEEN}, which made the twins and samples: {path}.",
         ["images", "count", "mean DIRE", "95 % interval"],
         rows,
-        "Share of the grey range (0 to 1). Intervals resample scenes (each sample for itself); differences are within "
+        "Fraction of the 8-bit range (0 to 1). Intervals resample scenes (samples individually); differences are within "
         f"pairs of one crop. AUC of calling low DIRE generated: {areas}.",
     )
     spreads = [
@@ -56,9 +62,9 @@ def dire_section(path: str, study: DireStudy, caveat: str = "") -> Section:
     ]
     alt = "; ".join(f"{TITLES[kind]} {mean.mean:.4f}" for kind, mean in study.classes.items())
     figure = Figure(
-        f"Mean DIRE of each image by class: {path}. Line: 5th to 95th percentile; box: middle half; dot and bar: mean and "
+        f"Mean DIRE of each image by class: {path}. Line: 5th to 95th percentile; box: quartiles; dot and bar: mean and "
         "its 95 % interval.",
-        (spread_panel("Mean DIRE", alt, spreads, "mean |x - reconstruction| (share of the grey range)"),),
+        (spread_panel("Mean DIRE", alt, spreads, "mean |x - reconstruction| (fraction of the 8-bit range)"),),
         ("real", "generated"),
     )
     return Section(
@@ -70,28 +76,28 @@ def dire_section(path: str, study: DireStudy, caveat: str = "") -> Section:
 
 
 def dire_verdict(path: str, study: DireStudy) -> str:
-    """Say whether generated images have the lower DIRE, and whether that is more than smoothness."""
+    """Say whether generated images have lower DIRE, and whether smoothness explains it."""
     plain, blur, beyond = (
         study.differences[pair] for pair in (("twin", "real"), ("blurred", "real"), ("twin", "blurred"))
     )
     there = beyond.interval.high < 0
     return (
-        "DIRE expects that the model reconstructs what it generated better than photographs. "
+        "DIRE assumes that a diffusion model reconstructs generated images better than photographs. "
         f"The twins' mean DIRE is {_direction(plain)} that of the crops they were made from ({_difference(plain)}). "
-        "A small denoiser smooths, and smooth pictures have a low DIRE anyway: filtering the real crops to their twins' "
+        "A small denoiser smooths, and smooth images have low DIRE anyway: filtering the real crops to their twins' "
         f"spectra alone gives a mean that is {_direction(blur)} the crops' own ({_difference(blur)}). "
         f"Against these filtered crops the twins' mean is {_direction(beyond)} theirs ({_difference(beyond)}).\n\n"
         + (
             f"So with {path}, DIRE is lower for generated images beyond what their smoothness explains."
             if there
-            else f"So with {path}, the effect that DIRE rests on is not there beyond blur. The students are not given DIRE: "
-            "whatever they find lies in the image and its one-step noise."
+            else f"So with {path}, DIRE shows no effect beyond blur. The students do not use DIRE: "
+            "whatever they detect is in the image and its one-step noise."
         )
     )
 
 
-def baseline_section(rows: Sequence[Row], runs: Sequence[str], metadata: float) -> Section:
-    """Put the baseline beside the students, a row a test set, and say what file metadata can do."""
+def baseline_section(rows: Sequence[_Row], runs: Sequence[str], metadata: float) -> Section:
+    """Show the baseline beside the students, one row per test set, and the AUC of file metadata."""
     table = Table(
         "A logistic regression on Laplacian energy and saturation beside the students.",
         ["test set", "real + generated", "Laplacian and saturation", *runs],
@@ -108,17 +114,17 @@ def baseline_section(rows: Sequence[Row], runs: Sequence[str], metadata: float) 
         numeric_from=2,
     )
     text = (
-        "The baseline sees three numbers an image: the energy of its Laplacian, its mean colour saturation, and the share "
-        "of values clipped at 0 or 255. It is trained on the same images as the students. In the last row the reals have "
-        "been filtered to the spectrum of their twins, so that smoothness says nothing there.\n\n"
-        "A random forest that sees only a file's metadata (bytes, width, height, channels, entries, format), "
+        "The baseline uses three numbers per image: the energy of its Laplacian, its mean colour saturation, and the share "
+        "of values clipped at 0 or 255. It is trained on the same images as the students. In the last row, the real images "
+        "are filtered to the spectra of their twins, so that smoothness carries no information.\n\n"
+        "A random forest that uses only a file's metadata (bytes, width, height, channels, entries, format), "
         f"cross-validated on all images of the dataset {MAIN}, has an AUC of {metadata:.2f}; 0.50 is chance."
     )
     return Section("Baseline and controls", text, table)
 
 
 def images_section(manifest: Manifest) -> Section:
-    """How the images were made, and how many of each kind there are."""
+    """Describe how the images were made, and count them by kind."""
     recipe = manifest.recipe
     counts = Counter((i.dataset, i.split, i.generator, i.label, i.kind, i.strength) for i in manifest.images)
     rows = [
@@ -138,24 +144,31 @@ def images_section(manifest: Manifest) -> Section:
     text = (
         "Real images are square windows of colour photographs that scikit-image and scikit-learn install, shrunk to 32x32 "
         f"by averaging. Scenes of training: {', '.join(scenes['train'])}; of test: {', '.join(scenes['test'])}; the two "
-        "motorcycle pictures are one scene. No scene is in both, and no diffusion model was trained on any of them.\n\n"
+        "motorcycle photographs are one scene. No scene is in both, and no diffusion model was trained on any of them.\n\n"
         f"A twin is such a crop noised to timestep {', '.join(map(str, recipe.strengths))} (in turn, recorded for each "
-        f"image) and denoised with DDIM steps of {recipe.steps}; a sample is made from pure noise. {SEEN} makes the "
-        f"generated images of training; {HELD_OUT} differs from it in seed, width and noise schedule. All files are "
+        f"image) and denoised with DDIM steps of {recipe.steps}; a sample is generated from pure noise. {SEEN} generates "
+        f"the images of training; {HELD_OUT} differs from it in seed, width and noise schedule. All files are "
         "uncompressed PNG of one size without metadata.\n\n"
         f"DIRE is computed for the training images, and for those of the dataset {DIRE}: the first {recipe.dire_crops} "
         f"crops of each scene with their twins and filtered versions, and the first {recipe.dire_samples} samples."
     )
     table = Table(
-        "Files by place and kind.", ["dataset, split", "folder", "kind", "noised to", "files"], rows, numeric_from=3
+        "Files by folder and kind.", ["dataset, split", "folder", "kind", "noised to", "files"], rows, numeric_from=3
     )
     return Section("How the images were made", text, table)
 
 
-def test_rows(runs: Sequence[Path], clusters: Mapping[str, str], baseline: Baseline) -> list[Row]:
-    """Return a row a test set: what it holds, the baseline's measures, and those of each run, by its name.
+def test_rows(runs: Sequence[Path], clusters: Mapping[str, str], baseline: _Baseline) -> list[_Row]:
+    """Return a row per test set: its title and counts, and the measures of the baseline and of each run.
 
-    runs : evaluated run folders. clusters : key -> scene. baseline : dataset -> generator -> measures.
+    Parameters
+    ----------
+    runs : sequence of Path
+        Evaluated run folders.
+    clusters : Mapping
+        Key -> scene.
+    baseline : Mapping
+        Dataset -> generator -> measures.
     """
     results = [result for group in measure(read_runs(runs), clusters).values() for result in group]
     rows = []
@@ -180,7 +193,7 @@ def test_rows(runs: Sequence[Path], clusters: Mapping[str, str], baseline: Basel
     return rows
 
 
-def _measures(scores: GeneratorScores) -> Row:
+def _measures(scores: GeneratorScores) -> _Row:
     return {
         "accuracy": scores.accuracy,
         "accuracy_interval": scores.accuracy_interval,
@@ -212,5 +225,5 @@ def _minus(text: str) -> str:
 
 def _scores(measures: Mapping[str, Any]) -> str:
     bounds = measures["average_precision_interval"]
-    words = f"{100 * measures['accuracy']:.1f} / {100 * measures['average_precision']:.1f}"
-    return words + (f"\n{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}" if bounds else "")
+    text = f"{100 * measures['accuracy']:.1f} / {100 * measures['average_precision']:.1f}"
+    return text + (f"\n{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}" if bounds else "")

@@ -1,9 +1,9 @@
-"""A picture filtered to another one's spectrum: the control for "a small denoiser blurs".
+"""Filter an image to another one's spectrum: the control for blur by a small denoiser.
 
-The spectrum is that of the cosine transform (type II, orthonormal), whose picture continues mirrored at its borders, so
-that the filter leaves no edge effects. It is averaged over the colour channels and over rings of equal frequency, and
-one gain a ring takes it to the other's: a filter of the same strength in every direction and colour, nothing more. Where
-the other picture has less detail, this blurs; the mean colour stays.
+The spectrum is that of the cosine transform (DCT-II, orthonormal), which continues the image mirrored at its borders,
+so the filter has no edge effects. It is averaged over colour channels and over rings of equal frequency, and each ring
+gets one gain: the filter is isotropic and the same for all colours. If the other image has less detail, this blurs; the
+mean colour is kept.
 """
 
 from __future__ import annotations
@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 
 from .scenes import Pixels
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 
 def filtered_like(image: Pixels, other: Pixels) -> Pixels:
-    """Return ``image`` (C, S, S) uint8 with ``other``'s energy in each ring, rounded and clipped to uint8."""
+    """Give an image the spectrum of another.
+
+    Parameters
+    ----------
+    image, other : ndarray of uint8, (C, S, S)
+
+    Returns
+    -------
+    ndarray of uint8, (C, S, S)
+        ``image`` with the energy of ``other`` in each ring, rounded and clipped.
+    """
     side = image.shape[-1]
     found, wanted = cosine_transform(image), cosine_transform(other)
     gain = np.sqrt(ring_energy(wanted) / np.maximum(ring_energy(found), np.finfo(np.float64).tiny))
@@ -29,26 +39,26 @@ def filtered_like(image: Pixels, other: Pixels) -> Pixels:
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
-def cosine_transform(image: Pixels) -> Floats:
-    """Coefficients (C, S, S) float64 of a picture (C, S, S); [.., 0, 0] belongs to the mean."""
+def cosine_transform(image: Pixels) -> _Floats:
+    """Return the DCT coefficients (C, S, S) float64 of an image (C, S, S); [:, 0, 0] belongs to the mean."""
     transform = _cosines(image.shape[-1])
-    coefficients: Floats = transform @ image.astype(np.float64) @ transform.T
+    coefficients: _Floats = transform @ image.astype(np.float64) @ transform.T
     return coefficients
 
 
-def ring_energy(coefficients: Floats) -> Floats:
-    """Mean square of the coefficients in each ring, over channels; ring 0 is the mean colour alone."""
+def ring_energy(coefficients: _Floats) -> _Floats:
+    """Return the mean square of the coefficients (C, S, S) in each ring, over channels; ring 0 is the mean colour."""
     rings = _rings(coefficients.shape[-1])
     energy = (coefficients**2).mean(axis=0)
-    sums: Floats = np.bincount(rings.ravel(), energy.ravel()) / np.bincount(rings.ravel())
+    sums: _Floats = np.bincount(rings.ravel(), energy.ravel()) / np.bincount(rings.ravel())
     return sums
 
 
 @cache
-def _cosines(side: int) -> Floats:
-    """Return the matrix of the orthonormal cosine transform: a row a frequency."""
-    frequency, place = np.arange(side)[:, None], np.arange(side)[None, :]
-    matrix: Floats = np.cos(np.pi * (place + 0.5) * frequency / side) * np.sqrt(2 / side)
+def _cosines(side: int) -> _Floats:
+    """Return the matrix of the orthonormal DCT-II, one row per frequency."""
+    frequency, position = np.arange(side)[:, None], np.arange(side)[None, :]
+    matrix: _Floats = np.cos(np.pi * (position + 0.5) * frequency / side) * np.sqrt(2 / side)
     matrix[0] /= np.sqrt(2)
     return matrix
 

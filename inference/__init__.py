@@ -1,6 +1,7 @@
-"""A trained student in use, and what each method costs: the only place, beside the demo, where both stages meet.
+"""A trained student on new images, and what each method costs. Only here and in the demo do both stages meet.
 
-:class:`Detector` is imported when it is first used, since it brings torch along.
+Others use :class:`Detector`, which is imported on first use since it loads torch; the command ``predict`` also uses
+``predict`` and ``prediction``, and ``inference.bench`` is a subject of its own.
 """
 
 from __future__ import annotations

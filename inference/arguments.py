@@ -1,9 +1,9 @@
-"""From what a user names (files, folders, patterns, URLs, a list on stdin) to the files to look at, in that order.
+"""Expand the arguments of ``predict`` (files, folders, patterns, URLs, a list on stdin) into paths.
 
-A folder stands for the images and videos below it, told by their extensions and sorted by path, with the scan's rules: clutter is
-passed over, a linked folder is followed only inside the folder and never in a circle. A pattern stands for the files that it
-matches, sorted. Any other name stands for itself, whatever its extension and whether it exists or not. A URL of an object
-store may name any of these; a folder is listed whole there, and a pattern's ``*`` stands for a part of one name.
+A folder stands for the images and videos below it, recognised by extension and sorted by path, with the rules of the
+scan: hidden and system files are skipped, and linked folders are followed only inside the folder, without cycles. A
+pattern stands for the files that it matches, sorted. Any other name stands for itself, whatever its extension and
+whether or not it exists. A URL of an object store may be any of these; there ``*`` matches within one path component.
 """
 
 from __future__ import annotations
@@ -26,13 +26,25 @@ STDIN = "-"
 VIDEO_EXTENSIONS = frozenset(
     {"mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "mts", "m2ts"}
 )
-"""What tells a video from an image: only the name can, before either is opened."""
+"""Extensions of videos: until a file is opened, only its name distinguishes a video from an image."""
 
 
 def expand_arguments(arguments: Iterable[str], listed: BinaryIO | None = None) -> list[str]:
-    """Return the paths that the arguments stand for; ``-`` stands for the list that ``listed`` holds.
+    """Return the paths that the arguments stand for, in their order.
 
-    Raises UserError for a folder that cannot be listed or holds no image and no video, and for a pattern without a match.
+    Parameters
+    ----------
+    arguments : iterable of str
+        Files, folders, patterns and URLs.
+    listed : BinaryIO, optional
+        List that replaces the argument ``-``.
+
+    Raises
+    ------
+    UsageError
+        For an invalid pattern.
+    UserError
+        If a folder cannot be listed or has neither image nor video, a pattern has no match, or the list is empty.
     """
     found: list[str] = []
     for argument in arguments:
@@ -41,26 +53,26 @@ def expand_arguments(arguments: Iterable[str], listed: BinaryIO | None = None) -
         else:
             found += _files_of(argument)
     if not found:
-        raise UserError("predict: the list on stdin is empty. Write a path a line.")
+        raise UserError("predict: the list on stdin is empty. Write one path per line.")
     return found
 
 
 def read_list(stream: BinaryIO) -> list[str]:
-    """Read names that are separated by line ends, or by NUL bytes if there is one (``find -print0``)."""
+    """Read names separated by NUL bytes (``find -print0``) if there are any, else by line ends."""
     data = stream.read()
     separator = b"\0" if b"\0" in data else b"\n"
     return [os.fsdecode(name) for name in data.split(separator) if name]
 
 
 def is_video(path: str) -> bool:
-    """Say whether a path has the extension of a video."""
+    """Return whether a path has the extension of a video."""
     return path.rpartition(".")[2].lower() in VIDEO_EXTENSIONS
 
 
 def _files_of(name: str) -> list[str]:
     if is_url(name) and is_storable(name):
-        place = source_place(name)
-        return _of_store(place) if isinstance(place, RemotePath) else _files_of(str(place))
+        path = source_place(name)
+        return _in_store(path) if isinstance(path, RemotePath) else _files_of(str(path))
     if os.path.isdir(name):  # noqa: PTH112  (Path.is_dir raises where a link leads to itself)
         return _in_folder(LocalTree(Path(name)), name)
     if has_magic(name) and not os.path.lexists(name):
@@ -68,15 +80,15 @@ def _files_of(name: str) -> list[str]:
     return [name]
 
 
-def _of_store(place: RemotePath) -> list[str]:
-    """Return what a place in an object store stands for."""
+def _in_store(path: RemotePath) -> list[str]:
+    """Return what a path in an object store stands for."""
     try:
-        entries = place.below()
-        if entries and entries[0].path != place:
-            return _in_folder(RemoteTree(place, entries), str(place))
-        return [str(place)] if entries or not has_magic(str(place)) else _matching_in_store(place)
+        entries = path.below()
+        if entries and entries[0].path != path:
+            return _in_folder(RemoteTree(path, entries), str(path))
+        return [str(path)] if entries or not has_magic(str(path)) else _matching_in_store(path)
     except OSError as error:
-        raise _not_listed(error, str(place)) from error
+        raise _not_listed(error, str(path)) from error
 
 
 def _in_folder(tree: Tree, folder: str) -> list[str]:
@@ -86,21 +98,23 @@ def _in_folder(tree: Tree, folder: str) -> list[str]:
         raise _not_listed(error, folder) from error
     wanted = [path for path in paths if path.rpartition(".")[2].lower() in EXTENSIONS | VIDEO_EXTENSIONS]
     if not wanted:
-        links = ", and links that lead out of it are not followed" if tree.outside else ""
+        links = "; links that lead out of it are not followed" if tree.outside else ""
         raise UserError(f"{printable(folder)}: has no image and no video ({len(paths):,} other files{links}).")
-    return [os.path.join(folder, path) for path in wanted]  # noqa: PTH118  (keeps the folder as it was written)
+    return [os.path.join(folder, path) for path in wanted]  # noqa: PTH118  (keeps the folder as written)
 
 
-def _not_listed(error: OSError, place: str) -> UserError:
-    return UserError(f"{printable(error.filename or place)}: cannot be listed ({error.strerror or error}).")
+def _not_listed(error: OSError, path: str) -> UserError:
+    return UserError(f"{printable(error.filename or path)}: cannot be listed ({error.strerror or error}).")
 
 
-def _matching_in_store(place: RemotePath) -> list[str]:
-    """Return the objects that a pattern matches, part by part; one listing of all below its fixed part tells."""
-    parts = place.parts
+def _matching_in_store(pattern: RemotePath) -> list[str]:
+    """Return the objects that a pattern matches component by component, from one listing below its fixed prefix."""
+    parts = pattern.parts
     fixed = next(number for number, part in enumerate(parts) if has_magic(part))
     if fixed == 0 or "**" in parts:
-        raise UsageError(f"{place}: is no pattern for an object store. Name a folder to get all that is below it.")
+        raise UsageError(
+            f"{pattern}: is not a valid pattern for an object store. Name a folder to get everything below it."
+        )
     root, wanted = RemotePath("/".join(parts[:fixed])), parts[fixed:]
     found = []
     for path in sorted(RemoteTree(root, root.below()).walk()):
@@ -108,7 +122,7 @@ def _matching_in_store(place: RemotePath) -> list[str]:
         if len(names) == len(wanted) and all(map(fnmatchcase, names, wanted)):
             found.append(f"{root}/{path}")
     if not found:
-        raise UserError(f"{place}: there is no such object, and as a pattern it matches none.")
+        raise UserError(f"{pattern}: no such object, and no object matches it as a pattern.")
     return found
 
 
@@ -116,12 +130,14 @@ def _matching(pattern: str) -> list[str]:
     parts = PurePath(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:fixed])
-    # Before Python 3.13 pathlib refuses this, and finds no files with a ** at the end; then it takes ** for *.
+    # pathlib before Python 3.13 refuses such a **, and finds no files for a final one; from 3.13 on, such a ** means *.
     if any("**" in part and part != "**" for part in parts):
-        raise UsageError(f"{printable(pattern)}: is no pattern. ** stands for any folders, alone between slashes.")
+        raise UsageError(
+            f"{printable(pattern)}: is not a valid pattern. ** matches any folders and must be a whole path component."
+        )
     wanted = [*parts[fixed:], "*"] if parts[-1] == "**" else parts[fixed:]
     matches = sorted(path for path in root.glob("/".join(wanted)) if path.is_file())
     found = [str(path) for path in matches if not any(map(is_clutter, path.relative_to(root).parts))]
     if not found:
-        raise UserError(f"{printable(pattern)}: there is no such file, and as a pattern it matches none.")
+        raise UserError(f"{printable(pattern)}: no such file, and no file matches it as a pattern.")
     return found

@@ -1,7 +1,7 @@
-"""From files, Pillow images and arrays to the uint8 pictures that a student's features are made of, several at a time.
+"""Decode files, Pillow images and arrays in threads to the uint8 images from which a student's features are made.
 
-The picture is decoded by the pipeline's own code under the run's image spec, so it is the one that a build would have
-cached. What cannot be used is set aside with the reasons of the scan.
+Decoding uses the build's code with the run's image spec, so an image has the pixels that a build would cache. Inputs
+that cannot be used are rejected with the reasons of the scan.
 """
 
 from __future__ import annotations
@@ -25,16 +25,23 @@ from ..storage import AnyPath
 from .arguments import is_video
 from .video import sample
 
-Picture = NDArray[np.uint8]
-"""Uint8 (3, S, S)."""
-
 Source = str | AnyPath | Image.Image | NDArray[np.uint8]
 """A path or a URL, a Pillow image, or uint8 pixels of shape (H, W), (H, W, 3) or (H, W, 4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputItem:
-    """One thing to look at: its place in the input from 1 on, what to call it, and the thing itself."""
+    """One input.
+
+    Attributes
+    ----------
+    number : int
+        Position in the input, from 1.
+    name : str
+        What to call it: its path, or ``input N``.
+    source : Source
+    video : bool
+    """
 
     number: int
     name: str
@@ -43,7 +50,13 @@ class InputItem:
 
     @classmethod
     def of(cls, number: int, source: Source) -> InputItem:
-        """Name a source. UsageError for an array that is no picture."""
+        """Wrap a source.
+
+        Raises
+        ------
+        UsageError
+            If the source is not a path, an image, or an array of the right type and shape.
+        """
         if isinstance(source, np.ndarray):
             if (
                 source.dtype != np.uint8
@@ -62,60 +75,83 @@ class InputItem:
 
 @dataclass(frozen=True, slots=True)
 class DecodedInput:
-    """The pictures of an item, with their seconds in the video (None elsewhere), or why there are none."""
+    """What an input was decoded to.
+
+    Attributes
+    ----------
+    item : InputItem
+    images : tuple of ndarray
+        (3, S, S) uint8 each: one for an image, one per sampled frame for a video, none if rejected.
+    seconds : tuple of float or None
+        Time of each frame in the video; None for an image.
+    rejected : ImageRejected or None
+        Why there are no images.
+    """
 
     item: InputItem
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[NDArray[np.uint8], ...] = ()
     seconds: tuple[float | None, ...] = ()
     rejected: ImageRejected | None = None
 
 
 @dataclass(frozen=True)
 class InputDecoder:
-    """How items become pictures. frames : most that are taken of a video. workers : threads that decode."""
+    """Decodes inputs.
+
+    Attributes
+    ----------
+    spec : ImageSpec
+        Resizing and cropping.
+    limits : Limits
+        Sizes that are accepted.
+    frames : int
+        Most frames per video.
+    workers : int
+        Decoding threads.
+    """
 
     spec: ImageSpec
     limits: Limits
     frames: int
     workers: int
 
-    def look(self, items: Iterable[InputItem], ahead: int) -> Generator[DecodedInput]:
-        """Yield what each item holds, in order; about ``ahead`` pictures more are decoded meanwhile."""
+    def decode(self, items: Iterable[InputItem], ahead: int) -> Generator[DecodedInput]:
+        """Decode items in threads and yield them in order, while about ``ahead`` further images are being decoded."""
         pool = ThreadPoolExecutor(max_workers=self.workers)
-        flying: deque[tuple[int, Future[DecodedInput]]] = deque()
-        waiting = 0
+        pending: deque[tuple[int, Future[DecodedInput]]] = deque()
+        held = 0
         try:
             for item in items:
                 weight = self.frames if item.video else 1
-                while flying and waiting + weight > ahead:
-                    first, done = flying.popleft()
+                while pending and held + weight > ahead:
+                    first, done = pending.popleft()
                     yield done.result()
-                    waiting -= first
-                flying.append((weight, pool.submit(self.one, item)))
-                waiting += weight
-            while flying:
-                yield flying.popleft()[1].result()
+                    held -= first
+                pending.append((weight, pool.submit(self.decode_one, item)))
+                held += weight
+            while pending:
+                yield pending.popleft()[1].result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def one(self, item: InputItem) -> DecodedInput:
-        """Decode one item. Never raises for what is wrong with it."""
+    def decode_one(self, item: InputItem) -> DecodedInput:
+        """Decode one item. An unusable one is returned with the reason; nothing is raised."""
         try:
             if item.video:
-                frames = sample(str(item.source), self.frames, self._of_image, self.limits)
+                frames = sample(str(item.source), self.frames, self._from_pillow, self.limits)
                 return DecodedInput(item, tuple(f.value for f in frames), tuple(f.seconds for f in frames))
-            return DecodedInput(item, (self._picture(item.source),), (None,))
+            return DecodedInput(item, (self._from_source(item.source),), (None,))
         except ImageRejected as rejected:
             return DecodedInput(item, rejected=rejected)
 
-    def _picture(self, source: Source) -> Picture:
+    def _from_source(self, source: Source) -> NDArray[np.uint8]:
         if isinstance(source, np.ndarray):
-            return self._of_image(Image.fromarray(source))
+            return self._from_pillow(Image.fromarray(source))
         if isinstance(source, Image.Image):
-            return self._of_image(source)
+            return self._from_pillow(source)
         if "\0" in str(source):
-            raise ImageRejected("missing", "no file's name has a NUL byte")
+            raise ImageRejected("missing", "a file's name cannot contain a NUL byte")
         return decode(read_source_bytes(str(source)), self.spec, self.limits)
 
-    def _of_image(self, image: Image.Image) -> Picture:
+    def _from_pillow(self, image: Image.Image) -> NDArray[np.uint8]:
         return decode_image(image, self.spec, self.limits)

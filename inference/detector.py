@@ -4,8 +4,9 @@
     detector = Detector.from_run("RUN")
     predictions = detector.predict(["a.jpg", "b.png"])
 
-The models are loaded once and stay. An image is decoded, its features are made with the specs that the student learnt from,
-and it goes through the test transform and the student as in ``evaluate``: the score is the one that an evaluation gives.
+The models are loaded once and stay loaded. An image is decoded, its features are computed with the specs of the
+student's training, and test transform and student are applied as in ``evaluate``, so the score equals that of an
+evaluation.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..choices import METHOD
+from ..choices import FRAMES, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
 from ..models.device import choose_device
+from ..pipeline.config import default_threads, wrong_option
 from ..pipeline.execution.transfer import HostArray
 from ..storage import AnyPath
+from ..storage.pydantic_field import PathField
 from ..train.data.augment import test_input
 from ..train.evaluation.score import probability
 from ..train.runs.folder import RunFolder, RunRecord
@@ -36,62 +40,153 @@ from .explain import SHOWN, Explainer
 from .feature_specs import FeatureSpecs, read_feature_specs
 from .features import FeatureMaker
 from .find_adm import find_adm_for_run
-from .options import Options
 from .prediction import Frame, Prediction
 
+MAX_FRAMES = 1024
 DEFAULT_THRESHOLD = 0.5
 
 
-class Threshold(NamedTuple):
-    """The score above which an image counts as generated, and where that number comes from.
+class Options(BaseModel):
+    """The options of a detector: the keyword arguments of its constructors.
 
-    value : 0 to 1. origin : who chose it. words : the same for a person. transform : under which validation chose it.
+    Attributes
+    ----------
+    threshold : float or None
+        Scores above it mean generated. None takes the threshold that validation chose, else 0.5.
+    transform : str
+        Test transform, ``crop`` or ``resize``, as in ``evaluate``.
+    adm : str or None
+        File or name of the diffusion model. None finds the run's among the shipped and downloaded ones; for a student
+        of the reference implementation it is the reference's.
+    adm_config : Path or None
+        JSON file with the guided-diffusion flags of the file ``adm``, if the run does not record them.
+    cache : path or None
+        Cache of the run; needed only for runs of versions that did not record the specs of their features.
+    explain : Path or None
+        New or empty folder for a PNG with image, eps and DIRE per image.
+    frames : int
+        Most frames sampled per video.
+    device : str
+        ``auto``, ``cpu`` or ``cuda:N``.
+    precision : str or None
+        Precision of the ADM; None is the run's.
+    batch_size : int or 'auto'
+        Images per ADM call.
+    workers : int
+        Decoding threads.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    transform: TestTransform = "crop"
+    adm: str | None = None
+    adm_config: Path | None = None
+    cache: PathField | None = None
+    explain: Path | None = None
+    frames: int = Field(default=FRAMES, ge=1, le=MAX_FRAMES)
+    device: str = "auto"
+    precision: Precision | None = None
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    workers: int = Field(default_factory=default_threads, ge=1, le=256)
+
+    @classmethod
+    def checked(cls, **values: object) -> Options:
+        """Validate options.
+
+        Raises
+        ------
+        UsageError
+            Naming the first invalid option and the reason.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise wrong_option(error, "predict") from None
+
+
+class Threshold(NamedTuple):
+    """The score above which an image counts as generated, and where it comes from.
+
+    Attributes
+    ----------
+    value : float
+        In 0..1.
+    origin : str
+        ``given``, ``validation`` or ``default``.
+    description : str
+        The same as a phrase.
+    transform : str or None
+        Test transform under which validation chose it.
     """
 
     value: float
     origin: Literal["given", "validation", "default"]
-    words: str
+    description: str
     transform: str | None = None
 
     @classmethod
     def of(cls, given: float | None, calibration: Calibration | None) -> Self:
-        """Return what was asked for, else what validation chose, else 0.5."""
+        """Return the given threshold, else the one that validation chose, else 0.5."""
         if given is not None:
-            return cls(given, "given", f"threshold {given:g}, as asked for")
+            return cls(given, "given", f"threshold {given:g}, as given")
         if calibration is None:
-            words = f"threshold {DEFAULT_THRESHOLD}: the run has no calibrated one"
-            return cls(DEFAULT_THRESHOLD, "default", words)
+            description = f"threshold {DEFAULT_THRESHOLD}: the run has no calibrated one"
+            return cls(DEFAULT_THRESHOLD, "default", description)
         value, images = calibration.threshold, calibration.real + calibration.fake
-        words = f"threshold {value:.4g}, chosen on {images:,} images of {calibration.split}"
-        return cls(value, "validation", words, calibration.transform)
+        description = f"threshold {value:.4g}, chosen on {images:,} images of {calibration.split}"
+        return cls(value, "validation", description, calibration.transform)
 
 
 class Detector:
     """Scores images and videos; made by :meth:`from_run` or :meth:`from_weights`.
 
-    record : the run's. threshold : a score above ``threshold.value`` says generated. eye : makes pictures. maker : makes features;
-    ``maker.calls`` is what an image costs. notes : what a reader of the scores must know, a phrase each.
+    Attributes
+    ----------
+    record : RunRecord
+        The run's record.
+    threshold : Threshold
+        Scores above ``threshold.value`` mean generated.
+    options : Options
+    device : torch.device
+    feature_specs : FeatureSpecs
+    maker : FeatureMaker
+        Computes features; ``maker.calls`` is the number of ADM calls per image.
+    decoder : InputDecoder
+    notes : tuple of str
+        What a reader of the scores must know, a phrase each.
     """
 
     def __init__(self, student: Student, record: RunRecord, threshold: Threshold, options: Options) -> None:
         self.record, self.threshold, self.options = record, threshold, options
         self.device = choose_device(options.device)
-        self.settings = read_feature_specs(record, options.cache)
+        self.feature_specs = read_feature_specs(record, options.cache)
         wanted = sorted({*record.method.inputs, *(SHOWN if options.explain else ())} - {"image"})
-        adm = find_adm_for_run(self.settings, wanted, options.adm, options.adm_config)
-        specs = {name: self.settings.spec(name, adm.identity, options.precision) for name in wanted} if adm else {}
+        adm = find_adm_for_run(self.feature_specs, wanted, options.adm, options.adm_config)
+        specs = {name: self.feature_specs.spec(name, adm.identity, options.precision) for name in wanted} if adm else {}
         self.maker = FeatureMaker(specs, adm, self.device, options.batch_size)
-        self.notes = _notes(self.settings, record, threshold, options, self.maker)
-        self.eye = InputDecoder(self.settings.image, Limits(), options.frames, options.workers)
+        self.notes = _notes(self.feature_specs, record, threshold, options, self.maker)
+        self.decoder = InputDecoder(self.feature_specs.image, Limits(), options.frames, options.workers)
         self._explainer = Explainer(options.explain) if options.explain else None
         self._student = student.to(self.device).eval()
 
     @classmethod
     def from_run(cls, run: Path | str, **options: Any) -> Self:
-        """Load the best student of a run. The options are the fields of :class:`.options.Options`.
+        """Load the best student of a run.
 
-        Raises UserError for a folder that is no run and for an ADM that is not the run's or cannot be found, UsageError for
-        options that do not exist or do not fit.
+        Parameters
+        ----------
+        run : path
+            Run folder.
+        **options
+            Fields of :class:`Options`.
+
+        Raises
+        ------
+        UserError
+            If the folder is not a run, or the ADM is not the run's or cannot be found.
+        UsageError
+            For an unknown or invalid option.
         """
         chosen = Options.checked(**options)
         folder = RunFolder(Path(run))
@@ -100,56 +195,83 @@ class Detector:
 
     @classmethod
     def from_weights(cls, file: Path | str, method: str = METHOD, **options: Any) -> Self:
-        """Load a student of the reference implementation (``.pth`` or ``.safetensors``), as ``checkpoint import`` reads it.
+        """Load a student of the reference implementation, as ``checkpoint import`` does.
 
-        method : ``distildire``, or ``eps`` for its ``--only_eps``. Raises UserError for a file that is damaged or holds
-        another network; the rest is as in :meth:`from_run`.
+        Parameters
+        ----------
+        file : path
+            ``.pth`` or ``.safetensors``.
+        method : str
+            ``distildire``, or ``eps`` for the reference's ``--only_eps``.
+        **options
+            Fields of :class:`Options`.
+
+        Raises
+        ------
+        UserError
+            If the file is damaged or holds another network, or the ADM cannot be found.
+        UsageError
+            For an unknown or invalid option.
         """
         chosen = Options.checked(**options)
         student, record = read_checkpoint(Path(file), method)
         return cls(student, record, Threshold.of(chosen.threshold, None), chosen)
 
     def predict(self, sources: Source | Iterable[Source]) -> list[Prediction]:
-        """Score paths, Pillow images and uint8 arrays, one or many; the predictions are in their order.
+        """Score one or several inputs.
 
-        What cannot be used gets a prediction with a reason and no score. Raises UsageError for what is none of these, and
-        UserError if a model gives no finite number.
+        Parameters
+        ----------
+        sources : Source or iterable of Source
+            Paths, URLs, Pillow images, or uint8 arrays (H, W), (H, W, 3) or (H, W, 4).
+
+        Returns
+        -------
+        list of Prediction
+            In the order of the inputs. Inputs that cannot be used have a reason and no score.
+
+        Raises
+        ------
+        UsageError
+            If an input has another type.
+        UserError
+            If a model returns NaN or Inf.
         """
         return list(self.stream(sources))
 
     def stream(self, sources: Source | Iterable[Source]) -> Iterator[Prediction]:
-        """Score as :meth:`predict` does, and yield the predictions batch by batch. Memory does not grow with their number."""
+        """Yield the predictions of :meth:`predict` batch by batch, so that memory does not grow with their number."""
         if isinstance(sources, str | AnyPath | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
             sources = [sources]
         items: Iterable[InputItem] = (InputItem.of(number, source) for number, source in enumerate(sources, 1))
-        pictures = None
+        images = None
         if isinstance(sources, Sequence | np.ndarray):
             items = list(items)
-            pictures = sum(self.options.frames if item.video else 1 for item in items)
-        room = self.maker.room(pictures)
-        with closing(self.eye.look(items, 2 * room)) as looked:
-            for group in _groups(looked, room):
-                yield from self._judged(group)
+            images = sum(self.options.frames if item.video else 1 for item in items)
+        size = self.maker.images_per_pass(images)
+        with closing(self.decoder.decode(items, 2 * size)) as decoded:
+            for group in _groups(decoded, size):
+                yield from self._scored(group)
 
-    def _judged(self, group: Sequence[DecodedInput]) -> Iterator[Prediction]:
-        """Predictions of a few items whose pictures go through the models together."""
-        pictures = [picture for looked in group for picture in looked.pictures]
+    def _scored(self, group: Sequence[DecodedInput]) -> Iterator[Prediction]:
+        """Score a few inputs whose images go through the models together."""
+        images = [image for decoded in group for image in decoded.images]
         features: dict[str, HostArray] = {}
         logits = scores = np.zeros(0, np.float32)
-        if pictures:
-            features = {"image": np.stack(pictures)}
+        if images:
+            features = {"image": np.stack(images)}
             features |= self.maker.make(features["image"])
             logits = self._logits(features)
             scores = probability(logits)
         start = 0
-        for looked in group:
-            own = slice(start, start + len(looked.pictures))
-            seen = {name: rows[own] for name, rows in features.items()}
-            yield self._prediction(looked, logits[own].tolist(), scores[own].tolist(), seen)
+        for decoded in group:
+            own = slice(start, start + len(decoded.images))
+            own_features = {name: rows[own] for name, rows in features.items()}
+            yield self._prediction(decoded, logits[own].tolist(), scores[own].tolist(), own_features)
             start = own.stop
 
     def _logits(self, features: dict[str, HostArray]) -> HostArray:
-        """The student's outputs, (N,) float32; UserError if one is not finite."""
+        """Return the student's outputs, (N,) float32; UserError if one is not finite."""
         parts = []
         step = self.record.config.batch_size
         with torch.inference_mode():
@@ -162,61 +284,64 @@ class Detector:
                 parts.append(self._student(x)[0].cpu().numpy())
         logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
-            raise UserError(f"run {self.record.run}: its student gives numbers that are not finite. Train it again.")
+            raise UserError(f"run {self.record.run}: its student returns NaN or Inf. Train it again.")
         return logits
 
     def _prediction(
-        self, looked: DecodedInput, logits: Sequence[float], scores: Sequence[float], features: dict[str, HostArray]
+        self, decoded: DecodedInput, logits: Sequence[float], scores: Sequence[float], features: dict[str, HostArray]
     ) -> Prediction:
-        item, rejected = looked.item, looked.rejected
+        item, rejected = decoded.item, decoded.rejected
         kind = "video" if item.video else "image"
         if rejected is not None:
             return Prediction(item.name, kind, reason=rejected.reason, detail=rejected.detail)
-        explained = [self._explained(item, place, features) for place in range(len(scores))]
+        explained = [self._explained(item, index, features) for index in range(len(scores))]
         score = float(np.mean(scores)) if item.video else scores[0]
         generated = score > self.threshold.value
         if not item.video:
             return Prediction(item.name, kind, score, logits[0], generated, explained=explained[0])
-        frames = tuple(Frame(*frame) for frame in zip(looked.seconds, scores, logits, explained, strict=True))
+        frames = tuple(Frame(*frame) for frame in zip(decoded.seconds, scores, logits, explained, strict=True))
         return Prediction(item.name, kind, score, None, generated, max(scores), frames)
 
-    def _explained(self, item: InputItem, place: int, features: dict[str, HostArray]) -> str | None:
+    def _explained(self, item: InputItem, index: int, features: dict[str, HostArray]) -> str | None:
         if self._explainer is None:
             return None
-        frame = place if item.video else None
-        return self._explainer.write(item.number, item.name, frame, {name: features[name][place] for name in SHOWN})
+        frame = index if item.video else None
+        return self._explainer.write(item.number, item.name, frame, {name: features[name][index] for name in SHOWN})
 
 
 def _notes(
-    settings: FeatureSpecs, record: RunRecord, threshold: Threshold, options: Options, maker: FeatureMaker
+    feature_specs: FeatureSpecs, record: RunRecord, threshold: Threshold, options: Options, maker: FeatureMaker
 ) -> tuple[str, ...]:
-    found = [threshold.words]
+    found = [threshold.description]
     if threshold.transform not in (None, options.transform):
-        found.append(f"that was under the test transform {threshold.transform}, and this is {options.transform}")
-    if settings.unknown and maker.specs:
-        found.append(settings.unknown)
-    if settings.image.perturb is not None:
         found.append(
-            f"the student learnt from pictures after {settings.image.perturb}, so each picture goes through that"
+            f"the threshold was chosen with the test transform {threshold.transform}; this is {options.transform}"
         )
-    trained_in = {spec.precision for spec in settings.path.values()} - {options.precision}
+    if feature_specs.assumption and maker.specs:
+        found.append(feature_specs.assumption)
+    perturb = feature_specs.image.perturb
+    if perturb is not None:
+        found.append(
+            f"the student was trained on images perturbed by {perturb}, so each image is perturbed in the same way"
+        )
+    trained_in = {spec.precision for spec in feature_specs.adm_features.values()} - {options.precision}
     if options.precision and trained_in and maker.specs:
         found.append(
-            f"features are made in {options.precision}, and the student learnt from {', '.join(sorted(trained_in))}"
+            f"features are computed in {options.precision}; those of the training in {', '.join(sorted(trained_in))}"
         )
     if options.explain:
-        found.append(f"DIRE for --explain costs {maker.calls} ADM calls an image")
+        found.append(f"DIRE for --explain takes {maker.calls} ADM calls per image")
     return (*found, *(() if record.imported else record.notes()))
 
 
-def _groups(looked: Iterable[DecodedInput], room: int) -> Iterator[list[DecodedInput]]:
-    """Put items together until they have as many pictures as go through the models at once."""
+def _groups(decoded: Iterable[DecodedInput], size: int) -> Iterator[list[DecodedInput]]:
+    """Group inputs until they have as many images as go through the models at once."""
     group: list[DecodedInput] = []
     held = 0
-    for one in looked:
-        group.append(one)
-        held += len(one.pictures)
-        if held >= room:
+    for item in decoded:
+        group.append(item)
+        held += len(item.images)
+        if held >= size:
             yield group
             group, held = [], 0
     if group:

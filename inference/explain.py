@@ -1,4 +1,4 @@
-"""Pictures that explain a verdict: the image, its eps and its DIRE side by side, as a PNG."""
+"""PNG files that explain a verdict: the image, its eps and its DIRE side by side."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from ..train.evaluation.gallery import as_pixels
 
 SHOWN = ("image", "eps", "dire")
 GAP = 4
-"""White pixels between two pictures."""
+"""White pixels between two images."""
 
 
 class Explainer:
-    """Writes triptychs into a folder, which is made; UserError if it holds something already, or cannot be made."""
+    """Writes triptychs into a folder, which is made.
+
+    Raises
+    ------
+    UserError
+        If the folder is not empty, is in use, or cannot be made.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,7 +34,7 @@ class Explainer:
             folder.mkdir(parents=True, exist_ok=True)
             taken = any(folder.iterdir())
             if not taken:
-                busy = f"--explain {folder}: another command writes there. Choose another folder."
+                busy = f"--explain {folder}: another command is writing to it. Choose another folder."
                 self._held = FolderLock(folder, busy)
                 taken = any(folder.iterdir())
         except OSError as error:
@@ -37,10 +43,23 @@ class Explainer:
             raise UserError(f"--explain {folder}: is not empty. Choose another folder.")
 
     def write(self, number: int, name: str, frame: int | None, features: dict[str, HostArray]) -> str:
-        """Write the triptych of one picture and return its path.
+        """Write the triptych of one image and return its path.
 
-        number : place in the input. frame : of a video, counted from 0. features : image and dire uint8, eps float,
-        (3, S, S) each.
+        Parameters
+        ----------
+        number : int
+            Position in the input, from 1.
+        name : str
+            Name of the input; the file's name contains it.
+        frame : int or None
+            Index of the frame of a video, from 0.
+        features : dict of ndarray
+            ``image`` and ``dire`` uint8, ``eps`` float, (3, S, S) each.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written.
         """
         shown = [as_pixels(features[feature]) for feature in SHOWN]
         gap = np.full((shown[0].shape[0], GAP, 3), 255, np.uint8)

@@ -1,9 +1,8 @@
-"""What a student's features are: the specs that its run recorded, or what is assumed where nobody can say.
+"""Find the specs of a student's features: those that its run recorded, or assumed ones if there are none.
 
-A run knows the fingerprints of the features that it learnt from. Their specs stand in its record; those of a run of before
-that was so are looked up in its cache. Either way they must hash to the fingerprints. A student of the reference
-implementation, or one that learnt from imported files, has no such spec: its features are assumed to be made as the
-reference makes them, and the notes say so.
+A run records the fingerprints of its features and their specs; specs of older runs are read from the cache. Either way
+they must hash to the fingerprints. A student of the reference implementation, or one trained on imported files, has no
+such specs: its features are assumed to be made as in the reference, and the notes of the detector say so.
 """
 
 from __future__ import annotations
@@ -23,64 +22,89 @@ from ..storage import AnyPath, to_path
 from ..train.runs.folder import RunRecord
 
 REFERENCE_ADM = "adm256"
-"""The model of the reference implementation."""
+"""The diffusion model of the reference implementation."""
 
-PassSpec = EpsSpec | DireSpec | NoiseSpec
-"""The specs of what the ADM makes."""
+AdmFeatureSpec = EpsSpec | DireSpec | NoiseSpec
+"""Specs of the features that the ADM makes."""
 
-_PASS: dict[str, type[PassSpec]] = {"eps": EpsSpec, "dire": DireSpec, "noise": NoiseSpec}
-_SPECS: dict[str, type[Spec]] = {"image": ImageSpec, "teacher": TeacherSpec, **_PASS}
+_ADM_FEATURES: dict[str, type[AdmFeatureSpec]] = {"eps": EpsSpec, "dire": DireSpec, "noise": NoiseSpec}
+_SPECS: dict[str, type[Spec]] = {"image": ImageSpec, "teacher": TeacherSpec, **_ADM_FEATURES}
 
 
 @dataclass(frozen=True)
 class FeatureSpecs:
-    """What decides the values of everything that can be made for a student.
+    """The specs of all features that can be made for a student.
 
-    image : the picture. path : features that the ADM makes, by name, as far as the run knows them. adm : the model that made
-    them; None if the run saw none, or nobody knows which.
-    unknown : why they are assumptions, in words; empty if they are the run's own. usual_adm : the model to take where the
-    run names none, if there is a usual one.
+    Attributes
+    ----------
+    image : ImageSpec
+    adm_features : Mapping
+        Specs of the features that the ADM makes, by name, as far as the run has them.
+    adm : AdmIdentity or None
+        The model that made them; None if there is none or it is unknown.
+    assumption : str
+        Why the specs are assumptions; empty if they are the run's own.
+    default_adm : str or None
+        Model to use if the run names none.
     """
 
     image: ImageSpec
-    path: Mapping[str, PassSpec]
+    adm_features: Mapping[str, AdmFeatureSpec]
     adm: AdmIdentity | None
-    unknown: str = ""
-    usual_adm: str | None = None
+    assumption: str = ""
+    default_adm: str | None = None
 
-    def spec(self, feature: str, adm: AdmIdentity, precision: Precision | None = None) -> PassSpec:
-        """The spec of eps, dire or noise: the run's, else one that shares with the run's others what they share.
+    def spec(self, feature: str, adm: AdmIdentity, precision: Precision | None = None) -> AdmFeatureSpec:
+        """Return the spec of eps, dire or noise: the run's, else one with the settings of the run's other features.
 
-        precision : another arithmetic than the run's.
+        Parameters
+        ----------
+        feature : str
+            ``eps``, ``dire`` or ``noise``.
+        adm : AdmIdentity
+            Model for a feature that the run does not have.
+        precision : str, optional
+            Replaces the run's.
         """
         shared: dict[str, object] = {"image": self.image, "adm": adm}
-        for other in self.path.values():
+        for other in self.adm_features.values():
             shared |= {"clip": other.clip, "precision": other.precision}
             if isinstance(other, DireSpec | NoiseSpec):
                 shared |= {"steps": other.steps, "real_step": other.real_step}
-        kind = _PASS[feature]
-        own = self.path.get(feature) or kind.model_validate({n: v for n, v in shared.items() if n in kind.model_fields})
+        kind = _ADM_FEATURES[feature]
+        own = self.adm_features.get(feature) or kind.model_validate(
+            {n: v for n, v in shared.items() if n in kind.model_fields}
+        )
         return own if precision is None else own.model_copy(update={"precision": precision})
 
 
 def read_feature_specs(record: RunRecord, cache: AnyPath | None) -> FeatureSpecs:
-    """Find the settings of a run's features; ``cache`` is where to look for a run that did not record them.
+    """Find the specs of a run's features.
 
-    Raises UserError if they are not to be found, or are not those of the run's fingerprints.
+    Parameters
+    ----------
+    record : RunRecord
+    cache : path or None
+        Cache to read them from if the run did not record them; None for the run's own.
+
+    Raises
+    ------
+    UserError
+        If they are not found, do not hash to the run's fingerprints, or are unknown to this version.
     """
     if record.imported:
-        why = "the student was trained elsewhere, so nothing says which model made its eps; this ADM is assumed"
+        why = "the student was trained elsewhere and does not say which model made its eps; this ADM is assumed"
         return FeatureSpecs(ImageSpec(size=record.train_size), {}, None, why, REFERENCE_ADM)
     stored = record.specs or _in_cache(record, cache)
     for name, fingerprint in record.fingerprints.items():
         if name not in stored or fingerprint_of(stored[name]) != fingerprint:
             raise UserError(
-                f"run {record.run}: the settings of {name} in its record are not those it learnt from. Train again."
+                f"run {record.run}: the recorded spec of {name} does not match its fingerprint. Train again."
             )
     origins = sorted({origin for spec in stored.values() if (origin := imported_from(spec))})
     if origins:
         sizes = [size for spec in stored.values() if isinstance(size := spec.get("size"), int)]
-        why = f"it learnt from imported files ({'; '.join(origins)}), so its features are made anew as the reference makes them"
+        why = f"the student was trained on imported files ({'; '.join(origins)}); its features are made as in the reference"
         return FeatureSpecs(ImageSpec(size=sizes[0]), {}, None, why)
     return _parsed(record, {name: _SPECS[name] for name in stored if name in _SPECS}, stored)
 
@@ -92,26 +116,28 @@ def _parsed(
         specs = {name: kind.model_validate(stored[name]) for name, kind in kinds.items()}
     except ValidationError as error:
         raise UserError(
-            f"run {record.run}: its features have settings that this version does not know. Install the version that trained it."
+            f"run {record.run}: its features have settings unknown to this version. Install the version that trained it."
         ) from error
-    path = {name: spec for name, spec in specs.items() if isinstance(spec, PassSpec)}
+    adm_features = {name: spec for name, spec in specs.items() if isinstance(spec, AdmFeatureSpec)}
     teacher = specs.get("teacher")
     if isinstance(teacher, TeacherSpec) and isinstance(teacher.dire, DireSpec):
-        path.setdefault("dire", teacher.dire)
-    images = {spec.image for spec in path.values()} | {spec for spec in specs.values() if isinstance(spec, ImageSpec)}
-    adms = {spec.adm.weights: spec.adm for spec in path.values()}
+        adm_features.setdefault("dire", teacher.dire)
+    images = {spec.image for spec in adm_features.values()} | {
+        spec for spec in specs.values() if isinstance(spec, ImageSpec)
+    }
+    adms = {spec.adm.weights: spec.adm for spec in adm_features.values()}
     if len(images) != 1 or len(adms) > 1:
         raise UserError(
-            f"run {record.run}: its features were made from different pictures or models, so none can be made anew."
+            f"run {record.run}: its features were made from different images or models, so they cannot be computed together."
         )
-    return FeatureSpecs(images.pop(), path, next(iter(adms.values()), None))
+    return FeatureSpecs(images.pop(), adm_features, next(iter(adms.values()), None))
 
 
 def _in_cache(record: RunRecord, cache: AnyPath | None) -> dict[str, Mapping[str, object]]:
-    place = to_path(cache or record.cache)
-    if not (place / "cache.json").is_file():
+    path = to_path(cache or record.cache)
+    if not (path / "cache.json").is_file():
         raise UserError(
-            f"run {record.run}: does not hold the settings of its features (it was trained by an older version), and "
-            f"{place} is no cache. Name the cache that it learnt from with --cache."
+            f"run {record.run}: does not record the specs of its features (it was trained by an older version), and "
+            f"{path} is not a cache. Name the cache of the run with --cache."
         )
-    return {name: Cache.open(place).open_feature(print_).spec for name, print_ in record.fingerprints.items()}
+    return {name: Cache.open(path).open_feature(fingerprint).spec for name, fingerprint in record.fingerprints.items()}

@@ -1,7 +1,7 @@
-"""The features of pictures that are in memory, made by the pipeline's arithmetic and rounded as a cache stores them.
+"""Compute the features of images in memory, with the build's arithmetic and the rounding of the cache.
 
-A student learnt from stored values: eps and noise in float16, DIRE as uint8. So the same rounding is applied here, and a
-picture gives what ``evaluate`` reads for it from the cache.
+Students are trained on stored values: eps and noise in float16, DIRE in uint8. The same rounding is applied here, so an
+image has the features that ``evaluate`` reads from the cache.
 """
 
 from __future__ import annotations
@@ -22,28 +22,41 @@ from ..pipeline.execution.compute import stored_rows, to_signal
 from ..pipeline.execution.networks import automatic_batch, placed
 from ..pipeline.execution.transfer import HostArray, HostCopy, to_device
 from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
-from .feature_specs import PassSpec
+from .feature_specs import AdmFeatureSpec
 from .find_adm import AdmFile
 
 STEPS = "ddim20"
-"""Where no feature walks the whole path; the first step is the same for every respacing."""
-ONE = 1
-WITHOUT_ADM = 64
-"""Pictures at once where no model but the student looks at them."""
+"""Respacing if no feature needs more than the first step, which is the same for every respacing."""
+IMAGES_WITHOUT_ADM = 64
+"""Images per pass if only the student runs."""
 
 
 class FeatureMaker:
-    """Makes features of pictures on a device. The model is loaded once, when it is first needed.
+    """Computes features of images on a device. The ADM is loaded when it is first needed.
 
-    specs : feature -> spec; they share picture, model, steps, clipping and precision. Empty: nothing is made, no model needed.
-    batch_size : images in one ADM call. A number pads each batch to it, as a build does; ``auto`` takes at most what the
-    device holds, and no more than there are.
-    Raises UsageError for a precision that the device does not have, UserError for specs that do not belong together.
+    Parameters
+    ----------
+    specs : Mapping
+        Feature -> spec. All have the same image, model, steps, clipping and precision. Without specs nothing is
+        computed.
+    adm : AdmFile or None
+        The model; may be None without specs.
+    device : torch.device
+    batch_size : int or 'auto'
+        Images per ADM call. Batches are padded to a number, as in a build; ``auto`` takes what the device's memory
+        holds, and no more than there are.
+
+    Raises
+    ------
+    UsageError
+        If the device does not support the precision, or the ADM the image size.
+    UserError
+        If the specs differ in what they must share.
     """
 
     def __init__(
         self,
-        specs: Mapping[str, PassSpec],
+        specs: Mapping[str, AdmFeatureSpec],
         adm: AdmFile | None,
         device: torch.device,
         batch_size: Literal["auto"] | int = "auto",
@@ -57,46 +70,60 @@ class FeatureMaker:
 
     @property
     def calls(self) -> int:
-        """ADM calls that an image costs."""
+        """ADM calls per image."""
         if not self.specs:
             return 0
         if "dire" in self.specs:
             return 2 * used_steps(self._schedule, self._real_step)
         if set(self.specs) <= one_call_features(self.specs):
-            return ONE
+            return 1
         return used_steps(self._schedule, self._real_step)
 
-    def make(self, pictures: HostArray) -> dict[str, HostArray]:
-        """Return feature -> rows (N, 3, S, S) in their stored types, for uint8 pictures (N, 3, S, S).
+    def make(self, images: HostArray) -> dict[str, HostArray]:
+        """Compute the features of some images.
 
-        Raises UserError where the model gives anything but finite numbers, or the device's memory is too small.
+        Parameters
+        ----------
+        images : ndarray of uint8, (N, 3, S, S)
+
+        Returns
+        -------
+        dict
+            Feature -> rows (N, 3, S, S) in their stored dtypes.
+
+        Raises
+        ------
+        UserError
+            If the model returns NaN or Inf, or the device's memory is too small.
         """
         made: dict[str, list[HostArray]] = {name: [] for name in self.specs}
         if not self.specs:
             return {}
-        asked = {"eps"} if self.calls == ONE else set(self.specs)
+        asked = {"eps"} if self.calls == 1 else set(self.specs)
 
         def launch(batch: Sequence[int], size: int) -> HostCopy:
             with torch.inference_mode():
-                x = to_signal(to_device(pictures[pad_batch(batch, size)], self.device))
+                x = to_signal(to_device(images[pad_batch(batch, size)], self.device))
                 found = extract(self.adm, x, self._schedule, asked, clip=self._clip, real_step=self._real_step)
                 rows = {name: stored_rows(name, found, spec) for name, spec in self.specs.items()}
                 return HostCopy({**rows, "finite": found.finite})
 
         def land(batch: Sequence[int], values: dict[str, HostArray]) -> None:
             if not values.pop("finite")[: len(batch)].all():
-                raise UserError("predict: the diffusion model gave NaN or Inf for an image. Try a wider --precision.")
+                raise UserError(
+                    "predict: the diffusion model returned NaN or Inf for an image. Choose a --precision with a wider range."
+                )
             for name, rows in values.items():
                 made[name].append(rows[: len(batch)])
 
-        run_batches(range(len(pictures)), self._batch(len(pictures)), launch, land)
+        run_batches(range(len(images)), self._batch(len(images)), launch, land)
         return {name: np.concatenate(rows) for name, rows in made.items()}
 
-    def room(self, pictures: int | None) -> int:
-        """How many pictures to make features of at once, of so many (None: nobody knows yet)."""
+    def images_per_pass(self, images: int | None) -> int:
+        """Return how many images to process at once; ``images`` is their total number, None if unknown."""
         if not self.specs:
-            return WITHOUT_ADM
-        return self._batch(pictures).size if pictures else self._limit.size
+            return IMAGES_WITHOUT_ADM
+        return self._batch(images).size if images else self._limit.size
 
     @cached_property
     def adm(self) -> Adm:
@@ -106,25 +133,25 @@ class FeatureMaker:
 
     @cached_property
     def _limit(self) -> BatchSize:
-        """The most that one call takes."""
+        """The largest batch of one call."""
         if self._asked != "auto":
             return BatchSize(self._asked)
         assert self.adm_file is not None
         weights = self.adm_file.identity.weights
         return automatic_batch(weights, self._precision, self.device, self.adm, self.size)
 
-    def _batch(self, pictures: int) -> BatchSize:
-        """How many of these pictures one call takes; what the memory cannot hold lowers the limit for good."""
+    def _batch(self, images: int) -> BatchSize:
+        """Return the batch size for ``images`` images; running out of memory lowers the limit permanently."""
         if self._asked != "auto":
             return self._limit
-        if pictures == ONE:
-            return BatchSize(ONE)  # nothing to find out, which would cost more calls than the picture
+        if images == 1:
+            return BatchSize(1)  # finding the largest batch would take more calls than the image
 
         def shrunk(size: int) -> None:
             while self._limit.size > size:
                 self._limit.halve()
 
-        return BatchSize(min(self._limit.size, pictures), shrunk)
+        return BatchSize(min(self._limit.size, images), shrunk)
 
     def _prepare(self) -> None:
         assert self.adm_file is not None
@@ -132,7 +159,7 @@ class FeatureMaker:
         paths = {(s.steps, s.real_step) for s in self.specs.values() if isinstance(s, DireSpec | NoiseSpec)}
         if len(shared) != 1 or len(paths) > 1:
             raise UserError(
-                "predict: the features have different steps, clipping or precision; one pass cannot make them."
+                "predict: the features differ in steps, clipping or precision, so one pass cannot compute them."
             )
         ((self._clip, self._precision),) = shared
         steps, self._real_step = paths.pop() if paths else (STEPS, 0)
@@ -142,6 +169,6 @@ class FeatureMaker:
         factor = 2 ** (len(flags.multipliers()) - 1)
         if self.size % factor:
             raise UsageError(
-                f"--adm {self.adm_file.name}: halves images to 1/{factor}, and the student's have {self.size} pixels."
+                f"--adm {self.adm_file.name}: needs image sizes divisible by {factor}, but the student's is {self.size} pixels."
             )
         set_precision(self._precision, self.device)

@@ -1,4 +1,4 @@
-"""The command ``predict`` as a function: name files, score them, write what was found."""
+"""The command ``predict`` as a function: expand the arguments, score the files, write the predictions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from ..pipeline.sources.file import printable
 from ..progress import Progress
 from .arguments import expand_arguments
 from .detector import Detector
-from .prediction import GENERATED, REAL, Prediction
-from .writers import form_of, line_writer, opened, write_object
+from .prediction import GENERATED, REAL, Prediction, form_of, line_writer, opened, write_object
 
 KIND, VERSION = "distil-cache-predictions", 1
 
@@ -30,12 +29,32 @@ def run_predict(
     out: Path | None = None,
     lines: tuple[TextIO, LineForm] | None = None,
 ) -> dict[str, Any]:
-    """Score what the arguments name, in their order, and return the result as plain values.
+    """Score the files that the arguments name, in their order.
 
-    arguments : files, folders, patterns, and ``-`` for the list in ``listed``. load : makes the detector, once it is known
-    that there is something to look at. out : file to write, its form by its suffix. lines : stream for lines as they come.
-    Raises UserError and UsageError as :func:`.arguments.expand_arguments`, ``load`` and :meth:`.detector.Detector.stream` do, and for a
-    file that cannot be written.
+    Parameters
+    ----------
+    arguments : sequence of str
+        Files, folders, patterns, URLs, and ``-`` for the list in ``listed``.
+    load : callable
+        Loads the detector; called once the arguments have been expanded.
+    progress : Progress
+    listed : BinaryIO, optional
+        List of names that ``-`` stands for.
+    out : Path, optional
+        File to write; its suffix decides on the format.
+    lines : tuple of TextIO and str, optional
+        Stream and format for predictions as they are made.
+
+    Returns
+    -------
+    dict
+        The result as plain values.
+
+    Raises
+    ------
+    UsageError, UserError
+        As :func:`.arguments.expand_arguments`, ``load`` and :meth:`.detector.Detector.stream`, and if a file cannot be
+        written.
     """
     began = time.monotonic()
     form = form_of(out) if out else None

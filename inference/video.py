@@ -1,7 +1,7 @@
-"""Frames of a video, sampled evenly over its length, with the optional package ``av`` (PyAV, which brings FFmpeg along).
+"""Sample frames evenly over a video with the optional package ``av`` (PyAV, which includes FFmpeg).
 
-Memory holds one whole frame and what the caller makes of those that were chosen, whatever the length of the video. FFmpeg
-is told to read containers of video alone: a playlist would let a file name other files or addresses to open.
+Memory holds one full frame and what the caller makes of the sampled ones, whatever the length of the video. FFmpeg may
+open only video containers: a playlist could name other files or addresses to open.
 """
 
 from __future__ import annotations
@@ -25,35 +25,55 @@ T = TypeVar("T")
 
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,m4v,h264,hevc"
 SEEK_OVER = 4.0
-"""Seconds up to which decoding on is tried rather than jumping to the keyframe before the next wanted frame."""
+"""Seconds beyond which to seek to the keyframe before the next wanted frame instead of decoding up to it."""
 INSTALL = 'videos need the package av: pip install "distil-cache[video]"'
 
 
 @dataclass(frozen=True, slots=True)
 class SampledFrame(Generic[T]):
-    """One frame: its place in the video in seconds (None if the video does not say), and what was made of it."""
+    """One frame: its time in seconds (None if the video has no times), and what the caller made of it."""
 
     seconds: float | None
     value: T
 
 
 def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limits) -> list[SampledFrame[T]]:
-    """Take up to ``count`` frames of a video, those shown in the middles of as many equal stretches, upright, as RGB pictures.
+    """Sample up to ``count`` frames: those shown in the middle of ``count`` intervals of equal length.
 
-    path : a path or a URL. take : makes what is kept of a frame, at once. A video that does not say how long it is is decoded whole.
-    Raises ImageRejected: ``no-video-support`` without the package, ``too-large``, ``empty``, ``missing``, ``not-a-file``,
-    ``unreadable``, or ``damaged`` for what FFmpeg cannot read.
+    A video of unknown length is decoded completely.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    count : int
+        Most frames.
+    take : callable
+        Converts a frame, an upright RGB image, to what is kept of it.
+    limits : Limits
+        Sizes that are accepted.
+
+    Returns
+    -------
+    list of SampledFrame
+        In the order of time; fewer than ``count`` for a short video.
+
+    Raises
+    ------
+    ImageRejected
+        ``no-video-support`` without the package, ``too-large``, ``empty``, ``missing``, ``not-a-file``, ``unreadable``,
+        or ``damaged`` if FFmpeg cannot read it.
     """
     if find_spec("av") is None:
         raise ImageRejected("no-video-support", INSTALL)
     import av
 
-    place = path_of_source(path)
-    if not file_status(str(place)).st_size:
+    source = path_of_source(path)
+    if not file_status(str(source)).st_size:
         raise ImageRejected("empty", "0 bytes")
     try:
         with (
-            place.open("rb") as file,
+            source.open("rb") as file,
             av.open(file, mode="r", options={"format_whitelist": CONTAINERS}, **_any_titles(av.__version__)) as video,
         ):
             found = _frames(video, count, take, limits)
@@ -67,7 +87,7 @@ def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limi
 
 
 def _any_titles(version: str) -> dict[str, Any]:
-    """Return what lets PyAV open a video whose titles are no UTF-8; from version 19 on it does so by itself."""
+    """Return the options with which PyAV opens a video whose titles are not UTF-8; from version 19 on it needs none."""
     return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
@@ -75,7 +95,7 @@ def _frames(
     video: InputContainer, count: int, take: Callable[[Image.Image], T], limits: Limits
 ) -> list[SampledFrame[T]]:
     if not video.streams.video:
-        raise ImageRejected("damaged", "it has no picture track")
+        raise ImageRejected("damaged", "it has no video stream")
     stream = video.streams.video[0]
     limits.check(stream.width, stream.height)
 
@@ -91,7 +111,7 @@ def _frames(
 
 
 def _length(video: InputContainer, stream: VideoStream) -> float | None:
-    """Seconds that a video lasts, by its track or its container."""
+    """Return the length of a video in seconds, from its stream or its container; None if neither has it."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return video.duration / 1_000_000 if video.duration else None  # FFmpeg's AV_TIME_BASE
@@ -100,7 +120,7 @@ def _length(video: InputContainer, stream: VideoStream) -> float | None:
 def _at_times(
     video: InputContainer, stream: VideoStream, start: float, length: float, count: int
 ) -> Iterator[VideoFrame]:
-    """Yield the frames that are shown at ``count`` moments, each frame once."""
+    """Yield the frames shown at ``count`` times, each frame once."""
     frames = _timed(video.decode(stream))
     shown = following = next(frames, None)
     before: float | None = None
@@ -129,7 +149,7 @@ def _time(frame: VideoFrame) -> float:
 def _thinned(
     frames: Iterator[VideoFrame], taken: Callable[[VideoFrame], SampledFrame[T]], count: int
 ) -> list[SampledFrame[T]]:
-    """Decode all frames and take every n-th; n doubles whenever twice as many as wanted are held."""
+    """Decode all frames and keep every n-th; n doubles whenever twice as many as wanted are kept."""
     kept: list[SampledFrame[T]] = []
     stride = 1
     for number, frame in enumerate(frames):
@@ -143,7 +163,7 @@ def _thinned(
 
 
 def _upright(frame: VideoFrame) -> Image.Image:
-    """Turn a frame as the recording device says, which FFmpeg gives in degrees against the clock."""
-    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+    """Rotate a frame by the video's rotation, which FFmpeg gives in degrees counter-clockwise."""
+    image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
     angle = int(getattr(frame, "rotation", 0)) % 360
-    return picture.rotate(angle, expand=True) if angle and angle % 90 == 0 else picture
+    return image.rotate(angle, expand=True) if angle and angle % 90 == 0 else image

@@ -1,7 +1,10 @@
-"""The report over finished runs. Reads run folders and nothing else: no cache, no model."""
+"""The report of finished runs, made from their folders alone: no cache, no model.
 
+Others use the names below; the demo also uses ``inputs`` and ``layout.panels`` for its own sections.
+"""
+
+from .layout.page import Addition, Section
 from .layout.panels import Figure, Panel, png_panel
-from .layout.section import Addition, Section
 from .layout.tables import Table
 from .write import SCHEMA_VERSION, write_report
 

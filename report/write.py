@@ -1,8 +1,7 @@
-"""The report over finished runs: a page, Markdown, LaTeX, JSON, flat tables, and every score.
+"""Write the report of finished runs: HTML, Markdown, LaTeX, JSON, CSV tables and every score.
 
-Only run folders are read: no cache, no model. What is said stands in report.json as plain values (``SCHEMA_VERSION`` is
-raised when a field changes its meaning or goes away); the other files lay the same things out. Two reports over the same
-runs differ in their date alone. docs/report.md describes the files.
+Only run folders are read: no cache, no model. report.json holds the whole content as plain values; the other files lay
+it out. Two reports of the same runs differ only in their date. docs/report.md describes the files.
 """
 
 from __future__ import annotations
@@ -15,26 +14,30 @@ from typing import Any
 
 from .. import __version__
 from ..errors import UserError
-from .analysis.perturbed import unperturbed
 from .inputs.measured import measure
 from .inputs.provenance import provenance, summary_lines
 from .inputs.runs import Run, read_runs
 from .layout.figures import training_figure
 from .layout.matrix import matrices
+from .layout.page import Addition
 from .layout.page import environment as page_environment
-from .layout.section import Addition
 from .output.comparison import Comparison, compare
-from .output.export import csv_files, latex_text
 from .output.files import LIST, put_files
-from .output.flat_tables import write_scores
+from .output.flat_tables import csv_files, write_scores
+from .output.latex import latex_text
 from .output.report_json import additions_content, frame, plain, run_content
 from .sections.audit import header_audits
-from .sections.robustness import robustness
-from .wording.sentences import head_sentences, notes, setting_title
+from .sections.robustness import robustness, unperturbed
+from .wording import head_sentences, notes, setting_title
 
 SCHEMA_VERSION = 1
-OF_RUNS: tuple[Callable[[Sequence[Run], Mapping[str, str] | None], Addition | None], ...] = (robustness, header_audits)
-"""What is added for whatever the runs hold of it: each gets the runs and the clusters (see ``write_report``), and may find nothing."""
+"""Version of report.json: raised when a field changes its meaning or is removed."""
+
+RUN_SECTIONS: tuple[Callable[[Sequence[Run], Mapping[str, str] | None], Addition | None], ...] = (
+    robustness,
+    header_audits,
+)
+"""Functions that make sections of the runs themselves, or None; arguments are as in `write_report`."""
 
 FILES = {
     "html": "report.html",
@@ -53,14 +56,30 @@ def write_report(
     additions: Sequence[Addition] = (),
     clusters: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Write the files of a report over ``runs`` into the folder ``out``; return what report.json holds.
+    """Write the files of a report.
 
-    additions : what a caller adds; it follows what ``OF_RUNS`` finds in the runs themselves.
-    clusters : key -> name of what an image belongs to (its scene, say); intervals then resample whole clusters. A key
-        that is not there is a cluster of its own.
+    Parameters
+    ----------
+    runs : sequence of Path
+        Run folders, or folders of sweeps.
+    out : Path
+        Folder of the report; an earlier report in it is replaced.
+    additions : sequence of Addition
+        Sections of the caller. They follow those of ``RUN_SECTIONS``.
+    clusters : Mapping, optional
+        Key of an image -> name of its cluster, such as its scene. Bootstrap intervals then resample whole clusters; an
+        image that is not listed is a cluster of its own.
 
-    Raises ``UserError`` if a run cannot be read, no run has an evaluation, or the files cannot be written: a report that
-    was there before is then unchanged.
+    Returns
+    -------
+    dict
+        The content of report.json.
+
+    Raises
+    ------
+    UserError
+        If a run cannot be read, no run has an evaluation, or the files cannot be written. An earlier report is then
+        unchanged.
     """
     read = read_runs(runs)
     if not any(run.evaluations for run in read):
@@ -70,7 +89,7 @@ def write_report(
         )
     measured = measure(map(unperturbed, read), clusters)
     comparisons = [compare(setting_title(setting, measured), found, clusters) for setting, found in measured.items()]
-    added = [found for of_runs in OF_RUNS if (found := of_runs(read, clusters)) is not None]
+    added = [found for section in RUN_SECTIONS if (found := section(read, clusters)) is not None]
     added += additions
     created = datetime.now(UTC).isoformat(timespec="seconds")
     origin = plain(provenance(read))

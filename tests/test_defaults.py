@@ -16,8 +16,7 @@ from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cli import app
 from distil_cache.demo import run_demo
 from distil_cache.inference.bench.run import BenchConfig, run_bench
-from distil_cache.inference.detector import Detector
-from distil_cache.inference.options import Options
+from distil_cache.inference.detector import Detector, Options
 from distil_cache.inference.predict import run_predict
 from distil_cache.pipeline.audit.run import run_audit
 from distil_cache.pipeline.build import run_builds

@@ -95,12 +95,12 @@ def show_collection(result: Result) -> None:
     console = Console()
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for item in result["items"]:
-        place = item["path"].split("/")[1] if item["path"].startswith(("features/", "datasets/")) else ""
-        groups.setdefault((place, item["kind"], item["why"]), []).append(item)
-    for (place, kind, why), items in groups.items():
+        folder = item["path"].split("/")[1] if item["path"].startswith(("features/", "datasets/")) else ""
+        groups.setdefault((folder, item["kind"], item["why"]), []).append(item)
+    for (folder, kind, why), items in groups.items():
         size = size_of(sum(item["bytes"] for item in items))
         console.print(
-            Text.assemble((place or f"{_KINDS[kind]}s", "bold"), f": {count(len(items), _KINDS[kind])}, {size}: {why}")
+            Text.assemble((folder or f"{_KINDS[kind]}s", "bold"), f": {count(len(items), _KINDS[kind])}, {size}: {why}")
         )
     for what in result["kept"]:
         console.print(Text(f"kept: {what}", style="dim"))
@@ -132,7 +132,7 @@ def show_compaction(result: Result) -> None:
 
 
 def show_export(result: Result) -> None:
-    """Print what was exported."""
+    """Print the splits of an export, and where it was written."""
     console = Console()
     for name, split in result["splits"].items():
         what = (

@@ -1,1 +1,1 @@
-"""What it costs to judge one image by each method; others use ``run.run_bench``, and ``result`` to read its file."""
+"""What scoring an image costs with each method: ``run.run_bench`` measures it, ``result`` is the form of the result."""

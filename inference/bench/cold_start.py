@@ -1,7 +1,7 @@
-"""The cost of starting from nothing: a fresh process that loads one method and judges its first image.
+"""Measure a cold start: a fresh process that loads one method and scores its first image.
 
-Run as a module it is that process: it reads a `MethodJob` as JSON from stdin and prints what it measured as JSON. The parent
-calls :func:`cold_start`.
+Run as a module, this is that process: it reads a `MethodJob` as JSON from stdin and prints its measurements as JSON.
+The parent calls :func:`cold_start`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,20 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from ...errors import UserError
-from .method_runner import MethodJob, load_job_adm, load_method_runner, set_up_process, some_images
+from .method_runner import MethodJob, load_job_adm, load_method_runner, noise_images, set_up_process
 from .timing import PassTimer, device_waiter
 
 
 class ColdStart(BaseModel):
-    """What one process measured: seconds from being started until its imports were done, of loading, of one image."""
+    """The measurements of one process.
+
+    Attributes
+    ----------
+    start, load, first : float
+        Seconds for starting the interpreter and importing, for loading the networks, and for the first image.
+    peak_bytes : int
+        Peak memory.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,11 +41,17 @@ class ColdStart(BaseModel):
 
 
 def cold_start(job: MethodJob) -> ColdStart:
-    """Start a process for a job and return its figures. Raises UserError with the process' own words if it fails."""
+    """Measure a job in a fresh process.
+
+    Raises
+    ------
+    UserError
+        If the process fails, with its last message.
+    """
     began = time.time()
-    order = json.dumps({"began": began, "job": job.plain()})
+    request = json.dumps({"began": began, "job": job.plain()})
     command = [sys.executable, "-m", __name__]
-    done = subprocess.run(command, input=order, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise UserError(f"bench: the process that measures {job.method} failed: {last}")
@@ -45,26 +59,34 @@ def cold_start(job: MethodJob) -> ColdStart:
 
 
 def measure(job: MethodJob, began: float) -> ColdStart:
-    """Load a job's networks, judge one image, then a full batch for the memory that it takes."""
+    """Load a job's networks, score one image, then a full batch for its memory.
+
+    Parameters
+    ----------
+    job : MethodJob
+    began : float
+        Time at which the process was started, in seconds since the epoch.
+    """
     start = time.time() - began
     loading = time.perf_counter()
     device = set_up_process(job)
     wait = device_waiter(device)
-    way = load_method_runner(job, device, lambda: load_job_adm(job, device))
+    runner = load_method_runner(job, device, lambda: load_job_adm(job, device))
     wait()
     load = time.perf_counter() - loading
-    images = some_images(job.batch_size, job.size)
+    images = noise_images(job.batch_size, job.size)
     clock = PassTimer(wait)
-    way(images[:1], clock)
+    runner(images[:1], clock)
     if job.batch_size > 1:
-        way(images, PassTimer(wait))
+        runner(images, PassTimer(wait))
     return ColdStart(start=max(start, 0.0), load=load, first=clock.seconds, peak_bytes=peak_bytes(device))
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory this process has used: what torch allocated on CUDA, else what was resident.
+    """Return the peak memory of this process in bytes: allocated by torch on CUDA, else resident.
 
-    On Linux the kernel's own mark of the process is read; ``getrusage`` would give that of the parent if it is higher.
+    On Linux it is read from the kernel's status of the process, since ``getrusage`` returns the parent's peak if that
+    is higher.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -78,12 +100,12 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def main() -> None:
-    """Be the process."""
-    order = json.load(sys.stdin)
+    """Run the measuring process."""
+    request = json.load(sys.stdin)
     try:
-        found = measure(MethodJob(**order["job"]), order["began"])
+        found = measure(MethodJob(**request["job"]), request["began"])
     except torch.OutOfMemoryError:
-        raise SystemExit("the device's memory does not suffice. Give a smaller --batch-size or free memory.") from None
+        raise SystemExit("out of device memory. Choose a smaller --batch-size or free memory.") from None
     except UserError as error:
         raise SystemExit(str(error)) from None
     print(found.model_dump_json())

@@ -1,9 +1,9 @@
-"""What a method costs by counting: ADM calls, parameters, FLOPs. No network is run, no weight is drawn.
+"""Count what a method costs: ADM calls, parameters, FLOPs. No network is run and no weights are drawn.
 
-The networks are built on torch's ``meta`` device, which knows shapes alone, and `FlopCounterMode` counts the
-convolutions and matrix products of one image. Attention is taken apart into its two products for that: the fused
-kernel of a CPU is unknown to the counter, which would leave it out. Elementwise work (normalisation, activations, the
-DDIM arithmetic, resizing) is not counted, as is usual; it takes time but few operations.
+The networks are built on torch's ``meta`` device, which has only shapes, and `FlopCounterMode` counts the convolutions
+and matrix products of one image. Attention runs unfused, as its two matrix products, since the counter does not know
+the fused CPU kernel. Elementwise operations (normalisation, activations, DDIM arithmetic, resizing) are not counted, as
+usual; they take time but few operations.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ...train.student import build_student
 from .result import Flops, MethodCosts, Parameters
 
 ROUTES = {"image": None, "eps": "first", "noise": "inversion", "dire": "path"}
-"""Feature to how far its image goes through the diffusion model; see `pipeline.plan.routes`."""
+"""Feature -> how far its image goes through the diffusion model; see `pipeline.planning.estimate.route_calls`."""
 
 
 def adm_calls(method: Method, schedule: NoiseSchedule) -> int:
-    """ADM calls that one image costs before the method's student can judge it."""
+    """Return the ADM calls that one image needs before the student can score it."""
     cost = route_calls(schedule, 0)
     return max(cost[route] if route else 0 for route in (ROUTES[feature] for feature in method.inputs))
 
 
 def count_flops(module: nn.Module, *inputs: Tensor) -> int:
-    """FLOPs of one call of a module, two for each multiply-add of its convolutions and matrix products."""
+    """Count the FLOPs of one call of a module: two per multiply-add of its convolutions and matrix products."""
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
         module(*inputs)
@@ -39,12 +39,12 @@ def count_flops(module: nn.Module, *inputs: Tensor) -> int:
 
 
 def parameters(module: nn.Module) -> int:
-    """Number of a module's parameters."""
+    """Count a module's parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def adm_call(config: AdmConfig, size: int) -> tuple[int, int]:
-    """FLOPs of one call on one image of ``size`` pixels, and parameters, of a diffusion model with these flags."""
+    """Return the FLOPs of one ADM call on one image of ``size`` x ``size`` pixels, and the ADM's parameters."""
     with torch.device("meta"):
         adm = Adm(config).eval()
         x, t = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64)
@@ -52,14 +52,14 @@ def adm_call(config: AdmConfig, size: int) -> tuple[int, int]:
 
 
 class FlopCounter:
-    """Counts the methods' costs for one diffusion model, image side (pixels), schedule and student backbone."""
+    """Counts the costs of methods for one ADM, image side length in pixels, schedule and student backbone."""
 
     def __init__(self, config: AdmConfig, size: int, schedule: NoiseSchedule, backbone: str) -> None:
         self._size, self._schedule, self._backbone = size, schedule, backbone
         self._adm_flops, self._adm_parameters = adm_call(config, size)
 
     def __call__(self, method: Method) -> MethodCosts:
-        """Count one method."""
+        """Count the costs of one method."""
         calls, side = adm_calls(method, self._schedule), method.side(self._size, None)
         with torch.device("meta"):
             student = build_student(self._backbone, method.channels).eval()

@@ -1,7 +1,7 @@
-"""One method at work, from a decoded image to a probability: the whole of what is timed.
+"""Run one method from a decoded image to a probability: everything that is timed.
 
-The features are those of a build: computed by the same pass, brought to the type in which the cache stores them, cropped
-and scaled as an evaluation does. Only the students' weights are drawn at random: speed does not depend on them.
+The features are those of a build: computed by the same pass, converted to the stored dtype, and cropped and scaled as
+in an evaluation. Only the students' weights are random, since the speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -31,17 +31,34 @@ from ...train.runs.checkpoint import load_weights
 from ...train.student import Student, build_student
 from .timing import PassTimer
 
-ARRIVE, ADM, STUDENT, LEAVE = "to the device", "ADM", "student", "to the host"
-"""Stages of a pass. ``ADM`` holds the DDIM arithmetic between the calls too."""
-
-Pixels = NDArray[np.uint8]
+TO_DEVICE, ADM, STUDENT, TO_HOST = "to the device", "ADM", "student", "to the host"
+"""Stages of a pass. ``ADM`` includes the DDIM arithmetic between the calls."""
 
 
 @dataclass(frozen=True)
 class MethodJob:
-    """What a process needs to know to load and run one method, in plain values.
+    """What a process needs to load and run one method, in plain values.
 
-    adm : weights file. student : a file of `save_weights`. size : side of the decoded image. threads : of the CPU.
+    Attributes
+    ----------
+    method : str
+    adm : str
+        File with the ADM's weights.
+    flags : dict
+        Guided-diffusion flags of the ADM.
+    student : str
+        File with the student's weights, written by `save_weights`.
+    backbone : str
+    size : int
+        Side length of the decoded image in pixels.
+    steps : str
+        DDIM respacing.
+    batch_size : int
+    device : str
+    precision : str
+        Precision of the ADM.
+    threads : int
+        CPU threads.
     """
 
     method: str
@@ -57,13 +74,21 @@ class MethodJob:
     threads: int
 
     def plain(self) -> dict[str, Any]:
-        """The same as a dictionary that JSON can hold."""
+        """Return the job as a dictionary for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class MethodRunner:
-    """A method ready to run. ``adm`` is not asked where no feature needs it; ``side`` is the student's, in pixels."""
+    """A method that is ready to run.
+
+    Attributes
+    ----------
+    adm : Adm or None
+        None if no feature needs it.
+    side : int
+        Side length of the student's input in pixels.
+    """
 
     method: Method
     student: Student
@@ -72,11 +97,11 @@ class MethodRunner:
     side: int
     device: torch.device
 
-    def __call__(self, pixels: Pixels, clock: PassTimer) -> NDArray[np.float32]:
-        """Probability of generated, (B,), of decoded images (B, 3, S, S)."""
+    def __call__(self, pixels: NDArray[np.uint8], clock: PassTimer) -> NDArray[np.float32]:
+        """Return the probability of generated, (B,) float32, for decoded images (B, 3, S, S) uint8."""
         with torch.inference_mode():
             image = to_device(pixels, self.device)
-            clock.mark(ARRIVE)
+            clock.mark(TO_DEVICE)
             features = {"image": image}
             if self.method.inputs != ("image",):
                 features |= self._extracted(image)
@@ -85,11 +110,11 @@ class MethodRunner:
             probability = torch.sigmoid(logit)
             clock.mark(STUDENT)
             values: NDArray[np.float32] = probability.cpu().numpy()
-            clock.mark(LEAVE)
+            clock.mark(TO_HOST)
             return values
 
     def _extracted(self, image: Tensor) -> dict[str, Tensor]:
-        """What the method sees besides the image, as the cache would hold it."""
+        """Compute what the method uses besides the image, in the dtypes of the cache."""
         assert self.adm is not None
         wanted = set(self.method.inputs) - {"image"}
         found = extract(self.adm, to_signal(image), self.schedule, wanted)
@@ -99,7 +124,7 @@ class MethodRunner:
 
 
 def set_up_process(job: MethodJob) -> torch.device:
-    """Set a process up for a job; returns its device. Raises UsageError for a precision that the device lacks."""
+    """Set threads and precision for a job and return its device. UsageError if the device lacks the precision."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     set_precision(job.precision, device)
@@ -113,7 +138,7 @@ def load_job_adm(job: MethodJob, device: torch.device) -> Adm:
 
 
 def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], Adm]) -> MethodRunner:
-    """Load a job's student onto the device, and the diffusion model by ``adm`` if the method asks it."""
+    """Load a job's student onto the device, and the diffusion model by calling ``adm`` if the method needs it."""
     method = METHODS[job.method]
     student = build_student(job.backbone, method.channels)
     load_weights(Path(job.student), student)
@@ -127,6 +152,6 @@ def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], A
     )
 
 
-def some_images(count: int, size: int) -> Pixels:
-    """Pictures (N, 3, S, S) of noise, always the same: what they show changes no time."""
+def noise_images(count: int, size: int) -> NDArray[np.uint8]:
+    """Return ``count`` images of noise, (N, 3, S, S), always the same: the content does not affect the time."""
     return np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)

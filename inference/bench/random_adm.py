@@ -1,4 +1,4 @@
-"""The diffusion model of a bench: found as a build finds it, known by its shape alone, or drawn at random."""
+"""The diffusion model of a benchmark: a real one, only its shape, or random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...models.diffusion.unet import Adm, AdmConfig
 
 @dataclass(frozen=True)
 class BenchModel:
-    """What it is called, its flags, and the file of its weights with their digest, where there is one."""
+    """Name and flags of a diffusion model, and the file and digest of its weights if there are any."""
 
     name: str
     config: AdmConfig
@@ -24,17 +24,29 @@ class BenchModel:
 
 
 def find_model(adm: str, adm_config: Path | None, *, random: bool, loaded: bool) -> BenchModel:
-    """Find the diffusion model that a bench is asked for.
+    """Find the diffusion model of a benchmark.
 
-    random : only the shape counts, the official model's or that of the flags in ``adm_config``. loaded : its weights
-    will be needed; an official model whose weights are not is known without its file.
-    Raises UserError as `find_adm`, and UsageError for a model beside ``random``.
+    Parameters
+    ----------
+    adm : str
+        File or name, as in a build.
+    adm_config : Path or None
+        JSON file with guided-diffusion flags.
+    random : bool
+        Use random weights in the shape of the official model, or of the flags in ``adm_config``.
+    loaded : bool
+        Whether the weights are needed. If not, an official model needs no file.
+
+    Raises
+    ------
+    UserError
+        As `find_adm`.
+    UsageError
+        If a model is named together with ``random``.
     """
     if random:
         if adm != ADM:
-            raise UsageError(
-                f"--random-adm: draws weights for the shape of {ADM}, or of --adm-config; leave --adm out."
-            )
+            raise UsageError(f"--random-adm: draws weights in the shape of {ADM} or of --adm-config; leave --adm out.")
         flags = OFFICIAL[ADM].config if adm_config is None else read_config(adm_config)
         shape = ADM if adm_config is None else adm_config.name
         return BenchModel(f"random weights in the shape of {shape}", flags)
@@ -45,7 +57,7 @@ def find_model(adm: str, adm_config: Path | None, *, random: bool, loaded: bool)
 
 
 def random_adm(config: AdmConfig) -> Adm:
-    """Draw weights for these flags, the same ones each time. None is all zero, as layers start that end a branch."""
+    """Draw weights, always the same; parameters that the model initialises to zero are drawn too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Adm(config).eval().requires_grad_(False)

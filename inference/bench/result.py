@@ -1,7 +1,7 @@
-"""What detecting one image costs by each method, as ``bench`` stores it and the report repeats it.
+"""The result of ``bench``: what detecting one image costs with each method. The report repeats it.
 
-The file is one JSON object of kind ``distil-cache-bench``. A FLOP is one multiplication or one addition, so a
-multiply-add is two, as `torch.utils.flop_counter` counts them.
+The file is one JSON object of kind ``distil-cache-bench``. A multiply-add counts as two FLOPs, as in
+`torch.utils.flop_counter`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ METHODS_IN_ORDER = BENCH_METHODS
 
 TITLES = {"cnndet": "CNNDet", "dire": "DIRE", "dnf": "DNF", "distildire": "DistilDIRE", "eps": "eps alone"}
 
-YARDSTICK = "dire"
-"""The method that the others are compared with."""
+REFERENCE_METHOD = "dire"
+"""The method with which the others are compared."""
 
-CONVENTION = "One multiply-add is 2 FLOPs; convolutions and matrix products are counted, elementwise work is not."
+CONVENTION = (
+    "One multiply-add is 2 FLOPs; convolutions and matrix products are counted, elementwise operations are not."
+)
 
 MAX_BYTES = 1_000_000
-"""Longest file that is read; a real one has a few kilobytes."""
+"""Largest file that is read; a result has a few kilobytes."""
 
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0)]
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Frozen(BaseModel):
@@ -37,79 +39,115 @@ class _Frozen(BaseModel):
 
 
 class Parameters(_Frozen):
-    """Weights that a method holds in memory; ``adm`` is 0 where it needs no diffusion model."""
+    """Numbers of parameters; ``adm`` is 0 if the method needs no diffusion model."""
 
-    adm: Count
-    student: Count
+    adm: _Count
+    student: _Count
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """Parameters of ADM and student."""
         return self.adm + self.student
 
 
 class Flops(_Frozen):
-    """Operations of one ADM call on one image (0 where there is none), of the student, and of the whole image."""
+    """FLOPs of one ADM call on one image (0 without ADM), of the student, and of the whole image."""
 
-    adm_call: Count
-    student: Count
-    image: Count
+    adm_call: _Count
+    student: _Count
+    image: _Count
 
 
 class Warm(_Frozen):
-    """Seconds an image when everything is loaded and has run before: medians over ``passes`` of one batch each.
+    """Seconds per image when everything is loaded and warmed up: medians over passes of one batch each.
 
-    cpu_seconds : processor time of all threads, which other programs disturb less. quartiles : of ``seconds``.
-    stages : the parts of a pass in their order, medians of each.
+    Attributes
+    ----------
+    passes : int
+    seconds : float
+        Wall time.
+    cpu_seconds : float
+        CPU time of all threads, which other programs affect less.
+    quartiles : tuple of float
+        Lower and upper quartile of ``seconds``.
+    stages : dict
+        Stage -> seconds, in the order of a pass.
     """
 
     passes: Annotated[int, Field(ge=1)]
-    seconds: Amount
-    cpu_seconds: Amount
-    quartiles: tuple[Amount, Amount]
-    stages: dict[str, Amount]
+    seconds: _Amount
+    cpu_seconds: _Amount
+    quartiles: tuple[_Amount, _Amount]
+    stages: dict[str, _Amount]
 
 
 class Cold(_Frozen):
-    """Seconds from nothing to the first verdict, in fresh processes: medians over ``processes``.
+    """Seconds from the start of a fresh process to its first probability: medians over processes.
 
-    start : the interpreter and its imports. load : networks from file to device. first : the first image.
-    peak_bytes : most memory that such a process held: resident on a CPU, allocated by torch on CUDA.
+    Attributes
+    ----------
+    processes : int
+    start : float
+        Interpreter and imports.
+    load : float
+        Networks from file to device.
+    first : float
+        The first image.
+    peak_bytes : int
+        Peak memory: resident on a CPU, allocated by torch on CUDA.
     """
 
     processes: Annotated[int, Field(ge=1)]
-    start: Amount
-    load: Amount
-    first: Amount
-    peak_bytes: Count
+    start: _Amount
+    load: _Amount
+    first: _Amount
+    peak_bytes: _Count
 
     @property
     def seconds(self) -> float:
-        """All three together."""
+        """Start, loading and first image."""
         return self.start + self.load + self.first
 
 
 class Ratios(_Frozen):
-    """How many times what this method costs DIRE costs; None where one of them is not known, or is 0.
+    """Costs of DIRE divided by those of this method; None if one of them is unknown or 0.
 
-    warm, cpu : of the warm image's seconds on the clock and of processor time. cold : of the cold start.
+    Attributes
+    ----------
+    flops : float or None
+        Per image.
+    warm, cpu : float or None
+        Wall and CPU time of a warm image.
+    cold : float or None
+        Time of the cold start.
+    memory : float or None
+        Peak memory.
     """
 
-    flops: Amount | None = None
-    warm: Amount | None = None
-    cpu: Amount | None = None
-    cold: Amount | None = None
-    memory: Amount | None = None
+    flops: _Amount | None = None
+    warm: _Amount | None = None
+    cpu: _Amount | None = None
+    cold: _Amount | None = None
+    memory: _Amount | None = None
 
 
 class MethodCosts(_Frozen):
-    """One method's row. ``student_size`` is the side of what the student sees, in pixels.
+    """The costs of one method.
 
-    warm, cold : None where nothing was timed. dire : DIRE's costs over these.
+    Attributes
+    ----------
+    adm_calls : int
+        Per image.
+    student_size : int
+        Side length of the student's input in pixels.
+    warm, cold : Warm, Cold or None
+        None if nothing was timed.
+    dire : Ratios
+        DIRE's costs divided by these.
     """
 
     method: str
-    adm_calls: Count
+    adm_calls: _Count
     student_size: Annotated[int, Field(ge=1)]
     parameters: Parameters
     flops: Flops
@@ -119,14 +157,21 @@ class MethodCosts(_Frozen):
 
     @property
     def title(self) -> str:
-        """The method's name for people."""
+        """The method's name as shown."""
         return TITLES.get(self.method, self.method)
 
 
 class Conditions(_Frozen):
-    """Where and how it was measured.
+    """The conditions of the measurement.
 
-    adm : name or file. weights : digest of its weights; None for random ones. flags : guided-diffusion's.
+    Attributes
+    ----------
+    adm : str
+        Name or file of the diffusion model.
+    weights : str or None
+        Digest of its weights; None for random ones.
+    flags : dict
+        Its guided-diffusion flags.
     """
 
     device: str
@@ -144,24 +189,32 @@ class Conditions(_Frozen):
 
 
 class Costs(_Frozen):
-    """The content of a bench file. ``decode``: seconds to decode one file, of which ``decoded`` says what it was."""
+    """The content of a result file.
+
+    Attributes
+    ----------
+    decode : float or None
+        Seconds to decode one file.
+    decoded : str
+        Description of that file.
+    """
 
     kind: Literal["distil-cache-bench"] = "distil-cache-bench"
     version: Literal[1] = 1
     created: AwareDatetime
     conditions: Conditions
     rows: Annotated[tuple[MethodCosts, ...], Field(min_length=1)]
-    decode: Amount | None = None
+    decode: _Amount | None = None
     decoded: str = ""
 
     def row(self, method: str) -> MethodCosts | None:
-        """One method's row, if it is there."""
+        """Return the row of a method, or None."""
         return next((row for row in self.rows if row.method == method), None)
 
 
 def with_ratios(rows: Sequence[MethodCosts]) -> tuple[MethodCosts, ...]:
-    """Compare each row with DIRE's, if there is one."""
-    dire = next((row for row in rows if row.method == YARDSTICK), None)
+    """Return the rows with their ratios to DIRE, if DIRE is among them."""
+    dire = next((row for row in rows if row.method == REFERENCE_METHOD), None)
     if dire is None:
         return tuple(rows)
     return tuple(row.model_copy(update={"dire": _ratios(dire, row)}) for row in rows)
@@ -178,12 +231,12 @@ def _ratios(dire: MethodCosts, row: MethodCosts) -> Ratios:
     return Ratios(**found)
 
 
-def _over(dearer: float, value: float) -> float | None:
-    return dearer / value if value else None
+def _over(dire: float, value: float) -> float | None:
+    return dire / value if value else None
 
 
 def shares(costs: Costs, row: MethodCosts) -> dict[str, float]:
-    """Share of each stage in the time of an image from file to verdict (0..1), decoding first; empty if not timed."""
+    """Return each stage's share (0..1) of the time from file to probability, decoding first; empty if not timed."""
     if row.warm is None:
         return {}
     spent = {**({} if costs.decode is None else {"decode": costs.decode}), **row.warm.stages}
@@ -192,22 +245,28 @@ def shares(costs: Costs, row: MethodCosts) -> dict[str, float]:
 
 
 def read_costs(path: Path) -> Costs:
-    """Read a bench file. Raises UserError if it is none."""
-    again = "Make one with: distil-cache bench --out FILE"
+    """Read a result of ``bench``.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or is not a result of ``bench``.
+    """
+    hint = "Make one with: distil-cache bench --out FILE"
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: is too long for a table of costs. {again}")
+            raise UserError(f"{path}: is too large for a result of bench. {hint}")
         return Costs.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). {again}") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}). {hint}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: is no table of costs ({where}: {first['msg']}). {again}") from error
+        raise UserError(f"{path}: is not a result of bench ({where}: {first['msg']}). {hint}") from error
 
 
 def format_ratio(ratio: float | None) -> str:
-    """A ratio as ``39.9 x``."""
+    """Format a ratio as ``39.9 x``."""
     if ratio is None:
         return "-"
     return f"{ratio:,.0f} x" if ratio >= 100 else f"{ratio:.3g} x"

@@ -1,7 +1,7 @@
-"""Table 2 by itself: what detecting one image costs by each method, for one diffusion model on one device.
+"""Measure what detecting one image costs with each method, for one diffusion model on one device.
 
-Counted for each method: ADM calls, parameters, FLOPs. Timed: an image when everything is warm, in interleaved rounds;
-and a cold start with the memory that it takes, each in a process of its own.
+Counted: ADM calls, parameters, FLOPs. Timed: a warm image, in interleaved rounds, and a cold start with its peak
+memory, each in a fresh process.
 """
 
 from __future__ import annotations
@@ -35,27 +35,41 @@ from ...train.runs.checkpoint import replace_text, save_weights
 from ...train.student import build_student
 from .cold_start import ColdStart, cold_start
 from .flops import FlopCounter
-from .method_runner import MethodJob, MethodRunner, load_job_adm, load_method_runner, set_up_process, some_images
+from .method_runner import MethodJob, MethodRunner, load_job_adm, load_method_runner, noise_images, set_up_process
 from .random_adm import BenchModel, find_model, random_adm
 from .result import METHODS_IN_ORDER, Cold, Conditions, Costs, MethodCosts, with_ratios
 from .timing import PassTimer, Work, device_waiter, medians, time_interleaved
 
 COLD_STARTS = 3
-"""Processes of each method, at most; fewer if fewer rounds are asked for."""
+"""Most processes per method; fewer if there are fewer rounds."""
 
 PHOTOGRAPH = (500, 375)
-"""Width and height of the file whose decoding is timed: ImageNet's usual size."""
+"""Width and height of the file whose decoding is timed: ImageNet's most common size."""
 
 DECODE = "decode"
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What a bench is asked for.
+    """The settings of a benchmark.
 
-    adm, adm_config : the diffusion model, as in a build. random_adm : its shape alone, see `find_model`.
-    methods : which rows. size : side of the decoded image in pixels; None for the model's own. timed : run it, or only
-    count.
+    Attributes
+    ----------
+    adm, adm_config
+        The diffusion model, as in a build.
+    random_adm : bool
+        Use random weights, see `find_model`.
+    methods : tuple of str
+    backbone : str
+        The student's.
+    size : int or None
+        Side length of the decoded image in pixels; None is the model's.
+    batch_size, rounds : int
+    device : str
+    precision : str
+        Precision of the ADM.
+    timed : bool
+        Measure time and memory, or only count.
     """
 
     adm: str = ADM
@@ -72,19 +86,36 @@ class BenchConfig:
 
 
 def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path | None = None) -> dict[str, Any]:
-    """Make the table; returns what `Costs` holds, as plain values, and writes it to ``out`` as JSON.
+    """Run a benchmark.
 
-    Raises UserError for a diffusion model, backbone, device or size that cannot be had, and for too little memory.
+    Parameters
+    ----------
+    config : BenchConfig
+    progress : Progress, optional
+    out : Path, optional
+        JSON file to write.
+
+    Returns
+    -------
+    dict
+        The content of `Costs` as plain values.
+
+    Raises
+    ------
+    UserError
+        If the model or backbone cannot be loaded, or memory is too small.
+    UsageError
+        For an invalid device, precision, method or size, or a file that cannot be written.
     """
     if config.batch_size < 1 or config.rounds < 1:
-        raise UsageError("bench: --batch-size and --rounds have to be at least 1.")
+        raise UsageError("bench: --batch-size and --rounds must be at least 1.")
     names = [find_method(name).name for name in config.methods]
     device = choose_device(config.device)
     keep_freed_memory(device)
     if config.timed:
         set_precision(config.precision, device)
     if out is not None:
-        _check_place(out)
+        _check_writable(out)
     model = find_model(config.adm, config.adm_config, random=config.random_adm, loaded=config.timed)
     size = _side(config.size, model.config)
     schedule = model.config.schedule(STEPS)
@@ -110,7 +141,7 @@ def _side(asked: int | None, adm: AdmConfig) -> int:
     size = asked or adm.image_size
     factor = 2 ** (len(adm.multipliers()) - 1)
     if size % factor or not MIN_SIZE <= size <= MAX_SIZE:
-        raise UsageError(f"--size {size}: this ADM takes multiples of {factor}, from {MIN_SIZE} to {MAX_SIZE}.")
+        raise UsageError(f"--size {size}: this ADM needs multiples of {factor}, from {MIN_SIZE} to {MAX_SIZE}.")
     return size
 
 
@@ -139,7 +170,7 @@ def _timed(
     rows: Sequence[MethodCosts],
     progress: Progress,
 ) -> tuple[list[MethodCosts], float]:
-    """Add times and memory to the rows; returns them and the seconds to decode a file."""
+    """Return the rows with times and memory, and the seconds to decode a file."""
     with tempfile.TemporaryDirectory(prefix="distil-cache-bench-") as folder:
         jobs = _jobs(config, [row.method for row in rows], model, size, device, Path(folder))
         cold = _cold(jobs, min(config.rounds, COLD_STARTS), progress)
@@ -147,14 +178,14 @@ def _timed(
     timed = []
     for row in rows:
         warm = medians(passes[row.method], config.batch_size)
-        timed.append(row.model_copy(update={"cold": _summed_up(cold[row.method]), "warm": warm}))
+        timed.append(row.model_copy(update={"cold": _summary(cold[row.method]), "warm": warm}))
     return timed, statistics.median(one.seconds for one in passes[DECODE])
 
 
 def _jobs(
     config: BenchConfig, names: Sequence[str], model: BenchModel, size: int, device: torch.device, folder: Path
 ) -> dict[str, MethodJob]:
-    """Write the weights that have to be drawn, and say what each method's process needs to know."""
+    """Write random weights, and return the job of each method."""
     adm = model.path or folder / "adm.safetensors"
     if model.path is None and any(METHODS[name].inputs != ("image",) for name in names):
         save_file(random_adm(model.config).state_dict(), adm)
@@ -179,7 +210,7 @@ def _jobs(
 
 
 def _cold(jobs: Mapping[str, MethodJob], rounds: int, progress: Progress) -> dict[str, list[ColdStart]]:
-    """Start a process for each method in turn, ``rounds`` times."""
+    """Measure the cold start of each method in turn, ``rounds`` times."""
     progress.start("cold starts", rounds * len(jobs))
     found: dict[str, list[ColdStart]] = {name: [] for name in jobs}
     for _ in range(rounds):
@@ -189,7 +220,7 @@ def _cold(jobs: Mapping[str, MethodJob], rounds: int, progress: Progress) -> dic
     return found
 
 
-def _summed_up(found: Sequence[ColdStart]) -> Cold:
+def _summary(found: Sequence[ColdStart]) -> Cold:
     return Cold(
         processes=len(found),
         start=statistics.median(one.start for one in found),
@@ -200,14 +231,14 @@ def _summed_up(found: Sequence[ColdStart]) -> Cold:
 
 
 def _warm(jobs: Mapping[str, MethodJob], rounds: int, progress: Progress) -> dict[str, list[PassTimer]]:
-    """Run all methods, and the decoding of a file, in interleaved rounds in this process."""
+    """Time all methods and the decoding of a file in interleaved rounds in this process."""
     any_job = next(iter(jobs.values()))
     device = set_up_process(any_job)
     adm = functools.cache(lambda: load_job_adm(any_job, device))
-    images = some_images(any_job.batch_size, any_job.size)
+    images = noise_images(any_job.batch_size, any_job.size)
 
-    def work_of(way: MethodRunner) -> Work:
-        return lambda clock: way(images, clock)
+    def work_of(runner: MethodRunner) -> Work:
+        return lambda clock: runner(images, clock)
 
     works = {name: work_of(load_method_runner(job, device, adm)) for name, job in jobs.items()}
     works[DECODE] = _decoding(any_job.size)
@@ -216,12 +247,12 @@ def _warm(jobs: Mapping[str, MethodJob], rounds: int, progress: Progress) -> dic
         return time_interleaved(works, rounds, wait=device_waiter(device), done=lambda: progress.advance("rounds", 1))
     except torch.OutOfMemoryError:
         raise UserError(
-            f"bench: the device's memory does not hold a batch of {any_job.batch_size}. Give a smaller --batch-size."
+            f"bench: out of device memory with a batch of {any_job.batch_size}. Choose a smaller --batch-size."
         ) from None
 
 
 def _decoding(size: int) -> Work:
-    """Decode one photograph-like file: from its bytes to the uint8 picture that everything else derives from."""
+    """Return a function that decodes a photograph-like JPEG to the uint8 image of a build."""
     width, height = PHOTOGRAPH
     y, x = np.mgrid[0:height, 0:width]
     shades = np.stack([x * 255 / width, y * 255 / height, 127 + 100 * np.sin(x / 17) * np.cos(y / 11)], axis=-1)
@@ -237,13 +268,13 @@ def _decoding(size: int) -> Work:
     return work
 
 
-def _check_place(out: Path) -> None:
-    """Raise UsageError now, and not after minutes of timing, for a file that cannot be written."""
+def _check_writable(out: Path) -> None:
+    """Raise UsageError before minutes of timing if a file cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written ({error.strerror}). Name another file.") from error
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}). Choose another file.") from error
     if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder. Name a file.")
+        raise UsageError(f"--out {out}: is a folder. Choose a file.")

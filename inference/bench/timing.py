@@ -1,4 +1,4 @@
-"""Timing of several ways in turn, round after round, so that what a machine does besides disturbs all of them alike."""
+"""Time several functions in turn, round after round, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ import torch
 from .result import Warm
 
 ROUND_SECONDS = 0.2
-"""A way repeats its pass this long in each round, at least once: a pass of a millisecond alone would be mostly noise."""
+"""Least seconds per function and round: a single pass of a millisecond would be mostly noise."""
 
 
 @dataclass
 class PassTimer:
-    """Times one pass by its stages. ``wait`` returns when the device has done all that was asked of it."""
+    """Times one pass by its stages.
+
+    Attributes
+    ----------
+    wait : callable
+        Waits until the device has finished all work.
+    stages : dict
+        Stage -> seconds of wall time.
+    cpu : float
+        Seconds of CPU time.
+    """
 
     wait: Callable[[], None]
     stages: dict[str, float] = field(default_factory=dict)
@@ -29,7 +39,7 @@ class PassTimer:
         self._cpu_began = time.process_time()
 
     def mark(self, stage: str) -> None:
-        """End a stage, once the device has finished it."""
+        """End a stage when the device has finished it."""
         self.wait()
         now = time.perf_counter()
         self.stages[stage] = self.stages.get(stage, 0.0) + now - self._began
@@ -38,11 +48,12 @@ class PassTimer:
 
     @property
     def seconds(self) -> float:
-        """All stages together."""
+        """Wall time of all stages."""
         return sum(self.stages.values())
 
 
 Work = Callable[[PassTimer], object]
+"""A function that is timed; it marks its stages on the timer."""
 
 
 def time_interleaved(
@@ -53,33 +64,47 @@ def time_interleaved(
     least: float = ROUND_SECONDS,
     done: Callable[[], None] = lambda: None,
 ) -> dict[str, list[PassTimer]]:
-    """Run every work once to warm up, then all of them in turn ``rounds`` times; return the passes of each.
+    """Run every function once to warm up, then all in turn ``rounds`` times.
 
-    A work marks its stages on the clock that it gets. least : seconds that each has in a round. done : called after
-    each work of each round.
+    Parameters
+    ----------
+    works : Mapping
+        Name -> function to time.
+    rounds : int
+    wait : callable
+        Waits for the device.
+    least : float
+        Seconds per function and round, at least one pass.
+    done : callable
+        Called after each function in each round.
+
+    Returns
+    -------
+    dict
+        Name -> passes.
     """
     for work in works.values():
         work(PassTimer(wait))
     passes: dict[str, list[PassTimer]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
-            passes[name] += _for_a_while(work, wait, least)
+            passes[name] += _repeat(work, wait, least)
             done()
     return passes
 
 
-def _for_a_while(work: Work, wait: Callable[[], None], least: float) -> list[PassTimer]:
+def _repeat(work: Work, wait: Callable[[], None], least: float) -> list[PassTimer]:
     passes: list[PassTimer] = []
     while not passes or sum(one.seconds for one in passes) < least:
         passes.append(PassTimer(wait))
         work(passes[-1])
         if not passes[-1].stages:
-            raise ValueError("a work has to mark at least one stage")
+            raise ValueError("a timed function must mark at least one stage")
     return passes
 
 
 def medians(passes: Sequence[PassTimer], images: int) -> Warm:
-    """Sum up the passes over batches of ``images`` images into seconds an image."""
+    """Summarise passes over batches of ``images`` images in seconds per image."""
     seconds = [one.seconds / images for one in passes]
     low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     return Warm(
@@ -92,7 +117,7 @@ def medians(passes: Sequence[PassTimer], images: int) -> Warm:
 
 
 def device_waiter(device: torch.device) -> Callable[[], None]:
-    """Return what waits for a device: nothing to wait for on a CPU."""
+    """Return a function that waits for a device; on a CPU it returns at once."""
     if device.type != "cuda":
         return lambda: None
     return lambda: torch.cuda.synchronize(device)

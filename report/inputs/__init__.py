@@ -1,3 +1,1 @@
-"""What the report reads: others in it use ``runs.read_runs``, ``measured.measure``, the paper's figures in ``paper``, and
-``provenance``.
-"""
+"""What the report reads: run folders, their evaluations with all measures, the paper's figures, and the provenance."""

@@ -1,4 +1,4 @@
-"""Every evaluation of every run, measured: what all tables and figures of the report are made from."""
+"""The measures of every evaluation, from which all tables and figures of the report are made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Setting = tuple[str, ...]
 
 @dataclass(frozen=True)
 class MeasuredEvaluation:
-    """One evaluation of one run, measured: a ``GeneratorScores`` for each generator."""
+    """One evaluation of one run, with its measures by generator."""
 
     run: Run
     evaluation: Evaluation
@@ -25,7 +25,19 @@ class MeasuredEvaluation:
 
 
 def measure(runs: Iterable[Run], clusters: Mapping[str, str] | None) -> dict[Setting, list[MeasuredEvaluation]]:
-    """All evaluations of all runs, measured, by their setting; ``clusters`` names what each key is resampled with."""
+    """Measure all evaluations of all runs.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+    clusters : Mapping or None
+        Key of an image -> its cluster, the unit of the bootstrap; None resamples images.
+
+    Returns
+    -------
+    dict
+        Setting -> results, in the order of the runs.
+    """
     found: dict[Setting, list[MeasuredEvaluation]] = {}
     for run in runs:
         for one in run.evaluations:
@@ -43,15 +55,15 @@ def measure(runs: Iterable[Run], clusters: Mapping[str, str] | None) -> dict[Set
 
 
 def cluster_names(keys: Array, clusters: Mapping[str, str] | None) -> Array:
-    """What each image is resampled with: its cluster where it has one, else itself (a repeated image is one)."""
+    """Return the cluster of each key, (N,) str; without one it is the key itself, which keeps copies together."""
     return keys if clusters is None else np.asarray([clusters.get(key, key) for key in keys.tolist()], dtype=str)
 
 
 def all_generators(results: Iterable[MeasuredEvaluation]) -> list[str]:
-    """Names of all test generators, sorted."""
+    """Return the names of all test generators, sorted."""
     return sorted({generator for result in results for generator in result.scores})
 
 
 def all_families(results: Iterable[MeasuredEvaluation]) -> list[str]:
-    """Families of the test generators that count in means, sorted."""
+    """Return the families of the test generators that enter means, sorted."""
     return sorted({scores.family for result in results for scores in result.scores.values() if scores.complete})

@@ -1,9 +1,8 @@
-"""The figures of DistilDIRE's paper (arXiv 2406.00856), where a cell of the report is also one of the paper's.
+"""The figures of DistilDIRE's paper (arXiv 2406.00856), for cells of the report that the paper also has.
 
-They are kept in ``data/paper.json``. A cell is the same if the method, the distillation weight, what was trained on and
-what is tested on have the same names: the source groups of the training images and the generators of its fakes, the
-generator and the source group that is tested. Upper case, spaces and signs make no difference. Whether the images are
-the same is not known, and most users' cells are in no paper: then there is nothing to show.
+``data/paper.json`` holds them. A cell matches if these are equal: method, distillation weight, source groups and
+generators of the training images, and generator and source group of the test set. Names are compared without case,
+spaces and punctuation. Whether the images are the same is unknown. Most results of users match no cell of the paper.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ TITLE = "arXiv 2406.00856"
 
 
 class PaperCell(NamedTuple):
-    """Accuracy at 0.5 and AP as the paper gives them, both in 0..1, and the table that they stand in."""
+    """Accuracy at 0.5 and AP of the paper, both in 0..1, and the table they are from."""
 
     accuracy: float
     average_precision: float
@@ -33,7 +32,7 @@ class PaperCell(NamedTuple):
 
 @dataclass(frozen=True)
 class PaperCosts:
-    """One row of the paper's table of costs: seconds an image, millions of parameters, TFLOP."""
+    """One row of the paper's table 2: seconds per image, millions of parameters, TFLOPs."""
 
     method: str
     seconds: float
@@ -43,24 +42,24 @@ class PaperCosts:
 
 @functools.cache
 def paper() -> Mapping[str, Any]:
-    """The content of ``data/paper.json``; percent where it says so, else the units of its names."""
+    """Read ``data/paper.json``; accuracies and APs are in percent, other units are in the names."""
     found: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
     return found
 
 
 def paper_costs() -> tuple[PaperCosts, ...]:
-    """Table 2 of the paper."""
+    """Return table 2 of the paper."""
     return tuple(PaperCosts(**row) for row in paper()["costs"]["rows"])
 
 
 def paper_cell(result: MeasuredEvaluation, generator: str) -> PaperCell | None:
-    """The paper's figures for a run's method and training on this generator; ``None`` if the paper has no such cell."""
+    """Return the paper's figures for a run's method and training on this generator; None if it has no such cell."""
     row, name = _row(result.run), _tested(result, generator)
     return None if row is None or name is None else _cell(row["cells"][name], row["table"])
 
 
 def paper_mean(result: MeasuredEvaluation) -> PaperCell | None:
-    """The paper's average over its six generators; ``None`` unless exactly these were tested."""
+    """Return the paper's average over its six generators; None unless exactly these were tested."""
     row = _row(result.run)
     tested = [_tested(result, generator) for generator in result.scores]
     if row is None or None in tested or sorted(map(str, tested)) != sorted(row["cells"]):
@@ -74,7 +73,7 @@ def _cell(percent: Iterable[float], table: str) -> PaperCell:
 
 
 def _row(run: Run) -> Mapping[str, Any] | None:
-    """The paper's row of a run: the same method, distillation weight, training sources and training generators."""
+    """Return the paper's row with the run's method, distillation weight, training sources and training generators."""
     if run.get("imported"):
         return None
     sources = {_source(group) for group in run.get("groups") or ()}
@@ -89,7 +88,7 @@ def _row(run: Run) -> Mapping[str, Any] | None:
 
 
 def _tested(result: MeasuredEvaluation, generator: str) -> str | None:
-    """The paper's name of a test set, if all its fakes come from the source that the paper has for it."""
+    """Return the paper's name of a test set, if all its generated images come from the paper's source."""
     one = result.evaluation
     if one.setting[2] != "test":
         return None
@@ -101,7 +100,7 @@ def _tested(result: MeasuredEvaluation, generator: str) -> str | None:
 
 
 def _source(group: object) -> str | None:
-    """The paper's name of a source group."""
+    """Return the paper's name of a source group."""
     return next((name for name, names in paper()["sources"].items() if _plain(group) in names), None)
 
 

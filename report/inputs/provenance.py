@@ -1,7 +1,7 @@
-"""What the report's numbers come from: dataset revisions, feature fingerprints, run configurations, software versions.
+"""Where the report's numbers come from: dataset revisions, feature fingerprints, run configurations, software versions.
 
-It stands in report.json, beside the tables (``tables/tables.json``), in the metadata of ``scores.parquet``, and in short
-at the head of ``report.tex``. It holds no date, so that two reports over the same runs have the same.
+It is in report.json, in ``tables/tables.json``, in the metadata of ``scores.parquet``, and in short at the top of
+``report.tex``. It has no date, so that two reports of the same runs have the same provenance.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ... import __version__
 from .runs import Evaluation, Run
 
 LIBRARIES = ("matplotlib", "numpy", "pyarrow", "scikit-learn")
-"""What the report's numbers and files are made with."""
+"""Libraries that compute and write the report."""
 
 
 def provenance(runs: Sequence[Run]) -> dict[str, Any]:
-    """The origin of everything that the report says of these runs, as plain values."""
+    """Return the provenance of a report as plain values: software, runs and evaluations."""
     return {
         "software": {
             "distil-cache": __version__,
@@ -32,14 +32,16 @@ def provenance(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def summary_lines(runs: Sequence[Run]) -> list[str]:
-    """The same in short, a line a run and an evaluation, for files that hold text alone."""
+    """Return the provenance in short, one line per run and evaluation, for text files."""
     lines = []
     for run in runs:
         trained = [f"{one['dataset']} revision {one['revision']} build {one['build']}" for one in _datasets(run)]
-        features = [f"{name} {print_[:16]}" for name, print_ in sorted(_mapping(run.get("fingerprints")).items())]
+        features = [
+            f"{name} {fingerprint[:16]}" for name, fingerprint in sorted(_mapping(run.get("fingerprints")).items())
+        ]
         versions = [f"{name} {number}" for name, number in sorted(_mapping(run.get("versions")).items())]
-        words = [f"run {run.name}: {run.get('method')}, seed {run.get('seed')}", *trained, *features, *versions]
-        lines.append("; ".join(words))
+        parts = [f"run {run.name}: {run.get('method')}, seed {run.get('seed')}", *trained, *features, *versions]
+        lines.append("; ".join(parts))
         for one in run.evaluations:
             origin = f"dataset {one.info['dataset']} revision {one.info['revision']} split {one.info['split']}"
             lines.append(f"run {run.name}, evaluation {one.name}: {origin}")

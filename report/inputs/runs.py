@@ -1,4 +1,4 @@
-"""What lies in run folders, read into plain typed structures for the report. Reads only; opens no cache, knows no model."""
+"""Read run folders into typed structures. Opens no cache, loads no model, writes nothing."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ from ...metrics.measures import Array
 from ...storage.atomic import read_file
 from ...train.config import SWEEP, TrainConfig
 
-GALLERY_PICTURES = ("image", "eps", "dire")
+SETTING = ("dataset", "revision", "split", "transform", "select")
+"""Names of the parts of a setting: results of one setting are compared with each other."""
+
+_GALLERY = ("image", "eps", "dire")
 
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """One evaluated image: its pictures as PNG bytes by name (``image``, ``eps``, ``dire``; those that exist)."""
+    """One evaluated image, and PNG files of its ``image``, ``eps`` and ``dire``, as far as they exist."""
 
     key: str
     label: int
     generator: str
     score: float
-    pictures: Mapping[str, bytes]
+    images: Mapping[str, bytes]
 
     @property
     def right(self) -> bool:
-        """Whether the verdict at 0.5 is right."""
+        """Whether the threshold 0.5 gives the right class."""
         return (self.score > 0.5) == (self.label == 1)
 
 
 @dataclass(frozen=True)
 class MeanDire:
-    """Mean of the DIRE of some images: ``values`` float64 in 0..1, the other columns of the same length."""
+    """Mean DIRE of N images: ``values`` (N,) float64 in 0..1, the other columns (N,)."""
 
     keys: Array
     labels: Array
@@ -52,7 +55,24 @@ class MeanDire:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of a run: a row an image, sorted by generator, label and key."""
+    """One evaluation of a run: columns of N rows, one per image, sorted by generator, label and key.
+
+    Attributes
+    ----------
+    name : str
+        The folder's name.
+    info : Mapping
+        The content of evaluation.json.
+    keys, generators, groups, families : ndarray of str, (N,)
+    labels : ndarray of int64, (N,)
+        0 real, 1 generated.
+    scores : ndarray of float64, (N,)
+        Probability of generated.
+    dire : MeanDire or None
+    gallery : tuple of GalleryItem
+    audit : HeaderAudit or None
+        The audit of the build.
+    """
 
     name: str
     info: Mapping[str, Any]
@@ -68,7 +88,7 @@ class Evaluation:
 
     @property
     def setting(self) -> tuple[str, str, str, str, str]:
-        """Dataset, revision, split, transform and selection: results of one setting stand in one table."""
+        """Dataset, revision, split, transform and selection: results of one setting share a table."""
         return (
             str(self.info["dataset"]),
             str(self.info["revision"]),
@@ -78,19 +98,33 @@ class Evaluation:
         )
 
     def same_images(self, other: Evaluation) -> bool:
-        """Whether both scored the very same rows, so that their scores can be compared row by row."""
+        """Return whether both scored the same rows, so that their scores are paired."""
         columns = ("keys", "labels", "generators", "groups")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
 
     @property
     def seen(self) -> frozenset[str]:
-        """Generators whose fakes the run was trained on."""
+        """Generators whose images the run was trained on."""
         return frozenset(map(str, self.info.get("seen_generators") or ()))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its configuration as stored, a mapping an epoch, its evaluations, and the threshold of validation."""
+    """One training.
+
+    Attributes
+    ----------
+    name : str
+        The folder's name, unique in the report.
+    config : Mapping
+        The content of config.json.
+    history : tuple of Mapping
+        The lines of metrics.jsonl, one per epoch.
+    evaluations : tuple of Evaluation
+        Those of the most images first.
+    calibration : Calibration or None
+        The threshold that validation chose.
+    """
 
     name: str
     config: Mapping[str, Any]
@@ -99,27 +133,29 @@ class Run:
     calibration: Calibration | None = None
 
     def get(self, name: str) -> Any:
-        """A fact that was resolved when training began, else a setting; ``None`` where the run has none."""
+        """Return a value that was resolved when training began, else a setting, else None."""
         found = self.config.get(name)
         return self.config["config"].get(name) if found is None else found
 
     @property
     def kd_weight(self) -> float | None:
-        """Weight of the distillation loss; ``None`` for methods without one, and where it is not known."""
+        """Weight of the distillation loss; None for methods without it, and if unknown."""
         value = self.get("kd_weight")
         unknown = value is None or bool(self.get("imported"))
         return None if unknown or self.get("method") != "distildire" else float(value)
 
     @property
     def seen(self) -> frozenset[str]:
-        """Generators of the fakes that it was trained on."""
+        """Generators whose images it was trained on."""
         return frozenset(map(str, self.get("seen_generators") or ()))
 
     def configuration(self, *, besides_distillation: bool = False) -> str:
-        """The settings as text, equal for runs that share everything but the seed.
+        """Return the settings as text, equal for runs that differ only in the seed.
 
-        besides_distillation : equal also for runs that differ in the weight of the distillation loss, and so in whether
-            they read the teacher's features.
+        Parameters
+        ----------
+        besides_distillation : bool
+            Also ignore the weight of the distillation loss, and with it whether the teacher's features are read.
         """
         dropped = {"seed", "build", "dataset"} | ({"kd_weight"} if besides_distillation else set())
         kept = {name: value for name, value in _settings(self.config).items() if name not in dropped}
@@ -130,7 +166,7 @@ class Run:
         return json.dumps([kept, revisions, read], sort_keys=True, default=str)
 
     def threshold(self, evaluation: Evaluation) -> float | None:
-        """The threshold that validation chose for the student that was evaluated; ``None`` where there is none."""
+        """Return the threshold that validation chose for the evaluated student, or None."""
         checkpoint = evaluation.info.get("checkpoint") or {}
         if self.calibration is None or self.calibration.checkpoint_sha256 != checkpoint.get("sha256"):
             return None
@@ -138,24 +174,38 @@ class Run:
 
     @property
     def datasets(self) -> str:
-        """What it was trained on, such as ``a and b``."""
+        """The training datasets, such as ``a and b``."""
         return " and ".join(
             [str(self.get("dataset")), *(str(other.get("dataset")) for other in self.get("others") or ())]
         )
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
-    """Read run folders, in the order given; names are the folders' and made unique. A sweep's folder is all its runs.
+    """Read run folders.
 
-    Raises ``UsageError`` without a folder or with one given twice, ``UserError`` for a folder that is no run or holds
-    an unreadable file.
+    Parameters
+    ----------
+    folders : sequence of Path
+        Run folders, or folders of sweeps, which stand for their runs.
+
+    Returns
+    -------
+    tuple of Run
+        In the order given. Names are the folders', with the parent's if two are equal.
+
+    Raises
+    ------
+    UsageError
+        Without a folder, or if a run is given twice.
+    UserError
+        If a folder is not a run, or a file of it cannot be read.
     """
     if not folders:
-        raise UsageError("no run was given: name at least one run folder")
+        raise UsageError("no run was given. Name at least one run folder")
     resolved = [run.resolve() for folder in folders for run in _runs_of(folder)]
     twice = [str(folder) for folder, times in Counter(resolved).items() if times > 1]
     if twice:
-        raise UsageError(f"{twice[0]}: the same run was given twice")
+        raise UsageError(f"{twice[0]}: the run was given twice. Name it once")
     same_name = Counter(folder.name for folder in resolved)
     return tuple(
         _read_run(folder, folder.name if same_name[folder.name] == 1 else f"{folder.parent.name}/{folder.name}")
@@ -164,7 +214,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """The folder itself, or the runs of a sweep's folder, as far as they have begun."""
+    """Return the folder itself, or the runs of a sweep's folder that have begun."""
     path = folder / SWEEP
     if not path.is_file():
         return [folder]
@@ -173,7 +223,7 @@ def _runs_of(folder: Path) -> list[Path]:
 
 
 def _settings(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A run's settings as they would be stored today: older runs lack what came later; what does not fit stays as it is."""
+    """Return a run's settings, with defaults for those that its version lacked; invalid ones as stored."""
     config: Mapping[str, Any] = record["config"]
     earlier = {"schedule": "constant"} if record.get("version", 1) == 1 else {}
     try:
@@ -193,13 +243,15 @@ def _read_run(folder: Path, name: str) -> Run:
     found = sorted(path.parent for path in folder.glob("evaluations/*/evaluation.json"))
     config = _json_object(path)
     if not isinstance(config.get("config"), dict):
-        raise UserError(f"{path}: holds no training configuration, so it is not a run's. Train again into a new folder")
+        raise UserError(
+            f"{path}: has no training configuration, so it is not the record of a run. Train again into a new folder"
+        )
     evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
     return Run(name, config, history, tuple(evaluations), read_calibration(folder / CALIBRATION))
 
 
 def _read_evaluation(folder: Path) -> Evaluation:
-    """Read an evaluation whole: again if another one was put in its place on the way."""
+    """Read an evaluation, and start again if it was replaced meanwhile."""
     path = folder / "evaluation.json"
     try:
         while True:
@@ -208,7 +260,7 @@ def _read_evaluation(folder: Path) -> Evaluation:
             if os.path.samestat(before, path.stat()):
                 return found
     except FileNotFoundError as problem:
-        raise UserError(f"{path}: went away while it was read. Write the report again") from problem
+        raise UserError(f"{path}: was deleted while it was read. Write the report again") from problem
 
 
 def _read_once(folder: Path) -> Evaluation:
@@ -268,8 +320,8 @@ def _read_gallery(folder: Path) -> tuple[GalleryItem, ...]:
                 label=int(entry["label"]),
                 generator=str(entry["generator"]),
                 score=float(entry["score"]),
-                pictures={
-                    name: _picture(folder, str(entry[name])) for name in GALLERY_PICTURES if entry.get(name) is not None
+                images={
+                    name: _gallery_png(folder, str(entry[name])) for name in _GALLERY if entry.get(name) is not None
                 },
             )
             for entry in entries
@@ -278,10 +330,10 @@ def _read_gallery(folder: Path) -> tuple[GalleryItem, ...]:
         raise UserError(f"{path}: unreadable ({problem}). Delete {folder.parent} and evaluate again") from problem
 
 
-def _picture(folder: Path, name: str) -> bytes:
+def _gallery_png(folder: Path, name: str) -> bytes:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-        raise UserError(f"{folder}/gallery.json: picture {name!r} is not in the folder. Evaluate again")
+        raise UserError(f"{folder}/gallery.json: image {name!r} is not in the folder. Evaluate again")
     return path.read_bytes()
 
 
@@ -307,7 +359,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines; a last line that was cut off by a kill is left out."""
+    """Read the complete lines; a last line that was cut off when the process was killed is skipped."""
     found = []
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):

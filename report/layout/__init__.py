@@ -1,3 +1,1 @@
-"""How the report looks: others use ``tables``, ``figures``, ``panels``, ``matrix``, ``section``, and ``page`` for the
-templates.
-"""
+"""The layout of the report: tables, the matrix, figures and their panels, and the page with its templates."""

@@ -1,4 +1,4 @@
-"""Which figures the report shows of its comparisons, and what they show in words."""
+"""The report's figures: which panels each has, with captions and text alternatives."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from ...metrics.calibration import FEWEST, Bin, reliability
 from ...metrics.measures import CALIBRATION_BINS, Array, test_sets
-from ..analysis.differences import DireClass
+from ..differences import DireClass
 from ..inputs.measured import MeasuredEvaluation, all_generators
 from ..inputs.runs import Run
-from ..wording.labels import generator_title, percent
+from ..wording import generator_title, percent
 from .panels import (
-    BARRED,
+    MAX_WITH_BARS,
     Curve,
     Figure,
     Spread,
@@ -36,7 +36,7 @@ _TRAINING = (
 
 
 def training_figure(runs: Sequence[Run]) -> Figure | None:
-    """Losses and validation AP by epoch, a line a run; ``None`` if no run kept its metrics."""
+    """Plot losses and validation AP by epoch, one line per run; None if no run has metrics."""
     panels = []
     for name, title, y_label in _TRAINING:
         curves, ends = [], []
@@ -51,17 +51,17 @@ def training_figure(runs: Sequence[Run]) -> Figure | None:
             panels.append(line_panel(title, "; ".join(ends), curves, "epoch", y_label))
     if not panels:
         return None
-    return Figure("Training curves, a line for each run.", tuple(panels), tuple(run.name for run in runs))
+    return Figure("Training curves, one line per run.", tuple(panels), tuple(run.name for run in runs))
 
 
 def comparison_figures(title: str, results: Sequence[MeasuredEvaluation], classes: Sequence[DireClass]) -> list[Figure]:
-    """Everything that is drawn of one evaluation setting, in the order of the page."""
+    """Return all figures of one evaluation setting, in the order of the page."""
     found = [*curve_figures(title, results), *reliability_figures(title, results), histogram_figure(title, results)]
     return [*found, dire_figure(title, classes)] if classes else found
 
 
 def curve_figures(title: str, results: Sequence[MeasuredEvaluation]) -> list[Figure]:
-    """ROC and precision-recall curves, a panel a generator, a line a run."""
+    """Plot ROC and precision-recall curves, one panel per generator, one line per run."""
     roc, pr = [], []
     for generator in all_generators(results):
         scored = _scored(results, generator)
@@ -79,33 +79,34 @@ def curve_figures(title: str, results: Sequence[MeasuredEvaluation]) -> list[Fig
         return []
     legend = tuple(result.run.name for result in results)
     return [
-        Figure(f"ROC by test generator: {title}. The diagonal is guessing.", tuple(roc), legend),
-        Figure(f"Precision and recall by test generator: {title}. The level line is guessing.", tuple(pr), legend),
+        Figure(f"ROC by test generator: {title}. The diagonal is chance.", tuple(roc), legend),
+        Figure(f"Precision and recall by test generator: {title}. The horizontal line is chance.", tuple(pr), legend),
     ]
 
 
 def reliability_figures(title: str, results: Sequence[MeasuredEvaluation]) -> list[Figure]:
-    """Reliability diagrams, a panel a generator, a line a run."""
+    """Plot reliability diagrams, one panel per generator, one line per run."""
     panels = []
     for generator in all_generators(results):
         scored = _scored(results, generator)
         if scored:
             binned = {series: reliability(labels, scores) for series, (labels, scores) in scored.items()}
             binned = {series: bins for series, bins in binned.items() if bins}
-            words = "; ".join(f"{results[series].run.name}: {_ends(bins)}" for series, bins in binned.items())
-            panels.append(reliability_panel(generator_title(generator), words, binned))
+            alt = "; ".join(f"{results[series].run.name}: {_ends(bins)}" for series, bins in binned.items())
+            panels.append(reliability_panel(generator_title(generator), alt, binned))
     if not panels:
         return []
     caption = (
-        f"Reliability by test generator: {title}. Scores in {CALIBRATION_BINS} bins of equal width, without those of fewer than {FEWEST} "
-        "images. On the diagonal scores are probabilities; below it fewer images are generated than they say, above it more. "
-        f"Larger dots hold more images{', upright bars are 95 % intervals' if len(results) <= BARRED else ''}."
+        f"Reliability by test generator: {title}. Scores in {CALIBRATION_BINS} bins of equal width; bins of fewer than {FEWEST} "
+        "images are left out. On the diagonal, scores are probabilities; below it, fewer images are generated than the scores say, "
+        "above it more. "
+        f"Larger dots hold more images{', vertical bars are 95 % intervals' if len(results) <= MAX_WITH_BARS else ''}."
     )
     return [Figure(caption, tuple(panels), tuple(result.run.name for result in results))]
 
 
 def histogram_figure(title: str, results: Sequence[MeasuredEvaluation]) -> Figure:
-    """Scores of reals and of each generator's fakes, a panel a run."""
+    """Plot histograms of the scores of real images and of each generator's, one panel per run."""
     generators = all_generators(results)
     panels = []
     for result in results:
@@ -115,32 +116,32 @@ def histogram_figure(title: str, results: Sequence[MeasuredEvaluation]) -> Figur
             groups[series] = one.scores[(one.labels == 1) & (one.generators == name)]
         shown = {series: values for series, values in groups.items() if len(values)}
         names = ["reals", *map(generator_title, generators)]
-        words = "; ".join(f"median score of {names[series]} {np.median(v):.2f}" for series, v in shown.items())
+        alt = "; ".join(f"median score of {names[series]} {np.median(v):.2f}" for series, v in shown.items())
         threshold = result.run.threshold(one)
-        words += "" if threshold is None else f"; validated threshold {threshold:.2f}"
-        panels.append(histogram_panel(result.run.name, words, shown, threshold))
+        alt += "" if threshold is None else f"; validated threshold {threshold:.2f}"
+        panels.append(histogram_panel(result.run.name, alt, shown, threshold))
     return Figure(
-        f"Scores of real and generated images: {title}. Upright lines are thresholds: 0.5, and dashed the "
-        "one that validation chose, where there is one.",
+        f"Scores of real and generated images: {title}. Vertical lines are thresholds: 0.5, and dashed the "
+        "one chosen on validation, if there is one.",
         tuple(panels),
         ("real", *map(generator_title, generators)),
     )
 
 
 def dire_figure(title: str, classes: Sequence[DireClass]) -> Figure:
-    """Mean DIRE of each class."""
+    """Plot the distribution of mean DIRE in each class."""
     rows = [Spread(one.title, one.values, one.interval, min(one.label, 1)) for one in classes]
-    words = "; ".join(f"{one.title} {one.mean:.4f}" for one in classes)
-    panel = spread_panel("Mean DIRE", words, rows, "mean DIRE (0 to 1)")
+    alt = "; ".join(f"{one.title} {one.mean:.4f}" for one in classes)
+    panel = spread_panel("Mean DIRE", alt, rows, "mean DIRE (0 to 1)")
     caption = (
-        f"Mean DIRE of each image by class: {title}. Line: 5th to 95th percentile; box: middle half; dot and bar: "
+        f"Mean DIRE of each image by class: {title}. Line: 5th to 95th percentile; box: quartiles; dot and bar: "
         "mean and its 95 % interval."
     )
     return Figure(caption, (panel,), ("real", "generated"))
 
 
 def _scored(results: Sequence[MeasuredEvaluation], generator: str) -> dict[int, tuple[Array, Array]]:
-    """Labels and scores of the generator's test set, by the run's place; only where it has reals and generated images."""
+    """Return labels and scores of a generator's test set by the run's index; sets of a single class are left out."""
     found = {}
     for series, result in enumerate(results):
         scores = result.scores.get(generator)
@@ -153,9 +154,9 @@ def _scored(results: Sequence[MeasuredEvaluation], generator: str) -> dict[int, 
 
 
 def _ends(bins: Sequence[Bin]) -> str:
-    """The lowest and the highest bin in words."""
-    words = [f"{100 * one.share:.0f} % generated where the mean score is {one.mean_score:.2f}" for one in bins]
-    return words[0] if len(words) == 1 else f"{words[0]}, {words[-1]}"
+    """Describe the lowest and the highest bin."""
+    ends = [f"{100 * one.share:.0f} % generated where the mean score is {one.mean_score:.2f}" for one in bins]
+    return ends[0] if len(ends) == 1 else f"{ends[0]}, {ends[-1]}"
 
 
 def _number(entry: Mapping[str, Any], name: str) -> float | None:

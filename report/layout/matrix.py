@@ -1,6 +1,6 @@
-"""The heat map of trainings and tests: every configuration on every test generator of every dataset, in one table.
+"""The heat map of trainings and tests: every configuration on every test generator of every dataset.
 
-A matrix stands for one way of testing (split, transform, selection). Runs that differ in the seed alone are one row.
+There is one matrix per protocol (split, transform, selection). Runs that differ only in the seed share a row.
 """
 
 from __future__ import annotations
@@ -10,25 +10,31 @@ from collections.abc import Mapping, Sequence
 from ...metrics.measures import unweighted_mean
 from ..inputs.measured import MeasuredEvaluation
 from ..inputs.runs import Run
-from ..wording.labels import MISSING, generator_title, method_title, percent, training_title
-from ..wording.sentences import protocol_title
+from ..wording import MISSING, generator_title, method_title, percent, protocol_title, training_title
 from .tables import Table
 
-Column = tuple[str, str, str]
+_Column = tuple[str, str, str]
 """Dataset, revision, generator."""
-Row = dict[Column, list[MeasuredEvaluation]]
+_Row = dict[_Column, list[MeasuredEvaluation]]
 
 
 def matrices(measured: Mapping[tuple[str, ...], Sequence[MeasuredEvaluation]]) -> list[Table]:
-    """A matrix for each way of testing, with AP and accuracy in the cells, shaded by AP from 0.5 to 1.
+    """Return a matrix per protocol, with AP and accuracy in the cells, shaded by AP from 0.5 to 1.
 
-    measured : the results of each setting (dataset, revision, split, transform, selection). A matrix of a
-    single cell is left out.
+    Parameters
+    ----------
+    measured : Mapping
+        Setting (dataset, revision, split, transform, selection) -> its results.
+
+    Returns
+    -------
+    list of Table
+        Matrices of a single cell are left out.
     """
-    ways: dict[tuple[str, ...], list[MeasuredEvaluation]] = {}
-    for (_, _, *way), results in measured.items():
-        ways.setdefault(tuple(way), []).extend(results)
-    found = [_matrix(protocol_title(*way), results) for way, results in ways.items()]
+    protocols: dict[tuple[str, ...], list[MeasuredEvaluation]] = {}
+    for (_, _, *protocol), results in measured.items():
+        protocols.setdefault(tuple(protocol), []).extend(results)
+    found = [_matrix(protocol_title(*protocol), results) for protocol, results in protocols.items()]
     return [table for table in found if len(table.rows) * (len(table.columns) - 2) > 1]
 
 
@@ -39,16 +45,16 @@ def _matrix(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
         cells = [
             [_mean(row.get(column, ()), column, m) for column in columns] for m in ("average_precision", "accuracy")
         ]
-        complete = [place for place, column in enumerate(columns) if _has_both(results, column)]
-        means = [_complete_mean([values[place] for place in complete]) for values in cells]
+        complete = [index for index, column in enumerate(columns) if _has_both(results, column)]
+        means = [_complete_mean([values[index] for index in complete]) for values in cells]
         seen = [any(column[2] in result.evaluation.seen for result in row.get(column, ())) for column in columns]
         texts = [_cell(*values) for values in zip(cells[0], cells[1], seen, strict=True)]
         rows.append([_row_title(runs), *texts, _cell(means[0], means[1], False)])
         shades.append([_shade(value) for value in (*cells[0], means[0])])
     heads = [_column_title(column, columns) for column in columns]
     note = (
-        "AP in percent, and below it the accuracy at 0.5; means over its runs where a row has several. The stronger the colour, "
-        "the higher the AP, from 50 to 100. The mean counts every generator once, and is left out where a cell is missing."
+        "AP in percent, and below it the accuracy at 0.5; means over the runs where a row has several. Stronger colour is higher "
+        "AP, from 50 to 100. The mean weights all generators equally; it is missing where a cell is."
     )
     if any("*" in cell for row in rows for cell in row[1:]):
         note += " * generator seen in training."
@@ -61,18 +67,18 @@ def _matrix(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
     )
 
 
-def _columns(results: Sequence[MeasuredEvaluation]) -> list[Column]:
-    """Datasets in the order in which they were first evaluated, their generators sorted."""
-    found: list[Column] = []
+def _columns(results: Sequence[MeasuredEvaluation]) -> list[_Column]:
+    """Return datasets in the order of their first evaluation, each with its generators sorted."""
+    found: list[_Column] = []
     for dataset, revision in dict.fromkeys(result.evaluation.setting[:2] for result in results):
         names = {name for r in results if r.evaluation.setting[:2] == (dataset, revision) for name in r.scores}
         found += [(dataset, revision, name) for name in sorted(names)]
     return found
 
 
-def _configurations(results: Sequence[MeasuredEvaluation]) -> list[tuple[list[Run], Row]]:
-    """The runs and results of each configuration, whatever the seed."""
-    found: dict[str, tuple[dict[str, Run], Row]] = {}
+def _configurations(results: Sequence[MeasuredEvaluation]) -> list[tuple[list[Run], _Row]]:
+    """Group runs and results by configuration, over all seeds."""
+    found: dict[str, tuple[dict[str, Run], _Row]] = {}
     for result in results:
         runs, row = found.setdefault(result.run.configuration(), ({}, {}))
         runs[result.run.name] = result.run
@@ -82,7 +88,7 @@ def _configurations(results: Sequence[MeasuredEvaluation]) -> list[tuple[list[Ru
     return [(list(runs.values()), row) for runs, row in found.values()]
 
 
-def _mean(results: Sequence[MeasuredEvaluation], column: Column, measure: str) -> float | None:
+def _mean(results: Sequence[MeasuredEvaluation], column: _Column, measure: str) -> float | None:
     return unweighted_mean(getattr(result.scores[column[2]], measure) for result in results)
 
 
@@ -90,8 +96,8 @@ def _complete_mean(values: Sequence[float | None]) -> float | None:
     return None if None in values else unweighted_mean(values)
 
 
-def _has_both(results: Sequence[MeasuredEvaluation], column: Column) -> bool:
-    """Whether the generator's test set has reals and generated images."""
+def _has_both(results: Sequence[MeasuredEvaluation], column: _Column) -> bool:
+    """Return whether the generator's test set has real and generated images."""
     found = [r.scores[column[2]] for r in results if r.evaluation.setting[:2] == column[:2] and column[2] in r.scores]
     return any(scores.complete for scores in found)
 
@@ -105,8 +111,8 @@ def _row_title(runs: Sequence[Run]) -> str:
     return f"{method_title(first)}\nmean of {len(runs)} runs\n{trained}"
 
 
-def _column_title(column: Column, columns: Sequence[Column]) -> str:
-    """The generator, and its dataset where there are several (with its revision where there are several of that)."""
+def _column_title(column: _Column, columns: Sequence[_Column]) -> str:
+    """Name the generator, its dataset if there are several, and the revision if the dataset has several."""
     dataset, revision, name = column
     datasets = {other[:2] for other in columns}
     if len(datasets) == 1:

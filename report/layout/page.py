@@ -1,7 +1,7 @@
-"""The report's templates, and what they need to lay out tables, figures and pictures as one page or as Markdown.
+"""The sections of a page, and the templates that lay out tables, figures and images as HTML or Markdown.
 
-The page asks for nothing outside itself: its Content-Security-Policy allows pictures that it holds, its own styles, and
-the one script whose hash it names (it sorts tables; everything reads without it).
+The page loads nothing: its Content-Security-Policy allows embedded images, its own styles, and the one script whose
+hash it names (the script sorts tables; the page is complete without it).
 """
 
 from __future__ import annotations
@@ -11,23 +11,62 @@ import hashlib
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from ..wording.labels import generator_title
-from ..wording.sentences import slug
-from .panels import DASHES, SERIES, png_panel, with_prefix
+from ..wording import generator_title, slug
+from .panels import DASHES, SERIES, Figure, png_panel, with_prefix
+from .tables import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
 HEAT_STEPS = 10
 FEW_PIXELS = 128
-"""Pictures up to this width are enlarged with their pixels' edges kept."""
+"""Images up to this width in pixels are enlarged without smoothing."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page after the comparisons.
+
+    Attributes
+    ----------
+    title : str
+    text : str
+        Paragraphs, separated by blank lines; may be empty.
+    table : Table or None
+    figures : sequence of Figure
+    """
+
+    title: str
+    text: str = ""
+    table: Table | None = None
+    figures: Sequence[Figure] = ()
+
+
+@dataclass(frozen=True)
+class Addition:
+    """One subject added to the report.
+
+    Attributes
+    ----------
+    name : str
+        Key of ``content`` under ``extra`` in report.json; unique in a report.
+    sections : sequence of Section
+        What the page and the Markdown show, in this order.
+    content : optional
+        The same as plain values (mappings, sequences, numbers, strings). None adds nothing to report.json.
+    """
+
+    name: str
+    sections: Sequence[Section]
+    content: Any = None
 
 
 def environment() -> jinja2.Environment:
-    """The templates ``report.html.j2`` and ``report.md.j2`` with their filters; names and texts are escaped in the page."""
+    """Load the templates ``report.html.j2`` and ``report.md.j2`` with their filters. HTML is escaped automatically."""
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -53,39 +92,39 @@ def environment() -> jinja2.Environment:
 
 
 def anchors(titles: Sequence[str], kind: str) -> list[str]:
-    """An identifier for each title, such as ``setting-photos-split-test``: the same in every report, and each once."""
+    """Return an HTML id for each title, such as ``setting-photos-split-test``: unique, and the same in every report."""
     found: list[str] = []
     for title in titles:
-        words = slug(title)
-        name = f"{kind}-{words}" if words else kind
+        ending = slug(title)
+        name = f"{kind}-{ending}" if ending else kind
         times = sum(other == name or other.startswith(f"{name}--") for other in found)
         found.append(f"{name}--{times + 1}" if times else name)
     return found
 
 
 def heat(shade: float | None) -> str:
-    """Classes of a heat map's cell: ``shade`` from 0 (as the page) to 1 (the strongest colour), ``None`` for no value."""
+    """Return the CSS classes of a heat map's cell; ``shade`` is in 0..1, None for no value."""
     step = 0 if shade is None else round(HEAT_STEPS * min(1.0, max(0.0, shade)))
     return f"heat h{step}"
 
 
 def few_pixels(png: bytes) -> bool:
-    """Whether a PNG is so narrow that it is shown enlarged."""
+    """Return whether a PNG is narrow enough to be shown enlarged."""
     return int.from_bytes(png[16:20], "big") <= FEW_PIXELS
 
 
 def pretty(value: Any) -> str:
-    """A plain value as indented JSON."""
+    """Format a plain value as indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
 
 
 def script_hash(script: str) -> str:
-    """What a Content-Security-Policy calls this very script."""
+    """Return the hash by which a Content-Security-Policy allows this script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line (lines of a cell are separated by a break)."""
+    """Escape text for Markdown; line ends become ``<br>``."""
     shown = html.escape(text, quote=False)
     for sign in "\\`*_[]|":
         shown = shown.replace(sign, "\\" + sign)

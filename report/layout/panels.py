@@ -1,8 +1,8 @@
-"""The report's figures: small matplotlib panels as inline SVG that follows the page's colours.
+"""The report's figures: small matplotlib panels as inline SVG in the page's colours.
 
-A figure is a row of panels which the page lays out to its width, so that text stays readable on a phone. Colours are
-written as CSS variables (light and dark are the page's business), every series also has its own dash pattern, text
-stays text, and the same data give the same bytes: fixed hash salt, no date, identifiers prefixed by the caller.
+A figure is a row of panels that the page wraps to its width, so that text stays readable on a phone. Colours are CSS
+variables, so the page decides on light or dark. Every series also has its own dash pattern, and text stays text. The
+same data give the same bytes: the hash salt is fixed, there is no date, and the caller prefixes the ids.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from ...metrics.calibration import Bin
 from ...metrics.measures import Array, Interval
 
 SERIES = 6
-BARRED = 4
+"""Number of colours."""
+
+MAX_WITH_BARS = 4
+"""Most series of a reliability diagram that are drawn with their intervals."""
+
 DASHES = ("", "6 2", "2 2", "6 2 2 2")
-_INK, _RULE = "#fe1000", "#fe2000"  # stand-ins, replaced by currentColor and a CSS variable
+_INK, _RULE = "#fe1000", "#fe2000"  # placeholders for currentColor and a CSS variable
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "distil-cache",
@@ -56,7 +60,18 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a figure: an inline SVG, or an image as a data URI, and what it shows in words (``alt``)."""
+    """One panel of a figure.
+
+    Attributes
+    ----------
+    title : str
+    alt : str
+        Text alternative: what the panel shows.
+    svg : str
+        Inline SVG element; empty if ``image`` is set.
+    image : str
+        Data URI.
+    """
 
     title: str
     alt: str
@@ -66,7 +81,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels under one caption; ``legend`` names the series in the order of their colours."""
+    """Panels with a common caption; ``legend`` names the series in the order of their colours."""
 
     caption: str
     panels: tuple[Panel, ...]
@@ -75,7 +90,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one line, and its place in the legend (which decides its colour and dash)."""
+    """The points of one line; ``series`` is its index in the legend, which decides its colour and dash pattern."""
 
     series: int
     x: Sequence[float] | Array
@@ -84,7 +99,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Spread:
-    """One row of a distribution: the values, their mean's interval, and what they belong to."""
+    """One row of a distribution plot: its label, values, the interval of their mean, and its index in the legend."""
 
     label: str
     values: npt.NDArray[np.float64]
@@ -93,7 +108,7 @@ class Spread:
 
 
 def png_panel(title: str, alt: str, png: bytes) -> Panel:
-    """A PNG's bytes as a panel that needs no second file."""
+    """Return a panel that embeds a PNG."""
     return Panel(title, alt, image="data:image/png;base64," + base64.b64encode(png).decode("ascii"))
 
 
@@ -106,9 +121,18 @@ def line_panel(
     ticks: Mapping[float, str] | None = None,
     y_range: tuple[float, float] | None = None,
 ) -> Panel:
-    """Lines over whole numbers (epochs), a single point drawn as a dot; with ``ticks`` a dot at each, named on the axis.
+    """Draw lines over integers, such as epochs; a line of a single point is a dot.
 
-    y_range : of panels that are to be compared.
+    Parameters
+    ----------
+    title, alt : str
+        Title and text alternative of the panel, in all functions of this module.
+    curves : sequence of Curve
+    x_label, y_label : str
+    ticks : Mapping, optional
+        Position on the x axis -> its label; every point is then marked by a dot.
+    y_range : tuple of float, optional
+        Limits of the y axis, to compare panels.
     """
 
     def draw(axes: Axes) -> None:
@@ -127,20 +151,20 @@ def line_panel(
 
 
 def roc_panel(title: str, alt: str, scored: Mapping[int, tuple[Array, Array]]) -> Panel:
-    """ROC curves; ``scored`` gives labels and scores by series."""
+    """Draw ROC curves; ``scored`` holds labels and scores, (N,) each, by series."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1)
         for series, (labels, scores) in scored.items():
             false_positive, true_positive, _ = roc_curve(labels, scores)
             axes.plot(false_positive, true_positive, **_line(series))
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="reals called generated", ylabel="generated found")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="false positive rate", ylabel="true positive rate")
 
     return _panel(title, alt, draw)
 
 
 def pr_panel(title: str, alt: str, scored: Mapping[int, tuple[Array, Array]]) -> Panel:
-    """Precision-recall steps, and the share of generated images as the line that guessing reaches."""
+    """Draw precision-recall curves by series, and the share of generated images as the level of chance."""
 
     def draw(axes: Axes) -> None:
         for series, (labels, scores) in scored.items():
@@ -153,9 +177,10 @@ def pr_panel(title: str, alt: str, scored: Mapping[int, tuple[Array, Array]]) ->
 
 
 def reliability_panel(title: str, alt: str, binned: Mapping[int, Sequence[Bin]]) -> Panel:
-    """Mean score against the share of generated images, by series: larger dots hold more images.
+    """Draw the share of generated images against the mean score of each bin, by series.
 
-    Bars are intervals; more than ``BARRED`` series have none, which would hide one another.
+    Larger dots hold more images. Bars are intervals; above ``MAX_WITH_BARS`` series they would hide one another and are
+    left out.
     """
 
     def draw(axes: Axes) -> None:
@@ -163,7 +188,7 @@ def reliability_panel(title: str, alt: str, binned: Mapping[int, Sequence[Bin]])
         for series, bins in binned.items():
             means, shares = [one.mean_score for one in bins], [one.share for one in bins]
             total = sum(one.images for one in bins)
-            if len(binned) <= BARRED:
+            if len(binned) <= MAX_WITH_BARS:
                 ends = np.asarray([one.interval for one in bins]).T
                 axes.vlines(means, *ends, color=_colour(series), linewidth=0.8, alpha=0.6)
             axes.plot(means, shares, **_line(series))
@@ -176,9 +201,9 @@ def reliability_panel(title: str, alt: str, binned: Mapping[int, Sequence[Bin]])
 
 
 def histogram_panel(title: str, alt: str, scores: Mapping[int, Array], validated: float | None = None) -> Panel:
-    """Share of images in each twentieth of the scores' range 0..1, by series; series 0 is filled.
+    """Draw histograms of scores in 20 bins from 0 to 1, by series; series 0 is filled.
 
-    The threshold 0.5 is marked by a line, the one that validation chose (``validated``) by a dashed one.
+    A line marks the threshold 0.5, a dashed line the one chosen on validation (``validated``).
     """
 
     def draw(axes: Axes) -> None:
@@ -197,17 +222,17 @@ def histogram_panel(title: str, alt: str, scores: Mapping[int, Array], validated
 
 
 def spread_panel(title: str, alt: str, rows: Sequence[Spread], x_label: str) -> Panel:
-    """A row each: line from the 5th to the 95th percentile, box of the middle half, mean with its 95 % interval."""
+    """Draw a distribution per row: line from 5th to 95th percentile, box of the quartiles, mean and its interval."""
 
     def draw(axes: Axes) -> None:
-        for place, row in enumerate(rows):
+        for y, row in enumerate(rows):
             colour = _colour(row.series)
             low, first, third, high = np.percentile(row.values, (5, 25, 75, 95))
-            axes.plot([low, high], [place, place], color=colour, linewidth=1)
-            axes.barh(place, third - first, left=first, height=0.5, color=colour, alpha=0.35)
+            axes.plot([low, high], [y, y], color=colour, linewidth=1)
+            axes.barh(y, third - first, left=first, height=0.5, color=colour, alpha=0.35)
             if row.interval:
-                axes.plot(row.interval, [place, place], color=_INK, linewidth=2.6)
-            axes.plot(float(np.mean(row.values)), place, marker="o", markersize=4.5, color=_INK)
+                axes.plot(row.interval, [y, y], color=_INK, linewidth=2.6)
+            axes.plot(float(np.mean(row.values)), y, marker="o", markersize=4.5, color=_INK)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.set(yticks=range(len(rows)), yticklabels=[_short(row.label) for row in rows], xlabel=x_label)
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -220,7 +245,7 @@ def spread_panel(title: str, alt: str, rows: Sequence[Spread], x_label: str) -> 
 
 
 def with_prefix(figure: Figure, prefix: str) -> Figure:
-    """The same figure with identifiers that are unique on a page which holds several."""
+    """Prefix the ids of a figure's SVG, so that they are unique on a page."""
     panels = []
     for number, panel in enumerate(figure.panels):
         own = f"{prefix}-{number}-"
@@ -231,7 +256,7 @@ def with_prefix(figure: Figure, prefix: str) -> Figure:
 
 
 def _panel(title: str, alt: str, draw: Callable[[Axes], None]) -> Panel:
-    """A panel of one size with one place for the axes, so that panels side by side line up."""
+    """Draw a panel whose size and axes position are fixed, so that panels side by side align."""
     with mpl.rc_context(_STYLE):
         canvas = Canvas(figsize=(3.5, 2.6))
         draw(canvas.add_axes((0.175, 0.17, 0.8, 0.8)))
@@ -252,11 +277,13 @@ def _short(label: str) -> str:
     return label if len(label) <= 20 else label[:19] + "…"
 
 
-def _svg(canvas: Canvas, words: str) -> str:
-    """The drawing as one ``<svg>`` element with the page's colours, without prologue, metadata or fixed size."""
+def _svg(canvas: Canvas, label: str) -> str:
+    """Return the drawing as one ``<svg>`` element in the page's colours, without prologue, metadata or fixed size."""
     stream = io.StringIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # text stays text: the page's fonts show it
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing"
+        )  # text stays text: the page's fonts have the glyphs
         canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :].replace("xlink:href=", "href=")
@@ -268,10 +295,10 @@ def _svg(canvas: Canvas, words: str) -> str:
     box = re.search(r'viewBox="[^"]+"', text)
     if box is None:
         raise RuntimeError("matplotlib wrote an SVG without a viewBox")
-    opening = f'<svg {box[0]} role="img" aria-label="{html.escape(words, quote=True)}">'
+    opening = f'<svg {box[0]} role="img" aria-label="{html.escape(label, quote=True)}">'
     return opening + text[text.index(">") + 1 :].strip()
 
 
 def _rounded(attribute: str) -> str:
-    """Coordinates of a hundredth of a point are as fine as anything that is seen, and half as long."""
+    """Round coordinates to 0.01 point, which is finer than the eye sees and halves the size."""
     return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", attribute)

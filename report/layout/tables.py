@@ -1,4 +1,4 @@
-"""The report's tables: the comparisons laid out as text. Accuracy, AP and their like are in percent here."""
+"""The report's tables: the comparisons as text, with measures in percent."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from ...metrics.measures import Interval
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
-from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
+from ..differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
 from ..inputs.measured import MeasuredEvaluation, all_families, all_generators
 from ..inputs.paper import TITLE, PaperCell, paper_cell, paper_mean
 from ..inputs.runs import Run
-from ..wording.labels import (
+from ..wording import (
     MISSING,
     bounds,
     counts,
@@ -29,31 +29,39 @@ from ..wording.labels import (
 MAIN = ("accuracy", "average_precision")
 FURTHER = {
     "auc": "AUC",
-    "tpr_at_fpr_1": "found at 1 % FPR",
-    "tpr_at_fpr_5": "found at 5 % FPR",
+    "tpr_at_fpr_1": "TPR at 1 % FPR",
+    "tpr_at_fpr_5": "TPR at 5 % FPR",
     "equal_error_rate": "EER",
-    "balanced_average_precision": "AP, balanced",
-    "real_accuracy": "reals right",
-    "fake_accuracy": "generated right",
-    "calibrated_accuracy": "accuracy, validated threshold",
+    "balanced_average_precision": "balanced AP",
+    "real_accuracy": "accuracy on real",
+    "fake_accuracy": "accuracy on generated",
+    "calibrated_accuracy": "accuracy at validated threshold",
     "brier": "Brier",
     "calibration_error": "ECE",
 }
-"""What stands in the table of further measures, and its head."""
+"""Measures of the second table -> column titles."""
 
 _DECIMAL = ("brier", "calibration_error")
+"""Measures shown as fractions, not in percent."""
+
 _PAPER_NOTE = (
-    f' Lines that begin with "paper" are figures of {TITLE}, tables 1 and 3, for the same method, training source and generator, and test '
-    "source and generator, matched by name: its images and its student may be others."
+    f' Lines that begin with "paper" are from {TITLE}, tables 1 and 3, for the same method and the same sources and generators of '
+    "training and test. They are matched by name: images and student may differ."
 )
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text. A cell's lines after the first are shown small; the first column heads its row.
+    """A table of text. Further lines of a cell are shown smaller than its first; the first column heads its row.
 
-    Columns from ``numeric_from`` on hold numbers and are aligned to the right. The last ``sums`` rows sum up those above
-    and stay below them when the page sorts. ``shades`` makes a heat map of it: 0..1 for each cell but the row's head.
+    Attributes
+    ----------
+    numeric_from : int
+        Columns from this index on are aligned right.
+    sums : int
+        The last rows that summarise those above; sorting leaves them in place.
+    shades : sequence of sequence of float or None
+        Makes a heat map: a value in 0..1 for each cell except the row heads.
     """
 
     caption: str
@@ -66,7 +74,7 @@ class Table:
 
 
 def results_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
-    """Rows are runs; columns are test generators, the mean over them, and means by family where there are several."""
+    """Tabulate accuracy and AP: rows are runs; columns are test generators, their mean, and means by family."""
     generators = all_generators(results)
     seen = {name: [name in r.evaluation.seen for r in results] for name in generators}
     sizes = {
@@ -94,8 +102,8 @@ def results_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
         row.append(_mean_cell(result.scores, paper_mean(result)))
         rows.append([*row, *(_mean_cell(own.get(name, {}), None) for name in families)])
     note = (
-        "Accuracy at 0.5 / AP, in percent, and below it their 95 % intervals in this order. In the head: real + generated "
-        "test images. Means count every generator once."
+        "Accuracy at 0.5 / AP, in percent, and below them their 95 % intervals in this order. In the header: real + generated "
+        "test images. Means weight all generators equally."
     )
     if any(any(flags) for flags in seen.values()):
         note += " * generator seen in training."
@@ -108,34 +116,34 @@ def results_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
 
 
 def measures_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
-    """Rows are runs on generators, with the mean over these: everything that is measured besides accuracy and AP."""
+    """Tabulate all measures besides accuracy and AP: rows are runs on generators, and their means."""
     rows = []
     for result in results:
         threshold = result.run.threshold(result.evaluation)
-        words = "no validated threshold" if threshold is None else f"validated threshold {threshold:.3f}"
+        chosen = "no validated threshold" if threshold is None else f"validated threshold {threshold:.3f}"
         for name, scores in result.scores.items():
             cells = [_measure_cell(m, scores.values[m], scores.interval(m)) for m in FURTHER]
             size = counts(scores.real, scores.fake)
-            rows.append([f"{result.run.name}\n{words}", f"{generator_title(name)}\n{size}", *cells])
+            rows.append([f"{result.run.name}\n{chosen}", f"{generator_title(name)}\n{size}", *cells])
         if sum(scores.complete for scores in result.scores.values()) > 1:
             means = [
                 _measure_cell(m, mean_over_generators(result.scores, m), mean_interval(result.scores, m))
                 for m in FURTHER
             ]
-            rows.append([f"{result.run.name}\n{words}", "mean", *means])
+            rows.append([f"{result.run.name}\n{chosen}", "mean", *means])
     note = (
-        "In percent, Brier score and ECE (expected calibration error in ten bins of equal width) as they are, each above its "
-        "95 % interval. Found at 1 % or 5 % FPR: share of generated images found while at most that share of reals is called "
-        "generated. EER: where reals and generated images are wrong equally often. AP, balanced: as if there were as many "
-        "reals as generated images. Reals right, generated right: accuracy at 0.5 of each alone. The validated threshold was "
-        "chosen on validation images, never on these."
+        "In percent, each above its 95 % interval; Brier score and ECE (expected calibration error, ten bins of equal width) as "
+        "fractions. TPR at 1 % or 5 % FPR: share of generated images detected while at most that share of real images is called "
+        "generated. EER: error rate at which both classes are wrong equally often. Balanced AP: real images weighted as if there "
+        "were as many as generated ones. Accuracy on real, on generated: accuracy at 0.5 within the class. The validated "
+        "threshold was chosen on validation images, never on these."
     )
     columns = ["run", "generator", *FURTHER.values()]
     return Table(f"Further measures: {title}.", columns, rows, note, numeric_from=2)
 
 
 def seeds_table(title: str, summaries: Sequence[SeedSummary]) -> Table:
-    """Rows are configurations with several seeds: mean ± sample standard deviation of accuracy / AP."""
+    """Tabulate mean ± sample standard deviation of accuracy / AP; rows are configurations with several seeds."""
     generators = sorted({name for summary in summaries for name in summary.generators})
     families = sorted({name for summary in summaries for name in summary.families})
     families = families if len(families) > 1 else []
@@ -151,11 +159,20 @@ def seeds_table(title: str, summaries: Sequence[SeedSummary]) -> Table:
     columns = ["configuration", *map(generator_title, generators), "mean"]
     columns += [f"mean of {family_title(name)}" for name in families]
     note = "Accuracy at 0.5 / AP, in percent: mean ± sample standard deviation over seeds."
-    return Table(f"The same over seeds: {title}.", columns, rows, note)
+    return Table(f"Mean and spread over seeds: {title}.", columns, rows, note)
 
 
 def distillation_table(title: str, one: Distillation, results: Sequence[MeasuredEvaluation]) -> Table:
-    """Rows are test generators: accuracy and AP without and with the loss, and the difference in points."""
+    """Tabulate accuracy and AP without and with the distillation loss, and their difference; rows are test generators.
+
+    Parameters
+    ----------
+    title : str
+        Title of the setting.
+    one : Distillation
+    results : sequence of MeasuredEvaluation
+        All results of the setting; those of the compared runs give the paper's figures.
+    """
     found = one.contrast
     sides = [next((r for r in results if r.run is runs[0]), None) for runs in (found.first, found.second)]
     rows = []
@@ -165,14 +182,14 @@ def distillation_table(title: str, one: Distillation, results: Sequence[Measured
     families = found.families if len(found.families) > 1 else {}
     rows += [[f"mean of {family_title(name)}", *_difference_cells(of, ())] for name, of in families.items()]
     rows.append(["mean", *_difference_cells(found.mean, [paper_mean(side) if side else None for side in sides])])
-    words = [
+    labels = [
         f"{label} ({', '.join(run.name for run in runs)})"
         for label, runs in (("without", found.first), (f"with weight {one.kd_weight:g}", found.second))
     ]
     columns = ["generator", *(f"{m}\n{side}" for m in ("accuracy", "AP") for side in ("without", "with", "difference"))]
     note = (
-        f"{words[0]}; {words[1]}; the same configuration otherwise. Percent, differences in percentage points with "
-        "their 95 % interval from a paired bootstrap over test images (it does not cover the choice of seed)"
+        f"{labels[0]}; {labels[1]}; otherwise the same configuration. Percent; differences in percentage points with "
+        "their 95 % interval from a paired bootstrap over test images, which does not cover the choice of seed"
     )
     if any(difference.spread is not None for difference in found.mean.values()):
         note += "; ± is the standard deviation of the difference over common seeds"
@@ -186,7 +203,7 @@ def distillation_table(title: str, one: Distillation, results: Sequence[Measured
 
 
 def methods_table(title: str, contrasts: Sequence[Contrast]) -> Table:
-    """Rows are pairs of configurations of different methods: the second minus the first, in points."""
+    """Tabulate differences between methods in percentage points; rows are pairs of configurations."""
     generators = sorted({name for one in contrasts for name in one.generators})
     rows = []
     for one in contrasts:
@@ -195,21 +212,23 @@ def methods_table(title: str, contrasts: Sequence[Contrast]) -> Table:
         rows.append([*row, _change_cell(one.mean)])
     note = (
         "Accuracy at 0.5 / AP: differences in percentage points, and below them their 95 % intervals in this order, from a "
-        "paired bootstrap over the test images that both have scored (it does not cover the choice of seed)."
+        "paired bootstrap over the common test images, which does not cover the choice of seed."
     )
     columns = ["methods", *map(generator_title, generators), "mean"]
     return Table(f"Differences between methods: {title}.", columns, rows, note)
 
 
 def dire_table(title: str, classes: Sequence[DireClass]) -> Table:
-    """Rows are classes: images, mean DIRE and its interval."""
+    """Tabulate mean DIRE and its interval by class."""
     rows = [[one.title, str(len(one.values)), f"{one.mean:.4f}", bounds(one.interval, 1.0, 4)] for one in classes]
-    note = "Mean over pixels and channels of the reconstruction error, as a share of the grey range (0 to 1)."
+    note = (
+        "Absolute reconstruction error, averaged over pixels and channels, as a fraction of the 8-bit range (0 to 1)."
+    )
     return Table(f"Mean DIRE by class: {title}.", ["class", "images", "mean DIRE", "95 % interval"], rows, note)
 
 
 def _shown_families(results: Sequence[MeasuredEvaluation]) -> list[str]:
-    """Families whose means say something that the mean over all generators does not."""
+    """Return the families, unless there is only one: its mean would repeat the mean over all generators."""
     found = all_families(results)
     return found if len(found) > 1 else []
 
@@ -234,9 +253,9 @@ def _mean_cell(scores: Mapping[str, GeneratorScores], paper: PaperCell | None) -
 
 
 def _measure_cell(measure: str, value: float | None, interval: Interval | None) -> str:
-    small = measure in _DECIMAL
-    shown = decimal(value) if small else percent(value)
-    return f"{shown}\n{bounds(interval, 1.0, 3) if small else bounds(interval)}" if interval else shown
+    fraction = measure in _DECIMAL
+    shown = decimal(value) if fraction else percent(value)
+    return f"{shown}\n{bounds(interval, 1.0, 3) if fraction else bounds(interval)}" if interval else shown
 
 
 def _spread_cell(values: Mapping[str, MeanSpread] | None) -> str:
@@ -246,7 +265,7 @@ def _spread_cell(values: Mapping[str, MeanSpread] | None) -> str:
 
 
 def _difference_cells(found: Mapping[str, Difference], papers: Sequence[PaperCell | None]) -> list[str]:
-    """First, second and difference of accuracy and of AP, with the paper's below where it has both sides."""
+    """Format first, second and difference of accuracy and AP, and below them the paper's if it has both sides."""
     cells = []
     for m in MAIN:
         one = found[m]

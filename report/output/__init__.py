@@ -1,1 +1,1 @@
-"""What the report writes for programs, and how its files are put in place; only ``report.write`` uses it."""
+"""The report's files for programs, and how all files are put in place; only ``report.write`` uses it."""

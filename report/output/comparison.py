@@ -1,11 +1,11 @@
-"""All that the report says about one evaluation setting: its numbers, and the tables and figures that show them."""
+"""Everything the report says about one evaluation setting: its numbers, tables and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..analysis.differences import (
+from ..differences import (
     Contrast,
     DireClass,
     Distillation,
@@ -16,7 +16,7 @@ from ..analysis.differences import (
     over_seeds,
 )
 from ..inputs.measured import MeasuredEvaluation
-from ..inputs.runs import GalleryItem
+from ..inputs.runs import SETTING, GalleryItem
 from ..layout.figures import comparison_figures
 from ..layout.panels import Figure
 from ..layout.tables import (
@@ -28,13 +28,12 @@ from ..layout.tables import (
     results_table,
     seeds_table,
 )
-from .flat_tables import SETTING
 from .report_json import dire_content, distillation_content, methods_content, result_content, seeds_content
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Triptychs of some evaluated images, and whose scores stand below them."""
+    """Image, eps and DIRE of some evaluated images, and the run whose scores are shown below them."""
 
     run: str
     items: tuple[GalleryItem, ...]
@@ -42,7 +41,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One evaluation setting (dataset, split, transform, selection) and everything about it."""
+    """One evaluation setting with all its numbers, tables and figures."""
 
     title: str
     setting: Mapping[str, str]
@@ -57,7 +56,7 @@ class Comparison:
 
     @property
     def content(self) -> dict[str, object]:
-        """Its numbers as they stand in report.json."""
+        """The numbers as in report.json."""
         return {
             "title": self.title,
             "setting": self.setting,
@@ -70,7 +69,17 @@ class Comparison:
 
 
 def compare(title: str, results: Sequence[MeasuredEvaluation], clusters: Mapping[str, str] | None) -> Comparison:
-    """Compare the results of one setting."""
+    """Compare the results of one setting.
+
+    Parameters
+    ----------
+    title : str
+        Title of the setting.
+    results : sequence of MeasuredEvaluation
+        At least one.
+    clusters : Mapping or None
+        Key of an image -> its cluster, as in ``write_report``.
+    """
     seeds, effects, pairs = over_seeds(results), distillation(results), between_methods(results)
     with_dire = next((r.evaluation.dire for r in results if r.evaluation.dire is not None), None)
     classes = dire_classes(with_dire, clusters) if with_dire is not None else []

@@ -1,4 +1,4 @@
-"""Putting the report's files in place: all new ones are written first, so that a report that fails leaves the old one."""
+"""Put the report's files in place: all are written first, so that a report that fails leaves the earlier one intact."""
 
 from __future__ import annotations
 
@@ -16,23 +16,34 @@ from ...storage.locks import waiting_lock
 TABLES = "tables"
 LIST = f"{TABLES}/tables.json"
 
-Writer = str | Callable[[Path], None]
-"""A file's text, or what writes it to a path."""
+_Content = str | Callable[[Path], None]
+"""A file's text, or a function that writes the file."""
 
 
-def put_files(out: Path, files: Mapping[str, Writer]) -> None:
-    """Write files by their names below ``out`` (``/`` separates folders), each replaced in one step once all are written.
+def put_files(out: Path, files: Mapping[str, _Content]) -> None:
+    """Write all files to a temporary folder, then move each into ``out`` atomically.
 
-    Tables of the report that was there before, and that the new one has not, are removed; other files stay. Raises
-    UsageError if ``out`` cannot be a folder and UserError if there is no room; what was there before is then unchanged.
-    Reports that are written at the same time are put in place one after the other.
+    Tables of the earlier report that the new one lacks are deleted; other files stay. Concurrent reports are moved into
+    place one after the other.
+
+    Parameters
+    ----------
+    out : Path
+        The report's folder; made if missing.
+    files : Mapping
+        Path below ``out``, with ``/`` between folders -> text, or a function that writes the file.
+
+    Raises
+    ------
+    UsageError
+        If ``out`` cannot be made.
+    UserError
+        If a file cannot be written; the earlier report is then unchanged.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise UsageError(
-            f"{out}: cannot be the report's folder ({problem.strerror}). Name another with --out"
-        ) from problem
+        raise UsageError(f"{out}: cannot be made ({problem.strerror}). Choose another folder with --out") from problem
     fresh = not any(out.iterdir())
     new = out / f".tmp-report-{secrets.token_hex(8)}"
     try:
@@ -41,13 +52,13 @@ def put_files(out: Path, files: Mapping[str, Writer]) -> None:
             _move(new, out, files.keys())
     except OSError as problem:
         raise UserError(
-            f"{out}: the report cannot be written ({problem.strerror}). Make room or name another --out"
+            f"{out}: the report cannot be written ({problem.strerror}). Free space or choose another --out"
         ) from problem
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if fresh:
             with suppress(OSError):
-                out.rmdir()  # only an empty one can be removed: the folder of a report that failed
+                out.rmdir()  # fails unless empty: removes the folder of a report that failed
 
 
 def _move(new: Path, out: Path, names: Collection[str]) -> None:
@@ -59,7 +70,7 @@ def _move(new: Path, out: Path, names: Collection[str]) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _write(folder: Path, files: Mapping[str, Writer]) -> None:
+def _write(folder: Path, files: Mapping[str, _Content]) -> None:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +86,7 @@ def _write(folder: Path, files: Mapping[str, Writer]) -> None:
 
 
 def _listed(path: Path) -> set[str]:
-    """Tables that an earlier report has left, by name; none where it cannot be told."""
+    """Return the paths of the tables that an earlier report lists; none if its list cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["tables"]
         return {f"{TABLES}/{name}" for name in found if Path(name).name == name and name.endswith(".csv")}

@@ -1,7 +1,7 @@
-"""The report's numbers as flat tables, one row a fact, for pandas and the like: ``tables/*.csv`` and ``scores.parquet``.
+"""The report's numbers as flat tables in long form, for pandas and the like: ``tables/*.csv`` and ``scores.parquet``.
 
-Every measure is in 0..1, with the ends of its interval in ``MEASURE_low`` and ``MEASURE_high``. What is not defined is
-empty. CSV files hold nothing but a head and rows; what they come from stands beside them in ``tables.json``.
+Measures are in 0..1, with the ends of their intervals in ``MEASURE_low`` and ``MEASURE_high``. Undefined values are
+empty. CSV files hold only a header and rows; ``tables.json`` beside them says where their numbers come from.
 """
 
 from __future__ import annotations
@@ -18,20 +18,71 @@ import pyarrow.parquet as pq
 
 from ...metrics.measures import MEASURES, Interval
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
-from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
+from ..differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
 from ..inputs.measured import MeasuredEvaluation
 from ..inputs.paper import PaperCell, paper_cell, paper_mean
-from ..inputs.runs import Evaluation, Run
+from ..inputs.runs import SETTING, Evaluation, Run
+from ..layout.page import Addition
 from ..layout.tables import Table
+from ..wording import slug
+from .comparison import Comparison
+from .files import LIST, TABLES
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 
-SETTING = ("dataset", "revision", "split", "transform", "select")
 OVER_ALL = "mean over generators"
+ABOUT = {
+    "results": "each run on each generator, means over generators and over families; measures in 0..1 with 95 % intervals",
+    "seeds": "mean and sample standard deviation of each measure over the seeds of a configuration",
+    "differences": "with minus without the distillation loss, and between methods; paired bootstrap intervals",
+    "mean_dire": "mean DIRE by class, as a share of the grey range",
+}
+"""The report's own tables, and what each holds."""
 
 
-def result_rows(result: MeasuredEvaluation) -> list[Row]:
-    """A row a generator, one for the mean over generators, and one for each family's mean; ``of`` says which it is."""
+def csv_files(
+    comparisons: Sequence[Comparison], added: Sequence[Addition], created: str, origin: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the CSV files and their list.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+    added : sequence of Addition
+        Each of their tables becomes a file as shown.
+    created : str
+        Date of the report, ISO 8601.
+    origin : Mapping
+        The provenance, repeated in the list.
+
+    Returns
+    -------
+    dict of str
+        Path below the report's folder -> text.
+    """
+    tables = {name: rows for name, rows in _numbers(comparisons).items() if rows}
+    about = {f"{name}.csv": ABOUT[name] for name in tables}
+    found = {f"{name}.csv": rows for name, rows in tables.items()}
+    for addition in added:
+        shown = [(section.title, section.table) for section in addition.sections if section.table]
+        for number, (title, table) in enumerate(shown, 1):
+            name = f"{slug(addition.name) or 'added'}-{number}.csv"
+            found[name], about[name] = shown_rows(table), title
+    listed = {
+        "created": created,
+        "tables": {
+            name: {"about": about[name], "rows": len(rows), "columns": columns_of(rows)} for name, rows in found.items()
+        },
+        "provenance": origin,
+    }
+    return {
+        **{f"{TABLES}/{name}": csv_text(rows) for name, rows in found.items()},
+        LIST: json.dumps(listed, indent=1, ensure_ascii=False) + "\n",
+    }
+
+
+def result_rows(result: MeasuredEvaluation) -> list[_Row]:
+    """Return a row per generator, one for their mean, and one per family's mean; ``of`` names the kind."""
     head = {**_setting(result), "run": result.run.name, **_run(result.run)}
     threshold = result.run.threshold(result.evaluation)
     rows = []
@@ -48,34 +99,37 @@ def result_rows(result: MeasuredEvaluation) -> list[Row]:
     return rows
 
 
-def seed_rows(setting: Mapping[str, str], one: SeedSummary) -> list[Row]:
-    """A row a generator, mean and family: mean and sample standard deviation of each measure over the runs."""
+def seed_rows(setting: Mapping[str, str], one: SeedSummary) -> list[_Row]:
+    """Return mean and sample standard deviation of each measure over seeds, a row per generator, mean and family."""
     head = {
         **setting,
         "runs": _names(one.runs),
         **_run(one.runs[0]),
         "seed": " ".join(str(r.get("seed")) for r in one.runs),
     }
-    return [{**head, **what, **_spreads(values)} for what, values in _places(one.generators, one.mean, one.families)]
+    return [
+        {**head, **what, **_spreads(values)}
+        for what, values in _values_by_subject(one.generators, one.mean, one.families)
+    ]
 
 
-def difference_rows(setting: Mapping[str, str], kind: str, one: Contrast) -> list[Row]:
-    """A row a generator, mean and family, and measure: first, second, second minus first, its interval and spread."""
+def difference_rows(setting: Mapping[str, str], kind: str, one: Contrast) -> list[_Row]:
+    """Return both sides and their difference, a row per measure and generator, mean or family."""
     head = {**setting, "kind": kind, "first_runs": _names(one.first), "second_runs": _names(one.second)}
     return [
         {**head, **what, "measure": measure, **_difference(found)}
-        for what, values in _places(one.generators, one.mean, one.families)
+        for what, values in _values_by_subject(one.generators, one.mean, one.families)
         for measure, found in values.items()
     ]
 
 
-def distillation_rows(setting: Mapping[str, str], one: Distillation) -> list[Row]:
-    """The differences that the distillation loss makes."""
+def distillation_rows(setting: Mapping[str, str], one: Distillation) -> list[_Row]:
+    """Return the effect of the distillation loss, as `difference_rows`."""
     return difference_rows(setting, f"distillation weight {one.kd_weight:g} against 0", one.contrast)
 
 
-def dire_row(setting: Mapping[str, str], one: DireClass) -> Row:
-    """Mean DIRE of one class."""
+def dire_row(setting: Mapping[str, str], one: DireClass) -> _Row:
+    """Return the mean DIRE of one class."""
     return {
         **setting,
         "label": one.label,
@@ -86,19 +140,19 @@ def dire_row(setting: Mapping[str, str], one: DireClass) -> Row:
     }
 
 
-def shown_rows(table: Table) -> list[Row]:
-    """A table as it is shown; the lines of a cell are joined by a semicolon."""
+def shown_rows(table: Table) -> list[_Row]:
+    """Return the rows of a table as shown; semicolons join the lines of a cell."""
     heads = [_one_line(text) for text in table.columns]
     return [dict(zip(heads, map(_one_line, row), strict=True)) for row in table.rows]
 
 
-def columns_of(rows: Sequence[Row]) -> list[str]:
-    """All columns, in the order in which they first appear."""
+def columns_of(rows: Sequence[_Row]) -> list[str]:
+    """Return all columns in the order of their first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """Rows as CSV; a field is empty where a row has none."""
+def csv_text(rows: Sequence[_Row]) -> str:
+    """Format rows as CSV; missing values are empty."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns_of(rows), restval="", lineterminator="\n")
     writer.writeheader()
@@ -107,10 +161,21 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def write_scores(path: Path, runs: Iterable[Run], origin: Mapping[str, Any]) -> None:
-    """One row an image and evaluation of every run; ``origin`` is the file's metadata ``distil-cache``, as JSON."""
+    """Write a row per image and evaluation of every run; ``origin`` is JSON in the metadata ``distil-cache``."""
     table = pa.concat_tables([_scores(run, one) for run in runs for one in run.evaluations]).unify_dictionaries()
     table = table.replace_schema_metadata({"distil-cache": json.dumps(origin, sort_keys=True)})
     pq.write_table(table, path, compression="zstd")
+
+
+def _numbers(comparisons: Sequence[Comparison]) -> dict[str, list[_Row]]:
+    found: dict[str, list[_Row]] = {name: [] for name in ABOUT}
+    for one in comparisons:
+        found["results"] += [row for result in one.results for row in result_rows(result)]
+        found["seeds"] += [row for summary in one.seeds for row in seed_rows(one.setting, summary)]
+        found["differences"] += [row for effect in one.distillation for row in distillation_rows(one.setting, effect)]
+        found["differences"] += [row for pair in one.methods for row in difference_rows(one.setting, "methods", pair)]
+        found["mean_dire"] += [dire_row(one.setting, kind) for kind in one.dire]
+    return found
 
 
 def _scores(run: Run, one: Evaluation) -> pa.Table:
@@ -127,11 +192,11 @@ def _repeating(texts: Sequence[str]) -> pa.Array:
     return pa.array(texts, pa.string()).dictionary_encode()
 
 
-def _setting(result: MeasuredEvaluation) -> Row:
+def _setting(result: MeasuredEvaluation) -> _Row:
     return dict(zip(SETTING, result.evaluation.setting, strict=True))
 
 
-def _run(run: Run) -> Row:
+def _run(run: Run) -> _Row:
     return {
         "method": run.get("method"),
         "preset": run.get("preset"),
@@ -147,8 +212,8 @@ def _means(scores: Mapping[str, GeneratorScores]) -> dict[str, tuple[float | Non
 
 def _measured(
     values: Mapping[str, tuple[float | None, Interval | None]], threshold: float | None, paper: PaperCell | None
-) -> Row:
-    row: Row = {}
+) -> _Row:
+    row: _Row = {}
     for name, (value, within) in values.items():
         row |= {name: value, **_ends(name, within)}
     row |= {"calibrated_threshold": threshold}
@@ -158,15 +223,15 @@ def _measured(
     }
 
 
-def _ends(name: str, within: Interval | None) -> Row:
+def _ends(name: str, within: Interval | None) -> _Row:
     return {f"{name}_low": within and within.low, f"{name}_high": within and within.high}
 
 
-def _places(
+def _values_by_subject(
     generators: Mapping[str, Any], mean: Any, families: Mapping[str, Any]
-) -> list[tuple[Row, Mapping[str, Any]]]:
-    """What a row is of, and its values by measure."""
-    found: list[tuple[Row, Mapping[str, Any]]] = [
+) -> list[tuple[_Row, Mapping[str, Any]]]:
+    """Return the identifying columns of each row, and its values by measure."""
+    found: list[tuple[_Row, Mapping[str, Any]]] = [
         ({"of": "generator", "generator": name, "family": ""}, values) for name, values in generators.items()
     ]
     found.append(({"of": OVER_ALL, "generator": "", "family": ""}, mean))
@@ -174,14 +239,14 @@ def _places(
     return found
 
 
-def _spreads(values: Mapping[str, MeanSpread]) -> Row:
-    row: Row = {}
+def _spreads(values: Mapping[str, MeanSpread]) -> _Row:
+    row: _Row = {}
     for name, value in values.items():
         row |= {f"{name}_mean": value.mean, f"{name}_spread": value.spread}
     return row
 
 
-def _difference(found: Difference) -> Row:
+def _difference(found: Difference) -> _Row:
     ends = _ends("difference", found.interval)
     return {
         "first": found.first,

@@ -1,7 +1,7 @@
-r"""The report's tables as LaTeX that pastes into a draft: booktabs tables, text escaped.
+r"""The report's tables as LaTeX to paste into a draft.
 
-A cell's further lines (intervals, the paper's figures) are stacked below its first by ``\shortstack``, which needs no
-package; a draft needs ``\usepackage{booktabs}`` alone, in pdfLaTeX, XeLaTeX and LuaLaTeX.
+``\shortstack``, which needs no package, stacks the further lines of a cell (intervals, the paper's figures) below its
+first. A draft needs only ``\usepackage{booktabs}``, in pdfLaTeX, XeLaTeX and LuaLaTeX.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from ..inputs.provenance import summary_lines
+from ..inputs.runs import Run
+from ..layout.page import Addition
 from ..layout.tables import Table
+from .comparison import Comparison
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
@@ -37,16 +41,29 @@ _SIGNS = {
 }
 
 
+def latex_text(
+    comparisons: Sequence[Comparison],
+    matrices: Sequence[Table],
+    added: Sequence[Addition],
+    created: str,
+    runs: Sequence[Run],
+) -> str:
+    """Return all tables of the page as LaTeX."""
+    tables = [*matrices, *(table for comparison in comparisons for table in comparison.tables)]
+    tables += [section.table for addition in added for section in addition.sections if section.table]
+    return latex_document(tables, [f"report of {created} by distil-cache", *summary_lines(runs)])
+
+
 def latex_document(tables: Sequence[Table], head: Sequence[str]) -> str:
-    """All tables, one after the other; the lines of ``head`` go before them as comments."""
+    """Return the tables one after the other, below the lines of ``head`` as comments."""
     comments = [f"% {_line(line)}" for line in [*head, r"needs \usepackage{booktabs}"]]
     return "\n".join([*comments, "", *(latex_table(table, number) for number, table in enumerate(tables, 1))])
 
 
 def latex_table(table: Table, number: int) -> str:
-    """One ``table`` environment with caption, label ``tab:distil-cache-NUMBER``, the rows, and the note below."""
-    columns = "".join("r" if place >= table.numeric_from else "l" for place in range(len(table.columns)))
-    heads = [_cell(text, place >= table.numeric_from) for place, text in enumerate(table.columns)]
+    """Return a ``table`` environment with caption, label ``tab:distil-cache-NUMBER``, rows and note."""
+    columns = "".join("r" if index >= table.numeric_from else "l" for index in range(len(table.columns)))
+    heads = [_cell(text, index >= table.numeric_from) for index, text in enumerate(table.columns)]
     lines = [
         r"\begin{table}[htbp]",
         r"\centering",
@@ -58,8 +75,8 @@ def latex_table(table: Table, number: int) -> str:
         " & ".join(heads) + r" \\",
         r"\midrule",
     ]
-    for place, row in enumerate(table.rows):
-        if table.sums and place == len(table.rows) - table.sums and place:
+    for index, row in enumerate(table.rows):
+        if table.sums and index == len(table.rows) - table.sums and index:
             lines.append(r"\midrule")
         lines.append(" & ".join(_cell(text, column >= table.numeric_from) for column, text in enumerate(row)) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
@@ -69,12 +86,12 @@ def latex_table(table: Table, number: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX sets as it is, on one line; control characters are left out."""
+    """Escape text for LaTeX, on one line and without control characters."""
     return "".join(_SIGNS.get(sign, sign) for sign in _line(text))
 
 
 def _cell(text: str, numeric: bool) -> str:
-    r"""A cell of one line as it is; of several as a stack. Braces keep a ``[`` at its start from being an option of ``\\``."""
+    r"""Set a cell, its lines stacked. Braces keep a leading ``[`` from being read as an option of ``\\``."""
     first, *others = text.split("\n")
     if not others:
         return f"{{{escaped(first)}}}"

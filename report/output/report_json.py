@@ -1,4 +1,4 @@
-"""What report.json holds: every number of the report as plain values (docs/report.md describes the fields)."""
+"""The content of report.json: every number of the report as plain values (docs/report.md describes the fields)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from ...metrics.bootstrap import REPLICATES
 from ...metrics.measures import CALIBRATION_BINS, MEASURES, THRESHOLD
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
-from ..analysis.differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
+from ..differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
 from ..inputs.measured import MeasuredEvaluation
 from ..inputs.paper import PaperCell, paper, paper_cell, paper_mean
 from ..inputs.runs import Run
-from ..layout.section import Addition
+from ..layout.page import Addition
 
-Content = dict[str, Any]
+_Content = dict[str, Any]
 
 
-def frame(clustered: bool) -> Content:
-    """What holds for all numbers."""
+def frame(clustered: bool) -> _Content:
+    """Return what applies to all numbers: threshold, intervals, bins, and the paper."""
     return {
         "threshold": THRESHOLD,
         "intervals": {"level": 0.95, "replicates": REPLICATES, "resampled": "cluster" if clustered else "image"},
@@ -29,8 +29,8 @@ def frame(clustered: bool) -> Content:
     }
 
 
-def run_content(run: Run) -> Content:
-    """One run, as it was configured and how it trained."""
+def run_content(run: Run) -> _Content:
+    """Return a run's configuration and history."""
     return {
         "name": run.name,
         "method": run.get("method"),
@@ -47,8 +47,8 @@ def run_content(run: Run) -> Content:
     }
 
 
-def result_content(result: MeasuredEvaluation) -> Content:
-    """One evaluation of a run: each generator's measures with their intervals, and their means."""
+def result_content(result: MeasuredEvaluation) -> _Content:
+    """Return each generator's measures with their intervals, and their means."""
     return {
         "run": result.run.name,
         "evaluation": result.evaluation.name,
@@ -63,8 +63,8 @@ def result_content(result: MeasuredEvaluation) -> Content:
     }
 
 
-def seeds_content(one: SeedSummary) -> Content:
-    """Mean and spread over the seeds of a configuration."""
+def seeds_content(one: SeedSummary) -> _Content:
+    """Return mean and spread over the seeds of a configuration."""
     return {
         "runs": [run.name for run in one.runs],
         "seeds": [run.get("seed") for run in one.runs],
@@ -74,8 +74,8 @@ def seeds_content(one: SeedSummary) -> Content:
     }
 
 
-def distillation_content(one: Distillation) -> Content:
-    """The effect of the distillation loss."""
+def distillation_content(one: Distillation) -> _Content:
+    """Return the effect of the distillation loss."""
     sides = ("without", "with_loss")
     return {
         "kd_weight": one.kd_weight,
@@ -85,8 +85,8 @@ def distillation_content(one: Distillation) -> Content:
     }
 
 
-def methods_content(one: Contrast) -> Content:
-    """The difference between two methods."""
+def methods_content(one: Contrast) -> _Content:
+    """Return the difference between two methods."""
     return {
         "first": [run.name for run in one.first],
         "second": [run.name for run in one.second],
@@ -94,8 +94,8 @@ def methods_content(one: Contrast) -> Content:
     }
 
 
-def dire_content(one: DireClass) -> Content:
-    """Mean DIRE of one class."""
+def dire_content(one: DireClass) -> _Content:
+    """Return the mean DIRE of one class."""
     return {
         "label": one.label,
         "generator": one.generator,
@@ -105,8 +105,8 @@ def dire_content(one: DireClass) -> Content:
     }
 
 
-def additions_content(added: Sequence[Addition]) -> Content:
-    """What was added: the sections as shown, and the values under their names."""
+def additions_content(added: Sequence[Addition]) -> _Content:
+    """Return the added sections as shown, and their values by name."""
     return {
         "sections": [
             {
@@ -123,7 +123,7 @@ def additions_content(added: Sequence[Addition]) -> Content:
 
 
 def plain(value: Any) -> Any:
-    """The same value of JSON's types; numbers that are not finite become null."""
+    """Convert a value to JSON's types; numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -131,7 +131,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _generator(result: MeasuredEvaluation, name: str, scores: GeneratorScores) -> Content:
+def _generator(result: MeasuredEvaluation, name: str, scores: GeneratorScores) -> _Content:
     return {
         "generator": name,
         "family": scores.family,
@@ -144,22 +144,22 @@ def _generator(result: MeasuredEvaluation, name: str, scores: GeneratorScores) -
     }
 
 
-def _mean(scores: Mapping[str, GeneratorScores]) -> Content:
+def _mean(scores: Mapping[str, GeneratorScores]) -> _Content:
     return {
         "mean": {m: mean_over_generators(scores, m) for m in MEASURES},
         "mean_interval": {m: mean_interval(scores, m) for m in MEASURES},
     }
 
 
-def _paper(cell: PaperCell | None) -> Content | None:
+def _paper(cell: PaperCell | None) -> _Content | None:
     return cell._asdict() if cell else None
 
 
-def _spreads(values: Mapping[str, MeanSpread]) -> Content:
+def _spreads(values: Mapping[str, MeanSpread]) -> _Content:
     return {m: value._asdict() for m, value in values.items()}
 
 
-def _contrast(one: Contrast, sides: tuple[str, str]) -> Content:
+def _contrast(one: Contrast, sides: tuple[str, str]) -> _Content:
     return {
         "generators": {name: _differences(found, sides) for name, found in one.generators.items()},
         "mean": _differences(one.mean, sides),
@@ -167,7 +167,7 @@ def _contrast(one: Contrast, sides: tuple[str, str]) -> Content:
     }
 
 
-def _differences(found: Mapping[str, Difference], sides: tuple[str, str]) -> Content:
+def _differences(found: Mapping[str, Difference], sides: tuple[str, str]) -> _Content:
     return {
         m: {
             sides[0]: one.first,

@@ -1,6 +1,6 @@
-"""What the builds found in the headers of the evaluated images: whether a file alone gives its label away.
+"""What the builds found in the file headers of the evaluated images: whether a file alone gives its label away.
 
-Nothing is judged here: the audits were made by builds and copied by evaluations.
+The builds made these audits and the evaluations copied them; the report only shows them.
 """
 
 from __future__ import annotations
@@ -9,23 +9,29 @@ from collections.abc import Mapping, Sequence
 
 from ...cache.records.audit import Check, HeaderAudit
 from ..inputs.runs import Run
-from ..layout.section import Addition, Section
+from ..layout.page import Addition, Section
 from ..layout.tables import Table
-from ..wording.labels import MISSING
+from ..wording import MISSING
 
-Audits = Mapping[tuple[str, str], HeaderAudit]
+_Audits = Mapping[tuple[str, str], HeaderAudit]
 
 
 def header_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> Addition | None:
-    """Return a table and the values of the audits of all evaluated datasets; None if no evaluation has one."""
+    """Show the header audits of all evaluated datasets.
+
+    Returns
+    -------
+    Addition or None
+        A section with a table, and the audits as plain values; None if no evaluation has an audit.
+    """
     audits = _audits(runs)
     if not audits:
         return None
     table = Table(
-        "AUC of a classifier that sees nothing of an image but its file's header; 0.5 is chance.",
+        "AUC of a classifier that sees only the header of an image's file; 0.5 is chance.",
         ["dataset, images", "the label is", "real", "generated", "AUC"],
         [_row(dataset, check) for (dataset, _), audit in audits.items() for check in audit.checks],
-        "Cross-validated; below, the interval, in which all intervals of an audit hold together with 95 %.",
+        "Cross-validated AUC, and below it the interval; all intervals of an audit hold jointly with 95 % confidence.",
         numeric_from=2,
     )
     content = [
@@ -35,8 +41,8 @@ def header_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> A
     return Addition("audit", [Section("Does the file give the label away?", _text(audits), table)], content)
 
 
-def _audits(runs: Sequence[Run]) -> Audits:
-    """Return the audits by dataset and revision, those of a derived dataset under its origin's."""
+def _audits(runs: Sequence[Run]) -> _Audits:
+    """Return the audits by dataset and revision; a derived dataset counts as the one that it was derived from."""
     found = {}
     for run in runs:
         for evaluation in run.evaluations:
@@ -46,20 +52,20 @@ def _audits(runs: Sequence[Run]) -> Audits:
     return dict(sorted(found.items()))
 
 
-def _text(audits: Audits) -> str:
+def _text(audits: _Audits) -> str:
     given_away = {key: audit for key, audit in audits.items() if audit.found}
     if not given_away:
         return (
-            "No: in none of these datasets do format, compression, size or metadata of the files tell real from generated "
-            "images. Traces in the pixels are not part of this check; `distil-cache audit` looks for them."
+            "No: in none of these datasets can format, compression, size or metadata of the files tell real from generated "
+            "images. This check does not examine traces in the pixels; `distil-cache audit` does."
         )
     paragraphs = [
         f"{dataset} (revision {revision}): {audit.sentence}" for (dataset, revision), audit in given_away.items()
     ]
     consequence = (
-        "A detector of these images can be right without looking at what they show, and its figures above say little about "
-        "other images, unless the build put one compression over all pictures (--harmonize). "
-        "`distil-cache audit` looks for what else tells them apart."
+        "A detector can classify these images without looking at their content, so its figures above say little about "
+        "other images, unless the build gave all images the same compression history (--harmonize). "
+        "`distil-cache audit` searches for further shortcuts."
     )
     return "\n\n".join([*paragraphs, consequence])
 

@@ -1,4 +1,4 @@
-"""The command line: light start, sentences for mistakes, exit codes, JSON for programs."""
+"""The command line: fast start, error messages, exit codes, JSON output."""
 
 from __future__ import annotations
 
@@ -207,10 +207,10 @@ def test_training_reads_no_source_and_loads_no_diffusion_model(material: Path, t
 
 
 def test_an_image_that_is_not_square_is_cached_at_the_size_of_the_adm(material: Path, tmp_path: Path) -> None:
-    place = tmp_path / "images" / "train" / "gen"
+    folder = tmp_path / "images" / "train" / "gen"
     for name, size in (("0_real", (90, 31)), ("1_fake", (17, 300))):
-        (place / name).mkdir(parents=True)
-        (place / name / "x.webp").write_bytes(saved(noise(*size), "WEBP"))
+        (folder / name).mkdir(parents=True)
+        (folder / name / "x.webp").write_bytes(saved(noise(*size), "WEBP"))
     arguments = build_arguments(material, tmp_path / "c")
     arguments[1] = tmp_path / "images"
     done = run(*arguments, "--json", "--features", "image,eps")

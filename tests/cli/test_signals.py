@@ -1,4 +1,4 @@
-"""Signals that end a command: what it holds is given back, and the exit code says which signal it was."""
+"""Signals that end a command: it releases what it holds, and the exit code says which signal it was."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
 
 def test_a_forked_child_ends_at_once() -> None:
     fork = """
-        ready, told = os.pipe()
+        ready, started = os.pipe()
         child = os.fork()
         if child == 0:
-            os.write(told, b".")
+            os.write(started, b".")
             time.sleep(60)
             os._exit(0)
         os.read(ready, 1)

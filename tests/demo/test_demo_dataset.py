@@ -1,4 +1,4 @@
-"""The demo's images: what they are, where they stand, and what their files do not tell."""
+"""The demo's images: their content, their folders, and that file metadata does not give the label away."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distil_cache.demo.controls import file_facts, image_statistics, metadata_auc, read_pixels
+from distil_cache.demo.controls import file_metadata, image_statistics, metadata_auc, read_pixels
 from distil_cache.demo.dataset import BLURRED, DIRE, HELD_OUT, MAIN, SAMPLES, SEEN, encode, make_images
 from distil_cache.demo.generate import Generator, noise_of
 from distil_cache.demo.recipe import MANIFEST, Manifest, Recipe, read_manifest
@@ -38,7 +38,7 @@ def test_no_scene_is_in_both_splits(made: tuple[Path, Manifest]) -> None:
     assert scenes["train"] | scenes["test"] == {scene.name for scene in SCENES}
 
 
-def test_both_motorcycle_pictures_are_one_scene() -> None:
+def test_both_motorcycle_photographs_are_one_scene() -> None:
     crops = crops_of(next(scene for scene in SCENES if scene.name == "motorcycle"), 20, 0)
     assert {crop.photograph for crop in crops} == {"data/motorcycle_left.png", "data/motorcycle_right.png"}
 
@@ -88,16 +88,16 @@ def test_twins_show_their_reals_but_are_not_copies(made: tuple[Path, Manifest]) 
 
 def test_all_files_have_one_size_and_metadata_is_at_chance(made: tuple[Path, Manifest]) -> None:
     folder, manifest = made
-    assert len({file_facts(folder / record.path) for record in manifest.images}) == 1
+    assert len({file_metadata(folder / record.path) for record in manifest.images}) == 1
     assert metadata_auc(folder, manifest.of(MAIN, "train")) == 0.5
 
 
-def test_smooth_and_noisy_pictures_are_files_of_the_same_size() -> None:
+def test_smooth_and_noisy_images_are_files_of_the_same_size() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     assert len(encode(noise)) == len(encode(np.zeros_like(noise)))
 
 
-def test_made_again_nothing_is_written(made: tuple[Path, Manifest]) -> None:
+def test_images_that_exist_are_not_written_again(made: tuple[Path, Manifest]) -> None:
     folder, manifest = made
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again, new = make_images(folder, RECIPE, Silent())
@@ -125,24 +125,24 @@ def test_a_folder_of_another_recipe_is_refused(made: tuple[Path, Manifest]) -> N
 
 
 def test_a_strength_that_no_step_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="strength 123 is none of the schedule's timesteps 0, 50"):
+    with pytest.raises(UserError, match="strength 123 is not among the schedule's timesteps 0, 50"):
         make_images(tmp_path / "images", RECIPE.model_copy(update={"strengths": (123,)}), Silent())
     assert not (tmp_path / "images").exists()
 
 
-def test_a_filtered_picture_has_the_other_ones_spectrum_and_its_own_mean() -> None:
+def test_a_filtered_image_has_the_other_ones_spectrum_and_its_own_mean() -> None:
     rng = np.random.default_rng(0)
     steps = np.cumsum(rng.normal(0, 6, (3, 32, 32)), axis=2)
     image = np.clip(128 + steps, 0, 255).astype(np.uint8)
     smooth = ((image.astype(int) + np.roll(image, 1, 1) + np.roll(image, 1, 2)) // 3).astype(np.uint8)
     filtered = filtered_like(image, smooth)
-    wanted, found = (ring_energy(cosine_transform(picture))[1:16] for picture in (smooth, filtered))
+    wanted, found = (ring_energy(cosine_transform(image))[1:16] for image in (smooth, filtered))
     np.testing.assert_allclose(found, wanted, rtol=0.05)
     assert abs(filtered.mean() - image.mean()) < 1
     assert image_statistics(filtered[None])[0, 0] < image_statistics(image[None])[0, 0]
 
 
-def test_the_noise_of_a_picture_has_no_mean_and_unit_scale_in_each_channel_and_follows_from_its_name() -> None:
+def test_the_noise_of_an_image_has_no_mean_and_unit_scale_in_each_channel_and_follows_from_its_name() -> None:
     noise = noise_of("demo 0 sample-001")
     assert noise.mean((1, 2)).abs().max() < 1e-6
     assert (noise.std((1, 2)) - 1).abs().max() < 1e-6
@@ -152,7 +152,7 @@ def test_the_noise_of_a_picture_has_no_mean_and_unit_scale_in_each_channel_and_f
 
 def test_a_sample_takes_the_mean_colour_that_it_is_given() -> None:
     colours = np.array([[0.5, -0.3, 0.0], [-0.4, 0.2, 0.3]], np.float32)
-    pictures = Generator("demo-b", "ddim10", Silent()).samples(["a", "b"], colours)
-    means = pictures.mean((2, 3)) / 127.5 - 1
+    images = Generator("demo-b", "ddim10", Silent()).samples(["a", "b"], colours)
+    means = images.mean((2, 3)) / 127.5 - 1
     assert np.abs(means - colours).max() < 0.2
     assert np.corrcoef(means.ravel(), colours.ravel())[0, 1] > 0.95

@@ -32,7 +32,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
 
 
 def scored(run: Path, dataset: str, generator: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores of a generator's test set: its fakes and the reals beside them, or else all reals."""
+    """Return labels and scores of a generator's test set: its images and the real ones of its folder, else all real ones."""
     (folder,) = (run / "evaluations").glob(f"{dataset}-test-*")
     rows = pq.read_table(folder / "scores.parquet").to_pylist()
     own = [row for row in rows if row["generator"] == generator]
@@ -87,7 +87,7 @@ def test_mean_dire_is_compared_by_class_for_the_whole_inversion_and_a_part_of_it
         assert "beyond" in study["verdict"]
 
 
-def test_the_report_holds_the_demos_own_parts(twice: Any) -> None:
+def test_the_report_has_the_sections_of_the_demo(twice: Any) -> None:
     first, _, _ = twice
     page = Path(first["report"]).read_text(encoding="utf-8")
     for title in ("Mean DIRE, and what blur explains of it", "Baseline and controls", "How the images were made"):

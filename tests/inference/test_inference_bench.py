@@ -1,4 +1,4 @@
-"""The command bench: times in interleaved rounds, cold starts in their own processes, a table that can be read back."""
+"""The command bench: times in interleaved rounds, cold starts in fresh processes, a result that can be read back."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_table_for_people_has_times_and_shares(
     assert "Where the time goes" in shown
 
 
-def test_a_process_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
+def test_the_message_of_a_process_that_fails_is_reported(tmp_path: Path) -> None:
     adm = write_adm(tmp_path / "adm.safetensors")
     job = MethodJob(
         "eps", str(adm), CONFIG.model_dump(), str(tmp_path / "none"), "small", SIDE, "ddim4", 1, "cpu", "fp32", 1
@@ -149,7 +149,7 @@ def test_the_command_counts_without_an_adm_file_and_times_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"adm": "demo", "random_adm": True}, "leave --adm out"),
         ({"size": 100}, "multiples of 32"),
@@ -158,8 +158,8 @@ def test_the_command_counts_without_an_adm_file_and_times_nothing(tmp_path: Path
         ({"methods": ("guess",)}, "no method 'guess'"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_with_a_sentence(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_what_cannot_be_measured_is_refused_with_a_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         run_bench(BenchConfig(**{"timed": False, **changes}))
 
 
@@ -169,13 +169,13 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_timed(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("{", "no table of costs"), ('{"kind": "other"}', "no table of costs"), (" " * 1_000_001, "too long")],
+    ("text", "message"),
+    [("{", "not a result of bench"), ('{"kind": "other"}', "not a result of bench"), (" " * 1_000_001, "too large")],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_that_is_not_a_result_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bench.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         read_costs(path)
 
 

@@ -1,4 +1,4 @@
-"""What a bench counts: FLOPs, parameters and ADM calls, without running or drawing anything."""
+"""Counted costs: FLOPs, parameters and ADM calls, without running a network or drawing weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from distil_cache.choices import STEPS
 from distil_cache.inference.bench.flops import FlopCounter, adm_calls, count_flops
-from distil_cache.inference.bench.method_runner import MethodRunner, some_images
+from distil_cache.inference.bench.method_runner import MethodRunner, noise_images
 from distil_cache.inference.bench.run import BenchConfig, run_bench
 from distil_cache.inference.bench.timing import PassTimer
 from distil_cache.models.diffusion.blocks import AttentionBlock, ResBlock
@@ -29,10 +29,10 @@ def on_meta(make: Any, *shapes: tuple[int, ...]) -> int:
         return count_flops(make(), *(torch.zeros(shape) for shape in shapes))
 
 
-def test_a_convolution_costs_two_operations_for_each_weight_and_place() -> None:
-    places = 10 * 12
-    assert on_meta(lambda: nn.Conv2d(3, 8, 3, padding=1), (1, 3, 10, 12)) == 2 * 8 * 3 * 3 * 3 * places
-    assert on_meta(lambda: nn.Conv2d(4, 8, 1, stride=2), (2, 4, 10, 12)) == 2 * 2 * 8 * 4 * places // 4
+def test_a_convolution_costs_two_operations_per_weight_and_position() -> None:
+    positions = 10 * 12
+    assert on_meta(lambda: nn.Conv2d(3, 8, 3, padding=1), (1, 3, 10, 12)) == 2 * 8 * 3 * 3 * 3 * positions
+    assert on_meta(lambda: nn.Conv2d(4, 8, 1, stride=2), (2, 4, 10, 12)) == 2 * 2 * 8 * 4 * positions // 4
     assert on_meta(lambda: nn.Linear(5, 7), (3, 5)) == 2 * 3 * 5 * 7
 
 
@@ -89,10 +89,10 @@ def test_a_method_makes_as_many_adm_calls_as_are_counted_and_gives_probabilities
     schedule = respace("ddim4")
     student = build_student("small", method.channels).eval()
     way = MethodRunner(method, student, adm, schedule, method.side(SIDE, None), torch.device("cpu"))
-    found = way(some_images(2, SIDE), PassTimer(lambda: None))
+    found = way(noise_images(2, SIDE), PassTimer(lambda: None))
     assert calls == [2] * adm_calls(method, schedule)
     assert found.shape == (2,)
-    alone = [way(some_images(2, SIDE)[n : n + 1], PassTimer(lambda: None)) for n in range(2)]
+    alone = [way(noise_images(2, SIDE)[n : n + 1], PassTimer(lambda: None)) for n in range(2)]
     np.testing.assert_allclose(found, np.concatenate(alone), atol=1e-5)
     assert found.dtype == np.float32
 
@@ -120,7 +120,7 @@ def test_the_papers_flops_are_multiply_adds_counted_again_for_every_enclosing_mo
 
 
 def nested(module: nn.Module, *inputs: Tensor) -> dict[str, int]:
-    """Multiply-adds inside each module, by its name; those of the whole under an empty one."""
+    """Return the multiply-adds of each module by its name; the empty name is the whole network."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
         module(*inputs)

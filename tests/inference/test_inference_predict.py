@@ -1,4 +1,4 @@
-"""The detector: what it says is what an evaluation says, whatever the method, and models that are not the run's are refused."""
+"""The detector: its scores equal those of an evaluation for every method, and it refuses models that are not the run's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from distil_cache.train.runs.reference_checkpoint import import_checkpoint
 from distil_cache.train.student import build_student
 from image_bytes import bad_files, noise, saved
 from PIL import Image
-from predict_runs import build, detector, evaluated, picture, train
+from predict_runs import build, decoded_image, detector, evaluated, train
 from safetensors.torch import load_file, save_file
 from small_models import SIDE, write_adm, write_images
 
@@ -38,12 +38,12 @@ CALLS = {"distildire": 1, "eps": 1, "dire": 8, "dnf": 4, "cnndet": 0}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A built cache, and a run of each method with its evaluation, in folders of the methods' names."""
-    place = tmp_path_factory.mktemp("predict")
-    write_adm(place / "adm.safetensors")
-    build(place, write_images(place / "images", {"train": 10, "test": 7}), "image,eps,dire,noise")
+    folder = tmp_path_factory.mktemp("predict")
+    write_adm(folder / "adm.safetensors")
+    build(folder, write_images(folder / "images", {"train": 10, "test": 7}), "image,eps,dire,noise")
     for method in CALLS:
-        train(place, method)
-    return place
+        train(folder, method)
+    return folder
 
 
 @pytest.mark.parametrize("method", CALLS)
@@ -64,22 +64,22 @@ def test_each_method_gives_the_scores_that_evaluate_gave_from_the_cache(folder: 
 def test_features_are_those_of_the_cache_to_the_bit(folder: Path, method: str, feature: str) -> None:
     rows = evaluated(folder / method)
     one = detector(folder, method)
-    pictures = np.stack([picture(one, row["file"]) for row in rows])
+    images = np.stack([decoded_image(one, row["file"]) for row in rows])
     cache = Cache.open(folder / "cache")
     stored = gather(cache.open_feature(one.record.fingerprints[feature]), [row["key"] for row in rows])
-    made = one.maker.make(pictures)[feature]
+    made = one.maker.make(images)[feature]
     assert made.dtype == stored.dtype
     np.testing.assert_array_equal(made, stored)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, "auto"])
-def test_the_batch_size_moves_scores_by_rounding_alone(folder: Path, batch_size: int | str) -> None:
+def test_the_batch_size_changes_scores_only_by_rounding(folder: Path, batch_size: int | str) -> None:
     rows = evaluated(folder / "distildire")
     found = detector(folder, batch_size=batch_size).predict([row["file"] for row in rows])
     np.testing.assert_allclose([p.logit for p in found], [row["logit"] for row in rows], atol=1e-4)
 
 
-def test_bad_files_are_set_aside_where_they_stand(folder: Path, tmp_path: Path) -> None:
+def test_bad_files_are_skipped_and_the_order_is_kept(folder: Path, tmp_path: Path) -> None:
     good = [row["file"] for row in evaluated(folder / "distildire")][:6]
     bad = bad_files()
     paths = []
@@ -97,7 +97,7 @@ def test_bad_files_are_set_aside_where_they_stand(folder: Path, tmp_path: Path) 
     assert all(p.score is None and p.verdict is None for p in found[-4:])
 
 
-def test_a_path_its_image_and_its_pixels_are_one_picture(folder: Path) -> None:
+def test_a_path_its_image_and_its_pixels_have_one_score(folder: Path) -> None:
     file = evaluated(folder / "distildire")[0]["file"]
     with Image.open(file) as image:
         pixels = np.asarray(image)
@@ -112,7 +112,7 @@ def test_a_path_its_image_and_its_pixels_are_one_picture(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((8, 8, 3), np.float32), np.zeros((3, 8, 8), np.uint8), 7])
-def test_what_is_no_picture_is_a_mistake_of_the_caller(folder: Path, wrong: Any) -> None:
+def test_an_input_that_is_not_an_image_is_a_usage_error(folder: Path, wrong: Any) -> None:
     with pytest.raises(UsageError, match="input 1"):
         detector(folder).predict([wrong])
 
@@ -127,22 +127,22 @@ def test_a_run_needs_no_cache_and_an_older_one_looks_there(folder: Path, tmp_pat
     assert detector(tmp_path).predict(file) == expected
     older = {name: value for name, value in record.items() if name != "specs"}
     (tmp_path / "distildire" / "config.json").write_text(json.dumps({**older, "cache": "gone"}))
-    with pytest.raises(UserError, match="Name the cache that it learnt from with --cache"):
+    with pytest.raises(UserError, match="Name the cache of the run with --cache"):
         detector(tmp_path)
     assert detector(tmp_path, cache=folder / "cache").predict(file) == expected
     record["specs"]["eps"]["clip"] = False
     (tmp_path / "distildire" / "config.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"settings of eps .* are not those it learnt from"):
+    with pytest.raises(UserError, match=r"recorded spec of eps does not match"):
         detector(tmp_path)
 
 
 def test_another_diffusion_model_is_refused_and_an_unknown_one_asked_for(folder: Path, tmp_path: Path) -> None:
     other = write_adm(tmp_path / "other.safetensors", seed=1)
-    with pytest.raises(UserError, match=r"not the model that the student learnt from: .* digest"):
+    with pytest.raises(UserError, match=r"not the model of the student's training: .* digest"):
         detector(folder, adm=str(other))
     with pytest.raises(UserError, match=r"weights have the digest .* Name its file with --adm"):
         detector(folder, adm=None)
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="no such file"):
         detector(folder, adm="nowhere.pt")
     assert detector(folder, "cnndet", adm=None).maker.calls == 0
 
@@ -191,7 +191,7 @@ def test_an_explanation_shows_image_eps_and_dire(folder: Path, tmp_path: Path) -
     plain = detector(folder, "dire").predict(file)[0]
     one = detector(folder, "distildire", explain=tmp_path / "why")
     assert one.maker.calls == 40  # this run saw no DIRE, so nothing says how many steps it had
-    assert any("costs 40 ADM calls" in note for note in one.notes)
+    assert any("takes 40 ADM calls" in note for note in one.notes)
     known = detector(folder, "dire", explain=tmp_path / "dire")
     assert (known.maker.calls, known.predict(file)[0].score) == (8, plain.score)
     prediction = one.predict(file)[0]
@@ -199,10 +199,10 @@ def test_an_explanation_shows_image_eps_and_dire(folder: Path, tmp_path: Path) -
     with Image.open(prediction.explained) as image:
         pixels = np.asarray(image)
     assert pixels.shape == (SIDE, 3 * SIDE + 8, 3)
-    np.testing.assert_array_equal(pixels[:, :SIDE].transpose(2, 0, 1), picture(one, file))
+    np.testing.assert_array_equal(pixels[:, :SIDE].transpose(2, 0, 1), decoded_image(one, file))
     with pytest.raises(UserError, match="is not empty"):
         detector(folder, explain=tmp_path / "why")
-    with pytest.raises(UsageError, match="sees the image alone"):
+    with pytest.raises(UsageError, match="uses only the image"):
         detector(folder, "cnndet", adm=None, explain=tmp_path / "new")
 
 
@@ -211,7 +211,7 @@ def test_another_precision_is_another_eps_and_one_that_the_device_lacks_is_refus
     exact, coarse = (detector(folder, "eps", precision=p).predict(file)[0].logit for p in (None, "bf16"))
     assert (
         detector(folder, "eps", precision="bf16").notes[-1]
-        == "features are made in bf16, and the student learnt from fp32"
+        == "features are computed in bf16; those of the training in fp32"
     )
     assert exact is not None
     assert coarse is not None
@@ -226,7 +226,7 @@ def test_a_harmonised_run_harmonises_what_it_predicts(tmp_path: Path) -> None:
     rows = evaluated(train(tmp_path, "cnndet"))
     found = detector(tmp_path, "cnndet").predict([row["file"] for row in rows])
     np.testing.assert_allclose([p.logit for p in found], [row["logit"] for row in rows], atol=1e-6)
-    spec, data = detector(tmp_path, "cnndet").eye.spec, Path(rows[0]["file"]).read_bytes()
+    spec, data = detector(tmp_path, "cnndet").decoder.spec, Path(rows[0]["file"]).read_bytes()
     assert not np.array_equal(decode(data, spec), decode(data, spec.model_copy(update={"harmonize": None})))
 
 
@@ -256,7 +256,7 @@ def test_a_reference_checkpoint_predicts_with_and_without_a_run(folder: Path, tm
         Detector.from_weights(folder / "distildire" / "checkpoints" / BEST, **options)
 
 
-def test_a_student_that_gives_no_number_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_student_that_returns_nan_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "cnndet", tmp_path / "cnndet")
     path = tmp_path / "cnndet" / "checkpoints" / BEST
     state = {
@@ -264,7 +264,7 @@ def test_a_student_that_gives_no_number_is_refused(folder: Path, tmp_path: Path)
         for name, value in load_file(path).items()
     }
     save_file(state, path, {"epoch": "1"})
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="NaN or Inf"):
         Detector.from_run(tmp_path / "cnndet", device="cpu").predict(noise(20, 20))
 
 

@@ -1,4 +1,4 @@
-"""The command ``predict``, from arguments to exit code, and videos through the whole of it."""
+"""The command ``predict`` from arguments to exit code, also with videos."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ SOUND = "0001-é.png"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of eps and of cnndet, images of the test split, and in ``mixed`` sound and bad files."""
-    place = tmp_path_factory.mktemp("command")
-    write_adm(place / "adm.safetensors")
-    build(place, write_images(place / "images", {"train": 8, "test": 4}), "image,eps")
+    folder = tmp_path_factory.mktemp("command")
+    write_adm(folder / "adm.safetensors")
+    build(folder, write_images(folder / "images", {"train": 8, "test": 4}), "image,eps")
     for method in ("eps", "cnndet"):
-        train(place, method)
-    (place / "mixed" / "in").mkdir(parents=True)
+        train(folder, method)
+    (folder / "mixed" / "in").mkdir(parents=True)
     for name in (SOUND, "in/0002.png"):
-        (place / "mixed" / name).write_bytes(saved(noise(20, 20, len(name))))
-    (place / "mixed" / "cut.jpg").write_bytes(bad_files()["cut.jpg"][0])
-    return place
+        (folder / "mixed" / name).write_bytes(saved(noise(20, 20, len(name))))
+    (folder / "mixed" / "cut.jpg").write_bytes(bad_files()["cut.jpg"][0])
+    return folder
 
 
 def run(*arguments: str | Path, stdin: bytes = b"", code: int = 0) -> Result:
@@ -66,7 +66,7 @@ def test_one_json_object_says_what_was_scored_and_how(folder: Path) -> None:
     assert counts["files"] == counts["generated"] + counts["real"] == len(files)
 
 
-def test_a_bad_file_is_set_aside_and_counts_under_strict_alone(folder: Path) -> None:
+def test_a_bad_file_is_skipped_and_changes_the_exit_code_only_with_strict(folder: Path) -> None:
     arguments = (folder / "mixed", "--run", folder / "cnndet", "--threshold", "1")
     found = parsed(*arguments)
     assert [Path(row["path"]).name for row in found["predictions"]] == [SOUND, "cut.jpg", "0002.png"]
@@ -76,7 +76,7 @@ def test_a_bad_file_is_set_aside_and_counts_under_strict_alone(folder: Path) -> 
     assert parsed(*arguments, "--strict", code=3)["predictions"] == found["predictions"]
     people = run(*arguments).stdout
     assert "3 files: 0 generated, 2 real, 1 skipped" in people
-    assert "threshold 1, as asked for" in people
+    assert "threshold 1, as given" in people
 
 
 def test_lines_and_csv_go_to_stdout_or_a_file_and_say_the_same(folder: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_list_on_stdin_and_a_quoted_pattern_name_the_same_files(folder: Path) 
     assert parsed(f"{mixed}/**/*.png", "--run", folder / "cnndet")["predictions"] == listed["predictions"]
 
 
-def test_a_name_that_is_no_text_is_scored_and_printed(folder: Path, tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_utf8_is_scored_and_printed(folder: Path, tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n.png"))
     path.write_bytes(saved(noise(20, 20)))
     (tmp_path / "plain").mkdir()
@@ -158,7 +158,7 @@ def test_a_video_has_the_scores_of_its_frames_their_mean_and_the_highest(folder:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ([], "either --run or --weights"),
         (["--run", "r", "--weights", "w"], "either --run or --weights"),
@@ -169,9 +169,9 @@ def test_a_video_has_the_scores_of_its_frames_their_mean_and_the_highest(folder:
         (["--run", "r", "--threshold", "2"], "--threshold 2"),
     ],
 )
-def test_what_does_not_fit_is_one_sentence(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_invalid_arguments_end_with_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(saved(noise(20, 20)))
     result = CliRunner().invoke(app, ["predict", str(tmp_path / "a.png"), *arguments])
     assert result.exit_code != 0
-    assert words in str(result.exception) + result.output
+    assert message in str(result.exception) + result.output
     assert "\n" not in str(result.exception)

@@ -1,4 +1,4 @@
-"""What a user names, frames of videos, and what is written: names that are odd, loops, patterns, lists, formats."""
+"""Inputs and outputs of ``predict``: arguments, patterns, lists, odd names, link cycles, video frames, formats."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from distil_cache.commands.show.predict import show_predictions, shown
 from distil_cache.errors import UsageError, UserError
 from distil_cache.images.file import ImageRejected, Limits
 from distil_cache.inference.arguments import expand_arguments, is_video, read_list
-from distil_cache.inference.prediction import COLUMNS, Frame, Prediction
+from distil_cache.inference.prediction import COLUMNS, Frame, Prediction, form_of, line_writer, opened, write_object
 from distil_cache.inference.video import SampledFrame, sample
-from distil_cache.inference.writers import form_of, line_writer, opened, write_object
 from distil_cache.storage import AnyPath, RemotePath
 from image_bytes import noise, saved
 from PIL import Image
@@ -48,7 +47,7 @@ def test_names_keep_their_order_and_folders_are_read_by_path(tmp_path: Path) -> 
     assert [is_video(path) for path in expected] == [False, False, False, True, False, False]
 
 
-def test_links_are_followed_inside_a_folder_and_never_in_a_circle(tmp_path: Path) -> None:
+def test_links_are_followed_inside_a_folder_without_cycles(tmp_path: Path) -> None:
     write(tmp_path, "photos/in/a.png", "outside/b.png")
     (tmp_path / "photos" / "in" / "up").symlink_to(tmp_path / "photos")
     (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos" / "in")
@@ -66,19 +65,19 @@ def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path: Path) -> None:
     assert named(tmp_path, "p/x[1].png") == ["p/x[1].png"]
     assert named(tmp_path, "p/[12].*") == ["p/1.png", "p/2.jpg"]
     assert named(tmp_path, "p/**") == ["p/1.png", "p/2.jpg", "p/in/3.png", "p/notes.txt", "p/x[1].png"]
-    with pytest.raises(UserError, match="as a pattern it matches none"):
+    with pytest.raises(UserError, match="matches it as a pattern"):
         named(tmp_path, "p/*.webp")
-    with pytest.raises(UsageError, match="is no pattern"):
+    with pytest.raises(UsageError, match="is not a valid pattern"):
         named(tmp_path, "p/**x/*.png")
 
 
-def test_a_pattern_is_seen_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_is_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "p/1.png", "2.png")
     monkeypatch.chdir(tmp_path / "p")
     assert expand_arguments(["*.png", "../*.png"]) == ["1.png", "../2.png"]
 
 
-def test_a_list_has_a_name_a_line_or_names_that_end_in_nul(tmp_path: Path) -> None:
+def test_a_list_has_one_name_per_line_or_names_that_end_in_nul(tmp_path: Path) -> None:
     write(tmp_path, "in/a.png")
     listed = io.BytesIO(f"{tmp_path}/in\n\nx.png\n".encode() + b"caf\xe9 \n")
     assert expand_arguments(["first.png", "-", "last.png"], listed) == [
@@ -89,10 +88,10 @@ def test_a_list_has_a_name_a_line_or_names_that_end_in_nul(tmp_path: Path) -> No
         expand_arguments(["-"], io.BytesIO(b"\n"))
 
 
-def test_a_folder_without_an_image_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "in/notes.txt", "out/a.png")
     (tmp_path / "in" / "out").symlink_to(tmp_path / "out")
-    with pytest.raises(UserError, match=r"no image and no video \(1 other files, and links that lead out"):
+    with pytest.raises(UserError, match=r"no image and no video \(1 other files; links that lead out"):
         named(tmp_path, "in")
 
 
@@ -104,7 +103,7 @@ def write_video(
     gop: int = 12,
     title: str = "grey",
 ) -> Path:
-    """A video of one grey level a frame, 48 x 32 pixels."""
+    """Write a video with one grey level per frame, 48 x 32 pixels."""
     with av.open(str(path), "w", format=kind) as container:
         container.metadata["title"] = title
         stream = container.add_stream(codec, rate=RATE)
@@ -125,12 +124,12 @@ def greys_of(path: AnyPath, count: int) -> tuple[list[float | None], list[int]]:
 
 
 @pytest.mark.parametrize(("frames", "gop"), [(40, 12), (200, 50), (200, 200)])
-def test_frames_come_from_the_middles_of_equal_stretches(tmp_path: Path, frames: int, gop: int) -> None:
+def test_frames_come_from_the_middles_of_equal_intervals(tmp_path: Path, frames: int, gop: int) -> None:
     levels = [20 + number for number in range(frames)]
     seconds, greys = greys_of(write_video(tmp_path / "a.mp4", levels, gop=gop), 4)
-    places = [frames // 8 + number * frames // 4 for number in range(4)]
-    assert seconds == pytest.approx([place / RATE for place in places])
-    assert np.abs(np.subtract(greys, [levels[place] for place in places])).max() <= 3
+    indices = [frames // 8 + number * frames // 4 for number in range(4)]
+    assert seconds == pytest.approx([index / RATE for index in indices])
+    assert np.abs(np.subtract(greys, [levels[index] for index in indices])).max() <= 3
 
 
 def test_a_short_video_gives_each_frame_once(tmp_path: Path) -> None:
@@ -166,7 +165,7 @@ def test_a_video_without_a_length_is_decoded_whole_and_thinned(tmp_path: Path) -
     assert most <= 2 * 4 + 2
 
 
-def test_a_video_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+def test_a_video_is_rotated_as_its_metadata_says(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [90] * 5)
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44
@@ -176,7 +175,7 @@ def test_a_video_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     assert [frame.value for frame in sample(str(path), 1, lambda image: image.size, Limits())] == [(32, 48)]
 
 
-def test_a_title_that_is_no_utf8_does_not_stop_a_video(tmp_path: Path) -> None:
+def test_a_title_that_is_not_utf8_does_not_stop_a_video(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [90] * 5, title="cafe")
     data = path.read_bytes()
     assert data.count(b"cafe") == 1
@@ -187,7 +186,7 @@ def test_a_title_that_is_no_utf8_does_not_stop_a_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"), [(b"", "empty"), (b"no video" * 99, "damaged"), (IMAGE, "damaged"), (None, "missing")]
 )
-def test_what_is_no_video_is_set_aside(tmp_path: Path, data: bytes | None, reason: str) -> None:
+def test_a_file_that_is_not_a_video_is_rejected(tmp_path: Path, data: bytes | None, reason: str) -> None:
     if data is not None:
         (tmp_path / "a.mp4").write_bytes(data)
     with pytest.raises(ImageRejected) as refused:
@@ -215,7 +214,7 @@ def test_a_pipe_or_a_huge_video_is_refused(tmp_path: Path) -> None:
         sample(str(path), 1, lambda image: image, Limits(max_pixels=48 * 31))
 
 
-def test_without_the_optional_package_a_video_is_set_aside_with_what_to_install(
+def test_without_the_optional_package_a_video_is_rejected_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
@@ -249,7 +248,7 @@ def test_odd_names_survive_lines_of_json_and_csv() -> None:
     assert (rows[2]["highest"], rows[3]["seconds"], rows[4]["seconds"]) == ("0.5", "0.5", "")
 
 
-def test_lines_are_there_at_once_and_an_object_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_lines_are_written_at_once_and_an_object_only_when_it_is_complete(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text("old")
 
     def interrupted(path: Path, form: FileForm) -> None:
@@ -271,7 +270,7 @@ def test_lines_are_there_at_once_and_an_object_only_when_it_is_whole(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.parquet"])
-def test_the_suffix_says_what_is_written(name: str) -> None:
+def test_the_suffix_decides_on_the_format(name: str) -> None:
     assert [form_of(Path(f"a{suffix}")) for suffix in (".json", ".JSONL", ".csv")] == ["json", "jsonl", "csv"]
     with pytest.raises(UsageError, match="must end with"):
         form_of(Path(name))

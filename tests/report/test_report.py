@@ -1,4 +1,4 @@
-"""The report over run folders: what it says, what it refuses, and that it says it twice the same."""
+"""The report of run folders: its content, the errors, and that it is reproducible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def known_rows(correct_reals: int, correct_fakes: int, *, generator: str = "adm-a") -> list[dict]:
-    """Ten reals and ten fakes, so many of them on their side of 0.5."""
+    """Ten real and ten generated images, with these numbers of correct scores."""
     found = rows({generator: 0.0}, reals=10, fakes=10)
     for number, row in enumerate(found):
         right = number < correct_reals if row["label"] == 0 else number - 10 < correct_fakes
@@ -98,7 +98,7 @@ def test_runs_that_share_all_but_the_seed_are_summarised(tmp_path):
     content = write_report([*runs, other], tmp_path / "out")
 
     (summary,) = content["comparisons"][0]["over_seeds"]
-    accuracies = [result_of(content, "adm-b", result=place)["accuracy"] for place in range(3)]
+    accuracies = [result_of(content, "adm-b", result=index)["accuracy"] for index in range(3)]
     assert summary["seeds"] == [0, 1, 2]
     assert summary["generators"]["adm-b"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
     assert summary["generators"]["adm-b"]["accuracy"]["spread"] == pytest.approx(np.std(accuracies, ddof=1))
@@ -139,7 +139,7 @@ def test_a_difference_between_other_images_has_no_paired_interval(tmp_path):
     content = write_report([without, with_loss], tmp_path / "out")
 
     assert content["comparisons"][0]["distillation"][0]["generators"]["adm-a"]["accuracy"]["interval"] is None
-    assert any("not scored on the same images" in note for note in content["notes"])
+    assert any("scored on different images" in note for note in content["notes"])
 
 
 def test_each_evaluation_setting_has_its_own_tables(run, tmp_path):
@@ -160,10 +160,10 @@ def test_a_crop_that_cropped_nothing_is_noted(tmp_path):
 
     (note,) = write_report([folder], tmp_path / "out")["notes"]
 
-    assert "nothing to crop" in note
+    assert "instead of cropped" in note
 
 
-def test_files_that_the_build_set_aside_are_counted_by_reason(tmp_path):
+def test_files_that_the_build_rejected_are_counted_by_reason(tmp_path):
     folder = write_run(tmp_path / "kd05")
     write_evaluation(folder, rows(FAKES), set_aside={"leaked": 2, "label-conflict": 1})
 
@@ -268,7 +268,7 @@ def test_a_last_line_of_metrics_that_was_cut_off_is_left_out(run, tmp_path):
     assert [line["epoch"] for line in content["runs"][0]["history"]] == [1, 2, 3]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_parents(tmp_path):
+def test_runs_of_one_name_are_distinguished_by_their_parents(tmp_path):
     runs = [write_run(tmp_path / parent / "kd05") for parent in ("a", "b")]
     for folder in runs:
         write_evaluation(folder, rows(FAKES))
@@ -278,7 +278,7 @@ def test_runs_of_one_name_are_told_apart_by_their_parents(tmp_path):
     assert [entry["name"] for entry in content["runs"]] == ["a/kd05", "b/kd05"]
 
 
-def test_a_second_report_differs_in_its_date_alone(run, tmp_path):
+def test_a_second_report_differs_only_in_its_date(run, tmp_path):
     write_evaluation(run, rows(FAKES), name="photos-test-resize", transform="resize", dire=True, gallery=2)
 
     first = write_report([run], tmp_path / "one")
@@ -336,7 +336,7 @@ def test_a_caller_can_add_sections_with_text_table_and_figures(run, tmp_path):
     assert content["extra"] == {"controls": {"AP": 0.61}}
 
 
-def test_every_identifier_on_the_page_is_there_once_and_every_reference_meets_one(run, tmp_path):
+def test_ids_on_the_page_are_unique_and_every_reference_resolves(run, tmp_path):
     write_evaluation(run, rows(FAKES), name="photos-test-resize", transform="resize", dire=True)
 
     write_report([run], tmp_path / "out")

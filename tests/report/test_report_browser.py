@@ -1,4 +1,4 @@
-"""The report's page in a real browser: no script error, no request, nothing missing, faint or too wide, tables that sort."""
+"""The report's page in a real browser: no script errors, no requests, readable and not too wide, sortable tables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MEASURED = [["size alone", "50.0"], ["mean <colour>", "−1.5"], ["bytes", "–"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report over two runs and two settings with everything that a report can have."""
+    """A report of two runs and two settings with everything that a report can have."""
     base = tmp_path_factory.mktemp("report")
     runs = [write_run(base / "kd05"), write_run(base / "kd00", kd_weight=0.0)]
     for seed, run in enumerate(runs):
@@ -52,7 +52,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def browse(tmp_path: Path, page: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Open the page; stdout is the document where ``--dump-dom`` asks for it, stderr the browser's log."""
+    """Open the page; with ``--dump-dom`` stdout is the document; stderr is the browser's log."""
     assert BROWSER is not None
     command = [BROWSER, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -107,14 +107,14 @@ def test_nothing_is_wider_than_the_window_but_tables_that_scroll_in_their_box(fo
     assert seen["scrolling"] > 0
 
 
-def test_the_page_asks_for_nothing_outside_itself(found, page):
+def test_the_page_loads_nothing_from_elsewhere(found, page):
     assert found("light", 1280)["asked"] == []
     text = page.read_text()
     assert re.findall(r'(?:src|href|action|data)="(?!#|data:)', text) == []
     assert re.findall(r"@import|url\((?!#)", text) == []
 
 
-def test_the_policy_refuses_other_scripts_and_pictures_from_elsewhere(tmp_path, page):
+def test_the_policy_refuses_other_scripts_and_images_from_elsewhere(tmp_path, page):
     spoilt = tmp_path / "spoilt.html"
     foreign = (
         '<script>document.title = "taken over"</script><img src="https://example.org/p.png" onerror="document.title=1">'
@@ -138,7 +138,7 @@ def test_the_page_follows_the_readers_light_or_dark_setting_and_all_text_is_read
     assert seen["faintSeries"] == []
 
 
-def test_headings_landmarks_names_and_tables_serve_those_who_do_not_see_the_page(found):
+def test_headings_landmarks_names_and_tables_serve_screen_readers(found):
     seen = found("light", 1280)
 
     assert seen["outline"] == {"tops": 1, "jumps": []}
@@ -150,7 +150,7 @@ def test_headings_landmarks_names_and_tables_serve_those_who_do_not_see_the_page
     assert (seen["unscoped"], seen["headless"]) == (0, 0)
 
 
-def test_the_contents_name_every_setting_and_its_parts_and_every_link_meets_its_place(found):
+def test_the_contents_name_every_setting_and_its_parts_and_every_link_has_a_target(found):
     seen = found("light", 390)
 
     assert "#setting-photos-split-test-centre-crop" in seen["anchors"]

@@ -1,4 +1,4 @@
-"""The report's files for other programs, what they are stamped with, and how they are put in place."""
+"""The report's files for other programs, their provenance, and how they are put in place."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_files_that_the_content_names_are_there(runs, tmp_path):
     assert all((tmp_path / "out" / name).is_file() for name in content["files"].values())
 
 
-def test_every_score_stands_in_one_table_with_where_it_comes_from(runs, tmp_path):
+def test_every_score_is_in_one_table_with_its_provenance(runs, tmp_path):
     content = write_report(runs, tmp_path / "out")
 
     table = pq.read_table(tmp_path / "out" / "scores.parquet")
@@ -217,7 +217,7 @@ def test_names_cannot_become_commands_of_latex():
 
 
 def check_structure(table: str) -> None:
-    """Braces and environments are closed in order, no row has too many or too few cells, no sign is left unescaped."""
+    """Check that braces and environments are balanced, every row has the right number of cells, and text is escaped."""
     bare = re.sub(r"\\[&%$#_{}]", "", table)
     assert "%" not in bare
     depth = 0

@@ -1,4 +1,4 @@
-"""What the report measures and compares: families, further measures, validated thresholds, methods, the paper's figures."""
+"""Numbers of the report: families, further measures, validated thresholds, methods, the paper's figures."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def of_group(scored: Rows, group: str) -> Rows:
     return [row | {"group": group} for row in scored]
 
 
-def results_of(content: dict, place: int = 0) -> dict:
-    return content["comparisons"][0]["results"][place]
+def results_of(content: dict, index: int = 0) -> dict:
+    return content["comparisons"][0]["results"][index]
 
 
-def generator_of(content: dict, name: str, place: int = 0) -> dict:
-    return next(one for one in results_of(content, place)["generators"] if one["generator"] == name)
+def generator_of(content: dict, name: str, index: int = 0) -> dict:
+    return next(one for one in results_of(content, index)["generators"] if one["generator"] == name)
 
 
 def markdown_of(out: Path) -> str:
@@ -91,7 +91,7 @@ def test_the_validated_threshold_of_another_checkpoint_is_not_used(tmp_path):
     assert "no validated threshold" in markdown_of(tmp_path / "out")
 
 
-def test_averages_by_family_stand_beside_the_mean_over_all_generators(tmp_path):
+def test_averages_by_family_are_shown_beside_the_mean_over_all_generators(tmp_path):
     run = write_run(tmp_path / "run")
     write_evaluation(run, of_family(rows(FAKES | {"stylegan": 0.3, "progan": 2.0}), "gan", "stylegan", "progan"))
 
@@ -137,7 +137,7 @@ def test_seeds_have_mean_and_spread_of_every_measure(tmp_path):
     content = write_report(runs, tmp_path / "out")
 
     (summary,) = content["comparisons"][0]["over_seeds"]
-    values = [generator_of(content, "adm", place)["equal_error_rate"] for place in range(3)]
+    values = [generator_of(content, "adm", index)["equal_error_rate"] for index in range(3)]
     found = summary["generators"]["adm"]["equal_error_rate"]
     assert found == {"mean": pytest.approx(np.mean(values)), "spread": pytest.approx(np.std(values, ddof=1))}
     assert summary["families"]["diffusion"]["auc"] == summary["mean"]["auc"]
@@ -155,7 +155,7 @@ def test_methods_are_compared_on_the_same_images_by_a_paired_bootstrap(tmp_path)
     (pair,) = content["comparisons"][0]["methods"]
     assert (pair["first"], pair["second"]) == (["kd"], ["cnn"])
     auc = pair["mean"]["auc"]
-    sides = [results_of(content, place)["mean"]["auc"] for place in range(2)]
+    sides = [results_of(content, index)["mean"]["auc"] for index in range(2)]
     assert auc["difference"] == pytest.approx(sides[1] - sides[0])
     low, high = auc["interval"]
     # every resample gains: paired, the interval of the difference lies above zero while those of the sides overlap
@@ -185,7 +185,7 @@ def test_the_mean_difference_of_the_distillation_loss_has_a_paired_interval(tmp_
     assert found["interval"][0] < found["difference"] < found["interval"][1]
 
 
-def test_the_papers_figures_stand_beside_the_cells_that_it_has_and_nowhere_else(tmp_path):
+def test_the_papers_figures_are_shown_only_in_cells_that_it_has(tmp_path):
     run = trained_as_in_the_paper(tmp_path / "run")
     write_evaluation(run, of_group(rows(FAKES | {"pndm": 1.0}), "imagenet"))
 
@@ -197,7 +197,7 @@ def test_the_papers_figures_stand_beside_the_cells_that_it_has_and_nowhere_else(
     assert results_of(content)["paper_mean"] is None
     text = markdown_of(tmp_path / "out")
     assert text.count("paper: 98.4 / 99.5") == 1
-    assert "figures of arXiv 2406.00856" in text
+    assert "are from arXiv 2406.00856" in text
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_the_papers_average_is_shown_if_all_its_generators_were_tested(tmp_path)
     assert all(one["paper"] for one in results_of(content)["generators"])
 
 
-def test_the_papers_ablation_stands_below_the_effect_of_the_distillation_loss(tmp_path):
+def test_the_papers_ablation_is_shown_below_the_effect_of_the_distillation_loss(tmp_path):
     runs = [trained_as_in_the_paper(tmp_path / "kd00", kd=0.0), trained_as_in_the_paper(tmp_path / "kd05")]
     for seed, run in enumerate(runs):
         write_evaluation(run, of_group(rows(FAKES, seed=seed), "imagenet"))

@@ -1,4 +1,4 @@
-"""Robustness in the report: which evaluations make a curve, what changed and how surely, and what is said where they lack."""
+"""Robustness in the report: which evaluations make a curve, changes and their intervals, missing evaluations."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.report.analysis.perturbed import robustness_curves
 from distil_cache.report.inputs.runs import read_runs
-from distil_cache.report.sections.robustness import robustness
+from distil_cache.report.sections.robustness import robustness, robustness_curves
 from distil_cache.report.write import write_report
 from run_folders import rows, write_evaluation, write_run
 from sklearn.metrics import average_precision_score
@@ -116,20 +115,20 @@ def test_the_axis_names_the_settings_themselves(runs: list[Path]) -> None:
     assert "a goes from" in figure.panels[0].alt
 
 
-def test_without_the_same_images_unperturbed_nothing_is_said_of_a_change(tmp_path: Path) -> None:
+def test_without_the_same_images_unperturbed_the_change_is_unknown(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a")
     write_evaluation(run, scored(4.0)[:-1])
     add(run, "noise:5", 3.0)
     addition = robustness(read_runs([run]), None)
     assert addition is not None
-    assert "missing for a" in addition.sections[0].text
+    assert "a: no evaluation on the same images unperturbed" in addition.sections[0].text
     (point,) = addition.content[0]["runs"][0]["points"]
     assert point["mean"]["accuracy"]["change"] is None
     assert addition.sections[0].table is not None
     assert [row[0] for row in addition.sections[0].table.rows] == ["noise 5"]
 
 
-def test_other_ways_of_testing_are_other_curves(tmp_path: Path) -> None:
+def test_each_protocol_has_its_own_curves(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a")
     write_evaluation(run, scored(4.0))
     add(run, "jpeg:75", 3.0)

@@ -15,7 +15,7 @@ from distil_cache.choices import FileForm
 from distil_cache.demo.run import run_demo
 from distil_cache.errors import UserError
 from distil_cache.inference.explain import Explainer
-from distil_cache.inference.writers import opened
+from distil_cache.inference.prediction import opened
 from distil_cache.progress import Silent
 from distil_cache.report.inputs import runs
 from distil_cache.report.output.files import put_files

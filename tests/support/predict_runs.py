@@ -1,4 +1,4 @@
-"""A small cache, runs that learnt from it, and the detectors of these runs, for the tests of prediction."""
+"""A small cache, runs trained on it, and the detectors of these runs, for the tests of prediction."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ BATCH = 4
 Row = dict[str, Any]
 
 
-def build(place: Path, images: Path, features: str, **options: object) -> None:
+def build(folder: Path, images: Path, features: str, **options: object) -> None:
     config = BuildConfig.checked(
-        sources=(images,), cache=place / "cache", dataset="d", adm=str(place / "adm.safetensors"), steps=STEPS,
+        sources=(images,), cache=folder / "cache", dataset="d", adm=str(folder / "adm.safetensors"), steps=STEPS,
         features=(features,), batch_size=BATCH, device="cpu", **options,
     )  # fmt: skip
     run_build(config, Silent())
 
 
-def train(place: Path, method: str) -> Path:
+def train(folder: Path, method: str) -> Path:
     config = TrainConfig.checked(
         dataset="d", method=method, backbone="small", epochs=4, batch_size=5, lr=1e-2, kd_weight=0, seed=3
     )
-    run_training(config, place / "cache", place / method)
-    run_evaluation(place / method, place / "cache", "d")
-    return place / method
+    run_training(config, folder / "cache", folder / method)
+    run_evaluation(folder / method, folder / "cache", "d")
+    return folder / method
 
 
 def evaluated(run: Path) -> list[Row]:
@@ -50,8 +50,8 @@ def evaluated(run: Path) -> list[Row]:
     return [{**row, "file": files[row["key"]]} for row in scores]
 
 
-def picture(one: Detector, file: str) -> np.ndarray:
-    return one.eye.one(InputItem.of(1, file)).pictures[0]
+def decoded_image(detector: Detector, file: str) -> np.ndarray:
+    return detector.decoder.decode_one(InputItem.of(1, file)).images[0]
 
 
 def detector(folder: Path, method: str = "distildire", **options: Any) -> Detector:

@@ -1,10 +1,10 @@
-// Tables that can be sorted: a button in each column's head. Numbers start with the highest, words with the first; the second press turns the order, the third restores it.
+// Sortable tables: a button in each column's header. Numbers start with the highest, text with the first; a second press reverses, a third restores the order.
 "use strict";
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const original = [...body.rows];
   const heads = [...table.tHead.rows[0].cells];
-  const words = new Intl.Collator("en", { numeric: true });
+  const collator = new Intl.Collator("en", { numeric: true });
   const text = (row, column) => (row.cells[column].firstChild?.textContent ?? "").trim();
   const number = (row, column) => {
     const plain = text(row, column).replaceAll("\u2212", "-").replace(/,(?=\d{3})/g, "");
@@ -12,7 +12,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     return found ? Number(found[0]) : null;
   };
   const compare = (column, numeric, sign) => (one, other) => {
-    if (!numeric) return sign * words.compare(text(one, column), text(other, column));
+    if (!numeric) return sign * collator.compare(text(one, column), text(other, column));
     const [a, b] = [number(one, column), number(other, column)];
     if (a === null || b === null) return (a === null) - (b === null);
     return sign * (a - b);

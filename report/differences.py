@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...metrics.bootstrap import bootstrap_mean, interval
-from ...metrics.measures import MEASURES, Array, FloatArray, Interval, unweighted_mean
-from ...metrics.per_generator import GeneratorScores, by_family, mean_over_generators
-from ..inputs.measured import MeasuredEvaluation, all_families, all_generators, cluster_names
-from ..inputs.runs import MeanDire, Run
-from ..wording.labels import generator_title
+from ..metrics.bootstrap import bootstrap_mean, interval
+from ..metrics.measures import MEASURES, Array, FloatArray, Interval, unweighted_mean
+from ..metrics.per_generator import GeneratorScores, by_family, mean_over_generators
+from .inputs.measured import MeasuredEvaluation, all_families, all_generators, cluster_names
+from .inputs.runs import MeanDire, Run
+from .wording import generator_title
 
-Scores = Mapping[str, GeneratorScores]
+_Scores = Mapping[str, GeneratorScores]
 REALS_WITHOUT_GENERATOR = frozenset({"", "real"})
 
 
 class MeanSpread(NamedTuple):
-    """Mean and sample standard deviation of a few runs' values; the spread needs at least two."""
+    """Mean and sample standard deviation over runs; the spread is None for fewer than two values."""
 
     mean: float | None
     spread: float | None
@@ -30,7 +30,7 @@ class MeanSpread(NamedTuple):
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """Runs that share everything but the seed: each measure by generator, of the mean over them, and by family."""
+    """Runs that differ only in the seed: each measure by generator, in the mean over generators, and by family."""
 
     runs: tuple[Run, ...]
     generators: Mapping[str, Mapping[str, MeanSpread]]
@@ -40,9 +40,14 @@ class SeedSummary:
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of two sides (means over the runs of each), and the second minus the first.
+    """A measure of two sides, each the mean over its runs, and the second minus the first.
 
-    ``interval`` is a paired bootstrap over the test images; ``spread`` the standard deviation over common seeds.
+    Attributes
+    ----------
+    interval : Interval or None
+        Paired bootstrap over the test images; None if the sides scored different images.
+    spread : float or None
+        Sample standard deviation of the difference over common seeds.
     """
 
     first: float | None
@@ -54,7 +59,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two sides, each the runs of one configuration: the difference of each measure by generator, in the mean, by family."""
+    """Two configurations: the difference of each measure by generator, in the mean over generators, and by family."""
 
     first: tuple[Run, ...]
     second: tuple[Run, ...]
@@ -65,9 +70,14 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The effect of the distillation loss: runs that differ in nothing but ``kd_weight`` and the seed.
+    """The effect of the distillation loss: runs that differ only in ``kd_weight`` and the seed.
 
-    contrast : the runs without the loss first, then those with it.
+    Attributes
+    ----------
+    kd_weight : float
+        Weight of the runs with the loss.
+    contrast : Contrast
+        The runs without the loss first, then those with it.
     """
 
     kd_weight: float
@@ -76,7 +86,7 @@ class Distillation:
 
 @dataclass(frozen=True)
 class DireClass:
-    """Mean DIRE (0..1) of the images of one class: their values, the mean and its 95 % interval."""
+    """Mean DIRE of the images of one class: ``values`` (N,) in 0..1, their mean and its 95 % interval."""
 
     label: int
     generator: str
@@ -86,14 +96,14 @@ class DireClass:
 
     @property
     def title(self) -> str:
-        """The class in words."""
+        """The class as shown."""
         if self.label == 1:
             return generator_title(self.generator)
         return "real" if self.generator in REALS_WITHOUT_GENERATOR else f"real ({self.generator})"
 
 
 def over_seeds(results: Sequence[MeasuredEvaluation]) -> list[SeedSummary]:
-    """A summary for each configuration that has at least two seeds among the results of one setting."""
+    """Summarise each configuration with at least two seeds among the results of one setting."""
     found = []
     for group in _configurations(results):
         if len(group) < 2:
@@ -111,7 +121,7 @@ def over_seeds(results: Sequence[MeasuredEvaluation]) -> list[SeedSummary]:
 
 
 def distillation(results: Sequence[MeasuredEvaluation]) -> list[Distillation]:
-    """Every pair of configurations that differ only in ``kd_weight``, one of them without the loss (weight 0)."""
+    """Compare every pair of configurations that differ only in ``kd_weight``, one of them with weight 0."""
     groups: dict[str, dict[float, list[MeasuredEvaluation]]] = {}
     for result in results:
         if result.run.kd_weight is not None:
@@ -119,21 +129,21 @@ def distillation(results: Sequence[MeasuredEvaluation]) -> list[Distillation]:
             by_weight.setdefault(result.run.kd_weight, []).append(result)
     found = []
     for by_weight in groups.values():
-        without = _one_a_seed(by_weight.get(0.0, []))
+        without = _one_per_seed(by_weight.get(0.0, []))
         for weight in sorted(by_weight):
             if without and weight != 0.0:
-                found.append(Distillation(weight, contrast(without, _one_a_seed(by_weight[weight]))))
+                found.append(Distillation(weight, contrast(without, _one_per_seed(by_weight[weight]))))
     return found
 
 
 def between_methods(results: Sequence[MeasuredEvaluation]) -> list[Contrast]:
-    """Every pair of configurations whose methods differ, in the order of the runs."""
+    """Compare every pair of configurations with different methods, in the order of the runs."""
     pairs = combinations(_configurations(results), 2)
     return [contrast(first, second) for first, second in pairs if _method(first[0].run) != _method(second[0].run)]
 
 
 def contrast(first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvaluation]) -> Contrast:
-    """Compare two sides of one setting in every measure; intervals only if all were scored on the very same images."""
+    """Compare two sides of one setting in every measure; intervals need that all scored the same images."""
     paired = all(result.evaluation.same_images(first[0].evaluation) for result in (*first, *second))
     names = [name for name in all_generators(first) if name in all_generators(second)]
     kinds = [name for name in all_families(first) if name in all_families(second)]
@@ -147,7 +157,14 @@ def contrast(first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvalu
 
 
 def dire_classes(dire: MeanDire, clusters: Mapping[str, str] | None) -> list[DireClass]:
-    """Mean DIRE of the reals and of each generator's fakes, reals first."""
+    """Summarise the mean DIRE of real images and of each generator's, real first.
+
+    Parameters
+    ----------
+    dire : MeanDire
+    clusters : Mapping or None
+        Key of an image -> its cluster, as in ``write_report``.
+    """
     found = []
     for label, generator in sorted(set(zip(dire.labels.tolist(), dire.generators.tolist(), strict=True))):
         rows = (dire.labels == label) & (dire.generators == generator)
@@ -158,25 +175,25 @@ def dire_classes(dire: MeanDire, clusters: Mapping[str, str] | None) -> list[Dir
 
 
 def mean_spread(values: Iterable[float | None]) -> MeanSpread:
-    """Mean and spread of the values that are defined."""
+    """Return mean and spread of the values that are not None."""
     defined = [value for value in values if value is not None]
     return MeanSpread(unweighted_mean(defined), float(np.std(defined, ddof=1)) if len(defined) > 1 else None)
 
 
-def _spreads(scores: Sequence[Scores]) -> dict[str, MeanSpread]:
+def _spreads(scores: Sequence[_Scores]) -> dict[str, MeanSpread]:
     return {m: mean_spread(mean_over_generators(one, m) for one in scores) for m in MEASURES}
 
 
 def _configurations(results: Sequence[MeasuredEvaluation]) -> list[list[MeasuredEvaluation]]:
-    """The results of each configuration, one a seed."""
+    """Return the results of each configuration, one per seed."""
     groups: dict[str, list[MeasuredEvaluation]] = {}
     for result in results:
         groups.setdefault(result.run.configuration(), []).append(result)
-    return [_one_a_seed(group) for group in groups.values()]
+    return [_one_per_seed(group) for group in groups.values()]
 
 
-def _one_a_seed(results: Iterable[MeasuredEvaluation]) -> list[MeasuredEvaluation]:
-    """The first result of each seed: a training that was merely repeated is no second draw."""
+def _one_per_seed(results: Iterable[MeasuredEvaluation]) -> list[MeasuredEvaluation]:
+    """Return the first result of each seed: a repeated training is not another draw."""
     first: dict[object, MeasuredEvaluation] = {}
     for result in results:
         first.setdefault(result.run.get("seed"), result)
@@ -191,25 +208,25 @@ def _method(run: Run) -> tuple[object, object]:
     return run.get("method"), run.get("preset")
 
 
-def _only(scores: Scores, name: str) -> Scores:
+def _only(scores: _Scores, name: str) -> _Scores:
     return {name: scores[name]} if name in scores else {}
 
 
-def _of_family(scores: Scores, name: str) -> Scores:
+def _of_family(scores: _Scores, name: str) -> _Scores:
     return by_family(scores).get(name, {})
 
 
-def _complete(scores: Scores) -> Scores:
+def _complete(scores: _Scores) -> _Scores:
     return {name: one for name, one in scores.items() if one.complete}
 
 
 def _differences(
     first: Sequence[MeasuredEvaluation],
     second: Sequence[MeasuredEvaluation],
-    chosen: Callable[[Scores], Scores],
+    chosen: Callable[[_Scores], _Scores],
     paired: bool,
 ) -> dict[str, Difference]:
-    """The differences in the unweighted mean over the generators that ``chosen`` takes of each run's."""
+    """Return the differences in the unweighted mean over the generators that ``chosen`` selects."""
     sides = [{result.run.get("seed"): chosen(result.scores) for result in side} for side in (first, second)]
     found = {}
     for m in MEASURES:
@@ -223,16 +240,16 @@ def _differences(
     return found
 
 
-def _mean(scores: Scores, m: str) -> float | None:
+def _mean(scores: _Scores, m: str) -> float | None:
     return unweighted_mean(one.values[m] for one in scores.values())
 
 
-def _paired_interval(first: Iterable[Scores], second: Iterable[Scores], m: str) -> Interval | None:
+def _paired_interval(first: Iterable[_Scores], second: Iterable[_Scores], m: str) -> Interval | None:
     before, after = _mean_resamples(first, m), _mean_resamples(second, m)
     return None if before is None or after is None else interval(after - before)
 
 
-def _mean_resamples(side: Iterable[Scores], m: str) -> FloatArray | None:
+def _mean_resamples(side: Iterable[_Scores], m: str) -> FloatArray | None:
     drawn = [
         np.mean([one.replicates[m] for one in scores.values() if one.values[m] is not None], axis=0)
         for scores in side
