@@ -56,7 +56,7 @@ def test_an_interrupted_build_says_that_what_was_finished_is_kept(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "What was finished is kept" in said
+    assert "Finished work is kept" in said
     assert "Traceback" not in said
     assert list((cache / "builders").glob("*.json")) == []
 
