@@ -86,7 +86,7 @@ def test_a_shard_that_kills_its_worker_is_distinguished_from_its_neighbours_and_
     shard, keys = first_shard(material / "loop")
     with (
         work_on(pool, config_of(material, tmp_path), LethalPlugin.at(keys[0]), tries=2) as work,
-        pytest.raises(UserError, match=r"1 of 10 shards failed in each of 2 tries .*the worker process died"),
+        pytest.raises(UserError, match=r"1 of 10 shards failed in each of 2 tries: .*the worker process died"),
     ):
         list(work.reports())
     lacking = checksums(material / "loop").keys() - checksums(tmp_path).keys()
