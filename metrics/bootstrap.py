@@ -105,7 +105,8 @@ def interval(replicates: FloatArray, level: float = 0.95) -> Interval | None:
     kept = replicates[~np.isnan(replicates)]
     if not len(kept):
         return None
-    low, high = np.percentile(kept, (50 * (1 - level), 50 * (1 + level)))
+    tail = round(50 * (1 - level), 9)  # 2.5, and not 2.5000000000000022
+    low, high = np.percentile(kept, (tail, 100 - tail))
     return Interval(float(low), float(high))
 
 

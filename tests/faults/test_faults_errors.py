@@ -30,8 +30,8 @@ def failures(folder: Path, command: str, calls: str, every: int) -> list[dict[st
 @pytest.fixture(scope="module", params=["gc", "repair"])
 def failed(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
     with folder_in_memory() as folder:
-        listed = failures(folder / "listed", request.param, "scandir", 1)
-        yield [*listed, *failures(folder / "looked-at", request.param, "listdir,stat,lstat", 9)]
+        listed = failures(folder / "listed", request.param, "scandir,listdir", 1)
+        yield [*listed, *failures(folder / "looked-at", request.param, "stat,lstat", 9)]
 
 
 def shown(results: list[dict[str, Any]], *beginnings: str) -> list[str]:
@@ -138,15 +138,15 @@ def test_file_operations_are_seen_below_the_libraries_that_ask_for_them(tmp_path
 def test_a_command_that_passes_over_a_listing_that_failed_is_found_out(fast_folder: Path) -> None:
     """The check itself can fail: a gc that takes no answer for no datasets removes what they need."""
     code = (
-        "import errno, json, sys; from pathlib import Path; from distil_cache.cache.records.datasets import DatasetStore\n"
-        "real = DatasetStore.names\n"
-        "def careless(self):\n"
-        "    try: return real(self)\n"
+        "import errno, json, sys; from pathlib import Path; from distil_cache.storage import paths\n"
+        "real = paths.list_names\n"
+        "def careless(folder):\n"
+        "    try: return real(folder)\n"
         "    except Exception: return []\n"
-        "DatasetStore.names = careless\n"
+        "paths.list_names = careless\n"
         "from fault_errors import Checker, prepare, undisturbed; from fault_refusals import Refusal\n"
         "folder = Path(sys.argv[1]); scenario = undisturbed(prepare('gc', folder), folder)\n"
-        "number = 1 + [path for _, path in scenario.seen[errno.EIO]].index('cache/datasets')\n"
+        "number = 1 + scenario.seen[errno.EIO].index(('listdir', 'cache/datasets'))\n"
         "wrong = [Checker(scenario, folder).fail(Refusal(errno.EIO, at, lasting=True))['wrong'] for at in (number, number + 1)]\n"
         "print(json.dumps(wrong))"
     )

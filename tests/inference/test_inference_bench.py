@@ -155,7 +155,7 @@ def test_the_command_counts_without_an_adm_file_and_times_nothing(tmp_path: Path
         ({"size": 100}, "multiples of 32"),
         ({"precision": "tf32", "device": "cpu", "timed": True}, "tf32"),
         ({"batch_size": 0}, "at least 1"),
-        ({"methods": ("guess",)}, "no method 'guess'"),
+        ({"methods": ("guess",)}, "unknown method 'guess'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_with_a_sentence(changes: dict[str, Any], message: str) -> None:

@@ -115,14 +115,14 @@ def test_predictions_as_one_object_that_are_written_at_once_leave_one_of_them_wh
 
 def test_a_folder_into_which_another_command_explains_is_refused(tmp_path: Path) -> None:
     first = Explainer(tmp_path / "shown")
-    with pytest.raises(UserError, match="another command writes there"):
+    with pytest.raises(UserError, match="another command is writing to it"):
         Explainer(tmp_path / "shown")
     del first
     Explainer(tmp_path / "shown")
 
 
 def test_a_second_demo_in_a_folder_is_refused(tmp_path: Path) -> None:
-    with FolderLock(tmp_path, ""), pytest.raises(UserError, match="another demo works there"):
+    with FolderLock(tmp_path, ""), pytest.raises(UserError, match="another demo is running there"):
         run_demo(tmp_path, Silent())
     assert list(tmp_path.iterdir()) == []
 

@@ -188,5 +188,5 @@ def test_an_imported_run_is_evaluated_from_a_cache_and_reported_as_trained_elsew
     assert [one["name"] for one in report["runs"]] == [imported.name]
     text = (tmp_path / "report" / "report.md").read_text()
     assert "its weights were trained elsewhere" in text
-    assert "adm (not known whether seen in training)" in text
+    assert "adm (unknown whether seen in training)" in text
     assert "published: its weights are those of" in text

@@ -134,7 +134,7 @@ def test_a_url_to_predict_stands_for_an_object_a_folder_or_a_pattern(memory_buck
     assert named("*/*/?.png") == ["sub/deep/e.png"]
     assert named("odd[1].png") == ["odd[1].png"]
     assert named("absent.png") == ["absent.png"]
-    for name, message in (("*.gif", "matches none"), ("**/*.png", "no pattern for an object store")):
+    for name, message in (("*.gif", "no object matches"), ("**/*.png", "is not a valid pattern for an object store")):
         with pytest.raises(UserError, match=message):
             named(name)
     assert read_source_bytes(f"{memory_bucket}/a.png") == picture(1)
