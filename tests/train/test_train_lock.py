@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distil_cache.errors import DistilCacheError, UserError
+from distil_cache.cache.records.builds import BuildStore
+from distil_cache.errors import DistilCacheError, ReadOnlyError, UserError
 from distil_cache.models.weights import file_digest
 from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
@@ -29,6 +30,7 @@ from distil_cache.train.runs.checkpoint import create_file
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.lock import RunLock
 from distil_cache.train.sweep import _note, plan_sweep
+from recorded_progress import Recorded
 from small_cache import make_cache, rows
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 1, "batch_size": 16, "lr": 1e-3}
@@ -251,3 +253,15 @@ def test_a_hold_ends_with_its_block(tmp_path: Path) -> None:
             second.take()
     with RunLock(tmp_path / "run") as third:
         third.take()
+
+
+def test_a_training_that_the_cache_cannot_record_says_so(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: BuildStore, *arguments: object) -> None:
+        raise ReadOnlyError("refs: cannot be written.")
+
+    monkeypatch.setattr(BuildStore, "add_ref", refused)
+    recorded = Recorded()
+    train(cache, tmp_path / "run", progress=recorded)
+    assert [said for said in recorded.said if "does not know that this run uses it" in said]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -131,13 +130,15 @@ def train_run(
                 session = open_session(config, cache, folder, known, ranks, readers)
                 if ranks.first:
                     lock.take()
-                    _store_record(session.record, cache, folder, known)
+                    _store_record(session.record, cache, folder, known, progress or Silent())
         if session is not None:
             _train(session, folder, progress or Silent())
         return _result(folder) if ranks.first else {}
 
 
-def _store_record(record: RunRecord, cache: Cache, folder: RunFolder, known: RunRecord | None) -> None:
+def _store_record(
+    record: RunRecord, cache: Cache, folder: RunFolder, known: RunRecord | None, progress: Progress
+) -> None:
     """Store the record of a new or resumed run, and its references to the builds in the cache."""
     if known is None:
         folder.create(record)
@@ -145,8 +146,10 @@ def _store_record(record: RunRecord, cache: Cache, folder: RunFolder, known: Run
         folder.replace(record)
     for number, source in enumerate(record.trained_on):
         name = record.run if number == 0 else f"{record.run}.{number}"
-        with suppress(ReadOnlyError):  # a read-only cache stores no reference and can be used all the same
+        try:
             cache.builds().add_ref(name, source.build, folder.folder.resolve())
+        except ReadOnlyError:  # such a cache can be used all the same
+            progress.say(f"{cache.root}: cannot be written, so `cache gc` there does not know that this run uses it.")
 
 
 def _is_over(config: TrainConfig, folder: RunFolder) -> bool:
