@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Collection
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -129,6 +130,13 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     modules = {path.relative_to(ROOT).with_suffix("").parts: path for path in files if path.name != "__init__.py"}
     modules |= {path.parent.relative_to(ROOT).parts: path for path in files if path.name == "__init__.py"}
     TopologicalSorter({name: _imported(path, modules) - {name} for name, path in modules.items()}).prepare()
+
+
+def test_a_class_name_means_one_thing_in_the_package() -> None:
+    files = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+    trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in files}
+    names = Counter(node.name for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def _imported(path: Path, modules: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
