@@ -125,7 +125,6 @@ def _trash_shard(cache: Cache, name: str, shard: str) -> Iterator[str]:
         marker = None
     if not move_to_trash(cache.root, path, folder / DAMAGED):
         return
-    fsync_folder(path.parent)
     if marker is not None:
         data = path.parent / marker.data
         try:
@@ -134,6 +133,7 @@ def _trash_shard(cache: Cache, name: str, shard: str) -> Iterator[str]:
             pass  # the damage was that the data are missing
         except OSError as error:
             raise cannot_write(folder / DAMAGED / data.name, error) from error
+    fsync_folder(path.parent)
     rows = f"{marker.rows:,} rows" if marker is not None else "its rows"
     yield f"{name}: shard {shard} was moved to {DAMAGED}/; the next build computes {rows} again"
 

@@ -105,26 +105,22 @@ def report(cache: Cache) -> dict[str, Any]:
         ``shards`` and ``bytes`` that were read.
     """
     problems = verify(cache)
-    sizes = [size for folder in cache.feature_folders() for size in _marked_bytes(folder)]
+    reported = {(problem.feature, problem.shard) for problem in problems}
+    sizes = []
+    for folder in cache.feature_folders():
+        paths = list_matching(folder / "shards", MARKER_NAME)
+        markers = map_ordered(partial(_checked, folder), [partial(read_marker, path) for path in paths], folder)
+        for path, marker in zip(paths, markers, strict=True):
+            if not isinstance(marker, _Failure):
+                sizes.append(marker.bytes)
+            elif marker.kind == "unreadable" and (folder.name, path.stem) not in reported:
+                problems.append(Problem(folder.name, path.stem, marker.what, kind=marker.kind))
     return {
         "problems": [asdict(problem) for problem in problems],
         "garbage": [relative_name(path, cache.root) for path in list_garbage(cache)],
         "shards": len(sizes),
         "bytes": sum(sizes),
     }
-
-
-def _marked_bytes(folder: AnyPath) -> Iterator[int]:
-    """Yield the bytes of each shard whose marker can be read."""
-    sizes = map_ordered(_bytes_of, list_matching(folder / "shards", MARKER_NAME), folder)
-    return (size for size in sizes if size is not None)
-
-
-def _bytes_of(path: AnyPath) -> int | None:
-    try:
-        return read_marker(path).bytes
-    except (IntegrityError, UnreachableError):
-        return None
 
 
 class _Failure(NamedTuple):
