@@ -32,6 +32,8 @@ class SymlinkError(IntegrityError):
 
 def symlinked_folders(cache: Cache) -> list[AnyPath]:
     """Return the folders of a cache that are symbolic links, upper ones first; their content is left alone."""
+    if isinstance(cache.root, RemotePath):
+        return []  # an object store has no links
     top = [cache.root / name for name in _OF_CACHE]
     datasets, features = list_folders(cache.root / "datasets"), list_folders(cache.root / "features")
     below = [folder / name for folder in [*top, *datasets] for name in (REMOVED, DAMAGED)]
@@ -218,6 +220,8 @@ def ensure_shards(store: FeatureStore, shards: Iterable[str]) -> None:
         If the rows of a shard are gone.
     """
     wanted = list(shards)
+    if set(wanted).issubset(store.marker_ids()):
+        return
     restore_shards(store, wanted)
     present = set(store.marker_ids())
     missing = [shard for shard in wanted if shard not in present]
