@@ -93,8 +93,7 @@ def list_names(folder: AnyPath) -> list[str]:
         try:
             return os.listdir(folder)  # noqa: PTH208  (Path is ten times slower for tens of thousands of names)
         except FileNotFoundError as error:
-            if path_exists(folder):
-                raise OSError(errno.ENOLINK, _DANGLING, str(folder)) from error
+            _refuse_dangling(folder, error)
             return []
 
 
@@ -136,9 +135,15 @@ def _is_folder(path: Path) -> bool:
         try:
             return stat.S_ISDIR(path.stat().st_mode)
         except FileNotFoundError as error:
-            if path_exists(path):
-                raise OSError(errno.ENOLINK, _DANGLING, str(path)) from error
+            _refuse_dangling(path, error)
             return False
+
+
+def _refuse_dangling(path: Path, absent: FileNotFoundError) -> None:
+    """Raise an OSError if ``path`` is a link to nothing; something that was created a moment ago is no link."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if stat.S_ISLNK(path.lstat().st_mode):
+            raise OSError(errno.ENOLINK, _DANGLING, str(path)) from absent
 
 
 def symlink_above(path: AnyPath, root: AnyPath) -> Path | None:

@@ -163,6 +163,30 @@ def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
     assert list_names(tmp_path / "absent") == []
 
 
+def test_a_folder_that_is_made_while_it_is_looked_for_is_no_link_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listdir, is_folder = os.listdir, Path.stat
+
+    def listed_too_early(path: Path) -> list[str]:
+        try:
+            return listdir(path)
+        except FileNotFoundError:
+            Path(path).mkdir()
+            raise
+
+    def seen_too_early(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if follow_symlinks and path.name == "later":
+            raise FileNotFoundError(errno.ENOENT, "not yet", str(path))
+        return is_folder(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "listdir", listed_too_early)
+    assert list_names(tmp_path / "new") == []
+    (tmp_path / "later").mkdir()
+    monkeypatch.setattr(Path, "stat", seen_too_early)
+    assert [path.name for path in list_folders(tmp_path)] == ["new"]
+
+
 def test_a_cache_whose_records_are_on_a_disk_that_is_away_loses_nothing(cache: Cache, tmp_path: Path) -> None:
     before = held(cache.root)
     (cache.root / "builds").rename(tmp_path / "elsewhere")
