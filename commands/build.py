@@ -27,10 +27,13 @@ from .options import (
     AdmConfigOption,
     AdmOption,
     CacheOption,
+    ColumnsOption,
     DatasetOption,
     DeviceOption,
     JsonOption,
+    LabelsOption,
     LayoutOption,
+    PathPrefixOption,
     SourcesArgument,
     number_or_auto,
     render,
@@ -66,6 +69,9 @@ def build(
         str | None, typer.Option("--as", metavar="NAME", help="Name of the derived dataset.", show_default=False)
     ] = None,
     layout: LayoutOption = None,
+    labels: LabelsOption = None,
+    columns: ColumnsOption = None,
+    path_prefix: PathPrefixOption = None,
     adm: AdmOption = ADM,
     adm_config: AdmConfigOption = None,
     preset: Annotated[
@@ -190,7 +196,8 @@ def build(
 
     gc.freeze()  # objects of the libraries live on, so garbage collections during a large build need not scan them
     configs = build_requests(
-        sources=tuple(sources or ()), cache=cache, dataset=dataset, layout=layout, adm=adm,
+        sources=tuple(sources or ()), cache=cache, dataset=dataset, layout=layout,
+        labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()), adm=adm,
         adm_config=adm_config, preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, precision=precision, device=device,

@@ -52,6 +52,27 @@ SourcesArgument = Annotated[
 LayoutOption = Annotated[
     LayoutName | None, typer.Option("--layout", help="Layout of the sources. Default: detected.", show_default=False)
 ]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        help="What words or numbers of classes mean, such as ai=fake,nature=real or 0=fake,1=real.",
+        show_default=False,
+    ),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option("--columns", help="Names of a table's columns, such as path=file,label=target.", show_default=False),
+]
+PathPrefixOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--path-prefix",
+        metavar="OLD=NEW",
+        help="Replace the beginning OLD of a table's paths with NEW. Repeatable.",
+        show_default=False,
+    ),
+]
 AdmOption = Annotated[
     str,
     typer.Option("--adm", help="Diffusion model: a checkpoint (.pt, .safetensors) or a name (adm256, demo, demo-b)."),

@@ -27,12 +27,14 @@ from ..errors import UsageError
 from ..images.file import Limits
 from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
 from ..storage.pydantic_field import PathField
+from .sources.file import ReadingOptions
+from .sources.reading import parse_reading
 
 ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
-SOURCE_OPTIONS = ("layout", "rehash", "min_side", "max_pixels")
+SOURCE_OPTIONS = ("layout", "labels", "columns", "path_prefix", "rehash", "min_side", "max_pixels")
 """Settings for reading sources: with ``--from-cache`` only their defaults are accepted."""
 
 
@@ -82,6 +84,9 @@ class BuildConfig(BaseModel):
     cache: PathField
     dataset: str = Field(pattern=rf"\A{DERIVED_NAME}\z")
     layout: str | None = None
+    labels: str | None = None
+    columns: str | None = None
+    path_prefix: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     min_side: int = Field(default=MIN_SIDE, ge=1)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
@@ -97,6 +102,7 @@ class BuildConfig(BaseModel):
     def _fits(self) -> Self:
         """Raise UsageError for settings that contradict each other."""
         parse_harmonization(self.harmonize)
+        parse_reading(self.labels, self.columns, self.path_prefix)
         if self.perturb is not None:
             parse_perturbation(self.perturb)
         if bool(self.sources) == (self.origin is not None):
@@ -111,6 +117,11 @@ class BuildConfig(BaseModel):
                 "Build it with --from-cache --dataset NAME --perturb KIND:STRENGTH."
             )
         return self
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """How to read the sources."""
+        return parse_reading(self.labels, self.columns, self.path_prefix)
 
     @property
     def limits(self) -> Limits:

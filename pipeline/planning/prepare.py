@@ -184,7 +184,7 @@ def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) 
 
 
 def _discover(config: BuildConfig) -> list[SourceFile]:
-    return [file for source in config.sources for file in discover(source, config.layout).files]
+    return [file for source in config.sources for file in discover(source, config.layout, config.reading).files]
 
 
 def _scan(

@@ -18,7 +18,16 @@ from __future__ import annotations
 from ...errors import UserError
 from ...images.file import EXTENSIONS
 from ...storage import AnyPath, RemotePath
-from .file import DiscoveredSource, SourceFile, is_storable, printable, source_place
+from .file import (
+    AS_RECOGNISED,
+    DiscoveredSource,
+    ReadingOptions,
+    SourceAccount,
+    SourceFile,
+    is_storable,
+    printable,
+    source_place,
+)
 from .layouts import LAYOUTS, FolderLayout, ImageFolder, family_of
 from .table import SUFFIXES as TABLE_SUFFIXES
 from .table import TABLE, discover_table
@@ -28,7 +37,7 @@ from .tree import Tree, join, tree_of
 LAYOUT_NAMES = (*LAYOUTS, TABLE, WEBDATASET)
 
 
-def discover(source: AnyPath, layout: str | None = None) -> DiscoveredSource:
+def discover(source: AnyPath, layout: str | None = None, reading: ReadingOptions = AS_RECOGNISED) -> DiscoveredSource:
     """List the image files of a source, without opening any.
 
     Parameters
@@ -37,6 +46,8 @@ def discover(source: AnyPath, layout: str | None = None) -> DiscoveredSource:
         A folder, a CSV or Parquet table, or a tar, local or in an object store.
     layout
         One of :data:`LAYOUT_NAMES`, or None to recognise it.
+    reading
+        What the user says of words and columns.
 
     Returns
     -------
@@ -59,20 +70,20 @@ def discover(source: AnyPath, layout: str | None = None) -> DiscoveredSource:
             return _discover_folder(tree, layout)
         if not source.exists():
             raise UserError(_absent(source))
-        return _discover_file(source, layout)
+        return _discover_file(source, layout, reading)
     except OSError as error:
         shown = printable(error.filename or str(source))
         hint = " Check the URL, the credentials and what they allow." if isinstance(source, RemotePath) else ""
         raise UserError(f"{shown}: cannot be listed ({error.strerror or error}).{hint}") from error
 
 
-def _discover_file(source: AnyPath, layout: str | None) -> DiscoveredSource:
+def _discover_file(source: AnyPath, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
     if layout in (None, WEBDATASET) and source.suffix.lower() == SUFFIX:
         return discover_tars(source.parent, [source.name])
     if layout not in (None, TABLE) or source.suffix.lower() not in TABLE_SUFFIXES:
         suffixes = " or ".join(TABLE_SUFFIXES)
         raise UserError(f"{source}: is a file. Give a folder, a table that ends in {suffixes}, or a {SUFFIX}.")
-    return discover_table(source)
+    return discover_table(source, reading)
 
 
 def _absent(source: AnyPath) -> str:
@@ -101,7 +112,8 @@ def _discover_folder(tree: Tree, name: str | None) -> DiscoveredSource:
             f"{tree.root}: has the folders of the layout {layout.name}, but no image file in them "
             f"({ignored} other files; expected {', '.join(sorted(EXTENSIONS))}).{_outside(tree)}"
         )
-    return DiscoveredSource(layout.name, files, ignored)
+    account = SourceAccount(str(tree.root), layout.name, len(files) + ignored, len(files), ignored)
+    return DiscoveredSource(layout.name, files, account)
 
 
 def files_of(tree: Tree, leaves: list[ImageFolder]) -> tuple[list[SourceFile], int]:

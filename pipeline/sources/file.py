@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...errors import UserError
@@ -98,12 +99,104 @@ class SourceFile:
         return f"{self.root}/{self.path}"  # a million of them: os.path.join is three times slower, Path thirty times
 
 
+class Uncovered(NamedTuple):
+    """Images that are under a source's root but in no class folder, row or sample.
+
+    Attributes
+    ----------
+    folder
+        Their folder (or table, or archive), relative to the root; empty for the root itself.
+    reason
+        Why they are not taken, as the end of a sentence.
+    images
+        How many.
+    example
+        Path of the first, relative to the root.
+    """
+
+    folder: str
+    reason: str
+    images: int
+    example: str
+
+
+class UnreadablePlace(NamedTuple):
+    """A folder or link that was not entered, relative to the root, and why: what is in it is not known."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAccount:
+    """Where every file under a source's root went; :meth:`check` holds the sum.
+
+    Attributes
+    ----------
+    source
+        The source as given.
+    layout
+        The layout that was recognised or named.
+    files
+        All files under the root (for archives: all members; for tables: all rows).
+    images
+        Files that are listed as images. The scan uses or rejects each of them.
+    not_images
+        Files that are no images by their first bytes.
+    hidden
+        Hidden files, and files that operating systems leave.
+    uncovered
+        Images that no class folder or row covers.
+    unreadable
+        Places that were not entered; their files are counted nowhere.
+    notes
+        What was guessed, mapped or left out, a sentence each.
+    """
+
+    source: str
+    layout: str
+    files: int
+    images: int
+    not_images: int = 0
+    hidden: int = 0
+    uncovered: tuple[Uncovered, ...] = ()
+    unreadable: tuple[UnreadablePlace, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise AssertionError if a file is counted nowhere, or twice."""
+        parts = self.images + self.not_images + self.hidden + sum(entry.images for entry in self.uncovered)
+        assert parts == self.files, f"{self.source}: {self.files} files, but {parts} accounted for: {self}"
+
+
 class DiscoveredSource(NamedTuple):
-    """Contents of a source: name of its layout, image files in a fixed order, and number of other files."""
+    """Contents of a source: name of its layout, image files in a fixed order, and the account of all its files."""
 
     layout: str
     files: list[SourceFile]
-    ignored: int
+    account: SourceAccount
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingOptions:
+    """How a user says a source is to be read; by default everything is recognised.
+
+    Attributes
+    ----------
+    labels
+        Word of a class (lower case) -> 0 real, 1 generated, in addition to the known words, and before them.
+    columns
+        Our name of a column (``path``, ``label``, ``split``, ``generator``, ``family``, ``group``) -> the table's.
+    path_prefixes
+        Pairs (OLD, NEW): paths of a table that begin with OLD begin with NEW instead.
+    """
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    path_prefixes: tuple[tuple[str, str], ...] = ()
+
+
+AS_RECOGNISED = ReadingOptions()
 
 
 def is_storable(name: str) -> bool:

@@ -23,7 +23,17 @@ import pyarrow.parquet
 
 from ...errors import UserError
 from ...storage import AnyPath, RemotePath
-from .file import LABELS, DiscoveredSource, ListedObject, SourceFile, is_url, source_place
+from .file import (
+    AS_RECOGNISED,
+    LABELS,
+    DiscoveredSource,
+    ListedObject,
+    ReadingOptions,
+    SourceAccount,
+    SourceFile,
+    is_url,
+    source_place,
+)
 from .layouts import family_of
 from .read import REMOTE_READERS
 from .tree import SPLITS, listing_name
@@ -34,7 +44,7 @@ SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("path", "label", "split", "generator", "family", "group")
 
 
-def discover_table(source: AnyPath) -> DiscoveredSource:
+def discover_table(source: AnyPath, reading: ReadingOptions = AS_RECOGNISED) -> DiscoveredSource:
     """List the images of a table, in its order. Raises UserError for an unreadable table or an invalid row."""
     try:
         names, table = _read_table(source)
@@ -49,7 +59,7 @@ def discover_table(source: AnyPath) -> DiscoveredSource:
     ]
     if not files:
         raise UserError(f"{source}: the table has no rows.")
-    return DiscoveredSource(TABLE, _with_listings(files), 0)
+    return DiscoveredSource(TABLE, _with_listings(files), SourceAccount(str(source), TABLE, len(files), len(files)))
 
 
 def _read_table(source: AnyPath) -> tuple[list[str], pa.Table]:

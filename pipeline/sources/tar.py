@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import UserError
 from ...images.file import EXTENSIONS
 from ...storage import AnyPath
-from .file import LABELS, DiscoveredSource, SourceFile, TarMember, printable
+from .file import LABELS, DiscoveredSource, SourceAccount, SourceFile, TarMember, printable
 from .layouts import family_of
 from .tar_index import TarEntry, TarIndex, read_tar_index
 from .tree import SPLITS, is_clutter
@@ -75,7 +75,8 @@ def discover_tars(root: AnyPath, tars: Sequence[str]) -> DiscoveredSource:
             f"{root}: no image in its {len(tars)} tars "
             f"({ignored} other members; expected {', '.join(sorted(EXTENSIONS))})."
         )
-    return DiscoveredSource(WEBDATASET, files, ignored)
+    account = SourceAccount(str(root), WEBDATASET, len(files) + ignored, len(files), ignored)
+    return DiscoveredSource(WEBDATASET, files, account)
 
 
 def _indexes(root: AnyPath, tars: Sequence[str]) -> Iterator[tuple[str, TarIndex]]:

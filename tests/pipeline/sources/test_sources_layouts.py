@@ -114,7 +114,7 @@ def test_other_files_are_ignored_and_counted_and_clutter_is_passed_over(tmp_path
     clutter = ["real/.a.png", "real/._b.jpg", "fake/Thumbs.db", "__MACOSX/real/c.png", "real/__MACOSX/d.png"]
     found = discover(plant(tmp_path, files + clutter + [".git/fake/e.png", "real/.cache/f.png"]))
     assert [file.path for file in found.files] == ["real/a.png"]
-    assert found.ignored == 3
+    assert found.account.not_images == 3
 
 
 def test_linked_folders_are_followed_inside_the_source_only(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_real_photographs_in_the_cnndet_layout_are_found(shared: Path, tmp_path:
     with tarfile.open(shared / "data" / "photos256.tar") as archive:
         archive.extractall(tmp_path, filter="data")
     found = discover(tmp_path / "photos256")
-    assert (found.layout, len(found.files), found.ignored) == ("cnndet", 192, 0)
+    assert (found.layout, len(found.files), found.account.not_images) == ("cnndet", 192, 0)
     assert {(file.generator, file.family, file.group) for file in found.files} == {
         ("latent-diffusion", "diffusion", "")
     }

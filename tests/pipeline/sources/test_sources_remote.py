@@ -26,7 +26,7 @@ from tar_bytes import sample, write_tar
 
 def unplaced(found: DiscoveredSource) -> tuple[str, list[SourceFile], int]:
     """Return discovered files without their roots."""
-    return found.layout, [replace(file, root="", listed=None) for file in found.files], found.ignored
+    return found.layout, [replace(file, root="", listed=None) for file in found.files], found.account.not_images
 
 
 # Listing

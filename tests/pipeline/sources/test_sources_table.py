@@ -19,7 +19,7 @@ def csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
 def test_a_csv_table_needs_only_path_and_label(tmp_path: Path) -> None:
     found = discover(csv(tmp_path, "path,label\n./a.png,0\nsub dir/b.jpg,fake\n../c.png,REAL\n"))
     root = str(tmp_path)
-    assert (found.layout, found.ignored) == ("table", 0)
+    assert (found.layout, found.account.not_images) == ("table", 0)
     assert found.files == [
         SourceFile(root, "a.png", 0, "train", "real", "real", ""),
         SourceFile(root, "sub dir/b.jpg", 1, "train", "fake", "unknown", ""),
@@ -44,7 +44,7 @@ def test_a_parquet_table_says_the_same_as_a_csv_table(tmp_path: Path) -> None:
     text = "path,label,split,generator\nä.png,0,val,\nb.png,1,,adm\n"
     table = pa.table({"path": ["ä.png", "b.png"], "label": [0, 1], "split": ["val", None], "generator": [None, "adm"]})
     pq.write_table(table, tmp_path / "images.parquet")
-    assert discover(tmp_path / "images.parquet") == discover(csv(tmp_path, text))
+    assert discover(tmp_path / "images.parquet").files == discover(csv(tmp_path, text)).files
 
 
 def test_a_parquet_table_in_a_folder_that_looks_like_a_partition_gets_no_extra_column(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_folders_and_clutter_are_passed_over_and_the_rest_is_counted(tmp_path: P
             tar.addfile(info, io.BytesIO(data))
     found = discover(tmp_path)
     assert [file.path for file in found.files] == ["a.tar/a.png"]
-    assert found.ignored == 2
+    assert found.account.not_images == 2
 
 
 REFUSED = {
