@@ -30,6 +30,22 @@ class UsageError(UserError):
     exit_code = 2
 
 
+class StoppedError(UserError):
+    """Ctrl-C or a signal stopped the command; what was finished is kept.
+
+    Parameters
+    ----------
+    message
+        The sentence.
+    exit_code
+        128 and the number of the signal.
+    """
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class IntegrityError(UserError):
     """What lies in the cache is not what its marker says."""
 

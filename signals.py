@@ -53,20 +53,31 @@ def ended_by_signals() -> Iterator[None]:
         if came and error.code == INTERRUPTED:
             raise SystemExit(128 + came[0][0]) from None
         raise
+    except Exception as error:
+        if came and getattr(error, "exit_code", None) == INTERRUPTED:
+            error.exit_code = 128 + came[0][0]  # type: ignore[attr-defined]
+        raise
     finally:
         _handle(before)
 
 
+class StopRequest(threading.Event):
+    """Set by the first signal; ``exit_code`` is that of a command which this signal ends."""
+
+    exit_code = INTERRUPTED
+
+
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
+def interruptible() -> Iterator[StopRequest]:
     """Turn the first Ctrl-C or SIGTERM into an event, so that no step is torn; the second one interrupts as usual."""
-    stopped = threading.Event()
+    stopped = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in _STOPS}
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stopped.exit_code = 128 + number
         stopped.set()
         _handle(before)
 

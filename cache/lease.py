@@ -37,6 +37,9 @@ LEASE_FILE = re.compile(r".+\.json")
 """Names of files that may be leases: a fresh one counts whatever its name."""
 _LEASE_NAME = re.compile(r"[A-Za-z0-9._]+-\d+-[0-9a-f]{16}\.json")
 
+Work = Literal["build", "compact", "import", "export", "train", "evaluate"]
+"""What a process with a lease does."""
+
 
 class Lease(BaseModel):
     """The content of a lease.
@@ -57,7 +60,7 @@ class Lease(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    work: Literal["build", "compact", "import", "export"]
+    work: Work
     host: str
     pid: int
     dataset: str | None
@@ -94,7 +97,7 @@ class Leases:
 @contextmanager
 def lease(
     root: AnyPath,
-    work: Literal["build", "compact", "import", "export"],
+    work: Work,
     features: Iterable[str],
     dataset: str | None = None,
     *,

@@ -9,10 +9,12 @@ In an object store a conditional put has the same effect. There are no folders t
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -321,6 +323,37 @@ def link_new(temporary: Path, path: Path) -> bool:
         raise
     fsync_folder(path.parent)
     return True
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two files or folders at once, so that at no moment either name is missing.
+
+    Linux has ``renameat2`` for it, macOS ``renamex_np``.
+
+    Returns
+    -------
+    bool
+        False, with nothing changed, if the system or the file system cannot do it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of them does not exist.
+    """
+    here = -100  # AT_FDCWD of Linux
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            code = library.renamex_np(os.fsencode(one), os.fsencode(other), 2)
+        else:
+            code = library.renameat2(here, os.fsencode(one), here, os.fsencode(other), 2)
+    except (AttributeError, OSError):
+        return False
+    if code == 0:
+        return True
+    if ctypes.get_errno() == errno.ENOENT:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(one))
+    return False
 
 
 def probe_conditional_put(root: AnyPath) -> None:

@@ -135,7 +135,8 @@ def run_sweep(
                     progress=progress,
                 )
             except DistilCacheError as error:
-                raise type(error)(f"run {number} of {len(plan)}, {name}: {error}") from error
+                error.args = (f"run {number} of {len(plan)}, {name}: {error}",)
+                raise
             runs.append({"name": name, "settings": dict(zip(grid, _values(config, grid), strict=True)), **result})
     return {"folder": str(folder), "runs": runs} if ranks.first else {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.store import Cache
-from ...errors import ReadOnlyError, UserError
+from ...errors import ReadOnlyError, StoppedError, UserError
 from ...progress import Progress, Silent
-from ...signals import interruptible
+from ...signals import StopRequest, interruptible
 from ...storage import AnyPath
 from ..config import TrainConfig
 from ..data.readers import ReaderPool
@@ -118,8 +119,24 @@ def train_run(
         See `run_training`.
     """
     folder = RunFolder(run)
+    try:
+        return _train_run(config, cache_root, folder, ranks, readers, resume, local_copy, progress or Silent())
+    except KeyboardInterrupt:
+        raise StoppedError(_interrupted(folder)) from None
+
+
+def _train_run(
+    config: TrainConfig,
+    cache_root: AnyPath | str,
+    folder: RunFolder,
+    ranks: ProcessGroup,
+    readers: ReaderPool,
+    resume: bool,
+    local_copy: LocalCopy | None,
+    progress: Progress,
+) -> dict[str, object]:
     session: Session | None = None
-    with RunLock(run) as lock:
+    with RunLock(folder.folder) as lock, ExitStack() as held:
         with ranks.first_process_first():
             # an existing run is locked before it is read, a new one only once its configuration proves usable
             if ranks.first and folder.config.exists() and not _is_over(config, folder):
@@ -127,13 +144,22 @@ def train_run(
             known = folder.admit(config, resume=resume or not ranks.first)
             if known is None or not _is_over(config, folder):
                 cache = Cache.open(cache_root, local_copy)
-                session = open_session(config, cache, folder, known, ranks, readers)
+                session = open_session(config, cache, folder, known, ranks, readers, held)
                 if ranks.first:
                     lock.take()
-                    _store_record(session.record, cache, folder, known, progress or Silent())
+                    _store_record(session.record, cache, folder, known, progress)
         if session is not None:
-            _train(session, folder, progress or Silent())
+            _train(session, folder, progress)
         return _result(folder) if ranks.first else {}
+
+
+def _interrupted(folder: RunFolder) -> str:
+    """Return what an interrupted training has kept, and how to go on."""
+    state = read_progress(folder.checkpoints)
+    if state is None:
+        return f"{folder.folder}: stopped before the first step, so nothing is lost. Run the command again."
+    where = f"the state after step {state.step} (epoch {state.epoch + (state.batch > 0)}) is kept"
+    return f"{folder.folder}: stopped; {where}. Continue with --resume."
 
 
 def _store_record(
@@ -177,7 +203,7 @@ def _train_epoch(
     folder: RunFolder,
     state: State,
     logger: MetricsLogger,
-    stopped: threading.Event,
+    stopped: StopRequest,
 ) -> None:
     config, student, ranks, precision = session.config, session.student, session.ranks, session.precision
     began = time.perf_counter() - state.seconds
@@ -203,7 +229,10 @@ def _train_epoch(
         if stop:
             state.order = session.order(state)
             save(session, folder, state)
-            raise UserError(f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Continue with --resume.")
+            raise StoppedError(
+                f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Continue with --resume.",
+                stopped.exit_code,
+            )
 
 
 def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: MetricsLogger) -> None:
@@ -228,8 +257,10 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: Met
             if logits is not None:
                 keep_scores(session, folder, logits)
     session.schedule.after_epoch(state)
+    logger.epoch(
+        state, line
+    )  # before the state: the lines of an unfinished epoch are dropped, a lost one would stay lost
     save(session, folder, state)
-    logger.epoch(state, line)
 
 
 def _over_ranks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch.optim import Adam, Optimizer
 
+from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
 from ...models.weights import file_digest
@@ -111,7 +113,13 @@ class Session:
 
 
 def open_session(
-    config: TrainConfig, cache: Cache, run: RunFolder, known: RunRecord | None, ranks: ProcessGroup, readers: ReaderPool
+    config: TrainConfig,
+    cache: Cache,
+    run: RunFolder,
+    known: RunRecord | None,
+    ranks: ProcessGroup,
+    readers: ReaderPool,
+    held: ExitStack,
 ) -> Session:
     """Find rows, builds and features, seed the generators, and make student and optimiser (Adam, as in the papers).
 
@@ -129,6 +137,8 @@ def open_session(
         The processes of the training.
     readers
         The readers to use.
+    held
+        Keeps the lease on the features in the cache until it is closed; the first process takes it.
 
     Raises
     ------
@@ -140,6 +150,9 @@ def open_session(
     builds = {source.dataset: source.build for source in known.trained_on} if known else {}
     rows = find_rows(config, cache, features, builds, purpose)
     build = rows.builds[0]
+    if ranks.first:  # before any shard is looked for: see `cache.lease`
+        folders = {source.features[name].folder for source in rows.builds for name in {*features, *method.inputs}}
+        held.enter_context(lease(cache.root, "train", folders))
     train = FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose)
     val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
     steps = _steps(config, len(train), len(val), ranks)

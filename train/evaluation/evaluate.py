@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
+from ...cache.lease import lease
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.records.audit import AUDIT, HeaderAudit
 from ...cache.records.builds import BuildRecord
@@ -28,6 +29,7 @@ from ...metrics.measures import accuracy, auc, average_precision, test_sets, unw
 from ...models.device import choose_device, keep_freed_memory
 from ...progress import Progress, Silent
 from ...storage import AnyPath
+from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
 from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
@@ -117,42 +119,43 @@ def run_evaluation(
     if known is not None and all(known.get(field) == value for field, value in identity.items()):
         return known
 
-    part = FeatureDataset(
-        cache, source, table, record.method.inputs, split=split, purpose=f"method {record.method.name}"
-    )
-    chosen_device = choose_device(device)
-    keep_freed_memory(chosen_device)
-    report, stage = progress or Silent(), f"evaluation {name}"
-    report.start(stage, len(part))
-    logits = predict(
-        student.to(chosen_device),
-        part,
-        record.method,
-        size=record.train_size,
-        transform=chosen,
-        batch_size=batch_size or record.config.batch_size,
-        device=chosen_device,
-        on_batch=lambda samples: report.advance(stage, samples),
-    )
-    scores = probability(logits)
-    cropped = chosen == "crop" and part.row_shape(record.method.inputs[0])[-1] > record.train_size
-    info = {
-        **identity,
-        "method": record.method.name,
-        "applied_transform": "crop" if cropped else "resize",
-        "train_size": record.train_size,
-        "seen_generators": list(record.seen_generators),
-        "imported": record.imported,
-        "notes": record.notes(),
-        "fingerprints": {name: source.features[name].fingerprint for name in record.method.inputs},
-        "versions": versions(),
-        "set_aside": rejected_counts(cache, dataset, source.revision),
-        "counts": {"real": int(np.sum(part.label == 0)), "fake": int(np.sum(part.label == 1))},
-        "metrics": _metrics(part.label, logits, scores),
-        **_by_generator(part, scores),
-    }
-    _store(folder, target, info, cache, source, part, split, logits, scores)
-    return info
+    with lease(cache.root, "evaluate", [feature.folder for feature in source.features.values()]):
+        part = FeatureDataset(
+            cache, source, table, record.method.inputs, split=split, purpose=f"method {record.method.name}"
+        )
+        chosen_device = choose_device(device)
+        keep_freed_memory(chosen_device)
+        report, stage = progress or Silent(), f"evaluation {name}"
+        report.start(stage, len(part))
+        logits = predict(
+            student.to(chosen_device),
+            part,
+            record.method,
+            size=record.train_size,
+            transform=chosen,
+            batch_size=batch_size or record.config.batch_size,
+            device=chosen_device,
+            on_batch=lambda samples: report.advance(stage, samples),
+        )
+        scores = probability(logits)
+        cropped = chosen == "crop" and part.row_shape(record.method.inputs[0])[-1] > record.train_size
+        info = {
+            **identity,
+            "method": record.method.name,
+            "applied_transform": "crop" if cropped else "resize",
+            "train_size": record.train_size,
+            "seen_generators": list(record.seen_generators),
+            "imported": record.imported,
+            "notes": record.notes(),
+            "fingerprints": {name: source.features[name].fingerprint for name in record.method.inputs},
+            "versions": versions(),
+            "set_aside": rejected_counts(cache, dataset, source.revision),
+            "counts": {"real": int(np.sum(part.label == 0)), "fake": int(np.sum(part.label == 1))},
+            "metrics": _metrics(part.label, logits, scores),
+            **_by_generator(part, scores),
+        }
+        _store(folder, target, info, cache, source, part, split, logits, scores)
+        return info
 
 
 def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
@@ -196,7 +199,7 @@ def _store(
     scores: npt.NDArray[np.float32],
 ) -> None:
     """Write all files under a temporary name, then move the folder into place."""
-    temporary = folder.folder / f".tmp-evaluation-{secrets.token_hex(8)}"
+    temporary = folder.folder / f"{TEMPORARY_PREFIX}evaluation-{secrets.token_hex(8)}"
     temporary.mkdir()
     try:
         columns = part.table.select(["key", "label", "generator", "family", "group"])
@@ -222,18 +225,29 @@ def _store(
 def _put(new: Path, target: Path) -> None:
     """Move a folder into place as a whole, replacing another one; another command may be doing the same."""
     target.parent.mkdir(exist_ok=True)
-    old = new.with_name(f"{new.name}-old")
+    fsync_tree(new)
     while True:
-        with suppress(FileNotFoundError):
-            target.rename(old)
         try:
             new.rename(target)
-            return
+            break
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another one was moved there meanwhile
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            if not exchange(new, target):
+                _put_aside(target)
+                continue
+            shutil.rmtree(new)
+            break
+    fsync_folder(target.parent)
+
+
+def _put_aside(target: Path) -> None:
+    """Remove a folder at once, for a system that cannot exchange two names."""
+    aside = target.parent.parent / f"{TEMPORARY_PREFIX}evaluation-{secrets.token_hex(8)}"
+    with suppress(FileNotFoundError):
+        target.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _mean_dire(part: FeatureDataset) -> npt.NDArray[np.float32]:

@@ -28,9 +28,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ...errors import UserError
-from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, link_new
+from ...models.weights import file_digest
+from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, fsync_folder, link_new
 
 BEST = "best.safetensors"
+_DIGEST = "tensors_sha256"
 LAST = "last.json"
 
 EpochMetrics = dict[str, float | int | None]
@@ -87,12 +89,25 @@ class State(BaseModel):
 
 
 class _Saved(BaseModel):
-    """The content of ``last.json``; ``epoch_start`` is the state at the beginning of the unfinished epoch, or None."""
+    """The content of ``last.json``.
+
+    Attributes
+    ----------
+    weights, optimiser
+        Names of the files of the state.
+    sha256
+        Digest of each of these files; empty in states of earlier versions.
+    param_groups, random, scaler, progress
+        The rest of the state.
+    epoch_start
+        The state at the beginning of the unfinished epoch, or None.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     weights: str
     optimiser: str
+    sha256: dict[str, str] = {}
     param_groups: list[dict[str, Any]]
     random: dict[str, Any]
     scaler: dict[str, Any] = {}
@@ -106,10 +121,14 @@ class _Saved(BaseModel):
 
 
 def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str]) -> None:
-    """Write a student's tensors to a safetensors file, atomically; ``facts`` are its metadata."""
+    """Write a student's tensors to a safetensors file, atomically.
+
+    ``facts`` are its metadata. A digest of the tensors is added to them, so that a reader notices damage.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    replace_file(path, lambda target: save_file(tensors, target, metadata=dict(facts)))
+    tensors = _tensors(student)
+    metadata = {**facts, _DIGEST: tensor_digest(tensors)}
+    replace_file(path, lambda target: save_file(tensors, target, metadata=metadata))
 
 
 def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
@@ -129,11 +148,31 @@ def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
     """
     try:
         data = path.read_bytes()
-        student.load_state_dict(load(data))
+        tensors = load(data)
+        student.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be loaded into this student ({_first_line(error)}). Train again.") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return {**header.get("__metadata__", {}), "sha256": hashlib.sha256(data).hexdigest()}
+    facts: dict[str, str] = header.get("__metadata__", {})
+    if facts.get(_DIGEST, digest := tensor_digest(tensors)) != digest:
+        raise UserError(
+            f"{path}: is damaged (its tensors are not those that were written). Copy it again from where it is whole, "
+            "or train again."
+        )
+    return {**facts, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _tensors(student: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over name, type, shape and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_state(
@@ -168,11 +207,15 @@ def save_state(
         for number, slots in state["state"].items()
         for name, value in slots.items()
     }
-    save_weights(folder / weights, student, {"step": str(progress.step)})
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(
+        folder / weights, lambda target: save_file(_tensors(student), target, metadata={"step": str(progress.step)})
+    )
     replace_file(folder / optimiser_file, lambda target: save_file({**tensors, **random_state}, target))
     saved = _Saved(
         weights=weights,
         optimiser=optimiser_file,
+        sha256={name: file_digest(folder / name) for name in (weights, optimiser_file)},
         param_groups=state["param_groups"],
         random=_python_random_state(),
         scaler=dict(scaler),
@@ -239,6 +282,8 @@ def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> 
     if not path.exists():
         return None
     saved = _read_saved(path)
+    for name, digest in saved.sha256.items():
+        _check_digest(folder / name, digest)
     try:
         tensors = load_file(folder / saved.optimiser)
     except (OSError, SafetensorError) as error:
@@ -253,6 +298,19 @@ def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> 
     _set_python_random_state(saved.random)
     states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
     return RestoredState(saved.progress, states, saved.scaler)
+
+
+def _check_digest(path: Path, digest: str) -> None:
+    """Raise UserError unless a file has this digest."""
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise _damaged(path, error) from error
+    if found != digest:
+        raise UserError(
+            f"{path}: is damaged (it is not the file that was written). Copy it again from where it is whole, or train "
+            "again into a new folder."
+        )
 
 
 def seed_everything(seed: int) -> None:
@@ -296,6 +354,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a temporary file, flush it, and move it into place atomically."""
     with _temporary_file(path, write) as temporary:
         temporary.replace(path)
+        fsync_folder(path.parent)
 
 
 def create_file(path: Path, write: Callable[[Path], object]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
 
 from ... import __version__
 from ...errors import UserError
@@ -22,6 +23,9 @@ from ..methods import Method
 from ..student import SCRATCH, Student, build_student
 from .checkpoint import BEST, create_file, load_weights, replace_text
 from .lock import leftover
+
+IMPORTED_EPOCH = "0"
+"""What the file of an imported student names as its epoch."""
 
 
 class TrainedOn(BaseModel):
@@ -187,7 +191,9 @@ class RunFolder:
 
     def is_free(self) -> bool:
         """Return whether a new run may be created here: the folder has nothing but leftovers of killed commands."""
-        return not self.folder.exists() or all(map(leftover, self.folder.iterdir()))
+        return not self.folder.exists() or all(
+            leftover(path) or (path == self.checkpoints and _unfinished_import(path)) for path in self.folder.iterdir()
+        )
 
     def admit(self, config: TrainConfig, *, resume: bool) -> RunRecord | None:
         """Check whether a training may use the folder, and return the record of the run to resume; None for a new run.
@@ -249,6 +255,18 @@ class RunFolder:
         """Return the threshold chosen by validation for the student with this digest; None if there is none."""
         calibration = read_calibration(self.calibration_file)
         return calibration if calibration is not None and calibration.checkpoint_sha256 == sha256 else None
+
+
+def _unfinished_import(checkpoints: Path) -> bool:
+    """Return whether a folder holds just what an import writes before its run's record: a student without an epoch."""
+    files = [path for path in checkpoints.iterdir() if not leftover(path)]
+    if [path.name for path in files] != [BEST]:
+        return not files
+    try:
+        with safe_open(files[0], "pt") as file:
+            return bool((file.metadata() or {}).get("epoch") == IMPORTED_EPOCH)
+    except (OSError, SafetensorError):
+        return False
 
 
 def _text(record: RunRecord) -> str:

@@ -28,7 +28,7 @@ from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
 from ..config import TrainConfig
 from ..student import Student, build_student
 from .checkpoint import BEST, create_file, save_weights
-from .folder import RunFolder, RunRecord, new_run_id, now, versions
+from .folder import IMPORTED_EPOCH, RunFolder, RunRecord, new_run_id, now, versions
 from .lock import RunLock
 
 ARCHITECTURE = "resnet50"
@@ -68,7 +68,7 @@ def import_checkpoint(path: Path, run: Path, method: str = METHOD) -> dict[str, 
             lock.take()
         if not folder.is_free():
             raise UserError(f"{run}: is not empty. Choose another --run folder.")
-        save_weights(folder.checkpoints / BEST, student, {"epoch": "0", "run": record.run})
+        save_weights(folder.checkpoints / BEST, student, {"epoch": IMPORTED_EPOCH, "run": record.run})
         folder.create(record)
     return {
         "run": str(run),
