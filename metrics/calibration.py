@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ..errors import UserError
+from ..storage import path_exists
+from ..storage.json_record import read_record
 from .measures import CALIBRATION_BINS, Array, Interval, accuracy, calibration_bin
 
 CALIBRATION = "calibration.json"
@@ -53,6 +54,9 @@ class Calibration(BaseModel):
     checkpoint_sha256: str
     accuracy: float = Field(ge=0, le=1)
     balanced_accuracy: float = Field(ge=0, le=1)
+
+
+_FORM: TypeAdapter[Calibration] = TypeAdapter(Calibration)
 
 
 def calibrate(
@@ -120,14 +124,10 @@ def read_calibration(path: Path) -> Calibration | None:
     UserError
         The file is damaged.
     """
-    if not path.is_file():
+    if not path_exists(path):
         return None
-    try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise UserError(
-            f"{path}: is damaged. Delete it to use a threshold of 0.5, or train again to restore it."
-        ) from error
+    advice = "It is damaged: delete it to use a threshold of 0.5, or train again to restore it."
+    return read_record(path, _FORM, "the threshold of a validation", advice)
 
 
 @dataclass(frozen=True)

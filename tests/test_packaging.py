@@ -32,7 +32,7 @@ PACKAGES = (
 ALLOWED = {
     "storage": {"errors"},
     "models": {"choices", "errors", "progress"},
-    "metrics": {"errors"},
+    "metrics": {"errors", "storage"},
     "cache": {"choices", "errors", "progress", "storage"},
     "images": {"choices", "errors", "cache"},
     "pipeline": {"choices", "errors", "progress", "images", "cache", "metrics", "models", "storage", "__version__"},

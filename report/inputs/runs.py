@@ -12,19 +12,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from ...cache.records.audit import AUDIT, MOST_BYTES, HeaderAudit, parse_audit
-from ...errors import UsageError, UserError
+from ...errors import IntegrityError, UsageError, UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...metrics.measures import Array
 from ...storage.atomic import read_file
+from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
+from ...storage.json_record import first_fault, read_record
+from ...storage.parquet import read_bounded
 from ...train.config import SWEEP, TrainConfig
+from .records import EVALUATION, GALLERY, LINE, RUN, SWEEP_RUNS, as_stored
 
 SETTING = ("dataset", "revision", "split", "transform", "select")
 """Names of the parts of a setting: results of one setting are compared with each other."""
 
 _GALLERY = ("image", "eps", "dire")
+_TEXTS = dict.fromkeys(("key", "generator", "group", "family"), "string")
+_SCORES = {**_TEXTS, "label": "int64", "score": "double"}
+_DIRE = {"key": "string", "generator": "string", "label": "int64", "mean_dire": "double"}
+_MOST_PNG = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -218,7 +226,8 @@ def _runs_of(folder: Path) -> list[Path]:
     path = folder / SWEEP
     if not path.is_file():
         return [folder]
-    names = [name for name in _json_object(path).get("runs", []) if isinstance(name, str) and Path(name).name == name]
+    sweep = read_record(path, SWEEP_RUNS, "the list of a sweep", "Run the sweep again.")
+    names = [name for name in sweep.runs if Path(name).name == name]
     return [folder / name for name in names if (folder / name / "config.json").is_file()]
 
 
@@ -239,13 +248,11 @@ def _read_run(folder: Path, name: str) -> Run:
             f"{folder}: not a run folder (it has no config.json). Train one with: distil-cache train --run …"
         )
     metrics = folder / "metrics.jsonl"
-    history = tuple(_json_lines(metrics)) if metrics.is_file() else ()
+    history = tuple(_lines(metrics)) if metrics.is_file() else ()
     found = sorted(path.parent for path in folder.glob("evaluations/*/evaluation.json"))
-    config = _json_object(path)
-    if not isinstance(config.get("config"), dict):
-        raise UserError(
-            f"{path}: has no training configuration, so it is not the record of a run. Train again into a new folder"
-        )
+    config = as_stored(
+        read_record(path, RUN, "the record of a run", "Train again into a new folder, or leave this run out.")
+    )
     evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
     return Run(name, config, history, tuple(evaluations), read_calibration(folder / CALIBRATION))
 
@@ -256,7 +263,12 @@ def _read_evaluation(folder: Path) -> Evaluation:
     try:
         while True:
             before = path.stat()
-            found = _read_once(folder)
+            try:
+                found = _read_once(folder)
+            except UserError:
+                if os.path.samestat(before, path.stat()):
+                    raise
+                continue
             if os.path.samestat(before, path.stat()):
                 return found
     except FileNotFoundError as problem:
@@ -264,11 +276,9 @@ def _read_evaluation(folder: Path) -> Evaluation:
 
 
 def _read_once(folder: Path) -> Evaluation:
-    info = _json_object(folder / "evaluation.json")
-    lacking = [name for name in ("dataset", "revision", "split") if name not in info]
-    if lacking:
-        raise UserError(f"{folder}/evaluation.json: has no {lacking[0]!r}. Delete {folder} and evaluate again")
-    table = _table(folder / "scores.parquet", ("key", "label", "generator", "group", "family", "score"))
+    again = f"Delete {folder} and evaluate again."
+    info = as_stored(read_record(folder / "evaluation.json", EVALUATION, "the record of an evaluation", again))
+    table = _table(folder / "scores.parquet", _SCORES)
     table = table.sort_by([(name, "ascending") for name in ("generator", "label", "key", "group")])
     scores = table["score"].to_numpy().astype(np.float64)
     if not np.isfinite(scores).all():
@@ -298,7 +308,7 @@ def _read_audit(path: Path) -> HeaderAudit | None:
 def _read_dire(path: Path) -> MeanDire | None:
     if not path.is_file():
         return None
-    table = _table(path, ("key", "label", "generator", "mean_dire"))
+    table = _table(path, _DIRE)
     table = table.sort_by([(name, "ascending") for name in ("generator", "label", "key")])
     return MeanDire(
         _texts(table, "key"),
@@ -312,63 +322,59 @@ def _read_gallery(folder: Path) -> tuple[GalleryItem, ...]:
     path = folder / "gallery.json"
     if not path.is_file():
         return ()
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(
-            GalleryItem(
-                key=str(entry["key"]),
-                label=int(entry["label"]),
-                generator=str(entry["generator"]),
-                score=float(entry["score"]),
-                images={
-                    name: _gallery_png(folder, str(entry[name])) for name in _GALLERY if entry.get(name) is not None
-                },
-            )
-            for entry in entries
+    entries = read_record(path, GALLERY, "a gallery", f"Delete {folder.parent} and evaluate again.")
+    return tuple(
+        GalleryItem(
+            key=entry.key,
+            label=entry.label,
+            generator=entry.generator,
+            score=entry.score,
+            images={
+                name: _gallery_png(folder, file) for name in _GALLERY if (file := getattr(entry, name)) is not None
+            },
         )
-    except (KeyError, TypeError, ValueError) as problem:
-        raise UserError(f"{path}: unreadable ({problem}). Delete {folder.parent} and evaluate again") from problem
+        for entry in entries
+    )
 
 
 def _gallery_png(folder: Path, name: str) -> bytes:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
         raise UserError(f"{folder}/gallery.json: image {name!r} is not in the folder. Evaluate again")
-    return path.read_bytes()
+    return read_file(path, _MOST_PNG)
 
 
-def _table(path: Path, columns: Sequence[str]) -> pa.Table:
+def _table(path: Path, columns: Mapping[str, str]) -> pa.Table:
+    """Read the columns of a table, each as the type that is named."""
     try:
-        return pq.read_table(path, columns=list(columns))
-    except (OSError, pa.ArrowException) as problem:
-        raise UserError(f"{path}: unreadable ({problem}). Delete {path.parent} and evaluate again") from problem
+        table = read_bounded(path, list(columns))
+        absent = [name for name in columns if name not in table.column_names]
+        if absent:
+            raise ValueError(f"it has no column {absent[0]}")
+        table = table.select(list(columns)).cast(pa.schema(list(columns.items())))
+        if not set(table["label"].to_pylist()) <= {0, 1}:
+            raise ValueError("it has labels other than 0 and 1")
+        return table
+    except (OSError, ValueError, pa.ArrowException) as problem:
+        raise UserError(f"{path}: unreadable ({problem}). Delete {path.parent} and evaluate again.") from problem
 
 
 def _texts(table: pa.Table, name: str) -> Array:
     return np.asarray(["" if value is None else str(value) for value in table[name].to_pylist()], dtype=str)
 
 
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path}: unreadable ({problem})") from problem
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: a JSON object was expected")
-    return found
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     """Read the complete lines; a last line that was cut off when the process was killed is skipped."""
-    found = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    found: list[dict[str, Any]] = []
+    try:
+        lines = read_file(path, MOST_RECORD_BYTES).splitlines()
+    except IntegrityError as error:
+        raise UserError(str(error)) from error
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-        except ValueError as problem:
-            if number == len(lines):
+            found.append(LINE.validate_json(line))
+        except ValidationError as error:
+            if number == len(lines) and not line.endswith(b"}"):
                 break
-            raise UserError(f"{path}, line {number}: not JSON ({problem})") from problem
-        if isinstance(entry, dict):
-            found.append(entry)
+            raise UserError(f"{path}, line {number}: is not the record of an epoch ({first_fault(error)}).") from error
     return found

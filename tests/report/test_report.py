@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from distil_cache.errors import UsageError, UserError
 from distil_cache.report import SCHEMA_VERSION, Addition, Figure, Section, Table, png_panel, write_report
@@ -236,7 +239,72 @@ def test_damaged_evaluations_are_refused_with_what_to_do(run, tmp_path):
 
     (folder / "scores.parquet").write_bytes(scores)
     (folder / "evaluation.json").write_text('{"dataset": "photos"}')
-    with pytest.raises(UserError, match="'revision'"):
+    with pytest.raises(UserError, match=r"revision: field required\)\. Delete .* and evaluate again"):
+        write_report([run], tmp_path / "out")
+
+
+DAMAGE: dict[str, bytes] = {
+    "deep": b"[" * 100_000,
+    "deep in a field": b'{"config": {"method": "eps", "dataset": "d", "x": ' + b"[" * 100_000,
+    "not UTF-8": b'{"config": {"method": "\xff"}}',
+    "a lone surrogate": b'{"config": {"method": "\\ud800", "dataset": "d"}}',
+    "a list": b"[]",
+    "a number": b"7",
+    "empty": b"",
+    "null": b"null",
+    "a text in the place of a number": b'{"config": {"method": "eps", "dataset": "d", "seed": "one"}, "version": "x"}',
+    "an object in the place of a text": b'{"config": {"method": {}, "dataset": "d"}, "dataset": {}, "runs": [{}]}',
+    "numbers that are not finite": b'{"config": {"method": "eps", "dataset": "d", "kd_weight": NaN}, "threshold": NaN}',
+    "a missing key": b"{}",
+    "other lists": b'{"config": {"method": "eps", "dataset": "d"}, "others": [1], "fingerprints": [], "samples": 3}',
+}
+
+
+FILES = [
+    "config.json",
+    "metrics.jsonl",
+    "calibration.json",
+    "evaluations/photos-test-crop/evaluation.json",
+    "evaluations/photos-test-crop/audit.json",
+    "evaluations/photos-test-crop/gallery/gallery.json",
+    "evaluations/photos-test-crop/scores.parquet",
+    "evaluations/photos-test-crop/dire.parquet",
+]
+DAMAGED = [
+    (name, damage) for name in FILES for damage in DAMAGE if not (name.endswith("gallery.json") and damage == "a list")
+]
+"""An empty gallery is a list."""
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGED)
+def test_a_damaged_file_of_a_run_is_a_sentence_that_names_it(run: Path, tmp_path: Path, name: str, damage: str) -> None:
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(DAMAGE[damage] + (b"}\n" if name == "metrics.jsonl" else b""))
+    with pytest.raises(UserError) as refused:
+        write_report([run], tmp_path / "out")
+    assert path.name in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["config.json", "evaluations/photos-test-crop/evaluation.json"])
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(run: Path, tmp_path: Path, name: str) -> None:
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    with pytest.raises(UserError):
+        write_report([run], tmp_path / "out")
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out(run: Path, tmp_path: Path) -> None:
+    (run / "metrics.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "lo')
+    assert write_report([run], tmp_path / "out")["runs"]
+
+
+def test_a_table_of_a_few_bytes_that_decodes_to_gigabytes_is_not_read(run: Path, tmp_path: Path) -> None:
+    table = pa.table({"key": pa.array(["x" * 2**20]).take(pa.array([0] * 2000))})
+    pq.write_table(table, run / "evaluations/photos-test-crop/scores.parquet", compression="zstd")
+    with pytest.raises(UserError, match=r"scores\.parquet: unreadable \(its [\d,]+ bytes decode to"):
         write_report([run], tmp_path / "out")
 
 

@@ -96,5 +96,5 @@ def test_the_threshold_of_another_student_is_not_used(run: Path, tmp_path: Path)
 def test_a_damaged_calibration_is_refused_with_a_sentence(run: Path, tmp_path: Path):
     (tmp_path / "calibration.json").write_text('{"threshold": 7}')
 
-    with pytest.raises(UserError, match=r"calibration\.json: is damaged"):
+    with pytest.raises(UserError, match=r"calibration\.json: is not .* \(threshold: .*\)\. It is damaged: delete it"):
         RunFolder(tmp_path).calibration("any")

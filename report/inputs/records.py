@@ -1,0 +1,111 @@
+"""The form of the JSON files in a run's folder, as far as a report uses them.
+
+A run may come from a stranger or from another version, so every value that is used has its type checked where it is
+read; fields that are not named here pass unchecked and are only copied to ``report.json``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Trained(_Open):
+    dataset: str
+    revision: str
+    build: str
+
+
+class _Settings(_Open):
+    method: str
+    dataset: str | list[str]
+    seed: int | None = None
+    preset: str | None = None
+    backbone: str | None = None
+    kd_weight: Finite | None = None
+
+
+class RunForm(_Open):
+    """``config.json``."""
+
+    config: _Settings
+    version: int = 1
+    run: str | None = None
+    dataset: str | None = None
+    revision: str | None = None
+    build: str | None = None
+    created: str | None = None
+    others: list[_Trained] | None = None
+    fingerprints: dict[str, str] | None = None
+    versions: dict[str, str] | None = None
+    samples: dict[str, int] | None = None
+    seen_generators: list[str] | None = None
+    groups: list[str] | None = None
+    imported: dict[str, str] | None = None
+
+
+class _Origin(_Open):
+    dataset: str
+    revision: str
+
+
+class _Checkpoint(_Open):
+    sha256: str
+
+
+class EvaluationForm(_Open):
+    """``evaluation.json``."""
+
+    dataset: str
+    revision: str
+    split: str
+    build: str | None = None
+    transform: str | None = None
+    applied_transform: str | None = None
+    select: str | None = None
+    origin: _Origin | None = None
+    checkpoint: _Checkpoint | None = None
+    seen_generators: list[str] | None = None
+    notes: list[str] | None = None
+    set_aside: dict[str, int] | None = None
+    fingerprints: dict[str, str] | None = None
+    versions: dict[str, str] | None = None
+
+
+class GalleryForm(_Open):
+    """An entry of ``gallery.json``; images are names of PNG files."""
+
+    key: str
+    label: Annotated[int, Field(ge=0, le=1)]
+    generator: str
+    score: Finite
+    image: str | None = None
+    eps: str | None = None
+    dire: str | None = None
+
+
+class SweepForm(_Open):
+    """``sweep.json``."""
+
+    runs: list[str] = []
+
+
+Line = dict[str, Finite | int | None]
+
+RUN: TypeAdapter[RunForm] = TypeAdapter(RunForm)
+EVALUATION: TypeAdapter[EvaluationForm] = TypeAdapter(EvaluationForm)
+GALLERY: TypeAdapter[list[GalleryForm]] = TypeAdapter(list[GalleryForm])
+SWEEP_RUNS: TypeAdapter[SweepForm] = TypeAdapter(SweepForm)
+LINE: TypeAdapter[Line] = TypeAdapter(Line)
+
+
+def as_stored(form: BaseModel) -> dict[str, Any]:
+    """Return the content of a file as it was stored, without the defaults of fields that it lacks."""
+    return form.model_dump(mode="json", exclude_unset=True)
