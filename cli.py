@@ -20,6 +20,7 @@ from .commands.report import report
 from .commands.train import train
 from .errors import DistilCacheError
 from .signals import ended_by_signals
+from .storage.text import visible
 
 app = typer.Typer(
     name="distil-cache",
@@ -63,12 +64,13 @@ def main() -> None:
         with ended_by_signals():
             app()
     except DistilCacheError as error:
-        print(f"distil-cache: {error}", file=sys.stderr)
+        print(f"distil-cache: {visible(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if error.errno is None:
             raise  # not from the operating system
         what = "the store cannot be used" if "://" in str(error.filename) else "cannot be used"
         where = f"{error.filename}: " if error.filename is not None else ""
-        print(f"distil-cache: {where}{what} ({error.strerror}). What was finished is kept.", file=sys.stderr)
+        sentence = f"{where}{what} ({error.strerror}). What was finished is kept."
+        print(f"distil-cache: {visible(sentence)}", file=sys.stderr)
         raise SystemExit(1) from None

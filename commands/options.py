@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..choices import LayoutName, TestTransform
+from ..storage.text import harmless, json_text
 
 if TYPE_CHECKING:
     from ..cache.local_copy.reader import LocalCopy
@@ -121,6 +121,6 @@ def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
 def render(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     """Print a result as JSON, or with ``show`` as a summary."""
     if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        print(json_text(result, indent=2))
     else:
-        show(result)
+        show(harmless(result))

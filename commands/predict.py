@@ -101,6 +101,7 @@ def predict(
     from ..inference.detector import Detector
     from ..inference.predict import run_predict
     from ..inference.prediction import write_object
+    from ..storage.text import harmless
     from .show.predict import show_predictions
     from .show.progress import RichProgress
 
@@ -126,6 +127,6 @@ def predict(
     if as_json:
         write_object(sys.stdout, result)
     elif not form:
-        show_predictions(result, out)
+        show_predictions(harmless(result), out)
     if strict and result["counts"]["set_aside"]:
         raise typer.Exit(3)

@@ -236,6 +236,7 @@ def _dire(path: str, study: DireStudy) -> _Result:
             for (one, other), mean in study.differences.items()
         ],
         "verdict": dire_verdict(path, study),
+        "conclusion": dire_verdict(path, study).rpartition("\n")[2],
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import os
 import secrets
 import stat
@@ -17,6 +16,7 @@ from typing import Any, TextIO
 from ..choices import FILE_FORMS, FileForm
 from ..errors import UsageError, UserError
 from ..storage.locks import try_lock
+from ..storage.text import csv_cell, json_text
 
 GENERATED, REAL = "generated", "real"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -116,12 +116,12 @@ def form_of(path: Path) -> FileForm:
 def line_writer(stream: TextIO, form: FileForm) -> Callable[[Prediction], None]:
     """Return a function that writes a prediction as a JSON line or as CSV rows. The CSV header is written at once."""
     if form == "jsonl":
-        return lambda prediction: print(json.dumps(prediction.as_json(), ensure_ascii=False), file=stream, flush=True)
+        return lambda prediction: print(json_text(prediction.as_json()), file=stream, flush=True)
     table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     table.writeheader()
 
     def write(prediction: Prediction) -> None:
-        table.writerows(prediction.as_rows())
+        table.writerows({name: csv_cell(value) for name, value in row.items()} for row in prediction.as_rows())
         stream.flush()
 
     return write
@@ -129,7 +129,7 @@ def line_writer(stream: TextIO, form: FileForm) -> Callable[[Prediction], None]:
 
 def write_object(stream: TextIO, result: dict[str, Any]) -> None:
     """Write the whole result as one JSON object."""
-    print(json.dumps(result, indent=2, ensure_ascii=False), file=stream)
+    print(json_text(result, indent=2), file=stream)
 
 
 @contextmanager

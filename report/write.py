@@ -22,7 +22,7 @@ from .layout.matrix import matrices
 from .layout.page import Addition
 from .layout.page import environment as page_environment
 from .output.comparison import Comparison, compare
-from .output.files import LIST, put_files
+from .output.files import LIST, PROGRAM, REPORT, put_files
 from .output.flat_tables import csv_files, write_scores
 from .output.latex import latex_text
 from .output.report_json import additions_content, frame, plain, run_content
@@ -43,7 +43,7 @@ FILES = {
     "html": "report.html",
     "markdown": "report.md",
     "latex": "report.tex",
-    "json": "report.json",
+    "json": REPORT,
     "tables": LIST,
     "scores": "scores.parquet",
 }
@@ -133,7 +133,7 @@ def _content(
     return {
         "schema_version": SCHEMA_VERSION,
         "created": created,
-        "program": {"name": "distil-cache", "version": __version__},
+        "program": {"name": PROGRAM, "version": __version__},
         "files": FILES,
         **frame(clustered),
         "notes": notes(runs, {comparison.title: comparison.results for comparison in comparisons}),

@@ -63,7 +63,7 @@ ALLOWED = {
         "storage",
         "__version__",
     },
-    "commands": {"choices", "errors", "demo", "report", "inference", "train", "pipeline", "cache", "models"},
+    "commands": {"choices", "errors", "demo", "report", "inference", "train", "pipeline", "cache", "models", "storage"},
 }
 
 

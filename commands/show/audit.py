@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .format import Result, count
+from .format import Result, count, new_console
 
 _MOST_REJECTS = 5
 
 
 def show_audit(result: Result) -> None:
     """Print each check with its AUC, the features that give the label away, duplicates and skipped files."""
-    console = Console()
+    console = new_console()
     console.print(Text(", ".join(result["sources"]), style="bold"), soft_wrap=True)
     table = Table(header_style="dim", box=None, pad_edge=False)
     for column in ("images", "features", "real", "generated", "AUC (interval)", "label"):

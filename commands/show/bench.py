@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ...inference.bench.result import CONVENTION, Costs, format_ratio, shares
-from .format import Result, new_table, size_of
+from .format import Result, new_console, new_table, size_of
 
 
 def show_bench(result: Result) -> None:
     """Print the cost of each method, where its time goes, and the conditions of the measurement."""
     costs = Costs.model_validate(result)
-    console = Console()
+    console = new_console()
     console.print(_counted(costs))
     console.print(Text(f"{CONVENTION} Columns x: DIRE's value divided by the method's."), soft_wrap=True)
     if any(row.warm for row in costs.rows):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from .format import Result, count, new_table, size_of
+from .format import Result, count, new_console, new_table, size_of
 
 
 def show_build(result: Result) -> None:
     """Print the summary of a build, or of a dry run."""
-    console = Console()
+    console = new_console()
     plan = result["dry_run"]
     table = new_table(_title(result), ["feature", "missing" if plan else "computed", "reused", "size", "fingerprint"])
     for name, row in result["features"].items():

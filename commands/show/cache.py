@@ -9,14 +9,14 @@ from rich.padding import Padding
 from rich.text import Text
 
 from .build import show_rejects
-from .format import Result, count, size_of
+from .format import Result, count, new_console, size_of
 
 _KINDS = {"build": "build record", "revision": "revision file", "shard": "shard", "data": "leftover file"}
 
 
 def show_listing(result: Result) -> None:
     """Print the contents of a cache; unreadable entries are listed with their problem."""
-    console = Console()
+    console = new_console()
     for row in _sound(console, "datasets", result["datasets"]):
         rows = "" if row["rows"] == row["samples"] else f" ({count(row['rows'], 'row')})"
         _line(console, row["name"], f"{count(row['samples'], 'sample')}{rows}, {row['rejected']:,} rejected")
@@ -56,7 +56,7 @@ def show_listing(result: Result) -> None:
 
 def show_difference(result: Result) -> None:
     """Print the differences, one line per dataset, feature or file they concern."""
-    console = Console()
+    console = new_console()
     console.print(Text(f"A: {result['a']}\nB: {result['b']}"), soft_wrap=True)
     if result["same"]:
         console.print("No differences.")
@@ -69,7 +69,7 @@ def show_difference(result: Result) -> None:
 
 def show_verification(result: Result) -> None:
     """Print what is damaged, what was repaired, and which builds to run."""
-    console = Console()
+    console = new_console()
     for what in result.get("repaired", []):
         console.print(Text(what), soft_wrap=True)
     for what in result.get("left", []):
@@ -92,7 +92,7 @@ def show_verification(result: Result) -> None:
 
 def show_collection(result: Result) -> None:
     """Print what is deleted and why, in groups, and what is kept."""
-    console = Console()
+    console = new_console()
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for item in result["items"]:
         folder = item["path"].split("/")[1] if item["path"].startswith(("features/", "datasets/")) else ""
@@ -117,7 +117,7 @@ def show_collection(result: Result) -> None:
 
 def show_compaction(result: Result) -> None:
     """Print how many shards were merged, per feature, and which are damaged."""
-    console = Console()
+    console = new_console()
     merged = {name: row for name, row in result["features"].items() if row["into"]}
     for name, row in merged.items():
         what = f"{count(row['shards'], 'shard')} merged into {row['into']:,}, {count(row['rows'], 'row')}, {size_of(row['bytes'])}"
@@ -133,7 +133,7 @@ def show_compaction(result: Result) -> None:
 
 def show_export(result: Result) -> None:
     """Print the splits of an export, and where it was written."""
-    console = Console()
+    console = new_console()
     for name, split in result["splits"].items():
         what = (
             f"{count(split['samples'], 'sample')} in {count(len(split['tars']), 'tar')}: {', '.join(split['features'])}"
@@ -148,7 +148,7 @@ def show_export(result: Result) -> None:
 
 def show_import(result: Result) -> None:
     """Print how many rows were imported, and which files were rejected."""
-    console = Console()
+    console = new_console()
     for name, row in result["features"].items():
         what = f"{count(row['imported'], 'row')} imported, {row['rows']:,} in total ({'+'.join(row['splits'])}), {size_of(row['bytes'])}"
         _line(console, name, what)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
-from .format import Result, new_table, size_of
+from .format import Result, new_console, new_table, size_of
 
 
 def show_demo(result: Result) -> None:
     """Print the demo's scores, DIRE statistics and times, and where its report was written."""
-    console = Console()
+    console = new_console()
     images, calls = result["images"], result["adm_calls"]
     runs = list(result["test_sets"][0]["runs"])
     scores = new_table(
@@ -40,7 +38,7 @@ def show_demo(result: Result) -> None:
         f"Second build: {calls['again']:,} ADM calls, {result['again']['computed']:,} rows computed,"
         f" {result['again']['reused']:,} reused, {result['again']['decoded']:,} images decoded.",
         f"File metadata alone: AUC {result['metadata_auc']:.2f} (0.50 is chance).",
-        *(study["verdict"].rpartition("\n")[2] for study in result["dire"]),
+        *(study["conclusion"] for study in result["dire"]),
         f"Peak memory: {size_of(result['peak_memory_bytes'])}.",
     ]
     for line in lines:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 Result = dict[str, Any]
 """The result of a command, as ``--json`` prints it."""
+
+
+def new_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints texts as they are: brackets and colons in a name are no markup."""
+    return Console(stderr=stderr, markup=False, emoji=False)
 
 
 def size_of(size: float) -> str:

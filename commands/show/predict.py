@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .format import Result, count
+from .format import Result, count, new_console
 
 _STYLES = {"generated": "red", "real": "green"}
 
 
 def show_predictions(result: Result, out: Path | None) -> None:
     """Print the verdicts, unless they were written to a file, then the skipped files, counts and notes."""
-    console = Console()
+    console = new_console()
     scored = [row for row in result["predictions"] if row["verdict"]]
     if scored and out is None:
         console.print(_verdicts(scored))
     skipped = [row for row in result["predictions"] if not row["verdict"]]
     for row in skipped if out is None else skipped[:5]:
-        text = f"  skipped {shown(row['path'])}: {row['reason']} ({shown(row['detail'])})"
+        text = f"  skipped {row['path']}: {row['reason']} ({row['detail']})"
         console.print(Text(text, style="yellow"), soft_wrap=True)
     counts = result["counts"]
     console.print(
@@ -36,14 +35,6 @@ def show_predictions(result: Result, out: Path | None) -> None:
         console.print(Text(f"Written to {out}", style="bold"), soft_wrap=True)
 
 
-def shown(text: str) -> str:
-    """Escape control and other unprintable characters, which could move the cursor or hide text."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in text
-    )
-
-
 def _verdicts(rows: list[Result]) -> Table:
     videos = any("frames" in row for row in rows)
     table = Table(header_style="dim", box=None, pad_edge=False)
@@ -54,5 +45,5 @@ def _verdicts(rows: list[Result]) -> Table:
         cells = [Text(f"{row['score']:.4f}"), Text(row["verdict"], style=_STYLES[row["verdict"]])]
         if videos and "frames" in row:
             cells += [Text(str(len(row["frames"]))), Text(f"{row['highest']:.4f}")]
-        table.add_row(Text(shown(row["path"])), *cells)
+        table.add_row(Text(row["path"]), *cells)
     return table

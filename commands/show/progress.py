@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from ...storage.text import visible
+from .format import new_console
 
 GO_ON = "Interrupted. Finished work is kept; run the same command again to continue."
 
@@ -30,15 +32,15 @@ class RichProgress:
 
     def __init__(self, interrupted: str = GO_ON) -> None:
         self._interrupted = interrupted
-        self._console = Console(stderr=True)
+        self._console = new_console(stderr=True)
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -76,8 +78,8 @@ class RichProgress:
 
     def note(self, stage: str, text: str) -> None:
         """Show a text beside a stage."""
-        self._bars.update(self._tasks[stage], note=text)
+        self._bars.update(self._tasks[stage], note=visible(text))
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(visible(text)), soft_wrap=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from .format import Result, cell, count, new_table
+from .format import Result, cell, count, new_console, new_table
 
 
 def show_train(result: Result) -> None:
     """Print the results of a training."""
-    console = Console()
+    console = new_console()
     table = new_table(f"Run {result['run']}", ["", "value"])
     for name, value in result.items():
         if name != "run" and not isinstance(value, (dict, list)):
@@ -30,7 +30,7 @@ def _resume_notes(result: Result) -> list[str]:
 
 def show_sweep(result: Result) -> None:
     """Print a table with one row per run of a sweep."""
-    console = Console()
+    console = new_console()
     settings = list(result["runs"][0]["settings"])
     columns = [*settings, "epochs", "best epoch", "loss", "val AP", "val accuracy", "seconds"]
     table = new_table(f"Sweep {result['folder']}", columns)
@@ -49,7 +49,7 @@ def show_sweep(result: Result) -> None:
 
 def show_evaluation(result: Result) -> None:
     """Print the metrics of an evaluation per generator."""
-    console = Console()
+    console = new_console()
     table = new_table(
         f"{result['dataset']}, split {result['split']}, {result['transform']}",
         ["generator", "real", "generated", "accuracy", "AP", "AUC"],
@@ -66,7 +66,7 @@ def show_evaluation(result: Result) -> None:
 
 def show_checkpoint(result: Result) -> None:
     """Print what was imported or exported."""
-    console = Console()
+    console = new_console()
     table = new_table("Checkpoint", ["", "value"])
     for name, value in result.items():
         table.add_row(name, cell(value))

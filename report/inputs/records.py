@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from ...storage.text import harmless
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -107,5 +109,6 @@ LINE: TypeAdapter[Line] = TypeAdapter(Line)
 
 
 def as_stored(form: BaseModel) -> dict[str, Any]:
-    """Return the content of a file as it was stored, without the defaults of fields that it lacks."""
-    return form.model_dump(mode="json", exclude_unset=True)
+    """Return the content of a file as it was stored, without the defaults of fields that it lacks; texts are visible."""
+    content: dict[str, Any] = harmless(form.model_dump(mode="json", exclude_unset=True))
+    return content

@@ -22,6 +22,7 @@ from ...storage.atomic import read_file
 from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
 from ...storage.parquet import read_bounded
+from ...storage.text import harmless, json_text, visible
 from ...train.config import SWEEP, TrainConfig
 from .records import EVALUATION, GALLERY, LINE, RUN, SWEEP_RUNS, as_stored
 
@@ -216,7 +217,9 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
         raise UsageError(f"{twice[0]}: the run was given twice. Name it once")
     same_name = Counter(folder.name for folder in resolved)
     return tuple(
-        _read_run(folder, folder.name if same_name[folder.name] == 1 else f"{folder.parent.name}/{folder.name}")
+        _read_run(
+            folder, visible(folder.name if same_name[folder.name] == 1 else f"{folder.parent.name}/{folder.name}")
+        )
         for folder in resolved
     )
 
@@ -302,7 +305,10 @@ def _read_once(folder: Path) -> Evaluation:
 
 
 def _read_audit(path: Path) -> HeaderAudit | None:
-    return parse_audit(read_file(path, MOST_BYTES), str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    audit = parse_audit(read_file(path, MOST_BYTES), str(path))
+    return HeaderAudit.model_validate_json(json_text(harmless(audit.model_dump(mode="json"))))
 
 
 def _read_dire(path: Path) -> MeanDire | None:
@@ -325,9 +331,9 @@ def _read_gallery(folder: Path) -> tuple[GalleryItem, ...]:
     entries = read_record(path, GALLERY, "a gallery", f"Delete {folder.parent} and evaluate again.")
     return tuple(
         GalleryItem(
-            key=entry.key,
+            key=visible(entry.key),
             label=entry.label,
-            generator=entry.generator,
+            generator=visible(entry.generator),
             score=entry.score,
             images={
                 name: _gallery_png(folder, file) for name in _GALLERY if (file := getattr(entry, name)) is not None
@@ -360,7 +366,7 @@ def _table(path: Path, columns: Mapping[str, str]) -> pa.Table:
 
 
 def _texts(table: pa.Table, name: str) -> Array:
-    return np.asarray(["" if value is None else str(value) for value in table[name].to_pylist()], dtype=str)
+    return np.asarray(["" if value is None else visible(value) for value in table[name].to_pylist()], dtype=str)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

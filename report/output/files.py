@@ -11,8 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import UsageError, UserError
+from ...storage.atomic import TEMPORARY_PREFIX, read_file
+from ...storage.json_record import MOST_BYTES
 from ...storage.locks import waiting_lock
 
+PROGRAM = "distil-cache"
+REPORT = "report.json"
+TEMPORARY = f"{TEMPORARY_PREFIX}report-"
 TABLES = "tables"
 LIST = f"{TABLES}/tables.json"
 
@@ -36,7 +41,7 @@ def put_files(out: Path, files: Mapping[str, _Content]) -> None:
     Raises
     ------
     UsageError
-        If ``out`` cannot be made.
+        If ``out`` cannot be made, or has files that no report wrote.
     UserError
         If a file cannot be written; the earlier report is then unchanged.
     """
@@ -44,8 +49,9 @@ def put_files(out: Path, files: Mapping[str, _Content]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UsageError(f"{out}: cannot be made ({problem.strerror}). Choose another folder with --out") from problem
-    fresh = not any(out.iterdir())
-    new = out / f".tmp-report-{secrets.token_hex(8)}"
+    with waiting_lock(out):
+        fresh = _check_own(out)
+    new = out / f"{TEMPORARY}{secrets.token_hex(8)}"
     try:
         _write(new, files)
         with waiting_lock(out):
@@ -61,9 +67,27 @@ def put_files(out: Path, files: Mapping[str, _Content]) -> None:
                 out.rmdir()  # fails unless empty: removes the folder of a report that failed
 
 
+def _check_own(out: Path) -> bool:
+    """Return whether a folder is empty. Raises UsageError if it is not, and no report was written there."""
+    others = sorted(path.name for path in out.iterdir() if not path.name.startswith(TEMPORARY))
+    if others and not _is_report(out / REPORT):
+        raise UsageError(
+            f"{out}: has files that no report wrote ({', '.join(others[:3])}). Choose an empty folder with --out"
+        )
+    return not others
+
+
+def _is_report(path: Path) -> bool:
+    """Return whether a file is the ``report.json`` of this program."""
+    try:
+        return bool(json.loads(read_file(path, MOST_BYTES))["program"]["name"] == PROGRAM)
+    except (UserError, ValueError, RecursionError, KeyError, TypeError):
+        return False
+
+
 def _move(new: Path, out: Path, names: Collection[str]) -> None:
     old = _listed(out / LIST)
-    for name in names:
+    for name in sorted(names, key=lambda name: name != REPORT):  # first the file by which the folder is known again
         (out / name).parent.mkdir(exist_ok=True)
         (new / name).replace(out / name)
     for name in old - set(names):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ...metrics.measures import MEASURES, Interval
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
+from ...storage.text import csv_cell
 from ..differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
 from ..inputs.measured import MeasuredEvaluation
 from ..inputs.paper import PaperCell, paper_cell, paper_mean
@@ -152,11 +153,11 @@ def columns_of(rows: Sequence[_Row]) -> list[str]:
 
 
 def csv_text(rows: Sequence[_Row]) -> str:
-    """Format rows as CSV; missing values are empty."""
+    """Format rows as CSV; missing values are empty, and texts are what a spreadsheet shows and does not run."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns_of(rows), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    writer.writerows({name: "" if value is None else csv_cell(value) for name, value in row.items()} for row in rows)
     return stream.getvalue()
 
 

@@ -15,13 +15,14 @@ import av
 import numpy as np
 import pytest
 from distil_cache.choices import FileForm
-from distil_cache.commands.show.predict import show_predictions, shown
+from distil_cache.commands.show.predict import show_predictions
 from distil_cache.errors import UsageError, UserError
 from distil_cache.images.file import ImageRejected, Limits
 from distil_cache.inference.arguments import expand_arguments, is_video, read_list
 from distil_cache.inference.prediction import COLUMNS, Frame, Prediction, form_of, line_writer, opened, write_object
 from distil_cache.inference.video import SampledFrame, sample
 from distil_cache.storage import AnyPath, RemotePath
+from distil_cache.storage.text import harmless, visible
 from image_bytes import noise, saved
 from PIL import Image
 
@@ -242,7 +243,7 @@ def test_odd_names_survive_lines_of_json_and_csv() -> None:
     assert [json.loads(line) for line in written["jsonl"].splitlines()] == [p.as_json() for p in PREDICTIONS]
     rows = list(csv.DictReader(io.StringIO(written["csv"], newline="")))
     assert tuple(rows[0]) == COLUMNS
-    assert [row["path"] for row in rows] == [ODD[0], ODD[1], ODD[2], ODD[2], ODD[2]]
+    assert [row["path"] for row in rows] == [visible(ODD[index]) for index in (0, 1, 2, 2, 2)]
     assert [row["kind"] for row in rows] == ["image", "image", "video", "frame", "frame"]
     assert (rows[0]["score"], rows[0]["verdict"], rows[1]["reason"]) == ("0.75", "generated", "empty")
     assert (rows[2]["highest"], rows[3]["seconds"], rows[4]["seconds"]) == ("0.5", "0.5", "")
@@ -277,7 +278,7 @@ def test_the_suffix_decides_on_the_format(name: str) -> None:
 
 
 def test_no_name_can_move_the_cursor_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown("é\x1b[31m\n\u202e\udcff") == "é\\x1b[31m\\n\\u202e\\udcff"
+    assert visible("é\x1b[31m\n\u202e\udcff") == "é\\x1b[31m\\n\\u202e\\udcff"
     counts = {"files": 3, "generated": 1, "real": 1, "set_aside": 1}
     result = {
         "predictions": [p.as_json() for p in PREDICTIONS],
@@ -285,7 +286,7 @@ def test_no_name_can_move_the_cursor_of_a_terminal(capsys: pytest.CaptureFixture
         "adm_calls_per_image": 1,
         "seconds": 1.0,
     }
-    show_predictions({**result, "notes": ["threshold 0.5"]}, None)
+    show_predictions(harmless({**result, "notes": ["threshold 0.5"]}), None)
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "0.7500" in printed
