@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distil_cache.cache.lease import FOLDER, read_leases
 from distil_cache.errors import StoppedError, UserError
@@ -18,6 +20,7 @@ from distil_cache.progress import Silent
 from distil_cache.storage import atomic
 from distil_cache.storage.atomic import exchange
 from distil_cache.train.config import TrainConfig
+from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.engine import loop, resume
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation import evaluate
@@ -173,6 +176,27 @@ def test_an_evaluation_holds_a_lease(
     monkeypatch.setattr(evaluate, "predict", looking)
     run_evaluation(Path(shutil.copytree(trained, tmp_path / "run")), cache, "pictures")
     assert seen == ["evaluate"]
+
+
+def test_a_cached_value_that_is_no_number_is_named_with_its_image_and_shard(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = FeatureDataset.epoch
+    keys: list[str] = []
+
+    def spoilt(self: FeatureDataset, *arguments: Any) -> Iterator[Batch]:
+        for batch in epoch(self, *arguments):
+            batch.features["eps"][3, 0, 0, 0] = np.inf
+            keys.append(self.table["key"][int(batch.rows[3])].as_py())
+            yield batch
+
+    monkeypatch.setattr(FeatureDataset, "epoch", spoilt)
+    (folder,) = cache.glob("features/eps-*")
+    with pytest.raises(UserError, match=r"eps of image .* has values that are no finite numbers") as refused:
+        train(cache, tmp_path / "run")
+    assert f"image {keys[0]} (shard " in str(refused.value)
+    assert f" in {folder})" in str(refused.value)
+    assert "--lr" not in str(refused.value)
 
 
 def no_locks(handle: int, operation: int) -> None:

@@ -136,6 +136,17 @@ class FeatureDataset:
         store, (shard, _) = self.stores[feature], self._locations[feature]
         return tuple(store.marker(store.index().shards[shard[0]]).shape)
 
+    def not_finite(self, batch: Batch) -> str | None:
+        """Return the first feature of a batch with a value that is no finite number, its image and shard, as a phrase."""
+        for name, values in batch.features.items():
+            bad = (~torch.isfinite(values.float())).flatten(1).any(dim=1).nonzero()
+            if len(bad):
+                row = int(batch.rows[int(bad[0])])
+                store, shard = self.stores[name], int(self._locations[name][0][row])
+                key = self.table["key"][row].as_py()
+                return f"the feature {name} of image {key} (shard {store.index().shards[shard]} in {store.folder})"
+        return None
+
     def epoch(
         self,
         seed: int,

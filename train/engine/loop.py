@@ -221,6 +221,8 @@ def _train_epoch(
                 precision.backward(loss.total * ranks.share_of_loss(len(part.x), batch.whole))
             part_losses.append(torch.stack(loss).detach() * len(part.x))
         values, stop = _over_ranks(ranks, part_losses, batch.whole, stopped)
+        if not math.isfinite(values[0]):
+            _refuse_features(session.train.not_finite(batch), folder)
         _check_finite(values[0], "loss", folder, state)
         precision.step(session.optimiser, student, config.clip_grad)
 
@@ -294,6 +296,15 @@ def _check_finite(value: float, what: str, folder: RunFolder, state: State) -> N
         f"{folder.folder}: the {what} is no longer a finite number in epoch {state.epoch + 1}, step {state.step + 1}. "
         f"{kept}; train with a lower --lr into another folder."
     )
+
+
+def _refuse_features(where: str | None, folder: RunFolder) -> None:
+    """Raise UserError if the cached features, not the learning rate, are to blame for a loss that is no number."""
+    if where is not None:
+        raise UserError(
+            f"{folder.folder}: {where} has values that are no finite numbers. Run `distil-cache cache verify` on the "
+            "cache; if it finds no damage, the feature was computed so: build it again with --precision fp32."
+        )
 
 
 def _result(folder: RunFolder) -> dict[str, object]:
