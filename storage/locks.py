@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -54,6 +56,61 @@ def waiting_lock(path: Path) -> Iterator[None]:
             stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder with a unique name, lock it for a block, and delete it afterwards if it is still there.
+
+    The folders of this prefix that killed commands left are deleted first: those that nobody has locked. On a file system
+    without locks they stay.
+
+    Parameters
+    ----------
+    parent
+        An existing folder.
+    prefix
+        Beginning of the name.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        if left.is_dir() and not left.is_symlink():
+            _delete_if_free(left)
+    handle = None
+    while handle is None:  # another command may take it for one that was left, until it is locked
+        path = parent / f"{prefix}{secrets.token_hex(8)}"
+        path.mkdir()
+        handle = _lock_folder(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
+
+
+def _lock_folder(path: Path) -> int | None:
+    """Open and lock a folder; None if another command has deleted it, or is about to."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        free = try_lock(handle)
+    except OSError:
+        return handle  # a file system without locks, where nobody deletes it either
+    if free and os.fstat(handle).st_nlink and path.is_dir():
+        return handle
+    os.close(handle)
+    return None
+
+
+def _delete_if_free(path: Path) -> None:
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if try_lock(handle):
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(handle)
 
 
 class FolderLock:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 from ...errors import UsageError, UserError
 from ...storage.atomic import TEMPORARY_PREFIX, read_file
 from ...storage.json_record import MOST_BYTES
-from ...storage.locks import waiting_lock
+from ...storage.locks import temporary_folder, waiting_lock
 
 PROGRAM = "distil-cache"
 REPORT = "report.json"
@@ -51,17 +49,16 @@ def put_files(out: Path, files: Mapping[str, _Content]) -> None:
         raise UsageError(f"{out}: cannot be made ({problem.strerror}). Choose another folder with --out") from problem
     with waiting_lock(out):
         fresh = _check_own(out)
-    new = out / f"{TEMPORARY}{secrets.token_hex(8)}"
     try:
-        _write(new, files)
-        with waiting_lock(out):
-            _move(new, out, files.keys())
+        with temporary_folder(out, TEMPORARY) as new:
+            _write(new, files)
+            with waiting_lock(out):
+                _move(new, out, files.keys())
     except OSError as problem:
         raise UserError(
             f"{out}: the report cannot be written ({problem.strerror}). Free space or choose another --out"
         ) from problem
     finally:
-        shutil.rmtree(new, ignore_errors=True)
         if fresh:
             with suppress(OSError):
                 out.rmdir()  # fails unless empty: removes the folder of a report that failed

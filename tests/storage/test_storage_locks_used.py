@@ -19,11 +19,13 @@ from distil_cache.inference.prediction import opened
 from distil_cache.progress import Silent
 from distil_cache.report.inputs import runs
 from distil_cache.report.output.files import put_files
-from distil_cache.storage.locks import FolderLock
+from distil_cache.storage.locks import FolderLock, temporary_folder
 from distil_cache.train.evaluation import evaluate
 from distil_cache.train.runs.checkpoint import replace_text
 from run_folders import rows as score_rows
 from run_folders import write_evaluation, write_run
+
+OWN_REPORT = {"report.json": '{"program": {"name": "distil-cache"}}'}
 
 
 def test_evaluations_of_one_name_that_end_at_once_leave_one_of_them_whole(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_reports_that_are_put_in_one_folder_at_once_leave_one_of_them_whole(tmp_
 
     def put(text: str) -> None:
         own = {f"tables/{text}.csv": text, "tables/tables.json": json.dumps({"tables": [f"{text}.csv"]})}
-        put_files(tmp_path / "report", {**dict.fromkeys(names, text), **own})
+        put_files(tmp_path / "report", {**dict.fromkeys(names, text), **own, **OWN_REPORT})
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(put, [str(number) for number in range(24)]))
@@ -137,7 +139,19 @@ def test_a_file_system_without_locks_takes_predictions_and_reports(
     for text in ("one", "two"):
         with opened(tmp_path / "a.jsonl", "jsonl") as stream:
             print(text, file=stream)
-        put_files(tmp_path / "report", {"report.md": text})
+        put_files(tmp_path / "report", {"report.md": text, **OWN_REPORT})
     Explainer(tmp_path / "shown")
     assert (tmp_path / "a.jsonl").read_text() == "two\n"
     assert (tmp_path / "report" / "report.md").read_text() == "two"
+
+
+def test_a_temporary_folder_goes_with_its_block_and_those_of_killed_commands_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-x-killed" / "inner").mkdir(parents=True)
+    (tmp_path / ".tmp-other").mkdir()
+    with temporary_folder(tmp_path, ".tmp-x-") as first:
+        assert not (tmp_path / ".tmp-x-killed").exists()
+        with temporary_folder(tmp_path, ".tmp-x-") as second:
+            assert first.is_dir()
+            assert first != second
+            (second / "file").write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-other"]

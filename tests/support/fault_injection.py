@@ -130,7 +130,7 @@ class Watch:
             path = os.readlink(f"/proc/self/fd/{path}")  # noqa: PTH115
         elif dir_fd is not None:
             path = f"{os.readlink(f'/proc/self/fd/{dir_fd}')}/{os.fspath(path)}"  # noqa: PTH115
-        path = os.fspath(path)
+        path = os.path.abspath(os.fsdecode(path))  # noqa: PTH100  (Path costs much more)
         if path == self.root:
             return "."
         return path[len(self.root) + 1 :] if path.startswith(self.root + "/") else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -40,6 +43,7 @@ class MetricsLogger:
         self._total, self._done = total, done
         self._board: SummaryWriter | None = None
         self._state = state
+        self._threads: Callable[[threading.ExceptHookArgs], object] | None = None
 
     def __enter__(self) -> Self:
         """Open the logs, and drop what a stopped training had logged after its saved state."""
@@ -47,7 +51,10 @@ class MetricsLogger:
             replace_text(self._folder.metrics, "")
             for line in self._state.history:
                 append_line(self._folder.metrics, line)
-            self._board = SummaryWriter(str(self._folder.tensorboard), purge_step=self._state.step + 1)
+            self._threads = threading.excepthook
+            threading.excepthook = self._thread_failed
+            with self._optional():
+                self._board = SummaryWriter(str(self._folder.tensorboard), purge_step=self._state.step + 1)
         self._progress.start(STAGE, self._total)
         self._progress.advance(STAGE, self._done)
         return self
@@ -56,14 +63,16 @@ class MetricsLogger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the files."""
-        if self._board is not None:
-            self._board.close()
+        with self._optional():
+            if self._board is not None:
+                self._board.close()
+        if self._threads is not None:
+            threading.excepthook = self._threads
 
     def step(self, state: State, values: tuple[float, float, float], samples: int, rate: float) -> None:
         """Log total, bce and kd of a step, and its learning rate."""
-        if self._board is not None:
-            for name, value in zip(("loss", "bce", "kd", "lr"), (*values, rate), strict=True):
-                self._board.add_scalar(f"batch/{name}", value, state.step)
+        scalars = dict(zip(("loss", "bce", "kd", "lr"), (*values, rate), strict=True))
+        self._plot({f"batch/{name}": value for name, value in scalars.items()}, state.step)
         self._progress.advance(STAGE, samples)
         note = "epoch {}: loss {:.4f} bce {:.4f} kd {:.4f} lr {:.1e}"
         self._progress.note(STAGE, note.format(state.epoch + 1, *values, rate))
@@ -73,6 +82,25 @@ class MetricsLogger:
         if not self._enabled:
             return
         append_line(self._folder.metrics, line)
-        for name, value in line.items():
-            if self._board is not None and value is not None and name not in ("epoch", "step"):
-                self._board.add_scalar(f"epoch/{name}", value, state.step)
+        shown = {f"epoch/{name}": value for name, value in line.items() if name not in ("epoch", "step")}
+        self._plot({name: value for name, value in shown.items() if value is not None}, state.step)
+
+    def _plot(self, scalars: dict[str, float], step: int) -> None:
+        with self._optional():
+            for name, value in scalars.items():
+                if self._board is not None:
+                    self._board.add_scalar(name, value, step)
+
+    @contextmanager
+    def _optional(self) -> Iterator[None]:
+        """Go on without curves if their file cannot be written: they can be drawn from ``metrics.jsonl``."""
+        try:
+            yield
+        except Exception as error:  # TensorBoard raises what its writing thread has raised, whatever that was
+            self._board = None
+            self._progress.say(f"{self._folder.tensorboard}: TensorBoard's curves end here ({error}).")
+
+    def _thread_failed(self, failed: threading.ExceptHookArgs) -> None:
+        """Leave the failures of TensorBoard's writing thread to `_optional`, which says them without a traceback."""
+        if not type(failed.thread).__module__.startswith("tensorboard.") and self._threads is not None:
+            self._threads(failed)

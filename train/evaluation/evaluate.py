@@ -30,6 +30,7 @@ from ...models.device import choose_device, keep_freed_memory
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
+from ...storage.locks import temporary_folder
 from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
@@ -37,6 +38,9 @@ from ..runs.checkpoint import BEST
 from ..runs.folder import RunFolder, RunRecord, versions
 from .gallery import write_gallery
 from .score import predict, probability
+
+_UNFINISHED = f"{TEMPORARY_PREFIX}evaluation-"
+"""Beginning of the name of a folder that an evaluation is being written to."""
 
 
 def run_evaluation(
@@ -199,9 +203,7 @@ def _store(
     scores: npt.NDArray[np.float32],
 ) -> None:
     """Write all files under a temporary name, then move the folder into place."""
-    temporary = folder.folder / f"{TEMPORARY_PREFIX}evaluation-{secrets.token_hex(8)}"
-    temporary.mkdir()
-    try:
+    with temporary_folder(folder.folder, _UNFINISHED) as temporary:
         columns = part.table.select(["key", "label", "generator", "family", "group"])
         table = columns.append_column("score", pa.array(scores)).append_column("logit", pa.array(logits))
         pq.write_table(table, temporary / "scores.parquet", compression="zstd")
@@ -218,8 +220,6 @@ def _store(
             (temporary / AUDIT).write_bytes(audit.as_json())
         (temporary / "evaluation.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
         _put(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _put(new: Path, target: Path) -> None:
@@ -244,7 +244,7 @@ def _put(new: Path, target: Path) -> None:
 
 def _put_aside(target: Path) -> None:
     """Remove a folder at once, for a system that cannot exchange two names."""
-    aside = target.parent.parent / f"{TEMPORARY_PREFIX}evaluation-{secrets.token_hex(8)}"
+    aside = target.parent.parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
     with suppress(FileNotFoundError):
         target.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
