@@ -73,15 +73,46 @@ PathPrefixOption = Annotated[
         show_default=False,
     ),
 ]
+ADM_HELP = (
+    "Diffusion model: a checkpoint (.pt, .safetensors), a name (adm256, lsun-bedroom, adm64-cond, adm128-cond, "
+    "adm256-cond, adm512-cond, demo, demo-b), hf:OWNER/REPO/FILE, or an https:// URL with --sha256. FILE#SET chooses one "
+    "of several sets of weights, such as model.pt#ema."
+)
 AdmOption = Annotated[
     str,
-    typer.Option("--adm", help="Diffusion model: a checkpoint (.pt, .safetensors) or a name (adm256, demo, demo-b)."),
+    typer.Option("--adm", help=ADM_HELP),
 ]
 AdmConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--adm-config",
         help="JSON file with the checkpoint's guided-diffusion flags. Default: those stored with the checkpoint.",
+        show_default=False,
+    ),
+]
+ClassLabelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class-label",
+        metavar="random:SEED|N",
+        help="Class for a class-conditional ADM: drawn for each image from SEED and its key, or N for all.",
+        show_default=False,
+    ),
+]
+Sha256Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sha256",
+        metavar="HEX",
+        help="SHA-256 that downloaded weights must have. Repeatable, for several files.",
+        show_default=False,
+    ),
+]
+TeacherWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher-weights",
+        help="Weights of the teacher: a file or an address, as for an ADM. Default: published ImageNet weights.",
         show_default=False,
     ),
 ]

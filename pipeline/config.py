@@ -26,6 +26,8 @@ from ..choices import (
 from ..errors import UsageError
 from ..images.file import Limits
 from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
+from ..models.addresses import check_sha256, is_remote
+from ..models.class_label import ClassLabel
 from ..storage.pydantic_field import PathField
 from .sources.file import ReadingOptions
 from .sources.reading import parse_reading
@@ -64,6 +66,8 @@ class BuildConfig(BaseModel):
 
     adm: str = ADM
     adm_config: Path | None = None
+    class_label: str | None = None
+    sha256: tuple[str, ...] = ()
     preset: Preset = "paper"
     image_preset: ImagePreset = "distildire"
     harmonize: str | None = None
@@ -74,7 +78,7 @@ class BuildConfig(BaseModel):
     clip: bool = True
     noise: NoiseReduction = "mean"
     teacher: str = BACKBONE
-    teacher_weights: Path | None = None
+    teacher_weights: str | Path | None = None
     train_size: ImageSize | None = None
     precision: Precision = "fp32"
 
@@ -102,6 +106,10 @@ class BuildConfig(BaseModel):
     def _fits(self) -> Self:
         """Raise UsageError for settings that contradict each other."""
         parse_harmonization(self.harmonize)
+        if self.class_label is not None:
+            ClassLabel.parse(self.class_label)
+        if check_sha256(self.sha256) and Path(self.adm).exists() and not is_remote(str(self.teacher_weights)):
+            raise UsageError("--sha256: applies to weights that are downloaded, and these are local files.")
         parse_reading(self.labels, self.columns, self.path_prefix)
         if self.perturb is not None:
             parse_perturbation(self.perturb)
