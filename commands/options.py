@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -152,6 +154,16 @@ def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
 def render(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     """Print a result as JSON, or with ``show`` as a summary."""
     if as_json:
-        print(json_text(result, indent=2))
+        text = json_text(result, indent=2)
+        print(text if _printable_here(text) else json.dumps(result, indent=2))
     else:
         show(harmless(result))
+
+
+def _printable_here(text: str) -> bool:
+    """Return whether the encoding of stdout has every character of a text."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

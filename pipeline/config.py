@@ -36,6 +36,14 @@ ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
+FORMS = {
+    "dataset": (
+        "cannot name a dataset. Use up to 100 letters (a-z), digits, dots, dashes and underscores, beginning with a "
+        "letter or a digit."
+    ),
+    "origin": "is not plain text on one line. Use letters (a-z), digits, spaces and punctuation.",
+}
+"""What a field of a certain form takes, in words."""
 SOURCE_OPTIONS = ("layout", "labels", "columns", "path_prefix", "rehash", "min_side", "max_pixels")
 """Settings for reading sources: with ``--from-cache`` only their defaults are accepted."""
 
@@ -235,5 +243,7 @@ def _listed(splits: str | None) -> tuple[str, ...]:
 def wrong_option(error: ValidationError, command: str) -> UsageError:
     """Return the error for the first invalid option of a command."""
     first = error.errors(include_url=False)[0]
-    option = str(first["loc"][0]).replace("_", "-") if first["loc"] else command
-    return UsageError(f"--{option} {first['input']!s}: {first['msg'].lower()}.")
+    field = str(first["loc"][0]) if first["loc"] else command
+    rule = FORMS.get(field) if first["type"] == "string_pattern_mismatch" else None
+    message = rule or f"{first['msg'][:1].lower()}{first['msg'][1:]}."
+    return UsageError(f"--{field.replace('_', '-')} {first['input']!s}: {message}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import UsageError, UserError
-from ...storage.atomic import TEMPORARY_PREFIX, read_file
+from ...storage.atomic import TEMPORARY_PREFIX, fsync_folder, read_file
 from ...storage.json_record import MOST_BYTES
 from ...storage.locks import waiting_lock
 
@@ -102,11 +101,7 @@ def _write(folder: Path, files: Mapping[str, _Content]) -> None:
             content(path)
         else:
             path.write_text(content, encoding="utf-8")
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        fsync_folder(path)
 
 
 def _listed(path: Path) -> set[str]:
