@@ -61,7 +61,7 @@ def why_unreadable(path: Path) -> str | None:
             f"{path}: is an HTML page, not weights: a web page was saved in place of the file, such as one that asks to "
             "log in or to confirm a download. Download the file itself."
         )
-    if text.startswith(b"<"):
+    if text.startswith(b"<") and _is_text(head):
         return f"{path}: is an XML or HTML document, perhaps a server's error message, not weights. Download it again."
     if head.startswith(b"version https://git-lfs.github.com/spec"):
         return f"{path}: is a Git LFS pointer, not the weights themselves. Run 'git lfs pull' in its repository."

@@ -153,12 +153,20 @@ def read_content(path: Path, *, shapes_only: bool = False) -> dict[str, object]:
     if unreadable:
         raise UserError(unreadable)
     named = path.suffix == ".safetensors"
+    if not named and not is_safetensors(path) and not _may_be_torch(path):
+        raise UserError(f"{path}: is not a weights file: neither PyTorch nor safetensors. Check where it comes from.")
     if named and zipfile.is_zipfile(path):
         raise UserError(f"{path}: is a PyTorch file under the name of a safetensors file. Rename it to end with .pt.")
     content = _read_safetensors(path, shapes_only=shapes_only) if named or is_safetensors(path) else _read_torch(path)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: contains no named tensors. Pass a file with a model's state dict.")
     return content
+
+
+def _may_be_torch(path: Path) -> bool:
+    """Return whether a file begins like one of ``torch.save``: a zip archive, or a pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def _read_safetensors(path: Path, *, shapes_only: bool) -> object:

@@ -202,6 +202,8 @@ def find_adm(
     """
     source = str(weights)
     location, choice = split_choice(source)
+    if location in OFFICIAL and not Path(location).is_file():
+        check_classes(source, OFFICIAL[location].config, class_label)  # before a download of gigabytes
     path = locate_adm(location, progress, sha256)
     flags, notes = _config_of(path, choice, config)
     check_classes(source, flags, class_label)

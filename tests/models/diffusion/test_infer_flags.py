@@ -223,3 +223,10 @@ def test_the_set_is_chosen_behind_a_hash(tmp_path: Path) -> None:
         loaded = load_adm(f"{path}#{choice}")
         assert loaded.digest == weights_digest(state)
         assert torch.equal(loaded.model.state_dict()["out.2.bias"], state["out.2.bias"])
+
+
+@pytest.mark.parametrize("name", [name for name in OFFICIAL if name.endswith("-cond")])
+def test_a_class_conditional_name_is_refused_before_its_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distil_cache.models.diffusion.checkpoints.download", lambda *_: pytest.fail("downloads"))
+    with pytest.raises(UserError, match=f"{name}: is class-conditional.*--class-label random:SEED"):
+        find_adm(name)
