@@ -2,11 +2,14 @@
 ifeq ($(MAKECMDGOALS),test-no-torch)
 VENV ?= .venv-no-torch
 endif
+ifeq ($(MAKECMDGOALS),test-oldest)
+VENV ?= .venv-oldest
+endif
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-no-torch lint types bench clean
+.PHONY: demo test test-no-torch test-oldest lint types bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/distil-cache demo --out demo-out
@@ -16,6 +19,10 @@ test: $(VENV)/.dev-installed
 
 # The tests that need no torch, where it is not installed: quickly, with another Python (PYTHON=python3.13 VENV=.venv313).
 test-no-torch: $(VENV)/.no-torch-installed
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+# With the oldest versions that pyproject.toml allows, on the oldest Python: about 6 GB. Tests of object stores skip.
+test-oldest: $(VENV)/.oldest-installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.dev-installed
@@ -47,6 +54,13 @@ $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.no-torch-installed: pyproject.toml .ci/without_torch.py | $(VENV)/bin/python
 	$(BIN)/python .ci/without_torch.py > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-compile --requirement $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.oldest-installed: pyproject.toml .ci/oldest.py | $(VENV)/bin/python
+	$(BIN)/python .ci/oldest.py > $(VENV)/oldest.txt
+	$(BIN)/python -m pip install --quiet --no-compile --requirement $(VENV)/oldest.txt \
+	    pytest pytest-xdist hypothesis webdataset
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -60,6 +63,7 @@ app.add_typer(checkpoint_app, name="checkpoint")
 
 def main() -> None:
     """Run the program; a user's mistake ends with its sentence on stderr and its exit code, without a traceback."""
+    _use_utf8()
     try:
         with ended_by_signals():
             app()
@@ -74,3 +78,21 @@ def main() -> None:
         sentence = f"{where}{what} ({error.strerror}). What was finished is kept."
         print(f"distil-cache: {visible(sentence)}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _use_utf8() -> None:
+    """Start Python again in UTF-8 mode where the locale has another encoding; return if it is in use.
+
+    File names are bytes, almost everywhere UTF-8. In another encoding Python reads valid names wrongly and cannot print
+    the help. An encoding that was asked for by PYTHONIOENCODING stays, with escapes for what it lacks.
+    """
+    if not _is_utf8(sys.getfilesystemencoding()) and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
+        again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execve(sys.executable, again, {**os.environ, "PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not _is_utf8(stream.encoding):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name == "utf-8"

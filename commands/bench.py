@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from ..choices import ADM, BACKBONE, BENCH_METHODS, ROUNDS, Precision
-from .options import AdmConfigOption, AdmOption, DeviceOption, JsonOption, render
+from .options import AdmConfigOption, AdmOption, ClassLabelOption, DeviceOption, JsonOption, Sha256Option, render
 
 
 def bench(
     adm: AdmOption = ADM,
     adm_config: AdmConfigOption = None,
+    class_label: ClassLabelOption = None,
+    sha256: Sha256Option = None,
     random_adm: Annotated[
         bool,
         typer.Option(
@@ -58,7 +60,7 @@ def bench(
     from .show.progress import RichProgress
 
     config = BenchConfig(
-        adm=adm, adm_config=adm_config, random_adm=random_adm,
+        adm=adm, adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()), random_adm=random_adm,
         methods=tuple(method or BENCH_METHODS), backbone=backbone, size=size, batch_size=batch_size,
         rounds=rounds, device=device, precision=precision, timed=timing,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +26,7 @@ from .options import (
     AdmConfigOption,
     AdmOption,
     CacheOption,
+    ClassLabelOption,
     ColumnsOption,
     DatasetOption,
     DeviceOption,
@@ -34,7 +34,9 @@ from .options import (
     LabelsOption,
     LayoutOption,
     PathPrefixOption,
+    Sha256Option,
     SourcesArgument,
+    TeacherWeightsOption,
     number_or_auto,
     render,
 )
@@ -74,6 +76,8 @@ def build(
     path_prefix: PathPrefixOption = None,
     adm: AdmOption = ADM,
     adm_config: AdmConfigOption = None,
+    class_label: ClassLabelOption = None,
+    sha256: Sha256Option = None,
     preset: Annotated[
         Preset, typer.Option(help="How the teacher preprocesses DIRE: as in the paper, or as in its published code.")
     ] = "paper",
@@ -115,10 +119,7 @@ def build(
         ),
     ] = None,
     teacher: Annotated[str, typer.Option(help="Teacher backbone: resnet50 or efficientnet_lite0.")] = BACKBONE,
-    teacher_weights: Annotated[
-        Path | None,
-        typer.Option(help="File with the teacher's weights. Default: published ImageNet weights.", show_default=False),
-    ] = None,
+    teacher_weights: TeacherWeightsOption = None,
     precision: Annotated[
         Precision, typer.Option(help="Precision of ADM and teacher; part of a feature's fingerprint.")
     ] = "fp32",
@@ -198,7 +199,8 @@ def build(
     configs = build_requests(
         sources=tuple(sources or ()), cache=cache, dataset=dataset, layout=layout,
         labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()), adm=adm,
-        adm_config=adm_config, preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
+        adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()),
+        preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, precision=precision, device=device,
         batch_size=number_or_auto("--batch-size", batch_size), shard_size=shard_size, compile=compile_adm,

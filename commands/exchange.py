@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..choices import SAMPLES_PER_TAR, SHARD_SIZE, FloatStorage, ImportKind, Preset, ShardForm
-from .options import CacheOption, JsonOption, render
+from .options import CacheOption, JsonOption, TeacherWeightsOption, render
 
 
 def cache_export(
@@ -90,10 +90,7 @@ def cache_import(
     teacher: Annotated[
         str | None, typer.Option(help="Also compute this teacher's features of the imported DIRE.", show_default=False)
     ] = None,
-    teacher_weights: Annotated[
-        Path | None,
-        typer.Option(help="File with the teacher's weights. Default: published ImageNet weights.", show_default=False),
-    ] = None,
+    teacher_weights: TeacherWeightsOption = None,
     preset: Annotated[
         Preset, typer.Option(help="How the teacher preprocesses DIRE: as in the paper, or as in its published code.")
     ] = "paper",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -73,15 +75,46 @@ PathPrefixOption = Annotated[
         show_default=False,
     ),
 ]
+ADM_HELP = (
+    "Diffusion model: a checkpoint (.pt, .safetensors), a name (adm256, lsun-bedroom, adm64-cond, adm128-cond, "
+    "adm256-cond, adm512-cond, demo, demo-b), hf:OWNER/REPO/FILE, or an https:// URL with --sha256. FILE#SET chooses one "
+    "of several sets of weights, such as model.pt#ema."
+)
 AdmOption = Annotated[
     str,
-    typer.Option("--adm", help="Diffusion model: a checkpoint (.pt, .safetensors) or a name (adm256, demo, demo-b)."),
+    typer.Option("--adm", help=ADM_HELP),
 ]
 AdmConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--adm-config",
         help="JSON file with the checkpoint's guided-diffusion flags. Default: those stored with the checkpoint.",
+        show_default=False,
+    ),
+]
+ClassLabelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class-label",
+        metavar="random:SEED|N",
+        help="Class for a class-conditional ADM: drawn for each image from SEED and its key, or N for all.",
+        show_default=False,
+    ),
+]
+Sha256Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sha256",
+        metavar="HEX",
+        help="SHA-256 that downloaded weights must have. Repeatable, for several files.",
+        show_default=False,
+    ),
+]
+TeacherWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher-weights",
+        help="Weights of the teacher: a file or an address, as for an ADM. Default: published ImageNet weights.",
         show_default=False,
     ),
 ]
@@ -121,6 +154,16 @@ def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
 def render(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     """Print a result as JSON, or with ``show`` as a summary."""
     if as_json:
-        print(json_text(result, indent=2))
+        text = json_text(result, indent=2)
+        print(text if _printable_here(text) else json.dumps(result, indent=2))
     else:
         show(harmless(result))
+
+
+def _printable_here(text: str) -> bool:
+    """Return whether the encoding of stdout has every character of a text."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,7 +10,15 @@ import typer
 
 from ..choices import FRAMES, METHOD, LineForm, Precision
 from ..errors import UsageError
-from .options import AdmBatchOption, DeviceOption, JsonOption, TransformOption, number_or_auto
+from .options import (
+    AdmBatchOption,
+    ClassLabelOption,
+    DeviceOption,
+    JsonOption,
+    Sha256Option,
+    TransformOption,
+    number_or_auto,
+)
 
 
 def predict(
@@ -43,8 +51,8 @@ def predict(
     adm: Annotated[
         str | None,
         typer.Option(
-            help="Diffusion model of the run's features: a checkpoint or a name. Default: found by its digest among the "
-            "shipped and downloaded ones; with --weights, adm256.",
+            help="Diffusion model of the run's features, as in a build. Default: found by its digest among the shipped and "
+            "downloaded ones; with --weights, adm256.",
             show_default=False,
         ),
     ] = None,
@@ -55,6 +63,8 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    class_label: ClassLabelOption = None,
+    sha256: Sha256Option = None,
     cache: Annotated[
         str | None,
         typer.Option(
@@ -110,7 +120,8 @@ def predict(
     if as_json and form:
         raise UsageError("predict: --json and --format both write to stdout. Choose one.")
     options = {
-        "threshold": threshold, "adm": adm, "adm_config": adm_config, "cache": cache, "transform": test_transform,
+        "threshold": threshold, "adm": adm, "adm_config": adm_config, "class_label": class_label,
+        "sha256": tuple(sha256 or ()), "cache": cache, "transform": test_transform,
         "frames": frames, "explain": explain, "device": device, "precision": precision,
         "batch_size": number_or_auto("--batch-size", batch_size),
     } | ({} if workers is None else {"workers": workers})  # fmt: skip

@@ -114,9 +114,9 @@ def train(
         ),
     ] = None,
     teacher_weights: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="File with the online teacher's weights. Default: published ImageNet weights.",
+            help="The online teacher's weights: a file, or hf:OWNER/REPO/FILE. Default: published ImageNet weights.",
             show_default=False,
             rich_help_panel=_TEACHER,
         ),

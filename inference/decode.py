@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import UsageError
 from ..images.decode import decode, decode_image
-from ..images.file import ImageRejected, Limits
+from ..images.file import ImageRejected, Limits, content_key
 from ..images.spec import ImageSpec
 from ..pipeline.sources.file import printable
 from ..pipeline.sources.read import read_source_bytes
@@ -82,6 +82,8 @@ class DecodedInput:
     item : InputItem
     images : tuple of ndarray
         (3, S, S) uint8 each: one for an image, one per sampled frame for a video, none if rejected.
+    keys : tuple of str
+        Key of each image: of the file's bytes, as in a cache; of the pixels for what was no image file.
     seconds : tuple of float or None
         Time of each frame in the video; None for an image.
     rejected : ImageRejected or None
@@ -90,6 +92,7 @@ class DecodedInput:
 
     item: InputItem
     images: tuple[NDArray[np.uint8], ...] = ()
+    keys: tuple[str, ...] = ()
     seconds: tuple[float | None, ...] = ()
     rejected: ImageRejected | None = None
 
@@ -139,19 +142,26 @@ class InputDecoder:
         try:
             if item.video:
                 frames = sample(str(item.source), self.frames, self._from_pillow, self.limits)
-                return DecodedInput(item, tuple(f.value for f in frames), tuple(f.seconds for f in frames))
-            return DecodedInput(item, (self._from_source(item.source),), (None,))
+                images = tuple(frame.value for frame in frames)
+                return DecodedInput(item, images, tuple(map(_pixel_key, images)), tuple(f.seconds for f in frames))
+            image, key = self._from_source(item.source)
+            return DecodedInput(item, (image,), (key,), (None,))
         except ImageRejected as rejected:
             return DecodedInput(item, rejected=rejected)
 
-    def _from_source(self, source: Source) -> NDArray[np.uint8]:
-        if isinstance(source, np.ndarray):
-            return self._from_pillow(Image.fromarray(source))
-        if isinstance(source, Image.Image):
-            return self._from_pillow(source)
+    def _from_source(self, source: Source) -> tuple[NDArray[np.uint8], str]:
+        """Return the image of a source and its key."""
+        if isinstance(source, np.ndarray | Image.Image):
+            image = self._from_pillow(source if isinstance(source, Image.Image) else Image.fromarray(source))
+            return image, _pixel_key(image)
         if "\0" in str(source):
             raise ImageRejected("missing", "a file's name cannot contain a NUL byte")
-        return decode(read_source_bytes(str(source)), self.spec, self.limits)
+        data = read_source_bytes(str(source))
+        return decode(data, self.spec, self.limits), content_key(data)
 
     def _from_pillow(self, image: Image.Image) -> NDArray[np.uint8]:
         return decode_image(image, self.spec, self.limits)
+
+
+def _pixel_key(image: NDArray[np.uint8]) -> str:
+    return content_key(image.tobytes())

@@ -39,7 +39,7 @@ from .decode import DecodedInput, InputDecoder, InputItem, Source
 from .explain import SHOWN, Explainer
 from .feature_specs import FeatureSpecs, read_feature_specs
 from .features import FeatureMaker
-from .find_adm import find_adm_for_run
+from .find_adm import AdmRequest, find_adm_for_run
 from .prediction import Frame, Prediction
 
 MAX_FRAMES = 1024
@@ -60,6 +60,10 @@ class Options(BaseModel):
         of the reference implementation it is the reference's.
     adm_config : Path or None
         JSON file with the guided-diffusion flags of the file ``adm``, if the run does not record them.
+    class_label : str or None
+        Choice of classes for a class-conditional model, if the run does not record it.
+    sha256 : tuple of str
+        What the SHA-256 of a downloaded ``adm`` must be.
     cache : path or None
         Cache of the run; needed only for runs of versions that did not record the specs of their features.
     explain : Path or None
@@ -82,6 +86,8 @@ class Options(BaseModel):
     transform: TestTransform = "crop"
     adm: str | None = None
     adm_config: Path | None = None
+    class_label: str | None = None
+    sha256: tuple[str, ...] = ()
     cache: PathField | None = None
     explain: Path | None = None
     frames: int = Field(default=FRAMES, ge=1, le=MAX_FRAMES)
@@ -162,7 +168,8 @@ class Detector:
         self.device = choose_device(options.device)
         self.feature_specs = read_feature_specs(record, options.cache)
         wanted = sorted({*record.method.inputs, *(SHOWN if options.explain else ())} - {"image"})
-        adm = find_adm_for_run(self.feature_specs, wanted, options.adm, options.adm_config)
+        asked = AdmRequest(options.adm, options.adm_config, options.class_label, options.sha256)
+        adm = find_adm_for_run(self.feature_specs, wanted, asked)
         specs = {name: self.feature_specs.spec(name, adm.identity, options.precision) for name in wanted} if adm else {}
         self.maker = FeatureMaker(specs, adm, self.device, options.batch_size)
         self.notes = _notes(self.feature_specs, record, threshold, options, self.maker)
@@ -260,7 +267,7 @@ class Detector:
         logits = scores = np.zeros(0, np.float32)
         if images:
             features = {"image": np.stack(images)}
-            features |= self.maker.make(features["image"])
+            features |= self.maker.make(features["image"], [key for decoded in group for key in decoded.keys])
             logits = self._logits(features)
             scores = probability(logits)
         start = 0
@@ -319,6 +326,8 @@ def _notes(
         )
     if feature_specs.assumption and maker.specs:
         found.append(feature_specs.assumption)
+    if maker.adm_file is not None:
+        found += maker.adm_file.notes
     perturb = feature_specs.image.perturb
     if perturb is not None:
         found.append(

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import UsageError, UserError
 from ..models.device import set_precision
+from ..models.diffusion.conditioning import with_classes
 from ..models.diffusion.ddim import extract, used_steps
 from ..models.diffusion.unet import Adm
 from ..pipeline.execution.batches import BatchSize, pad_batch, run_batches
@@ -79,12 +80,14 @@ class FeatureMaker:
             return 1
         return used_steps(self._schedule, self._real_step)
 
-    def make(self, images: HostArray) -> dict[str, HostArray]:
+    def make(self, images: HostArray, keys: Sequence[str]) -> dict[str, HostArray]:
         """Compute the features of some images.
 
         Parameters
         ----------
         images : ndarray of uint8, (N, 3, S, S)
+        keys : sequence of str
+            Key of each image, from which a class-conditional model's classes are drawn.
 
         Returns
         -------
@@ -103,8 +106,10 @@ class FeatureMaker:
 
         def launch(batch: Sequence[int], size: int) -> HostCopy:
             with torch.inference_mode():
-                x = to_signal(to_device(images[pad_batch(batch, size)], self.device))
-                found = extract(self.adm, x, self._schedule, asked, clip=self._clip, real_step=self._real_step)
+                rows_of = pad_batch(batch, size)
+                x = to_signal(to_device(images[rows_of], self.device))
+                told = with_classes(self.adm, self._class_label, [keys[row] for row in rows_of], self.device)
+                found = extract(told, x, self._schedule, asked, clip=self._clip, real_step=self._real_step)
                 rows = {name: stored_rows(name, found, spec) for name, spec in self.specs.items()}
                 return HostCopy({**rows, "finite": found.finite})
 
@@ -138,7 +143,11 @@ class FeatureMaker:
             return BatchSize(self._asked)
         assert self.adm_file is not None
         weights = self.adm_file.identity.weights
-        return automatic_batch(weights, self._precision, self.device, self.adm, self.size)
+        return automatic_batch(weights, self._precision, self.device, self.adm, self.size, self._class_label)
+
+    @property
+    def _class_label(self) -> str | None:
+        return None if self.adm_file is None else self.adm_file.identity.class_label
 
     def _batch(self, images: int) -> BatchSize:
         """Return the batch size for ``images`` images; running out of memory lowers the limit permanently."""

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..progress import Progress
+from .addresses import is_remote
 from .download import WeightsFile, download, weights_folder
 from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
-from .weights import check_state, load_frozen, read_state_dict, weights_digest
+from .remote_weights import fetch_weights
+from .weights import check_state, load_frozen, read_state_dict, read_weights, split_choice, weights_digest
 
 Triple = tuple[float, float, float]
 _Builder = Callable[[int], nn.Module]
@@ -144,7 +146,9 @@ def build_backbone(name: str, in_channels: int = 3) -> nn.Module:
     return backbone_entry(name).build(in_channels)
 
 
-def load_teacher(name: str, weights: Path | None = None, progress: Progress | None = None) -> LoadedTeacher:
+def load_teacher(
+    name: str, weights: str | Path | None = None, progress: Progress | None = None, *, sha256: Sequence[str] = ()
+) -> LoadedTeacher:
     """Load a backbone as a teacher: on the CPU, evaluation mode, no gradients, float32.
 
     Parameters
@@ -152,10 +156,13 @@ def load_teacher(name: str, weights: Path | None = None, progress: Progress | No
     name
         A registered backbone.
     weights
-        File of the whole network or of the backbone; the classifier's keys are ignored, all others must fit exactly. By
-        default, the published weights.
+        File of the whole network or of the backbone, or its address as in `.remote_weights`; the classifier's keys are
+        ignored, all others must fit exactly. ``#SET`` at its end chooses one of several sets of weights. By default,
+        the published weights.
     progress
-        Reports a download.
+        Reports a download, and what was looked through to find the weights.
+    sha256
+        What the SHA-256 of a download must be.
 
     Raises
     ------
@@ -166,10 +173,15 @@ def load_teacher(name: str, weights: Path | None = None, progress: Progress | No
     if weights is None:
         if entry.published is None:
             raise UserError(f"teacher {name}: has no published weights. Pass its weights with --teacher-weights FILE.")
-        path, source = entry.published.fetch(progress), f"{name} {entry.published.name}"
+        path, source, choice = entry.published.fetch(progress), f"{name} {entry.published.name}", None
     else:
-        path, source = weights, str(weights)
-    state = {key: value for key, value in read_state_dict(path).items() if not key.startswith(entry.classifier)}
+        source = str(weights)
+        location, choice = split_choice(source)
+        path = fetch_weights(location, sha256, progress) if is_remote(location) else Path(location)
+    stored = read_weights(path, entry.stem, choice, purpose=f" for teacher {name}")
+    if stored.note and progress is not None:
+        progress.say(f"{source}: {stored.note}.")
+    state = {key: value for key, value in stored.tensors.items() if not key.startswith(entry.classifier)}
     model = load_frozen(lambda: entry.build(3), state, f"{path} for teacher {name}")
     return LoadedTeacher(model, weights_digest(state), source)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
@@ -22,6 +24,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .file_kind import is_safetensors, why_folder, why_unreadable, why_zip
+from .state_dict import choose_set, describe_choice, find_sets
 from .user_cache import read_memory, write_memory
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -43,6 +47,30 @@ DAMAGE = (
 """What `torch.load` raises for truncated or altered files, found by altering files at random."""
 
 
+@dataclass(frozen=True)
+class StoredWeights:
+    """A network's weights as a file holds them.
+
+    Attributes
+    ----------
+    tensors
+        Named tensors, under the network's own keys.
+    note
+        What was looked through and passed over to find them; empty for a plain state dict.
+    """
+
+    tensors: dict[str, Tensor]
+    note: str
+
+
+def split_choice(name: str) -> tuple[str, str | None]:
+    """Split ``FILE#SET`` into the file and the set of weights to use of it; None for the only set."""
+    if "#" not in name or Path(name).exists():
+        return name, None
+    location, _, choice = name.rpartition("#")
+    return location, choice
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the named tensors of a weights file, on the CPU, in their stored types.
 
@@ -52,52 +80,135 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Parameters
     ----------
     path
-        A ``.safetensors`` file, or a file written by ``torch.save``.
+        A safetensors file, or a file written by ``torch.save``.
 
     Raises
     ------
     UserError
         The file is missing, damaged, not a state dict, or would run code when loaded.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: weights file not found. Check the path.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = read_content(path)
     for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: contains no named tensors. Pass a file with a model's state dict.")
+        inner = content.get(wrapper)
+        content = inner if isinstance(inner, dict) else content
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(
                 f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor. Save only the model's state dict."
             )
-    return dict(content)
+    return dict(content)  # type: ignore[arg-type]
 
 
-def _read_safetensors(path: Path) -> object:
+def read_weights(path: Path, anchor: str, choice: str | None = None, *, purpose: str = "") -> StoredWeights:
+    """Read a network's weights from whatever a training framework put around them, see `.state_dict`.
+
+    Parameters
+    ----------
+    path
+        A safetensors file, or a file written by ``torch.save``.
+    anchor
+        A key of the network.
+    choice
+        Which set of weights to read, if there are several; see `.state_dict.choose_set`.
+    purpose
+        Follows the name of the file in a message.
+
+    Raises
+    ------
+    UserError
+        As `read_state_dict` and `.state_dict.choose_set`, and if the file holds another network.
+    """
+    content = read_content(path)
+    sets = find_sets(content, anchor)
+    if not sets:
+        names = ", ".join(str(name) for name in list(content)[:3])
+        raise UserError(f"{path}{purpose}: has no {anchor}: it holds another network's weights ({names}, …).")
+    chosen = choose_set(sets, choice, str(path))
+    return StoredWeights(chosen.tensors, describe_choice(content, sets, chosen))
+
+
+def read_content(path: Path, *, shapes_only: bool = False) -> dict[str, object]:
+    """Read everything that a weights file holds, without running code.
+
+    Parameters
+    ----------
+    path
+        A safetensors file, or a file written by ``torch.save``; which of them, its first bytes tell.
+    shapes_only
+        Tensors may come without their values.
+
+    Raises
+    ------
+    UserError
+        The file is missing, damaged, of another kind, or would run code when loaded.
+    """
+    if path.is_dir():
+        raise UserError(why_folder(path))
+    if not path.is_file():
+        raise UserError(f"{path}: weights file not found. Check the path.")
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        unreadable = why_unreadable(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    if unreadable:
+        raise UserError(unreadable)
+    named = path.suffix == ".safetensors"
+    if not named and not is_safetensors(path) and not _may_be_torch(path):
+        raise UserError(f"{path}: is not a weights file: neither PyTorch nor safetensors. Check where it comes from.")
+    if named and zipfile.is_zipfile(path):
+        raise UserError(f"{path}: is a PyTorch file under the name of a safetensors file. Rename it to end with .pt.")
+    content = _read_safetensors(path, shapes_only=shapes_only) if named or is_safetensors(path) else _read_torch(path)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: contains no named tensors. Pass a file with a model's state dict.")
+    return content
+
+
+def _may_be_torch(path: Path) -> bool:
+    """Return whether a file begins like one of ``torch.save``: a zip archive, or a pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def _read_safetensors(path: Path, *, shapes_only: bool) -> object:
+    try:
+        if not shapes_only:
+            return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: is damaged or not a safetensors file ({error}). Download it again.") from error
 
 
 def _read_torch(path: Path) -> object:
     mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 is not a zip file and cannot be mapped
+    foreign = why_zip(path) if mapped else None
+    if foreign:
+        raise UserError(foreign)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
-        reason = (
-            "contains more than tensors, or is not a PyTorch file; it was not loaded, because loading it could run code"
-        )
-        raise UserError(f"{path}: {reason}. Save only the model's state dict, preferably as safetensors.") from error
+        raise UserError(_why_not_unpickled(path, str(error))) from error
     except DAMAGE as error:
         raise UserError(f"{path}: is damaged or not a PyTorch file. Download it again.") from error
 
 
+def _why_not_unpickled(path: Path, reason: str) -> str:
+    """Return the sentence for a pickle that `torch.load` refuses, from the reason that it gives."""
+    found = re.search(r"(?:GLOBAL |class |function |global )[`']?([A-Za-z_][\w.]*\.[\w.]+)", reason)
+    if found is None:
+        return (
+            f"{path}: contains more than tensors, or is not a PyTorch file; it was not loaded, because loading it could "
+            "run code. Save only the model's state dict, preferably as safetensors."
+        )
+    return (
+        f"{path}: contains more than tensors ({found[1].rstrip('.')}); it was not loaded, because loading it could run "
+        "code. Save only the model's state dict, preferably as safetensors."
+    )
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file; empty for other formats and for files without metadata."""
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         return {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -117,9 +228,15 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def file_weights_digest(path: Path) -> str:
-    """Return the weights digest of a file, remembered for as long as its size and modification time stay the same."""
-    return _remembered("weights", path, lambda: weights_digest(read_state_dict(path)))
+def file_weights_digest(path: Path, anchor: str | None = None, choice: str | None = None) -> str:
+    """Return the weights digest of a file, remembered for as long as its size and modification time stay the same.
+
+    With an anchor, of the weights that `read_weights` finds: the digest of a wrapped state dict is that of the plain one.
+    """
+    if anchor is None:
+        return _remembered("weights", path, lambda: weights_digest(read_state_dict(path)))
+    kind = f"weights of {anchor}" + (f" in {choice}" if choice else "")
+    return _remembered(kind, path, lambda: weights_digest(read_weights(path, anchor, choice).tensors))
 
 
 def file_sha256(path: Path) -> str:

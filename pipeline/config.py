@@ -26,6 +26,8 @@ from ..choices import (
 from ..errors import UsageError
 from ..images.file import Limits
 from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
+from ..models.addresses import check_sha256, is_remote
+from ..models.class_label import ClassLabel
 from ..storage.pydantic_field import PathField
 from .sources.file import ReadingOptions
 from .sources.reading import parse_reading
@@ -34,6 +36,14 @@ ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
 DATASET_NAME = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
 DERIVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
+FORMS = {
+    "dataset": (
+        "cannot name a dataset. Use up to 100 letters (a-z), digits, dots, dashes and underscores, beginning with a "
+        "letter or a digit."
+    ),
+    "origin": "is not plain text on one line. Use letters (a-z), digits, spaces and punctuation.",
+}
+"""What a field of a certain form takes, in words."""
 SOURCE_OPTIONS = ("layout", "labels", "columns", "path_prefix", "rehash", "min_side", "max_pixels")
 """Settings for reading sources: with ``--from-cache`` only their defaults are accepted."""
 
@@ -64,6 +74,8 @@ class BuildConfig(BaseModel):
 
     adm: str = ADM
     adm_config: Path | None = None
+    class_label: str | None = None
+    sha256: tuple[str, ...] = ()
     preset: Preset = "paper"
     image_preset: ImagePreset = "distildire"
     harmonize: str | None = None
@@ -74,7 +86,7 @@ class BuildConfig(BaseModel):
     clip: bool = True
     noise: NoiseReduction = "mean"
     teacher: str = BACKBONE
-    teacher_weights: Path | None = None
+    teacher_weights: str | Path | None = None
     train_size: ImageSize | None = None
     precision: Precision = "fp32"
 
@@ -102,6 +114,10 @@ class BuildConfig(BaseModel):
     def _fits(self) -> Self:
         """Raise UsageError for settings that contradict each other."""
         parse_harmonization(self.harmonize)
+        if self.class_label is not None:
+            ClassLabel.parse(self.class_label)
+        if check_sha256(self.sha256) and Path(self.adm).exists() and not is_remote(str(self.teacher_weights)):
+            raise UsageError("--sha256: applies to weights that are downloaded, and these are local files.")
         parse_reading(self.labels, self.columns, self.path_prefix)
         if self.perturb is not None:
             parse_perturbation(self.perturb)
@@ -227,5 +243,7 @@ def _listed(splits: str | None) -> tuple[str, ...]:
 def wrong_option(error: ValidationError, command: str) -> UsageError:
     """Return the error for the first invalid option of a command."""
     first = error.errors(include_url=False)[0]
-    option = str(first["loc"][0]).replace("_", "-") if first["loc"] else command
-    return UsageError(f"--{option} {first['input']!s}: {first['msg'].lower()}.")
+    field = str(first["loc"][0]) if first["loc"] else command
+    rule = FORMS.get(field) if first["type"] == "string_pattern_mismatch" else None
+    message = rule or f"{first['msg'][:1].lower()}{first['msg'][1:]}."
+    return UsageError(f"--{field.replace('_', '-')} {first['input']!s}: {message}")

@@ -21,6 +21,7 @@ from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError, UsageError
 from ..models.device import device_name
+from ..models.diffusion.conditioning import with_classes
 from ..models.user_cache import read_memory, write_memory
 from ..storage import AnyPath
 from ..storage.atomic import read_lines
@@ -162,8 +163,9 @@ def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.d
 
     def call(images: int) -> None:
         x = to_signal(torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, device=device))
+        told = with_classes(model, config.class_label, [""] * images, device)
         with torch.inference_mode():
-            model(x, torch.zeros(images, dtype=torch.int64, device=device))
+            told(x, torch.zeros(images, dtype=torch.int64, device=device))
 
     if device.type == "cpu" and _seconds(lambda: call(1), device) * size > SLOW_SECONDS:
         size = 1

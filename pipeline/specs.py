@@ -17,7 +17,7 @@ flip(Teacher(x)), so the flipped view is stored beside the plain one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,21 +30,30 @@ from ..choices import FloatStorage, ImportKind, NoiseReduction, Precision, Prese
 from ..errors import IntegrityError
 from ..images.spec import ImageSize, ImageSpec
 from ..models.backbones import HALF, Triple, backbone_entry, resize
+from ..models.class_label import ClassLabel
 from ..models.device import HALF_TYPES
 from ..models.diffusion.unet import AdmConfig
 from ..models.input_size import paper_size
 
 
 class AdmIdentity(SpecPart):
-    """Identity of a diffusion model: digest of its weights (SHA-256) and its flags, without path or file format."""
+    """Identity of a diffusion model: digest of its weights (SHA-256) and its flags, without path or file format.
+
+    ``class_label`` says which class a class-conditional model is told for each image, see
+    :class:`..models.class_label.ClassLabel`.
+    """
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"class_label"})
 
     weights: str = Field(pattern="^[0-9a-f]{64}$")
     flags: dict[str, str | int | float | bool]
+    class_label: str | None = Field(default=None, pattern="^(random:[0-9]+|[0-9]+)$")
 
     @classmethod
-    def of(cls, digest: str, config: AdmConfig) -> AdmIdentity:
+    def of(cls, digest: str, config: AdmConfig, class_label: str | None = None) -> AdmIdentity:
         """Return the identity of a model. Dropout is left out: it has no effect in evaluation mode."""
-        return cls(weights=digest, flags=config.model_dump(exclude={"dropout"}))
+        label = None if class_label is None else ClassLabel.parse(class_label).text
+        return cls(weights=digest, flags=config.model_dump(exclude={"dropout"}), class_label=label)
 
 
 class EpsSpec(Spec):

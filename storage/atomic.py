@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import secrets
 import stat
@@ -31,6 +32,12 @@ _NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 class NoHardLinksError(UserError):
     """The file system has no hard links."""
 
+
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system answers to an operation that it does not have."""
+_log = logging.getLogger(__name__)
+_noted: set[tuple[str, int]] = set()
+"""What this process has said about a file system, by its device number."""
 
 _flushed: set[Path] = set()
 """Folders whose directory entries this process has flushed."""
@@ -62,14 +69,60 @@ def cannot_write(path: AnyPath, error: OSError) -> UserError:
 
 
 def fsync_folder(folder: AnyPath) -> None:
-    """Flush a folder's directory entries, or a file, to disk; does nothing in an object store."""
+    """Flush a folder's directory entries, or a file, to disk; does nothing in an object store.
+
+    Some network and FUSE file systems cannot flush folders, which is noted once.
+
+    Raises
+    ------
+    UserError
+        If the file system cannot flush a file.
+    """
     if isinstance(folder, RemotePath):
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            _fsync_entries(handle, folder)
+        else:
+            fsync_file(handle, folder)
     finally:
         os.close(handle)
+
+
+def fsync_file(handle: int, path: Path) -> None:
+    """Flush an open file to disk. Raises UserError if its file system cannot do so."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        raise UserError(
+            f"{path}: this file system cannot flush files to disk ({error.strerror}), without which a crash may lose "
+            "what was written. Use a folder on another file system."
+        ) from error
+
+
+def _fsync_entries(handle: int, folder: Path) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        _note_once(
+            "flush",
+            handle,
+            f"{folder}: this file system cannot flush folders to disk ({error.strerror}). Files are flushed, but after a "
+            "power failure the newest may be missing: run 'cache verify' then.",
+        )
+
+
+def _note_once(what: str, handle: int, text: str) -> None:
+    """Log a warning once per process and file system."""
+    key = what, os.fstat(handle).st_dev
+    if key not in _noted:
+        _noted.add(key)
+        _log.warning("distil-cache: %s", text)
 
 
 def fsync_tree(path: AnyPath) -> None:
@@ -154,7 +207,8 @@ def append_line(path: AnyPath, line: bytes) -> None:
     """Append a line to a log file, which is created if absent. The line is not flushed to disk.
 
     If an earlier writer was killed or ran out of space in the middle of a line, this one still starts on a new line.
-    Objects cannot grow: in an object store each line is an object below ``path``, named by the time.
+    Objects cannot grow: in an object store each line is an object below ``path``, named by the time. On a mounted store
+    whose files cannot grow the file is written again, which is noted: of two writers at once, one loses its line.
 
     Raises
     ------
@@ -165,15 +219,39 @@ def append_line(path: AnyPath, line: bytes) -> None:
         if isinstance(path, RemotePath):
             (path / f"{time.time_ns():020d}-{secrets.token_hex(4)}").create(line + b"\n")
             return
-        with path.open("a+b", buffering=0) as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read(1) == b"\n" else b"\n" + line
-            written = file.write(line + b"\n")
-            if written != len(line) + 1:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            _append(path, line)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            _rewrite_with(path, line, error)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("a+b", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        written = file.write(line + b"\n")
+        if written != len(line) + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _rewrite_with(path: Path, line: bytes, cause: OSError) -> None:
+    """Replace a file by its content and one more line."""
+    old = path.read_bytes() if path.exists() else b""
+    gap = b"" if not old or old.endswith(b"\n") else b"\n"
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(old + gap + line + b"\n")
+            text = f"{path}: this file system cannot append to files ({cause.strerror}), so the log is written again."
+            _note_once("append", file.fileno(), text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_lines(path: AnyPath, max_bytes: int) -> bytes:
@@ -291,7 +369,7 @@ def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
     with path.open("xb") as file:
         file.writelines(data)
         file.flush()
-        os.fsync(file.fileno())
+        fsync_file(file.fileno(), path)
 
 
 def link_new(temporary: Path, path: Path) -> bool:

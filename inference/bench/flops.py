@@ -48,7 +48,8 @@ def adm_call(config: AdmConfig, size: int) -> tuple[int, int]:
     with torch.device("meta"):
         adm = Adm(config).eval()
         x, t = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64)
-    return count_flops(adm, x, t), parameters(adm)
+        classes = (torch.zeros(1, dtype=torch.int64),) if config.class_cond else ()
+    return count_flops(adm, x, t, *classes), parameters(adm)
 
 
 class FlopCounter:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...choices import Precision
 from ...models.device import set_precision
 from ...models.diffusion.checkpoints import read_adm
+from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import extract
 from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm, AdmConfig
@@ -59,6 +60,10 @@ class MethodJob:
         Precision of the ADM.
     threads : int
         CPU threads.
+    choice : str or None
+        Which set of weights of the file.
+    class_label : str or None
+        Choice of classes for a class-conditional ADM; the images of a benchmark have no keys.
     """
 
     method: str
@@ -72,6 +77,8 @@ class MethodJob:
     device: str
     precision: Precision
     threads: int
+    choice: str | None = None
+    class_label: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the job as a dictionary for JSON."""
@@ -96,6 +103,7 @@ class MethodRunner:
     schedule: NoiseSchedule
     side: int
     device: torch.device
+    class_label: str | None = None
 
     def __call__(self, pixels: NDArray[np.uint8], clock: PassTimer) -> NDArray[np.float32]:
         """Return the probability of generated, (B,) float32, for decoded images (B, 3, S, S) uint8."""
@@ -117,7 +125,8 @@ class MethodRunner:
         """Compute what the method uses besides the image, in the dtypes of the cache."""
         assert self.adm is not None
         wanted = set(self.method.inputs) - {"image"}
-        found = extract(self.adm, to_signal(image), self.schedule, wanted)
+        told = with_classes(self.adm, self.class_label, [""] * len(image), self.device)
+        found = extract(told, to_signal(image), self.schedule, wanted)
         made = {"eps": found.eps, "noise": found.noise_mean, "dire": found.dire}
         kept = {name: made[name] for name in wanted}
         return {name: x.half() if x.is_floating_point() else x for name, x in kept.items() if x is not None}
@@ -133,7 +142,7 @@ def set_up_process(job: MethodJob) -> torch.device:
 
 def load_job_adm(job: MethodJob, device: torch.device) -> Adm:
     """Load the job's diffusion model onto the device."""
-    model = read_adm(Path(job.adm), AdmConfig.model_validate(job.flags))
+    model = read_adm(Path(job.adm), AdmConfig.model_validate(job.flags), job.choice)
     return placed(model, job.precision, device)
 
 
@@ -149,6 +158,7 @@ def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], A
         schedule=AdmConfig.model_validate(job.flags).schedule(job.steps),
         side=method.side(job.size, None),
         device=device,
+        class_label=job.class_label,
     )
 
 

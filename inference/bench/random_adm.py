@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,21 +10,32 @@ import torch
 
 from ...choices import ADM
 from ...errors import UsageError
-from ...models.diffusion.checkpoints import OFFICIAL, find_adm, read_config
+from ...models.diffusion.checkpoints import OFFICIAL, check_classes, find_adm, read_config
 from ...models.diffusion.unet import Adm, AdmConfig
+from ...progress import Progress
 
 
 @dataclass(frozen=True)
 class BenchModel:
-    """Name and flags of a diffusion model, and the file and digest of its weights if there are any."""
+    """Name and flags of a diffusion model; file, digest and set of its weights (see `split_choice`) if there are any."""
 
     name: str
     config: AdmConfig
     path: Path | None = None
     digest: str | None = None
+    choice: str | None = None
 
 
-def find_model(adm: str, adm_config: Path | None, *, random: bool, loaded: bool) -> BenchModel:
+def find_model(
+    adm: str,
+    adm_config: Path | None,
+    *,
+    random: bool,
+    loaded: bool,
+    class_label: str | None = None,
+    sha256: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> BenchModel:
     """Find the diffusion model of a benchmark.
 
     Parameters
@@ -36,6 +48,12 @@ def find_model(adm: str, adm_config: Path | None, *, random: bool, loaded: bool)
         Use random weights in the shape of the official model, or of the flags in ``adm_config``.
     loaded : bool
         Whether the weights are needed. If not, an official model needs no file.
+    class_label : str or None
+        Choice of classes for a class-conditional model.
+    sha256 : sequence of str
+        What the SHA-256 of a downloaded file must be.
+    progress : Progress or None
+        Reports a download, and what has to be said about the model.
 
     Raises
     ------
@@ -49,11 +67,13 @@ def find_model(adm: str, adm_config: Path | None, *, random: bool, loaded: bool)
             raise UsageError(f"--random-adm: draws weights in the shape of {ADM} or of --adm-config; leave --adm out.")
         flags = OFFICIAL[ADM].config if adm_config is None else read_config(adm_config)
         shape = ADM if adm_config is None else adm_config.name
+        check_classes("--random-adm", flags, class_label)
         return BenchModel(f"random weights in the shape of {shape}", flags)
     if not loaded and adm in OFFICIAL:
+        check_classes(adm, OFFICIAL[adm].config, class_label)
         return BenchModel(adm, OFFICIAL[adm].config)
-    found = find_adm(adm, adm_config)
-    return BenchModel(found.source, found.config, found.path, found.digest)
+    found = find_adm(adm, adm_config, progress, class_label=class_label, sha256=sha256)
+    return BenchModel(found.source, found.config, found.path, found.digest, found.choice)
 
 
 def random_adm(config: AdmConfig) -> Adm:

@@ -55,7 +55,7 @@ class BenchConfig:
 
     Attributes
     ----------
-    adm, adm_config
+    adm, adm_config, class_label, sha256
         The diffusion model, as in a build.
     random_adm : bool
         Use random weights, see `find_model`.
@@ -74,6 +74,8 @@ class BenchConfig:
 
     adm: str = ADM
     adm_config: Path | None = None
+    class_label: str | None = None
+    sha256: tuple[str, ...] = ()
     random_adm: bool = False
     methods: tuple[str, ...] = METHODS_IN_ORDER
     backbone: str = BACKBONE
@@ -116,7 +118,15 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
         set_precision(config.precision, device)
     if out is not None:
         _check_writable(out)
-    model = find_model(config.adm, config.adm_config, random=config.random_adm, loaded=config.timed)
+    model = find_model(
+        config.adm,
+        config.adm_config,
+        random=config.random_adm,
+        loaded=config.timed,
+        class_label=config.class_label,
+        sha256=config.sha256,
+        progress=progress,
+    )
     size = _side(config.size, model.config)
     schedule = model.config.schedule(STEPS)
     count = FlopCounter(model.config, size, schedule, config.backbone)
@@ -196,6 +206,8 @@ def _jobs(
         jobs[name] = MethodJob(
             method=name,
             adm=str(adm),
+            choice=model.choice,
+            class_label=config.class_label,
             flags=model.config.model_dump(),
             student=str(student),
             backbone=config.backbone,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ..class_label import NUM_CLASSES
 from .blocks import (
     GROUPS,
     AttentionBlock,
@@ -26,8 +27,6 @@ from .blocks import (
     zero_init,
 )
 from .noise_schedule import NoiseSchedule, respace
-
-NUM_CLASSES = 1000
 
 #: Channel multipliers of an empty ``channel_mult``, by image size.
 DEFAULT_CHANNEL_MULT = {
@@ -48,6 +47,11 @@ UNSUPPORTED_FLAGS = {
     "predict_xstart": "a network that predicts the clean image",
     "rescale_timesteps": "timesteps rescaled to 0..1000",
 }
+
+
+ON = frozenset({"yes", "true", "t", "y", "1"})
+OFF = frozenset({"no", "false", "f", "n", "0"})
+"""Words for a switch on guided-diffusion's command line, in any case."""
 
 
 class AdmConfig(BaseModel):
@@ -86,7 +90,7 @@ class AdmConfig(BaseModel):
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, object]) -> AdmConfig:
-        """Parse guided-diffusion flags.
+        """Parse guided-diffusion flags. Text is read as on its command line: ``"False"`` is off, ``"256"`` a number.
 
         Raises
         ------
@@ -94,11 +98,15 @@ class AdmConfig(BaseModel):
             A flag is unknown, invalid or not supported; the message names it.
         """
         for name, meaning in UNSUPPORTED_FLAGS.items():
-            if flags.get(name):
+            if name in flags and _read_switch(name, flags[name]):
                 raise UserError(
                     f"ADM flag {name}={flags[name]}: {meaning} is not supported; use a checkpoint trained without it."
                 )
-        kept = {k: v for k, v in flags.items() if k not in IGNORED_FLAGS and k not in UNSUPPORTED_FLAGS}
+        kept = {
+            name: _read_flag(name, value)
+            for name, value in flags.items()
+            if name not in IGNORED_FLAGS and name not in UNSUPPORTED_FLAGS and value is not None
+        }
         try:
             return cls.model_validate(kept)
         except ValidationError as error:
@@ -153,6 +161,33 @@ class AdmConfig(BaseModel):
         if self.num_head_channels == -1 and any(c % heads for c in channels for heads in self.heads()):
             raise ValueError(f"num_heads (or num_heads_upsample) does not divide the channels {channels}")
         return self
+
+
+def is_flag(name: str) -> bool:
+    """Return whether guided-diffusion's models have a flag of this name."""
+    return name in AdmConfig.model_fields or name in UNSUPPORTED_FLAGS or name in IGNORED_FLAGS
+
+
+def _read_flag(name: str, value: object) -> object:
+    """Return a flag's value for validation: switches from text, lists of numbers as text."""
+    field = AdmConfig.model_fields.get(name)
+    if field is None:
+        return value
+    if field.annotation is bool:
+        return _read_switch(name, value)
+    if field.annotation is str and isinstance(value, list | tuple):
+        return ",".join(f"{part:g}" if isinstance(part, int | float) else str(part) for part in value)
+    return str(value) if field.annotation is str and isinstance(value, int | float) else value
+
+
+def _read_switch(name: str, value: object) -> bool:
+    """Return a switch as guided-diffusion's command line reads it."""
+    word = str(value).strip().lower()
+    if word in ON or word in OFF or value is None:
+        return word in ON
+    raise UserError(
+        f"ADM flag {name}={value}: is neither true nor false. Correct the JSON that describes the checkpoint."
+    )
 
 
 class Adm(nn.Module):

@@ -12,7 +12,9 @@ from pathlib import Path
 from ... import __version__
 from ...cache.store import FeatureStore
 from ...errors import UserError
+from ...models.addresses import is_remote
 from ...models.diffusion.checkpoints import OFFICIAL, SHIPPED
+from ...models.weights import split_choice
 from ...progress import Progress
 from ..config import BuildConfig
 from ..execution.deviation import Deviation
@@ -159,9 +161,9 @@ def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> Ope
         changes["cache"] = config.cache.absolute()
     if config.adm_config is not None:
         changes["adm_config"] = config.adm_config.absolute()
-    if config.teacher_weights is not None:
-        changes["teacher_weights"] = config.teacher_weights.absolute()
-    if config.adm not in (*SHIPPED, *OFFICIAL):
+    if config.teacher_weights is not None and not is_remote(str(config.teacher_weights)):
+        changes["teacher_weights"] = str(Path(config.teacher_weights).absolute())
+    if split_choice(config.adm)[0] not in (*SHIPPED, *OFFICIAL) and not is_remote(config.adm):
         changes["adm"] = str(Path(config.adm).absolute())
     if placement.workers is not None:
         changes |= {

@@ -147,7 +147,9 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
             f"{cache.root}: is not the same folder on the worker and on the build's machine. Use a shared one."
         )
     flags, adm_digest = flags_and_digest(config, images_only=set(request.fingerprints) == {"image"})
-    digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None
+    digest = None
+    if "teacher" in request.fingerprints:
+        digest = load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).digest
     specs = make_specs(config, flags, adm_digest, request.fingerprints, digest)
     for feature, fingerprint in request.fingerprints.items():
         if specs[feature].fingerprint() != fingerprint:

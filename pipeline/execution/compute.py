@@ -12,6 +12,7 @@ from torch import Tensor
 from ...cache.gather import gather
 from ...cache.spec import Spec
 from ...errors import UserError
+from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import Extraction, extract
 from ..planning.estimate import route_calls
 from ..planning.plan import PASS_FEATURES, Task, routes
@@ -91,12 +92,13 @@ class _Pass:
 
     def _launch(self, batch: Sequence[str], size: int) -> HostCopy:
         context = self.context
-        pixels = to_device(self.pixels[pad_batch([self.row_of[key] for key in batch], size)], context.models.device)
+        keys = pad_batch(batch, size)
+        pixels = to_device(self.pixels[[self.row_of[key] for key in keys]], context.models.device)
         requested = {"eps"} if self.route == "first" else set(self.wants)
         with torch.inference_mode():
             x = to_signal(pixels)
             found = extract(
-                context.models.adm,
+                with_classes(context.models.adm, context.config.class_label, keys, context.models.device),
                 x,
                 context.schedule,
                 requested,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...cache.gather import gather
-from ...models.diffusion.ddim import extract
+from ...models.diffusion.conditioning import with_classes
+from ...models.diffusion.ddim import NoiseModel, extract
 from ...models.diffusion.noise_schedule import NoiseSchedule
-from ...models.diffusion.unet import Adm
 from .compute import to_signal
 from .context import TaskContext
 from .networks import adm_on
@@ -39,7 +39,7 @@ class Deviation:
 
 
 def measure_deviation(
-    exact: Adm, reduced: Adm, x: Tensor, schedule: NoiseSchedule, *, clip: bool, real_step: int
+    exact: NoiseModel, reduced: NoiseModel, x: Tensor, schedule: NoiseSchedule, *, clip: bool, real_step: int
 ) -> Deviation:
     """Compare two models on the same images, x float32 (B, 3, S, S) in [-1, 1], on their device."""
     with torch.inference_mode():
@@ -60,9 +60,12 @@ def measure_deviation(
 def deviation_on(context: TaskContext, keys: Sequence[str]) -> Deviation:
     """Compare a build's reduced precision with float32 on the cached images of these keys."""
     context.stores["image"].index(refresh=True)
-    pixels = torch.from_numpy(gather(context.stores["image"], keys)).to(context.models.device)
-    config = context.config
-    exact, reduced = (adm_on(config, context.models.device, reduced=choice) for choice in (False, True))
+    config, device = context.config, context.models.device
+    pixels = torch.from_numpy(gather(context.stores["image"], keys)).to(device)
+    exact, reduced = (
+        with_classes(adm_on(config, device, reduced=choice), config.class_label, keys, device)
+        for choice in (False, True)
+    )
     return measure_deviation(
         exact, reduced, to_signal(pixels), context.schedule, clip=config.clip, real_step=config.real_step
     )

@@ -12,6 +12,7 @@ from ...choices import Precision
 from ...models.backbones import load_teacher
 from ...models.device import HALF_TYPES
 from ...models.diffusion.checkpoints import find_adm, load_adm
+from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import NoiseModel
 from ...models.diffusion.unet import Adm
 from ...models.diffusion.winograd import use_winograd
@@ -24,7 +25,7 @@ TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
 
 def adm_on(config: BuildConfig, device: torch.device, *, reduced: bool = True) -> Adm:
     """Load the diffusion model onto the device, in the build's precision or in float32."""
-    model = load_adm(config.adm, config.adm_config).model
+    model = load_adm(config.adm, config.adm_config, class_label=config.class_label, sha256=config.sha256).model
     return placed(model, config.precision if reduced else "fp32", device)
 
 
@@ -51,22 +52,31 @@ def compiled(model: Adm, device: torch.device) -> NoiseModel:
 
 def teacher_on(config: BuildConfig, device: torch.device) -> nn.Module:
     """Load the frozen backbone onto the device."""
-    return load_teacher(config.teacher, config.teacher_weights).model.to(device)
+    return load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).model.to(device)
 
 
 def adm_batch(config: BuildConfig, device: torch.device, model: NoiseModel, size: int) -> BatchSize:
     """Return the configured batch size, or find one for images of ``size`` pixels; see :mod:`.batches`."""
     if config.batch_size != "auto":
         return BatchSize(config.batch_size)
-    return automatic_batch(find_adm(config.adm, config.adm_config).digest, config.precision, device, model, size)
+    found = find_adm(config.adm, config.adm_config, class_label=config.class_label, sha256=config.sha256)
+    return automatic_batch(found.digest, config.precision, device, model, size, config.class_label)
 
 
-def automatic_batch(digest: str, precision: Precision, device: torch.device, model: NoiseModel, size: int) -> BatchSize:
+def automatic_batch(
+    digest: str,
+    precision: Precision,
+    device: torch.device,
+    model: NoiseModel,
+    size: int,
+    class_label: str | None,
+) -> BatchSize:
     """Return the batch size for a model (by the digest of its weights) and images of ``size`` pixels."""
 
     def attempt(images: int) -> None:
+        told = with_classes(model, class_label, [""] * images, device)
         with torch.inference_mode():
-            model(
+            told(
                 torch.zeros(images, 3, size, size, device=device), torch.zeros(images, dtype=torch.int64, device=device)
             )
 

@@ -36,7 +36,7 @@ class ImportConfig(BaseModel):
     lossy: bool = False
     storage: FloatStorage = "float16"
     teacher: str | None = None
-    teacher_weights: Path | None = None
+    teacher_weights: str | Path | None = None
     preset: Preset = "paper"
     train_size: ImageSize | None = None
     precision: Precision = "fp32"

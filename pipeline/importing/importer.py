@@ -97,7 +97,7 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
     found = [sample for source in config.sources for sample in find_loose_samples(source, config.kind, config.layout)]
     wanted = _wanted(config, found)
     size = common_side(found, [feature for feature in wanted if feature not in ("image", "teacher")])
-    teacher = load_teacher(config.teacher, config.teacher_weights) if config.teacher else None
+    teacher = load_teacher(config.teacher, config.teacher_weights, progress) if config.teacher else None
     specs = import_specs(config, size, wanted, teacher.digest if teacher else None)
     cache = Cache.create(config.cache)
     scanned = scan(

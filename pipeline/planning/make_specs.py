@@ -55,7 +55,7 @@ def make_specs(
     image = ImageSpec(size=size, preset=config.image_preset, harmonize=harmonization, perturb=perturbation)
     if adm_digest is None:
         return {"image": image}
-    identity = AdmIdentity.of(adm_digest, flags)
+    identity = AdmIdentity.of(adm_digest, flags, config.class_label)
     path = {
         "image": image,
         "adm": identity,
@@ -95,7 +95,7 @@ def flags_and_digest(
     """
     if images_only:
         return find_flags(config.adm, config.adm_config), None
-    found = find_adm(config.adm, config.adm_config, progress)
+    found = find_adm(config.adm, config.adm_config, progress, class_label=config.class_label, sha256=config.sha256)
     return found.config, found.digest
 
 

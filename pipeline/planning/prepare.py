@@ -138,7 +138,7 @@ def prepare(
     wanted = wanted_features(lists, (row.file.split for row in scanned.rows))
     digest = None
     if "teacher" in wanted:
-        digest = load_teacher(config.teacher, config.teacher_weights, progress).digest
+        digest = load_teacher(config.teacher, config.teacher_weights, progress, sha256=config.sha256).digest
     specs = make_specs(config, flags, adm_digest, wanted, digest)
     image = specs["image"]
     assert isinstance(image, ImageSpec)

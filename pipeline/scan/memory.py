@@ -114,7 +114,11 @@ def _values(column: pa.ChunkedArray, repeated: bool) -> Sequence[Any]:
 
 
 def save_scan_memory(memory: AnyPath, entries: Mapping[bytes, ScanEntry]) -> None:
-    """Replace a scan memory. It only saves time, so errors in writing are ignored."""
+    """Replace a scan memory. It only saves time, so errors in writing are ignored.
+
+    A file whose date is beyond 64 bits of nanoseconds (before 1678, after 2262) is left out and read by every scan.
+    """
+    entries = {path: entry for path, entry in entries.items() if -(2**63) <= entry.mtime_ns < 2**63}
     columns = [list(entries), *map(list, zip(*entries.values(), strict=True))] if entries else [[] for _ in _SCHEMA]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     buffer = pa.BufferOutputStream()

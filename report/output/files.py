@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ...errors import UsageError, UserError
-from ...storage.atomic import TEMPORARY_PREFIX, read_file
+from ...storage.atomic import TEMPORARY_PREFIX, fsync_folder, read_file
 from ...storage.json_record import MOST_BYTES
 from ...storage.locks import temporary_folder, waiting_lock
 
@@ -99,11 +98,7 @@ def _write(folder: Path, files: Mapping[str, _Content]) -> None:
             content(path)
         else:
             path.write_text(content, encoding="utf-8")
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        fsync_folder(path)
 
 
 def _listed(path: Path) -> set[str]:

@@ -158,7 +158,11 @@ def test_build_train_evaluate_report_from_the_shell(material: Path, tmp_path: Pa
     [
         (["cache", "ls", "nowhere"], 1, "nowhere: is not a cache"),
         (["build", "nowhere", "--cache", "c", "--dataset", "d", "--adm", "demo"], 1, "nowhere: no such file or folder"),
-        (["build", ".", "--cache", "c", "--dataset", "a/b"], 2, "--dataset a/b"),
+        (
+            ["build", ".", "--cache", "c", "--dataset", "a/b"],
+            2,
+            "--dataset a/b: cannot name a dataset. Use up to 100 letters (a-z), digits, dots, dashes and underscores",
+        ),
         (
             ["build", ".", "--cache", "c", "--dataset", "d", "--batch-size", "many"],
             2,

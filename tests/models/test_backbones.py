@@ -70,7 +70,9 @@ def test_teachers_digest_leaves_the_classifier_out(whole: Any, teacher: LoadedTe
 
 def test_weights_of_another_backbone_are_refused_naming_the_first_key(tmp_path: Path) -> None:
     torch.save(build_backbone("small").state_dict(), tmp_path / "small.pt")
-    with pytest.raises(UserError, match=r"small\.pt for teacher resnet50: has no conv1\.weight.*\(64, 3, 7, 7\)"):
+    with pytest.raises(
+        UserError, match=r"small\.pt for teacher resnet50: has no conv1\.weight: it holds another network"
+    ):
         load_teacher("resnet50", tmp_path / "small.pt")
 
 

@@ -139,6 +139,19 @@ def test_only_new_and_changed_files_are_opened(tmp_path: Path) -> None:
     assert {(row.width, row.height) for row in result.rows if row.file.path == "real/0.png"} == {(9, 9)}
 
 
+@pytest.mark.parametrize("year", [1500, 1677, 2263, 2400])
+def test_a_date_beyond_64_bits_of_nanoseconds_costs_a_reading_and_nothing_else(tmp_path: Path, year: int) -> None:
+    root, memory = small_set(tmp_path / "data"), tmp_path / "scan.parquet"
+    nanoseconds = round((year - 1970) * 365.2425 * 86400) * 10**9
+    os.utime(root / "real" / "0.png", ns=(nanoseconds, nanoseconds))
+    if (root / "real" / "0.png").stat().st_mtime_ns != nanoseconds:
+        pytest.skip("this file system does not hold such dates")
+    first = scan(discover(root).files, memory=memory)
+    second = scan(discover(root).files, memory=memory)
+    assert (second.rows, second.rejects) == (first.rows, [])
+    assert (second.opened, second.remembered) == (1, 5)
+
+
 def test_rehash_notices_a_file_rewritten_with_its_old_size_and_time(tmp_path: Path) -> None:
     root, memory = put(tmp_path / "data", {"real/a.bmp": saved(noise(seed=1), "BMP")}), tmp_path / "scan.parquet"
     (before,) = scan(discover(root).files, memory=memory).rows

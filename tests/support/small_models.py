@@ -39,14 +39,14 @@ TINY_FLAGS: dict[str, Any] = {
 """Flags of guided-diffusion for a network of two levels."""
 
 
-def write_adm(path: Path, seed: int = 0) -> Path:
+def write_adm(path: Path, seed: int = 0, config: AdmConfig = CONFIG) -> Path:
     """Save a random ADM of 16 x 16 pixels with its flags. All weights are drawn, also those that start at zero."""
     generator = torch.Generator().manual_seed(seed)
     state = {
         name: 0.05 * torch.randn(value.shape, generator=generator) + (0.5 if value.ndim == 1 else 0)
-        for name, value in Adm(CONFIG).state_dict().items()
+        for name, value in Adm(config).state_dict().items()
     }
-    save_file(state, path, {"flags": json.dumps(CONFIG.model_dump())})
+    save_file(state, path, {"flags": json.dumps(config.model_dump())})
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import weakref
@@ -85,6 +86,24 @@ def test_worker_processes_bring_the_batches_that_the_thread_brings(part: Feature
         os.kill(process, signal.SIGKILL)
         with pytest.raises(UserError, match="--workers 1: a reader process was killed"):
             list(part.epoch(0, 1, 32, loading=LoaderOptions(readers)))
+
+
+def without_shared_memory(images: torch.Tensor, rows: np.ndarray, epoch: int) -> torch.Tensor:
+    """Fail as torch does when /dev/shm is full."""
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+def test_too_little_shared_memory_is_said_in_a_sentence(part: FeatureDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = r"--workers 1: there is too little shared memory .*/dev/shm .*No space left.*--shm-size.*--workers 0"
+    with ReaderPool(1) as readers, pytest.raises(UserError, match=sentence):
+        list(part.epoch(0, 1, 32, loading=LoaderOptions(readers), change=without_shared_memory))
+
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("distil_cache.train.data.readers.ProcessPoolExecutor", refused)
+    with ReaderPool(1) as readers, pytest.raises(UserError, match=sentence):
+        list(part.epoch(0, 1, 32, loading=LoaderOptions(readers)))
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])

@@ -339,3 +339,12 @@ def test_missing_numbers_take_the_defaults_of_the_method() -> None:
     code = TrainConfig.checked(dataset="d", preset="official-code", lr=1e-3)
     assert (code.pos_weight, code.lr, code.batch_size) == (0.5, 1e-3, 256)
     assert np.isclose(TrainConfig.checked(dataset="d", pos_weight="0.25").pos_weight, 0.25)
+
+
+def test_a_batch_of_one_image_is_refused_where_batch_normalisation_has_no_variance(made: Made, tmp_path: Path) -> None:
+    message = (
+        r"--batch-size 1: a batch of one image of \d+ pixels leaves batch normalisation a single value per channel"
+    )
+    with pytest.raises(UserError, match=message):
+        train(made, tmp_path / "run", batch_size=1, backbone="small32")
+    assert train(made, tmp_path / "wide", batch_size=1, backbone="small")["epochs"] == 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -135,7 +134,7 @@ def open_online_teacher(config: TrainConfig, cached: Mapping[str, Any] | None, i
     name = config.teacher or (str(same["backbone"]) if same else BACKBONE)
     if same and name != same["backbone"]:
         raise UserError(f"teacher {name}: this build's teacher is {same['backbone']}. Omit --teacher.")
-    loaded = load_teacher(name, Path(config.teacher_weights) if config.teacher_weights else None)
+    loaded = load_teacher(name, config.teacher_weights)
     if same and loaded.digest != same["weights"]:
         raise UserError(
             f"teacher {name}: the weights of {loaded.source} have the digest {loaded.digest[:12]}…, those of the "

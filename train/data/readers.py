@@ -34,6 +34,8 @@ from .shuffle import POOL_BLOCKS, IntArray, RankShare
 _ItemT = TypeVar("_ItemT")
 AHEAD = 2
 """Pieces begun per reader, and finished batches, before they are requested."""
+SHARED_MEMORY = "/dev/shm"
+"""Where Linux keeps the memory that processes share; containers often have 64 MiB of it."""
 REMOTE_THREADS = POOL_BLOCKS
 """Pieces read from an object store at once: the first batch of a pool needs all of its blocks."""
 
@@ -131,7 +133,7 @@ class ReaderPool:
         IntegrityError
             A shard is damaged.
         UserError
-            A worker process was killed.
+            A worker process was killed, or there is too little shared memory.
         """
         if not self.workers:
             threads = REMOTE_THREADS if any(store.is_remote for store in stores.values()) else 1
@@ -140,8 +142,7 @@ class ReaderPool:
                 yield from _in_order(pool, read_here, requests, threads - 1 + AHEAD)
             return
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker)
+            self._pool = self._started()
         locations = {name: _FeatureLocation(store.folder, store.local_copy) for name, store in stores.items()}
         try:
             read = functools.partial(_read_in_worker, locations, change)
@@ -151,6 +152,27 @@ class ReaderPool:
             raise UserError(
                 f"--workers {self.workers}: a reader process was killed, perhaps for lack of memory. Use fewer workers."
             ) from error
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            raise self._no_shared_memory(error) from error
+
+    def _started(self) -> ProcessPoolExecutor:
+        try:
+            return ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _begin_worker)
+        except OSError as error:  # semaphores are in shared memory too
+            raise self._no_shared_memory(error) from error
+
+    def _no_shared_memory(self, error: Exception) -> UserError:
+        try:
+            space = os.statvfs(SHARED_MEMORY)
+            size = f"has {space.f_frsize * space.f_blocks / 2**20:,.0f} MiB"
+        except OSError:
+            size = "is not there"
+        return UserError(
+            f"--workers {self.workers}: there is too little shared memory to hand over batches: {SHARED_MEMORY} {size} "
+            f"({error}). Enlarge it (docker run --shm-size 2g), or use fewer workers or --workers 0."
+        )
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ def open_session(
     size = _side(config, image, teacher_side, taught="teacher" in features or online is not None)
     shape = online.shape() if online else train.row_shape("teacher")[1:] if "teacher" in features else None
 
+    _check_smallest_batch(config, len(train), method.channels, size)
     seed_everything(config.seed)
     student = build_student(config.backbone, method.channels, shape[0] if shape else None)
     if shape:
@@ -233,6 +234,22 @@ def _steps(config: TrainConfig, train: int, val: int, ranks: ProcessGroup) -> in
     if needs and not val:
         raise UsageError(f"{needs}: needs validation rows, and none are held out. Raise --val-fraction.")
     return len(sizes)
+
+
+def _check_smallest_batch(config: TrainConfig, train: int, channels: int, size: int) -> None:
+    """Raise UserError if a batch has so few values that batch normalisation has no variance to divide by."""
+    if min(batch_sizes(train, config.batch_size), default=0) != 1:
+        return
+    with torch.device("meta"):
+        student = build_student(config.backbone, channels).train()
+        try:
+            student(torch.zeros(1, channels, size, size))
+        except ValueError as error:
+            where = f"--batch-size {config.batch_size}" if config.batch_size == 1 else f"{train:,} sample"
+            raise UserError(
+                f"{where}: a batch of one image of {size} pixels leaves batch normalisation a single value per channel in "
+                f"{config.backbone}, which has no variance. Use batches of at least two images, or larger images."
+            ) from error
 
 
 def _side(config: TrainConfig, image: int, teacher: int | None, *, taught: bool) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -375,11 +374,7 @@ def _temporary_file(path: Path, write: Callable[[Path], object]) -> Iterator[Pat
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
     try:
         write(temporary)
-        handle = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        fsync_folder(temporary)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)

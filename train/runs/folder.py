@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from ... import __version__
 from ...errors import UserError
 from ...metrics.calibration import CALIBRATION, VALIDATION, Calibration, read_calibration
+from ...storage.atomic import append_line as append_bytes
 from ...storage.atomic import cannot_write
 from ..config import TrainConfig
 from ..methods import Method
@@ -290,6 +291,5 @@ def now() -> datetime:
 
 
 def append_line(path: Path, line: dict[str, float | int | None]) -> None:
-    """Append a line of JSON to a file and flush it."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    """Append a line of JSON to a file. Raises UserError if it cannot be written."""
+    append_bytes(path, json.dumps(line).encode())
