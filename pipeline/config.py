@@ -27,6 +27,7 @@ from ..errors import UsageError
 from ..images.file import Limits
 from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
 from ..storage.pydantic_field import PathField
+from .sources.discover import check_layout
 from .sources.file import ReadingOptions
 from .sources.reading import parse_reading
 
@@ -103,6 +104,7 @@ class BuildConfig(BaseModel):
         """Raise UsageError for settings that contradict each other."""
         parse_harmonization(self.harmonize)
         parse_reading(self.labels, self.columns, self.path_prefix)
+        check_layout(self.layout)
         if self.perturb is not None:
             parse_perturbation(self.perturb)
         if bool(self.sources) == (self.origin is not None):
