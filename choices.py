@@ -24,6 +24,8 @@ LAYOUT_NAMES = (
     *("class-folders", "metadata", "table", "webdataset"),
 )
 """Layouts of a source: structures of folders, tables, or tars."""
+Split = Literal["train", "val", "test"]
+"""Split of a data set."""
 ImportKind = Literal["distildire", "dire"]
 """Whose scripts wrote the files of an import."""
 

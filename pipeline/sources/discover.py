@@ -46,6 +46,8 @@ from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
 from .tree import Tree, join, tree_of
 from .words import label_of_word, split_of_word
 
+DECLARED = "declared"
+"""Name of the layout of a folder whose class the user declares."""
 _FEATURE_ROOTS = ("dire", "recons")
 """Names of folders that DIRE's scripts write: a source with such a name holds no photographs."""
 
@@ -172,6 +174,55 @@ def _files(census: Census, fit: LayoutFit, reading: ReadingOptions) -> Discovere
     files, leftovers = _divide(census, owners, default)
     account = leftovers.account(fit.layout.name, len(files), [*notes, *fit.notes])
     return DiscoveredSource(fit.layout.name, files, account)
+
+
+def discover_declared(
+    folder: AnyPath, label: int, generator: str, reading: ReadingOptions = AS_RECOGNISED
+) -> DiscoveredSource:
+    """List all images of a folder that the user declares real or generated.
+
+    Parameters
+    ----------
+    folder
+        The folder, local or in an object store.
+    label, generator
+        What its images are.
+    reading
+        Names their split. Without it, top folders that are named for splits give it, else the images are for training.
+
+    Raises
+    ------
+    UserError
+        If it is not a folder, has no image, or cannot be listed.
+    """
+    if not is_storable(str(folder)):
+        raise UserError(f"{printable(str(folder))}: the name is not valid UTF-8. Rename the folder.")
+    try:
+        tree = tree_of(source_place(folder), follow_out=True)
+        if tree is None:
+            raise UserError(f"{folder}: is not a folder. --real and --fake take folders of images.")
+        census = take_census(tree)
+    except OSError as error:
+        raise UserError(f"{printable(str(folder))}: cannot be listed ({error.strerror or error}).") from error
+    if not census.total:
+        raise UserError(_unknown(census, [], DECLARED))
+    owners = {"": ImageFolder("", label, "", generator)}
+    if not reading.split:
+        named = {child: split for child in census.children() if (split := split_of_word(child)) is not None}
+        owners |= {child: ImageFolder(child, label, split, generator) for child, split in named.items()}
+    default = "train" if reading.split is None else reading.split
+    files, leftovers = _divide(census, owners, default)
+    return DiscoveredSource(DECLARED, files, leftovers.account(DECLARED, len(files), _odd_names(census, label)))
+
+
+def _odd_names(census: Census, label: int) -> list[str]:
+    odd = sorted(folder for folder in census.images if label_of_word(folder.rpartition("/")[2]) == 1 - label)
+    if not odd:
+        return []
+    shown = printable(", ".join(odd[:5])) + (", ..." if len(odd) > 5 else "")
+    return [
+        f"All images are declared {('real', 'generated')[label]}, also those in folders named for the other class: {shown}."
+    ]
 
 
 def files_below(tree: Tree, folders: Iterable[ImageFolder], split: str = "train") -> tuple[list[SourceFile], int]:

@@ -53,6 +53,8 @@ _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 _Identity = tuple[int, int]
 """Device and inode of a folder."""
+DENIED = "cannot be listed"
+"""How the reason begins for a folder whose images are lost to the source, in contrast to a link that adds nothing."""
 _LOOP = "is a link to a folder above it"
 _OUT = "is a link that leads out of the source"
 
@@ -170,7 +172,7 @@ class LocalTree(Tree):
             except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
                 if not folder.path:
                     raise
-                self._leave(folder.path, f"cannot be listed ({error.strerror})")
+                self._leave(folder.path, f"{DENIED} ({error.strerror})")
                 continue
             pending.extend(sorted(folders, key=_path, reverse=True))
             links.extend(sorted(linked, key=_path))  # which link is met first does not depend on the disk
