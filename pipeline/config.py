@@ -31,7 +31,7 @@ from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
 from ..storage import AnyPath, to_path
 from ..storage.pydantic_field import PathField
 from .sources.discover import check_layout
-from .sources.file import UNASSIGNED, ReadingOptions
+from .sources.file import UNASSIGNED, ReadingOptions, is_storable, printable
 from .sources.reading import parse_reading
 from .split_by import SplitShares, parse_shares
 
@@ -170,8 +170,10 @@ class BuildConfig(BaseModel):
         found = []
         for text in self.fake:
             name, equals, folder = text.partition("=")
-            if not equals or not name.strip() or not folder:
-                raise UsageError(f"--fake {text}: write NAME=DIR, the generator's name and the folder of its images.")
+            if not equals or not name.strip() or not folder or not is_storable(name):
+                raise UsageError(
+                    f"--fake {printable(text)}: write NAME=DIR, the generator's name and the folder of its images."
+                )
             found.append((name.strip(), to_path(folder)))
         return found
 

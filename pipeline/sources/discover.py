@@ -106,9 +106,9 @@ def check_layout(layout: str | None) -> None:
     """Raise UsageError for a layout that is neither known nor a pattern."""
     if layout is None or layout in LAYOUT_NAMES:
         return
-    if not is_pattern(layout):
+    if not is_pattern(layout) or not is_storable(layout):
         raise UsageError(
-            f"--layout {layout}: no such layout. There are: {', '.join(LAYOUT_NAMES)}; or write a pattern such as "
+            f"--layout {printable(layout)}: no such layout. There are: {', '.join(LAYOUT_NAMES)}; or write a pattern such as "
             "'{split}/{generator}/{label}'."
         )
     custom_layout(layout, {})
@@ -144,13 +144,28 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
     layouts = _layouts(layout, reading)
     fit = recognise(census, layouts, tree.root) if census.total else None
     if layout is None and (fit is None or not fit.is_complete or fit.layout.fallback):
-        if tables := labelled_tables(census):
-            return discover_metadata(census, tables, reading)
+        described = _by_metadata(census, fit, reading)
+        if described is not None:
+            return described
         if fit is None and _tars(census, everywhere=False):
             return _discover_tars(census)
     if fit is None:
         raise UserError(_unknown(census, layouts, layout))
     return _files(census, fit, reading)
+
+
+def _by_metadata(census: Census, fit: LayoutFit | None, reading: ReadingOptions) -> DiscoveredSource | None:
+    """Return the images that tables of metadata name, if these are more than a layout covers."""
+    tables = labelled_tables(census)
+    if not tables:
+        return None
+    try:
+        found = discover_metadata(census, tables, reading)
+    except UserError:
+        if fit is None:
+            raise
+        return None  # the folders say enough without the table
+    return found if fit is None or len(found.files) > fit.covered - fit.layout.fallback else None
 
 
 def _layouts(name: str | None, reading: ReadingOptions) -> list[FolderLayout]:

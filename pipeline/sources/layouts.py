@@ -119,8 +119,8 @@ class FolderLayout:
         generator = found.get("generator", row.generator)
         if label is None:
             label = self._label_of_generator(generator)
-        if label is None:
-            return None
+        if label is None or (row.label == 1 and label_of_word(generator) == 0):
+            return None  # a folder `reals` beside `real` is not that of a generator
         if not generator or (label == 0 and not self.paired):
             generator = _OF_CLASS[label]
         return ImageFolder(
@@ -142,7 +142,7 @@ _STYLES = "art_nouveau,baroque,expressionism,impressionism,post_impressionism,re
 LAYOUTS: dict[str, FolderLayout] = {layout.name: layout for layout in (
     # DistilDIRE
     FolderLayout("distildire", (
-        LayoutRow("[{split}/]images/{label:reals,real,fakes,fake}"),
+        LayoutRow("[{split}/]images/{label:reals,fakes}"),
     )),
     # ForenSynths (CNNDetection), AIGIBench, Chameleon, UniversalFakeDetect
     FolderLayout("cnndet", (

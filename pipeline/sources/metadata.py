@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import UserError
@@ -31,6 +31,8 @@ from .tree import join
 from .words import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, split_of_word
 
 METADATA = "metadata"
+ARTIFACT = {"image_path": "path", "target": "label"}
+"""Columns of ArtiFact's tables -> what they say."""
 _NAMES = ("metadata.csv", "metadata.jsonl")
 _HEAD = 1 << 16
 """Bytes of a table that are read to find the names of its columns."""
@@ -48,17 +50,17 @@ class MetadataTable:
     name
         Its file name.
     columns
-        Our names of columns -> the table's.
+        Names of its columns, in lower case.
     """
 
     folder: str
     name: str
-    columns: Mapping[str, str]
+    columns: frozenset[str]
 
     @property
     def is_artifact(self) -> bool:
         """Whether the table numbers families of generators, as ArtiFact's do."""
-        return self.columns["label"] == "target" and self.columns["path"] == "image_path"
+        return ARTIFACT.keys() <= self.columns and "label" not in self.columns
 
 
 def labelled_tables(census: Census) -> list[MetadataTable]:
@@ -68,13 +70,8 @@ def labelled_tables(census: Census) -> list[MetadataTable]:
         name = next((name for name in _NAMES if name in census.others[folder]), None)
         if name is None:
             continue
-        names = _column_names(census.tree.root / join(folder, name))
-        columns = {
-            ours: theirs
-            for ours, known in (("path", PATH_COLUMNS), ("label", LABEL_COLUMNS), ("split", SPLIT_COLUMNS))
-            if (theirs := next((column for column in names if column.lower() in known), None)) is not None
-        }
-        if "path" in columns and "label" in columns:
+        columns = frozenset(column.lower() for column in _column_names(census.tree.root / join(folder, name)))
+        if columns & PATH_COLUMNS and columns & LABEL_COLUMNS:
             found.append(MetadataTable(folder, name, columns))
     return found
 
@@ -106,17 +103,12 @@ def _with_rows(account: SourceAccount, more: int) -> SourceAccount:
 
 
 def _reading(census: Census, table: MetadataTable, reading: ReadingOptions) -> ReadingOptions:
-    labels = dict(reading.labels)
-    if table.is_artifact:
-        targets = _values(census.tree.root / join(table.folder, table.name), "target")
-        labels = {**{target: int(target.strip() not in ("0", "0.0")) for target in targets}, **labels}
-    split = next((named for part in table.folder.split("/") if (named := split_of_word(part)) is not None), None)
-    return replace(
-        reading,
-        labels=labels,
-        columns={**table.columns, **reading.columns},
-        split=reading.split if split is None else split,
-    )
+    if not table.is_artifact:
+        return reading
+    targets = _values(census.tree.root / join(table.folder, table.name), "target")
+    labels = {target.strip(): int(target.strip() not in ("0", "0.0")) for target in targets}
+    ours = {name: theirs for theirs, name in ARTIFACT.items()}
+    return replace(reading, labels={**labels, **reading.labels}, columns={**ours, **reading.columns})
 
 
 def _placed(file: SourceFile, census: Census, table: MetadataTable) -> SourceFile:
@@ -125,7 +117,7 @@ def _placed(file: SourceFile, census: Census, table: MetadataTable) -> SourceFil
     above = str(census.tree.root / table.folder) if table.folder else root
     path = join(table.folder, file.path) if file.root == above else file.path
     split = file.split
-    if "split" not in table.columns:
+    if not table.columns & SPLIT_COLUMNS:
         named = (split_of_word(part) for part in table.folder.split("/"))
         split = next((name for name in named if name is not None), file.split)
     generator, family = file.generator, file.family

@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
+from itertools import islice
 
 from ...errors import UsageError
 from .families import is_known_generator
@@ -38,6 +39,8 @@ FIELDS = ("split", "label", "generator", "group", "family")
 _ALIASES = {"class": "group"}
 _TOKEN = re.compile(r"\{([a-z]+)(?::([^{}/]+))?\}")
 _ANY_DEPTH = "**"
+_MOST_FORMS = 64
+_MOST_ANY_DEPTH = 2
 
 Found = Mapping[str, str]
 """Field -> what a path says of it. A label is ``0`` or ``1``."""
@@ -97,7 +100,10 @@ def compile_pattern(text: str, labels: Mapping[str, int] | None = None) -> PathP
         For an unknown field, a field that occurs twice in one form, or brackets that do not match.
     """
     variants = []
-    for form in dict.fromkeys(_forms(text)):
+    forms = list(islice(_forms(text), _MOST_FORMS + 1))
+    if len(forms) > _MOST_FORMS or text.count(_ANY_DEPTH) > _MOST_ANY_DEPTH:
+        raise UsageError(f"--layout {text}: has too many optional parts, or more than {_MOST_ANY_DEPTH} `**`.")
+    for form in dict.fromkeys(forms):
         names = [name for name in form.strip("/").split("/") if name]
         fields = [_ALIASES.get(token[1], token[1]) for name in names for token in _TOKEN.finditer(name)]
         repeated = next((name for name in fields if fields.count(name) > 1), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import NamedTuple
@@ -62,6 +62,11 @@ class LayoutFit:
         """Whether every image is in a class folder."""
         return self.covered == self.census.total
 
+    @property
+    def has_both(self) -> bool:
+        """Whether there are class folders of real and of generated images."""
+        return len({folder.label for folder in self.folders.values()}) == 2
+
     def owner(self, folder: str) -> ImageFolder | None:
         """Return the class folder that a folder belongs to: the nearest above it, or itself."""
         while True:
@@ -107,7 +112,7 @@ def recognise(
     ]
     if len(children) == 1 and not is_known_generator(children[0]) and census.below(children[0]).total == census.total:
         below = recognise(census.below(children[0]), layouts, root / children[0], levels - 1)
-        if below is not None:
+        if below is not None and (below.is_complete or below.has_both):
             return below
     if fit is not None or len(children) > _CHILDREN:
         return fit
@@ -115,6 +120,7 @@ def recognise(
         child: below
         for child in children
         if (below := recognise(census.below(child), layouts, root / child, levels - 1)) is not None
+        and (below.is_complete or below.has_both)
     }
     if len(inside) > 1:
         paths = " ".join(shlex.quote(printable(str(root / child))) for child in inside)
@@ -166,11 +172,11 @@ def best_fit(census: Census, layouts: Iterable[FolderLayout], root: AnyPath) -> 
         key=lambda fit: fit.covered,
         default=None,
     )
-    if best is None or (fallback is not None and fallback.is_complete and not _differ(best, fallback)):
+    if best is None or (fallback is not None and fallback.is_complete and _agree(best, fallback)):
         return fallback
     _refuse_disagreement(best, fits, root)
     _refuse_parts(best, fits, root)
-    return fallback if fallback and fallback.covered > best.covered and not _differ(best, fallback) else best
+    return fallback if fallback and fallback.covered > best.covered and _agree(best, fallback) else best
 
 
 def fit_layout(layout: FolderLayout, census: Census, above: Sequence[str] = ()) -> LayoutFit | None:
@@ -230,12 +236,12 @@ def _matches(layout: FolderLayout, census: Census, above: Sequence[str]) -> dict
 
 
 def _labels_below(layout: FolderLayout, census: Census) -> dict[str, set[int]]:
-    """Return for each folder the labels that names of folders below it mean."""
+    """Return for each folder the labels that names of folders below it mean: words, and known generators."""
     words = dict(layout.labels)
     found: dict[str, set[int]] = {}
     for folder in census.images:
         above, _, name = folder.rpartition("/")
-        label = words.get(normalised(name), label_of_word(name))
+        label = words.get(normalised(name), 1 if is_known_generator(name) else label_of_word(name))
         while label is not None and label not in found.setdefault(above, set()):
             found[above].add(label)
             above = above.rpartition("/")[0]
@@ -343,12 +349,19 @@ def _refuse_parts(best: LayoutFit, fits: Sequence[LayoutFit], root: AnyPath) -> 
 
 def _differ(one: LayoutFit, other: LayoutFit) -> bool:
     """Check whether two layouts give an image different labels or splits."""
+    return any(b is not None and (a.label, a.split) != (b.label, b.split) for a, b in _owners(one, other))
+
+
+def _agree(one: LayoutFit, other: LayoutFit) -> bool:
+    """Check whether the second layout says of all images of the first what that says."""
+    return all(b is not None and replace(a, folder="") == replace(b, folder="") for a, b in _owners(one, other))
+
+
+def _owners(one: LayoutFit, other: LayoutFit) -> Iterator[tuple[ImageFolder, ImageFolder | None]]:
+    """Yield the class folders that two layouts give a folder, where the first gives one."""
     for folder, names in one.census.images.items():
-        if names:
-            a, b = one.owner(folder), other.owner(folder)
-            if a is not None and b is not None and (a.label, a.split) != (b.label, b.split):
-                return True
-    return False
+        if names and not one.census.is_feature(folder) and (owner := one.owner(folder)) is not None:
+            yield owner, other.owner(folder)
 
 
 def _names(root: AnyPath) -> list[str]:

@@ -48,6 +48,8 @@ def test_a_pattern_says_what_the_path_of_a_folder_means(
         ("{split}/{label", "cannot be read"),
         ("[{split}/{label}", "without a ]"),
         ("{split}]/{label}", r"a \] without"),
+        ("**/**/**/{label}", "more than 2"),
+        ("[a/]" * 40 + "{label}", "too many optional parts"),
     ],
 )
 def test_a_pattern_that_cannot_be_read_is_refused(pattern: str, message: str, tmp_path: Path) -> None:

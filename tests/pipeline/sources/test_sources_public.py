@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from distil_cache.errors import UserError
+from distil_cache.pipeline.sources.census import take_census
 from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.metadata import labelled_tables
+from distil_cache.pipeline.sources.tree import LocalTree
 from source_trees import plant
 
 FORENSICS = [
@@ -79,6 +82,12 @@ def counts(root: Path) -> dict[str, int]:
             "",
             {"train/0/real/": 1, "train/1/fake/": 1},
             id="a folder above that could be a class",
+        ),
+        pytest.param(
+            ["train/images/real/a.png", "train/images/adm/b.png"],
+            "",
+            {"train/0/real/images": 1, "train/1/adm/images": 1},
+            id="a group that is called images",
         ),
         pytest.param(
             ["real_stylegan/real/a.png", "real_stylegan/fake/b.png", "sd/real/c.png", "sd/fake/d.png"],
@@ -193,6 +202,18 @@ def test_a_tree_is_read_as_its_data_set_describes_it(
     assert counts(plant(tmp_path, files) / below) == expected
 
 
+def test_a_folder_whose_name_means_real_is_not_a_generator(tmp_path: Path) -> None:
+    found = discover(plant(tmp_path, ["train/lsun/real/a.png", "train/lsun/authentic/b.png", "train/lsun/adm/c.png"]))
+    assert {file.path: file.label for file in found.files} == {"train/lsun/real/a.png": 0, "train/lsun/adm/c.png": 1}
+    assert [entry.folder for entry in found.account.uncovered] == ["train/lsun/authentic"]
+
+
+def test_known_generators_in_a_folder_whose_name_could_mean_real_are_not_taken_for_real(tmp_path: Path) -> None:
+    found = discover(plant(tmp_path, ["train/coco/real/a.png", "train/coco/adm/b.png", "train/photo/adm/c.png"]))
+    assert [entry.folder for entry in found.account.uncovered] == ["train/photo"]
+    assert [(file.label, file.group) for file in found.files] == [(1, "coco"), (0, "coco")]
+
+
 def test_features_beside_images_are_named_and_left_alone(tmp_path: Path) -> None:
     account = discover(plant(tmp_path, [*FORENSICS, "dire/train/lsun/adm/2.png", "dire/a.png"])).account
     assert [(entry.folder, entry.images, entry.example) for entry in account.uncovered] == [("dire", 2, "dire/a.png")]
@@ -244,3 +265,40 @@ def test_the_folder_of_a_class_is_answered_with_the_folder_above(below: str, rig
     root = plant(tmp_path, ["set/train/real/n01/a.png", "plain/fake/b.png"])
     with pytest.raises(UserError, match=rf"distil-cache build {root}/{right}\."):
         discover(root / below)
+
+
+def test_metadata_with_labels_is_read_and_images_that_it_does_not_name_are_listed(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["train/0.png", "train/1.png", "val/2.png", "val/3.png"])
+    (root / "train/metadata.csv").write_text("path,label\n0.png,real\n1.png,fake\n")
+    (root / "val/metadata.csv").write_text("path,label\n2.png,fake\n")
+    found = discover(root)
+    assert found.layout == "metadata"
+    assert [(file.root, file.path, file.label, file.split) for file in found.files] == [
+        (str(root), "train/0.png", 0, "train"),
+        (str(root), "train/1.png", 1, "train"),
+        (str(root), "val/2.png", 1, "val"),
+    ]
+    assert [(entry.folder, entry.images) for entry in found.account.uncovered] == [("val", 1)]
+    assert (found.account.files, found.account.not_images) == (6, 2)
+
+
+def test_metadata_without_labels_leaves_the_folders_to_say_what_is_what(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["real/a.png", "authentic/b.png", "fake/c.png"])
+    (root / "metadata.csv").write_text("path,prompt\nreal/a.png,a lake\n")
+    assert discover(root).layout == "class-folders"
+
+
+def test_metadata_of_a_part_does_not_take_the_place_of_class_folders(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["real/a.png", "fake/b.png", "more/c.png"])
+    for content in ("path,label\nc.png,real\n", "path,label\nc.png,neither\n"):
+        (root / "more/metadata.csv").write_text(content)
+        found = discover(root)
+        assert (found.layout, [entry.folder for entry in found.account.uncovered]) == ("real-fake", ["more"])
+
+
+def test_the_tables_of_artifact_are_recognised_by_their_columns(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["coco/x/0.jpg", "stylegan2/x/0.jpg"])
+    for folder, target in (("coco", 0), ("stylegan2", 6)):
+        (root / folder / "metadata.csv").write_text(f"filename,image_path,target\n0.jpg,x/0.jpg,{target}\n")
+    tables = labelled_tables(take_census(LocalTree(root)))
+    assert [(table.folder, table.is_artifact) for table in tables] == [("coco", True), ("stylegan2", True)]
