@@ -83,7 +83,7 @@ def _record(source: DiscoveredSource, set_aside: Sequence[Reject]) -> SourceReco
 def notes_of(records: SourceRecords) -> list[str]:
     """Return what was guessed or left out of the sources, a sentence each."""
     several = len(records.sources) > 1
-    notes = []
+    notes: list[str] = []
     for record in records.sources:
         sentences = list(record.notes)
         if places := [place for place in record.unreadable if not place.reason.startswith(DENIED)]:
