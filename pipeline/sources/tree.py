@@ -147,6 +147,7 @@ class LocalTree(Tree):
         self._top = os.fspath(root)
         self._follow_out = follow_out
         self._real_root: str | None = None
+        self._targets_outside: dict[_Identity, bool] = {}
         self._repeats = 0
 
     def listed(self, path: str) -> None:
@@ -216,17 +217,20 @@ class LocalTree(Tree):
         if any(above.identity == identity for above in folder.chain()):
             self._leave(path, _LOOP)
             return None
-        if self._is_outside(entry.path):
+        if self._is_outside(entry.path, identity):
             self.outside.add(path)
             if not self._follow_out:
                 self._leave(path, _OUT)
                 return None
         return identity
 
-    def _is_outside(self, path: str) -> bool:
-        if self._real_root is None:
-            self._real_root = os.path.realpath(self._top)
-        return not os.path.realpath(path).startswith(self._real_root.rstrip("/") + "/")
+    def _is_outside(self, path: str, identity: _Identity) -> bool:
+        """Check whether a link leads out of the root; each folder that it leads to is looked up once."""
+        if identity not in self._targets_outside:
+            if self._real_root is None:
+                self._real_root = os.path.realpath(self._top).rstrip("/") + "/"
+            self._targets_outside[identity] = not os.path.realpath(path).startswith(self._real_root)
+        return self._targets_outside[identity]
 
     def _count_repeat(self, folder: _Pending) -> None:
         self._repeats += 1
