@@ -19,8 +19,13 @@ FloatStorage = Literal["float16", "float32"]
 """Type in which a feature of floats is stored."""
 ShardForm = Literal["zarr", "webdataset"]
 """Format of new shards. It decides no value, and shards of the other format are reused."""
-LayoutName = Literal["distildire", "cnndet", "dire", "genimage", "real-fake", "table", "webdataset"]
-"""Layout of a source: a structure of folders, a table, or tars."""
+LAYOUT_NAMES = (
+    *("distildire", "cnndet", "dire", "genimage", "real-fake", "drct-2m", "diffusiondb", "ai-artbench", "numbered"),
+    *("class-folders", "metadata", "table", "webdataset"),
+)
+"""Layouts of a source: structures of folders, tables, or tars."""
+Split = Literal["train", "val", "test"]
+"""Split of a data set."""
 ImportKind = Literal["distildire", "dire"]
 """Whose scripts wrote the files of an import."""
 

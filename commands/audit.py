@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..choices import AUDIT_SAMPLE
-from .options import JsonOption, LayoutOption, SourcesArgument, render
+from .options import ColumnsOption, JsonOption, LabelsOption, LayoutOption, PathPrefixOption, SourcesArgument, render
 
 
 def audit(
@@ -23,6 +23,9 @@ def audit(
         ),
     ] = None,
     layout: LayoutOption = None,
+    labels: LabelsOption = None,
+    columns: ColumnsOption = None,
+    path_prefix: PathPrefixOption = None,
     sample: Annotated[
         int, typer.Option(min=0, help="Images per class whose pixels are examined; 0 examines headers only.")
     ] = AUDIT_SAMPLE,
@@ -42,8 +45,9 @@ def audit(
 
     with RichProgress() as progress:
         result = run_audit(
-            tuple(sources or ()), layout=layout, cache=cache, dataset=dataset, sample=sample, progress=progress
-        )
+            tuple(sources or ()), layout=layout, labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()),
+            cache=cache, dataset=dataset, sample=sample, progress=progress,
+        )  # fmt: skip
     render(result, as_json, show_audit)
     if strict and result["found"]:
         raise typer.Exit(5)

@@ -20,6 +20,7 @@ from ..choices import (
     Precision,
     Preset,
     ShardForm,
+    Split,
 )
 from .options import (
     AdmBatchOption,
@@ -70,6 +71,29 @@ def build(
     derived_name: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="Name of the derived dataset.", show_default=False)
     ] = None,
+    real: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Folder of real images. Repeatable.", show_default=False),
+    ] = None,
+    fake: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=DIR", help="Folder of images of the generator NAME. Repeatable.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        Split | None,
+        typer.Option(help="Split of images for which the sources name none.", show_default=False),
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRAIN/VAL/TEST",
+            help="Divide images for which the sources name no split, such as 80/10/10. Keeps source groups and near duplicates together.",
+            show_default=False,
+        ),
+    ] = None,
+    split_seed: Annotated[int, typer.Option(help="With --split-by: another seed gives another division.")] = 0,
     layout: LayoutOption = None,
     labels: LabelsOption = None,
     columns: ColumnsOption = None,
@@ -139,6 +163,9 @@ def build(
         int, typer.Option(help="Reject images whose shorter side has fewer pixels than this.")
     ] = MIN_SIDE,
     max_pixels: Annotated[int, typer.Option(help="Reject images with more pixels than this.")] = MAX_PIXELS,
+    one_class: Annotated[
+        bool, typer.Option("--one-class", help="Accept sources with only real or only generated images.")
+    ] = False,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read and hash every file, even if its size and time are unchanged.")
     ] = False,
@@ -177,7 +204,9 @@ def build(
     tries: Annotated[
         int, typer.Option(help="With workers: give up on a shard after N failures and continue with the others.")
     ] = TRIES,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if any image was rejected.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 3 if any image was rejected or not covered.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compute the features of a dataset's images and store them in the cache.
@@ -185,8 +214,8 @@ def build(
     Reuses every row that the cache already holds. Writes shards, a revision of the dataset and a build record; with
     --dry-run, shows the plan instead.
 
-    Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected (with --strict),
-    4 the cache is damaged.
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected, is in no class folder or could not be
+    reached (with --strict), 4 the cache is damaged.
     """
     from ..pipeline.build import run_builds
     from ..pipeline.cluster.placement import Placement
@@ -197,14 +226,15 @@ def build(
 
     gc.freeze()  # objects of the libraries live on, so garbage collections during a large build need not scan them
     configs = build_requests(
-        sources=tuple(sources or ()), cache=cache, dataset=dataset, layout=layout,
+        sources=tuple(sources or ()), real=tuple(real or ()), fake=tuple(fake or ()),
+        split=split, split_by=split_by, split_seed=split_seed, cache=cache, dataset=dataset, layout=layout,
         labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()), adm=adm,
         adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()),
         preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, precision=precision, device=device,
         batch_size=number_or_auto("--batch-size", batch_size), shard_size=shard_size, compile=compile_adm,
-        format=form, min_side=min_side, max_pixels=max_pixels, rehash=rehash,
+        format=form, min_side=min_side, max_pixels=max_pixels, rehash=rehash, one_class=one_class,
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,
     )  # fmt: skip
     placement = Placement.checked(scheduler, workers, array, tries)
@@ -212,5 +242,5 @@ def build(
     with RichProgress() as progress:
         results = run_builds(configs, progress, dry_run=dry_run, placement=placement, cost_request=quote)
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
-    if strict and any(result["rejected"] for result in results):
+    if strict and any(result["rejected"] or result["warnings"] for result in results):
         raise typer.Exit(3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..choices import LayoutName, TestTransform
+from ..choices import LAYOUT_NAMES, TestTransform
 from ..storage.text import harmless, json_text
 
 if TYPE_CHECKING:
@@ -52,7 +52,14 @@ SourcesArgument = Annotated[
     ),
 ]
 LayoutOption = Annotated[
-    LayoutName | None, typer.Option("--layout", help="Layout of the sources. Default: detected.", show_default=False)
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="NAME|PATTERN",
+        help="Layout of the sources: a name (" + ", ".join(LAYOUT_NAMES) + ") or a pattern of folders such as "
+        "'{generator}/{split}/{label}'. Default: detected.",
+        show_default=False,
+    ),
 ]
 LabelsOption = Annotated[
     str | None,

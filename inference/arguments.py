@@ -18,7 +18,7 @@ from typing import BinaryIO
 from ..errors import UsageError, UserError
 from ..images.file import EXTENSIONS
 from ..pipeline.sources.file import is_storable, is_url, printable, source_place
-from ..pipeline.sources.tree import LocalTree, RemoteTree, Tree, is_clutter
+from ..pipeline.sources.tree import DENIED, LocalTree, RemoteTree, Tree, is_clutter
 from ..storage import RemotePath
 
 STDIN = "-"
@@ -96,6 +96,9 @@ def _in_folder(tree: Tree, folder: str) -> list[str]:
         paths = sorted(tree.walk())
     except OSError as error:
         raise _not_listed(error, folder) from error
+    for place in tree.unreadable:
+        if place.reason.startswith(DENIED):
+            raise UserError(f"{printable(folder)}/{place.path}: {place.reason}.")
     wanted = [path for path in paths if path.rpartition(".")[2].lower() in EXTENSIONS | VIDEO_EXTENSIONS]
     if not wanted:
         links = "; links that lead out of it are not followed" if tree.outside else ""

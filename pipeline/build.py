@@ -18,6 +18,7 @@ from ..cache.records.audit import HeaderAudit
 from ..errors import DistilCacheError
 from ..models.device import HALF_TYPES
 from ..progress import Progress
+from .accounting import account_for, warnings_of
 from .audit.summary import audit_result, summarise, warning
 from .cluster import Placement, open_worker_pool
 from .config import BuildConfig
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .cluster.executor import ClusterExecutor
 
 IN_PROCESS = Placement()
+_MOST_WARNINGS = 10
 
 
 def run_builds(
@@ -111,6 +113,7 @@ def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: 
         ready = prepare(
             config, progress, stack, dry_run=False, part=placement.part, scanner=pool.scan_files if pool else None
         )
+        _warn(ready, placement, progress)
         audit = _audit(config, ready, placement, progress)
         executor = _executor(config, ready, placement, progress, pool, stack)
         totals = _run(config, ready, progress, executor)
@@ -124,6 +127,15 @@ def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: 
         _log(config, ready, totals, result, executor)
         _keep_indexes(ready)
     return result
+
+
+def _warn(ready: BuildPlan, placement: Placement, progress: Progress) -> None:
+    """Name images that are not used before any computation; with several parts, only the first does."""
+    if not ready.plan.tasks or (placement.part is not None and placement.part.number > 1):
+        return
+    accounts = account_for(ready.sources, len(ready.scanned.rows), ready.scanned.rejects, ready.scanned.leaks)
+    for warning_text in warnings_of(accounts)[:_MOST_WARNINGS]:
+        progress.say(f"Warning: {warning_text}")
 
 
 def _audit(config: BuildConfig, ready: BuildPlan, placement: Placement, progress: Progress) -> HeaderAudit | None:

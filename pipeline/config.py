@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,15 +23,19 @@ from ..choices import (
     Precision,
     Preset,
     ShardForm,
+    Split,
 )
 from ..errors import UsageError
 from ..images.file import Limits
 from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
 from ..models.addresses import check_sha256, is_remote
 from ..models.class_label import ClassLabel
+from ..storage import AnyPath, to_path
 from ..storage.pydantic_field import PathField
-from .sources.file import ReadingOptions
+from .sources.discover import check_layout
+from .sources.file import UNASSIGNED, ReadingOptions, is_storable, printable
 from .sources.reading import parse_reading
+from .split_by import SplitShares, parse_shares
 
 ShardSize = Annotated[int, Field(ge=1, le=65536)]
 """Images in a new shard."""
@@ -44,7 +49,21 @@ FORMS = {
     "origin": "is not plain text on one line. Use letters (a-z), digits, spaces and punctuation.",
 }
 """What a field of a certain form takes, in words."""
-SOURCE_OPTIONS = ("layout", "labels", "columns", "path_prefix", "rehash", "min_side", "max_pixels")
+SOURCE_OPTIONS = (
+    "real",
+    "fake",
+    "split",
+    "split_by",
+    "split_seed",
+    "layout",
+    "labels",
+    "columns",
+    "path_prefix",
+    "one_class",
+    "rehash",
+    "min_side",
+    "max_pixels",
+)
 """Settings for reading sources: with ``--from-cache`` only their defaults are accepted."""
 
 
@@ -60,6 +79,16 @@ class BuildConfig(BaseModel):
 
     Attributes
     ----------
+    real
+        Folders of real images.
+    fake
+        ``NAME=DIR`` each: folders of images of the generator NAME.
+    split
+        Split of the images for which the sources name none.
+    split_by, split_seed
+        Shares of train, val and test, such as ``80/10/10``, by which those images are divided; see :mod:`.split_by`.
+    one_class
+        Accept sources with only real or only generated images.
     harmonize
         ``jpeg:QUALITY``, see :func:`..images.spec.parse_harmonization`.
     perturb
@@ -91,6 +120,11 @@ class BuildConfig(BaseModel):
     precision: Precision = "fp32"
 
     sources: tuple[PathField, ...] = ()
+    real: tuple[PathField, ...] = ()
+    fake: tuple[str, ...] = ()
+    split: Split | None = None
+    split_by: str | None = None
+    split_seed: int = 0
     origin: str | None = None
     splits: tuple[str, ...] = ()
     cache: PathField
@@ -103,6 +137,7 @@ class BuildConfig(BaseModel):
     min_side: int = Field(default=MIN_SIDE, ge=1)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
     rehash: bool = False
+    one_class: bool = False
     device: str = "auto"
     batch_size: Literal["auto"] | int = "auto"
     compile: bool = False
@@ -119,9 +154,14 @@ class BuildConfig(BaseModel):
         if check_sha256(self.sha256) and Path(self.adm).exists() and not is_remote(str(self.teacher_weights)):
             raise UsageError("--sha256: applies to weights that are downloaded, and these are local files.")
         parse_reading(self.labels, self.columns, self.path_prefix)
+        check_layout(self.layout)
         if self.perturb is not None:
             parse_perturbation(self.perturb)
-        if bool(self.sources) == (self.origin is not None):
+        _ = self.generators
+        if self.split is not None and self.split_by is not None:
+            raise UsageError("--split and --split-by: give one of them.")
+        _ = self.shares
+        if bool(self.sources or self.real or self.fake) == (self.origin is not None):
             raise UsageError(
                 "build: images come either from a SOURCE or, with --from-cache, from a dataset. Give one of them."
             )
@@ -137,7 +177,26 @@ class BuildConfig(BaseModel):
     @property
     def reading(self) -> ReadingOptions:
         """How to read the sources."""
-        return parse_reading(self.labels, self.columns, self.path_prefix)
+        reading = parse_reading(self.labels, self.columns, self.path_prefix)
+        return replace(reading, split=UNASSIGNED if self.split_by is not None else self.split)
+
+    @property
+    def generators(self) -> list[tuple[str, AnyPath]]:
+        """Name and folder of the generators that are declared."""
+        found = []
+        for text in self.fake:
+            name, equals, folder = text.partition("=")
+            if not equals or not name.strip() or not folder or not is_storable(name):
+                raise UsageError(
+                    f"--fake {printable(text)}: write NAME=DIR, the generator's name and the folder of its images."
+                )
+            found.append((name.strip(), to_path(folder)))
+        return found
+
+    @property
+    def shares(self) -> SplitShares | None:
+        """Shares by which to divide images without a split, if they are to be divided."""
+        return None if self.split_by is None else parse_shares(self.split_by, self.split_seed)
 
     @property
     def limits(self) -> Limits:
@@ -185,8 +244,11 @@ def build_requests(
         for option, value in (("--perturb", perturb), ("--splits", splits), ("--as", name)):
             if value:
                 raise UsageError(f"{option}: needs --from-cache: derived datasets are computed from cached images.")
-        if not settings["sources"]:
-            raise UsageError("build: name a SOURCE, or give --from-cache to start from the cached images of --dataset.")
+        if not any(settings.get(field) for field in ("sources", "real", "fake")):
+            raise UsageError(
+                "build: name a SOURCE, declare folders with --real and --fake, or give --from-cache to start from the "
+                "cached images of --dataset."
+            )
         return [BuildConfig.checked(**settings)]
     if settings["sources"]:
         raise UsageError(f"--from-cache: reads no source. Leave out {settings['sources'][0]}, or leave out the option.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,6 +11,7 @@ from .. import __version__
 from ..cache.maintenance.trash import ensure_shards
 from ..cache.records.audit import HeaderAudit
 from ..cache.records.builds import BuildRecord, BuiltFeature, Derived
+from ..cache.records.sources import SourceRecords
 from ..cache.store import Cache, FeatureStore
 from .scan.conflicts import Reject, ScannedRow, to_table
 
@@ -27,6 +27,7 @@ def write_record(
     stores: Mapping[str, FeatureStore],
     *,
     audit: Callable[[], HeaderAudit | None],
+    sources: SourceRecords | None = None,
     origin: Derived | None = None,
     moves_head: bool = True,
 ) -> BuildRecord:
@@ -50,6 +51,8 @@ def write_record(
         Feature -> store.
     audit
         Called if the revision has no audit yet; may return None.
+    sources
+        Accounts of the sources; kept if the revision has none yet.
     origin
         Origin of a derived dataset.
     moves_head
@@ -61,9 +64,11 @@ def write_record(
         The record as written.
     """
     datasets = cache.datasets()
-    revision = datasets.add(dataset, to_table(rows), [asdict(reject) for reject in set_aside])
+    revision = datasets.add(dataset, to_table(rows), [reject.as_json() for reject in set_aside])
     if datasets.audit(dataset, revision) is None and (found := audit()) is not None:
         datasets.add_audit(dataset, revision, found)
+    if sources is not None:
+        datasets.add_sources(dataset, revision, sources)
     built = _built({row.key: row.file.split for row in rows}, wanted, stores)
     for name, feature in built.items():
         ensure_shards(stores[name], feature.shards)

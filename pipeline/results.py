@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ..cache.index.index import Index
 from ..cache.records.audit import HeaderAudit
 from ..errors import UserError
 from ..images.file import Reason
+from .accounting import account_for, image_counts, notes_of, one_class_note, warnings_of
 from .audit.summary import audit_result, summarise
 from .config import BuildConfig
 from .execution.tasks import TaskReport
 from .planning.estimate import predicted_calls, row_bytes
 from .planning.plan import Plan, PlanPartition
-from .planning.prepare import BuildPlan
+from .planning.prepare import BuildPlan, refuse_one_class
 from .record import write_record
 from .scan.conflicts import Reject, ScannedRow
-from .sources.file import printable
 
 BuildResult = dict[str, Any]
 
@@ -93,11 +93,14 @@ def record_result(
     if not rows:
         first = f"{rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
         raise UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used (the first, {first}).")
+    if config.origin is None:
+        refuse_one_class(config, rows, rejects)
     set_aside = [*rejects, *ready.scanned.leaks]
+    accounts = account_for(ready.sources, len(rows), rejects, ready.scanned.leaks)
     record = write_record(
         ready.cache, config.dataset, rows, set_aside, ready.wanted, ready.stores,
         audit=lambda: audit if audit is not None and not undecodable else summarise(rows),
-        origin=ready.derived, moves_head=config.dataset != config.origin,
+        sources=accounts if ready.sources else None, origin=ready.derived, moves_head=config.dataset != config.origin,
     )  # fmt: skip
     split_of = {row.key: row.file.split for row in rows}
     features = {
@@ -110,7 +113,7 @@ def record_result(
         for name, feature in record.features.items()
     }
     return {
-        **_scan_result(config, ready, rejects),
+        **_scan_result(config, ready, rows, rejects),
         "part": _part(part, 0),
         "dry_run": False,
         "revision": record.revision,
@@ -139,7 +142,7 @@ def part_result(
         for name, spec in ready.specs.items()
     }
     return {
-        **_scan_result(config, ready, ready.scanned.rejects),
+        **_scan_result(config, ready, *_known_usable(ready)),
         "part": _part(part, len(rest.tasks)),
         "dry_run": False,
         "revision": None,
@@ -156,6 +159,7 @@ def part_result(
 def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildResult:
     """Return the result of a dry run; ``began`` is the monotonic clock at its start."""
     plan = ready.plan
+    rows, rejects = _known_usable(ready)
     features = {
         name: {
             "fingerprint": spec.fingerprint(),
@@ -166,12 +170,12 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
         for name, spec in ready.specs.items()
     }
     return {
-        **_scan_result(config, ready, ready.scanned.rejects),
+        **_scan_result(config, ready, rows, rejects),
         "dry_run": True,
         "revision": None,
         "build": None,
         "samples": plan.wanted["image"],
-        "occurrences": len(ready.scanned.rows),
+        "occurrences": len(rows),
         "decoded": plan.missing["image"],
         "adm_calls": predicted_calls(plan, ready.specs, ready.schedule, config.real_step),
         "features": features,
@@ -180,7 +184,10 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
     }
 
 
-def _scan_result(config: BuildConfig, ready: BuildPlan, rejects: Sequence[Reject]) -> BuildResult:
+def _scan_result(
+    config: BuildConfig, ready: BuildPlan, rows: Sequence[ScannedRow], rejects: Sequence[Reject]
+) -> BuildResult:
+    accounts = account_for(ready.sources, len(rows), rejects, ready.scanned.leaks)
     return {
         "dataset": config.dataset,
         "origin": ready.derived.model_dump() if ready.derived else None,
@@ -188,10 +195,13 @@ def _scan_result(config: BuildConfig, ready: BuildPlan, rejects: Sequence[Reject
         "label_conflicts": ready.scanned.label_conflicts,
         "leaked": len(ready.scanned.leaks),
         "opened": ready.scanned.opened,
-        "notes": [],  # no build has any now; programs that read the JSON may expect the key
+        "sources": [account.model_dump(mode="json") for account in accounts.sources],
+        "counts": image_counts(rows),
+        "warnings": warnings_of(accounts),
+        "notes": [*notes_of(accounts), *one_class_note(rows)],
         "audit": None,
         "part": None,
-        "rejects": [asdict(reject) for reject in rejects],
+        "rejects": [reject.as_json() for reject in rejects],
     }
 
 
@@ -207,12 +217,31 @@ def _usable(
     present = image.locate([row.key for row in rows])[0] >= 0
     if present.all():
         return list(rows), []
+    return _divided(
+        rows, {row.key for row, there in zip(rows, present.tolist(), strict=True) if not there}, image, unusable
+    )
+
+
+def _known_usable(ready: BuildPlan) -> tuple[list[ScannedRow], list[Reject]]:
+    """Divide the rows of a plan into those that may be usable, and rejects: an earlier build could not decode them."""
+    store = ready.stores.get("image")
+    image = Index.empty() if store is None else store.index()
+    rows, undecodable = _divided(ready.scanned.rows, image.rejected.keys(), image, {})
+    return rows, [*ready.scanned.rejects, *undecodable]
+
+
+def _divided(
+    rows: Sequence[ScannedRow], without: Collection[str], image: Index, unusable: Mapping[str, str]
+) -> tuple[list[ScannedRow], list[Reject]]:
+    """Divide the rows into usable ones and rejects, whose keys are in ``without``."""
+    if not without:
+        return list(rows), []
     usable: list[ScannedRow] = []
     rejects: list[Reject] = []
-    for row, there in zip(rows, present.tolist(), strict=True):
-        if there:
+    for row in rows:
+        if row.key not in without:
             usable.append(row)
             continue
         reason, _, detail = (image.rejected.get(row.key) or unusable[row.key]).partition(": ")
-        rejects.append(Reject(printable(row.file.location), cast(Reason, reason), detail))
+        rejects.append(Reject.of(row.file, cast(Reason, reason), detail))
     return usable, rejects

@@ -234,6 +234,7 @@ def _verify_dataset(cache: Cache, name: str) -> Iterator[Problem]:
             (".parquet", partial(_check_table, store, name, revision)),
             (".rejects.jsonl", partial(store.rejects, name, revision)),
             (".audit.json", partial(store.audit, name, revision)),
+            (".sources.json", partial(store.sources, name, revision)),
         ):
             result = _checked(folder, check)
             if isinstance(result, _Failure):

@@ -1,7 +1,8 @@
 """Datasets: named tables with one row per occurrence of a sample, kept as immutable revisions.
 
 ``datasets/NAME/REVISION.parquet`` is the table, ``REVISION.rejects.jsonl`` lists the rejected files,
-``REVISION.audit.json`` is an audit of the file headers (see :mod:`.audit`), and the ``HEAD-000001.json`` with the
+``REVISION.audit.json`` is an audit of the file headers (see :mod:`.audit`), ``REVISION.sources.json`` says where every
+file of the sources went (see :mod:`.sources`), and the ``HEAD-000001.json`` with the
 highest number names the newest revision. Each head is created exclusively (compare and swap): a builder that finds its
 number taken reads the new head and tries the next number.
 """
@@ -26,6 +27,7 @@ from ...storage.atomic import create_file, make_folder, read_file
 from ...storage.parquet import fetch_source, read_bounded, read_schema
 from ..shards.keys import hex_keys, keys_of_column
 from .audit import MOST_BYTES, HeaderAudit, parse_audit
+from .sources import SourceRecords, parse_sources
 
 SCHEMA = pa.schema(
     [
@@ -45,12 +47,12 @@ SCHEMA = pa.schema(
 )
 REPEATED = ["source", "split", "generator", "family", "group", "format"]
 """Columns stored with a dictionary; in the others few values repeat."""
-OF_REVISION = (".parquet", ".rejects.jsonl", ".audit.json")
-"""Suffixes of a revision's files. Not every revision has an audit."""
+OF_REVISION = (".parquet", ".rejects.jsonl", ".audit.json", ".sources.json")
+"""Suffixes of a revision's files. Not every revision has an audit, or accounts of its sources."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 _REVISION = re.compile(r"[0-9a-f]{16}")
 _TABLE = re.compile(r"[0-9a-f]{16}\.parquet")
-REVISION_NAME = re.compile(r"[0-9a-f]{16}\.(parquet|rejects\.jsonl|audit\.json)")
+REVISION_NAME = re.compile(r"[0-9a-f]{16}\.(parquet|rejects\.jsonl|audit\.json|sources\.json)")
 HEAD_NAME = re.compile(r"HEAD-(\d{6,})\.json")
 _MAX_REJECTS = 2**30
 REVISION_DIGITS = 16
@@ -193,6 +195,16 @@ class DatasetStore:
         table = self._path(name, revision, ".parquet")
         path = table.with_name(f"{table.stem}.audit.json")
         return parse_audit(read_file(path, MOST_BYTES), str(path)) if path_exists(path) else None
+
+    def add_sources(self, name: str, revision: str, sources: SourceRecords) -> None:
+        """Store the accounts of a revision's sources; existing ones are kept."""
+        create_file(self._folder(name) / f"{revision}.sources.json", sources.as_json())
+
+    def sources(self, name: str, revision: str | None = None) -> SourceRecords | None:
+        """Return the accounts of a revision's sources (default: the head), or None if it has none."""
+        table = self._path(name, revision, ".parquet")
+        path = table.with_name(f"{table.stem}.sources.json")
+        return parse_sources(read_file(path, MOST_BYTES), str(path)) if path_exists(path) else None
 
     def names(self) -> list[str]:
         """Return the datasets that have a head, sorted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from .build import show_sources
 from .format import Result, count, new_console
 
 _MOST_REJECTS = 5
@@ -14,6 +15,9 @@ def show_audit(result: Result) -> None:
     """Print each check with its AUC, the features that give the label away, duplicates and skipped files."""
     console = new_console()
     console.print(Text(", ".join(result["sources"]), style="bold"), soft_wrap=True)
+    show_sources(console, result["accounts"], result["warnings"])
+    for note in result["notes"]:
+        console.print(Text(f"Note: {note}"), soft_wrap=True)
     table = Table(header_style="dim", box=None, pad_edge=False)
     for column in ("images", "features", "real", "generated", "AUC (interval)", "label"):
         table.add_column(column, justify="right" if column in ("real", "generated") else "left", overflow="fold")

@@ -7,6 +7,9 @@ from rich.text import Text
 
 from .format import Result, count, new_console, new_table, size_of
 
+_MOST_WARNINGS = 10
+_MOST_GENERATORS = 60
+
 
 def show_build(result: Result) -> None:
     """Print the summary of a build, or of a dry run."""
@@ -17,6 +20,8 @@ def show_build(result: Result) -> None:
         new = row["missing"] if plan else row["computed"]
         size = ("at most " if plan else "") + size_of(row["bytes"])
         table.add_row(name, f"{new:,}", f"{row['reused']:,}", size, row["fingerprint"][:16])
+    show_sources(console, result["sources"], result["warnings"])
+    show_counts(console, result["counts"])
     console.print(table)
     console.print(
         f"{count(result['samples'], 'sample')}. {count(result['rejected'], 'file')} rejected"
@@ -46,6 +51,47 @@ def show_build(result: Result) -> None:
         )
     else:
         console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
+
+
+def show_sources(console: Console, sources: list[Result], warnings: list[str]) -> None:
+    """Print the layout of each source and where its files went, and what was not taken."""
+    for source in sources:
+        console.print(Text(f"{source['source']}: layout {source['layout']}. {_sum(source)}"), soft_wrap=True)
+    for warning in warnings[:_MOST_WARNINGS]:
+        console.print(Text(f"Warning: {warning}", style="yellow"), soft_wrap=True)
+    if len(warnings) > _MOST_WARNINGS:
+        console.print(f"and {len(warnings) - _MOST_WARNINGS:,} more such warnings; --json lists all of them.")
+
+
+def _sum(source: Result) -> str:
+    rejected = sum(source["rejected"].values())
+    uncovered = sum(entry["images"] for entry in source["uncovered"])
+    parts = (
+        (source["used"], "used"),
+        (rejected, "rejected"),
+        (source["leaked"], "left out of a split"),
+        (uncovered, "images that are not covered"),
+        (source["not_images"], "no images"),
+        (source["hidden"], "hidden"),
+    )
+    shown = ", ".join(f"{number:,} {what}" for number, what in parts if number or what == "used")
+    return f"{count(source['files'], 'file')}: {shown}."
+
+
+def show_counts(console: Console, counts: list[Result]) -> None:
+    """Print the number of images of each generator and class in each split."""
+    splits = [split for split in ("train", "val", "test") if any(row["split"] == split for row in counts)]
+    table = new_table("Images", ["generator", "class", *splits])
+    cells: dict[tuple[int, str], dict[str, int]] = {}
+    for row in counts:
+        cells.setdefault((row["label"], row["generator"]), {})[row["split"]] = row["images"]
+    for (label, generator), numbers in list(cells.items())[:_MOST_GENERATORS]:
+        shown = (f"{numbers[split]:,}" if split in numbers else "-" for split in splits)
+        table.add_row(Text(generator), ("real", "generated")[label], *shown)
+    if cells:
+        console.print(table)
+    if len(cells) > _MOST_GENERATORS:
+        console.print(f"and {len(cells) - _MOST_GENERATORS:,} more generators; --json lists all of them.")
 
 
 def _title(result: Result) -> str:

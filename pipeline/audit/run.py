@@ -19,11 +19,13 @@ from ...errors import UsageError, UserError
 from ...images.file import ImageRejected
 from ...progress import Progress, Silent
 from ...storage import AnyPath, to_path
-from ..scan.conflicts import ScannedRow
+from ..accounting import account_for, notes_of, warnings_of
+from ..scan.conflicts import Reject, ScannedRow
 from ..scan.scan import ScanResult, scan
 from ..sources.discover import discover
-from ..sources.file import SourceFile, printable
+from ..sources.file import AS_RECOGNISED, DiscoveredSource, ReadingOptions, SourceFile, printable
 from ..sources.read import read_source, readers
+from ..sources.reading import parse_reading
 from .checks import AuditRow, all_checks, choose_evenly, header_checks, judge_content_features
 from .duplicates import PerceptualHash, groups, near_pairs, perceptual_hash
 from .header_features import HeaderFacts, header_facts, row_facts
@@ -65,6 +67,9 @@ def run_audit(
     sources: Sequence[AnyPath | str] = (),
     *,
     layout: str | None = None,
+    labels: str | None = None,
+    columns: str | None = None,
+    path_prefix: Sequence[str] = (),
     cache: AnyPath | str | None = None,
     dataset: str | None = None,
     sample: int = AUDIT_SAMPLE,
@@ -78,6 +83,8 @@ def run_audit(
         Paths or URLs; or else ``cache`` and ``dataset``.
     layout
         Layout of the sources; None to recognise it.
+    labels, columns, path_prefix
+        How to read the sources, as the options of a build say; see :func:`..sources.reading.parse_reading`.
     cache, dataset
         The dataset whose source files are audited.
     sample
@@ -89,7 +96,8 @@ def run_audit(
     -------
     dict
         The findings, ready for JSON. ``found`` says whether any check found that the label can be predicted;
-        ``set_aside`` lists files that could not be used, with the reason.
+        ``set_aside`` lists files that could not be used, with the reason, ``accounts`` says where every file of the
+        sources went (for a dataset: as its build recorded it), ``warnings`` what was not taken.
 
     Raises
     ------
@@ -102,7 +110,8 @@ def run_audit(
         raise UsageError(f"--sample {sample}: must be 0 or more.")
     started = time.monotonic()
     progress = progress or Silent()
-    files, expected = _files(sources, layout, cache, dataset)
+    reading = parse_reading(labels, columns, path_prefix)
+    found, files, expected = _files(sources, layout, reading, cache, dataset)
     scanned = scan(files, workers=_WORKERS, progress=progress)
     rejects = [_reject(reject.path, reject.reason, reject.detail) for reject in scanned.rejects]
     rows = [row for row in scanned.rows if expected.get(row.file, row.key) == row.key]
@@ -120,9 +129,16 @@ def run_audit(
         file.location: (file, error) for file, error in [*unread, *unreadable] if error.reason not in _NOT_MEASURED
     }
     rejects += [_reject(printable(file.location), error.reason, error.detail) for file, error in failed.values()]
+    undecodable = [Reject.of(file, error.reason, error.detail) for file, error in failed.values()]
+    accounts = account_for(found, len(scanned.rows) - len(undecodable), [*scanned.rejects, *undecodable], scanned.leaks)
+    if cache is not None and dataset is not None:
+        accounts = Cache.open(cache).datasets().sources(dataset) or accounts
     checks = all_checks(sampled)
     return {
         "sources": [str(source) for source in sources] if sources else [f"dataset {dataset} of {cache}"],
+        "accounts": [account.model_dump(mode="json") for account in accounts.sources],
+        "warnings": warnings_of(accounts),
+        "notes": notes_of(accounts),
         "files": len(files),
         "real": sum(row.file.label == 0 for row in rows),
         "fake": sum(row.file.label == 1 for row in rows),
@@ -141,17 +157,24 @@ def run_audit(
 
 
 def _files(
-    sources: Sequence[AnyPath | str], layout: str | None, cache: AnyPath | str | None, dataset: str | None
-) -> tuple[list[SourceFile], dict[SourceFile, str]]:
-    """Return the files to audit, and for a dataset the recorded key of each."""
+    sources: Sequence[AnyPath | str],
+    layout: str | None,
+    reading: ReadingOptions,
+    cache: AnyPath | str | None,
+    dataset: str | None,
+) -> tuple[list[DiscoveredSource], list[SourceFile], dict[SourceFile, str]]:
+    """Return the sources, the files to audit, and for a dataset the recorded key of each."""
     if bool(sources) == (cache is not None or dataset is not None):
         raise UsageError("Give either sources, or --cache and --dataset.")
     if sources:
-        return [file for source in sources for file in discover(to_path(source), layout).files], {}
+        found = [discover(to_path(source), layout, reading) for source in sources]
+        return found, [file for source in found for file in source.files], {}
     if cache is None or dataset is None:
         raise UsageError("--cache and --dataset belong together.")
-    if layout is not None:
-        raise UsageError("--layout belongs to sources; a dataset knows its files.")
+    if layout is not None or reading != AS_RECOGNISED:
+        raise UsageError(
+            "--layout, --labels, --columns and --path-prefix belong to sources; a dataset knows its files."
+        )
     rows = Cache.open(cache).datasets().read(dataset).to_pylist()
     expected = {
         SourceFile(
@@ -159,7 +182,7 @@ def _files(
         ): row["key"]
         for row in rows
     }
-    return list(expected), expected
+    return [], list(expected), expected
 
 
 def read_sample(

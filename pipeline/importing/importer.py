@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
 from ..record import write_record
 from ..scan.conflicts import Reject, ScannedRow
 from ..scan.scan import scan
-from ..sources.file import printable
 from ..specs import TeacherSpec, check_teacher, teacher_views
 from .import_config import ImportConfig, import_specs
 from .loose_files import LooseFileReader, LooseSample, common_side, find_loose_samples, wanted_parts
@@ -142,7 +141,7 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
         "rejected": len(rejects),
         "label_conflicts": scanned.label_conflicts,
         "leaked": len(scanned.leaks),
-        "rejects": [asdict(reject) for reject in rejects],
+        "rejects": [reject.as_json() for reject in rejects],
         "rejects_file": str(cache.datasets().folder / config.dataset / f"{record.revision}.rejects.jsonl"),
         "features": {
             name: {
@@ -278,8 +277,6 @@ def _usable(
         found = stores[feature].index(refresh=True).locate(keys)[0] >= 0
         lacking.update(key for key, there in zip(keys, found, strict=True) if not there)
     rejects = [
-        Reject(printable(row.file.location), unusable[row.key].reason, unusable[row.key].detail)
-        for row in rows
-        if row.key in lacking
+        Reject.of(row.file, unusable[row.key].reason, unusable[row.key].detail) for row in rows if row.key in lacking
     ]
     return [row for row in rows if row.key not in lacking], rejects

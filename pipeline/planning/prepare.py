@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -21,9 +22,11 @@ from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...progress import Progress
 from ...storage import path_exists
 from ..config import BuildConfig
+from ..scan.conflicts import Reject, ScannedRow
 from ..scan.scan import FileScanner, ScanResult, scan
-from ..sources.discover import discover
-from ..sources.file import SourceFile
+from ..sources.discover import discover, discover_declared
+from ..sources.file import DiscoveredSource, SourceFile, printable
+from ..split_by import assign_splits
 from .from_cache import cached_images, read_origin
 from .make_specs import flags_and_digest, make_specs
 from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
@@ -61,6 +64,8 @@ class BuildPlan(BuildResources):
     cache
         None only for a dry run into a cache that does not exist yet. In a dry run, ``stores`` lacks features without a
         folder.
+    sources
+        What was found in each source; empty for a build from cached images.
     scanned
         Rows and rejects.
     wanted
@@ -74,6 +79,7 @@ class BuildPlan(BuildResources):
     """
 
     cache: Cache | None
+    sources: Sequence[DiscoveredSource]
     scanned: ScanResult
     wanted: Mapping[str, frozenset[str]]
     plan: Plan
@@ -121,11 +127,12 @@ def prepare(
     if scanner is None:
         set_precision(config.precision, device)
     lists = parse_features(config.features)
-    files = _discover(config)
+    sources = _discover(config)
     origin = None if config.origin is None else read_origin(config)
     flags, adm_digest = flags_and_digest(config, images_only=only_images(lists), progress=progress)
     schedule = flags.schedule(config.steps)
     if origin is None:
+        files = [file for source in sources for file in source.files]
         cache, scanned = _scan(config, files, progress, scanner, dry_run=dry_run)
     else:
         cache, scanned = origin.cache, origin.rows
@@ -135,6 +142,8 @@ def prepare(
             f"{config.dataset}: none of the {len(scanned.rejects):,} images can be used "
             f"(the first, {first.path}: {first.reason}, {first.detail})."
         )
+    if origin is None:
+        refuse_one_class(config, scanned.rows, scanned.rejects)
     wanted = wanted_features(lists, (row.file.split for row in scanned.rows))
     digest = None
     if "teacher" in wanted:
@@ -164,6 +173,7 @@ def prepare(
         cache=cache,
         device=device,
         schedule=schedule,
+        sources=sources,
         scanned=scanned,
         wanted=wanted,
         specs=specs,
@@ -183,14 +193,36 @@ def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) 
     return make_plan(samples, ready.wanted, indexes, config.shard_size)
 
 
-def _discover(config: BuildConfig) -> list[SourceFile]:
-    return [file for source in config.sources for file in discover(source, config.layout, config.reading).files]
+def refuse_one_class(config: BuildConfig, rows: Sequence[ScannedRow], rejects: Sequence[Reject]) -> None:
+    """Raise UserError if all images are real or all generated, unless the user has said that this is meant."""
+    labels = {row.file.label for row in rows}
+    if config.one_class or len(labels) != 1:
+        return
+    label = labels.pop()
+    of_other = sum(reject.file is not None and reject.file.label != label for reject in rejects)
+    lost = f" The {of_other:,} images of the other class were all rejected." if of_other else ""
+    raise UserError(
+        f"{config.dataset}: has only one class: all of its {len(rows):,} images are {('real', 'generated')[label]} (such as "
+        f"{printable(rows[0].file.location)}), and no detector can be trained with them.{lost} Add a source with the other class, such "
+        f"as {('--fake NAME=DIR', '--real DIR')[label]}, or say --one-class if this is meant."
+    )
+
+
+def _discover(config: BuildConfig) -> list[DiscoveredSource]:
+    """List the sources, then the folders that are declared real or generated."""
+    found = [discover(source, config.layout, config.reading) for source in config.sources]
+    found += [discover_declared(folder, 0, "real", config.reading) for folder in config.real]
+    return found + [discover_declared(folder, 1, name, config.reading) for name, folder in config.generators]
 
 
 def _scan(
     config: BuildConfig, files: list[SourceFile], progress: Progress, scanner: FileScanner | None, *, dry_run: bool
 ) -> tuple[Cache | None, ScanResult]:
     cache = None if dry_run and not (config.cache / "cache.json").exists() else Cache.create(config.cache)
+    shares = config.shares
+    assign = None
+    if shares is not None:
+        assign = partial(assign_splits, wanted=shares, workers=config.decode_threads, progress=progress)
     scanned = scan(
         files,
         memory=cache.datasets().scan_file(config.dataset) if cache else None,
@@ -199,6 +231,7 @@ def _scan(
         rehash=config.rehash,
         progress=progress,
         scanner=scanner,
+        assign=assign,
     )
     return cache, scanned
 

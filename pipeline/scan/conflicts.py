@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -54,11 +54,33 @@ class ScannedRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One file that cannot be used: its path, a reason of :data:`...images.file.Reason`, and a short description."""
+    """One file that cannot be used.
+
+    Attributes
+    ----------
+    path
+        Its path or URL.
+    reason
+        One of :data:`...images.file.Reason`.
+    detail
+        Short description.
+    file
+        The file, where it is known.
+    """
 
     path: str
     reason: Reason
     detail: str
+    file: SourceFile | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, file: SourceFile, reason: Reason, detail: str) -> Reject:
+        """Return the reject of a file."""
+        return cls(printable(file.location), reason, detail, file)
+
+    def as_json(self) -> dict[str, str]:
+        """Return path, reason and description."""
+        return {"path": self.path, "reason": self.reason, "detail": self.detail}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +113,12 @@ def resolve_conflicts(rows: Sequence[ScannedRow]) -> ConflictResolution:
             kept.append(row)
         elif len(labels[row.key]) > 1:
             both = f"the same bytes are real and fake (key {row.key})"
-            rejects.append(Reject(printable(row.file.location), "label-conflict", both))
+            rejects.append(Reject.of(row.file, "label-conflict", both))
         elif row.file.split == (keeper := min(splits[row.key], key=_PRECEDENCE.index)):
             kept.append(row)
         else:
             why = f"the same bytes are in {keeper} (key {row.key})"
-            leaks.append(Reject(printable(row.file.location), "leaked", why))
+            leaks.append(Reject.of(row.file, "leaked", why))
     return ConflictResolution(kept, rejects, len(rejects), leaks)
 
 

@@ -25,7 +25,7 @@ from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
 from ...images.headers import read_header
 from ...progress import Progress, Silent
 from ...storage import AnyPath
-from ..sources.file import SourceFile, absolute_root, is_storable, is_url, printable
+from ..sources.file import SourceFile, absolute_root, is_storable, is_url
 from ..sources.read import MAX_UNREADABLE, altered_tars, file_status, read_image, readers
 from .conflicts import Reject, ScannedRow, resolve_conflicts
 from .memory import ScanEntry, drop_scan_entries, load_scan_memory, save_scan_memory
@@ -77,6 +77,7 @@ def scan(
     rehash: bool = False,
     progress: Progress | None = None,
     scanner: FileScanner | None = None,
+    assign: Callable[[list[ScannedRow]], list[ScannedRow]] | None = None,
 ) -> ScanResult:
     """Read the files, check them against the limits, and resolve conflicts between them.
 
@@ -98,6 +99,8 @@ def scan(
         Receives the stage ``scan``, in files.
     scanner
         Reads the files in place of threads.
+    assign
+        Gives a split to rows that have none, before conflicts are resolved.
 
     Raises
     ------
@@ -135,7 +138,7 @@ def scan(
         progress.advance("scan", len(block))
     _save(memory, entries, known)
     rows, late = _without_altered_tars(rows) if opened else (rows, [])
-    resolution = resolve_conflicts(rows)
+    resolution = resolve_conflicts(rows if assign is None else assign(rows))
     return ScanResult(
         rows=resolution.rows,
         rejects=rejects + late + resolution.rejects,
@@ -255,7 +258,7 @@ def _without_altered_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], lis
     for row in rows:
         if row.file.member is not None and (row.file.root, row.file.member.tar) in altered:
             why = "its tar changed after it was listed: build again"
-            rejects.append(Reject(printable(row.file.location), "changed-while-reading", why))
+            rejects.append(Reject.of(row.file, "changed-while-reading", why))
         else:
             kept.append(row)
     return kept, rejects
@@ -263,7 +266,7 @@ def _without_altered_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], lis
 
 def _checked(file: SourceFile, key: bytes, found: ScanEntry | ImageRejected, limits: Limits) -> CheckedFile:
     if isinstance(found, ImageRejected):
-        return key, None, Reject(printable(file.location), found.reason, found.detail)
+        return key, None, Reject.of(file, found.reason, found.detail)
     return key, found, _row_or_reject(file, found, limits)
 
 
@@ -273,7 +276,7 @@ def _row_or_reject(file: SourceFile, found: ScanEntry, limits: Limits) -> Scanne
             raise found.rejected()
         limits.check(found.width, found.height)
     except ImageRejected as rejected:
-        return Reject(printable(file.location), rejected.reason, rejected.detail)
+        return Reject.of(file, rejected.reason, rejected.detail)
     return ScannedRow(
         file,
         found.key,

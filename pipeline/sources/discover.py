@@ -1,9 +1,11 @@
-"""List the image files of a source, with label, split, generator and group of each.
+"""List the image files of a source, with label, split, generator and group of each, and account for every other file.
 
-A **folder** is recognised by its structure, or read in the layout that is named; :mod:`.layouts` defines the layouts.
-Files with the extension of an image (jpg, jpeg, png, webp, bmp, tif, tiff, gif, in any case) are listed; whether they
-are images is decided later by their content. Other files are counted as ignored. Hidden files and files of operating
-systems are skipped silently. A linked folder is followed only inside the source; a linked file is a file.
+A **folder** is recognised by its structure (:mod:`.recognise`), or read in the layout that is named or written as a
+pattern; :mod:`.layouts` defines the layouts. What is an image is decided by its first bytes (:mod:`.census`). Images
+that no class folder covers are listed by folder, and so are places that could not be entered: nothing is left out in
+silence. Linked folders are followed, see :mod:`.tree`.
+
+**Metadata**: a folder whose ``metadata.csv`` or ``.jsonl`` files have labels; see :mod:`.metadata`.
 
 **Tars** of webdataset samples are read in place: a ``.tar`` file, or a folder that has some itself or in its split
 folders and fits no image layout; see :mod:`.tar`.
@@ -15,39 +17,60 @@ A source may be in an object store. A folder there is listed once, recursively; 
 
 from __future__ import annotations
 
-from ...errors import UserError
-from ...images.file import EXTENSIONS
+import os
+import shlex
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from ...choices import LAYOUT_NAMES
+from ...errors import UsageError, UserError
 from ...storage import AnyPath, RemotePath
+from .account import Leftovers
+from .census import Census, take_census
 from .file import (
     AS_RECOGNISED,
     DiscoveredSource,
     ReadingOptions,
-    SourceAccount,
     SourceFile,
     is_storable,
     printable,
     source_place,
 )
-from .layouts import LAYOUTS, FolderLayout, ImageFolder, family_of
+from .layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
+from .metadata import METADATA, discover_metadata, labelled_tables
+from .recognise import LayoutFit, recognise
 from .table import SUFFIXES as TABLE_SUFFIXES
 from .table import TABLE, discover_table
 from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
 from .tree import Tree, join, tree_of
+from .words import label_of_word, split_of_word
 
-LAYOUT_NAMES = (*LAYOUTS, TABLE, WEBDATASET)
+DECLARED = "declared"
+"""Name of the layout of a folder whose class the user declares."""
+_FEATURE_ROOTS = ("dire", "recons")
+"""Names of folders that DIRE's scripts write: a source with such a name holds no photographs."""
 
 
-def discover(source: AnyPath, layout: str | None = None, reading: ReadingOptions = AS_RECOGNISED) -> DiscoveredSource:
-    """List the image files of a source, without opening any.
+def discover(
+    source: AnyPath,
+    layout: str | None = None,
+    reading: ReadingOptions = AS_RECOGNISED,
+    *,
+    follow_out: bool = True,
+) -> DiscoveredSource:
+    """List the image files of a source.
 
     Parameters
     ----------
     source
         A folder, a CSV or Parquet table, or a tar, local or in an object store.
     layout
-        One of :data:`LAYOUT_NAMES`, or None to recognise it.
+        One of :data:`LAYOUT_NAMES`, a pattern such as ``{split}/{generator}/{label}``, or None to recognise it.
     reading
         What the user says of words and columns.
+    follow_out
+        Whether to enter linked folders that lead out of the source.
 
     Returns
     -------
@@ -62,19 +85,33 @@ def discover(source: AnyPath, layout: str | None = None, reading: ReadingOptions
     """
     if not is_storable(str(source)):
         raise UserError(f"{printable(str(source))}: the name is not valid UTF-8. Rename the folder.")
-    if layout is not None and layout not in LAYOUT_NAMES:
-        raise UserError(f"{layout}: no such layout. There are: {', '.join(LAYOUT_NAMES)}.")
+    check_layout(layout)
     try:
-        tree = tree_of(source_place(source))
+        tree = tree_of(source_place(source), follow_out=follow_out)
         if tree is not None:
-            return _discover_folder(tree, layout)
-        if not source.exists():
+            found = _discover_folder(tree, layout, reading)
+        elif source.exists():
+            found = _discover_file(source, layout, reading)
+        else:
             raise UserError(_absent(source))
-        return _discover_file(source, layout, reading)
     except OSError as error:
         shown = printable(error.filename or str(source))
         hint = " Check the URL, the credentials and what they allow." if isinstance(source, RemotePath) else ""
         raise UserError(f"{shown}: cannot be listed ({error.strerror or error}).{hint}") from error
+    found.account.check()
+    return found
+
+
+def check_layout(layout: str | None) -> None:
+    """Raise UsageError for a layout that is neither known nor a pattern."""
+    if layout is None or layout in LAYOUT_NAMES:
+        return
+    if not is_pattern(layout) or not is_storable(layout):
+        raise UsageError(
+            f"--layout {printable(layout)}: no such layout. There are: {', '.join(LAYOUT_NAMES)}; or write a pattern such as "
+            "'{split}/{generator}/{label}'."
+        )
+    custom_layout(layout, {})
 
 
 def _discover_file(source: AnyPath, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
@@ -92,86 +129,245 @@ def _absent(source: AnyPath) -> str:
     return f"{source}: no such file or folder."
 
 
-def _discover_folder(tree: Tree, name: str | None) -> DiscoveredSource:
-    if name == TABLE:
+def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
+    if layout == TABLE:
         raise UserError(f"{tree.root}: is a folder. The layout `table` needs a CSV or Parquet file.")
-    if name == WEBDATASET:
-        return _discover_tars(tree)
-    candidates = list(LAYOUTS.values()) if name is None else [LAYOUTS[name]]
-    fitting = [(layout, leaves) for layout in candidates if (leaves := layout.leaves(tree))]
-    if not fitting and name is None and any(_tars_in(tree, folder) for folder in ("", *_split_folders(tree))):
-        return _discover_tars(tree)
-    if not fitting:
-        raise UserError(_unknown(tree, candidates))
-    if len(fitting) > 1:
-        raise UserError(f"{tree.root}: fits the layouts {_names(fitting)}. Name one of them with --layout.")
-    layout, leaves = fitting[0]
-    files, ignored = files_of(tree, leaves)
-    if not files:
-        raise UserError(
-            f"{tree.root}: has the folders of the layout {layout.name}, but no image file in them "
-            f"({ignored} other files; expected {', '.join(sorted(EXTENSIONS))}).{_outside(tree)}"
-        )
-    account = SourceAccount(str(tree.root), layout.name, len(files) + ignored, len(files), ignored)
-    return DiscoveredSource(layout.name, files, account)
+    census = take_census(tree)
+    if layout == WEBDATASET:
+        return _discover_tars(census)
+    if layout is None:
+        _refuse_features(tree.root)
+    if layout == METADATA:
+        if not (tables := labelled_tables(census)):
+            raise UserError(f"{tree.root}: has no metadata.csv or metadata.jsonl with columns for path and label.")
+        return discover_metadata(census, tables, reading)
+    layouts = _layouts(layout, reading)
+    fit = recognise(census, layouts, tree.root) if census.total else None
+    if layout is None and (fit is None or not fit.is_complete or fit.layout.fallback):
+        described = _by_metadata(census, fit, reading)
+        if described is not None:
+            return described
+        if fit is None and _tars(census, everywhere=False):
+            return _discover_tars(census)
+    if fit is None:
+        raise UserError(_unknown(census, layouts, layout))
+    return _files(census, fit, reading)
 
 
-def files_of(tree: Tree, leaves: list[ImageFolder]) -> tuple[list[SourceFile], int]:
-    """Return the image files below the leaves, sorted by path, and the number of other files."""
+def _by_metadata(census: Census, fit: LayoutFit | None, reading: ReadingOptions) -> DiscoveredSource | None:
+    """Return the images that tables of metadata name, if these are more than a layout covers."""
+    tables = labelled_tables(census)
+    if not tables:
+        return None
+    try:
+        found = discover_metadata(census, tables, reading)
+    except UserError:
+        if fit is None:
+            raise
+        return None  # the folders say enough without the table
+    return found if fit is None or len(found.files) > fit.covered - fit.layout.fallback else None
+
+
+def _layouts(name: str | None, reading: ReadingOptions) -> list[FolderLayout]:
+    if name is not None and name not in LAYOUTS:
+        return [custom_layout(name, reading.labels)]
+    known = LAYOUTS.values() if name is None else [LAYOUTS[name]]
+    if not reading.labels:
+        return list(known)
+    return [replace(layout, labels=tuple(reading.labels.items())) for layout in known]
+
+
+def _files(census: Census, fit: LayoutFit, reading: ReadingOptions) -> DiscoveredSource:
+    """List the files of a layout, and account for all others."""
+    tree, base = census.tree, fit.census.base
+    default, notes = _default_split(tree.root / base if base else tree.root, fit, reading)
+    if base:
+        notes.insert(0, f"The data set starts at {printable(base)}/, below the folder that was given.")
+    if fit.layout.name == "numbered" and not reading.labels:
+        notes.append("The folders 0 and 1 are taken for real and generated. If not, give --labels 0=fake,1=real.")
+    owners = {join(base, folder.folder): folder for folder in fit.folders.values()}
+    files, leftovers = _divide(census, owners, default)
+    account = leftovers.account(fit.layout.name, len(files), [*notes, *fit.notes])
+    return DiscoveredSource(fit.layout.name, files, account)
+
+
+def discover_declared(
+    folder: AnyPath, label: int, generator: str, reading: ReadingOptions = AS_RECOGNISED
+) -> DiscoveredSource:
+    """List all images of a folder that the user declares real or generated.
+
+    Parameters
+    ----------
+    folder
+        The folder, local or in an object store.
+    label, generator
+        What its images are.
+    reading
+        Names their split. Without it, top folders that are named for splits give it, else the images are for training.
+
+    Raises
+    ------
+    UserError
+        If it is not a folder, has no image, or cannot be listed.
+    """
+    if not is_storable(str(folder)):
+        raise UserError(f"{printable(str(folder))}: the name is not valid UTF-8. Rename the folder.")
+    try:
+        tree = tree_of(source_place(folder), follow_out=True)
+        if tree is None:
+            raise UserError(f"{folder}: is not a folder. --real and --fake take folders of images.")
+        census = take_census(tree)
+    except OSError as error:
+        raise UserError(f"{printable(str(folder))}: cannot be listed ({error.strerror or error}).") from error
+    if not census.total:
+        raise UserError(_unknown(census, [], DECLARED))
+    owners = {"": ImageFolder("", label, "", generator)}
+    if not reading.split:
+        named = {child: split for child in census.children() if (split := split_of_word(child)) is not None}
+        owners |= {child: ImageFolder(child, label, split, generator) for child, split in named.items()}
+    default = "train" if reading.split is None else reading.split
+    files, leftovers = _divide(census, owners, default)
+    return DiscoveredSource(DECLARED, files, leftovers.account(DECLARED, len(files), _odd_names(census, label)))
+
+
+def _odd_names(census: Census, label: int) -> list[str]:
+    odd = sorted(folder for folder in census.images if label_of_word(folder.rpartition("/")[2]) == 1 - label)
+    if not odd:
+        return []
+    shown = printable(", ".join(odd[:5])) + (", ..." if len(odd) > 5 else "")
+    return [
+        f"All images are declared {('real', 'generated')[label]}, also those in folders named for the other class: {shown}."
+    ]
+
+
+def files_below(tree: Tree, folders: Iterable[ImageFolder], split: str = "train") -> tuple[list[SourceFile], int]:
+    """Return the image files below class folders, sorted by path, and the number of other files there."""
+    census = take_census(tree)
+    files, _ = _divide(census, {folder.folder: folder for folder in folders}, split)
+    return files, sum(map(len, census.others.values()))
+
+
+def _divide(census: Census, owners: dict[str, ImageFolder], default: str) -> tuple[list[SourceFile], Leftovers]:
+    """Return the files of class folders, sorted by path, and what is left of the source."""
+    tree, root = census.tree, str(census.tree.root)
+    leftovers = Leftovers(census, root, owners)
     files: list[SourceFile] = []
-    ignored = 0
-    root = str(tree.root)
-    for leaf in leaves:
-        family = family_of(leaf.generator)
-        for path in tree.walk(leaf.folder):
-            if path.rsplit(".", 1)[-1].lower() in EXTENSIONS:
-                listed = tree.listed(path)
-                files.append(
-                    SourceFile(root, path, leaf.label, leaf.split, leaf.generator, family, leaf.group, listed=listed)
-                )
-            else:
-                ignored += 1
-    return sorted(files, key=lambda file: file.path), ignored
+    owned: dict[str, ImageFolder | None] = {}
+    for folder, names in census.images.items():
+        owner = owners.get(folder) or owned.get(folder.rpartition("/")[0] if folder else folder)
+        owned[folder] = owner = None if folder in census.features else owner
+        if not leftovers.is_first(folder, owner):
+            continue
+        if owner is None:
+            leftovers.add(folder, names)
+            continue
+        label, split, generator, group = owner.label, owner.split or default, owner.generator, owner.group
+        family = owner.family or family_of(generator)
+        start = f"{folder}/" if folder else ""
+        for name in names:
+            path = start + name
+            files.append(SourceFile(root, path, label, split, generator, family, group, listed=tree.listed(path)))
+    files.sort(key=lambda file: file.path)
+    return files, leftovers
 
 
-def _discover_tars(tree: Tree) -> DiscoveredSource:
+def _default_split(base: AnyPath, fit: LayoutFit, reading: ReadingOptions) -> tuple[str, list[str]]:
+    """Return the split of images whose path names none, and a note on it if it was guessed."""
+    if all(folder.split for folder in fit.folders.values()):
+        return "train", []
+    if reading.split is not None:
+        return reading.split, []
+    name = base.name if isinstance(base, RemotePath) else Path(os.path.abspath(base)).name  # noqa: PTH100
+    named = split_of_word(name)
+    if named is None:
+        return "train", []
+    return named, [f"The split {named} is taken from the name of the folder, {printable(name)}."]
+
+
+def _refuse_features(root: AnyPath) -> None:
+    """Raise UserError for a folder that holds what DIRE's scripts compute."""
+    *above, name = _path_names(root) or [""]
+    if split_of_word(name) is not None and above:
+        name = above[-1]
+    if name in _FEATURE_ROOTS:
+        raise UserError(
+            f"{printable(str(root))}: a folder called {name} holds DIRE's reconstructions or reconstruction errors, no photographs. "
+            "`distil-cache cache import --kind dire` reads them, given the folder above, which has images/ beside it. To build "
+            "features, give images/. If these are photographs all the same, name the layout with --layout."
+        )
+
+
+def _discover_tars(census: Census) -> DiscoveredSource:
     """List the images in all tars below a folder."""
-    tars = [path for path in tree.walk() if path.lower().endswith(SUFFIX)]
+    tars = _tars(census, everywhere=True)
     if not tars:
         raise UserError(
-            f"{tree.root}: has no .tar file. The layout {WEBDATASET} needs uncompressed tars.{_outside(tree)}"
+            f"{census.tree.root}: has no .tar file. The layout {WEBDATASET} needs uncompressed tars.{_unread(census)}"
         )
-    return discover_tars(tree.root, tars)
+    found = discover_tars(census.tree.root, tars)
+    loose = Leftovers(census, str(census.tree.root), {}, reason="are beside the tars that are read")
+    for folder, names in census.images.items():
+        if loose.is_first(folder, None):
+            loose.add(folder, names)
+    return found._replace(account=loose.added_to(found.account, read=tars))
 
 
-def _tars_in(tree: Tree, folder: str) -> bool:
-    """Check whether a folder directly contains a tar."""
-    return any(name.lower().endswith(SUFFIX) for name in tree.children(folder)[1])
+def _tars(census: Census, *, everywhere: bool) -> list[str]:
+    """Return the tars of a folder; unless ``everywhere``, only those directly in it or in its split folders."""
+    return [
+        join(folder, name)
+        for folder, names in census.others.items()
+        for name in names
+        if name.lower().endswith(SUFFIX)
+        and (everywhere or not folder or ("/" not in folder and split_of_word(folder) is not None))
+    ]
 
 
-def _split_folders(tree: Tree) -> list[str]:
-    return [folder for _, folder in tree.splits()]
-
-
-def _names(fitting: list[tuple[FolderLayout, list[ImageFolder]]]) -> str:
-    return " and ".join(layout.name for layout, _ in fitting)
-
-
-def _unknown(tree: Tree, candidates: list[FolderLayout]) -> str:
-    """Return the error text for an unknown structure: the known patterns, and what was found."""
-    patterns = {layout.name: layout.pattern for layout in candidates}
-    if len(candidates) > 1:
-        patterns[WEBDATASET] = PATTERN
-    expected = "; ".join(f"{pattern} ({name})" for name, pattern in patterns.items())
-    found = [join(top, name) + "/" for top in tree.folders() for name in (tree.folders(top) or [""])]
-    shown = ", ".join(printable(name.rstrip("/") + "/") for name in found[:8]) + (", ..." if len(found) > 8 else "")
+def _unknown(census: Census, layouts: Collection[FolderLayout], name: str | None) -> str:
+    """Return the error text for a folder that fits no layout: what was looked for, what was found, what to do."""
+    root = printable(str(census.tree.root))
+    if not census.total:
+        others = sum(map(len, census.others.values()))
+        return f"{root}: has no image file ({others:,} other files in {len(census.images):,} folders).{_unread(census)}"
+    if (above := _folder_above(census.tree.root)) is not None:
+        return (
+            f"{root}: is the folder of one class, and nothing in it names the class. Give the folder that holds all "
+            f"classes: distil-cache build {shlex.quote(above)}. Or declare it: --real DIR, --fake NAME=DIR."
+        )
+    patterns = {layout.name: layout.rows[0].pattern for layout in layouts}
+    if name is None:
+        patterns |= {METADATA: "metadata.csv with file_name and label", WEBDATASET: PATTERN}
+    expected = "; ".join(dict.fromkeys(f"{pattern} ({name})" for name, pattern in patterns.items()))
+    folders = [folder for folder in sorted(census.images) if folder.count("/") == 1] or census.children()
+    shown = ", ".join(printable(folder) + "/" for folder in folders[:8]) + (", ..." if len(folders) > 8 else "")
     return (
-        f"{tree.root}: unknown structure. Expected {expected}. "
-        f"Found {shown or 'no folders'}.{_outside(tree)} "
-        "Arrange the images like this, or list them in a CSV file with the columns path and label."
+        f"{root}: unknown structure: {census.total:,} images, and no folder that says which of them are real and which "
+        f"generated. Found {shown or 'no folders'}. Expected {expected}.{_unread(census)} Declare the folders with --real DIR and "
+        "--fake NAME=DIR, give a pattern such as --layout '{generator}/{split}/{label}' and the meaning of words with --labels, "
+        "or list the images in a table with the columns path and label."
     )
 
 
-def _outside(tree: Tree) -> str:
-    links = sorted(tree.outside)
-    return f" Links out of the source are not followed: {printable(', '.join(links[:3]))}." if links else ""
+def _folder_above(root: AnyPath) -> str | None:
+    """Return the folder to give if the root is, or is in, the folder of a class."""
+    names = _path_names(root)
+    place = root if isinstance(root, RemotePath) else Path(os.path.abspath(root))  # noqa: PTH100
+    for up in range(min(3, len(names) - 1)):
+        if label_of_word(names[-1 - up]) is not None:
+            above = [*place.parents][up]
+            return str(above.parent if split_of_word(names[-2 - up]) is not None else above)
+    return None
+
+
+def _path_names(root: AnyPath) -> list[str]:
+    if isinstance(root, RemotePath):
+        return list(root.parts[1:])
+    return [name for name in os.path.abspath(root).split("/") if name]  # noqa: PTH100
+
+
+def _unread(census: Census) -> str:
+    places = census.tree.unreadable
+    if not places:
+        return ""
+    shown = ", ".join(f"{place.path} {place.reason}" for place in places[:3]) + (", ..." if len(places) > 3 else "")
+    return f" Not entered: {shown}."

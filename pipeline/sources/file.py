@@ -189,14 +189,20 @@ class ReadingOptions:
         Our name of a column (``path``, ``label``, ``split``, ``generator``, ``family``, ``group``) -> the table's.
     path_prefixes
         Pairs (OLD, NEW): paths of a table that begin with OLD begin with NEW instead.
+    split
+        Split of the images for which the source names none; None for the usual default.
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
     path_prefixes: tuple[tuple[str, str], ...] = ()
+    split: str | None = None
 
 
 AS_RECOGNISED = ReadingOptions()
+
+UNASSIGNED = ""
+"""Split of an image until the build assigns one, with ``--split-by``."""
 
 
 def is_storable(name: str) -> bool:

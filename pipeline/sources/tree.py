@@ -1,25 +1,80 @@
 """The folders and files of a source, on a local disk or in an object store, behind one interface.
 
-Clutter (hidden files and folders, and files of operating systems) is skipped silently. A local tree is read folder by
-folder on demand. A remote one is listed once, recursively: an object store has no folders, and a listing returns size
-and time of a thousand objects per request.
+A tree is listed once, whole, into a :class:`FolderListing` for each folder. Hidden files and files of operating systems
+are counted and otherwise left alone. An object store has no folders and no links: its listing returns size and time of
+a thousand objects per request.
+
+On a local disk, links to folders are followed, real folders first:
+
+* A link that leads to a folder above it is a loop and is not entered. Folders are compared by device and inode.
+* A link that leads out of the root is followed only if the tree is opened with ``follow_out``.
+* A folder that links reach more than once is listed each time, so that two class folders can share images, but at most
+  :data:`MAX_REPEATS` times in all: links that multiply paths end with an error, as does a tree that is more than
+  :data:`MAX_DEPTH` folders deep.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+from ...errors import UserError
+from ...images.sniff import HEAD_BYTES
 from ...storage import AnyPath, Entry, RemotePath
-from .file import ListedObject
+from .file import ListedObject, UnreadablePlace, printable
+from .words import SPLITS
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Name of a folder -> its split."""
+__all__ = [
+    "SPLITS",
+    "FolderListing",
+    "LocalTree",
+    "RemoteTree",
+    "Tree",
+    "is_clutter",
+    "join",
+    "listing_name",
+    "tree_of",
+]
 
+MAX_DEPTH = 100
+"""Most folders below one another."""
+
+MAX_REPEATS = 1000
+"""Most listings of folders that have been listed before under another path."""
+
+_READERS = 64
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+
+_Identity = tuple[int, int]
+"""Device and inode of a folder."""
+DENIED = "cannot be listed"
+"""How the reason begins for a folder whose images are lost to the source, in contrast to a link that adds nothing."""
+_LOOP = "is a link to a folder above it"
+_OUT = "is a link that leads out of the source"
+
+
+class FolderListing(NamedTuple):
+    """One folder of a tree.
+
+    Attributes
+    ----------
+    path
+        Posix path relative to the root; empty for the root itself.
+    files
+        Names of the files directly in it, without clutter, in any order.
+    identity
+        Device and inode of a local folder; None in an object store.
+    """
+
+    path: str
+    files: list[str]
+    identity: _Identity | None
 
 
 class Tree(ABC):
@@ -29,88 +84,168 @@ class Tree(ABC):
     ----------
     root
         Path or URL of the source.
+    hidden
+        Number of hidden files, and of files that operating systems leave. Complete once :meth:`listings` was called.
+    unreadable
+        Folders and links that were not entered.
     outside
-        Linked folders that were not entered because they lead out of the root.
+        Links out of the root: not entered, or entered if the tree follows them.
     """
 
     def __init__(self, root: AnyPath) -> None:
         self.root = root
+        self.hidden = 0
+        self.unreadable: list[UnreadablePlace] = []
         self.outside: set[str] = set()
-        self._known: dict[str, list[str]] = {}
+        self._listings: list[FolderListing] | None = None
+
+    def listings(self) -> list[FolderListing]:
+        """Return all folders, hidden ones excepted. The tree is listed at the first call.
+
+        Raises
+        ------
+        OSError
+            If the root cannot be listed, or the disk fails. A folder that may not be read is ``unreadable`` instead.
+        UserError
+            If links multiply paths, or the folders are nested too deep.
+        """
+        if self._listings is None:
+            self._listings = list(self._list())
+        return self._listings
+
+    def walk(self) -> Iterator[str]:
+        """Yield the paths of all files."""
+        for folder in self.listings():
+            yield from (join(folder.path, name) for name in folder.files)
 
     @abstractmethod
-    def children(self, folder: str) -> tuple[list[str], list[str]]:
-        """Return the names of the subfolders and of the files in a folder, without clutter, in any order.
-
-        Raises OSError if it cannot be listed.
-        """
+    def _list(self) -> Iterable[FolderListing]:
+        """List all folders."""
 
     @abstractmethod
     def listed(self, path: str) -> ListedObject | None:
         """Return size and time of a file if a listing has them, without a request."""
 
-    def folders(self, folder: str = "") -> list[str]:
-        """Return the names of the subfolders of a folder, sorted. Raises OSError if it cannot be listed."""
-        if folder not in self._known:
-            self._known[folder] = sorted(self.children(folder)[0])
-        return self._known[folder]
-
-    def splits(self, folder: str = "") -> Iterator[tuple[str, str]]:
-        """Yield (split, path) of the split folders in a folder."""
-        for name in self.folders(folder):
-            if name in SPLITS:
-                yield SPLITS[name], join(folder, name)
-
-    def walk(self, folder: str = "") -> Iterator[str]:
-        """Yield the files below a folder, at any depth."""
-        folders, files = self.children(folder)
-        for name in files:
-            yield join(folder, name)
-        for name in folders:
-            yield from self.walk(join(folder, name))
+    @abstractmethod
+    def heads(self, paths: Sequence[str]) -> Iterator[bytes | OSError]:
+        """Yield the first bytes of files, enough to tell what they are; b"" for what is not a file."""
 
 
 class LocalTree(Tree):
-    """A folder on this machine.
+    """A folder on this machine. A link to a file is a file, even if it is broken: the scan rejects it.
 
-    A linked folder is entered only if its target is inside the root and is not one of its own parents. A link to a file
-    is a file, even if it is broken: the scan rejects it.
+    Parameters
+    ----------
+    root
+        The folder.
+    follow_out
+        Whether to enter links that lead out of it. Only for folders that the user vouches for.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, follow_out: bool = False) -> None:
         super().__init__(root)
-        self._root = root
-
-    def children(self, folder: str) -> tuple[list[str], list[str]]:
-        """See :class:`Tree`."""
-        folders, files = [], []
-        with os.scandir(self._root / folder) as entries:
-            for entry in entries:
-                if is_clutter(entry.name):
-                    continue
-                if not _is_folder(entry):
-                    files.append(entry.name)
-                elif self._may_enter(entry):
-                    folders.append(entry.name)
-        return folders, files
+        self._top = os.fspath(root)
+        self._follow_out = follow_out
+        self._real_root: str | None = None
+        self._targets_outside: dict[_Identity, bool] = {}
+        self._repeats = 0
 
     def listed(self, path: str) -> None:
         """Return None: the status of a local file is cheap, and is read with the file."""
         return
 
-    def _may_enter(self, folder: os.DirEntry[str]) -> bool:
-        if not folder.is_symlink():
-            return True
-        real_root, target = Path(os.path.realpath(self._root)), Path(os.path.realpath(folder.path))
-        if not target.is_relative_to(real_root):
-            self.outside.add(Path(folder.path).relative_to(self._root).as_posix())
-            return False
-        return not self._is_cycle(Path(folder.path).parent, target)
+    def heads(self, paths: Sequence[str]) -> Iterator[bytes | OSError]:
+        """See :class:`Tree`."""
+        return (_head(f"{self._top}/{path}") for path in paths)
 
-    def _is_cycle(self, folder: Path, target: Path) -> bool:
-        """Check whether ``target`` is ``folder`` or one of its parents."""
-        parents = [folder, *(parent for parent in folder.parents if parent.is_relative_to(self._root))]
-        return any(Path(os.path.realpath(parent)).is_relative_to(target) for parent in parents)
+    def _list(self) -> Iterator[FolderListing]:
+        status = os.stat(self._top)  # noqa: PTH116
+        pending = deque([_Pending("", (status.st_dev, status.st_ino), None)])
+        links: deque[_Pending] = deque()
+        seen: set[_Identity] = set()
+        while pending or links:
+            folder = pending.pop() if pending else links.popleft()
+            if folder.identity in seen:
+                self._count_repeat(folder)
+            seen.add(folder.identity)
+            try:
+                files, folders, linked = self._entries(folder)
+            except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+                if not folder.path:
+                    raise
+                self._leave(folder.path, f"{DENIED} ({error.strerror})")
+                continue
+            pending.extend(sorted(folders, key=_path, reverse=True))
+            links.extend(sorted(linked, key=_path))  # which link is met first does not depend on the disk
+            yield FolderListing(folder.path, files, folder.identity)
+
+    def _entries(self, folder: _Pending) -> tuple[list[str], list[_Pending], list[_Pending]]:
+        """Return the names of a folder's files, its subfolders, and the linked folders in it that may be entered."""
+        files: list[str] = []
+        folders: list[_Pending] = []
+        linked: list[_Pending] = []
+        with os.scandir(f"{self._top}/{folder.path}" if folder.path else self._top) as entries:
+            for entry in entries:
+                name = entry.name
+                if not _is_folder(entry):
+                    if is_clutter(name):
+                        self.hidden += 1
+                    else:
+                        files.append(name)
+                elif is_clutter(name):
+                    if not entry.is_symlink():
+                        self._count_hidden(entry.path)
+                elif not entry.is_symlink():
+                    folders.append(self._below(folder, name, (folder.identity[0], entry.inode())))
+                elif (target := self._target(folder, entry)) is not None:
+                    linked.append(self._below(folder, name, target))
+        return files, folders, linked
+
+    def _below(self, folder: _Pending, name: str, identity: _Identity) -> _Pending:
+        if folder.depth >= MAX_DEPTH:
+            raise UserError(
+                f"{printable(self._top)}: its folders are nested more than {MAX_DEPTH} deep "
+                f"({printable(folder.path[:60])}...). Give the folder that holds the images."
+            )
+        return _Pending(join(folder.path, name), identity, folder)
+
+    def _target(self, folder: _Pending, entry: os.DirEntry[str]) -> _Identity | None:
+        """Return the folder that a link leads to; None if it is not to be entered."""
+        path = join(folder.path, entry.name)
+        status = entry.stat()
+        identity = status.st_dev, status.st_ino
+        if any(above.identity == identity for above in folder.chain()):
+            self._leave(path, _LOOP)
+            return None
+        if self._is_outside(entry.path, identity):
+            self.outside.add(path)
+            if not self._follow_out:
+                self._leave(path, _OUT)
+                return None
+        return identity
+
+    def _is_outside(self, path: str, identity: _Identity) -> bool:
+        """Check whether a link leads out of the root; each folder that it leads to is looked up once."""
+        if identity not in self._targets_outside:
+            if self._real_root is None:
+                self._real_root = os.path.realpath(self._top).rstrip("/") + "/"
+            self._targets_outside[identity] = not os.path.realpath(path).startswith(self._real_root)
+        return self._targets_outside[identity]
+
+    def _count_repeat(self, folder: _Pending) -> None:
+        self._repeats += 1
+        if self._repeats > MAX_REPEATS:
+            raise UserError(
+                f"{printable(self._top)}: links lead to the same folders again and again, more than {MAX_REPEATS:,} "
+                f"times (such as {printable(folder.path[:100])}). Remove the links, or give the folders themselves."
+            )
+
+    def _count_hidden(self, path: str) -> None:
+        for _, _, names in os.walk(path):
+            self.hidden += len(names)
+
+    def _leave(self, path: str, reason: str) -> None:
+        self.unreadable.append(UnreadablePlace(printable(path), reason))
 
 
 class RemoteTree(Tree):
@@ -118,40 +253,66 @@ class RemoteTree(Tree):
 
     def __init__(self, root: RemotePath, entries: Iterable[Entry]) -> None:
         super().__init__(root)
-        self._files: dict[str, dict[str, ListedObject]] = {}
-        self._folders: dict[str, set[str]] = defaultdict(set)
+        self._remote = root
+        self._objects: dict[str, dict[str, ListedObject]] = defaultdict(dict)
         start = len(str(root)) + 1
         for entry in entries:
             folder, _, name = str(entry.path)[start:].rpartition("/")
-            if folder not in self._files:
-                self._add_folder(folder)
-            self._files[folder][name] = listing_name(entry)
-
-    def children(self, folder: str) -> tuple[list[str], list[str]]:
-        """See :class:`Tree`."""
-        folders = [name for name in self._folders.get(folder, ()) if not is_clutter(name)]
-        return folders, [name for name in self._files.get(folder, ()) if not is_clutter(name)]
+            if is_clutter(name) or any(map(is_clutter, folder.split("/"))):
+                self.hidden += 1
+            else:
+                self._objects[folder][name] = listing_name(entry)
 
     def listed(self, path: str) -> ListedObject | None:
         """Return size and time of an object."""
         folder, _, name = path.rpartition("/")
-        return self._files.get(folder, {}).get(name)
+        return self._objects.get(folder, {}).get(name)
 
-    def _add_folder(self, folder: str) -> None:
-        """Add a folder, and its parents as far as they are missing."""
-        self._files[folder] = {}
-        while folder:
-            above, _, name = folder.rpartition("/")
-            if name in self._folders[above]:
-                return
-            self._folders[above].add(name)
-            folder = above
+    def heads(self, paths: Sequence[str]) -> Iterator[bytes | OSError]:
+        """See :class:`Tree`. Objects are asked for several at a time."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            yield from pool.map(self._head, paths)
+
+    def _head(self, path: str) -> bytes | OSError:
+        listed = self.listed(path)
+        length = min(HEAD_BYTES, listed.bytes if listed else HEAD_BYTES)
+        try:
+            return (self._remote / path).read_range(0, length) if length else b""
+        except OSError as error:
+            return error
+
+    def _list(self) -> Iterator[FolderListing]:
+        for folder, objects in self._objects.items():
+            yield FolderListing(folder, list(objects), None)
 
 
-def tree_of(root: AnyPath) -> Tree | None:
+class _Pending:
+    """A folder to be listed: its path, its identity, and the folder through which it was reached."""
+
+    __slots__ = ("above", "depth", "identity", "path")
+
+    def __init__(self, path: str, identity: _Identity, above: _Pending | None) -> None:
+        self.path = path
+        self.identity = identity
+        self.above = above
+        self.depth: int = 0 if above is None else above.depth + 1
+
+    def chain(self) -> Iterator[_Pending]:
+        """Yield this folder and all above it, up to the root."""
+        folder: _Pending | None = self
+        while folder is not None:
+            yield folder
+            folder = folder.above
+
+
+def _path(folder: _Pending) -> str:
+    return folder.path
+
+
+def tree_of(root: AnyPath, *, follow_out: bool = False) -> Tree | None:
     """Return the tree of a folder; None if it is not one. Raises OSError if an object store cannot be listed."""
     if isinstance(root, Path):
-        return LocalTree(root) if root.is_dir() else None
+        return LocalTree(root, follow_out=follow_out) if root.is_dir() else None
     entries = root.below()
     return RemoteTree(root, entries) if entries and entries[0].path != root else None
 
@@ -177,3 +338,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def _head(path: str) -> bytes | OSError:
+    """Return the first bytes of a local file, or the error; a pipe or a device has none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return error
+    try:
+        return os.read(handle, HEAD_BYTES) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+    except OSError as error:
+        return error
+    finally:
+        os.close(handle)

@@ -8,29 +8,26 @@ from __future__ import annotations
 import re
 
 SPLITS = {
-    "train": "train",
-    "training": "train",
-    "train2017": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "val2017": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
+    **dict.fromkeys(("train", "training", "trainset", "train-set", "train2014", "train2017"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "val-set", "val2014", "val2017", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "test-set", "test2017", "eval", "evaluation"), "test"),
+    "cnn-synth-testset": "test",  # the test set of CNNDetection, as unpacked
 }
 """Word -> split."""
 
 LABELS = {
     **dict.fromkeys(
-        ("real", "reals", "0-real", "nature", "natural", "authentic", "original", "human", "photo", "photos"), 0
+        (
+            *("real", "reals", "0-real", "nature", "natural", "authentic", "original", "human", "photo", "photos"),
+            *("real-images", "real-faces", "training-real", "non-ai", "not-ai", "realart"),
+        ),
+        0,
     ),
     **dict.fromkeys(
         (
             *("fake", "fakes", "1-fake", "ai", "ai-generated", "aigenerated", "generated", "synthetic", "synthesized"),
-            *("aigc", "deepfake", "artificial"),
+            *("aigc", "deepfake", "deepfakes", "artificial", "fake-images", "fake-faces", "training-fake", "ai-images"),
+            *("generated-images", "synthetic-images", "ai-art", "aiartdata"),
         ),
         1,
     ),
@@ -39,6 +36,11 @@ LABELS = {
 
 NUMBERS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 """Text of a number or truth value -> 0 or 1. Whether 1 means generated is a property of the column or folder."""
+
+PATH_COLUMNS = frozenset({"path", "image_path", "file_name", "filename", "file_path", "filepath", "image"})
+LABEL_COLUMNS = frozenset({"label", "target", "class", "is_fake", "label_str"})
+SPLIT_COLUMNS = frozenset({"split", "subset"})
+"""Names of columns in tables of metadata."""
 
 
 def normalised(word: str) -> str:

@@ -292,3 +292,18 @@ def test_no_name_can_move_the_cursor_of_a_terminal(capsys: pytest.CaptureFixture
     assert "0.7500" in printed
     assert "skipped caf\\xe9.png: empty (0 bytes)" in printed
     assert "Note: threshold 0.5." in printed
+
+
+def test_a_folder_inside_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").write_bytes(b"x")
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"closed: cannot be listed \(Permission denied\)"):
+        expand_arguments([str(tmp_path)])

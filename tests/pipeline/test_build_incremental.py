@@ -234,7 +234,7 @@ def test_a_second_dataset_computes_only_what_it_does_not_share(scene: Scene) -> 
     shutil.copy2(scene.files("test", "1_fake")[0], place / "from test.png")
     (place / "new.png").write_bytes(saved(noise(20, 24, 77)))
     before = scene.marks()
-    result = scene.build(sources=(other,), dataset="other")
+    result = scene.build(sources=(other,), dataset="other", one_class=True)
     assert computed(result) == {"image": 1, "eps": 1, "dire": 2, "teacher": 2}
     assert (result["adm_calls"], result["decoded"], result["opened"]) == (2 * CALLS, 1, 4)
     assert before.items() <= scene.marks().items()

@@ -223,7 +223,7 @@ def test_images_made_with_other_options_are_refused_with_those_that_are_there(mo
 @pytest.mark.parametrize(
     ("perturb", "changes", "complaint"),
     [
-        ((), {"from_cache": False}, "name a SOURCE, or give --from-cache"),
+        ((), {"from_cache": False}, "name a SOURCE, declare folders .* or give --from-cache"),
         (("jpeg:75",), {"from_cache": False, "sources": (Path("x"),)}, "--perturb: needs --from-cache"),
         ((), {"from_cache": False, "sources": (Path("x"),), "splits": "test"}, "--splits: needs --from-cache"),
         ((), {"sources": (Path("pictures"),)}, "reads no source. Leave out pictures"),

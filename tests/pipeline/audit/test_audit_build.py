@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.records.audit import HeaderAudit, parse_audit
-from distil_cache.cache.records.datasets import OF_REVISION
 from distil_cache.cache.store import Cache
 from distil_cache.cli import app
 from distil_cache.errors import IntegrityError
@@ -129,7 +128,7 @@ def test_the_warning_knows_what_the_build_does_about_it(mixed: tuple[Path, dict[
 def test_a_damaged_audit_is_reported_and_verify_finds_it(mixed: tuple[Path, dict[str, Any], list[str]]) -> None:
     folder, result, _ = mixed
     cache = Cache.open(folder / "c")
-    path = folder / "c" / "datasets" / "d" / f"{result['revision']}{OF_REVISION[-1]}"
+    path = folder / "c" / "datasets" / "d" / f"{result['revision']}.audit.json"
     whole = path.read_bytes()
     assert cache.datasets().audit("d") == parse_audit(whole, "a")
     for damaged in (b"", b"[]", whole.replace(b'"auc": 1.0', b'"auc": NaN'), whole.replace(b'"fake"', b'"fate"')):

@@ -10,7 +10,7 @@ from distil_cache.errors import UserError
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.file import DiscoveredSource, SourceFile
 from distil_cache.pipeline.sources.layouts import LAYOUTS, family_of
-from source_trees import TREES, plant
+from source_trees import BESIDE, TREES, plant
 
 
 def described(found: DiscoveredSource) -> dict[str, tuple[int, str, str, str, str]]:
@@ -19,18 +19,19 @@ def described(found: DiscoveredSource) -> dict[str, tuple[int, str, str, str, st
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_a_layout_is_recognised_on_sight_and_by_name(layout: str, tmp_path: Path) -> None:
-    root = plant(tmp_path, TREES[layout])
+    root = plant(tmp_path, TREES[layout] + BESIDE.get(layout, []))
     on_sight = discover(root)
     assert on_sight.layout == layout
     assert on_sight == discover(root, layout)
     assert [file.path for file in on_sight.files] == sorted(TREES[layout])
     assert {file.root for file in on_sight.files} == {str(root)}
+    assert on_sight.account.uncovered == ()
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_a_tree_is_not_taken_for_another_layout(layout: str, tmp_path: Path) -> None:
     root = plant(tmp_path, TREES[layout])
-    for other in set(LAYOUTS) - {layout}:
+    for other in set(LAYOUTS) - {layout, "class-folders"}:
         with pytest.raises(UserError, match=f"Expected .*{other}"):
             discover(root, other)
 
@@ -117,7 +118,7 @@ def test_other_files_are_ignored_and_counted_and_clutter_is_passed_over(tmp_path
     assert found.account.not_images == 3
 
 
-def test_linked_folders_are_followed_inside_the_source_only(tmp_path: Path) -> None:
+def test_linked_folders_are_followed_and_those_that_lead_out_are_named(tmp_path: Path) -> None:
     elsewhere = plant(tmp_path / "elsewhere", ["x.png"])
     root = plant(tmp_path / "source", ["train/adm/0_real/a.png", "train/adm/1_fake/b.png"])
     (root / "train/ldm").mkdir()
@@ -125,12 +126,24 @@ def test_linked_folders_are_followed_inside_the_source_only(tmp_path: Path) -> N
     (root / "train/ldm/1_fake").symlink_to(elsewhere)
     (root / "train/adm/1_fake/more").symlink_to(elsewhere)
     (root / "train/adm/1_fake/linked.png").symlink_to(elsewhere / "x.png")
-    assert [file.path for file in discover(root).files] == [
+    found = discover(root)
+    assert [file.path for file in found.files] == [
         "train/adm/0_real/a.png",
         "train/adm/1_fake/b.png",
         "train/adm/1_fake/linked.png",
+        "train/adm/1_fake/more/x.png",
         "train/ldm/0_real/a.png",
+        "train/ldm/1_fake/x.png",
     ]
+    assert found.account.notes == (
+        "2 links that lead out of the source are followed: train/adm/1_fake/more, train/ldm/1_fake.",
+    )
+    inside = discover(root, follow_out=False)
+    assert [file.path for file in inside.files if "x.png" in file.path] == []
+    assert {(place.path, place.reason) for place in inside.account.unreadable} == {
+        ("train/ldm/1_fake", "is a link that leads out of the source"),
+        ("train/adm/1_fake/more", "is a link that leads out of the source"),
+    }
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
@@ -140,15 +153,20 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     (root / "real/two/one").symlink_to(root / "real/one")
     (root / "real/self.png").symlink_to(root / "real/self.png")
     (root / "real/dangling.jpg").symlink_to(root / "nowhere.jpg")
-    found = {file.path: file.label for file in discover(root).files}
-    assert found == {
+    found = discover(root)
+    assert {file.path: file.label for file in found.files} == {
         "fake/c.png": 1,
         "real/dangling.jpg": 0,
         "real/one/a.png": 0,
-        "real/one/two/b.png": 0,
         "real/self.png": 0,
         "real/two/b.png": 0,
-        "real/two/one/a.png": 0,
+    }
+    assert {place.path: place.reason for place in found.account.unreadable} == {
+        "real/up": "is a link to a folder above it",
+        "real/one/two/one": "is a link to a folder above it",
+        "real/two/one/two": "is a link to a folder above it",
+        "real/one/two": "is real/two again, which is read once",
+        "real/two/one": "is real/one again, which is read once",
     }
 
 
@@ -159,22 +177,40 @@ def test_an_unknown_structure_is_refused_with_what_was_looked_for_and_found(tmp_
     message = str(caught.value)
     assert str(root) in message
     assert "photos/cats/" in message
-    assert all(layout.pattern in message for layout in LAYOUTS.values())
+    assert all(layout.rows[0].pattern in message for layout in LAYOUTS.values())
 
 
-def test_links_that_lead_out_are_named_when_nothing_else_is_there(tmp_path: Path) -> None:
+def test_links_that_lead_out_are_named_where_they_are_not_followed(tmp_path: Path) -> None:
     elsewhere = plant(tmp_path / "elsewhere", ["x.png"])
     root = plant(tmp_path / "source", ["other/a.png"])
     (root / "real").symlink_to(elsewhere)
-    with pytest.raises(UserError, match=r"Links out of the source are not followed: real\."):
-        discover(root)
+    with pytest.raises(UserError, match=r"Not entered: real is a link that leads out of the source\."):
+        discover(root, follow_out=False)
 
 
-def test_a_tree_of_two_layouts_asks_for_one(tmp_path: Path) -> None:
+def test_a_tree_of_two_layouts_that_one_covers_is_read_whole(tmp_path: Path) -> None:
     root = plant(tmp_path, TREES["cnndet"] + TREES["real-fake"])
-    with pytest.raises(UserError, match=r"cnndet and real-fake.*--layout"):
+    found = discover(root)
+    assert (found.layout, len(found.files), found.account.uncovered) == ("class-folders", 7, ())
+    assert described(found)["train/progan/horse/1_fake/b.png"] == (1, "train", "progan", "gan", "horse")
+    part = discover(root, "cnndet")
+    assert len(part.files) == 4
+    assert [(entry.folder, entry.images) for entry in part.account.uncovered] == [
+        ("test", 1),
+        ("train/FAKE", 1),
+        ("train/REAL", 1),
+    ]
+
+
+def test_layouts_that_disagree_ask_for_one(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["train/real/0_real/a.png", "train/real/1_fake/b.png"])
+    with pytest.raises(UserError, match=r"cnndet and real-fake, which differ.*--layout"):
         discover(root)
-    assert len(discover(root, "cnndet").files) == 4
+
+
+def test_layouts_that_cover_different_parts_ask_for_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"parts of it fit the layouts .* and .*--layout"):
+        discover(plant(tmp_path, TREES["cnndet"] + TREES["dire"]))
 
 
 def test_a_layout_without_images_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from distil_cache.pipeline.sources.read import read_source
 from distil_cache.storage import RemotePath
 from image_bytes import bad_files, noise, saved
 from remote_sources import Forbidden, picture, put, small_set
-from source_trees import TREES, plant
+from source_trees import BESIDE, TREES, plant
 from tar_bytes import sample, write_tar
 
 
@@ -34,7 +34,9 @@ def unplaced(found: DiscoveredSource) -> tuple[str, list[SourceFile], int]:
 
 @pytest.mark.parametrize("layout", list(TREES))
 def test_each_layout_is_seen_as_in_a_folder_here(layout: str, tmp_path: Path, memory_bucket: RemotePath) -> None:
-    memory_bucket.upload(plant(tmp_path, [*TREES[layout], "notes.txt", TREES[layout][0] + ".part"]))
+    memory_bucket.upload(
+        plant(tmp_path, [*TREES[layout], *BESIDE.get(layout, []), "notes.txt", TREES[layout][0] + ".part"])
+    )
     for name in (None, layout):
         assert unplaced(discover(memory_bucket, name)) == unplaced(discover(tmp_path, name))
     found = discover(memory_bucket)

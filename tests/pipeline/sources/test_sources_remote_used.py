@@ -100,7 +100,9 @@ def test_an_audit_of_a_store_finds_what_one_of_the_same_files_finds(tmp_path: Pa
     put(memory_bucket, {f"fake/{n}.png": saved(noise(64, 64, n + 100)) for n in range(40)}).download(tmp_path)
     here, there = (run_audit([place], sample=0) for place in (tmp_path, str(memory_bucket)))
     assert there["found"]
-    assert {**there, "sources": 0, "seconds": 0} == {**here, "sources": 0, "seconds": 0}
+    for told in (here, there):
+        told["accounts"][0]["source"] = told["sources"] = told["seconds"] = 0
+    assert there == here
 
 
 def test_a_worker_gets_what_the_listing_said(tmp_path: Path, memory_bucket: RemotePath) -> None:

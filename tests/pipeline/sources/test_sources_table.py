@@ -65,7 +65,7 @@ def test_absolute_paths_are_taken_from_the_tables_folder_or_from_the_root(tmp_pa
         ("path,label\na.png,maybe\n", r"row 1: the label 'maybe' is none of 0, real, 1, fake"),
         ("path,label\na.png,0\nb.png,\n", r"row 2: the label ''"),
         ("path,label\n,0\n", "row 1: the path is empty"),
-        ("path,label,split\na.png,0,dev\n", "the split 'dev' is none of train, val, test"),
+        ("path,label,split\na.png,0,holdout\n", "the split 'holdout' is none of train, val, test"),
         ("file,label\na.png,0\n", "needs one column `path` and one `label`. Its columns: file, label"),
         ("path,label,path\na.png,0,b.png\n", "needs one column `path`"),
         ("path,label\n", "no rows"),
