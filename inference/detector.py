@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..choices import FRAMES, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
+from ..images.spec import IMAGE_ALGORITHMS
 from ..metrics.calibration import Calibration
 from ..models.device import choose_device
 from ..pipeline.config import default_threads, wrong_option
@@ -319,6 +320,12 @@ def _notes(
         )
     if feature_specs.assumption and maker.specs:
         found.append(feature_specs.assumption)
+    algorithm = feature_specs.image.algorithm
+    if algorithm != IMAGE_ALGORITHMS[0]:
+        found.append(
+            f"the student was trained on images decoded by the rules of algorithm {algorithm}; this version decodes by "
+            f"those of algorithm {IMAGE_ALGORITHMS[0]}, and the changelog says for which images they differ"
+        )
     perturb = feature_specs.image.perturb
     if perturb is not None:
         found.append(

@@ -12,6 +12,7 @@ from ..cache.index.index import Index
 from ..cache.records.audit import HeaderAudit
 from ..errors import UserError
 from ..images.file import Reason
+from ..images.spec import IMAGE_ALGORITHMS
 from .audit.summary import audit_result, summarise
 from .config import BuildConfig
 from .execution.tasks import TaskReport
@@ -188,11 +189,22 @@ def _scan_result(config: BuildConfig, ready: BuildPlan, rejects: Sequence[Reject
         "label_conflicts": ready.scanned.label_conflicts,
         "leaked": len(ready.scanned.leaks),
         "opened": ready.scanned.opened,
-        "notes": [],  # no build has any now; programs that read the JSON may expect the key
+        "notes": _notes(config, ready),
         "audit": None,
         "part": None,
         "rejects": [asdict(reject) for reject in rejects],
     }
+
+
+def _notes(config: BuildConfig, ready: BuildPlan) -> list[str]:
+    """Say which rules decoded the images, if they are not today's."""
+    algorithm = ready.specs["image"].algorithm
+    if algorithm == IMAGE_ALGORITHMS[0]:
+        return []
+    return [
+        f"The images of {config.origin} were decoded by the rules of algorithm {algorithm}, and this build uses them as "
+        "they are. Build from the sources to have them decoded by today's."
+    ]
 
 
 def _part(part: PlanPartition | None, left: int) -> BuildResult | None:

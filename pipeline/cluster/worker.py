@@ -33,6 +33,7 @@ from ..planning.prepare import BuildResources
 from ..scan.memory import ScanEntry
 from ..scan.scan import scan_files
 from ..sources.file import SourceFile
+from ..specs import with_image_algorithm
 from .messages import OpenBuild, read_files, read_task, write_entries, write_report
 
 
@@ -148,7 +149,8 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         )
     flags, adm_digest = flags_and_digest(config, images_only=set(request.fingerprints) == {"image"})
     digest = load_teacher(config.teacher, config.teacher_weights).digest if "teacher" in request.fingerprints else None
-    specs = make_specs(config, flags, adm_digest, request.fingerprints, digest)
+    made = make_specs(config, flags, adm_digest, request.fingerprints, digest)
+    specs = {feature: with_image_algorithm(spec, request.image_algorithm) for feature, spec in made.items()}
     for feature, fingerprint in request.fingerprints.items():
         if specs[feature].fingerprint() != fingerprint:
             raise UserError(f"{feature}: the worker's model files are not those of the build: share or copy them.")

@@ -145,7 +145,7 @@ def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:
         return noise.to(getattr(torch, spec.storage))
     if isinstance(spec, ReconSpec):
         assert found.recon is not None
-        return ((found.recon + 1) * 127.5 + 0.5).floor().clamp(0, 255).to(torch.uint8)
+        return ((found.recon + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # truncated, as DIRE's script writes it
     assert found.dire is not None
     return found.dire
 

@@ -14,7 +14,7 @@ from ...cache.records.builds import Derived
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...errors import ReadOnlyError, UserError
-from ...images.spec import ImageSpec
+from ...images.spec import IMAGE_ALGORITHMS, ImageSpec
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
 from ...models.diffusion.noise_schedule import NoiseSchedule
@@ -24,6 +24,7 @@ from ..config import BuildConfig
 from ..scan.scan import FileScanner, ScanResult, scan
 from ..sources.discover import discover
 from ..sources.file import SourceFile
+from ..specs import with_image_algorithm
 from .from_cache import cached_images, read_origin
 from .make_specs import flags_and_digest, make_specs
 from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
@@ -144,12 +145,17 @@ def prepare(
     assert isinstance(image, ImageSpec)
     may_write, held_lease = True, ""
     if cache is not None and not dry_run:
-        folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
+        used = [
+            with_image_algorithm(spec, n) for spec in (image.unperturbed, *specs.values()) for n in IMAGE_ALGORITHMS
+        ]
+        folders = {spec.folder for spec in used}
         taken = stack.enter_context(lease(cache.root, "build", folders, config.dataset))
         may_write, held_lease = path_exists(taken), taken.name
     originals = None
     if origin is not None:
-        originals = cached_images(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])
+        keys = [row.key for row in scanned.rows]
+        originals, algorithm = cached_images(origin.cache, config, image.unperturbed, keys)
+        specs = {feature: with_image_algorithm(spec, algorithm) for feature, spec in specs.items()}
     stores = _stores(cache, specs, config.format, create=not dry_run)
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
     samples = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
