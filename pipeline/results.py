@@ -18,6 +18,7 @@ from .config import BuildConfig
 from .execution.tasks import TaskReport
 from .planning.estimate import predicted_calls, row_bytes
 from .planning.plan import Plan, PlanPartition
+from .planning.predecessors import without_predecessors
 from .planning.prepare import BuildPlan
 from .record import write_record
 from .scan.conflicts import Reject, ScannedRow
@@ -33,7 +34,9 @@ class BuildTotals:
     Attributes
     ----------
     computed
-        Feature -> rows.
+        Feature -> rows that were computed, or decoded.
+    taken_over
+        Feature -> rows that are those of an earlier algorithm.
     adm_calls
         Images x ADM calls.
     unusable
@@ -47,16 +50,22 @@ class BuildTotals:
     """
 
     computed: Counter[str] = field(default_factory=Counter)
+    taken_over: Counter[str] = field(default_factory=Counter)
     adm_calls: int = 0
     unusable: dict[str, str] = field(default_factory=dict)
     shards: dict[str, set[str]] = field(default_factory=dict)
     batch_size: int | None = None
     speed: dict[str, tuple[int, float]] = field(default_factory=dict)
 
+    def new(self, feature: str) -> int:
+        """Return the number of rows of a feature that the build added."""
+        return self.computed[feature] + self.taken_over[feature]
+
     def add(self, report: TaskReport) -> None:
         """Add the report of one task."""
         done = report.done
         self.computed.update(done.computed)
+        self.taken_over.update(done.taken_over)
         self.adm_calls += done.adm_calls
         self.unusable.update(done.unusable)
         for feature, shard in done.shards.items():
@@ -105,7 +114,8 @@ def record_result(
         name: {
             "fingerprint": feature.fingerprint,
             "computed": totals.computed[name],
-            "reused": sum(split in feature.splits for split in split_of.values()) - totals.computed[name],
+            "taken_over": totals.taken_over[name],
+            "reused": sum(split in feature.splits for split in split_of.values()) - totals.new(name),
             "bytes": ready.stores[name].index().stored_bytes(feature.shards),
         }
         for name, feature in record.features.items()
@@ -118,7 +128,7 @@ def record_result(
         "build": record.id,
         "samples": len(split_of),
         "occurrences": len(rows),
-        "decoded": totals.computed["image"],
+        "decoded": totals.new("image"),
         "adm_calls": totals.adm_calls,
         "features": features,
         "audit": audit_result(ready.cache.datasets().audit(config.dataset, record.revision), config.harmonize),
@@ -134,7 +144,8 @@ def part_result(
         name: {
             "fingerprint": spec.fingerprint(),
             "computed": totals.computed[name],
-            "reused": rest.wanted[name] - rest.missing[name] - totals.computed[name],
+            "taken_over": totals.taken_over[name],
+            "reused": rest.wanted[name] - rest.missing[name] - totals.new(name),
             "bytes": ready.stores[name].index().stored_bytes(sorted(totals.shards.get(name, ()))),
         }
         for name, spec in ready.specs.items()
@@ -147,7 +158,7 @@ def part_result(
         "build": None,
         "samples": rest.wanted["image"],
         "occurrences": len(ready.scanned.rows),
-        "decoded": totals.computed["image"],
+        "decoded": totals.new("image"),
         "adm_calls": totals.adm_calls,
         "features": features,
         "rejects_file": None,
@@ -157,10 +168,12 @@ def part_result(
 def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildResult:
     """Return the result of a dry run; ``began`` is the monotonic clock at its start."""
     plan = ready.plan
+    at_least = without_predecessors(plan, ready.predecessors)
     features = {
         name: {
             "fingerprint": spec.fingerprint(),
             "missing": plan.missing[name],
+            "may_be_taken_over": plan.missing[name] - at_least.missing[name],
             "reused": plan.wanted[name] - plan.missing[name],
             "bytes": plan.missing[name] * row_bytes(spec),
         }
@@ -175,6 +188,7 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
         "occurrences": len(ready.scanned.rows),
         "decoded": plan.missing["image"],
         "adm_calls": predicted_calls(plan, ready.specs, ready.schedule, config.real_step),
+        "adm_calls_at_least": predicted_calls(at_least, ready.specs, ready.schedule, config.real_step),
         "features": features,
         "rejects_file": None,
         "seconds": round(time.monotonic() - began, 3),

@@ -29,6 +29,7 @@ from ..execution.load import TaskImages
 from ..execution.tasks import TaskReport, run_task, still_missing
 from ..planning.make_specs import flags_and_digest, make_specs
 from ..planning.plan import Task
+from ..planning.predecessors import find_predecessors
 from ..planning.prepare import BuildResources
 from ..scan.memory import ScanEntry
 from ..scan.scan import scan_files
@@ -160,6 +161,7 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         specs=specs,
         stores={feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
         originals=None if request.pictures is None else cache.open_feature(request.pictures),
+        predecessors=find_predecessors(cache, specs),
     )
     return TaskContext.of(config, setup, files, Silent())
 

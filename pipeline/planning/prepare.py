@@ -28,6 +28,7 @@ from ..specs import with_image_algorithm
 from .from_cache import cached_images, read_origin
 from .make_specs import flags_and_digest, make_specs
 from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
+from .predecessors import find_predecessors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class BuildResources:
         By feature.
     originals
         Store of the cached images to perturb, if any.
+    predecessors
+        Feature -> store of the same feature of images of an earlier algorithm, see :mod:`.predecessors`.
     """
 
     device: torch.device
@@ -51,6 +54,7 @@ class BuildResources:
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
     originals: FeatureStore | None
+    predecessors: Mapping[str, FeatureStore]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +180,7 @@ def prepare(
         stores=stores,
         plan=plan,
         originals=originals if derived else None,
+        predecessors=find_predecessors(cache, specs),
         derived=derived,
         lease=held_lease,
     )
