@@ -158,6 +158,10 @@ def show_import(result: Result) -> None:
         f" {result['leaked']:,} left out of a split because test or val has an identical file.",
         highlight=False,
     )
+    for reason, counts in result["rejected_by_class"].items():
+        _line(console, reason, f"{counts['real']:,} real, {counts['fake']:,} generated")
+    for note in result["notes"]:
+        console.print(Text(f"Warning: {note}", style="yellow"), soft_wrap=True)
     show_rejects(console, result)
     console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
 
