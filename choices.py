@@ -63,6 +63,10 @@ METHOD = "distildire"
 """What a student learns from."""
 
 
+IMAGE_ALGORITHMS = (2, 1)
+"""Numbers of the rules that decode images, the newest first: ``algorithm`` of an image's spec."""
+
+
 def preset_name(stored: object) -> object:
     """Return the option's word for the preset in an image's spec; anything else as it is."""
     return next((name for name, value in STORED_PRESETS.items() if value == stored), stored)

@@ -98,6 +98,14 @@ def without(spec: Mapping[str, object], ignored: str) -> dict[str, object]:
     }
 
 
+def with_decoding(spec: Mapping[str, object], algorithm: int) -> dict[str, object]:
+    """Return a spec as it would be if its images, at any depth, were decoded by the rules of this ``algorithm``."""
+    changed = {
+        name: with_decoding(value, algorithm) if isinstance(value, Mapping) else value for name, value in spec.items()
+    }
+    return {**changed, "algorithm": algorithm} if spec.get("feature") == "image" else changed
+
+
 def algorithms(spec: Mapping[str, object]) -> tuple[int, ...]:
     """Return the algorithms of a feature and of what it derives from, in the order of its settings."""
     found: tuple[int, ...] = ()

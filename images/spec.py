@@ -20,9 +20,6 @@ MIN_SIZE, MAX_SIZE = 16, 1024
 ImageSize = Annotated[int, Field(ge=MIN_SIZE, le=MAX_SIZE)]
 """Side in pixels of cached images, or of a network's input."""
 
-IMAGE_ALGORITHMS = (2, 1)
-"""Values of ``ImageSpec.algorithm``, the newest first."""
-
 RANGES: dict[PerturbationKind, tuple[float, float]] = {
     "jpeg": (1, 100),
     "resize": (0.05, 0.95),

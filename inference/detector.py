@@ -21,10 +21,9 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..choices import FRAMES, METHOD, Precision, TestTransform
+from ..choices import FRAMES, IMAGE_ALGORITHMS, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
-from ..images.spec import IMAGE_ALGORITHMS
 from ..metrics.calibration import Calibration
 from ..models.device import choose_device
 from ..pipeline.config import default_threads, wrong_option

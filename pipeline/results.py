@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from ..cache.index.index import Index
 from ..cache.records.audit import HeaderAudit
+from ..choices import IMAGE_ALGORITHMS
 from ..errors import UserError
 from ..images.file import Reason
-from ..images.spec import IMAGE_ALGORITHMS
 from .audit.summary import audit_result, summarise
 from .config import BuildConfig
 from .execution.tasks import TaskReport

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ...images.spec import IMAGE_ALGORITHMS
+from ...choices import IMAGE_ALGORITHMS
 from ..execution.tasks import TaskReport, TaskResult
 from ..planning.plan import Task
 from ..scan.memory import ScanEntry

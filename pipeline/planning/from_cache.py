@@ -19,9 +19,9 @@ from ...cache.records.builds import Derived
 from ...cache.records.datasets import SCHEMA
 from ...cache.spec import imported_from
 from ...cache.store import Cache, FeatureStore
-from ...choices import preset_name
+from ...choices import IMAGE_ALGORITHMS, preset_name
 from ...errors import UsageError, UserError
-from ...images.spec import IMAGE_ALGORITHMS, ImageSpec
+from ...images.spec import ImageSpec
 from ..config import BuildConfig
 from ..scan.conflicts import ScannedRow
 from ..scan.scan import ScanResult

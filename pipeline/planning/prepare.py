@@ -13,8 +13,9 @@ from ...cache.lease import lease
 from ...cache.records.builds import Derived
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
+from ...choices import IMAGE_ALGORITHMS
 from ...errors import ReadOnlyError, UserError
-from ...images.spec import IMAGE_ALGORITHMS, ImageSpec
+from ...images.spec import ImageSpec
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
 from ...models.diffusion.noise_schedule import NoiseSchedule

@@ -180,6 +180,21 @@ def test_a_run_of_an_earlier_version_is_evaluated_on_its_rows_and_predicts_by_to
     assert not any("algorithm" in note for note in detector(folder, "eps").notes)
 
 
+def test_a_run_of_an_earlier_version_is_evaluated_on_a_new_data_set_with_a_note(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "adm.safetensors", tmp_path)
+    with earlier_version():
+        build(tmp_path, folder / "images", "image,eps")
+    run = train(tmp_path, "eps")
+    build(tmp_path, write_images(tmp_path / "images", {"test": 3}, seed=9), "image,eps", dataset="new")
+    found = run_evaluation(run, tmp_path / "cache", "new")
+    assert any("decoded by the rules of another version" in note for note in found["notes"])
+    own = json.loads((run / "evaluations" / "d-test-crop" / "evaluation.json").read_text())
+    assert not any("decoded by" in note for note in own["notes"])
+    build(tmp_path, tmp_path / "images", "image,eps", dataset="other", image_preset="dnf")
+    with pytest.raises(UserError, match="with other settings"):
+        run_evaluation(run, tmp_path / "cache", "other")
+
+
 def test_the_threshold_is_the_given_one_else_the_calibrated_one_else_a_half(folder: Path, tmp_path: Path) -> None:
     calibrated = detector(folder)
     chosen = json.loads((folder / "distildire" / "calibration.json").read_text())["threshold"]

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ...cache.records.builds import BuildRecord
-from ...cache.spec import algorithms, fingerprint_without, imported_from, without
+from ...cache.spec import algorithms, fingerprint_of, fingerprint_without, imported_from, with_decoding, without
 from ...cache.store import Cache
+from ...choices import IMAGE_ALGORITHMS
 from ...errors import UsageError, UserError
 from ...metrics.measures import test_sets
 
@@ -192,6 +193,7 @@ def choose_build(
     purpose: str,
     fingerprints: Mapping[str, str] | None = None,
     perturbed: bool = False,
+    decoded_otherwise: bool = False,
 ) -> BuildRecord:
     """Choose the build to read features from.
 
@@ -212,6 +214,8 @@ def choose_build(
         Required fingerprints, by feature.
     perturbed
         Accept a build of a derived dataset whose features have these fingerprints except for the perturbation.
+    decoded_otherwise
+        If no build fits, accept one whose features have these fingerprints except for the ``algorithm`` of the image.
 
     Raises
     ------
@@ -225,7 +229,13 @@ def choose_build(
         if all(serves(record, split, name) for split, features in needed.items() for name in features):
             fitting[tuple(record.features[name].fingerprint for name in names)] = record
     fixed = {name: fingerprint for name, fingerprint in (fingerprints or {}).items() if name in names}
-    matching = [record for record in fitting.values() if _same_features(cache, record, fixed, perturbed=perturbed)]
+    matching: list[BuildRecord] = []
+    for allowed in (False, True) if decoded_otherwise else (False,):
+        matching = matching or [
+            record
+            for record in fitting.values()
+            if _same_features(cache, record, fixed, perturbed=perturbed, decoded_otherwise=allowed)
+        ]
     matching = _newest_algorithms(cache, matching, names)
     if fitting and not matching:
         what, remedy = "with other settings than", "Build it with the options of the training's build."
@@ -248,14 +258,25 @@ def choose_build(
     return matching[0]
 
 
-def _same_features(cache: Cache, record: BuildRecord, fixed: Mapping[str, str], *, perturbed: bool) -> bool:
-    """Return whether a build's features have these fingerprints, optionally except for a common perturbation."""
+def _same_features(
+    cache: Cache, record: BuildRecord, fixed: Mapping[str, str], *, perturbed: bool, decoded_otherwise: bool
+) -> bool:
+    """Return whether a build's features have these fingerprints, optionally except for a common perturbation, or for
+    the rules that decoded the images.
+    """
     if all(record.features[name].fingerprint == want for name, want in fixed.items()):
         return True
-    if not perturbed or record.origin is None:
+    perturbed = perturbed and record.origin is not None
+    if not perturbed and not decoded_otherwise:
         return False
-    specs = {name: cache.open_feature(record.features[name].folder).spec for name in fixed}
-    return all(fingerprint_without(specs[name], "perturb") == want for name, want in fixed.items())
+    specs: dict[str, Mapping[str, object]] = {}
+    for name in fixed:
+        spec = cache.open_feature(record.features[name].folder).spec
+        specs[name] = without(spec, "perturb") if perturbed else spec
+    variants = [specs]
+    if decoded_otherwise:
+        variants = [{name: with_decoding(spec, number) for name, spec in specs.items()} for number in IMAGE_ALGORITHMS]
+    return any(all(fingerprint_of(own[name]) == want for name, want in fixed.items()) for own in variants)
 
 
 def _differs_in_algorithm_alone(cache: Cache, record: BuildRecord, fixed: Mapping[str, str]) -> bool:
