@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
+
+import numpy as np
 
 from ..cache.index.index import Index
 from ..cache.records.audit import HeaderAudit
@@ -98,7 +100,8 @@ def record_result(
         If no image is usable.
     """
     assert ready.cache is not None
-    rows, undecodable = _usable(ready.scanned.rows, ready.stores["image"].index(refresh=True), totals.unusable)
+    index = ready.stores["image"].index(refresh=True)
+    rows, undecodable = _usable(ready.scanned.rows, index, totals.unusable, ready.set_aside)
     rejects = [*ready.scanned.rejects, *undecodable]
     if not rows:
         first = f"{rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
@@ -227,10 +230,12 @@ def _part(part: PlanPartition | None, left: int) -> BuildResult | None:
 
 
 def _usable(
-    rows: Sequence[ScannedRow], image: Index, unusable: dict[str, str]
+    rows: Sequence[ScannedRow], image: Index, unusable: Mapping[str, str], set_aside: Mapping[str, str]
 ) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into those with an image and rejects for those without."""
+    """Divide the rows into those with an image and rejects for those without, or whose image is set aside."""
     present = image.locate([row.key for row in rows])[0] >= 0
+    if set_aside:
+        present &= np.array([row.key not in set_aside for row in rows])
     if present.all():
         return list(rows), []
     usable: list[ScannedRow] = []
@@ -239,6 +244,6 @@ def _usable(
         if there:
             usable.append(row)
             continue
-        reason, _, detail = (image.rejected.get(row.key) or unusable[row.key]).partition(": ")
+        reason, _, detail = (set_aside.get(row.key) or image.rejected.get(row.key) or unusable[row.key]).partition(": ")
         rejects.append(Reject(printable(row.file.location), cast(Reason, reason), detail))
     return usable, rejects

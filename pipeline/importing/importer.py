@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from torch import nn
 
 from ...cache.gather import gather
 from ...cache.lease import lease
+from ...cache.set_aside import read_set_aside
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...errors import UsageError, UserError
-from ...images.file import ImageRejected
+from ...images.file import ImageRejected, Reason
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
 from ...progress import Progress
@@ -130,9 +131,12 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
         )
         _compare(context, config)
         keys = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
-        plan = make_plan(keys, wanted, {name: store.index() for name, store in stores.items()}, config.shard_size)
+        aside = read_set_aside(stores["image"])
+        indexes = {name: store.index() for name, store in stores.items()}
+        plan = make_plan(keys, wanted, indexes, config.shard_size, unusable=aside)
         totals = _run(plan, context, config, teacher.model if teacher else None, progress)
-        rows, unusable = _usable(scanned.rows, wanted, stores, totals.unusable)
+        totals.unusable |= {key: _rejection(why) for key, why in aside.items()}
+        rows, unusable = _usable(scanned.rows, wanted, stores, totals.unusable, aside)
         rejects = [*scanned.rejects, *unusable]
         if not rows:
             raise _nothing_usable(config, rejects)
@@ -186,6 +190,12 @@ def _wanted(config: ImportConfig, found: Sequence[LooseSample]) -> dict[str, fro
             raise UsageError(f"--teacher {config.teacher}: needs DIRE, and there is none to import.")
         wanted["teacher"] = (wanted["dire"] & {"train"}) or wanted["dire"]
     return {feature: wanted[feature] for feature in FEATURES if feature in wanted}
+
+
+def _rejection(why: str) -> ImageRejected:
+    """Parse ``reason: detail``."""
+    reason, _, detail = why.partition(": ")
+    return ImageRejected(cast(Reason, reason), detail)
 
 
 def _nothing_usable(config: ImportConfig, rejects: Sequence[Reject]) -> UserError:
@@ -358,9 +368,10 @@ def _usable(
     wanted: Mapping[str, frozenset[str]],
     stores: Mapping[str, FeatureStore],
     unusable: Mapping[str, ImageRejected],
+    set_aside: Collection[str],
 ) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into those with all features of their split, and rejects for the others."""
-    lacking: set[str] = set()
+    """Divide the rows into those with all features of their split that are not set aside, and rejects for the others."""
+    lacking = set(set_aside)
     for feature, splits in wanted.items():
         keys = [row.key for row in rows if row.file.split in splits]
         found = stores[feature].index(refresh=True).locate(keys)[0] >= 0

@@ -11,6 +11,7 @@ import torch
 from ...cache.index.index import Index
 from ...cache.lease import lease
 from ...cache.records.builds import Derived
+from ...cache.set_aside import read_set_aside
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...choices import IMAGE_ALGORITHMS
@@ -77,6 +78,8 @@ class BuildPlan(BuildResources):
         Origin of a derived dataset, or None.
     lease
         File name of the build's lease; empty for a dry run.
+    set_aside
+        Key -> ``reason: detail`` of images that may not be used, though the cache holds them.
     """
 
     cache: Cache | None
@@ -85,6 +88,7 @@ class BuildPlan(BuildResources):
     plan: Plan
     derived: Derived | None
     lease: str
+    set_aside: Mapping[str, str]
 
     def files(self) -> dict[str, SourceFile]:
         """Return the first file of each key; empty if there are no tasks."""
@@ -164,7 +168,8 @@ def prepare(
     stores = _stores(cache, specs, config.format, create=not dry_run)
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
     samples = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
-    plan = make_plan(samples, wanted, indexes, config.shard_size, part)
+    set_aside = read_set_aside(stores["image"]) if "image" in stores else {}
+    plan = make_plan(samples, wanted, indexes, config.shard_size, part, set_aside)
     if plan.tasks and not may_write:
         raise ReadOnlyError(
             f"{config.cache}: may only be read, and this build has rows to add. "
@@ -184,6 +189,7 @@ def prepare(
         predecessors=find_predecessors(cache, specs),
         derived=derived,
         lease=held_lease,
+        set_aside=set_aside,
     )
 
 
@@ -192,7 +198,7 @@ def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) 
     rows = [row for row in ready.scanned.rows if row.key not in without]
     samples = Samples.of([row.key for row in rows], [row.file.split for row in rows])
     indexes = {feature: store.index(refresh=True) for feature, store in ready.stores.items()}
-    return make_plan(samples, ready.wanted, indexes, config.shard_size)
+    return make_plan(samples, ready.wanted, indexes, config.shard_size, unusable=ready.set_aside)
 
 
 def _discover(config: BuildConfig) -> list[SourceFile]:
