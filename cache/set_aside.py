@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping
 
 from ..errors import IntegrityError
-from ..storage import list_matching
+from ..storage import AnyPath, list_matching
 from ..storage.atomic import create_file, make_folder, read_file
-from .shards.marker import is_id
+from .shards.marker import check_hint, is_id
 from .store import FeatureStore
 
 FOLDER = "set-aside"
@@ -23,22 +23,31 @@ _NAME = re.compile(r"[0-9a-f]{16}\.json")
 _MOST_BYTES = 2**28
 
 
+def list_files(store: FeatureStore) -> list[AnyPath]:
+    """Return the files that name images of a feature, sorted."""
+    return list_matching(store.folder / FOLDER, _NAME)
+
+
 def read_set_aside(store: FeatureStore) -> dict[str, str]:
     """Return key -> reason of the images that are set aside. Raises IntegrityError for a damaged file."""
     found: dict[str, str] = {}
-    for path in list_matching(store.folder / FOLDER, _NAME):
-        try:
-            reasons = json.loads(read_file(path, _MOST_BYTES))
-        except (ValueError, RecursionError):
-            reasons = None
-        if not isinstance(reasons, dict) or not all(is_id(key) and isinstance(reasons[key], str) for key in reasons):
-            raise IntegrityError(
-                f"{path}: is no list of images that are set aside, so the file is damaged. "
-                "Delete it and run again: distil-cache cache verify CACHE --sources SOURCE --set-aside"
-            )
-        for key, reason in reasons.items():
+    for path in list_files(store):
+        for key, reason in read_list(path).items():
             found.setdefault(key, reason)
     return found
+
+
+def read_list(path: AnyPath) -> dict[str, str]:
+    """Read one file. Raises IntegrityError if it is damaged."""
+    try:
+        reasons = json.loads(read_file(path, _MOST_BYTES))
+    except (ValueError, RecursionError):
+        reasons = None
+    if not isinstance(reasons, dict) or not all(is_id(key) and isinstance(reasons[key], str) for key in reasons):
+        raise IntegrityError(
+            f"{path}: is no list of images that are set aside, so the file is damaged. {check_hint(path)} --repair"
+        )
+    return reasons
 
 
 def write_set_aside(store: FeatureStore, reasons: Mapping[str, str]) -> None:

@@ -75,6 +75,10 @@ def cache_diff(
 @cache_app.command("verify")
 def cache_verify(
     cache: CacheArgument,
+    more_sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SOURCE]...", help="Further sources for --sources.", show_default=False),
+    ] = None,
     repair: Annotated[
         bool,
         typer.Option(
@@ -117,11 +121,13 @@ def cache_verify(
     if sources:
         if repair:
             raise typer.BadParameter("does not go with --sources, which has --set-aside.", param_hint="--repair")
-        _verify_sources(opened, sources, layout, labels, columns, path_prefix, set_aside, as_json)
+        _verify_sources(
+            opened, [*sources, *(more_sources or ())], layout, labels, columns, path_prefix, set_aside, as_json
+        )
         return
     for option, value in (
         ("--set-aside", set_aside), ("--layout", layout), ("--labels", labels), ("--columns", columns),
-        ("--path-prefix", path_prefix),
+        ("--path-prefix", path_prefix), ("SOURCE", more_sources),
     ):  # fmt: skip
         if value:
             raise typer.BadParameter("needs --sources.", param_hint=option)

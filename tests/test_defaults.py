@@ -72,7 +72,7 @@ BEHIND = {
     "demo": Behind((run_demo,)),
     "cache ls": Behind(),
     "cache diff": Behind((diff,)),
-    "cache verify": Behind((verify_sources,), own={"repair", "labels", "columns", "path_prefix"}),
+    "cache verify": Behind((verify_sources,), own={"repair", "labels", "columns", "path_prefix", "more_sources"}),
     "cache gc": Behind((collect,), {"yes": "delete_them", "grace": "grace_hours"}),
     "cache compact": Behind((compact,)),
     "cache export": Behind((export_build,), {"split": "splits"}),

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from distil_cache.cache.lease import read_leases
 from distil_cache.cache.maintenance.gc import collect
+from distil_cache.cache.maintenance.repair import repair
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.set_aside import read_set_aside
@@ -235,14 +236,20 @@ def test_the_command_ends_with_code_4_until_the_suspects_are_set_aside(material:
     assert "--set-aside" in said
     aside = CliRunner().invoke(app, [*command, "--set-aside", "--json"])
     assert (aside.exit_code, len(json.loads(aside.stdout)["suspects"])) == (0, 2)
-    after = CliRunner().invoke(app, command)
+    after = CliRunner().invoke(app, [*command, str(material / "images")])
+    assert "20 files" in after.stdout
     assert (after.exit_code, "no suspect" in after.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [(["--set-aside"], "needs --sources"), (["--layout", "cnndet"], "needs --sources"), (["--repair", "--sources", "x"], "--set-aside")],
-)  # fmt: skip
+    [
+        (["extra"], "needs --sources"),
+        (["--set-aside"], "needs --sources"),
+        (["--layout", "cnndet"], "needs --sources"),
+        (["--repair", "--sources", "x"], "--set-aside"),
+    ],
+)
 def test_options_that_do_not_go_together_are_refused(cache: Path, options: list[str], word: str) -> None:
     refused = CliRunner().invoke(app, ["cache", "verify", str(cache), *options])
     assert refused.exit_code == 2
@@ -270,6 +277,10 @@ def test_a_damaged_list_is_said_and_is_not_taken_for_an_empty_one(material: Path
     (store.folder / "set-aside" / f"{'a' * 16}.json").write_text('{"no key": 1}')
     with pytest.raises(IntegrityError, match="set aside"):
         build(material, tmp_path / "c", features=("image",))
+    assert ["set aside" in problem.what for problem in verify(Cache.open(tmp_path / "c"))] == [True]
+    repaired = repair(Cache.open(tmp_path / "c"))
+    assert (len(repaired["repaired"]), repaired["problems"]) == (1, [])
+    assert build(material, tmp_path / "c", features=("image",))["build"] == result["build"]
 
 
 def test_imported_and_perturbed_images_are_compared_too(material: Path, tmp_path: Path) -> None:
