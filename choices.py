@@ -9,8 +9,16 @@ from typing import Literal, get_args
 
 Preset = Literal["paper", "official-code"]
 """Follow the paper's text, or the code that was published with it."""
-ImagePreset = Literal["distildire", "dire", "dnf"]
-"""Whose preprocessing makes the square image that the ADM sees."""
+ImagePreset = Literal["distildire", "dire", "dnf", "dire-v1"]
+"""Whose preprocessing makes the square image that the ADM sees. ``dire-v1`` is what ``dire`` was at first."""
+StoredPreset = Literal["distildire", "dire", "dnf", "dire-center-crop"]
+"""What the spec of an image holds for it. ``dire`` stands for ``dire-v1`` there, so old fingerprints stay valid."""
+STORED_PRESETS: dict[ImagePreset, StoredPreset] = {
+    "distildire": "distildire",
+    "dire": "dire-center-crop",
+    "dnf": "dnf",
+    "dire-v1": "dire",
+}
 NoiseReduction = Literal["mean", "first"]
 """The DNF noise: the mean over the inversion, or its first step."""
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -58,6 +66,16 @@ LR_FACTOR = 0.1
 """Factor of a drop of the learning rate."""
 METHOD = "distildire"
 """What a student learns from."""
+
+
+IMAGE_ALGORITHMS = (2, 1)
+"""Numbers of the rules that decode images, the newest first: ``algorithm`` of an image's spec."""
+
+
+def preset_name(stored: object) -> object:
+    """Return the option's word for the preset in an image's spec; anything else as it is."""
+    return next((name for name, value in STORED_PRESETS.items() if value == stored), stored)
+
 
 MIN_SIDE = 8
 """Fewest pixels of an image's shorter side."""

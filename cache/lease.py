@@ -37,7 +37,7 @@ LEASE_FILE = re.compile(r".+\.json")
 """Names of files that may be leases: a fresh one counts whatever its name."""
 _LEASE_NAME = re.compile(r"[A-Za-z0-9._]+-\d+-[0-9a-f]{16}\.json")
 
-Work = Literal["build", "compact", "import", "export", "train", "evaluate"]
+Work = Literal["build", "compact", "import", "export", "train", "evaluate", "verify"]
 """What a process with a lease does."""
 
 

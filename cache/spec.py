@@ -76,23 +76,45 @@ def folder_name(feature: str, fingerprint: str) -> str:
     return f"{feature}-{fingerprint[:FOLDER_DIGITS]}"
 
 
-def unperturbed_fingerprint(spec: Mapping[str, object]) -> str:
-    """Return the fingerprint that a feature would have if its images were not perturbed.
+def fingerprint_without(spec: Mapping[str, object], ignored: str) -> str:
+    """Return the fingerprint that a feature would have without a setting, at any depth.
 
     Parameters
     ----------
     spec
         Its settings as nested JSON values.
+    ignored
+        Name of the setting, such as ``perturb`` or ``algorithm``.
     """
-    return fingerprint_of(_unperturbed(spec))
+    return fingerprint_of(without(spec, ignored))
 
 
-def _unperturbed(spec: Mapping[str, object]) -> dict[str, object]:
+def without(spec: Mapping[str, object], ignored: str) -> dict[str, object]:
+    """Return the settings of a spec without one of them, at any depth."""
     return {
-        name: _unperturbed(value) if isinstance(value, Mapping) else value
+        name: without(value, ignored) if isinstance(value, Mapping) else value
         for name, value in spec.items()
-        if name != "perturb"
+        if name != ignored
     }
+
+
+def with_decoding(spec: Mapping[str, object], algorithm: int) -> dict[str, object]:
+    """Return a spec as it would be if its images, at any depth, were decoded by the rules of this ``algorithm``."""
+    changed = {
+        name: with_decoding(value, algorithm) if isinstance(value, Mapping) else value for name, value in spec.items()
+    }
+    return {**changed, "algorithm": algorithm} if spec.get("feature") == "image" else changed
+
+
+def algorithms(spec: Mapping[str, object]) -> tuple[int, ...]:
+    """Return the algorithms of a feature and of what it derives from, in the order of its settings."""
+    found: tuple[int, ...] = ()
+    for name, value in spec.items():
+        if name == "algorithm" and isinstance(value, int):
+            found += (value,)
+        elif isinstance(value, Mapping):
+            found += algorithms(value)
+    return found
 
 
 def imported_from(spec: Mapping[str, object]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import compress
 from typing import cast
@@ -32,7 +32,7 @@ from .index import file as index_file
 from .index.index import EMPTY, Index
 from .local_copy.reader import MAX_OPEN as COPIES_OPEN
 from .local_copy.reader import LocalCopy
-from .records.builds import BuildStore
+from .records.builds import BuildStore, BuiltFeature
 from .records.datasets import DatasetStore
 from .shards.data import check_rows, remove_data, write_data
 from .shards.format import Rows, ShardReader
@@ -401,6 +401,25 @@ class FeatureStore:
         if written:
             self._index = None  # next time it is mapped from the file instead of held in memory
         return written
+
+    def built(self, split_of: Mapping[str, str], splits: Collection[str]) -> BuiltFeature:
+        """Return what a build record says of this feature.
+
+        Parameters
+        ----------
+        split_of
+            Key -> split of a dataset's rows.
+        splits
+            The splits for which the feature was built.
+        """
+        index = self.index(refresh=True)
+        numbers, _ = index.locate([key for key, split in split_of.items() if split in splits])
+        return BuiltFeature(
+            fingerprint=self.fingerprint,
+            folder=self.folder.name,
+            shards=tuple(index.shards[number] for number in sorted(set(numbers.tolist()))),
+            splits=tuple(sorted(splits)),
+        )
 
     def read(
         self, shard_id: str, start: int = 0, stop: int | None = None, view: int | None = None, out: Rows | None = None

@@ -126,7 +126,10 @@ def build(
         typer.Option(help="Side length of the cached image in pixels. Default: the ADM's.", show_default=False),
     ] = None,
     image_preset: Annotated[
-        ImagePreset, typer.Option(help="Resize and crop as in the DistilDIRE, DIRE or DNF code.")
+        ImagePreset,
+        typer.Option(
+            help="Resize and crop as in the DistilDIRE, DIRE or DNF code. dire-v1: what dire was in earlier versions."
+        ),
     ] = "distildire",
     harmonize: Annotated[
         str | None,

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS
 from .exchange import cache_export, cache_import
-from .options import CacheArgument, JsonOption, render
+from .options import (
+    CacheArgument,
+    ColumnsOption,
+    JsonOption,
+    LabelsOption,
+    LayoutOption,
+    PathPrefixOption,
+    render,
+)
+
+if TYPE_CHECKING:
+    from ..cache import Cache
 
 cache_app = typer.Typer(
     help="Inspect, verify, repair and clean up a cache; export and import its features.",
@@ -64,6 +75,10 @@ def cache_diff(
 @cache_app.command("verify")
 def cache_verify(
     cache: CacheArgument,
+    more_sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SOURCE]...", help="Further sources for --sources.", show_default=False),
+    ] = None,
     repair: Annotated[
         bool,
         typer.Option(
@@ -71,22 +86,82 @@ def cache_verify(
             help="Move damaged shards and files out of the way, so that the next build computes just those again.",
         ),
     ] = False,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Instead: decode these sources again and name the cached images that today's rules refuse or decode "
+            "to other pixels. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    set_aside: Annotated[
+        bool,
+        typer.Option("--set-aside", help="With --sources: give the datasets a revision without the images it names."),
+    ] = False,
+    layout: LayoutOption = None,
+    labels: LabelsOption = None,
+    columns: ColumnsOption = None,
+    path_prefix: PathPrefixOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every marker, checksum, shape and value of a cache.
 
-    Writes nothing; with --repair, moves what is damaged to folders of its own and deletes nothing.
+    Writes nothing; with --repair, moves what is damaged to folders of its own and deletes nothing; with --set-aside,
+    writes revisions and build records, and deletes nothing.
 
-    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 damage found (with --repair: damage left).
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 damage or, with --sources, such images found (with --repair
+    or --set-aside: left).
     """
     from ..cache import Cache, verification
     from ..cache.maintenance.repair import repair as repair_cache
     from .show.cache import show_verification
 
     opened = Cache.open(cache)
+    if sources:
+        if repair:
+            raise typer.BadParameter("does not go with --sources, which has --set-aside.", param_hint="--repair")
+        _verify_sources(
+            opened, [*sources, *(more_sources or ())], layout, labels, columns, path_prefix, set_aside, as_json
+        )
+        return
+    for option, value in (
+        ("--set-aside", set_aside), ("--layout", layout), ("--labels", labels), ("--columns", columns),
+        ("--path-prefix", path_prefix), ("SOURCE", more_sources),
+    ):  # fmt: skip
+        if value:
+            raise typer.BadParameter("needs --sources.", param_hint=option)
     result = repair_cache(opened) if repair else verification(opened)
     render(result, as_json, show_verification)
     if result["problems"]:
+        raise typer.Exit(4)
+
+
+def _verify_sources(
+    cache: Cache,
+    sources: list[str],
+    layout: str | None,
+    labels: str | None,
+    columns: str | None,
+    path_prefix: list[str] | None,
+    set_aside: bool,
+    as_json: bool,
+) -> None:
+    """Compare the cached images with their files, print the result, and end with code 4 if suspects are left."""
+    from ..pipeline.config import default_threads
+    from ..pipeline.sources.reading import parse_reading
+    from ..pipeline.verify_sources import verify_sources
+    from .show.cache import show_suspects
+    from .show.progress import RichProgress
+
+    with RichProgress() as progress:
+        result = verify_sources(
+            cache, sources, layout=layout,
+            reading=parse_reading(labels, columns, tuple(path_prefix or ())), set_aside=set_aside,
+            threads=default_threads(), progress=progress,
+        )  # fmt: skip
+    render(result, as_json, show_suspects)
+    if (result["suspects"] and not set_aside) or result["left"]:
         raise typer.Exit(4)
 
 

@@ -81,7 +81,7 @@ def cache_import(
         str | None, typer.Option(help="With --kind dire: layout below images/. Default: detected.", show_default=False)
     ] = None,
     resize: Annotated[
-        bool, typer.Option("--resize", help="With --kind distildire: resize images of other sizes as its script does.")
+        bool, typer.Option("--resize", help="Resize images of other sizes as the script of the kind does.")
     ] = False,
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Also accept DIRE and reconstructions stored as JPEG or WebP.")
@@ -107,8 +107,8 @@ def cache_import(
 
     Writes shards, a revision of the dataset and a build record; computes nothing but, with --teacher, teacher features.
 
-    Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected (with --strict),
-    4 the cache is damaged.
+    Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 every image of a class was rejected, or any image (with
+    --strict), 4 the cache is damaged.
     """
     from ..pipeline.importing.import_config import ImportConfig
     from ..pipeline.importing.importer import run_import
@@ -124,7 +124,7 @@ def cache_import(
     with RichProgress() as progress:
         result = run_import(config, progress)
     render(result, as_json, show_import)
-    if strict and result["rejected"]:
+    if result["lost_classes"] or (strict and result["rejected"]):
         raise typer.Exit(3)
 
 

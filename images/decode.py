@@ -19,7 +19,12 @@ The steps define the meaning of :class:`.spec.ImageSpec`. Steps 1 to 4 are in :m
    * ``distildire``: float in [0, 1], shorter side to N (the longer one to int(N * long / short)), bilinear with
      antialiasing, then the centre NxN. As ``Resize(N, antialias=True)`` and ``CenterCrop(N)`` of torchvision on a
      float tensor.
-   * ``dire``: the centre square of the shorter side, then bicubic without antialiasing, on floats.
+   * ``dire-center-crop`` (the option's ``dire``): as ``center_crop_arr`` of guided-diffusion, through which DIRE reads:
+     halved by averaging while the shorter side is at least 2 N, then shorter side to N (the longer one rounded),
+     bicubic and antialiased, Pillow's filters on 8-bit values, then the centre NxN, which starts at the floor of half
+     the rest.
+   * ``dire`` (the option's ``dire-v1``): the centre square of the shorter side, then bicubic without antialiasing, on
+     floats. This was taken for DIRE's preprocessing at first and stays for the caches that hold it.
    * ``dnf``: both sides to N whatever the proportions, bicubic and antialiased, Pillow's filter on 8-bit values.
 
 7. **Rounding** half up to uint8, after clamping to [0, 255].
@@ -37,7 +42,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from ..choices import MAX_PIXELS
+from ..choices import MAX_PIXELS, StoredPreset
 from .file import ImageRejected, Limits, content_key, open_image
 from .perturb import MAX_JPEG_SIDE, perturb, recompress_jpeg
 from .spec import ImageSpec
@@ -111,7 +116,20 @@ def _distildire(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return _to_uint8(resized[:, :, top : top + size, left : left + size])
 
 
-def _dire(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def _dire_center_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels)
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    if width * height > MAX_PIXELS:
+        raise ImageRejected("too-large", f"{pixels.shape[1]}x{pixels.shape[0]} pixels would become {width}x{height}")
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    top, left = (height - size) // 2, (width - size) // 2
+    return _channels_first(resized[top : top + size, left : left + size])
+
+
+def _dire_v1(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     square = _centre(pixels, min(pixels.shape[:2]))
     if square.shape[0] == size:
         return _channels_first(square)
@@ -124,9 +142,10 @@ def _dnf(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return _channels_first(np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)))
 
 
-_PRESETS: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {
+_PRESETS: dict[StoredPreset, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {
     "distildire": _distildire,
-    "dire": _dire,
+    "dire-center-crop": _dire_center_crop,
+    "dire": _dire_v1,
     "dnf": _dnf,
 }
 

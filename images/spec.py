@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ..cache.spec import Spec, SpecPart
-from ..choices import ImagePreset
+from ..choices import StoredPreset
 from ..errors import UsageError
 
 PerturbationKind = Literal["jpeg", "resize", "blur", "noise", "crop"]
@@ -65,15 +65,20 @@ class Perturbation(SpecPart):
 class ImageSpec(Spec):
     """How a file becomes a uint8 image of shape (3, size, size); :mod:`.decode` lists the steps.
 
-    EXIF orientation, colour conversion and rounding are the same for all presets. A change to any of them increments
-    ``algorithm``.
+    Which files are refused, orientation, colour conversion and rounding are the same for all presets. A change to any
+    of them increments ``algorithm``. Only the newest rules are in the program: an old spec names the cached rows that
+    were made by the old ones, and :func:`.decode.decode` follows today's whatever the spec's number is.
 
     Attributes
     ----------
+    algorithm
+        2: a damaged file is refused whole, and 16-bit, transparent and turned images are read as :mod:`.decode` says.
+        1: the rules before.
     size
         Side of the image in pixels, 16..1024; the ADM's image size.
     preset
-        Preprocessing: resize filter, antialiasing, and the order of resize and crop.
+        Preprocessing: resize filter, antialiasing, and the order of resize and crop. ``dire`` is the option's
+        ``dire-v1``, see :data:`..choices.STORED_PRESETS`.
     harmonize
         JPEG compression of the decoded image before the resize, if any.
     perturb
@@ -83,9 +88,9 @@ class ImageSpec(Spec):
     ADDED: ClassVar[frozenset[str]] = frozenset({"harmonize", "perturb"})
 
     feature: Literal["image"] = "image"
-    algorithm: Literal[1] = 1
+    algorithm: Literal[1, 2] = 2
     size: ImageSize
-    preset: ImagePreset = "distildire"
+    preset: StoredPreset = "distildire"
     harmonize: Harmonization | None = None
     perturb: Perturbation | None = None
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..choices import FRAMES, METHOD, Precision, TestTransform
+from ..choices import FRAMES, IMAGE_ALGORITHMS, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
@@ -328,6 +328,12 @@ def _notes(
         found.append(feature_specs.assumption)
     if maker.adm_file is not None:
         found += maker.adm_file.notes
+    algorithm = feature_specs.image.algorithm
+    if algorithm != IMAGE_ALGORITHMS[0]:
+        found.append(
+            f"the student was trained on images decoded by the rules of algorithm {algorithm}; this version decodes by "
+            f"those of algorithm {IMAGE_ALGORITHMS[0]}, and the changelog says for which images they differ"
+        )
     perturb = feature_specs.image.perturb
     if perturb is not None:
         found.append(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ..cache.spec import Spec, fingerprint_of, imported_from
 from ..cache.store import Cache
-from ..choices import Precision
+from ..choices import Precision, StoredPreset
 from ..errors import UserError
 from ..images.spec import ImageSpec
 from ..pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, TeacherSpec
@@ -105,8 +105,17 @@ def read_feature_specs(record: RunRecord, cache: AnyPath | None) -> FeatureSpecs
     if origins:
         sizes = [size for spec in stored.values() if isinstance(size := spec.get("size"), int)]
         why = f"the student was trained on imported files ({'; '.join(origins)}); its features are made as in the reference"
-        return FeatureSpecs(ImageSpec(size=sizes[0]), {}, None, why)
+        preset: StoredPreset = "dire-center-crop" if any(map(_is_of_dire, stored.values())) else "distildire"
+        return FeatureSpecs(ImageSpec(size=sizes[0], preset=preset), {}, None, why)
     return _parsed(record, {name: _SPECS[name] for name in stored if name in _SPECS}, stored)
+
+
+def _is_of_dire(spec: Mapping[str, object]) -> bool:
+    """Return whether a feature, or one that it derives from, was imported from what DIRE's script wrote."""
+    imported = spec.get("imported")
+    if isinstance(imported, Mapping):
+        return imported.get("kind") == "dire"
+    return any(_is_of_dire(part) for part in spec.values() if isinstance(part, Mapping))
 
 
 def _parsed(

@@ -224,5 +224,5 @@ def _log(
         deviation = executor.deviation(keys)
         event["deviation_from_float32"] = asdict(deviation) if deviation else None
     for name, store in ready.stores.items():
-        if totals.computed[name]:
-            store.log({**event, "computed": totals.computed[name]})
+        if totals.new(name):
+            store.log({**event, "computed": totals.computed[name], "taken_over": totals.taken_over[name]})

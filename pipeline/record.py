@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from .. import __version__
 from ..cache.maintenance.trash import ensure_shards
 from ..cache.records.audit import HeaderAudit
-from ..cache.records.builds import BuildRecord, BuiltFeature, Derived
+from ..cache.records.builds import BuildRecord, Derived
 from ..cache.records.sources import SourceRecords
 from ..cache.store import Cache, FeatureStore
 from .scan.conflicts import Reject, ScannedRow, to_table
@@ -69,7 +69,8 @@ def write_record(
         datasets.add_audit(dataset, revision, found)
     if sources is not None:
         datasets.add_sources(dataset, revision, sources)
-    built = _built({row.key: row.file.split for row in rows}, wanted, stores)
+    split_of = {row.key: row.file.split for row in rows}
+    built = {name: stores[name].built(split_of, splits) for name, splits in wanted.items()}
     for name, feature in built.items():
         ensure_shards(stores[name], feature.shards)
     record = BuildRecord.new(dataset, revision, built, versions(), origin)
@@ -87,20 +88,3 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):  # this module loads without torch
             found[name] = version(name)
     return found
-
-
-def _built(
-    split_of: Mapping[str, str], wanted: Mapping[str, frozenset[str]], stores: Mapping[str, FeatureStore]
-) -> dict[str, BuiltFeature]:
-    """Return, for each feature, the shards that hold the dataset's rows."""
-    built = {}
-    for feature, splits in wanted.items():
-        index = stores[feature].index(refresh=True)
-        numbers, _ = index.locate([key for key, split in split_of.items() if split in splits])
-        built[feature] = BuiltFeature(
-            fingerprint=stores[feature].fingerprint,
-            folder=stores[feature].folder.name,
-            shards=tuple(index.shards[number] for number in sorted(set(numbers.tolist()))),
-            splits=tuple(sorted(splits)),
-        )
-    return built

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
+
 from ..cache.index.index import Index
 from ..cache.records.audit import HeaderAudit
+from ..choices import IMAGE_ALGORITHMS
 from ..errors import UserError
 from ..images.file import Reason
 from .accounting import account_for, image_counts, notes_of, one_class_note, warnings_of
@@ -18,6 +21,7 @@ from .config import BuildConfig
 from .execution.tasks import TaskReport
 from .planning.estimate import predicted_calls, row_bytes
 from .planning.plan import Plan, PlanPartition
+from .planning.predecessors import without_predecessors
 from .planning.prepare import BuildPlan, refuse_one_class
 from .record import write_record
 from .scan.conflicts import Reject, ScannedRow
@@ -32,7 +36,9 @@ class BuildTotals:
     Attributes
     ----------
     computed
-        Feature -> rows.
+        Feature -> rows that were computed, or decoded.
+    taken_over
+        Feature -> rows that are those of an earlier algorithm.
     adm_calls
         Images x ADM calls.
     unusable
@@ -46,16 +52,22 @@ class BuildTotals:
     """
 
     computed: Counter[str] = field(default_factory=Counter)
+    taken_over: Counter[str] = field(default_factory=Counter)
     adm_calls: int = 0
     unusable: dict[str, str] = field(default_factory=dict)
     shards: dict[str, set[str]] = field(default_factory=dict)
     batch_size: int | None = None
     speed: dict[str, tuple[int, float]] = field(default_factory=dict)
 
+    def new(self, feature: str) -> int:
+        """Return the number of rows of a feature that the build added."""
+        return self.computed[feature] + self.taken_over[feature]
+
     def add(self, report: TaskReport) -> None:
         """Add the report of one task."""
         done = report.done
         self.computed.update(done.computed)
+        self.taken_over.update(done.taken_over)
         self.adm_calls += done.adm_calls
         self.unusable.update(done.unusable)
         for feature, shard in done.shards.items():
@@ -88,7 +100,8 @@ def record_result(
         If no image is usable.
     """
     assert ready.cache is not None
-    rows, undecodable = _usable(ready.scanned.rows, ready.stores["image"].index(refresh=True), totals.unusable)
+    index = ready.stores["image"].index(refresh=True)
+    rows, undecodable = _usable(ready.scanned.rows, index, totals.unusable, ready.set_aside)
     rejects = [*ready.scanned.rejects, *undecodable]
     if not rows:
         first = f"{rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
@@ -107,7 +120,8 @@ def record_result(
         name: {
             "fingerprint": feature.fingerprint,
             "computed": totals.computed[name],
-            "reused": sum(split in feature.splits for split in split_of.values()) - totals.computed[name],
+            "taken_over": totals.taken_over[name],
+            "reused": sum(split in feature.splits for split in split_of.values()) - totals.new(name),
             "bytes": ready.stores[name].index().stored_bytes(feature.shards),
         }
         for name, feature in record.features.items()
@@ -120,7 +134,7 @@ def record_result(
         "build": record.id,
         "samples": len(split_of),
         "occurrences": len(rows),
-        "decoded": totals.computed["image"],
+        "decoded": totals.new("image"),
         "adm_calls": totals.adm_calls,
         "features": features,
         "audit": audit_result(ready.cache.datasets().audit(config.dataset, record.revision), config.harmonize),
@@ -136,7 +150,8 @@ def part_result(
         name: {
             "fingerprint": spec.fingerprint(),
             "computed": totals.computed[name],
-            "reused": rest.wanted[name] - rest.missing[name] - totals.computed[name],
+            "taken_over": totals.taken_over[name],
+            "reused": rest.wanted[name] - rest.missing[name] - totals.new(name),
             "bytes": ready.stores[name].index().stored_bytes(sorted(totals.shards.get(name, ()))),
         }
         for name, spec in ready.specs.items()
@@ -149,7 +164,7 @@ def part_result(
         "build": None,
         "samples": rest.wanted["image"],
         "occurrences": len(ready.scanned.rows),
-        "decoded": totals.computed["image"],
+        "decoded": totals.new("image"),
         "adm_calls": totals.adm_calls,
         "features": features,
         "rejects_file": None,
@@ -160,10 +175,12 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
     """Return the result of a dry run; ``began`` is the monotonic clock at its start."""
     plan = ready.plan
     rows, rejects = _known_usable(ready)
+    at_least = without_predecessors(plan, ready.predecessors)
     features = {
         name: {
             "fingerprint": spec.fingerprint(),
             "missing": plan.missing[name],
+            "may_be_taken_over": plan.missing[name] - at_least.missing[name],
             "reused": plan.wanted[name] - plan.missing[name],
             "bytes": plan.missing[name] * row_bytes(spec),
         }
@@ -178,6 +195,7 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
         "occurrences": len(rows),
         "decoded": plan.missing["image"],
         "adm_calls": predicted_calls(plan, ready.specs, ready.schedule, config.real_step),
+        "adm_calls_at_least": predicted_calls(at_least, ready.specs, ready.schedule, config.real_step),
         "features": features,
         "rejects_file": None,
         "seconds": round(time.monotonic() - began, 3),
@@ -198,11 +216,22 @@ def _scan_result(
         "sources": [account.model_dump(mode="json") for account in accounts.sources],
         "counts": image_counts(rows),
         "warnings": warnings_of(accounts),
-        "notes": [*notes_of(accounts), *one_class_note(rows)],
+        "notes": [*notes_of(accounts), *one_class_note(rows), *_notes(config, ready)],
         "audit": None,
         "part": None,
         "rejects": [reject.as_json() for reject in rejects],
     }
+
+
+def _notes(config: BuildConfig, ready: BuildPlan) -> list[str]:
+    """Say which rules decoded the images, if they are not today's."""
+    algorithm = ready.specs["image"].algorithm
+    if algorithm == IMAGE_ALGORITHMS[0]:
+        return []
+    return [
+        f"The images of {config.origin} were decoded by the rules of algorithm {algorithm}, and this build uses them as "
+        "they are. Build from the sources to have them decoded by today's."
+    ]
 
 
 def _part(part: PlanPartition | None, left: int) -> BuildResult | None:
@@ -211,29 +240,31 @@ def _part(part: PlanPartition | None, left: int) -> BuildResult | None:
 
 
 def _usable(
-    rows: Sequence[ScannedRow], image: Index, unusable: dict[str, str]
+    rows: Sequence[ScannedRow], image: Index, unusable: Mapping[str, str], set_aside: Mapping[str, str]
 ) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into those with an image and rejects for those without."""
+    """Divide the rows into those with an image and rejects for those without, or whose image is set aside."""
     present = image.locate([row.key for row in rows])[0] >= 0
+    if set_aside:
+        present &= np.array([row.key not in set_aside for row in rows])
     if present.all():
         return list(rows), []
-    return _divided(
-        rows, {row.key for row, there in zip(rows, present.tolist(), strict=True) if not there}, image, unusable
-    )
+    without = {row.key for row, there in zip(rows, present.tolist(), strict=True) if not there}
+    return _divided(rows, without, ChainMap(dict(set_aside), dict(image.rejected), dict(unusable)))
 
 
 def _known_usable(ready: BuildPlan) -> tuple[list[ScannedRow], list[Reject]]:
     """Divide the rows of a plan into those that may be usable, and rejects: an earlier build could not decode them."""
     store = ready.stores.get("image")
     image = Index.empty() if store is None else store.index()
-    rows, undecodable = _divided(ready.scanned.rows, image.rejected.keys(), image, {})
+    known = ChainMap(dict(ready.set_aside), dict(image.rejected))
+    rows, undecodable = _divided(ready.scanned.rows, known.keys(), known)
     return rows, [*ready.scanned.rejects, *undecodable]
 
 
 def _divided(
-    rows: Sequence[ScannedRow], without: Collection[str], image: Index, unusable: Mapping[str, str]
+    rows: Sequence[ScannedRow], without: Collection[str], why: Mapping[str, str]
 ) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into usable ones and rejects, whose keys are in ``without``."""
+    """Divide the rows into usable ones and rejects, whose keys are in ``without``; ``why`` has ``reason: detail`` by key."""
     if not without:
         return list(rows), []
     usable: list[ScannedRow] = []
@@ -242,6 +273,6 @@ def _divided(
         if row.key not in without:
             usable.append(row)
             continue
-        reason, _, detail = (image.rejected.get(row.key) or unusable[row.key]).partition(": ")
+        reason, _, detail = why[row.key].partition(": ")
         rejects.append(Reject.of(row.file, cast(Reason, reason), detail))
     return usable, rejects

@@ -83,10 +83,13 @@ class _InversionSpec(Spec):
 
 
 class ReconSpec(_InversionSpec):
-    """The image after DDIM inversion and sampling, rounded to uint8 (3, S, S)."""
+    """The image after DDIM inversion and sampling, uint8 (3, S, S).
+
+    ``algorithm`` 2 truncates, as DIRE's script does when it saves the file; 1 rounded.
+    """
 
     feature: Literal["recon"] = "recon"
-    algorithm: Literal[1] = 1
+    algorithm: Literal[1, 2] = 2
 
 
 class DireSpec(_InversionSpec):
@@ -114,6 +117,20 @@ def one_call_features(specs: Mapping[str, Spec]) -> frozenset[str]:
     )
 
 
+def with_image_algorithm(spec: Spec, algorithm: int) -> Spec:
+    """Return the spec that a feature has if its images were decoded by the rules of this ``ImageSpec.algorithm``.
+
+    Specs of imported features are returned as they are: their images are not part of them.
+    """
+    if isinstance(spec, ImageSpec):
+        return spec.model_copy(update={"algorithm": algorithm})
+    for name in ("image", "dire"):
+        part = getattr(spec, name, None)
+        if isinstance(part, Spec):
+            return spec.model_copy(update={name: with_image_algorithm(part, algorithm)})
+    return spec
+
+
 ImportOrigin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ -~]+\z")]
 
 
@@ -129,15 +146,18 @@ class ImportedImageSpec(Spec):
 
     Attributes
     ----------
+    algorithm
+        As in :class:`..images.spec.ImageSpec`: the same decoder reads the files.
     resize
-        ``none``, or ``distildire``: images of other sizes are resized as by DistilDIRE's script.
+        ``none``, or how images of other sizes are resized: ``distildire`` as by DistilDIRE's script,
+        ``dire-center-crop`` as by DIRE's.
     """
 
     feature: Literal["image"] = "image"
-    algorithm: Literal[1] = 1
+    algorithm: Literal[1, 2] = 2
     imported: ImportedFiles
     size: ImageSize
-    resize: Literal["none", "distildire"] = "none"
+    resize: Literal["none", "distildire", "dire-center-crop"] = "none"
 
 
 class ImportedEpsSpec(Spec):

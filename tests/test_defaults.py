@@ -24,6 +24,7 @@ from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.config import BuildConfig, build_requests
 from distil_cache.pipeline.cost import CostRequest
 from distil_cache.pipeline.importing.import_config import ImportConfig
+from distil_cache.pipeline.verify_sources import verify_sources
 from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
@@ -71,7 +72,7 @@ BEHIND = {
     "demo": Behind((run_demo,)),
     "cache ls": Behind(),
     "cache diff": Behind((diff,)),
-    "cache verify": Behind(own={"repair"}),
+    "cache verify": Behind((verify_sources,), own={"repair", "labels", "columns", "path_prefix", "more_sources"}),
     "cache gc": Behind((collect,), {"yes": "delete_them", "grace": "grace_hours"}),
     "cache compact": Behind((compact,)),
     "cache export": Behind((export_build,), {"split": "splits"}),

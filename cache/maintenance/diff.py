@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...choices import preset_name
 from ...errors import UsageError
 from ...storage import AnyPath
 from ..records.builds import BuildRecord
@@ -166,7 +167,8 @@ def settings(a: Mapping[str, Any], b: Mapping[str, Any], reported: Iterable[str]
             else:
                 found += settings(value_a, value_b, reported, f"{where}{name}.")
         else:
-            found.append(f"{where}{name} {short_value(value_a)} -> {short_value(value_b)}")
+            values = [preset_name(value) if name == "preset" else value for value in (value_a, value_b)]
+            found.append(f"{where}{name} {short_value(values[0])} -> {short_value(values[1])}")
     return list(dict.fromkeys(found))
 
 

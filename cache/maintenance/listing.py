@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import cast
 
+from ...choices import preset_name
 from ...errors import UnreachableError, UserError
 from ...storage import AnyPath, list_matching
 from ..lease import FOLDER as BUILDERS
@@ -50,22 +51,25 @@ def spec_summary(spec: Mapping[str, object]) -> str:
         if name == "feature" or (name == "algorithm" and value == 1):
             continue
         if isinstance(value, dict) and "feature" in value:
-            parts.append(f"from {value['feature']}{_perturbed(value)}")
+            image = _image_of(value)
+            perturb, algorithm = image.get("perturb"), image.get("algorithm", 1)
+            perturbed = f" (perturb {spec_summary(perturb)})" if isinstance(perturb, dict) else ""
+            parts.append(f"from {value['feature']}{perturbed}")
+            parts += [] if algorithm == 1 else [f"image algorithm {algorithm}"]
         elif isinstance(value, dict):
             parts.append(
                 f"{name} {short_value(value['weights'])}" if "weights" in value else f"{name} ({spec_summary(value)})"
             )
         else:
-            parts.append(f"{name} {short_value(value)}")
+            parts.append(f"{name} {short_value(preset_name(value) if name == 'preset' else value)}")
     return ", ".join(parts)
 
 
-def _perturbed(spec: Mapping[str, object]) -> str:
-    """Return the perturbation of the images from which a feature derives, at any depth, in parentheses; or nothing."""
-    found = spec.get("perturb")
-    if isinstance(found, dict):
-        return f" (perturb {spec_summary(found)})"
-    return next((text for part in spec.values() if isinstance(part, dict) and (text := _perturbed(part))), "")
+def _image_of(spec: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the spec of the images from which a feature derives, at any depth; empty if there is none."""
+    if spec.get("feature") == "image":
+        return spec
+    return next((image for part in spec.values() if isinstance(part, dict) and (image := _image_of(part))), {})
 
 
 def short_value(value: object) -> str:

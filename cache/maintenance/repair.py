@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, path_exists, relative_name
 from ...storage.atomic import cannot_write, create_file, fsync_folder, make_folder
+from .. import set_aside
 from ..index import file as index_file
 from ..records.builds import BuildRecord
 from ..records.datasets import OF_REVISION
@@ -160,6 +161,8 @@ def _trash_file(cache: Cache, path: AnyPath) -> Iterator[str]:
     elif path.name.endswith(".rejects.jsonl"):
         create_file(path, json.dumps(LOST, sort_keys=True).encode() + b"\n")
         yield f"{name} was moved to {DAMAGED}/; the files that this revision rejected are no longer known"
+    elif path.parent.name == set_aside.FOLDER:
+        yield f"{name} was moved to {DAMAGED}/; verify --sources --set-aside names its images again"
     elif path.parent.name == "refs":
         yield (
             f"{name} was moved to {DAMAGED}/; the run writes it again when it is resumed, and until then gc does not "

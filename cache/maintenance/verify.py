@@ -24,6 +24,7 @@ from ...storage import (
     path_exists,
     relative_name,
 )
+from .. import set_aside
 from ..index import file as index_file
 from ..index.index import Index
 from ..records.builds import REF_NAME, BuildRecord, BuiltFeature, read_ref
@@ -157,6 +158,11 @@ def _verify_feature(folder: AnyPath) -> Iterator[Problem]:
     for shard, result in zip(shards, map_ordered(checked, checks, folder, max_workers=_SHARDS_AT_ONCE), strict=True):
         if isinstance(result, _Failure):
             yield Problem(folder.name, shard, result.what, kind=result.kind)
+    for path in set_aside.list_files(store):
+        reasons = _checked(folder, partial(set_aside.read_list, path))
+        if isinstance(reasons, _Failure):
+            where = f"features/{folder.name}/{set_aside.FOLDER}/{path.name}"
+            yield Problem(folder.name, None, reasons.what, where, reasons.kind)
     for path, what in _index_problems(store):
         yield Problem(folder.name, None, what, f"features/{folder.name}/{index_file.FOLDER}/{path.name}")
 

@@ -15,11 +15,15 @@ def show_build(result: Result) -> None:
     """Print the summary of a build, or of a dry run."""
     console = new_console()
     plan = result["dry_run"]
-    table = new_table(_title(result), ["feature", "missing" if plan else "computed", "reused", "size", "fingerprint"])
+    taken = {name: row["may_be_taken_over" if plan else "taken_over"] for name, row in result["features"].items()}
+    column = ["up to taken over" if plan else "taken over"] if any(taken.values()) else []
+    head = ["feature", "missing" if plan else "computed", *column, "reused", "size", "fingerprint"]
+    table = new_table(_title(result), head)
     for name, row in result["features"].items():
         new = row["missing"] if plan else row["computed"]
         size = ("at most " if plan else "") + size_of(row["bytes"])
-        table.add_row(name, f"{new:,}", f"{row['reused']:,}", size, row["fingerprint"][:16])
+        taken_over = [f"{taken[name]:,}"] if column else []
+        table.add_row(name, f"{new:,}", *taken_over, f"{row['reused']:,}", size, row["fingerprint"][:16])
     show_sources(console, result["sources"], result["warnings"])
     show_counts(console, result["counts"])
     console.print(table)
@@ -32,8 +36,16 @@ def show_build(result: Result) -> None:
     if result["adm_calls"] == 0:
         console.print("Nothing to compute: 0 ADM calls, no image decoded." if not result["decoded"] else "0 ADM calls.")
     else:
-        verb = "Would make" if plan else "Made"
-        console.print(f"{verb} {count(result['adm_calls'], 'ADM call')} (images x calls per image).", highlight=False)
+        calls = count(result["adm_calls"], "ADM call")
+        if plan and result["adm_calls_at_least"] < result["adm_calls"]:
+            calls = f"{result['adm_calls_at_least']:,} to {calls}"
+        console.print(f"{'Would make' if plan else 'Made'} {calls} (images x calls per image).", highlight=False)
+    if column:
+        when = "are taken over if" if plan else "were taken over where"
+        known = ", which is known once it is decoded" if plan else ""
+        console.print(
+            f"Rows of an earlier version {when} the file still gives the same pixels{known}.", highlight=False
+        )
     for note in result["notes"]:
         console.print(Text(f"Note: {note}"))
     if result["audit"] and result["audit"]["found"]:

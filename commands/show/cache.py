@@ -90,6 +90,38 @@ def show_verification(result: Result) -> None:
     )
 
 
+def show_suspects(result: Result) -> None:
+    """Print which cached images today's rules refuse or decode otherwise, and what was done about them."""
+    console = Console()
+    for entry in result["counts"]:
+        label = ("real", "generated")[entry["label"]]
+        what = f"{entry['generator']}, {label}: {count(entry['images'], 'image')} {entry['reason']}"
+        _line(console, entry["dataset"], what, style="red")
+    for suspect in result["suspects"][:5]:
+        console.print(Text(f"  {suspect['path']}: {suspect['reason']} ({suspect['detail']})", style="yellow"))
+    if len(result["suspects"]) > 5:
+        console.print(f"  and {len(result['suspects']) - 5:,} more; all are in --json")
+    for dataset in result["datasets"]:
+        lacking = f"; {dataset['not_seen']:,} are not in these sources" if dataset["not_seen"] else ""
+        console.print(
+            f"{dataset['name']}: {dataset['seen']:,} of {count(dataset['samples'], 'image')} decoded again{lacking}."
+        )
+        if dataset["newest_revision"] != dataset["revision"]:
+            console.print(f"{dataset['name']}: revision {dataset['newest_revision']} leaves them out.", highlight=False)
+    for entry in result["unreadable"][:5]:
+        console.print(Text(f"  cannot be read: {entry['path']}: {entry['reason']} ({entry['detail']})", style="yellow"))
+    for what in result["left"]:
+        console.print(Text(what, style="red"), soft_wrap=True)
+    verdict = count(len(result["suspects"]), "suspect") if result["suspects"] else "no suspect"
+    console.print(
+        f"{count(result['files'], 'file')}, {result['not_in_cache']:,} of them not in the cache, "
+        f"{len(result['unreadable']):,} unreadable: {verdict}.",
+        highlight=False,
+    )
+    if result["suspects"] and not result["set_aside"]:
+        console.print("To leave them out of new revisions, run it again with --set-aside.")
+
+
 def show_collection(result: Result) -> None:
     """Print what is deleted and why, in groups, and what is kept."""
     console = new_console()
@@ -158,6 +190,10 @@ def show_import(result: Result) -> None:
         f" {result['leaked']:,} left out of a split because test or val has an identical file.",
         highlight=False,
     )
+    for reason, counts in result["rejected_by_class"].items():
+        _line(console, reason, f"{counts['real']:,} real, {counts['fake']:,} generated")
+    for note in result["notes"]:
+        console.print(Text(f"Warning: {note}", style="yellow"), soft_wrap=True)
     show_rejects(console, result)
     console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
 

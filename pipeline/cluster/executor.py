@@ -175,6 +175,7 @@ def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> Ope
         version=__version__,
         config=sent.model_dump(mode="json", exclude_unset=True),
         fingerprints={feature: spec.fingerprint() for feature, spec in ready.specs.items()},
+        image_algorithm=ready.specs["image"].algorithm,
         lease=ready.lease,
         pictures=ready.originals.folder.name if ready.originals else None,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ...choices import IMAGE_ALGORITHMS
 from ..execution.tasks import TaskReport, TaskResult
 from ..planning.plan import Task
 from ..scan.memory import ScanEntry
@@ -29,6 +30,8 @@ class OpenBuild(BaseModel):
         Fields of the build's configuration that were given, with absolute paths.
     fingerprints
         Feature -> fingerprint, which the worker must reproduce.
+    image_algorithm
+        ``ImageSpec.algorithm`` of the images; the newest unless the build is made from cached images.
     lease
         Name of the build's lease, which proves that both see the same cache.
     pictures
@@ -40,6 +43,7 @@ class OpenBuild(BaseModel):
     version: str
     config: dict[str, Any]
     fingerprints: dict[str, str]
+    image_algorithm: int = IMAGE_ALGORITHMS[0]
     lease: str
     pictures: str | None
 

@@ -29,10 +29,12 @@ from ..execution.load import TaskImages
 from ..execution.tasks import TaskReport, run_task, still_missing
 from ..planning.make_specs import flags_and_digest, make_specs
 from ..planning.plan import Task
+from ..planning.predecessors import find_predecessors
 from ..planning.prepare import BuildResources
 from ..scan.memory import ScanEntry
 from ..scan.scan import scan_files
 from ..sources.file import SourceFile
+from ..specs import with_image_algorithm
 from .messages import OpenBuild, read_files, read_task, write_entries, write_report
 
 
@@ -150,7 +152,8 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
     digest = None
     if "teacher" in request.fingerprints:
         digest = load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).digest
-    specs = make_specs(config, flags, adm_digest, request.fingerprints, digest)
+    made = make_specs(config, flags, adm_digest, request.fingerprints, digest)
+    specs = {feature: with_image_algorithm(spec, request.image_algorithm) for feature, spec in made.items()}
     for feature, fingerprint in request.fingerprints.items():
         if specs[feature].fingerprint() != fingerprint:
             raise UserError(f"{feature}: the worker's model files are not those of the build: share or copy them.")
@@ -160,6 +163,7 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         specs=specs,
         stores={feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
         originals=None if request.pictures is None else cache.open_feature(request.pictures),
+        predecessors=find_predecessors(cache, specs),
     )
     return TaskContext.of(config, setup, files, Silent())
 

@@ -27,19 +27,19 @@ FINITE = "finite"
 
 def load_models(task: Task, images: TaskImages, context: TaskContext) -> None:
     """Load the models that :func:`compute` needs for this task, unless they are loaded."""
-    if any(images.lacking(task, feature) for feature in PASS_FEATURES):
+    if any(images.to_compute(task, feature) for feature in PASS_FEATURES):
         _ = context.models.adm_batch
-    if images.lacking(task, "teacher"):
+    if images.to_compute(task, "teacher"):
         _ = context.models.teacher
 
 
 def compute(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, HostArray], int]:
-    """Compute all features, except the images, that the task's images lack.
+    """Compute all features, except the images, that the task's images lack and for which no row is taken over.
 
     Returns
     -------
     dict of str to array
-        Feature -> rows, in the order of ``images.lacking``.
+        Feature -> rows, in the order of ``images.to_compute``.
     int
         Images x ADM calls.
 
@@ -49,9 +49,10 @@ def compute(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[
         If a model returns values that are not finite, or the device has too little memory.
     """
     made, calls = run_pass(task, images, context)
-    wanted = images.lacking(task, "teacher")
+    wanted = images.to_compute(task, "teacher")
     if wanted:
-        fresh = dict(zip(images.lacking(task, "dire"), made.get("dire", ()), strict=True))
+        computed = dict(zip(images.to_compute(task, "dire"), made.get("dire", ()), strict=True))
+        fresh = {**images.taken.get("dire", {}), **computed}
         old = [key for key in wanted if key not in fresh]
         rows = dict(zip(old, gather(context.stores["dire"], old), strict=True)) if old else {}
         made["teacher"] = run_teacher(np.stack([fresh[key] if key in fresh else rows[key] for key in wanted]), context)
@@ -60,7 +61,7 @@ def compute(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[
 
 def run_pass(task: Task, images: TaskImages, context: TaskContext) -> tuple[dict[str, HostArray], int]:
     """Compute eps, recon, dire and noise with as few ADM calls as possible; returns the same as :func:`compute`."""
-    lacking = {feature: images.lacking(task, feature) for feature in PASS_FEATURES}
+    lacking = {feature: images.to_compute(task, feature) for feature in PASS_FEATURES}
     index = {feature: {key: number for number, key in enumerate(keys)} for feature, keys in lacking.items() if keys}
     row_of = {key: row for row, key in enumerate(images.keys)}
     cost = route_calls(context.schedule, context.config.real_step)
@@ -147,7 +148,7 @@ def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:
         return noise.to(getattr(torch, spec.storage))
     if isinstance(spec, ReconSpec):
         assert found.recon is not None
-        return ((found.recon + 1) * 127.5 + 0.5).floor().clamp(0, 255).to(torch.uint8)
+        return ((found.recon + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # truncated, as DIRE's script writes it
     assert found.dire is not None
     return found.dire
 

@@ -16,6 +16,7 @@ from ..planning.prepare import BuildResources
 from ..sources.file import SourceFile
 from .load import TaskImageLoader
 from .networks import Models
+from .takeover import Takeover
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class TaskContext:
         image = setup.specs["image"]
         assert isinstance(image, ImageSpec)
         store, threads = setup.stores["image"], config.decode_threads
-        images = TaskImageLoader(image, store, setup.originals, files, threads, config.limits)
+        takeover = Takeover(setup.predecessors)
+        images = TaskImageLoader(image, store, setup.originals, files, threads, config.limits, takeover)
         models = Models(config, setup.device, image.size)
         return cls(config, setup.schedule, setup.specs, setup.stores, images, models, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from threading import Semaphore
 
 import numpy as np
@@ -20,6 +20,7 @@ from ...images.spec import ImageSpec
 from ..planning.plan import Task
 from ..sources.file import SourceFile
 from ..sources.read import MAX_UNREADABLE, read_source, readers
+from .takeover import TakenRows, Takeover
 from .transfer import HostArray
 
 
@@ -37,16 +38,24 @@ class TaskImages:
         Key -> ``reason: detail`` for files that cannot be decoded. This is final: it depends on the bytes alone.
     gone
         Key -> ``reason: detail`` for files that could not be read or have changed since the scan.
+    taken
+        Rows that the task lacks and that are taken over from an earlier algorithm.
     """
 
     keys: tuple[str, ...]
     pixels: HostArray
     bad: Mapping[str, str]
     gone: Mapping[str, str]
+    taken: TakenRows = field(default_factory=dict)
 
     def lacking(self, task: Task, feature: str) -> list[str]:
         """Return the task's keys that have an image and lack the feature, in row order."""
         return [key for key in task.missing.get(feature, ()) if key not in self.bad and key not in self.gone]
+
+    def to_compute(self, task: Task, feature: str) -> list[str]:
+        """Return the keys that lack the feature and for which no row is taken over, in row order."""
+        taken = self.taken.get(feature, {})
+        return [key for key in self.lacking(task, feature) if key not in taken]
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,8 @@ class TaskImageLoader:
         Number of threads that decode at a time.
     limits
         Size limits for images.
+    takeover
+        Takes rows over from features of an earlier algorithm.
     """
 
     spec: ImageSpec
@@ -73,9 +84,22 @@ class TaskImageLoader:
     files: Mapping[str, SourceFile]
     threads: int
     limits: Limits
+    takeover: Takeover
 
     def load(self, task: Task) -> TaskImages:
-        """Return the task's images. Raises UserError if an object store stops answering."""
+        """Return the task's images, and the rows that can be taken over.
+
+        Raises
+        ------
+        UserError
+            If an object store stops answering.
+        IntegrityError
+            If a shard of the cache is damaged.
+        """
+        images = self._images(task)
+        return replace(images, taken=self.takeover.rows(task, images.keys, images.pixels))
+
+    def _images(self, task: Task) -> TaskImages:
         if task.image_shard is not None:
             return TaskImages(task.keys, gather(self.store, task.keys), {}, {})
         if self.originals is not None:

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ...cache.store import FeatureStore
 from ...models.device import device_name
 from ...progress import Progress
 from ..config import BuildConfig
+from ..planning.estimate import task_calls
 from ..planning.plan import FEATURES, Task
 from ..planning.prepare import BuildPlan
 from .compute import compute, load_models
@@ -31,7 +34,9 @@ class TaskResult:
     Attributes
     ----------
     computed
-        Feature -> number of rows.
+        Feature -> number of rows that were computed, or decoded.
+    taken_over
+        Feature -> number of rows that are those of an earlier algorithm; for images, decoded and found equal.
     adm_calls
         Images x ADM calls.
     unusable
@@ -45,6 +50,7 @@ class TaskResult:
     """
 
     computed: dict[str, int] = field(default_factory=dict)
+    taken_over: dict[str, int] = field(default_factory=dict)
     adm_calls: int = 0
     unusable: dict[str, str] = field(default_factory=dict)
     shards: dict[str, str] = field(default_factory=dict)
@@ -139,7 +145,17 @@ def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Computed:
     load_models(task, images, context)
     began = time.perf_counter()
     rows, calls = compute(task, images, context)
+    _skip_stages(task, images, calls, context)
     return _Computed(rows, calls, time.perf_counter() - began, context.models.adm_batch.size if calls else None)
+
+
+def _skip_stages(task: Task, images: TaskImages, calls: int, context: TaskContext) -> None:
+    """Let the progress leave out what was planned and, for rows that are taken over, not computed."""
+    if images.taken:
+        planned = task_calls(task, context.specs, context.schedule, context.config.real_step)
+        context.progress.advance("ADM calls", planned - calls)
+        if "teacher" in images.taken:
+            context.progress.advance("teacher", len(images.taken["teacher"]))
 
 
 def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[str, str]:
@@ -162,16 +178,28 @@ def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[
 def _finish(
     task: Task, images: TaskImages, made: _Computed, shards: Mapping[str, str], context: TaskContext
 ) -> TaskResult:
-    """Commit what was computed for a task, each feature after those that it depends on."""
-    computed = {"image": len(images.keys)} if task.image_shard is None else {}
+    """Commit what was computed for a task or taken over, each feature after those that it depends on."""
+    taken_over = {feature: len(rows) for feature, rows in images.taken.items() if rows}
+    computed = {"image": len(images.keys) - taken_over.get("image", 0)} if task.image_shard is None else {}
     committed = dict(shards)
     for feature in FEATURES:
         keys = images.lacking(task, feature)
-        if feature in made.rows and keys:
-            committed[feature] = context.stores[feature].commit(keys, made.rows[feature]).shard
-            computed[feature] = len(keys)
+        rows = _rows_of(feature, task, images, made)
+        if rows is not None and keys:
+            committed[feature] = context.stores[feature].commit(keys, rows).shard
+            computed[feature] = len(keys) - taken_over.get(feature, 0)
     unusable = {**images.bad, **images.gone}
-    return TaskResult(computed, made.calls, unusable, committed, made.seconds, made.batch_size)
+    return TaskResult(computed, taken_over, made.calls, unusable, committed, made.seconds, made.batch_size)
+
+
+def _rows_of(feature: str, task: Task, images: TaskImages, made: _Computed) -> HostArray | None:
+    """Return the rows of a feature that a task lacks, in row order; None for images, which are committed already."""
+    taken = images.taken.get(feature, {})
+    if feature == "image" or not taken:
+        return made.rows.get(feature)
+    computed = zip(images.to_compute(task, feature), made.rows.get(feature, ()), strict=True)
+    rows = {**taken, **dict(computed)}
+    return np.stack([rows[key] for key in images.lacking(task, feature)])
 
 
 class InProcessExecutor:

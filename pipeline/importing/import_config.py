@@ -22,7 +22,7 @@ from ..specs import (
     ImportOrigin,
     teacher_spec,
 )
-from .loose_files import PARTS
+from .loose_files import PARTS, RESIZED_BY
 
 
 class ImportConfig(BaseModel):
@@ -65,10 +65,6 @@ class ImportConfig(BaseModel):
             raise UsageError(
                 f"--features {unknown[0]}: the kind {config.kind} has {known}; images are always imported."
             )
-        if config.kind != "distildire" and config.resize:
-            raise UsageError(
-                "--resize: applies to the kind distildire only. For the kind dire, give images of the features' size."
-            )
         if config.kind != "dire" and config.layout is not None:
             raise UsageError("--layout: applies to the kind dire only. The folders of the kind distildire are fixed.")
         return config
@@ -92,7 +88,7 @@ def import_specs(
     """
     imported = ImportedFiles(kind=config.kind, origin=config.origin)
     dire = ImportedDireSpec(imported=imported, size=size, lossy=config.lossy)
-    resize = "distildire" if config.resize else "none"
+    resize = RESIZED_BY[config.kind] if config.resize else "none"
     specs: dict[str, Spec] = {
         "image": ImportedImageSpec.model_validate({"imported": imported, "size": size, "resize": resize}),
         "eps": ImportedEpsSpec(imported=imported, size=size, storage=config.storage),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from torch import nn
 
 from ...cache.gather import gather
 from ...cache.lease import lease
+from ...cache.set_aside import read_set_aside
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...errors import UsageError, UserError
-from ...images.file import ImageRejected
+from ...images.file import ImageRejected, Reason
 from ...models.backbones import load_teacher
 from ...models.device import choose_device, keep_freed_memory, set_precision
 from ...progress import Progress
@@ -35,7 +36,15 @@ from ..scan.conflicts import Reject, ScannedRow
 from ..scan.scan import scan
 from ..specs import TeacherSpec, check_teacher, teacher_views
 from .import_config import ImportConfig, import_specs
-from .loose_files import LooseFileReader, LooseSample, common_side, find_loose_samples, wanted_parts
+from .loose_files import (
+    LOSSY_SUFFIXES,
+    RESIZED_BY,
+    LooseFileReader,
+    LooseSample,
+    common_side,
+    find_loose_samples,
+    wanted_parts,
+)
 
 _COMPARED = 8
 """Stored rows of each feature that are compared with their files before new ones are added."""
@@ -114,17 +123,24 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
             samples={sample.file.location: sample for sample in found},
             specs=specs,
             stores=stores,
-            reader=LooseFileReader(size, config.resize, config.lossy, config.storage),
+            reader=LooseFileReader(
+                size, RESIZED_BY[config.kind] if config.resize else None, config.lossy, config.storage
+            ),
             decode_threads=config.decode_threads,
         )
         _compare(context, config)
         keys = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
-        plan = make_plan(keys, wanted, {name: store.index() for name, store in stores.items()}, config.shard_size)
+        aside = read_set_aside(stores["image"])
+        indexes = {name: store.index() for name, store in stores.items()}
+        plan = make_plan(keys, wanted, indexes, config.shard_size, unusable=aside)
         totals = _run(plan, context, config, teacher.model if teacher else None, progress)
-        rows, unusable = _usable(scanned.rows, wanted, stores, totals.unusable)
+        totals.unusable |= {key: _rejection(why) for key, why in aside.items()}
+        rows, unusable = _usable(scanned.rows, wanted, stores, totals.unusable, aside)
         rejects = [*scanned.rejects, *unusable]
         if not rows:
             raise _nothing_usable(config, rejects)
+        by_class = _rejected_by_class(scanned.rows, rows, totals.unusable)
+        notes = [*_class_notes(config, scanned.rows, rows, by_class), *_lossy_files(context, rows)]
         record = write_record(
             cache, config.dataset, rows, [*rejects, *scanned.leaks], wanted, stores, audit=lambda: summarise(rows)
         )
@@ -141,6 +157,9 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
         "rejected": len(rejects),
         "label_conflicts": scanned.label_conflicts,
         "leaked": len(scanned.leaks),
+        "rejected_by_class": by_class,
+        "lost_classes": _lost_classes(scanned.rows, rows),
+        "notes": notes,
         "rejects": [reject.as_json() for reject in rejects],
         "rejects_file": str(cache.datasets().folder / config.dataset / f"{record.revision}.rejects.jsonl"),
         "features": {
@@ -172,9 +191,88 @@ def _wanted(config: ImportConfig, found: Sequence[LooseSample]) -> dict[str, fro
     return {feature: wanted[feature] for feature in FEATURES if feature in wanted}
 
 
+def _rejection(why: str) -> ImageRejected:
+    """Parse ``reason: detail``."""
+    reason, _, detail = why.partition(": ")
+    return ImageRejected(cast(Reason, reason), detail)
+
+
 def _nothing_usable(config: ImportConfig, rejects: Sequence[Reject]) -> UserError:
     first = f"the first, {rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
     return UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used ({first}).")
+
+
+_CLASSES = ("real", "fake")
+_CLASS_WORDS = ("real", "generated")
+
+
+def _rejected_by_class(
+    before: Sequence[ScannedRow], rows: Sequence[ScannedRow], unusable: Mapping[str, ImageRejected]
+) -> dict[str, dict[str, int]]:
+    """Count the images that were set aside for one of their files: reason -> class -> images."""
+    kept = {row.key for row in rows}
+    counts: dict[str, dict[str, int]] = {}
+    for row in before:
+        if row.key not in kept:
+            of_reason = counts.setdefault(unusable[row.key].reason, dict.fromkeys(_CLASSES, 0))
+            of_reason[_CLASSES[row.file.label]] += 1
+    return counts
+
+
+def _lost_classes(before: Sequence[ScannedRow], rows: Sequence[ScannedRow]) -> list[str]:
+    """Return the classes that had images and have none left."""
+    had, left = ({row.file.label for row in some} for some in (before, rows))
+    return [_CLASSES[label] for label in sorted(had - left)]
+
+
+def _class_notes(
+    config: ImportConfig,
+    before: Sequence[ScannedRow],
+    rows: Sequence[ScannedRow],
+    rejected: Mapping[str, Mapping[str, int]],
+) -> list[str]:
+    """Say of which class nothing was there, and of which nothing is left, in all or in a split."""
+    notes = []
+    for label, word in enumerate(_CLASS_WORDS):
+        there = {row.file.split for row in before if row.file.label == label}
+        left = {row.file.split for row in rows if row.file.label == label}
+        if not there:
+            notes.append(f"There is no {word} image below {', '.join(map(str, config.sources))}.")
+        elif not left:
+            counts = [(of_reason[_CLASSES[label]], reason) for reason, of_reason in rejected.items()]
+            why = ", ".join(f"{count:,} {reason}" for count, reason in sorted(counts, reverse=True) if count)
+            remedy = _REMEDIES.get(max(counts)[1], "")
+            notes.append(f"No {word} image is left ({why}), and nothing can be trained on one class. {remedy}".strip())
+        else:
+            notes += [f"No {word} image is left in split {split}: all were rejected." for split in sorted(there - left)]
+    return notes
+
+
+_REMEDIES = {
+    "lossy": "Their DIRE or reconstructions are JPEG or WebP files, as the script writes them for such sources: --lossy "
+    "takes them, and then the file format tells the classes apart. Computing DIRE here (build) avoids that.",
+    "size-differs": "The script resized the images before it computed: --resize does the same.",
+}
+
+
+def _lossy_files(context: _ImportContext, rows: Sequence[ScannedRow]) -> list[str]:
+    """Warn if DIRE or reconstructions of one class are stored lossily more often than those of the other."""
+    lossy, all_rows = [0, 0], [0, 0]
+    for row in rows:
+        parts = context.samples[row.file.location].parts
+        names = [path.lower() for feature, path in parts.items() if feature in context.stores and feature != "eps"]
+        all_rows[row.file.label] += 1
+        lossy[row.file.label] += any(name.endswith(LOSSY_SUFFIXES) for name in names)
+    shares = [found / (total or 1) for found, total in zip(lossy, all_rows, strict=True)]
+    if shares[0] == shares[1]:
+        return []
+    counts = " and ".join(
+        f"{lossy[label]:,} of {all_rows[label]:,} {word}" for label, word in enumerate(_CLASS_WORDS) if all_rows[label]
+    )
+    return [
+        f"DIRE or reconstruction is a JPEG or WebP file of {counts} images. Compression moves its values by several "
+        "levels, so a student can tell the classes by the file format alone."
+    ]
 
 
 def _compare(context: _ImportContext, config: ImportConfig) -> None:
@@ -269,9 +367,10 @@ def _usable(
     wanted: Mapping[str, frozenset[str]],
     stores: Mapping[str, FeatureStore],
     unusable: Mapping[str, ImageRejected],
+    set_aside: Collection[str],
 ) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into those with all features of their split, and rejects for the others."""
-    lacking: set[str] = set()
+    """Divide the rows into those with all features of their split that are not set aside, and rejects for the others."""
+    lacking = set(set_aside)
     for feature, splits in wanted.items():
         keys = [row.key for row in rows if row.file.split in splits]
         found = stores[feature].index(refresh=True).locate(keys)[0] >= 0

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,13 @@ PARTS: Mapping[ImportKind, Mapping[str, str]] = {
     "dire": {"recon": "recons", "dire": "dire"},
 }
 """Kind -> feature -> folder beside ``images``."""
+RESIZED_BY: Mapping[ImportKind, Literal["distildire", "dire-center-crop"]] = {
+    "distildire": "distildire",
+    "dire": "dire-center-crop",
+}
+"""Kind -> the preprocessing by which its script makes an image of the features' size."""
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+"""Names of files that are lossy as a rule; what a file is, its first bytes say when it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +183,8 @@ class LooseFileReader:
     ----------
     size
         Side of all images and tensors in pixels.
-    resize
-        Whether images of other sizes are resized as by DistilDIRE, or rejected.
+    preset
+        How images of other sizes are resized; None to reject them.
     lossy
         Whether JPEG and WebP are accepted for DIRE and reconstructions.
     storage
@@ -185,7 +192,7 @@ class LooseFileReader:
     """
 
     size: int
-    resize: bool
+    preset: Literal["distildire", "dire-center-crop"] | None
     lossy: bool
     storage: FloatStorage
 
@@ -202,9 +209,10 @@ class LooseFileReader:
             raise ImageRejected("turned", "its EXIF tag turns the picture, and the scripts did not")
         if image.has_transparency_data:
             raise ImageRejected("transparent", "it has transparent pixels, which the scripts did not put on white")
-        if not self.resize:
+        if self.preset is None:
             self._check_size(image.size)
-        return decode(data, ImageSpec(size=self.size))
+            return decode(data, ImageSpec(size=self.size))
+        return decode(data, ImageSpec(size=self.size, preset=self.preset))
 
     def _computed_image(self, path: str) -> NDArray[Any]:
         data, _ = read_stable(path)

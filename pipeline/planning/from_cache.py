@@ -19,12 +19,14 @@ from ...cache.records.builds import Derived
 from ...cache.records.datasets import SCHEMA
 from ...cache.spec import imported_from
 from ...cache.store import Cache, FeatureStore
+from ...choices import IMAGE_ALGORITHMS, preset_name
 from ...errors import UsageError, UserError
 from ...images.spec import ImageSpec
 from ..config import BuildConfig
 from ..scan.conflicts import ScannedRow
 from ..scan.scan import ScanResult
 from ..sources.file import SourceFile
+from ..specs import with_image_algorithm
 
 
 class CachedSource(NamedTuple):
@@ -57,18 +59,34 @@ def read_origin(config: BuildConfig) -> CachedSource:
     return CachedSource(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
 
 
-def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> FeatureStore:
-    """Return the store of the origin's images. Raises UserError unless it has an image for every key."""
+def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> tuple[FeatureStore, int]:
+    """Find the origin's images, decoded by today's rules or, if the cache has no such image of a key, by those before.
+
+    Returns
+    -------
+    FeatureStore
+        The store, which has an image for every key.
+    int
+        ``ImageSpec.algorithm`` of these images, which is then part of the spec of every feature of the build.
+
+    Raises
+    ------
+    UserError
+        If no store has an image for every key.
+    """
     wanted = list(dict.fromkeys(keys))
     there = {folder.name for folder in cache.feature_folders()}
-    store = cache.feature(spec) if spec.folder in there else None
-    lacking = len(wanted) if store is None else int(np.count_nonzero(store.index().locate(wanted)[0] < 0))
-    if store is None or lacking:
-        raise UserError(
-            f"{config.origin}: the cache lacks {lacking:,} of its {len(wanted):,} images for these "
-            f"options ({_description(spec)}). Use the options of its build; {_known(cache, config)}."
-        )
-    return store
+    lacking = []
+    for algorithm in IMAGE_ALGORITHMS:
+        found = with_image_algorithm(spec, algorithm)
+        store = cache.feature(found) if found.folder in there else None
+        lacking.append(len(wanted) if store is None else int(np.count_nonzero(store.index().locate(wanted)[0] < 0)))
+        if store is not None and not lacking[-1]:
+            return store, algorithm
+    raise UserError(
+        f"{config.origin}: the cache lacks {min(lacking):,} of its {len(wanted):,} images for these "
+        f"options ({_description(spec)}). Use the options of its build; {_known(cache, config)}."
+    )
 
 
 def _scanned(table: pa.Table) -> ScanResult:
@@ -120,7 +138,7 @@ def _splits(present: Sequence[str], config: BuildConfig) -> list[str]:
 
 def _description(spec: ImageSpec) -> str:
     harmonized = "" if spec.harmonize is None else f", harmonize {spec.harmonize.codec}:{spec.harmonize.quality}"
-    return f"image-size {spec.size}, image-preset {spec.preset}{harmonized}"
+    return f"image-size {spec.size}, image-preset {preset_name(spec.preset)}{harmonized}"
 
 
 def _known(cache: Cache, config: BuildConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...cache.spec import Spec
+from ...choices import STORED_PRESETS
 from ...errors import UsageError
 from ...images.perturb import check_perturbation
 from ...images.spec import ImageSpec, parse_harmonization, parse_perturbation
@@ -52,7 +53,8 @@ def make_specs(
     if perturbation is not None:
         check_perturbation(perturbation, size)
     harmonization = parse_harmonization(config.harmonize)
-    image = ImageSpec(size=size, preset=config.image_preset, harmonize=harmonization, perturb=perturbation)
+    preset = STORED_PRESETS[config.image_preset]
+    image = ImageSpec(size=size, preset=preset, harmonize=harmonization, perturb=perturbation)
     if adm_digest is None:
         return {"image": image}
     identity = AdmIdentity.of(adm_digest, flags, config.class_label)

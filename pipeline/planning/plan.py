@@ -175,6 +175,7 @@ def make_plan(
     indexes: Mapping[str, Index],
     shard_size: int,
     part: PlanPartition | None = None,
+    unusable: Collection[str] = (),
 ) -> Plan:
     """Compare the wanted rows with those in the cache.
 
@@ -190,11 +191,13 @@ def make_plan(
         Images in a new shard.
     part
         Plan only this part of the shards. A shard stays in the same part while others of the plan are finished.
+    unusable
+        Keys that are not planned either, though the cache may hold their images; see :mod:`...cache.set_aside`.
     """
     image = indexes["image"]
     samples = samples.only(samples.within(wanted["image"]))
     shard_numbers = _shard_numbers(samples, shard_size)
-    decodable = ~_among(samples.keys, list(image.rejected))
+    decodable = ~_among(samples.keys, list({*image.rejected, *unusable}))
     samples, shard_numbers = samples.only(decodable), shard_numbers[decodable]
     requested = {feature: samples.within(splits) for feature, splits in wanted.items()}
     shard, row = image.locate(samples.keys)

@@ -12,8 +12,10 @@ import torch
 from ...cache.index.index import Index
 from ...cache.lease import lease
 from ...cache.records.builds import Derived
+from ...cache.set_aside import read_set_aside
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
+from ...choices import IMAGE_ALGORITHMS
 from ...errors import ReadOnlyError, UserError
 from ...images.spec import ImageSpec
 from ...models.backbones import load_teacher
@@ -26,10 +28,12 @@ from ..scan.conflicts import Reject, ScannedRow
 from ..scan.scan import FileScanner, ScanResult, scan
 from ..sources.discover import discover, discover_declared
 from ..sources.file import DiscoveredSource, SourceFile, printable
+from ..specs import with_image_algorithm
 from ..split_by import assign_splits
 from .from_cache import cached_images, read_origin
 from .make_specs import flags_and_digest, make_specs
 from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
+from .predecessors import find_predecessors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class BuildResources:
         By feature.
     originals
         Store of the cached images to perturb, if any.
+    predecessors
+        Feature -> store of the same feature of images of an earlier algorithm, see :mod:`.predecessors`.
     """
 
     device: torch.device
@@ -53,6 +59,7 @@ class BuildResources:
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
     originals: FeatureStore | None
+    predecessors: Mapping[str, FeatureStore]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,8 @@ class BuildPlan(BuildResources):
         Origin of a derived dataset, or None.
     lease
         File name of the build's lease; empty for a dry run.
+    set_aside
+        Key -> ``reason: detail`` of images that may not be used, though the cache holds them.
     """
 
     cache: Cache | None
@@ -85,6 +94,7 @@ class BuildPlan(BuildResources):
     plan: Plan
     derived: Derived | None
     lease: str
+    set_aside: Mapping[str, str]
 
     def files(self) -> dict[str, SourceFile]:
         """Return the first file of each key; empty if there are no tasks."""
@@ -153,16 +163,22 @@ def prepare(
     assert isinstance(image, ImageSpec)
     may_write, held_lease = True, ""
     if cache is not None and not dry_run:
-        folders = {image.unperturbed.folder, *(spec.folder for spec in specs.values())}
+        used = [
+            with_image_algorithm(spec, n) for spec in (image.unperturbed, *specs.values()) for n in IMAGE_ALGORITHMS
+        ]
+        folders = {spec.folder for spec in used}
         taken = stack.enter_context(lease(cache.root, "build", folders, config.dataset))
         may_write, held_lease = path_exists(taken), taken.name
     originals = None
     if origin is not None:
-        originals = cached_images(origin.cache, config, image.unperturbed, [row.key for row in scanned.rows])
+        keys = [row.key for row in scanned.rows]
+        originals, algorithm = cached_images(origin.cache, config, image.unperturbed, keys)
+        specs = {feature: with_image_algorithm(spec, algorithm) for feature, spec in specs.items()}
     stores = _stores(cache, specs, config.format, create=not dry_run)
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
     samples = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
-    plan = make_plan(samples, wanted, indexes, config.shard_size, part)
+    set_aside = read_set_aside(stores["image"]) if "image" in stores else {}
+    plan = make_plan(samples, wanted, indexes, config.shard_size, part, set_aside)
     if plan.tasks and not may_write:
         raise ReadOnlyError(
             f"{config.cache}: may only be read, and this build has rows to add. "
@@ -180,8 +196,10 @@ def prepare(
         stores=stores,
         plan=plan,
         originals=originals if derived else None,
+        predecessors=find_predecessors(cache, specs),
         derived=derived,
         lease=held_lease,
+        set_aside=set_aside,
     )
 
 
@@ -190,7 +208,7 @@ def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) 
     rows = [row for row in ready.scanned.rows if row.key not in without]
     samples = Samples.of([row.key for row in rows], [row.file.split for row in rows])
     indexes = {feature: store.index(refresh=True) for feature, store in ready.stores.items()}
-    return make_plan(samples, ready.wanted, indexes, config.shard_size)
+    return make_plan(samples, ready.wanted, indexes, config.shard_size, unusable=ready.set_aside)
 
 
 def refuse_one_class(config: BuildConfig, rows: Sequence[ScannedRow], rejects: Sequence[Reject]) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
-from distil_cache.choices import MAX_PIXELS
+from distil_cache.choices import MAX_PIXELS, StoredPreset
 from distil_cache.errors import UsageError
 from distil_cache.images.decode import decode
 from distil_cache.images.file import ImageRejected, Limits
 from distil_cache.images.headers import read_header
-from distil_cache.images.spec import ImagePreset, ImageSpec
+from distil_cache.images.spec import ImageSpec
 from distil_cache.images.upright import load_rgb
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from pydantic import ValidationError
 from torchvision.transforms import functional as reference
 from torchvision.transforms.functional import InterpolationMode
 
-PRESETS: tuple[ImagePreset, ...] = ("distildire", "dire", "dnf")
+PRESETS: tuple[StoredPreset, ...] = get_args(StoredPreset)
 SIZES = [(24, 32), (33, 20), (40, 40), (7, 64), (90, 61), (16, 31), (200, 150)]
 
 
@@ -50,7 +52,33 @@ def test_distildire_equals_torchvision_resize_and_centre_crop_of_a_float_tensor(
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_dire_crops_the_centre_square_and_resizes_bicubically_without_antialiasing(shape: tuple[int, int]) -> None:
+def test_dire_is_halved_while_it_can_be_then_resized_by_pillow_and_cropped_from_the_floor(
+    shape: tuple[int, int],
+) -> None:
+    pixels = noise(*shape)
+    image = Image.fromarray(pixels)
+    height, width = shape
+    while min(height, width) >= 32:
+        height, width = height // 2, width // 2
+        image = reference.resize(image, [height, width], InterpolationMode.BOX)
+    scale = 16 / min(height, width)
+    image = reference.resize(image, [round(height * scale), round(width * scale)], InterpolationMode.BICUBIC)
+    theirs = reference.crop(image, (image.height - 16) // 2, (image.width - 16) // 2, 16, 16)
+    ours = decode(saved(pixels), ImageSpec(size=16, preset="dire-center-crop"))
+    np.testing.assert_array_equal(ours, np.asarray(theirs).transpose(2, 0, 1))
+
+
+def test_the_crop_of_dire_starts_at_the_floor_of_half_the_rest() -> None:
+    pixels = noise(32, 37)
+    result = decode(saved(pixels), ImageSpec(size=32, preset="dire-center-crop"))
+    np.testing.assert_array_equal(result, pixels[:, 2:34].transpose(2, 0, 1))
+    wide = noise(32, 39)
+    result = decode(saved(wide), ImageSpec(size=32, preset="dire-center-crop"))
+    np.testing.assert_array_equal(result, wide[:, 3:35].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_dire_v1_crops_the_centre_square_and_resizes_bicubically_without_antialiasing(shape: tuple[int, int]) -> None:
     pixels = noise(*shape)
     square = reference.center_crop(as_float(pixels), [min(shape)])
     theirs = rounded(reference.resize(square, [16, 16], InterpolationMode.BICUBIC, antialias=False))
@@ -66,7 +94,7 @@ def test_dnf_equals_torchvision_squashing_a_pil_image(shape: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_an_image_that_has_the_size_passes_bit_for_bit(preset: ImagePreset) -> None:
+def test_an_image_that_has_the_size_passes_bit_for_bit(preset: StoredPreset) -> None:
     pixels = noise(32, 32)
     result = decode(saved(pixels), ImageSpec(size=32, preset=preset))
     assert result.dtype == np.uint8
@@ -94,7 +122,7 @@ def shape_shown(data: bytes) -> tuple[int, int]:
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_every_format_decodes_to_what_pillow_shows(preset: ImagePreset, format: str) -> None:  # noqa: A002
+def test_every_format_decodes_to_what_pillow_shows(preset: StoredPreset, format: str) -> None:  # noqa: A002
     options = {"lossless": True} if format == "WEBP" else {}
     data = saved(noise(20, 30), format, **options)
     assert decode(data, ImageSpec(size=16, preset=preset)).shape == (3, 16, 16)
@@ -232,12 +260,16 @@ def test_whatever_bytes_are_damaged_the_file_decodes_or_is_refused(data: st.Data
 
 def test_size_and_preset_decide_the_fingerprint_and_are_validated() -> None:
     fingerprints = {ImageSpec(size=size, preset=preset).fingerprint() for size in (32, 256) for preset in PRESETS}
-    assert len(fingerprints) == 6
+    assert len(fingerprints) == 8
     for bad in ({"size": 15}, {"size": 1025}, {"size": 256, "preset": "other"}):
         with pytest.raises(ValidationError):
             ImageSpec.model_validate(bad)
 
 
 def test_fingerprints_are_pinned() -> None:
-    assert ImageSpec(size=256).folder == "image-9b0f293d17472dec"
-    assert ImageSpec(size=32, preset="dnf").folder == "image-0b0f971350177a76"
+    assert ImageSpec(size=256, algorithm=1).folder == "image-9b0f293d17472dec"
+    assert ImageSpec(size=32, preset="dnf", algorithm=1).folder == "image-0b0f971350177a76"
+    assert ImageSpec(size=256, preset="dire", algorithm=1).folder == "image-ac530d94e5db1630"
+    assert ImageSpec(size=256).folder == "image-14dc86f42e7f85c0"
+    assert ImageSpec(size=32, preset="dnf").folder == "image-1a915d8f1352e8a7"
+    assert ImageSpec(size=256, preset="dire-center-crop").folder == "image-c16e62aa39be669b"

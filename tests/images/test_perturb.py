@@ -234,7 +234,7 @@ def test_a_share_that_would_change_nothing_is_refused() -> None:
 
 
 def test_fields_of_the_spec_at_their_default_leave_the_fingerprint_alone_and_any_value_changes_it() -> None:
-    plain = ImageSpec(size=256)
+    plain = ImageSpec(size=256, algorithm=1)
     assert plain.folder == "image-9b0f293d17472dec"  # as released, before there were such fields
     assert plain.canonical() == {"feature": "image", "algorithm": 1, "size": 256, "preset": "distildire"}
     others = [
@@ -249,9 +249,13 @@ def test_fields_of_the_spec_at_their_default_leave_the_fingerprint_alone_and_any
 
 
 def test_the_new_fingerprints_stay_what_they_were_released_as() -> None:
-    jpeg = ImageSpec(size=256, perturb=parse_perturbation("jpeg:75"))
+    jpeg = ImageSpec(size=256, algorithm=1, perturb=parse_perturbation("jpeg:75"))
     assert jpeg.folder == "image-bb51340e98310a76"
-    assert ImageSpec(size=256, harmonize=Harmonization(quality=95)).folder == "image-8f62c8c40f02903d"
+    assert ImageSpec(size=256, algorithm=1, harmonize=Harmonization(quality=95)).folder == "image-8f62c8c40f02903d"
+
+
+def test_the_fingerprints_of_algorithm_2_stay_what_they_were_released_as() -> None:
+    assert ImageSpec(size=256, perturb=parse_perturbation("jpeg:75")).folder == "image-1a34f8ac0c8f57c0"
 
 
 def test_decoding_by_a_perturbed_spec_is_perturbing_the_decoded_image() -> None:

@@ -27,6 +27,7 @@ from distil_cache.train.runs.checkpoint import BEST
 from distil_cache.train.runs.reference_checkpoint import import_checkpoint
 from distil_cache.train.student import build_student
 from image_bytes import bad_files, noise, saved
+from old_builds import earlier_version
 from PIL import Image
 from predict_runs import build, decoded_image, detector, evaluated, train
 from safetensors.torch import load_file, save_file
@@ -159,6 +160,39 @@ def test_shipped_models_are_found_by_their_weights(name: str) -> None:
     identity = AdmIdentity.of(shipped.digest, shipped.config)
     assert (found := matching_adm(None, identity)).name == name
     assert found.load().state_dict().keys() == read_state_dict(shipped.path).keys()
+
+
+def test_a_run_of_an_earlier_version_is_evaluated_on_its_rows_and_predicts_by_todays_rules_with_a_note(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(folder / "adm.safetensors", tmp_path)
+    with earlier_version():
+        build(tmp_path, folder / "images", "image,eps,dire")
+    run = train(tmp_path, "eps")
+    build(tmp_path, folder / "images", "image,eps,dire")
+    rows = evaluated(run)
+    run_evaluation(run, tmp_path / "cache", "d")  # both builds serve it, and its own is taken
+    assert evaluated(run) == rows
+    one = detector(tmp_path, "eps")
+    assert any("images decoded by the rules of algorithm 1" in note for note in one.notes)
+    logits = [row["logit"] for row in rows]
+    np.testing.assert_allclose([p.logit for p in one.predict([row["file"] for row in rows])], logits, atol=1e-6)
+    assert not any("algorithm" in note for note in detector(folder, "eps").notes)
+
+
+def test_a_run_of_an_earlier_version_is_evaluated_on_a_new_data_set_with_a_note(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "adm.safetensors", tmp_path)
+    with earlier_version():
+        build(tmp_path, folder / "images", "image,eps")
+    run = train(tmp_path, "eps")
+    build(tmp_path, write_images(tmp_path / "images", {"test": 3}, seed=9), "image,eps", dataset="new")
+    found = run_evaluation(run, tmp_path / "cache", "new")
+    assert any("decoded by the rules of another version" in note for note in found["notes"])
+    own = json.loads((run / "evaluations" / "d-test-crop" / "evaluation.json").read_text())
+    assert not any("decoded by" in note for note in own["notes"])
+    build(tmp_path, tmp_path / "images", "image,eps", dataset="other", image_preset="dnf")
+    with pytest.raises(UserError, match="with other settings"):
+        run_evaluation(run, tmp_path / "cache", "other")
 
 
 def test_the_threshold_is_the_given_one_else_the_calibrated_one_else_a_half(folder: Path, tmp_path: Path) -> None:

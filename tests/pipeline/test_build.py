@@ -150,9 +150,13 @@ def test_a_partial_inversion_is_partial_whatever_else_is_made_in_the_same_pass(
     with torch.inference_mode():
         plain = extract(load_adm(material / "adm.safetensors").model, x, respace(STEPS), {name}, real_step=2)
     cached = torch.from_numpy(gather(store(tmp_path / "c", name), keys)).float()
-    expected = plain.noise_mean if plain.recon is None else (plain.recon + 1) * 127.5
-    assert expected is not None
-    assert float((cached - expected).abs().max()) < (0.51 if name == "recon" else 0.05)
+    if plain.recon is not None:  # truncated
+        above = (plain.recon + 1) * 127.5 - cached
+        assert float(above.min()) > -0.01
+        assert 0.9 < float(above.max()) < 1.01
+        return
+    assert plain.noise_mean is not None
+    assert float((cached - plain.noise_mean).abs().max()) < 0.05
 
 
 def test_a_build_of_images_alone_needs_no_diffusion_model_and_gives_the_same_images(

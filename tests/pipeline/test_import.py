@@ -17,16 +17,20 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.spec import imported_from
 from distil_cache.cache.store import Cache
-from distil_cache.cli import main
+from distil_cache.cli import app, main
 from distil_cache.errors import UsageError, UserError
+from distil_cache.images.decode import decode
 from distil_cache.images.file import ImageRejected, content_key
+from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import load_teacher
+from distil_cache.models.diffusion.ddim import Extraction
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
+from distil_cache.pipeline.execution.compute import stored_rows
 from distil_cache.pipeline.importing.import_config import ImportConfig
 from distil_cache.pipeline.importing.importer import run_import
 from distil_cache.pipeline.importing.loose_files import load_tensor
-from distil_cache.pipeline.specs import TeacherSpec, teacher_views
+from distil_cache.pipeline.specs import AdmIdentity, ReconSpec, TeacherSpec, teacher_views
 from distil_cache.progress import Silent
 from distil_cache.train.data.select import choose_build
 from hypothesis import given, settings
@@ -34,6 +38,7 @@ from hypothesis import strategies as st
 from image_bytes import noise, saved, turned
 from loose_files import SIDE, eps_of, picture, put_distildire, write_dire, write_distildire
 from small_models import STEPS, write_adm, write_teacher
+from typer.testing import CliRunner
 
 
 def imported(cache: Path, *sources: Path, **changes: Any) -> dict[str, Any]:
@@ -296,7 +301,6 @@ def test_the_teacher_is_computed_from_imported_dire_if_asked(tmp_path: Path) -> 
         ({"origin": ""}, UsageError, "--origin"),
         ({"features": ("recon",)}, UsageError, "--features recon: the kind distildire has eps, dire"),
         ({"kind": "dire"}, UserError, "has no folder `images`"),
-        ({"kind": "dire", "resize": True}, UsageError, "--resize"),
         ({"layout": "dire"}, UsageError, "--layout"),
         ({"teacher": "small", "features": ("eps",)}, UserError, "there is none to import|needs --teacher-weights"),
     ],
@@ -369,3 +373,81 @@ def test_images_without_any_feature_file_are_refused(tmp_path: Path) -> None:
     shutil.rmtree(source / "train" / "eps")
     with pytest.raises(UserError, match="has no feature file beside the images"):
         imported(tmp_path / "c", source)
+
+
+def write_diffusion_forensics(root: Path) -> Path:
+    """DiffusionForensics as published: photographs of their own sizes; DIRE has the format and the name of its source."""
+    paths = [f"{split}/imagenet/real/n01/ILSVRC2012_{n}.JPEG" for split in ("train", "test") for n in range(3)]
+    paths += [f"{split}/imagenet/adm/{n}.png" for split in ("train", "test") for n in range(3)]
+    for number, path in enumerate(paths):
+        form = "JPEG" if path.endswith("JPEG") else "PNG"
+        height, width = (40 + number, 51 - number) if form == "JPEG" else (SIDE, SIDE)
+        pictures = {"images": noise(height, width, number), "recons": picture(number + 2000), "dire": picture(number)}
+        for folder, pixels in pictures.items():
+            file = root / folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(saved(pixels, form))
+    return root
+
+
+def test_diffusion_forensics_as_published_is_imported_with_what_its_script_made_of_the_images(tmp_path: Path) -> None:
+    source = write_diffusion_forensics(tmp_path / "data")
+    result = imported(tmp_path / "c", source, kind="dire", resize=True, lossy=True)
+    assert (result["samples"], result["rejected"], result["lost_classes"]) == (12, 0, [])
+    image = record(tmp_path / "c", result).features["image"]
+    store = Cache.open(tmp_path / "c").open_feature(image.folder)
+    assert store.spec["resize"] == "dire-center-crop"
+    data = (source / "images/train/imagenet/real/n01/ILSVRC2012_2.JPEG").read_bytes()
+    expected = decode(data, ImageSpec(size=SIDE, preset="dire-center-crop"))
+    np.testing.assert_array_equal(gather(store, [content_key(data)])[0], expected)
+    assert "JPEG or WebP file of 6 of 6 real and 0 of 6 generated images" in result["notes"][0]
+    table = Cache.open(tmp_path / "c").datasets().read("d")
+    assert set(table["generator"].to_pylist()) == {"real", "adm"}
+
+
+def test_an_import_that_leaves_one_class_says_so_and_how_to_keep_the_other(tmp_path: Path) -> None:
+    source = write_diffusion_forensics(tmp_path / "data")
+    small = imported(tmp_path / "c", source, kind="dire", lossy=True)
+    assert (small["lost_classes"], small["rejected_by_class"]) == (["real"], {"size-differs": {"real": 6, "fake": 0}})
+    assert small["notes"][0].startswith("No real image is left (6 size-differs)")
+    assert "--resize" in small["notes"][0]
+    lossy = imported(tmp_path / "c", source, kind="dire", resize=True)
+    assert lossy["rejected_by_class"] == {"lossy": {"real": 6, "fake": 0}}
+    assert "--lossy takes them" in lossy["notes"][0]
+    shutil.rmtree(source / "images/test/imagenet/real/n01")
+    (source / "dire/train/imagenet/real/n01/ILSVRC2012_0.JPEG").write_bytes(saved(picture(0)))
+    (source / "recons/train/imagenet/real/n01/ILSVRC2012_0.JPEG").write_bytes(saved(picture(1)))
+    partly = imported(tmp_path / "c", source, kind="dire", resize=True)
+    assert (partly["lost_classes"], partly["rejected_by_class"]["lossy"]["real"]) == ([], 2)
+
+
+def test_a_split_without_one_class_and_a_source_of_one_class_are_named(tmp_path: Path) -> None:
+    source = write_distildire(tmp_path / "data", {"train": 2, "test": 1})
+    (source / "test" / "dire" / "fakes" / "img005.png").unlink()
+    assert imported(tmp_path / "c", source)["notes"] == ["No generated image is left in split test: all were rejected."]
+    for split in ("train", "test"):
+        shutil.rmtree(source / split / "images" / "fakes")
+        (source / split / "images" / "fakes").mkdir()
+    alone = imported(tmp_path / "c", source)
+    assert alone["lost_classes"] == []
+    assert alone["notes"] == [f"There is no generated image below {source}."]
+
+
+def test_the_command_ends_with_code_3_if_a_class_is_lost(tmp_path: Path) -> None:
+    source = write_diffusion_forensics(tmp_path / "data")
+    command = ["cache", "import", str(source), "--cache", str(tmp_path / "c"), "--dataset", "d", "--kind", "dire"]
+    lost = CliRunner().invoke(app, [*command, "--resize"])
+    said = " ".join(lost.stdout.split())
+    assert lost.exit_code == 3
+    assert "Warning: No real image is left (6 lossy)" in said
+    assert "lossy 6 real, 0 generated" in said
+    whole = CliRunner().invoke(app, [*command, "--resize", "--lossy"])
+    assert whole.exit_code == 0
+    assert "6 of 6 real" in " ".join(whole.stdout.split())
+
+
+def test_a_recon_that_is_computed_is_what_the_script_would_have_written() -> None:
+    found = Extraction(0, finite=torch.tensor([True]), recon=torch.tensor([-1.2, -1, -0.5, 0, 0.9999, 1, 1.3]))
+    theirs = ((found.recon + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # type: ignore[operator]
+    spec = ReconSpec(image=ImageSpec(size=SIDE), adm=AdmIdentity(weights="0" * 64, flags={}))
+    assert stored_rows("recon", found, spec).tolist() == theirs.tolist() == [0, 0, 63, 127, 254, 255, 255]

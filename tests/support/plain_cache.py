@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 class Picture(Spec):
     feature: Literal["image"] = "image"
-    algorithm: Literal[1] = 1
+    algorithm: Literal[1, 2] = 1
     size: int = SIDE
 
 
@@ -55,10 +55,13 @@ def rows(split: str, real: int, fake: Mapping[str, int], *, group: str = "scenes
     return found
 
 
-def make_cache(root: Path, table: Sequence[Row], *, steps: str = "ddim20", **options: Any) -> tuple[Cache, BuildRecord]:
+def make_cache(
+    root: Path, table: Sequence[Row], *, steps: str = "ddim20", image_algorithm: Literal[1, 2] = 1, **options: Any
+) -> tuple[Cache, BuildRecord]:
     """Write image, eps, dire and teacher with rows that follow from their keys; ``options`` as of :func:`write_cache`."""
-    dire = Dire(steps=steps)
-    specs = {"image": Picture(), "eps": Eps(), "dire": dire, "teacher": Teacher(dire=dire)}
+    image = Picture(algorithm=image_algorithm)
+    dire = Dire(steps=steps, image=image)
+    specs = {"image": image, "eps": Eps(image=image), "dire": dire, "teacher": Teacher(dire=dire)}
     return write_cache(root, table, specs, _value_of, **options)
 
 

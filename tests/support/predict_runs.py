@@ -24,9 +24,9 @@ BATCH = 4
 Row = dict[str, Any]
 
 
-def build(folder: Path, images: Path, features: str, **options: object) -> None:
+def build(folder: Path, images: Path, features: str, *, dataset: str = "d", **options: object) -> None:
     config = BuildConfig.checked(
-        sources=(images,), cache=folder / "cache", dataset="d", adm=str(folder / "adm.safetensors"), steps=STEPS,
+        sources=(images,), cache=folder / "cache", dataset=dataset, adm=str(folder / "adm.safetensors"), steps=STEPS,
         features=(features,), batch_size=BATCH, device="cpu", **options,
     )  # fmt: skip
     run_build(config, Silent())

@@ -122,6 +122,24 @@ def test_several_builds_that_fit_are_listed_with_what_tells_them_apart(tmp_path:
     assert choose_build(cache, "pictures", two.id, NEEDED, purpose="method distildire") == two
 
 
+def test_of_builds_that_differ_in_the_algorithm_alone_the_newest_algorithm_counts(tmp_path: Path) -> None:
+    table = rows("train", 3, {"adm": 3})
+    cache, new = make_cache(tmp_path / "cache", table, image_algorithm=2)
+    _, old = make_cache(tmp_path / "cache", table)
+    assert choose_build(cache, "pictures", None, NEEDED, purpose="method distildire") == new
+    fixed = {name: built.fingerprint for name, built in old.features.items()}
+    assert choose_build(cache, "pictures", None, NEEDED, purpose="a run of then", fingerprints=fixed) == old
+
+
+def test_features_of_another_algorithm_are_refused_in_words(tmp_path: Path) -> None:
+    table = rows("train", 3, {"adm": 3})
+    cache, _ = make_cache(tmp_path / "cache", table, image_algorithm=2)
+    _, old = make_cache(tmp_path / "cache", table, name="old")
+    fixed = {name: built.fingerprint for name, built in old.features.items()}
+    with pytest.raises(UserError, match=r"were built by the rules of another version \(algorithm\) than"):
+        choose_build(cache, "pictures", None, NEEDED, purpose="a run of then", fingerprints=fixed)
+
+
 def test_builds_whose_needed_features_are_the_same_count_as_one(tmp_path: Path) -> None:
     table = rows("train", 3, {"adm": 3})
     cache, _ = make_cache(tmp_path / "cache", table)

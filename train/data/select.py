@@ -18,8 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ...cache.records.builds import BuildRecord
-from ...cache.spec import imported_from, unperturbed_fingerprint
+from ...cache.spec import algorithms, fingerprint_of, fingerprint_without, imported_from, with_decoding, without
 from ...cache.store import Cache
+from ...choices import IMAGE_ALGORITHMS
 from ...errors import UsageError, UserError
 from ...metrics.measures import test_sets
 
@@ -192,6 +193,7 @@ def choose_build(
     purpose: str,
     fingerprints: Mapping[str, str] | None = None,
     perturbed: bool = False,
+    decoded_otherwise: bool = False,
 ) -> BuildRecord:
     """Choose the build to read features from.
 
@@ -203,7 +205,7 @@ def choose_build(
         Name of the dataset.
     build
         Id of the build; None to choose among those of the newest revision. Builds with the same features count as one,
-        the newest of them.
+        the newest of them, and so do builds whose features differ in their ``algorithm`` alone.
     needed
         Features by split.
     purpose
@@ -212,6 +214,8 @@ def choose_build(
         Required fingerprints, by feature.
     perturbed
         Accept a build of a derived dataset whose features have these fingerprints except for the perturbation.
+    decoded_otherwise
+        If no build fits, accept one whose features have these fingerprints except for the ``algorithm`` of the image.
 
     Raises
     ------
@@ -225,11 +229,22 @@ def choose_build(
         if all(serves(record, split, name) for split, features in needed.items() for name in features):
             fitting[tuple(record.features[name].fingerprint for name in names)] = record
     fixed = {name: fingerprint for name, fingerprint in (fingerprints or {}).items() if name in names}
-    matching = [record for record in fitting.values() if _same_features(cache, record, fixed, perturbed=perturbed)]
+    matching: list[BuildRecord] = []
+    for allowed in (False, True) if decoded_otherwise else (False,):
+        matching = matching or [
+            record
+            for record in fitting.values()
+            if _same_features(cache, record, fixed, perturbed=perturbed, decoded_otherwise=allowed)
+        ]
+    matching = _newest_algorithms(cache, matching, names)
     if fitting and not matching:
+        what, remedy = "with other settings than", "Build it with the options of the training's build."
+        if any(_differs_in_algorithm_alone(cache, record, fixed) for record in fitting.values()):
+            what = "by the rules of another version (algorithm) than"
+            remedy = "Build the data of the training again and train, or name a build of then with --build."
         raise UserError(
-            f"{dataset}: its features {', '.join(names)} were built with other settings than those of the training, so "
-            "the scores would be meaningless. Build it with the options of the training's build."
+            f"{dataset}: its features {', '.join(names)} were built {what} those of the training, so "
+            f"the scores would be meaningless. {remedy}"
         )
     if not matching:
         split, feature = _first_gap(candidates, needed)
@@ -243,14 +258,49 @@ def choose_build(
     return matching[0]
 
 
-def _same_features(cache: Cache, record: BuildRecord, fixed: Mapping[str, str], *, perturbed: bool) -> bool:
-    """Return whether a build's features have these fingerprints, optionally except for a common perturbation."""
+def _same_features(
+    cache: Cache, record: BuildRecord, fixed: Mapping[str, str], *, perturbed: bool, decoded_otherwise: bool
+) -> bool:
+    """Return whether a build's features have these fingerprints, optionally except for a common perturbation, or for
+    the rules that decoded the images.
+    """
     if all(record.features[name].fingerprint == want for name, want in fixed.items()):
         return True
-    if not perturbed or record.origin is None:
+    perturbed = perturbed and record.origin is not None
+    if not perturbed and not decoded_otherwise:
         return False
-    specs = {name: cache.open_feature(record.features[name].folder).spec for name in fixed}
-    return all(unperturbed_fingerprint(specs[name]) == want for name, want in fixed.items())
+    specs: dict[str, Mapping[str, object]] = {}
+    for name in fixed:
+        spec = cache.open_feature(record.features[name].folder).spec
+        specs[name] = without(spec, "perturb") if perturbed else spec
+    variants = [specs]
+    if decoded_otherwise:
+        variants = [{name: with_decoding(spec, number) for name, spec in specs.items()} for number in IMAGE_ALGORITHMS]
+    return any(all(fingerprint_of(own[name]) == want for name, want in fixed.items()) for own in variants)
+
+
+def _differs_in_algorithm_alone(cache: Cache, record: BuildRecord, fixed: Mapping[str, str]) -> bool:
+    """Return whether a build's features have these fingerprints but for ``algorithm`` and perturbation."""
+    specs = [store.spec for store in cache.features() if store.fingerprint in fixed.values()]
+    required = {_settings_alone(spec) for spec in specs}
+    own = {_settings_alone(cache.open_feature(record.features[name].folder).spec) for name in fixed}
+    return bool(fixed) and own == required
+
+
+def _settings_alone(spec: Mapping[str, object]) -> str:
+    return fingerprint_without(without(spec, "perturb"), "algorithm")
+
+
+def _newest_algorithms(cache: Cache, records: Sequence[BuildRecord], names: Sequence[str]) -> list[BuildRecord]:
+    """Of builds with the same settings, keep the one whose features have the highest ``algorithm``."""
+    if len(records) < 2:
+        return list(records)
+    specs = [[cache.open_feature(record.features[name].folder).spec for name in names] for record in records]
+    raised = [[algorithms(spec) for spec in own] for own in specs]
+    newest: dict[tuple[str, ...], BuildRecord] = {}
+    for number in sorted(range(len(records)), key=raised.__getitem__):
+        newest[tuple(fingerprint_without(spec, "algorithm") for spec in specs[number])] = records[number]
+    return list(newest.values())
 
 
 def _refuse_mixture(cache: Cache, record: BuildRecord, names: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from ...cache.lease import lease
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.records.audit import AUDIT, HeaderAudit
 from ...cache.records.builds import BuildRecord
+from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import choose_device, keep_freed_memory
@@ -60,9 +61,10 @@ def run_evaluation(
     """Score every row of a split with a run's best checkpoint.
 
     The features must be those of the training, by fingerprint, except for an imported student, of which they are
-    unknown. On a dataset of the training, the training's own build is used if it serves the split, so that no later
-    revision can move training rows into the test. An existing evaluation of the same checkpoint on the same rows is
-    returned as it is.
+    unknown, and for the rules that decoded the images (``algorithm``), if no build has the training's; a note says so.
+    On a dataset of the training, the training's own build is used if it serves the split, so that no later revision
+    can move training rows into the test. An existing evaluation of the same checkpoint on the same rows is returned as
+    it is.
 
     Parameters
     ----------
@@ -150,7 +152,7 @@ def run_evaluation(
             "train_size": record.train_size,
             "seen_generators": list(record.seen_generators),
             "imported": record.imported,
-            "notes": record.notes(),
+            "notes": [*record.notes(), *_decoding_note(cache, source, record)],
             "fingerprints": {name: source.features[name].fingerprint for name in record.method.inputs},
             "versions": versions(),
             "set_aside": rejected_counts(cache, dataset, source.revision),
@@ -160,6 +162,20 @@ def run_evaluation(
         }
         _store(folder, target, info, cache, source, part, split, logits, scores)
         return info
+
+
+def _decoding_note(cache: Cache, source: BuildRecord, record: RunRecord) -> list[str]:
+    """Say if the images of a build were decoded by other rules than those of the training."""
+    names = [name for name in record.method.inputs if not record.imported]
+    specs = {name: cache.open_feature(source.features[name].folder).spec for name in names}
+    if source.origin is not None:
+        specs = {name: without(spec, "perturb") for name, spec in specs.items()}
+    if all(fingerprint_of(spec) == record.fingerprints[name] for name, spec in specs.items()):
+        return []
+    return [
+        "the images of this build were decoded by the rules of another version than those of the training (`algorithm` "
+        "of the image's spec); most files give the same pixels by both"
+    ]
 
 
 def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
@@ -188,6 +204,7 @@ def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: 
         purpose=f"method {record.method.name}",
         fingerprints={name: record.fingerprints[name] for name in record.method.inputs if not record.imported},
         perturbed=True,
+        decoded_otherwise=True,
     )
 
 

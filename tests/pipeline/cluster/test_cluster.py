@@ -136,7 +136,9 @@ def test_messages_come_back_as_they_were_with_odd_names_and_members_of_tars() ->
     assert read_files(write_files([odd, odd], [known, None])) == [(odd, ScanEntry(5, 6, "")), (odd, None)]
     assert read_entries(write_entries([known, True, False])) == [known, True, False]
     report = TaskReport(
-        TaskResult({"image": 3}, 12, {"a": "missing: gone"}, {"image": "0" * 32}, 1.5, 4), "tcp://w:1", "CPU of x"
+        TaskResult({"image": 3}, {"image": 1}, 12, {"a": "missing: gone"}, {"image": "0" * 32}, 1.5, 4),
+        "tcp://w:1",
+        "CPU of x",
     )
     assert read_report(write_report(report)) == report
 
