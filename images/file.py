@@ -26,7 +26,13 @@ from ..errors import UsageError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Accepted formats, by Pillow's names. The content decides, not the extension."""
 
-EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
+EXTENSIONS = frozenset(
+    (
+        *("jpg", "jpeg", "jfif", "jpe", "mpo", "png", "apng", "webp", "bmp", "dib", "tif", "tiff", "gif"),
+        *("avif", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "heic", "heif", "hif", "jxl"),
+    )
+)
+"""Extensions of image files, whether or not they can be decoded. :func:`.sniff.sniff` tells for certain."""
 
 MAX_BYTES = 2 * 1024**3
 """Largest file that is read. An uncompressed 16-bit RGB TIFF of MAX_PIXELS has half of it."""
