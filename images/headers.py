@@ -21,8 +21,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..choices import MAX_PIXELS
-from .file import format_name, may_be_rotated, open_image, orientation
 from .jpeg import DQT, JpegInfo, is_metadata, parse_jpeg, segment_names
+from .opening import format_name, open_image, orientation
 
 _MOST_CHUNKS = 100_000
 _MOST_LABELS = 40
@@ -120,8 +120,7 @@ def read_header_with_pillow(data: bytes) -> FileHeader:
     """Read the header of any accepted file with Pillow. :func:`read_header` gives the same result."""
     image = open_image(data)
     kind = format_name(image)
-    # The one case that decodes pixels: Pillow decodes a PNG to find EXIF, which may follow the pixels.
-    turned = may_be_rotated(data, image) and orientation(image) >= 5
+    turned = orientation(image) >= 5
     if kind == "jpeg":
         return _of_jpeg(parse_jpeg(data), image.mode, image.width, image.height, turned=turned)
     return _of_chunks(

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...images.file import PILLOW_ERRORS, Limits, open_image, rejection
+from ...images.file import PILLOW_ERRORS, Limits, rejection
+from ...images.opening import open_image
 
 MOST_BITS = 6
 """Largest number of differing bits, of 64, in the hashes of near duplicates."""
