@@ -21,6 +21,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..choices import MAX_PIXELS
+from .file import PILLOW_ERRORS, rejection
 from .jpeg import DQT, JpegInfo, is_metadata, parse_jpeg, segment_names
 from .opening import format_name, open_image, orientation
 
@@ -103,17 +104,25 @@ def parse_traits(text: str) -> HeaderTraits:
 
 
 def read_header(data: bytes) -> FileHeader:
-    """Read the header of an image file. Raises ImageRejected as :func:`.file.open_image` does."""
+    """Read the header of an image file. Raises ImageRejected as :func:`.opening.open_image` does."""
+    try:
+        return _read_plain_header(data) or read_header_with_pillow(data)
+    except PILLOW_ERRORS as error:
+        raise rejection(data, error) from None
+
+
+def _read_plain_header(data: bytes) -> FileHeader | None:
+    """Read the header of a plain JPEG or PNG; None for any other file."""
     if data.startswith(b"\xff\xd8\xff"):
         found = parse_jpeg(data)
         jpeg = parse_jpeg_header(found)
         if jpeg is not None and jpeg.width * jpeg.height <= MAX_PIXELS:
             return _of_jpeg(found, jpeg.mode, jpeg.width, jpeg.height, turned=False)
-    else:
-        png = parse_png_header(data)
-        if png is not None and png.width * png.height <= MAX_PIXELS:
-            return _of_chunks("png", png.mode, png.width, png.height, png.chunks, interlaced=png.interlaced)
-    return read_header_with_pillow(data)
+        return None
+    png = parse_png_header(data)
+    if png is not None and png.width * png.height <= MAX_PIXELS:
+        return _of_chunks("png", png.mode, png.width, png.height, png.chunks, interlaced=png.interlaced)
+    return None
 
 
 def read_header_with_pillow(data: bytes) -> FileHeader:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import UsageError
 from ..images.decode import decode, decode_image
-from ..images.file import ImageRejected, Limits
+from ..images.file import ImageRejected, Limits, rejection
 from ..images.spec import ImageSpec
 from ..pipeline.sources.file import printable
 from ..pipeline.sources.read import read_source_bytes
@@ -135,14 +135,14 @@ class InputDecoder:
             pool.shutdown(cancel_futures=True)
 
     def decode_one(self, item: InputItem) -> DecodedInput:
-        """Decode one item. An unusable one is returned with the reason; nothing is raised."""
+        """Decode one item. An unusable one is returned with the reason, whatever its decoder raised."""
         try:
             if item.video:
                 frames = sample(str(item.source), self.frames, self._from_pillow, self.limits)
                 return DecodedInput(item, tuple(f.value for f in frames), tuple(f.seconds for f in frames))
             return DecodedInput(item, (self._from_source(item.source),), (None,))
-        except ImageRejected as rejected:
-            return DecodedInput(item, rejected=rejected)
+        except Exception as error:  # one bad item must not end the list; what is not its fault is raised again
+            return DecodedInput(item, rejected=rejection(b"", error))
 
     def _from_source(self, source: Source) -> NDArray[np.uint8]:
         if isinstance(source, np.ndarray):
