@@ -15,6 +15,8 @@ from .file import ImageRejected
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"
+_COLOUR_BYTES = {0: 2, 2: 6}
+"""Colour type -> bytes of ``tRNS`` that name the one transparent colour."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Adam7: first column, first row, and the steps to the next column and row."""
@@ -126,6 +128,8 @@ def parse_png(data: bytes) -> PngFile:
         raise ImageRejected("damaged" if ended or pixels else "truncated", "png: it has no header")
     if not pixels:
         raise ImageRejected("damaged" if ended else "truncated", "png: it has no pixels")
+    if transparency and len(transparency) < _COLOUR_BYTES.get(header[9], 0):
+        raise ImageRejected("damaged", "png: its transparent colour is too short")
     return PngFile(header, palette, transparency, pixels, exif or _exif_of(profile), ended and not others)
 
 

@@ -22,7 +22,9 @@ _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR = 273, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _SAMPLE_FORMAT, _JPEG_TABLES, _YCBCR_SUBSAMPLING, _XMP = 339, 347, 530, "xmp"
-_RAW, _JPEG = 1, 7
+_FILL_ORDER, _REVERSED = 266, 2
+_RAW, _FAX, _FAX4, _JPEG = 1, (2, 3, 32771), 4, 7
+_END_OF_BLOCK = "000000000001000000000001"
 _SEPARATE = 2
 _YCBCR = 6
 _SIGNED = 2
@@ -56,8 +58,13 @@ def _refuse_what_pillow_misreads(image: TiffImagePlugin.TiffImageFile) -> None:
         raise ImageRejected("unsupported-mode", f"tiff: planes of {max(bits)} bits stored one after the other")
     if max(_numbers(tags.get(_SAMPLE_FORMAT, 1))) == _SIGNED:
         raise ImageRejected("unsupported-mode", "tiff: signed values, whose range nothing states")
+    compression = tags.get(_COMPRESSION, _RAW)
+    if compression in _FAX:
+        raise ImageRejected(
+            "unsupported-mode", f"tiff: CCITT compression {compression}, which does not show missing rows"
+        )
     subsampled = _numbers(tags.get(_YCBCR_SUBSAMPLING, (2, 2))) != (1, 1)
-    if tags.get(_COMPRESSION, _RAW) == _RAW and tags.get(_PHOTOMETRIC) == _YCBCR and subsampled and len(bits) == 3:
+    if compression == _RAW and tags.get(_PHOTOMETRIC) == _YCBCR and subsampled and len(bits) == 3:
         raise ImageRejected("unsupported-mode", "tiff: uncompressed YCbCr with subsampled chroma")
 
 
@@ -82,6 +89,8 @@ def check_strips(image: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
         raise ImageRejected("truncated", f"tiff, {len(data):,} bytes: a strip or tile reaches past the end")
     if tags.get(_COMPRESSION, _RAW) == _RAW and len(lengths) >= wanted:
         _check_raw_lengths(tags, lengths[:wanted], across, down, None if tiled else height)
+    if tags.get(_COMPRESSION) == _FAX4:
+        _check_fax_ends(data, offsets, lengths, reversed_bits=tags.get(_FILL_ORDER) == _REVERSED)
 
 
 def _check_raw_lengths(tags: Any, lengths: Sequence[int], across: int, down: int, height: int | None) -> None:
@@ -95,6 +104,17 @@ def _check_raw_lengths(tags: Any, lengths: Sequence[int], across: int, down: int
         rows = down if height is None else min(down, height - number % in_plane * down)
         if 0 < length < rows * row:
             raise ImageRejected("truncated", f"tiff: a strip or tile of {length:,} bytes, not {rows * row:,}")
+
+
+def _check_fax_ends(data: bytes, offsets: Sequence[int], lengths: Sequence[int], *, reversed_bits: bool) -> None:
+    """Look for the end-of-block code of CCITT Group 4: libtiff fills rows that are missing (ITU-T T.6, 2.4.1.1)."""
+    for offset, length in zip(offsets, lengths, strict=False):
+        end = data[offset : offset + length].rstrip(b"\0")[-6:]
+        if reversed_bits:
+            end = bytes(int(f"{byte:08b}"[::-1], 2) for byte in end)
+        bits = f"{int.from_bytes(end, 'big'):b}".rstrip("0")
+        if not bits.endswith(_END_OF_BLOCK):
+            raise ImageRejected("truncated", "tiff: its CCITT data have no end, so rows may be missing")
 
 
 def jpeg_parts(image: TiffImagePlugin.TiffImageFile, data: bytes) -> Iterator[bytes]:

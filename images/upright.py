@@ -68,7 +68,8 @@ def upright_rgb(image: Image.Image, limits: Limits) -> NDArray[np.uint8]:
     """Decode as :func:`load_rgb` does an image that is in memory, or that Pillow has opened."""
     limits.check(*image.size)
     try:
-        image.load()
+        with libtiff_messages():
+            image.load()
         return turned(_to_rgb(image), orientation(image))
     except PILLOW_ERRORS as error:
         raise rejection(b"", error) from None
@@ -112,8 +113,6 @@ def _last_png_row(png: PngFile, image: Image.Image) -> int | None:
 def _has_colour(image: Image.Image, data: bytes, png: PngFile) -> NDArray[np.bool_]:
     """Return where a PNG has its transparent colour, comparing all bits of each channel."""
     count = 1 if png.colour == 0 else 3
-    if len(png.transparency) < 2 * count:
-        raise ImageRejected("damaged", "png: its transparent colour is too short")
     colour = [int.from_bytes(png.transparency[2 * i : 2 * i + 2], "big") & ((1 << png.depth) - 1) for i in range(count)]
     if png.depth < 8:
         colour = [colour[0] * 255 // ((1 << png.depth) - 1)]

@@ -113,6 +113,39 @@ def test_a_compressed_strip_that_ends_early_is_refused_in_the_words_of_its_decod
     assert caught.value.reason in ("damaged", "truncated")
 
 
+def test_rows_missing_from_ccitt_data_are_noticed_by_its_end() -> None:
+    bits = Image.fromarray(noise(60, 60)).convert("1")
+    data = saved(bits, "TIFF", compression="group4")
+    np.testing.assert_array_equal(rgb(data)[..., 0], np.asarray(bits) * 255)
+    length = Image.open(io.BytesIO(data)).tag_v2[279][0]  # type: ignore[attr-defined]
+    entry = struct.pack("<HHI", 279, 4, 1)
+    short = data.replace(entry + struct.pack("<I", length), entry + struct.pack("<I", length // 2))
+    assert reason(short) == "truncated"
+    assert reason(saved(bits, "TIFF", compression="group3")) == "unsupported-mode"
+
+
+def test_a_jpeg_2000_that_lacks_tiles_is_refused() -> None:
+    if not features.check("jpg_2000"):
+        pytest.skip("this Pillow has no JPEG 2000")
+    data = saved(noise(60, 60), "JPEG2000", tile_size=(32, 32), no_jp2=True)
+    tiles = [i for i in range(len(data) - 1) if data[i : i + 4] == b"\xff\x90\0\x0a"]
+    assert len(tiles) == 4
+    np.testing.assert_array_equal(rgb(data), noise(60, 60))
+    for tile in tiles[1:]:
+        assert reason(data[:tile] + b"\xff\xd9") == "truncated"
+    assert reason(data[: tiles[3] + 40] + b"\xff\xd9") == "truncated"
+
+
+def test_values_of_12_bits_are_scaled_to_the_whole_range() -> None:
+    samples = samples_of(10, 12, 1, 12)
+    expected = np.round(samples * 255.0 / 4095)
+    np.testing.assert_array_equal(rgb(tiff(samples, 12, 1, "<", 10)), np.repeat(expected, 3, 2))
+
+
+def test_a_transparent_colour_that_is_too_short_is_damage() -> None:
+    assert reason(png(SAMPLES, 8, 2, chunk(b"tRNS", b"\0\0"))) == "damaged"
+
+
 def test_what_libtiff_reports_belongs_to_the_file_and_not_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     data = bytearray(saved(noise(60, 60), "TIFF", compression="tiff_lzw"))
     data[3000:3200] = bytes(200)
