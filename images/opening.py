@@ -16,9 +16,11 @@ from importlib.util import find_spec
 from PIL import Image, ImageFile, features
 
 from ..choices import MAX_PIXELS
+from .budget import PIXELS_IN_FLIGHT, decoding_bytes
 from .exif import exif_orientation
 from .file import PILLOW_ERRORS, ImageRejected, rejection
 from .jpeg import exif_block, parse_jpeg, without_metadata
+from .jxl import jxl_size
 from .png import parse_png, rebuilt
 from .sniff import HEAD_BYTES, sniff
 from .tiff import open_tiff
@@ -56,11 +58,10 @@ def open_image(data: bytes) -> Image.Image:
     """
     kind = kind_of(data)
     try:
-        image = _open(kind, data)
+        image = _open_jxl(data) if kind == "jxl" else _open(kind, data)
     except PILLOW_ERRORS as error:
         raise rejection(data, error) from None
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageRejected("too-large", f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+    _check_size(*image.size)
     return image
 
 
@@ -99,6 +100,22 @@ def orientation(image: Image.Image) -> int:
     except PILLOW_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageRejected("too-large", f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _open_jxl(data: bytes) -> Image.Image:
+    """Open a JPEG XL within the memory budget: the plugin decodes its pixels at once."""
+    plugin = _plugin("jxl")
+    size = jxl_size(data)
+    if size is None:
+        raise ImageRejected("truncated" if len(data) < HEAD_BYTES else "damaged", "jxl: the header cannot be read")
+    _check_size(*size)
+    with PIXELS_IN_FLIGHT.hold(decoding_bytes(*size, "jxl")):
+        return plugin(io.BytesIO(data))
 
 
 def _open(kind: str, data: bytes) -> Image.Image:

@@ -9,6 +9,7 @@ import pytest
 from distil_cache.images import opening
 from distil_cache.images.file import ImageRejected, Limits
 from distil_cache.images.headers import read_header
+from distil_cache.images.jxl import jxl_size
 from distil_cache.images.upright import load_rgb
 from image_bytes import turned
 from numpy.typing import NDArray
@@ -59,6 +60,24 @@ def test_a_jpeg_xl_is_decoded() -> None:
     header = read_header(data)
     assert (header.format, header.width, header.height) == ("jxl", 64, 40)
     np.testing.assert_array_equal(rgb(data), PIXELS)
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (8, 8), (64, 40), (40, 64), (300, 200), (257, 1031), (160, 90), (9000, 3), (3, 9000), (256, 256)]
+)
+def test_the_size_of_a_jpeg_xl_is_read_without_decoding_it(size: tuple[int, int]) -> None:
+    width, height = size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    assert jxl_size(jxl(pixels)) == size
+    assert jxl_size(jxl(pixels, use_container=True)) == size
+
+
+def test_a_jpeg_xl_that_claims_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    pytest.importorskip("pillow_jxl", reason="needs distil-cache[jxl]")
+    bits = 0 | 2 << 1 | (200_000 - 1) << 3 | 1 << 21  # a height of 18 bits, and a square
+    assert jxl_size(b"\xff\x0a" + bits.to_bytes(12, "little")) == (200_000, 200_000)
+    with pytest.raises(ImageRejected, match="too-large: 200000x200000"):
+        rgb(b"\xff\x0a" + bits.to_bytes(12, "little") + bytes(50))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
