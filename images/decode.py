@@ -3,13 +3,16 @@
 The steps define the meaning of :class:`.spec.ImageSpec`. Steps 1 to 4 are in :mod:`.upright`.
 
 1. **Bounds.** Width and height are read from the header and checked before any pixel is decoded.
-2. **Decode.** A truncated file is rejected. An animated GIF or WebP gives its first frame, a TIFF its first page. No
-   reduced-size JPEG decoding (Pillow's ``draft``): it changes values.
-3. **Orientation.** The EXIF orientation is applied.
+2. **Decode.** A file that lacks data of its pixels is rejected; metadata decide nothing. An animated GIF or WebP gives
+   its first frame, a TIFF its first page, an APNG its default image, an MPO its first. No reduced-size JPEG decoding
+   (Pillow's ``draft``): it changes values.
+3. **Orientation.** The EXIF orientation is applied, no other. AVIF, HEIC and JPEG XL turn images by their own
+   properties.
 4. **Colour.** Conversion to 8-bit RGB: grey is repeated, a palette is looked up, CMYK and YCbCr are converted as Pillow
-   does without a colour profile. Transparent pixels are composited on **white**. 16-bit grey is scaled by 1/257 and
-   rounded (65535 becomes 255); 16-bit RGB keeps the high byte, as Pillow reads it. Embedded profiles are ignored.
-   32-bit pixels and Lab are rejected: nothing states their range.
+   does without a colour profile. Transparent pixels are composited on **white**, and so is what a GIF's frame does not
+   cover. 16-bit grey is scaled by 1/257 and rounded (65535 becomes 255); 16-bit RGB and 16-bit images with an alpha
+   channel keep the high byte, as Pillow reads them. A transparent colour of 16 bits is compared in all its bits.
+   Embedded profiles are ignored. 32-bit and signed values and Lab are rejected: nothing states their range.
 5. **Harmonization**, if the spec has ``harmonize``: the whole upright image is compressed as a JPEG and decoded again
    (:func:`.perturb.recompress_jpeg`), as if the data set had been saved again as JPEG files. This precedes the resize
    because the files' own compression did: its 8x8 grid is resized like theirs, and no pixel that the ADM sees is
@@ -43,10 +46,12 @@ from PIL import Image
 from torch.nn import functional
 
 from ..choices import MAX_PIXELS, StoredPreset
-from .file import ImageRejected, Limits, content_key, open_image
+from .budget import PIXELS_IN_FLIGHT, decoding_bytes
+from .file import ImageRejected, Limits, content_key
+from .opening import format_name, open_image
 from .perturb import MAX_JPEG_SIDE, perturb, recompress_jpeg
 from .spec import ImageSpec
-from .upright import upright_rgb
+from .upright import upright_file, upright_rgb
 
 MEMORY_LIMITS = Limits(min_side=1)
 """Limits that protect memory. The smallest side is a property of a dataset, which the scan has checked."""
@@ -74,24 +79,28 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits = MEMORY_LIMITS) -> NDAr
     ImageRejected
         ``empty``, ``not-an-image``, ``truncated``, ``damaged``, ``unsupported-mode``, ``too-large`` or ``too-small``.
     """
-    return decode_image(open_image(data), spec, limits, data)
+    image = open_image(data)
+    limits.check(*image.size)
+    with PIXELS_IN_FLIGHT.hold(decoding_bytes(*image.size, format_name(image))):
+        return _preprocessed(upright_file(image, data), spec, data)
 
 
-def decode_image(
-    image: Image.Image, spec: ImageSpec, limits: Limits = MEMORY_LIMITS, data: bytes = b""
-) -> NDArray[np.uint8]:
-    """Decode an image that Pillow has opened, as :func:`decode` does.
+def decode_image(image: Image.Image, spec: ImageSpec, limits: Limits = MEMORY_LIMITS) -> NDArray[np.uint8]:
+    """Decode an image in memory, or one that Pillow has opened, as :func:`decode` does.
 
     Parameters
     ----------
     image
-        Opened image.
+        Opened image. A perturbation is seeded by its pixels.
     spec, limits
         As for :func:`decode`.
-    data
-        Bytes of the image's file, if there is one. Their hash seeds a perturbation; without them, the pixels' does.
     """
-    pixels = upright_rgb(image, limits, data)
+    with PIXELS_IN_FLIGHT.hold(decoding_bytes(*image.size)):
+        return _preprocessed(upright_rgb(image, limits), spec)
+
+
+def _preprocessed(pixels: NDArray[np.uint8], spec: ImageSpec, data: bytes = b"") -> NDArray[np.uint8]:
+    """Apply steps 5 to 8. The hash of ``data``, the file's bytes, seeds a perturbation; without them, the pixels' does."""
     if spec.harmonize is not None:
         if max(pixels.shape[:2]) > MAX_JPEG_SIDE:
             raise ImageRejected("too-large", f"a side is longer than {MAX_JPEG_SIDE:,}, which no JPEG file holds")
@@ -166,7 +175,8 @@ def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _to_float(pixels: NDArray[np.uint8]) -> torch.Tensor:
     """Convert uint8 (H, W, 3) to float32 (1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(_channels_first(pixels)).unsqueeze(0).float().div_(255)
+    planes = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+    return planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _to_uint8(values: torch.Tensor) -> NDArray[np.uint8]:

@@ -1,8 +1,7 @@
-"""Open image files: accepted formats, size limits, and the reasons for which a file is rejected.
+"""Image files: accepted formats, size limits, and the reasons for which a file is rejected.
 
-Nothing here decodes pixels or imports torch, so that scanning a large folder stays cheap. Pillow parses the headers,
-restricted to the six formats of :data:`FORMATS`. Whatever it raises on a bad file becomes :class:`ImageRejected` with a
-short reason.
+Nothing here decodes pixels or imports torch, so that scanning a large folder stays cheap. Whatever Pillow raises on a bad
+file becomes :class:`ImageRejected` with a short reason.
 
 A file counts as truncated when pixels are missing. One that lacks only its end marker still has them all and is
 accepted.
@@ -11,20 +10,14 @@ accepted.
 from __future__ import annotations
 
 import hashlib
-import io
 import struct
 import warnings
-import zlib
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import ExifTags, Image, UnidentifiedImageError
-
 from ..choices import MAX_PIXELS, MIN_SIDE
-from ..errors import UsageError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""Accepted formats, by Pillow's names. The content decides, not the extension."""
+from ..errors import UsageError, UserError
+from .sniff import HEAD_BYTES, sniff
 
 EXTENSIONS = frozenset(
     (
@@ -43,6 +36,7 @@ Reason = Literal[
     "truncated",
     "damaged",
     "unsupported-mode",
+    "unsupported-format",
     "too-large",
     "too-small",
     "missing",
@@ -61,25 +55,16 @@ Reason = Literal[
     "transparent",
     "no-video-support",
 ]
-"""``damaged``: the file is an image, but its data are corrupt. ``unreadable``: the system refused to read the file.
+"""``damaged``: the file is an image, but its data are corrupt. ``truncated``: data of its pixels are missing.
+``unsupported-mode``: the file may be sound, but its kind of pixels or of compression is not decoded here.
+``unsupported-format``: it is an image in a format that is not decoded here. ``unreadable``: the system refused to read
+the file.
 
 ``ambiguous`` to ``transparent`` are reasons of an import, see :mod:`..pipeline.importing.loose_files`.
 ``no-video-support``: the file is a video, and the optional package that reads videos is not installed."""
 
-PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    AttributeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""Everything that Pillow is known to raise on damaged files."""
+PILLOW_ERRORS = (Exception,)
+"""What a decoder may raise on a damaged file: anything. :func:`rejection` tells what is not the file's fault."""
 
 # Pillow warns about damaged EXIF blocks and about sizes below its own limit. Neither makes an image unusable, and a
 # warning of a worker thread would land in the middle of a progress bar.
@@ -141,100 +126,63 @@ def content_key(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Parse the header of an image file, without decoding its pixels.
+def rejection(data: bytes, error: Exception) -> ImageRejected:
+    """Return the rejection for an exception that a decoder raised on ``data``.
 
-    Raises
-    ------
-    ImageRejected
-        ``empty``, ``not-an-image``, ``truncated``, ``damaged``, or ``too-large`` for more than MAX_PIXELS.
+    An error that says nothing about the file, such as a lack of memory, is raised again.
     """
-    if not data:
-        raise ImageRejected("empty", "0 bytes")
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except PILLOW_ERRORS as error:
-        raise rejection(data, error) from None
-
-
-def format_name(image: Image.Image) -> str:
-    """Return the file format in lower case. An MPO, which is a JPEG of several images, counts as ``jpeg``."""
-    name = (image.format or "").lower()
-    return "jpeg" if name == "mpo" else name
-
-
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8, that is still to be applied; 1 if there is none or it cannot be read.
-
-    Pillow rotates a TIFF itself and reports the rotated size, so this is 1 for a TIFF.
-    """
-    if image.format == "TIFF":
-        return 1
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except PILLOW_ERRORS:
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def rejection(data: bytes, error: BaseException) -> ImageRejected:
-    """Return the rejection for an exception that Pillow raised on ``data``."""
-    detail = str(error)
-    if isinstance(error, Image.DecompressionBombError):
-        return ImageRejected("too-large", f"more than {MAX_PIXELS:,} pixels")
-    kind = _signature(data)
-    if kind is None:
-        return ImageRejected("not-an-image", f"starts with {data[:8].hex(' ')}: none of {', '.join(FORMATS)}")
-    if isinstance(error, UnidentifiedImageError):
-        detail = "the header cannot be read"
+    if isinstance(error, ImageRejected):
+        return error
+    if isinstance(error, MemoryError | UserError):
+        raise error
+    detail = str(error) or type(error).__name__
+    kind = sniff(data[:HEAD_BYTES]) or "file"
     if "truncated" in detail.lower() or _ends_early(kind, data):
         return ImageRejected("truncated", f"{kind}, {len(data):,} bytes: the end is missing")
+    if any(words in detail for words in _UNSUPPORTED):
+        return ImageRejected("unsupported-mode", f"{kind}: {detail}")
     return ImageRejected("damaged", f"{kind}: {detail}")
 
 
-def may_be_rotated(data: bytes, image: Image.Image) -> bool:
-    """Return False for a PNG without a chunk that can hold an orientation: :func:`orientation` would decode it."""
-    marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-    return image.format != "PNG" or any(mark in data for mark in marks)
-
-
-def _signature(data: bytes) -> str | None:
-    """Return the format by the file's first bytes."""
-    if data.startswith(b"RIFF") and data[8:12] in (b"WEBP", b""):
-        return "WEBP"
-    starts = {
-        b"\xff\xd8\xff": "JPEG",
-        b"\x89PNG\r\n\x1a\n": "PNG",
-        b"BM": "BMP",
-        b"II*\0": "TIFF",
-        b"MM\0*": "TIFF",
-        b"II+\0": "TIFF",
-        b"MM\0+": "TIFF",
-        b"GIF87a": "GIF",
-        b"GIF89a": "GIF",
-    }
-    return next((name for start, name in starts.items() if data.startswith(start)), None)
+_UNSUPPORTED = ("nsupported", "cannot handle", "not supported", "unknown pixel mode", "unknown data organization")
+"""What decoders say of files that are sound, and that they cannot decode."""
 
 
 def _ends_early(kind: str, data: bytes) -> bool:
-    """Check by its length or end marker whether a file that failed to open is truncated."""
-    if kind == "JPEG":
+    """Check by its length or end marker whether a file that failed to open or to decode is truncated."""
+    if kind == "jpeg":
         return b"\xff\xd9" not in data
-    if kind == "PNG":
+    if kind == "png":
         return b"IEND" not in data
-    if kind == "GIF":
+    if kind == "gif":
         return not data.rstrip(b"\0").endswith(b";")
-    if kind == "TIFF":
+    if kind == "tiff":
         return _tiff_ends_early(data)
-    length = data[2:6] if kind == "BMP" else data[4:8]
-    if len(length) < 4:
-        return True
-    return len(data) < int.from_bytes(length, "little") + (0 if kind == "BMP" else 8)
+    if kind in ("avif", "heic", "heif"):
+        return _boxes_end_early(data)
+    if kind == "webp":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    return kind == "bmp" and data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little")
+
+
+def _boxes_end_early(data: bytes) -> bool:
+    """Check whether a box of the ISO base media file format (ISO/IEC 14496-12, 4.2) reaches past the end."""
+    position = 0
+    while position + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        if length == 1 and position + 16 <= len(data):
+            (length,) = struct.unpack_from(">Q", data, position + 8)
+        if length < 8:  # 0: up to the end
+            return False
+        position += length
+    return position != len(data)
 
 
 def _tiff_ends_early(data: bytes) -> bool:
     """Check whether the first directory of a classic TIFF (TIFF 6.0, section 2) reaches past the end."""
     order = "<" if data.startswith(b"II") else ">"
+    if data[2:4] in (b"+\0", b"\0+"):
+        return False
     try:
         (directory,) = struct.unpack_from(f"{order}I", data, 4)
         (entries,) = struct.unpack_from(f"{order}H", data, directory)

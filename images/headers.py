@@ -21,8 +21,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..choices import MAX_PIXELS
-from .file import format_name, may_be_rotated, open_image, orientation
+from .file import PILLOW_ERRORS, rejection
 from .jpeg import DQT, JpegInfo, is_metadata, parse_jpeg, segment_names
+from .opening import format_name, open_image, orientation
 
 _MOST_CHUNKS = 100_000
 _MOST_LABELS = 40
@@ -103,25 +104,32 @@ def parse_traits(text: str) -> HeaderTraits:
 
 
 def read_header(data: bytes) -> FileHeader:
-    """Read the header of an image file. Raises ImageRejected as :func:`.file.open_image` does."""
+    """Read the header of an image file. Raises ImageRejected as :func:`.opening.open_image` does."""
+    try:
+        return _read_plain_header(data) or read_header_with_pillow(data)
+    except PILLOW_ERRORS as error:
+        raise rejection(data, error) from None
+
+
+def _read_plain_header(data: bytes) -> FileHeader | None:
+    """Read the header of a plain JPEG or PNG; None for any other file."""
     if data.startswith(b"\xff\xd8\xff"):
         found = parse_jpeg(data)
         jpeg = parse_jpeg_header(found)
         if jpeg is not None and jpeg.width * jpeg.height <= MAX_PIXELS:
             return _of_jpeg(found, jpeg.mode, jpeg.width, jpeg.height, turned=False)
-    else:
-        png = parse_png_header(data)
-        if png is not None and png.width * png.height <= MAX_PIXELS:
-            return _of_chunks("png", png.mode, png.width, png.height, png.chunks, interlaced=png.interlaced)
-    return read_header_with_pillow(data)
+        return None
+    png = parse_png_header(data)
+    if png is not None and png.width * png.height <= MAX_PIXELS:
+        return _of_chunks("png", png.mode, png.width, png.height, png.chunks, interlaced=png.interlaced)
+    return None
 
 
 def read_header_with_pillow(data: bytes) -> FileHeader:
     """Read the header of any accepted file with Pillow. :func:`read_header` gives the same result."""
     image = open_image(data)
     kind = format_name(image)
-    # The one case that decodes pixels: Pillow decodes a PNG to find EXIF, which may follow the pixels.
-    turned = may_be_rotated(data, image) and orientation(image) >= 5
+    turned = orientation(image) >= 5
     if kind == "jpeg":
         return _of_jpeg(parse_jpeg(data), image.mode, image.width, image.height, turned=turned)
     return _of_chunks(

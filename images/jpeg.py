@@ -19,7 +19,9 @@ DQT = 0xDB
 _NAMES = {0xC4: "DHT", 0xCC: "DAC", 0xDB: "DQT", 0xDD: "DRI", 0xFE: "COM"}
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_SCAN = 0xDA
+_SCAN, _END = 0xDA, 0xD9
+_EXIF, _ADOBE, _COMMENT = 0xE1, 0xEE, 0xFE
+_JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 _MOST_SEGMENTS = 10_000
 _MOST_REMEMBERED = 1024  # bytes of tables
 
@@ -81,6 +83,8 @@ class JpegInfo(NamedTuple):
         Segments in file order.
     reaches_scan
         Whether all segments are complete, including the header of the first scan.
+    scan_at
+        Position in the file of the first scan's marker, if it is reached.
     """
 
     quantisation: Quantisation
@@ -88,6 +92,7 @@ class JpegInfo(NamedTuple):
     progressive: bool
     segments: list[Segment]
     reaches_scan: bool
+    scan_at: int
 
     @property
     def tables(self) -> Mapping[int, tuple[int, ...]]:
@@ -97,7 +102,7 @@ class JpegInfo(NamedTuple):
 
 def parse_jpeg(data: bytes) -> JpegInfo:
     """Parse the segments before a JPEG's first scan. Never raises: what cannot be read is left out."""
-    segments, reaches_scan = _segments(data)
+    segments, reaches_scan, scan_at = _segments(data)
     tables = []
     sampling, progressive = "unknown", False
     for marker, content in segments:
@@ -105,7 +110,7 @@ def parse_jpeg(data: bytes) -> JpegInfo:
             tables.append(content)
         elif marker in _FRAMES:
             sampling, progressive = _sampling(content), marker in _PROGRESSIVE
-    return JpegInfo(_quantisation(tuple(tables)), sampling, progressive, segments, reaches_scan)
+    return JpegInfo(_quantisation(tuple(tables)), sampling, progressive, segments, reaches_scan, scan_at)
 
 
 def segment_names(segments: Sequence[Segment]) -> list[str]:
@@ -119,6 +124,38 @@ def segment_names(segments: Sequence[Segment]) -> list[str]:
 def is_metadata(name: str) -> bool:
     """Check whether a decoder may skip a segment with this name."""
     return name.startswith("APP") or name == "COM"
+
+
+def exif_block(info: JpegInfo) -> bytes:
+    """Return the EXIF block of a JPEG; empty if it has none."""
+    return next(
+        (content for marker, content in info.segments if marker == _EXIF and content.startswith(b"Exif\0")), b""
+    )
+
+
+def without_metadata(data: bytes, info: JpegInfo) -> bytes:
+    """Return a JPEG without the segments that a decoder may skip. Those of JFIF and Adobe, which name colours, stay.
+
+    What they say beside that is put to their usual values, and an unknown transform of Adobe's to the one that decoders
+    take it for. A file that does not reach its first scan is returned as it is.
+    """
+    extras = [content for marker, content in info.segments if 0xE0 <= marker <= 0xEF or marker == _COMMENT]
+    if not info.reaches_scan or not extras or extras == [_JFIF]:
+        return data
+    channels = next((content[5] for marker, content in info.segments if marker in _FRAMES and len(content) > 5), 3)
+    parts = [data[:2]]
+    for marker, content in info.segments:
+        if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= len(_JFIF):
+            kept = _JFIF
+        elif marker == _ADOBE and content.startswith(b"Adobe") and len(content) >= 12:
+            transform = content[11] if content[11] <= 2 else (2 if channels == 4 else 1)
+            kept = content[:11] + bytes((transform,))
+        elif 0xE0 <= marker <= 0xEF or marker == _COMMENT:
+            continue
+        else:
+            kept = content
+        parts += [bytes((0xFF, marker)), (len(kept) + 2).to_bytes(2, "big"), kept]
+    return b"".join([*parts, memoryview(data)[info.scan_at :]])
 
 
 def standard_table(quality: int) -> tuple[int, ...]:
@@ -156,8 +193,8 @@ def _application_name(marker: int, start: bytes) -> str:
     return f"APP{marker - 0xE0}" + (f"({name.rsplit('/', 2)[0][-20:]})" if name else "")
 
 
-def _segments(data: bytes) -> tuple[list[Segment], bool]:
-    """Return the segments before the first scan, and whether they are complete and followed by the scan's header."""
+def _segments(data: bytes) -> tuple[list[Segment], bool, int]:
+    """Return the segments before the first scan, whether its header follows them, and the position after them."""
     found: list[Segment] = []
     position, size = 2, len(data)
     while position + 4 <= size and data[position] == 0xFF and len(found) < _MOST_SEGMENTS:
@@ -167,10 +204,10 @@ def _segments(data: bytes) -> tuple[list[Segment], bool]:
             continue
         end = position + 2 + (data[position + 2] << 8 | data[position + 3])
         if marker == _SCAN or end < position + 4:
-            return found, marker == _SCAN and position + 4 <= end <= size
+            return found, marker == _SCAN and position + 4 <= end <= size, position
         found.append((marker, data[position + 4 : end]))
         position = end
-    return found, False
+    return found, False, position
 
 
 def _quantisation(contents: tuple[bytes, ...]) -> Quantisation:

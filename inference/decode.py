@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import UsageError
 from ..images.decode import decode, decode_image
-from ..images.file import ImageRejected, Limits, content_key
+from ..images.file import ImageRejected, Limits, content_key, rejection
 from ..images.spec import ImageSpec
 from ..pipeline.sources.file import printable
 from ..pipeline.sources.read import read_source_bytes
@@ -138,7 +138,7 @@ class InputDecoder:
             pool.shutdown(cancel_futures=True)
 
     def decode_one(self, item: InputItem) -> DecodedInput:
-        """Decode one item. An unusable one is returned with the reason; nothing is raised."""
+        """Decode one item. An unusable one is returned with the reason, whatever its decoder raised."""
         try:
             if item.video:
                 frames = sample(str(item.source), self.frames, self._from_pillow, self.limits)
@@ -146,8 +146,8 @@ class InputDecoder:
                 return DecodedInput(item, images, tuple(map(_pixel_key, images)), tuple(f.seconds for f in frames))
             image, key = self._from_source(item.source)
             return DecodedInput(item, (image,), (key,), (None,))
-        except ImageRejected as rejected:
-            return DecodedInput(item, rejected=rejected)
+        except Exception as error:  # one bad item must not end the list; what is not its fault is raised again
+            return DecodedInput(item, rejected=rejection(b"", error))
 
     def _from_source(self, source: Source) -> tuple[NDArray[np.uint8], str]:
         """Return the image of a source and its key."""

@@ -18,7 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...images.file import PILLOW_ERRORS, Limits, open_image, rejection
+from ...images.budget import PIXELS_IN_FLIGHT, decoding_bytes
+from ...images.file import PILLOW_ERRORS, Limits, rejection
+from ...images.opening import format_name, open_image
+from ...images.tiff import libtiff_messages
 
 MOST_BITS = 6
 """Largest number of differing bits, of 64, in the hashes of near duplicates."""
@@ -53,8 +56,10 @@ def perceptual_hash(data: bytes) -> PerceptualHash | None:
     image = open_image(data)
     _LIMITS.check(*image.size)
     try:
-        image.draft("L", (2 * _SIDE, 2 * _SIDE))
-        grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+        with PIXELS_IN_FLIGHT.hold(decoding_bytes(*image.size, format_name(image))), libtiff_messages():
+            image.draft("L", (2 * _SIDE, 2 * _SIDE))
+            grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+            image.close()
     except PILLOW_ERRORS as error:
         raise rejection(data, error) from None
     pixels = np.asarray(grey, dtype=np.float64)

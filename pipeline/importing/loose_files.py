@@ -34,7 +34,8 @@ from torch import Tensor
 from ...choices import FloatStorage, ImportKind
 from ...errors import UserError
 from ...images.decode import decode
-from ...images.file import ImageRejected, format_name, open_image, orientation
+from ...images.file import ImageRejected
+from ...images.opening import format_name, open_image, orientation
 from ...images.spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from ...models.weights import DAMAGE
 from ..scan.conflicts import ScannedRow

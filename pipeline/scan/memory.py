@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
         pa.field("metadata_bytes", pa.int64()),
         pa.field("traits", pa.string()),
     ],
-    metadata={"distil_cache.scan": "2"},
+    metadata={"distil_cache.scan": "3"},  # raised when files are refused by other rules
 )
 _REPEATED = ("format", "reason", "detail", "traits")
 """Columns with few distinct values."""

@@ -18,7 +18,9 @@ from distil_cache.choices import FileForm
 from distil_cache.commands.show.predict import show_predictions
 from distil_cache.errors import UsageError, UserError
 from distil_cache.images.file import ImageRejected, Limits
+from distil_cache.images.spec import ImageSpec
 from distil_cache.inference.arguments import expand_arguments, is_video, read_list
+from distil_cache.inference.decode import InputDecoder, InputItem
 from distil_cache.inference.prediction import COLUMNS, Frame, Prediction, form_of, line_writer, opened, write_object
 from distil_cache.inference.video import SampledFrame, sample
 from distil_cache.storage import AnyPath, RemotePath
@@ -147,7 +149,7 @@ def test_a_video_in_an_object_store_gives_the_frames_of_the_file(tmp_path: Path,
         greys_of(memory_bucket / "b.mp4", 4)
 
 
-def test_a_video_without_a_length_is_decoded_whole_and_thinned(tmp_path: Path) -> None:
+def test_a_video_without_a_length_is_counted_first_and_keeps_no_more_than_the_sampled_frames(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.m4v", [20 + number for number in range(100)], kind="m4v")
     alive: list[weakref.ref[Image.Image]] = []
     most = 0
@@ -163,7 +165,52 @@ def test_a_video_without_a_length_is_decoded_whole_and_thinned(tmp_path: Path) -
     assert np.allclose(np.diff(greys), np.diff(greys)[0], atol=10)
     assert greys[0] < 40
     assert greys[-1] > 90
-    assert most <= 2 * 4 + 2
+    assert most <= 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "codec"),
+    [
+        ("a.ts", "mpegts", "mpeg2video"),
+        ("a.mpg", "mpeg", "mpeg2video"),
+        ("a.vob", "vob", "mpeg2video"),
+        ("a.mkv", "matroska", "mpeg4"),
+        ("a.avi", "avi", "mpeg4"),
+        ("a.flv", "flv", "flv"),
+        ("a.mp4", "mp4", "mpeg4"),
+        ("a.m4v", "m4v", "mpeg4"),
+        ("a.m2v", "mpeg2video", "mpeg2video"),
+    ],
+)
+@pytest.mark.parametrize(("gop", "count"), [(60, 4), (150, 4), (25, 16)])
+def test_every_container_gives_the_frames_in_the_middles_of_the_intervals(
+    tmp_path: Path, name: str, kind: str, codec: str, gop: int, count: int
+) -> None:
+    rate, total = 25, 900
+    path = tmp_path / name
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 48, 32, "yuv420p", gop
+        stream.codec_context.max_b_frames = 0
+        stream.bit_rate = 2_000_000
+        for number in range(total):
+            pixels = np.full((32, 48, 3), 20, np.uint8)
+            pixels[:, :24] += np.uint8(number // 30 * 7)  # which 30 frames, and which of them
+            pixels[:, 24:] += np.uint8(number % 30 * 7)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+    def number_of(image: Image.Image) -> int:
+        pixels = np.asarray(image, dtype=float)
+        return round((pixels[:, 4:20].mean() - 20) / 7) * 30 + round((pixels[:, 28:44].mean() - 20) / 7)
+
+    found = sample(str(path), count, number_of, Limits())
+    middles = [(2 * number + 1) * total // (2 * count) for number in range(count)]
+    assert len(found) == count
+    assert np.abs(np.subtract([frame.value for frame in found], middles)).max() <= 1
+    seconds = [frame.seconds for frame in found if frame.seconds is not None]
+    if seconds:
+        assert np.diff(seconds) == pytest.approx(np.diff([frame.value for frame in found]) / rate, abs=0.05)
 
 
 def test_a_video_is_rotated_as_its_metadata_says(tmp_path: Path) -> None:
@@ -193,6 +240,29 @@ def test_a_file_that_is_not_a_video_is_rejected(tmp_path: Path, data: bytes | No
     with pytest.raises(ImageRejected) as refused:
         sample(str(tmp_path / "a.mp4"), 2, lambda image: image, Limits())
     assert refused.value.reason == reason
+
+
+def test_a_video_in_an_unknown_codec_is_set_aside_and_the_list_goes_on(tmp_path: Path) -> None:
+    data = write_video(tmp_path / "a.mkv", [90] * 5).read_bytes()
+    assert data.count(b"V_MPEG4/ISO/ASP") == 1
+    (tmp_path / "a.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/ASP", b"V_NOTHING/KNOWN"))
+    decoder = InputDecoder(ImageSpec(size=16), Limits(), 2, 1)
+    items = [InputItem.of(1, str(tmp_path / "a.mkv")), InputItem.of(2, np.zeros((20, 20, 3), np.uint8))]
+    first, second = decoder.decode(items, 8)
+    assert first.rejected is not None
+    assert first.rejected.reason == "unsupported-format"
+    assert second.rejected is None
+
+
+def test_whatever_a_decoder_raises_sets_one_item_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("none of its own")
+
+    decoder = InputDecoder(ImageSpec(size=16), Limits(), 2, 1)
+    monkeypatch.setattr(InputDecoder, "_from_source", fail)
+    (found,) = decoder.decode([InputItem.of(1, "a.png")], 8)
+    assert found.rejected is not None
+    assert found.rejected.detail == "file: none of its own"
 
 
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
