@@ -64,6 +64,9 @@ class Degradation:
         Whether ``--aug-prob`` sets the probability.
     validated
         Whether validation images are degraded too.
+    truncated
+        Whether an image passes through float32 in [-1, 1] before it is compressed, and is truncated back to 8 bits, as
+        in DistilDIRE's published code.
     """
 
     probability: float
@@ -71,6 +74,7 @@ class Degradation:
     jpeg: tuple[int, int]
     adjustable: bool
     validated: bool = False
+    truncated: bool = False
 
     def of_validation(self) -> Degradation | None:
         """Return what validation images pass through: the middle of each range, with the same probability."""
@@ -189,7 +193,7 @@ DISTILDIRE_CODE = Method(
     online=True,
     whole=True,
     flips=False,
-    degradation=Degradation(probability=1.0, blur=(0.0, 0.0), jpeg=(10, 99), adjustable=False),
+    degradation=Degradation(probability=1.0, blur=(0.0, 0.0), jpeg=(10, 99), adjustable=False, truncated=True),
     cutmix=0.5,
     pos_weight=0.5,
     defaults=MethodDefaults(epochs=100, batch_size=256, lr=1e-5, beta1=0.9, kd_weight=1.0),

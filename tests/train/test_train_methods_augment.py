@@ -201,7 +201,8 @@ def test_official_code_compresses_every_image_with_a_quality_from_10_to_99() -> 
     found = Degrader(settings, seed=0)(images, ROWS[:30], epoch=1)
     quality = 10 + (sample_draws(0, 1, ROWS[:30]).quality * 90).astype(int)
     assert (quality.min(), quality.max()) >= (10, 50)
-    assert torch.equal(found, torch.stack([jpeg(x, int(q)) for x, q in zip(images, quality, strict=True)]))
+    truncated = torch.where((images > 0) & (images < 64), images - 1, images)
+    assert torch.equal(found, torch.stack([jpeg(x, int(q)) for x, q in zip(truncated, quality, strict=True)]))
     assert max(10 + int(u * 90) for u in (0.0, 1.0 - 1e-12)) == 99
 
 

@@ -261,15 +261,31 @@ class Degrader:
         Tensor, shape (B, 3, H, W)
             uint8.
         """
-        probability, drawn = self.settings.probability, sample_draws(self.seed, epoch, rows, self.stream)
-        (least, most), (worst, best) = self.settings.blur, self.settings.jpeg
-        out = images.clone()
-        for index in range(len(images)):
-            if most > 0 and drawn.blur[index] < probability:
-                out[index] = gaussian_blur(out[index], least + float(drawn.sigma[index]) * (most - least))
-            if drawn.jpeg[index] < probability:
-                out[index] = jpeg_compress(out[index], worst + int(drawn.quality[index] * (best - worst + 1)))
+        out = torch.empty_like(images)
+        for index, drawn in enumerate(zip(*sample_draws(self.seed, epoch, rows, self.stream), strict=True)):
+            out[index] = degraded(images[index], self.settings, SampleDraws(*drawn))
         return out
+
+
+def degraded(image: Tensor, settings: Degradation, drawn: SampleDraws) -> Tensor:
+    """Degrade (3, H, W) uint8 with the numbers of one sample."""
+    (least, most), (worst, best) = settings.blur, settings.jpeg
+    if settings.truncated:
+        image = truncated(image)
+    if most > 0 and drawn.blur < settings.probability:
+        image = gaussian_blur(image, least + float(drawn.sigma) * (most - least))
+    if drawn.jpeg < settings.probability:
+        image = jpeg_compress(image, worst + int(drawn.quality * (best - worst + 1)))
+    return image
+
+
+def truncated(image: Tensor) -> Tensor:
+    """Return uint8 values after DistilDIRE's way to [-1, 1] and back, which truncates.
+
+    Its float32 arithmetic is inexact: the levels 1 to 63 become 0 to 62, all others stay.
+    """
+    floats = image.float() / 255 * 2 - 1
+    return ((floats + 1) / 2 * 255).to(torch.uint8)
 
 
 def jpeg_compress(image: Tensor, quality: int) -> Tensor:
