@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from distil_cache.train.methods import METHODS
 
+pytest.importorskip("torch")  # for the tool
 ROOT = Path(__file__).parents[2]
 
 
