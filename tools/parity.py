@@ -2,6 +2,7 @@
 
     python tools/parity.py             # print the table of docs/parity.md
     python tools/parity.py --write     # print it, and put it into docs/parity.md
+    python tools/parity.py --images FOLDER   # also measure on photographs what the rounding before the ADM changes
 
 The vectors are in tests/reference; its README says how they were made. Each row compares what the program does now with
 what the code of a paper gave for the same input, and has a bound. Exit code 1 if a deviation is beyond its bound.
@@ -47,6 +48,7 @@ from distil_cache.train.runs.checkpoint import EpochMetrics, State
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import CenterCrop, Compose, Resize
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "tests" / "reference"
@@ -340,6 +342,25 @@ def precision_lines() -> Iterator[str]:
     yield f"DIRE there, fp16 against fp32: {_percent((apart_there > 0).mean())}, at most {apart_there.max()}"
 
 
+def rounding_line(folder: Path) -> str:
+    """Say how much eps changes if the ADM sees the image rounded: the first 32 images below a folder, at 32 pixels."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:32]
+    unrounded = Compose([Resize(32, antialias=True), CenterCrop(32)])
+    model = placed(load_adm(ADM).model, "fp32", CPU)
+    pixels = [np.array(Image.open(path).convert("RGB")) for path in files]
+    floats_ = torch.stack([unrounded(torch.from_numpy(x.transpose(2, 0, 1)) / 255) * 2 - 1 for x in pixels])
+    rounded = _signal(np.stack([image_of("distildire", x, 32) for x in pixels]))
+    with torch.inference_mode():
+        there, here = (extract(model, x, SCHEDULE, {"eps"}).eps for x in (floats_, rounded))
+    assert there is not None
+    assert here is not None
+    apart = ((here - there).norm() / there.norm()).item()
+    return (
+        f"eps of {len(files)} photographs, rounded against unrounded: {_percent(apart)} of the norm; "
+        f"standard deviation {here.std():.3f} and {there.std():.3f}"
+    )
+
+
 def training_rows() -> Iterator[Row]:
     given, inputs = vectors("distildire"), vectors("inputs")
     tiny = torch.from_numpy(inputs["tiny"].transpose(0, 3, 1, 2).copy())
@@ -481,6 +502,7 @@ def table(measured: list[Row]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs, to measure the effect of rounding")
     parser.add_argument("--write", action="store_true", help="replace the table in docs/parity.md")
     torch.set_num_threads(1)
     arguments = parser.parse_args()
@@ -489,6 +511,8 @@ def main() -> int:
     print(text, end="\n\n")
     for line in precision_lines():
         print(line)
+    if arguments.images:
+        print(rounding_line(arguments.images))
     if arguments.write:
         before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
