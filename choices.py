@@ -39,7 +39,7 @@ ImportKind = Literal["distildire", "dire"]
 
 InitialWeights = Literal["scratch", "imagenet"]
 """Weights that a student's backbone starts from."""
-ScheduleName = Literal["constant", "cosine", "step", "plateau"]
+ScheduleName = Literal["constant", "cosine", "step", "plateau", "accuracy-plateau"]
 """Schedule of the learning rate."""
 Amp = Literal["off", "bf16", "fp16"]
 """Automatic mixed precision of the student."""

@@ -102,7 +102,7 @@ def bare(sources: Path, model: Adm, schedule: NoiseSchedule) -> Callable[[], obj
 
 
 def read_unrounded(path: Path) -> torch.Tensor:
-    """An image as the papers' code feeds it: resized as floats, never rounded; (1, 3, 32, 32) in [-1, 1]."""
+    """An image as DistilDIRE's code feeds it: resized as floats, never rounded; (1, 3, 32, 32) in [-1, 1]."""
     with Image.open(path) as picture:
         pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)[None].float() / 255
     return F.interpolate(pixels, size=(32, 32), mode="bilinear", antialias=True) * 2 - 1

@@ -128,8 +128,8 @@ def train(
     schedule: Annotated[
         ScheduleName | None,
         typer.Option(
-            help="Learning-rate schedule; plateau drops the rate when validation stops improving, and ends the run. "
-            "Default: the method's.",
+            help="Learning-rate schedule; plateau drops the rate when validation stops improving, and ends the run; "
+            "accuracy-plateau does so as the code of CNNDet, DIRE and DNF. Default: the method's.",
             show_default=False,
             rich_help_panel=_RATE,
         ),
@@ -145,7 +145,7 @@ def train(
     patience: Annotated[
         int | None,
         typer.Option(
-            help="plateau: epochs without improvement before a drop. Default: the method's.",
+            help="Plateaus: epochs without improvement before a drop. Default: the method's.",
             show_default=False,
             rich_help_panel=_RATE,
         ),
@@ -153,7 +153,7 @@ def train(
     lr_factor: Annotated[
         float | None,
         typer.Option(
-            help=f"step, plateau: factor of each drop. Default: {LR_FACTOR:g}.",
+            help=f"step, plateaus: factor of each drop. Default: {LR_FACTOR:g}.",
             show_default=False,
             rich_help_panel=_RATE,
         ),
@@ -161,7 +161,7 @@ def train(
     min_lr: Annotated[
         float | None,
         typer.Option(
-            help="plateau: end the run below this rate; cosine: final rate. Default: the method's.",
+            help="Plateaus: end the run below this rate; cosine: final rate. Default: the method's.",
             show_default=False,
             rich_help_panel=_RATE,
         ),

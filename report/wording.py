@@ -18,7 +18,7 @@ FAMILIES = {"gan": "GANs", "diffusion": "diffusion models", UNKNOWN_FAMILY: "unk
 _METHODS = {
     "distildire": "DistilDIRE (image and one-step noise)",
     "dire": "DIRE (reconstruction error)",
-    "dnf": "DNF (noise features)",
+    "dnf": "DNF (noise of an ADM, not of DNF's own network)",
     "eps": "one-step noise alone",
     "cnndet": "CNNDet (image alone)",
 }
@@ -35,9 +35,13 @@ def family_title(name: str) -> str:
 
 
 def method_title(run: Run) -> str:
-    """Name a run's method with its distillation weight, and its preset unless that is the paper's."""
+    """Name a run's method with its distillation weight, and its preset unless that is the paper's.
+
+    DNF is named with its network, since the noise is not that of the paper's.
+    """
     preset = run.get("preset")
     method = f"{run.get('method')}{f' ({preset})' if preset not in (None, 'paper') else ''}"
+    method = f"{method} on an ADM's noise" if run.get("method") == "dnf" else method
     return method if run.kd_weight is None else f"{method}, distillation weight {run.kd_weight:g}"
 
 

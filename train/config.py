@@ -19,10 +19,13 @@ from .methods import Method, find_method
 SWEEP = "sweep.json"
 """In a folder of several runs: the settings that vary, and the names of the runs."""
 
+PLATEAUS = ("plateau", "accuracy-plateau")
+"""Schedules that follow the validation."""
+
 _SERVES = {
-    "patience": ("plateau",),
-    "min_lr": ("plateau", "cosine"),
-    "lr_factor": ("plateau", "step"),
+    "patience": PLATEAUS,
+    "min_lr": (*PLATEAUS, "cosine"),
+    "lr_factor": (*PLATEAUS, "step"),
     "drop_every": ("step",),
 }
 """Settings of the learning rate that only some schedules use."""

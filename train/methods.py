@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..choices import InitialWeights, Preset
+from ..choices import InitialWeights, Preset, ScheduleName
 from ..errors import UsageError
 from ..models.input_size import paper_size
 
@@ -32,10 +32,10 @@ class MethodDefaults:
     Attributes
     ----------
     schedule
-        ``plateau`` divides the rate by ten when the validation has not improved for ``patience`` epochs, and ends the
-        training when the rate falls below ``min_lr``; ``epochs`` is the limit.
+        ``accuracy-plateau`` divides the rate by ten when the validation accuracy has not risen for ``patience`` epochs,
+        and ends the training when the rate falls below ``min_lr``; ``epochs`` is the limit.
     patience, min_lr
-        Used by ``plateau`` only.
+        Used by ``accuracy-plateau`` only.
     """
 
     epochs: int
@@ -43,7 +43,7 @@ class MethodDefaults:
     lr: float = 1e-4
     beta1: float = 0.9
     kd_weight: float = 0.0
-    schedule: Literal["constant", "plateau"] = "constant"
+    schedule: ScheduleName = "constant"
     patience: int = 5
     min_lr: float = 1e-6
 
@@ -62,12 +62,26 @@ class Degradation:
         Range of the quality, both ends included.
     adjustable
         Whether ``--aug-prob`` sets the probability.
+    validated
+        Whether validation images are degraded too.
+    truncated
+        Whether an image passes through float32 in [-1, 1] before it is compressed, and is truncated back to 8 bits, as
+        in DistilDIRE's published code.
     """
 
     probability: float
     blur: tuple[float, float]
     jpeg: tuple[int, int]
     adjustable: bool
+    validated: bool = False
+    truncated: bool = False
+
+    def of_validation(self) -> Degradation | None:
+        """Return what validation images pass through: the middle of each range, with the same probability."""
+        if not self.validated:
+            return None
+        sigma, quality = sum(self.blur) / 2, sum(self.jpeg) // 2
+        return replace(self, blur=(sigma, sigma), jpeg=(quality, quality))
 
 
 @dataclass(frozen=True)
@@ -161,7 +175,7 @@ class Method:
         return paper_size(image) if teacher is None or self.window == "random-crop" else teacher
 
 
-UNTIL_PLATEAU = MethodDefaults(epochs=400, batch_size=64, lr=1e-4, schedule="plateau", patience=5, min_lr=1e-6)
+UNTIL_PLATEAU = MethodDefaults(epochs=400, batch_size=64, lr=1e-4, schedule="accuracy-plateau", patience=5, min_lr=1e-6)
 """The recipe of CNNDet's code, which those of DIRE and DNF keep; 400 epochs are DIRE's limit."""
 
 DISTILDIRE = Method(
@@ -179,7 +193,7 @@ DISTILDIRE_CODE = Method(
     online=True,
     whole=True,
     flips=False,
-    degradation=Degradation(probability=1.0, blur=(0.0, 0.0), jpeg=(10, 99), adjustable=False),
+    degradation=Degradation(probability=1.0, blur=(0.0, 0.0), jpeg=(10, 99), adjustable=False, truncated=True),
     cutmix=0.5,
     pos_weight=0.5,
     defaults=MethodDefaults(epochs=100, batch_size=256, lr=1e-5, beta1=0.9, kd_weight=1.0),
@@ -202,13 +216,15 @@ DNF = Method(
     whole=True,
     head=0.02,
     defaults=UNTIL_PLATEAU,
+    caveat="its noise is that of an ADM, which sees 8-bit images, while DNF's code takes it from another network, a DDIM "
+    "UNet of LSUN bedrooms fed with unrounded values: its numbers here are not those of its paper's features",
 )
 
 CNNDET = Method(
     "cnndet",
     scales={"image": "imagenet"},
     window="random-crop",
-    degradation=Degradation(probability=0.5, blur=(0.0, 3.0), jpeg=(30, 100), adjustable=True),
+    degradation=Degradation(probability=0.5, blur=(0.0, 3.0), jpeg=(30, 100), adjustable=True, validated=True),
     initial="imagenet",
     head=0.02,
     defaults=UNTIL_PLATEAU,

@@ -18,7 +18,13 @@ from ...errors import UserError
 METHODS_IN_ORDER = BENCH_METHODS
 """Rows of the table; the first four in the order of DistilDIRE's paper."""
 
-TITLES = {"cnndet": "CNNDet", "dire": "DIRE", "dnf": "DNF", "distildire": "DistilDIRE", "eps": "eps alone"}
+TITLES = {
+    "cnndet": "CNNDet",
+    "dire": "DIRE",
+    "dnf": "DNF on an ADM's noise",
+    "distildire": "DistilDIRE",
+    "eps": "eps alone",
+}
 
 REFERENCE_METHOD = "dire"
 """The method with which the others are compared."""

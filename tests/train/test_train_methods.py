@@ -57,7 +57,7 @@ def test_what_the_teacher_saw_is_what_comparable_methods_see_and_a_crop_is_alway
 
 def test_a_training_takes_missing_settings_from_its_method() -> None:
     dire = TrainConfig.checked(dataset="d", method="dire")
-    assert (dire.lr, dire.batch_size, dire.schedule, dire.min_lr) == (1e-4, 64, "plateau", 1e-6)
+    assert (dire.lr, dire.batch_size, dire.schedule, dire.min_lr) == (1e-4, 64, "accuracy-plateau", 1e-6)
     code = TrainConfig.checked(dataset="d", preset="official-code")
     assert (code.lr, code.distillation, code.pos_weight, code.online) == (1e-5, 1.0, 0.5, True)
     assert TrainConfig.checked(dataset="d", preset="official-code", lr=3e-5).lr == 3e-5

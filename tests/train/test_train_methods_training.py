@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,13 +19,16 @@ from distil_cache.errors import UserError
 from distil_cache.models.backbones import HALF, build_backbone
 from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
-from distil_cache.train.data.augment import Degrader, mix_draws
+from distil_cache.train.data.augment import VALIDATION, Degrader, mix_draws
 from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.examples import OnlineTeacher
+from distil_cache.train.data.rows import find_rows
 from distil_cache.train.data.select import split_rows
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
+from distil_cache.train.evaluation.score import predict
 from distil_cache.train.methods import METHODS, Degradation, find_method
+from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.student import build_student
 from safetensors.torch import load_file, save_file
 from small_cache import TRAIN_SIDE, make_cache, rows, teacher_network
@@ -166,11 +171,42 @@ def test_each_method_trains_from_its_own_features_and_is_evaluated(
     assert record["initial_weights"].startswith(starts)
     found = run_evaluation(run, made[0].root, "pictures")
     assert found["counts"] == {"real": 8, "fake": 8}
-    assert (len(found["notes"]) > 0) == (METHODS[method].initial == "imagenet")
+    assert (len(found["notes"]) > 0) == (METHODS[method].initial == "imagenet" or method == "dnf")
+    if method in ("cnndet", "dnf"):
+        write_report([run], tmp_path / "report")
+        report = (tmp_path / "report" / "report.md").read_text()
     if method == "cnndet":
         assert "CNNDet's own test crops the original" in found["notes"][0]
-        write_report([run], tmp_path / "report")
-        assert "run: the cached image is resized before it is tested" in (tmp_path / "report" / "report.md").read_text()
+        assert "run: the cached image is resized before it is tested" in report
+    if method == "dnf":
+        assert "run: its noise is that of an ADM" in report
+        assert "dnf on an ADM's noise, seed 0" in report
+
+
+def test_cnndet_chooses_its_epoch_on_degraded_images_and_keeps_the_scores_of_clean_ones(
+    made: Made, tmp_path: Path
+) -> None:
+    run_training(settings(method="cnndet", aug_prob=1.0, epochs=1), made[0].root, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    student, record, _ = folder.load_student()
+    table = pq.read_table(folder.validation)
+    labels = torch.tensor(table["label"].to_pylist(), dtype=torch.float32)
+    cache, build, _ = made
+    rows = find_rows(record.config, cache, ("image",), {}, "the test").val
+    part = FeatureDataset(cache, build, rows, ("image",), split="train", purpose="the test")
+    of_training = record.method.degradation
+    assert of_training is not None
+    settings_of_validation = of_training.of_validation()
+    assert settings_of_validation is not None
+    degrade = Degrader(settings_of_validation, record.config.seed, VALIDATION)
+    given = {"size": TRAIN_SIDE, "transform": "crop", "batch_size": 16, "device": torch.device("cpu")}
+    clean = predict(student, part, record.method, **given)  # type: ignore[arg-type]
+    degraded = predict(student, part, record.method, **given, change=functools.partial(degrade, epoch=1))  # type: ignore[arg-type]
+    assert np.abs(clean - degraded).max() > 1e-3
+    assert torch.sigmoid(torch.from_numpy(clean)).tolist() == pytest.approx(table["score"].to_pylist(), abs=1e-6)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    bce = F.binary_cross_entropy_with_logits(torch.from_numpy(degraded), labels).item()
+    assert line["val_bce"] == pytest.approx(bce, rel=1e-5)
 
 
 def test_augmentation_reaches_the_training_and_a_copy_of_it_in_a_worker_process_does_the_same(

@@ -21,7 +21,7 @@ from distil_cache.train.data.select import held_out
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.engine.lr_schedule import LrSchedule
 from distil_cache.train.evaluation.evaluate import run_evaluation
-from distil_cache.train.runs.checkpoint import State
+from distil_cache.train.runs.checkpoint import EpochMetrics, State
 from distil_cache.train.runs.folder import RunFolder
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
@@ -170,6 +170,39 @@ def test_a_plateau_lowers_the_rate_after_its_patience_and_ends_the_training_belo
     assert schedule.ended(state) == "the learning rate fell below 1e-06"
 
 
+def accuracy_plateau(accuracies: list[float]) -> tuple[list[int], list[int], str | None]:
+    """Follow the schedule of CNNDet's code: the epochs that were the best of their time, the drops, and the end."""
+    schedule = LrSchedule(settings(lr=1e-4, epochs=400, schedule="accuracy-plateau", patience=5, min_lr=1e-6), steps=1)
+    state, best = State(), []
+    for accuracy in accuracies:
+        state.epoch += 1
+        line: EpochMetrics = {"epoch": state.epoch, "val_bce": 1.0, "val_ap": 1.0, "val_acc": accuracy}
+        state.history.append(line)
+        if schedule.is_best(state, line):
+            state.best_epoch = state.epoch
+            best.append(state.epoch)
+        schedule.after_epoch(state)
+        if schedule.ended(state):
+            break
+    return best, state.drops, schedule.ended(state)
+
+
+def test_an_accuracy_counts_only_if_it_rises_by_a_thousandth() -> None:
+    assert accuracy_plateau([0.5, 0.5009, 0.501, 0.5015, 0.5021])[:2] == ([1, 3, 5], [])
+
+
+def test_after_a_drop_the_search_for_the_best_epoch_begins_again_and_needs_two_thousandths() -> None:
+    high = [0.9] + [0.9005] * 5
+    best, drops, ended = accuracy_plateau([*high, 0.7, 0.7015, 0.702, 0.702, 0.702, 0.702, 0.702, 0.702])
+    assert (best, drops, ended) == ([1, 7, 9], [6, 14], None)
+
+
+def test_the_plateau_of_accuracy_ends_the_training_below_the_least_rate() -> None:
+    best, drops, ended = accuracy_plateau([0.5] * 40)
+    assert (best, drops) == ([1, 7, 13], [6, 12, 18])
+    assert ended == "the learning rate fell below 1e-06"
+
+
 def test_a_training_stops_when_the_validation_has_not_improved_and_keeps_the_best_epoch(
     made: Made, tmp_path: Path
 ) -> None:
@@ -309,7 +342,10 @@ def test_a_finished_cosine_cannot_be_given_more_epochs(made: Made, tmp_path: Pat
     [
         ({"drop_every": 3}, r"^drop_every: is only used by the schedule step, not by constant\.$"),
         ({"schedule": "step"}, r"^drop_every: the schedule step needs"),
-        ({"patience": 3, "schedule": "cosine"}, r"^patience: is only used by the schedule plateau, not by cosine\.$"),
+        (
+            {"patience": 3, "schedule": "cosine"},
+            r"^patience: is only used by the schedule plateau or accuracy-plateau, not by cosine\.$",
+        ),
         ({"accumulate": 9}, r"^accumulate: a batch of 8 cannot be split into 9 parts\.$"),
         ({"dataset": ("a", "a")}, r"^dataset: a, a contains a name twice"),
         ({"build": ("0" * 16, "1" * 16)}, r"^build: at most one build"),
@@ -323,7 +359,7 @@ def test_options_that_do_not_fit_together_are_refused_in_one_sentence(values: di
         settings(**values)
 
 
-@pytest.mark.parametrize("changes", [{"stop_after": 2}, {"schedule": "plateau"}])
+@pytest.mark.parametrize("changes", [{"stop_after": 2}, {"schedule": "plateau"}, {"schedule": "accuracy-plateau"}])
 def test_options_that_use_the_validation_require_validation_rows(tmp_path: Path, changes: dict[str, object]) -> None:
     cache, _ = make_cache(tmp_path / "cache", rows("train", 6, {"adm": 6}))
     with pytest.raises(UsageError, match=r"and none are held out\. Raise --val-fraction"):
@@ -333,7 +369,8 @@ def test_options_that_use_the_validation_require_validation_rows(tmp_path: Path,
 
 def test_missing_numbers_take_the_defaults_of_the_method() -> None:
     plateau = TrainConfig.checked(dataset="d", method="dire")
-    assert (plateau.schedule, plateau.min_lr, plateau.lr_factor, plateau.drop_every) == ("plateau", 1e-6, 0.1, None)
+    assert (plateau.schedule, plateau.min_lr, plateau.lr_factor) == ("accuracy-plateau", 1e-6, 0.1)
+    assert (plateau.patience, plateau.drop_every) == (5, None)
     constant = TrainConfig.checked(dataset="d", kd_weight=None)
     assert (constant.schedule, constant.patience, constant.kd_weight) == ("constant", None, 0.5)
     code = TrainConfig.checked(dataset="d", preset="official-code", lr=1e-3)

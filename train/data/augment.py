@@ -12,7 +12,7 @@ workers or ranks, or on where a training was interrupted.
 Blur and JPEG (CNNDet, arXiv 1912.11035, section 3.2; DistilDIRE's published code) change the image only; its cached
 eps, noise and DIRE stay those of the clean image. So only a method that reads no other feature may use them, or one
 whose published code does the same (``official-code``). JPEG needs the CPU, and the blur comes before it: both
-happen where the rows are read.
+happen where the rows are read. CNNDet's code also blurs and compresses validation images.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
 from ...choices import TEST_TRANSFORMS, TestTransform
@@ -36,11 +36,8 @@ from ..methods import Degradation, Method, Scale
 
 _Array = npt.NDArray[np.float64]
 
-SAMPLE, BATCH = 1, 2
+SAMPLE, BATCH, VALIDATION = 1, 2, 3
 """Last numbers of the seed sequences. They prevent collisions: numpy pads seeds with zeros, and shuffling uses two."""
-
-TRUNCATE = 4.0
-"""The Gaussian is truncated at this many standard deviations, as in scipy."""
 
 
 class SampleDraws(NamedTuple):
@@ -63,9 +60,12 @@ class MixDraws(NamedTuple):
     left: float
 
 
-def sample_draws(seed: int, epoch: int, rows: npt.NDArray[Any]) -> SampleDraws:
-    """Draw random numbers for each of ``rows``, (B,) non-negative integers, in one epoch of a training."""
-    drawn = [np.random.default_rng([seed, epoch, int(row), SAMPLE]).random(len(SampleDraws._fields)) for row in rows]
+def sample_draws(seed: int, epoch: int, rows: npt.NDArray[Any], stream: int = SAMPLE) -> SampleDraws:
+    """Draw random numbers for each of ``rows``, (B,) non-negative integers, in one epoch of a training.
+
+    ``stream`` is SAMPLE for rows of the training and VALIDATION for rows of the validation.
+    """
+    drawn = [np.random.default_rng([seed, epoch, int(row), stream]).random(len(SampleDraws._fields)) for row in rows]
     return SampleDraws(*np.array(drawn).reshape(len(rows), len(SampleDraws._fields)).T)
 
 
@@ -228,10 +228,21 @@ def _joined(parts: Mapping[str, Tensor], method: Method) -> Tensor:
 
 @dataclass(frozen=True)
 class Degrader:
-    """Blur and JPEG of one training."""
+    """Blur and JPEG of one training.
+
+    Attributes
+    ----------
+    settings
+        Ranges and probability.
+    seed
+        Seed of the training.
+    stream
+        SAMPLE for training rows, VALIDATION for validation rows.
+    """
 
     settings: Degradation
     seed: int
+    stream: int = SAMPLE
 
     def __call__(self, images: Tensor, rows: npt.NDArray[Any], epoch: int) -> Tensor:
         """Degrade images with the random numbers of their rows.
@@ -250,15 +261,31 @@ class Degrader:
         Tensor, shape (B, 3, H, W)
             uint8.
         """
-        probability, drawn = self.settings.probability, sample_draws(self.seed, epoch, rows)
-        (least, most), (worst, best) = self.settings.blur, self.settings.jpeg
-        out = images.clone()
-        for index in range(len(images)):
-            if most > 0 and drawn.blur[index] < probability:
-                out[index] = gaussian_blur(out[index], least + float(drawn.sigma[index]) * (most - least))
-            if drawn.jpeg[index] < probability:
-                out[index] = jpeg_compress(out[index], worst + int(drawn.quality[index] * (best - worst + 1)))
+        out = torch.empty_like(images)
+        for index, drawn in enumerate(zip(*sample_draws(self.seed, epoch, rows, self.stream), strict=True)):
+            out[index] = degraded(images[index], self.settings, SampleDraws(*drawn))
         return out
+
+
+def degraded(image: Tensor, settings: Degradation, drawn: SampleDraws) -> Tensor:
+    """Degrade (3, H, W) uint8 with the numbers of one sample."""
+    (least, most), (worst, best) = settings.blur, settings.jpeg
+    if settings.truncated:
+        image = truncated(image)
+    if most > 0 and drawn.blur < settings.probability:
+        image = gaussian_blur(image, least + float(drawn.sigma) * (most - least))
+    if drawn.jpeg < settings.probability:
+        image = jpeg_compress(image, worst + int(drawn.quality * (best - worst + 1)))
+    return image
+
+
+def truncated(image: Tensor) -> Tensor:
+    """Return uint8 values after DistilDIRE's way to [-1, 1] and back, which truncates.
+
+    Its float32 arithmetic is inexact: the levels 1 to 63 become 0 to 62, all others stay.
+    """
+    floats = image.float() / 255 * 2 - 1
+    return ((floats + 1) / 2 * 255).to(torch.uint8)
 
 
 def jpeg_compress(image: Tensor, quality: int) -> Tensor:
@@ -269,17 +296,12 @@ def jpeg_compress(image: Tensor, quality: int) -> Tensor:
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Blur (3, H, W) uint8 by a Gaussian, sigma in pixels, with mirrored borders."""
-    radius = int(TRUNCATE * sigma + 0.5)
-    offset = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2)
-    kernel = kernel / kernel.sum()
-    x = image.float()[:, None][:, :, _mirror(image.shape[-2], radius)][..., _mirror(image.shape[-1], radius)]
-    x = F.conv2d(F.conv2d(x, kernel[None, None, :, None]), kernel[None, None, None, :])
-    return x[:, 0].round().clamp(0, 255).to(torch.uint8)
+    """Blur (3, H, W) uint8 by a Gaussian, sigma in pixels, with mirrored borders, exactly as CNNDet's code does.
 
-
-def _mirror(length: int, radius: int) -> Tensor:
-    """Return indices that extend a line of pixels beyond both ends, the last pixel repeated: c b a | a b c | c b a."""
-    index = torch.arange(-radius, length + radius) % (2 * length)
-    return torch.minimum(index, 2 * length - 1 - index)
+    The filter writes to 8 bits after each of its two directions and truncates both times, so a blurred image is
+    darker: by about one level on average from a sigma of 0.3 on.
+    """
+    blurred = image.numpy().copy()
+    for channel in blurred:
+        ndimage.gaussian_filter(channel, sigma, output=channel)
+    return torch.from_numpy(blurred)

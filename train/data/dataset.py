@@ -183,9 +183,14 @@ class FeatureDataset:
         """Return the digest of the order in which :meth:`in_order` yields the rows."""
         return self._digest(sequential(self._blocks), batch_size)
 
-    def in_order(self, batch_size: int, loading: LoaderOptions | None = None) -> Iterator[Batch]:
-        """Return batches of all rows once, not mirrored, in storage order; several processes share the rows."""
-        return read_ahead(self._batches(sequential(self._blocks), batch_size, 0, loading or LoaderOptions(), None))
+    def in_order(
+        self, batch_size: int, loading: LoaderOptions | None = None, change: ImageTransform | None = None
+    ) -> Iterator[Batch]:
+        """Return batches of all rows once, not mirrored, in storage order; several processes share the rows.
+
+        ``change`` is applied to (images, rows) where they are read.
+        """
+        return read_ahead(self._batches(sequential(self._blocks), batch_size, 0, loading or LoaderOptions(), change))
 
     def read(self, feature: str, rows: IntArray) -> _Array:
         """Read a feature of ``rows`` completely, in their order."""

@@ -25,10 +25,10 @@ from ..runs.folder import RunFolder, RunRecord
 from ..runs.lock import RunLock
 from .distributed import ProcessGroup, join_process_group
 from .logger import MetricsLogger
-from .lr_schedule import LrSchedule
+from .lr_schedule import LrSchedule, rank
 from .resume import resume, save
 from .session import Session, open_session
-from .validate import keep_scores, rank, validate
+from .validate import clean_logits, keep_scores, validate
 
 _Values = tuple[float, float, float]
 
@@ -244,15 +244,16 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: Met
         _check_finite(math.nan, "student's weight", folder, state)
     total, bce, kd = (value / state.samples for value in state.sums)
     line: EpochMetrics = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd}
-    validated, logits = validate(session)
+    validated, logits = validate(session, state.epoch + 1)
     line |= validated
     _check_finite(line["val_bce"] or 0.0, "validation loss", folder, state)
     line |= {"lr": session.optimiser.param_groups[0]["lr"], "seconds": state.seconds + time.perf_counter() - began}
     state.epoch += 1
     state.batch, state.samples, state.sums, state.seconds, state.order = 0, 0, (0.0, 0.0, 0.0), 0.0, ""
     state.history.append(line)
-    if state.best_rank is None or rank(line) > state.best_rank:
+    if session.schedule.is_best(state, line):
         state.best_epoch, state.best_rank = state.epoch, rank(line)
+        logits = clean_logits(session, logits)
         if session.ranks.first:
             facts = {"epoch": str(state.epoch), "run": session.record.run}
             save_weights(folder.checkpoints / BEST, session.student, facts)

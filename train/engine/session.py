@@ -15,8 +15,8 @@ from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
 from ...models.weights import file_digest
-from ..config import TrainConfig
-from ..data.augment import Degrader
+from ..config import PLATEAUS, TrainConfig
+from ..data.augment import VALIDATION, Degrader
 from ..data.dataset import Batch, FeatureDataset
 from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
@@ -46,8 +46,8 @@ class Session:
         The student, and what updates it.
     prepare
         Makes the examples of a step from a batch.
-    degrade
-        Applied to images where they are read, or None.
+    degrade, degrade_val
+        Applied to images of the training and of the validation where they are read, or None.
     ranks
         The processes of the training.
     loading
@@ -62,6 +62,7 @@ class Session:
     optimiser: Optimizer
     prepare: ExampleBuilder
     degrade: Degrader | None
+    degrade_val: Degrader | None
     precision: MixedPrecision
     schedule: LrSchedule
     ranks: ProcessGroup
@@ -146,6 +147,8 @@ def open_session(
         Something is missing or does not fit.
     """
     method, features = config.definition, config.training_features
+    degradation = method.degradation
+    of_validation = degradation.of_validation() if degradation else None
     purpose = f"method {method.name}"
     builds = {source.dataset: source.build for source in known.trained_on} if known else {}
     rows = find_rows(config, cache, features, builds, purpose)
@@ -209,7 +212,8 @@ def open_session(
             student.parameters(), lr=config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay
         ),
         prepare=ExampleBuilder(method, size, config.seed, _on_device(online, ranks.device)),
-        degrade=Degrader(method.degradation, config.seed) if method.degradation else None,
+        degrade=Degrader(degradation, config.seed) if degradation else None,
+        degrade_val=Degrader(of_validation, config.seed, VALIDATION) if of_validation else None,
         precision=MixedPrecision(config.amp, ranks.device),
         schedule=LrSchedule(config, steps),
         ranks=ranks,
@@ -230,7 +234,8 @@ def _steps(config: TrainConfig, train: int, val: int, ranks: ProcessGroup) -> in
             f"preset {config.preset}: mixes images within a whole batch, but {ranks.share.ranks} processes share it. "
             "Use one process."
         )
-    needs = "--schedule plateau" if config.schedule == "plateau" else "--stop-after" if config.stop_after else None
+    follows = config.schedule in PLATEAUS
+    needs = f"--schedule {config.schedule}" if follows else "--stop-after" if config.stop_after else None
     if needs and not val:
         raise UsageError(f"{needs}: needs validation rows, and none are held out. Raise --val-fraction.")
     return len(sizes)

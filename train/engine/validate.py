@@ -1,7 +1,8 @@
-"""Validation of a student, the choice of the best epoch, and the validation scores to keep."""
+"""Validation of a student, and the validation scores to keep."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ from ...choices import TestTransform
 from ...metrics.calibration import calibrate
 from ...metrics.measures import accuracy, average_precision
 from ...models.weights import file_digest
+from ..data.dataset import FeatureDataset
+from ..data.readers import ImageTransform
 from ..evaluation.score import Logits, predict, probability
 from ..runs.checkpoint import BEST, EpochMetrics, replace_file, replace_text
 from ..runs.folder import RunFolder
@@ -22,10 +25,18 @@ TRANSFORM: TestTransform = "crop"
 KEPT = ("key", "label", "generator", "family", "group")
 
 
-def validate(session: Session) -> tuple[EpochMetrics, Logits | None]:
+def validate(session: Session, epoch: int) -> tuple[EpochMetrics, Logits | None]:
     """Measure BCE, AP and accuracy of the validation rows under the papers' test transform.
 
+    A method whose code blurs and compresses validation images does so here, with the random numbers of the epoch.
     Several processes share the rows; all return the same values.
+
+    Parameters
+    ----------
+    session
+        The training.
+    epoch
+        The finished epoch, from 1.
 
     Returns
     -------
@@ -34,17 +45,8 @@ def validate(session: Session) -> tuple[EpochMetrics, Logits | None]:
     """
     if session.val is None:
         return {"val_bce": None, "val_ap": None, "val_acc": None}, None
-    logits = predict(
-        session.student,
-        session.val,
-        session.method,
-        size=session.size,
-        transform=TRANSFORM,
-        batch_size=session.config.batch_size,
-        device=session.ranks.device,
-        loading=session.loading,
-        joined=session.ranks.joined,
-    )
+    change = functools.partial(session.degrade_val, epoch=epoch) if session.degrade_val else None
+    logits = _logits(session, session.val, change)
     labels = session.val.label
     bce = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float()).item()
     if not math.isfinite(bce):
@@ -58,11 +60,27 @@ def validate(session: Session) -> tuple[EpochMetrics, Logits | None]:
     return line, logits
 
 
-def rank(line: EpochMetrics) -> tuple[float, float]:
-    """Return what the best epoch is chosen by: validation AP, then low BCE; the last epoch without validation rows."""
-    if line["val_bce"] is None:
-        return float(line["epoch"] or 0), 0.0
-    return -1.0 if line["val_ap"] is None else line["val_ap"], -line["val_bce"]
+def clean_logits(session: Session, validated: Logits | None) -> Logits | None:
+    """Return the logits of the validation images as they are, which tests and predictions are compared with.
+
+    Those of `validate` are returned unless it degraded the images. Every process must call this.
+    """
+    return validated if session.val is None or session.degrade_val is None else _logits(session, session.val)
+
+
+def _logits(session: Session, rows: FeatureDataset, change: ImageTransform | None = None) -> Logits:
+    return predict(
+        session.student,
+        rows,
+        session.method,
+        size=session.size,
+        transform=TRANSFORM,
+        batch_size=session.config.batch_size,
+        device=session.ranks.device,
+        loading=session.loading,
+        joined=session.ranks.joined,
+        change=change,
+    )
 
 
 def keep_scores(session: Session, folder: RunFolder, logits: Logits) -> None:

@@ -12,7 +12,7 @@ import torch
 from ...choices import TestTransform
 from ..data.augment import test_input
 from ..data.dataset import FeatureDataset
-from ..data.readers import LoaderOptions
+from ..data.readers import ImageTransform, LoaderOptions
 from ..methods import Method
 from ..student import Student
 
@@ -32,6 +32,7 @@ def predict(
     on_batch: Callable[[int], None] = lambda _: None,
     loading: LoaderOptions | None = None,
     joined: Callable[[Logits], Logits] = lambda logits: logits,
+    change: ImageTransform | None = None,
 ) -> npt.NDArray[np.float32]:
     """Compute the logit of every row once.
 
@@ -55,6 +56,8 @@ def predict(
         How to read; of several processes, each scores its share.
     joined
         Sums the arrays of several processes.
+    change
+        Applied to (images, rows) where they are read.
 
     Returns
     -------
@@ -64,7 +67,7 @@ def predict(
     student.eval()
     logits: Logits = np.zeros(len(part), dtype=np.float32)
     with torch.inference_mode():
-        for batch in part.in_order(batch_size, loading):
+        for batch in part.in_order(batch_size, loading, change):
             inputs = {name: batch.features[name].to(device) for name in method.inputs}
             logit, _ = student(test_input(inputs, method, size, transform))
             logits[batch.rows] = logit.cpu().numpy()
