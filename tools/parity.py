@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from distil_cache.choices import Precision
+from distil_cache.choices import STORED_PRESETS, ImagePreset, Precision
 from distil_cache.images.decode import decode_image
 from distil_cache.images.spec import ImageSpec
 from distil_cache.metrics.measures import measures
@@ -143,16 +143,17 @@ def floats(item: str, paper: str, ours: Array, theirs: Array, *, bound: float, *
     return Row(item, paper, float(apart / np.abs(theirs).max()), "", bound, **rest)
 
 
-def image_of(preset: str, pixels: Array, size: int = SIZE) -> Array:
+def image_of(preset: ImagePreset, pixels: Array, size: int = SIZE) -> Array:
     """Return the uint8 image (3, size, size) that a build caches under ``--image-preset``."""
-    return decode_image(Image.fromarray(pixels), ImageSpec.model_validate({"size": size, "preset": preset}))
+    return decode_image(Image.fromarray(pixels), ImageSpec(size=size, preset=STORED_PRESETS[preset]))
 
 
 def image_rows() -> Iterator[Row]:
     inputs = vectors("inputs")
-    for preset, paper, file in (("distildire", "DistilDIRE", "distildire"), ("dire", "DIRE", "dire")):
+    presets: tuple[tuple[ImagePreset, str], ...] = (("distildire", "DistilDIRE"), ("dire", "DIRE"))
+    for preset, paper in presets:
         ours = np.stack([image_of(preset, inputs[name]) for name in RESIZED])
-        theirs = np.stack([vectors(file)[f"image.{name}"] for name in RESIZED])
+        theirs = np.stack([vectors(preset)[f"image.{name}"] for name in RESIZED])
         # the resize of floats may round a tie differently
         ties: dict[str, Any] = {"bound": 1, "most": 1e-4, "exact": False} if preset == "distildire" else {}
         yield levels(f"image, `--image-preset {preset}`, 6 sizes", paper, ours, theirs, **ties)
@@ -190,7 +191,7 @@ def image_rows() -> Iterator[Row]:
         bound=40,
         on_purpose=True,
     )
-    for preset, paper in (("distildire", "DistilDIRE"), ("dire", "DIRE")):
+    for preset, paper in presets:
         yield levels(
             f"transparent pixels, `{preset}`: white here, their stored colour (black) there",
             paper,
