@@ -16,7 +16,7 @@ def show_build(result: Result) -> None:
     console = new_console()
     plan = result["dry_run"]
     taken = {name: row["may_be_taken_over" if plan else "taken_over"] for name, row in result["features"].items()}
-    column = ["up to taken over" if plan else "taken over"] if any(taken.values()) else []
+    column = ["may be taken over" if plan else "taken over"] if any(taken.values()) else []
     head = ["feature", "missing" if plan else "computed", *column, "reused", "size", "fingerprint"]
     table = new_table(_title(result), head)
     for name, row in result["features"].items():
@@ -42,7 +42,7 @@ def show_build(result: Result) -> None:
         console.print(f"{'Would make' if plan else 'Made'} {calls} (images x calls per image).", highlight=False)
     if column:
         when = "are taken over if" if plan else "were taken over where"
-        known = ", which is known once it is decoded" if plan else ""
+        known = ", which is known once it is decoded. Sizes and times below are without that" if plan else ""
         console.print(
             f"Rows of an earlier version {when} the file still gives the same pixels{known}.", highlight=False
         )

@@ -47,7 +47,9 @@ from .loose_files import (
 )
 
 _COMPARED = 8
-"""Stored rows of each feature that are compared with their files before new ones are added."""
+"""Stored rows that are compared: with their files before new ones are added, and DIRE with what it derives from."""
+_UNEXPLAINED = 0.05
+"""Share of values of DIRE that may differ from image and reconstruction without a warning."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
             raise _nothing_usable(config, rejects)
         by_class = _rejected_by_class(scanned.rows, rows, totals.unusable)
         notes = [*_class_notes(config, scanned.rows, rows, by_class), *_lossy_files(context, rows)]
+        notes += _unexplained_dire(context, rows)
         record = write_record(
             cache, config.dataset, rows, [*rejects, *scanned.leaks], wanted, stores, audit=lambda: summarise(rows)
         )
@@ -272,6 +275,38 @@ def _lossy_files(context: _ImportContext, rows: Sequence[ScannedRow]) -> list[st
     return [
         f"DIRE or reconstruction is a JPEG or WebP file of {counts} images. Compression moves its values by several "
         "levels, so a student can tell the classes by the file format alone."
+    ]
+
+
+def _unexplained_dire(context: _ImportContext, rows: Sequence[ScannedRow]) -> list[str]:
+    """Warn if DIRE is not the difference between image and reconstruction, as when the script resized otherwise.
+
+    The reconstruction is truncated to 8 bits and DIRE is not computed from it, so the two differ by less than two
+    levels; where it is clipped, it says nothing.
+    """
+    if not {"recon", "dire"} <= context.stores.keys():
+        return []
+    lossless = [
+        row.key
+        for row in rows
+        if not any(path.lower().endswith(LOSSY_SUFFIXES) for path in context.samples[row.file.location].parts.values())
+    ]
+    keys = list(dict.fromkeys(lossless))
+    for feature in ("recon", "dire"):
+        there = context.stores[feature].index(refresh=True).locate(keys)[0] >= 0
+        keys = [key for key, held in zip(keys, there.tolist(), strict=True) if held]
+    keys = keys[:: max(1, len(keys) // _COMPARED)][:_COMPARED]
+    if not keys:
+        return []
+    image, recon, dire = (
+        gather(context.stores[feature], keys).astype(np.int16) for feature in ("image", "recon", "dire")
+    )
+    off = (np.abs(np.abs(image - recon) - dire) > 1) & (recon > 0) & (recon < 255)
+    if off.mean() < _UNEXPLAINED:
+        return []
+    return [
+        f"DIRE is not the difference between image and reconstruction in {off.mean():.0%} of the values of {len(keys)} "
+        "images that were compared, so the script that made it saw other pixels: of another size or resized otherwise."
     ]
 
 

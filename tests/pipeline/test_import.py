@@ -17,6 +17,7 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.spec import imported_from
 from distil_cache.cache.store import Cache
+from distil_cache.choices import StoredPreset
 from distil_cache.cli import app, main
 from distil_cache.errors import UsageError, UserError
 from distil_cache.images.decode import decode
@@ -444,6 +445,25 @@ def test_the_command_ends_with_code_3_if_a_class_is_lost(tmp_path: Path) -> None
     whole = CliRunner().invoke(app, [*command, "--resize", "--lossy"])
     assert whole.exit_code == 0
     assert "6 of 6 real" in " ".join(whole.stdout.split())
+
+
+@pytest.mark.parametrize(("preset", "explained"), [("dire-center-crop", True), ("dire", False)])
+def test_dire_of_images_that_were_resized_otherwise_is_found_out(
+    tmp_path: Path, preset: StoredPreset, explained: bool
+) -> None:
+    for number in range(4):
+        data = saved(noise(40, 51, number))
+        image = decode(data, ImageSpec(size=SIDE, preset=preset)).transpose(1, 2, 0).astype(int)
+        recon = np.clip(image + np.random.default_rng(number).normal(0, 9, image.shape), 0, 255)
+        dire = np.abs(image - recon).astype(np.uint8)
+        kind = ("real", "adm")[number % 2]
+        for folder, content in (("images", data), ("recons", saved(recon.astype(np.uint8))), ("dire", saved(dire))):
+            file = tmp_path / "data" / folder / "train" / "lsun" / kind / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+    notes = imported(tmp_path / "c", tmp_path / "data", kind="dire", resize=True)["notes"]
+    assert (notes == []) is explained
+    assert explained or "DIRE is not the difference between image and reconstruction" in notes[0]
 
 
 def test_a_recon_that_is_computed_is_what_the_script_would_have_written() -> None:

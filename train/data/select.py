@@ -20,7 +20,7 @@ import pyarrow as pa
 from ...cache.records.builds import BuildRecord
 from ...cache.spec import algorithms, fingerprint_of, fingerprint_without, imported_from, with_decoding, without
 from ...cache.store import Cache
-from ...choices import IMAGE_ALGORITHMS
+from ...choices import IMAGE_ALGORITHMS, preset_name
 from ...errors import UsageError, UserError
 from ...metrics.measures import test_sets
 
@@ -395,5 +395,5 @@ def _settings(cache: Cache, record: BuildRecord) -> dict[str, str]:
             if isinstance(value, dict):
                 pending.append((name, value))
             else:
-                settings[f"{owner}.{name}"] = str(value)
+                settings[f"{owner}.{name}"] = str(preset_name(value) if name == "preset" else value)
     return settings
