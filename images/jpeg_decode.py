@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from .file import ImageRejected
+from .huffman import lacks_blocks
 from .jpeg import JpegInfo, parse_jpeg, without_metadata
 
 _END_MARKER = b"\xff\xd9"
@@ -119,7 +120,7 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     except ValueError as error:
         if "subsampling" not in str(error):
             raise _refusal(str(error)) from None
-        return _decode_unusual_sampling(plain)
+        return _decode_unusual_sampling(plain, frame)
     if len(frame.components) == 3:
         return pixels
     if len(frame.components) == 1:
@@ -140,8 +141,19 @@ def _refusal(message: str) -> ImageRejected:
     return ImageRejected("damaged", f"jpeg: {message.removeprefix('Corrupt JPEG data: ')}")
 
 
-def _decode_unusual_sampling(data: bytes) -> NDArray[np.uint8]:
-    """Decode with Pillow the sampling factors that simplejpeg does not take."""
+def _decode_unusual_sampling(data: bytes, frame: JpegFrame) -> NDArray[np.uint8]:
+    """Decode with Pillow the sampling factors that simplejpeg does not take, if all blocks are there."""
+    if frame.marker == _PROGRESSIVE:
+        raise ImageRejected(
+            "unsupported-mode", "jpeg: progressive with sampling factors that hide missing data; save it again"
+        )
+    header = next(content for marker, content in parse_jpeg(data).segments if marker == frame.marker)
+    try:
+        fault = lacks_blocks(data, header, 2)
+    except (LookupError, ValueError):
+        fault = "its tables or scans cannot be read"
+    if fault is not None:
+        raise ImageRejected("truncated" if "missing" in fault else "damaged", f"jpeg: {fault}")
     image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
     return np.asarray(image.convert("RGB"))
 

@@ -9,6 +9,8 @@ import itertools
 import numpy as np
 import pytest
 from distil_cache.images.file import ImageRejected, Limits
+from distil_cache.images.huffman import lacks_blocks
+from distil_cache.images.jpeg import parse_jpeg
 from distil_cache.images.upright import load_rgb
 from image_bytes import noise, saved, turned
 from numpy.typing import NDArray
@@ -123,6 +125,31 @@ def test_unusual_sampling_factors_are_decoded_to_the_pixels_of_pillow() -> None:
     assert rgb(data).shape == (16, 48, 3)
     np.testing.assert_array_equal(rgb(data), pillow(data))
     np.testing.assert_array_equal(rgb(data[:-2]), pillow(data))
+
+
+def test_unusual_sampling_factors_do_not_hide_missing_data() -> None:
+    data = base64.b64decode(THREE_BLOCKS_OF_LUMA)
+    start = data.index(SCAN) + 14
+    for place in range(start, len(data) - 3, 5):
+        assert reason(data[:place] + END) == "truncated"
+    for place in range(start, len(data) - 20, 5):
+        assert reason(data[:place] + data[place + 12 :]) in ("truncated", "damaged")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "progressive"])
+def test_the_walk_over_huffman_codes_knows_whole_files_from_others(kind: str) -> None:
+    for pixels, sampling in itertools.product((noise(40, 56), smooth(61, 47), smooth(8, 8)), (0, 1, 2)):
+        data = saved(pixels, "JPEG", subsampling=sampling, **KINDS[kind])
+        frame = frame_of(data)
+        assert lacks_blocks(data, frame, 2) is None
+        scan = data.index(SCAN) + 14
+        cut = data[: scan + (len(data) - scan) * 2 // 3] + END
+        assert lacks_blocks(cut, frame, 2) is not None
+        assert lacks_blocks(data[:-2] + b"\x12\x34\x56" + END, frame, 2) is not None
+
+
+def frame_of(data: bytes) -> bytes:
+    return next(content for marker, content in parse_jpeg(data).segments if marker in (0xC0, 0xC1))
 
 
 @pytest.mark.parametrize(
