@@ -91,9 +91,27 @@ class Census:
     unread: int = 0
 
     @cached_property
+    def below_each(self) -> dict[str, int]:
+        """Folder -> number of images in it, at any depth; those among computed features left out."""
+        found = {folder: 0 if folder in self.features else len(names) for folder, names in self.images.items()}
+        for folder in reversed(list(found)):  # a folder comes before those in it
+            if folder and folder not in self.features:
+                found[_above(folder)] += found[folder]
+        return found
+
+    @cached_property
+    def subfolders(self) -> dict[str, list[str]]:
+        """Folder -> paths of the folders directly in it, in order."""
+        found: dict[str, list[str]] = {folder: [] for folder in self.images}
+        for folder in self.images:
+            if folder:
+                found[_above(folder)].append(folder)
+        return {folder: sorted(paths) for folder, paths in found.items()}
+
+    @property
     def total(self) -> int:
         """Number of images, those among computed features left out."""
-        return sum(len(names) for folder, names in self.images.items() if not self.is_feature(folder))
+        return self.below_each[""]
 
     @property
     def files(self) -> int:
@@ -106,7 +124,7 @@ class Census:
 
     def children(self) -> list[str]:
         """Return the names of the top folders, sorted."""
-        return sorted({folder.partition("/")[0] for folder in self.images if folder})
+        return self.subfolders[""]
 
     def below(self, child: str) -> Census:
         """Return the census of a top folder."""
@@ -170,6 +188,10 @@ def _features(folders: Iterable[str]) -> frozenset[str]:
         if name in FEATURE_FOLDERS and join(above, "images") in known:
             found.add(folder)
     return frozenset(found)
+
+
+def _above(folder: str) -> str:
+    return folder.rpartition("/")[0]
 
 
 def _upwards(folder: str) -> Iterable[str]:

@@ -22,6 +22,7 @@ it belongs to it. Where several readings fit, the one with more parts of the pat
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ FIELDS = ("split", "label", "generator", "group", "family")
 _ALIASES = {"class": "group"}
 _TOKEN = re.compile(r"\{([a-z]+)(?::([^{}/]+))?\}")
 _ANY_DEPTH = "**"
+_ANY_LENGTH = -1
 _MOST_FORMS = 64
 _MOST_ANY_DEPTH = 2
 
@@ -60,10 +62,32 @@ class PathPattern:
 
     text: str
     variants: tuple[tuple[_Part, ...], ...]
+    _by_length: Mapping[int, tuple[tuple[_Part, ...], ...]]
+
+    @property
+    def depth(self) -> float:
+        """Most folders of a path that it can match."""
+        if any(part.any_depth for variant in self.variants for part in variant):
+            return math.inf
+        return max(map(len, self.variants))
 
     def match(self, parts: Sequence[str]) -> Found | None:
         """Return what the parts of a folder's path say, or None if the pattern does not fit the whole path."""
-        return next((found for variant in self.variants if (found := _match(variant, parts)) is not None), None)
+        variants = self._by_length.get(len(parts))
+        if variants is None:
+            variants = self._by_length[_ANY_LENGTH]
+        for variant in variants:
+            last = variant[-1]
+            if parts and not last.any_depth and last.match(parts[-1]) is None:
+                continue  # most folders of a source are none of a class: they cost no more than this
+            found = _match(variant, parts)
+            if found is not None:
+                return found
+        return None
+
+    def may_begin(self, above: Sequence[str]) -> bool:
+        """Check whether :meth:`match_from` can match anything below such a root."""
+        return any(part.is_particular and part.match(above[0]) is not None for part, *_ in self.variants)
 
     def match_from(self, above: Sequence[str], parts: Sequence[str]) -> Found | None:
         """Match a path below a root that is itself inside the tree that the pattern describes.
@@ -77,7 +101,7 @@ class PathPattern:
             The path below the root.
         """
         for variant in self.variants:
-            if len(variant) > len(above) and variant[0].is_particular:
+            if len(variant) > len(above) and variant[0].is_particular and variant[0].match(above[0]) is not None:
                 found = _match(variant, [*above, *parts])
                 if found is not None:
                     return found
@@ -110,7 +134,13 @@ def compile_pattern(text: str, labels: Mapping[str, int] | None = None) -> PathP
         if repeated is not None:
             raise UsageError(f"--layout {text}: {{{repeated}}} occurs twice.")
         variants.append(tuple(_part(text, name, labels or {}) for name in names))
-    return PathPattern(text, tuple(sorted(filter(None, variants), key=len, reverse=True)))
+    ordered = tuple(sorted(filter(None, variants), key=len, reverse=True))
+    open_ones = tuple(variant for variant in ordered if any(part.any_depth for part in variant))
+    by_length = {
+        length: tuple(variant for variant in ordered if variant in open_ones or len(variant) == length)
+        for length in {len(variant) for variant in ordered}
+    }
+    return PathPattern(text, ordered, {**by_length, _ANY_LENGTH: open_ones})
 
 
 class _Part:
@@ -196,7 +226,7 @@ def _meaning(field: str, words: str, value: str, labels: Mapping[str, int]) -> s
         return None
     if words == "known":
         return value if is_known_generator(value) else None
-    if words and not any(re.fullmatch(translate(word), value, re.IGNORECASE) for word in words.split(",")):
+    if words and not _one_of(words).fullmatch(value):
         return None
     return value
 
@@ -204,10 +234,20 @@ def _meaning(field: str, words: str, value: str, labels: Mapping[str, int]) -> s
 def _label(words: str, value: str, labels: Mapping[str, int]) -> int | None:
     if value in labels:
         return labels[value]
-    if words:
-        known = {normalised(word) for word in words.split(",")}
-        return {**NUMBERS, **LABELS}.get(value) if value in known else None
-    return LABELS.get(value)
+    return _labels_of(words).get(value) if words else LABELS.get(value)
+
+
+@cache
+def _labels_of(words: str) -> Mapping[str, int]:
+    """Return the labels of words that a pattern lists."""
+    known = {**NUMBERS, **LABELS}
+    return {word: known[word] for word in map(normalised, words.split(",")) if word in known}
+
+
+@cache
+def _one_of(words: str) -> re.Pattern[str]:
+    """Return what matches one of the names that a pattern lists."""
+    return re.compile("|".join(map(translate, words.split(","))), re.IGNORECASE)
 
 
 def _match(variant: Sequence[_Part], parts: Sequence[str]) -> dict[str, str] | None:

@@ -47,15 +47,12 @@ class LayoutFit:
         Path of a class folder -> what its images share.
     covered
         Number of images in them.
-    notes
-        What was guessed, a sentence each.
     """
 
     layout: FolderLayout
     census: Census
     folders: dict[str, ImageFolder]
     covered: int
-    notes: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -107,10 +104,8 @@ def recognise(
     fit = best_fit(census, layouts, root)
     if levels == 0 or (fit is not None and fit.is_complete and not fit.layout.fallback):
         return fit
-    children = [child for child in census.children() if split_of_word(child) is None and census.below(child).total][
-        : _CHILDREN + 1
-    ]
-    if len(children) == 1 and not is_known_generator(children[0]) and census.below(children[0]).total == census.total:
+    children = [child for child in census.children() if census.below_each[child] and split_of_word(child) is None]
+    if len(children) == 1 and not is_known_generator(children[0]) and census.below_each[children[0]] == census.total:
         below = recognise(census.below(children[0]), layouts, root / children[0], levels - 1)
         if below is not None and (below.is_complete or below.has_both):
             return below
@@ -191,29 +186,22 @@ def fit_layout(layout: FolderLayout, census: Census, above: Sequence[str] = ()) 
     above
         Names of the base's own path with which the pattern begins; see :meth:`.patterns.PathPattern.match_from`.
     """
+    if above and not any(pattern.may_begin(above) for _, pattern in layout.patterns):
+        return None
     matches = _beside_reals(_matches(layout, census, above))
-    folders = {path: match.folder for path, match in matches.items()}
-    notes: list[str] = []
+    folders = {path: match.folder for path, match in matches.items() if census.below_each[path]}
+    covered = sum(census.below_each[path] for path in folders)
+    both = layout.both or (layout.fallback and covered != census.total)
+    labels = {folder.label for folder in folders.values()}
+    if not covered or (both and len(labels) < 2) or (layout.whole and covered != census.total):
+        return None
     if layout.paired:
         fakes = {folder.generator for folder in folders.values() if folder.label == 1}
         folders = {
-            path: _unpaired(match, fakes, keep=layout.keeps_name and "split" in match.found)
-            for path, match in matches.items()
+            path: _unpaired(matches[path], fakes, keep=layout.keeps_name and "split" in matches[path].found)
+            for path in folders
         }
-    folders = _with_generators_below(folders, census, notes)
-    _note_other_words(folders, census, notes)
-    fit = LayoutFit(layout, census, folders, 0, tuple(notes))
-    used: set[str] = set()
-    covered = 0
-    for folder, names in census.images.items():
-        if names and not census.is_feature(folder) and (owner := fit.owner(folder)) is not None:
-            covered += len(names)
-            used.add(owner.folder)
-    labels = {folders[path].label for path in used}
-    both = layout.both or (layout.fallback and covered != census.total)
-    if not covered or (both and len(labels) < 2) or (layout.whole and covered != census.total):
-        return None
-    return replace(fit, covered=covered)
+    return LayoutFit(layout, census, _with_generators_below(folders, census), covered)
 
 
 def _matches(layout: FolderLayout, census: Census, above: Sequence[str]) -> dict[str, _Match]:
@@ -222,17 +210,20 @@ def _matches(layout: FolderLayout, census: Census, above: Sequence[str]) -> dict
     In a fallback, a folder that holds one named for the other class is not a class folder: its name means another thing.
     """
     found: dict[str, _Match] = {}
-    inside: set[str] = set()
     below = _labels_below(layout, census) if layout.fallback else {}
-    for folder in census.images:
-        if folder in census.features or (folder and folder.rpartition("/")[0] in inside):
-            inside.add(folder)
-        else:
-            match = _match(layout, census, folder, above)
-            if match is not None and 1 - match.folder.label not in below.get(folder, ()):
-                found[folder] = match
-                inside.add(folder)
-    return found
+    deepest = max(pattern.depth for _, pattern in layout.patterns) - len(above)
+    pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
+    while pending:
+        folder, parts = pending.pop()
+        if folder in census.features:
+            continue
+        match = _match(layout, census, folder, parts, above)
+        if match is not None and 1 - match.folder.label not in below.get(folder, ()):
+            found[folder] = match
+        elif len(parts) < deepest:
+            start = len(folder) + 1 if folder else 0
+            pending += ((subfolder, (*parts, subfolder[start:])) for subfolder in census.subfolders[folder])
+    return dict(sorted(found.items()))
 
 
 def _labels_below(layout: FolderLayout, census: Census) -> dict[str, set[int]]:
@@ -248,8 +239,9 @@ def _labels_below(layout: FolderLayout, census: Census) -> dict[str, set[int]]:
     return found
 
 
-def _match(layout: FolderLayout, census: Census, folder: str, above: Sequence[str]) -> _Match | None:
-    parts = folder.split("/") if folder else []
+def _match(
+    layout: FolderLayout, census: Census, folder: str, parts: Sequence[str], above: Sequence[str]
+) -> _Match | None:
     for row, pattern in layout.patterns:
         said = pattern.match_from(above, parts) if above else pattern.match(parts)
         if said is None:
@@ -281,46 +273,47 @@ def _unpaired(match: _Match, fakes: Collection[str], *, keep: bool) -> ImageFold
     return replace(folder, generator="real")
 
 
-def _with_generators_below(folders: dict[str, ImageFolder], census: Census, notes: list[str]) -> dict[str, ImageFolder]:
+def _with_generators_below(folders: dict[str, ImageFolder], census: Census) -> dict[str, ImageFolder]:
     """Divide class folders of fakes that name no generator by their subfolders, if one is the name of a known one."""
-    below: dict[str, list[str]] = {path: [] for path, folder in folders.items() if folder.generator == "fake"}
-    for folder in sorted(census.images):
-        above = folder.rpartition("/")[0]
-        if folder and above in below:
-            below[above].append(folder.rpartition("/")[2])
     found = dict(folders)
-    taken: set[str] = set()
-    unknown: set[str] = set()
-    for path, names in below.items():
-        if not any(map(is_known_generator, names)):
-            unknown.update(names)
-            continue
-        taken.update(names)
-        for name in names:
-            subfolder = join(path, name)
-            found[subfolder] = replace(folders[path], folder=subfolder, generator=name)
-    if taken:
-        notes.append(f"Subfolders of generated images are taken for generators: {_shown(taken)}.")
-    if unknown:
-        notes.append(
-            f"Generated images in subfolders ({_shown(unknown)}) all have the generator `fake`. If the subfolders are "
-            "generators, say so with a pattern such as --layout '{split}/{label}/{generator}'."
-        )
+    for path, folder in folders.items():
+        if folder.generator == "fake":
+            names = {subfolder: subfolder.rpartition("/")[2] for subfolder in census.subfolders[path]}
+            if any(map(is_known_generator, names.values())):
+                found |= {below: replace(folder, folder=below, generator=name) for below, name in names.items()}
     return found
 
 
-def _note_other_words(folders: dict[str, ImageFolder], census: Census, notes: list[str]) -> None:
-    """Note folders whose name means the other class than that of the class folder that they are in."""
-    owners: dict[str, ImageFolder | None] = {}
-    odd = []
-    for folder in census.images:
-        above, _, name = folder.rpartition("/")
-        owner = owners.get(above) if folder else None
-        owners[folder] = folders.get(folder, owner)
-        if owner is not None and folder not in folders and label_of_word(name) == 1 - owner.label:
-            odd.append(join(census.base, folder))
-    if odd:
+def guesses(fit: LayoutFit) -> list[str]:
+    """Return what a layout takes for granted, or leaves open, a sentence each."""
+    census, folders = fit.census, fit.folders
+    taken = {path.rpartition("/")[2] for path in folders if path and fit.owner(path.rpartition("/")[0]) is not None}
+    inside = {
+        subfolder.rpartition("/")[2]
+        for path, folder in folders.items()
+        if folder.generator == "fake"
+        for subfolder in census.subfolders[path]
+        if subfolder not in folders
+    }
+    notes = []
+    if taken:
+        notes.append(f"Subfolders of generated images are taken for generators: {_shown(taken)}.")
+    if inside:
+        notes.append(
+            f"Generated images in subfolders ({_shown(inside)}) all have the generator `fake`. If the subfolders are "
+            "generators, say so with a pattern such as --layout '{split}/{label}/{generator}'."
+        )
+    if odd := [join(census.base, path) for path in census.images if _means_other(fit, path)]:
         notes.append(f"Folders whose names mean the other class than the folder that they are in: {_shown(odd)}.")
+    return notes
+
+
+def _means_other(fit: LayoutFit, path: str) -> bool:
+    label = label_of_word(path.rpartition("/")[2])
+    if label is None or path in fit.folders or fit.census.is_feature(path):
+        return False
+    owner = fit.owner(path)
+    return owner is not None and owner.label != label
 
 
 def _shown(names: Collection[str]) -> str:
@@ -359,8 +352,8 @@ def _agree(one: LayoutFit, other: LayoutFit) -> bool:
 
 def _owners(one: LayoutFit, other: LayoutFit) -> Iterator[tuple[ImageFolder, ImageFolder | None]]:
     """Yield the class folders that two layouts give a folder, where the first gives one."""
-    for folder, names in one.census.images.items():
-        if names and not one.census.is_feature(folder) and (owner := one.owner(folder)) is not None:
+    for folder in {**one.folders, **other.folders}:
+        if (owner := one.owner(folder)) is not None:
             yield owner, other.owner(folder)
 
 

@@ -6,6 +6,7 @@ Capitals do not matter, and ``-``, ``_`` and spaces are alike: ``AI_generated`` 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 SPLITS = {
     **dict.fromkeys(("train", "training", "trainset", "train-set", "train2014", "train2017"), "train"),
@@ -43,6 +44,7 @@ SPLIT_COLUMNS = frozenset({"split", "subset"})
 """Names of columns in tables of metadata."""
 
 
+@lru_cache(maxsize=1 << 16)
 def normalised(word: str) -> str:
     """Return a word in lower case, with a dash for each run of dashes, underscores and spaces."""
     return re.sub(r"[-_\s]+", "-", word.strip().casefold())

@@ -25,7 +25,7 @@ from distil_cache.errors import IntegrityError
 
 _KNOWN = (
     r"cache\.json",
-    r"datasets/[^/]+/(HEAD-\d{6}\.json|scan\.parquet|[0-9a-f]{16}\.(parquet|rejects\.jsonl|audit\.json))",
+    r"datasets/[^/]+/(HEAD-\d{6}\.json|scan\.parquet|[0-9a-f]{16}\.(parquet|rejects\.jsonl|(audit|sources)\.json))",
     r"(builds|refs)/[^/.]+\.json",
     r"builders/[^/]+\.json",
     r"features/[^/]+/(spec\.json|log\.jsonl|(shards|removed)/[0-9a-f]{32}\.json|index/\d{6}\.index)",
@@ -75,6 +75,7 @@ def snapshot(root: Path, *, damaged: bool = False) -> dict[str, Any]:
             f"{name} {revision}": [
                 datasets.read(name, revision).to_pylist(),
                 datasets.rejects(name, revision),
+                accounts.as_json().decode() if (accounts := datasets.sources(name, revision)) else None,
                 audit.as_json().decode() if (audit := datasets.audit(name, revision)) else None,
             ]
             for name in datasets.names()
