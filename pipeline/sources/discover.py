@@ -39,9 +39,10 @@ from .file import (
 )
 from .layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
 from .metadata import METADATA, discover_metadata, labelled_tables
+from .parquet import SUFFIX as PARQUET_SUFFIX
 from .recognise import LayoutFit, recognise
+from .table import PARQUET, TABLE, discover_shards, discover_table
 from .table import SUFFIXES as TABLE_SUFFIXES
-from .table import TABLE, discover_table
 from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
 from .tree import Tree, join, tree_of
 from .words import label_of_word, split_of_word
@@ -116,10 +117,10 @@ def check_layout(layout: str | None) -> None:
 
 def _discover_file(source: AnyPath, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
     if layout in (None, WEBDATASET) and source.suffix.lower() == SUFFIX:
-        return discover_tars(source.parent, [source.name])
-    if layout not in (None, TABLE) or source.suffix.lower() not in TABLE_SUFFIXES:
-        suffixes = " or ".join(TABLE_SUFFIXES)
-        raise UserError(f"{source}: is a file. Give a folder, a table that ends in {suffixes}, or a {SUFFIX}.")
+        return discover_tars(source.parent, [source.name], reading)
+    if layout not in (None, TABLE, PARQUET) or source.suffix.lower() not in TABLE_SUFFIXES:
+        suffixes = ", ".join(TABLE_SUFFIXES)
+        raise UserError(f"{source}: is a file. Give a folder, a table ({suffixes}), or a {SUFFIX}.")
     return discover_table(source, reading)
 
 
@@ -131,10 +132,14 @@ def _absent(source: AnyPath) -> str:
 
 def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
     if layout == TABLE:
-        raise UserError(f"{tree.root}: is a folder. The layout `table` needs a CSV or Parquet file.")
+        raise UserError(f"{tree.root}: is a folder. The layout `table` needs a CSV or Parquet file, or a list.")
     census = take_census(tree)
     if layout == WEBDATASET:
-        return _discover_tars(census)
+        return _discover_tars(census, reading)
+    if layout == PARQUET:
+        if (found := _discover_shards(census, reading)) is None:
+            raise UserError(f"{tree.root}: has no Parquet file with images in it.{_unread(census)}")
+        return found
     if layout is None:
         _refuse_features(tree.root)
     if layout == METADATA:
@@ -148,7 +153,9 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
         if described is not None:
             return described
         if fit is None and _tars(census, everywhere=False):
-            return _discover_tars(census)
+            return _discover_tars(census, reading)
+        if fit is None and (found := _discover_shards(census, reading)) is not None:
+            return found
     if fit is None:
         raise UserError(_unknown(census, layouts, layout))
     return _files(census, fit, reading)
@@ -297,19 +304,36 @@ def _refuse_features(root: AnyPath) -> None:
         )
 
 
-def _discover_tars(census: Census) -> DiscoveredSource:
+def _discover_tars(census: Census, reading: ReadingOptions) -> DiscoveredSource:
     """List the images in all tars below a folder."""
     tars = _tars(census, everywhere=True)
     if not tars:
         raise UserError(
             f"{census.tree.root}: has no .tar file. The layout {WEBDATASET} needs uncompressed tars.{_unread(census)}"
         )
-    found = discover_tars(census.tree.root, tars)
-    loose = Leftovers(census, str(census.tree.root), {}, reason="are beside the tars that are read")
+    return _with_loose(census, discover_tars(census.tree.root, tars, reading), tars)
+
+
+def _discover_shards(census: Census, reading: ReadingOptions) -> DiscoveredSource | None:
+    """List the images in all Parquet files below a folder; None if none has any."""
+    found = discover_shards(census.tree.root, _files_called(census, PARQUET_SUFFIX), reading)
+    return None if found is None else _with_loose(census, *found)
+
+
+def _with_loose(census: Census, found: DiscoveredSource, read: Collection[str]) -> DiscoveredSource:
+    """Return a source of archives with what lies beside those that are read in its account."""
+    loose = Leftovers(census, str(census.tree.root), {}, reason=f"are beside the {found.layout} files that are read")
     for folder, names in census.images.items():
         if loose.is_first(folder, None):
             loose.add(folder, names)
-    return found._replace(account=loose.added_to(found.account, read=tars))
+    return found._replace(account=loose.added_to(found.account, read=read))
+
+
+def _files_called(census: Census, suffix: str) -> list[str]:
+    """Return the files below a folder that have a suffix, and are no images."""
+    return [
+        join(folder, name) for folder, names in census.others.items() for name in names if name.lower().endswith(suffix)
+    ]
 
 
 def _tars(census: Census, *, everywhere: bool) -> list[str]:
