@@ -46,6 +46,8 @@ from .table import SUFFIXES as TABLE_SUFFIXES
 from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
 from .tree import Tree, join, tree_of
 from .words import label_of_word, split_of_word
+from .zip import ZIP, ZipTree, discover_zips
+from .zip_index import SUFFIX as ZIP_SUFFIX
 
 DECLARED = "declared"
 """Name of the layout of a folder whose class the user declares."""
@@ -118,9 +120,12 @@ def check_layout(layout: str | None) -> None:
 def _discover_file(source: AnyPath, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
     if layout in (None, WEBDATASET) and source.suffix.lower() == SUFFIX:
         return discover_tars(source.parent, [source.name], reading)
+    if source.suffix.lower() == ZIP_SUFFIX and layout not in (TABLE, PARQUET, WEBDATASET):
+        named = None if layout == ZIP else layout
+        return discover_zips(source.parent, [source.name], source, lambda tree: _discover_folder(tree, named, reading))
     if layout not in (None, TABLE, PARQUET) or source.suffix.lower() not in TABLE_SUFFIXES:
         suffixes = ", ".join(TABLE_SUFFIXES)
-        raise UserError(f"{source}: is a file. Give a folder, a table ({suffixes}), or a {SUFFIX}.")
+        raise UserError(f"{source}: is a file. Give a folder, a table ({suffixes}), a {SUFFIX} or a {ZIP_SUFFIX}.")
     return discover_table(source, reading)
 
 
@@ -140,6 +145,10 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
         if (found := _discover_shards(census, reading)) is None:
             raise UserError(f"{tree.root}: has no Parquet file with images in it.{_unread(census)}")
         return found
+    if layout == ZIP:
+        if (found := _discover_zips(census, None, reading)) is None:
+            raise UserError(f"{tree.root}: has no {ZIP_SUFFIX} file.{_unread(census)}")
+        return found
     if layout is None:
         _refuse_features(tree.root)
     if layout == METADATA:
@@ -156,6 +165,8 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
             return _discover_tars(census, reading)
         if fit is None and (found := _discover_shards(census, reading)) is not None:
             return found
+    if fit is None and (found := _discover_zips(census, layout, reading)) is not None:
+        return found
     if fit is None:
         raise UserError(_unknown(census, layouts, layout))
     return _files(census, fit, reading)
@@ -320,9 +331,19 @@ def _discover_shards(census: Census, reading: ReadingOptions) -> DiscoveredSourc
     return None if found is None else _with_loose(census, *found)
 
 
+def _discover_zips(census: Census, layout: str | None, reading: ReadingOptions) -> DiscoveredSource | None:
+    """List the images in all zips below a folder; None if there are none. Zips in zips are not read."""
+    zips = _files_called(census, ZIP_SUFFIX)
+    if not zips or isinstance(census.tree, ZipTree):
+        return None
+    root = census.tree.root
+    found = discover_zips(root, zips, root, lambda tree: _discover_folder(tree, layout, reading))
+    return _with_loose(census, found, zips)
+
+
 def _with_loose(census: Census, found: DiscoveredSource, read: Collection[str]) -> DiscoveredSource:
     """Return a source of archives with what lies beside those that are read in its account."""
-    loose = Leftovers(census, str(census.tree.root), {}, reason=f"are beside the {found.layout} files that are read")
+    loose = Leftovers(census, str(census.tree.root), {}, reason="are beside the archives that are read")
     for folder, names in census.images.items():
         if loose.is_first(folder, None):
             loose.add(folder, names)
