@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from ...errors import UserError
 from ...storage import AnyPath, RemotePath, to_path
+
+_HUB = re.compile(r"hf://datasets/[\w.-]+/[\w.-]+(@[^/]+)?(/.*)?", re.ASCII | re.DOTALL)
+"""URL of a data set of the Hub, of a revision, or of something in it."""
 
 
 class ListedObject(NamedTuple):
@@ -322,11 +326,14 @@ def source_place(text: str | AnyPath) -> AnyPath:
     Raises
     ------
     UserError
-        For a URL without a bucket, or a web address: the web cannot be listed, and a table could point anywhere.
+        For a URL without a bucket or data set, or a web address: the web cannot be listed, and a table could point
+        anywhere.
     """
     path = to_path(text)
     if isinstance(path, RemotePath) and path.protocol in ("http", "https", "ftp"):
         raise UserError(f"{path}: is a web address, not an object store. Download it and give the folder.")
+    if isinstance(path, RemotePath) and path.protocol == "hf" and not _HUB.fullmatch(str(path)):
+        raise UserError(f"{path}: names no data set of the Hub. Write hf://datasets/OWNER/NAME.")
     return path
 
 
