@@ -41,7 +41,7 @@ from .file import (
 from .read import REMOTE_READERS
 from .split_names import split_of_table
 from .table_columns import Cells, Rows, meaning_of, one_column, path_column
-from .table_labels import UNLABELLED, number_of, read_labels
+from .table_labels import is_unlabelled, number_of, read_labels
 from .table_read import TEXT_SUFFIXES, read_text_table
 from .tree import listing_name
 from .words import label_of_word, normalised, split_of_word
@@ -50,6 +50,8 @@ TABLE = "table"
 PARQUET = "parquet"
 SUFFIXES = (*TEXT_SUFFIXES, parquet.SUFFIX)
 
+_NO_GENERATOR = ("nan", "none", "null", "n/a", "-")
+"""Cells that name no generator."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _PROBED = 10
 """Rows whose files are looked for to find out where paths start."""
@@ -316,7 +318,7 @@ def _generators(where: Rows, cells: Cells, reading: ReadingOptions) -> tuple[lis
     column = one_column(where, cells, "generator", reading)
     if column is None:
         return None, None
-    texts = cells.columns[column]
+    texts = ["" if text.casefold() in _NO_GENERATOR else text for text in cells.columns[column]]
     if all(number_of(text) is not None for text in texts if text):
         texts = [f"{column}-{number_of(text)}" if text else "" for text in texts]
     return texts, column
@@ -389,7 +391,7 @@ def _unused(columns: Sequence[str]) -> list[str]:
 
 
 def _label_reason(cell: str) -> str:
-    if cell in UNLABELLED or number_of(cell) == -1:
+    if is_unlabelled(cell):
         return "the label is empty"
     return f"the label {cell!r} is neither a word for real or generated nor 0 or 1"
 

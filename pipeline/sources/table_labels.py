@@ -5,8 +5,8 @@ Words mean what :mod:`.words` says, after what ``--labels`` says. Numbers are a 
 another label column, the word ``real`` among the generators, or class folders in the paths. Only where nothing settles
 it, 0 means real, and a note says so. What contradicts itself is an error that names rows and options.
 
-An empty cell, and -1, say nothing. So does a word that is not known and occurs once: such rows are passed over and
-counted. An unknown word that occurs more often names a class, and the user must say which.
+An empty cell, and -1, say nothing. So does a word that is not known and occurs once, beside words or numbers that are:
+such rows are passed over and counted. An unknown word that occurs more often names a class, and the user must say which.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .words import NUMBERS, label_of_word, normalised
 
 ANY = "*"
 """The word of ``--labels`` that stands for all words without a meaning."""
-UNLABELLED = ("", "-1")
-"""Cells that give a row no label."""
+UNLABELLED = ("", "-1", "nan", "none", "null", "n/a")
+"""Cells (in lower case) that give a row no label."""
 
 _MAX_SHOWN = 4
 _Meaning = Mapping[str, int]
@@ -130,6 +130,11 @@ def meaning_of_cell(text: str, reading: ReadingOptions) -> int | None:
     return reading.labels.get(ANY) if said is None else said
 
 
+def is_unlabelled(text: str) -> bool:
+    """Check whether a cell says that a row has no label."""
+    return text.casefold() in UNLABELLED or number_of(text) == -1
+
+
 def number_of(text: str) -> int | None:
     """Return the whole number that a cell holds, also as ``1.0`` or ``true``; None for anything else."""
     if (known := NUMBERS.get(text.casefold())) is not None:
@@ -141,9 +146,11 @@ def number_of(text: str) -> int | None:
 def _column(name: str, cells: Sequence[str], reading: ReadingOptions) -> _Column:
     counts = Counter(cells)
     for cell in list(counts):
-        if cell in UNLABELLED or number_of(cell) == -1:
+        if is_unlabelled(cell):
             del counts[cell]
     meaning = {cell: said for cell in counts if (said := meaning_of_cell(cell, reading)) is not None}
+    if not meaning and any(number_of(cell) is not None for cell in counts):  # numbers, and a word here and there
+        counts = Counter({cell: count for cell, count in counts.items() if count > 1 or number_of(cell) is not None})
     return _Column(name, cells, counts, meaning)
 
 

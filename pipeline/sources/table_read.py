@@ -21,6 +21,7 @@ from ...errors import UserError
 from ...storage import AnyPath
 from .table_columns import meaning_of
 from .text import decode_text
+from .words import NUMBERS, label_of_word
 
 Columns = dict[str, list[str]]
 """The table's name of a column -> its cells."""
@@ -88,8 +89,18 @@ def _separated(source: AnyPath, text: str, separator: str) -> Columns:
 
 
 def _json(source: AnyPath, text: str) -> Columns:
-    """Return the columns of a list of objects, also as the only list of an object, or of an object PATH -> LABEL."""
+    """Return the columns of a list of objects, also as the only list of an object, or of an object PATH -> LABEL.
+
+    An object of columns, as pandas writes it, and JSON lines under the wrong suffix are read too.
+    """
+    first, _, rest = text.strip().partition("\n")
+    if first.startswith("{") and first.rstrip().endswith("}") and rest.lstrip().startswith("{"):
+        return _json_lines(source, text)
     value = _parsed(source, text)
+    if isinstance(value, dict) and {"path", "label"} <= {meaning_of(name) for name in value}:
+        columns = [list(part.values()) if isinstance(part, dict) else part for part in value.values()]
+        if all(isinstance(part, list) and len(part) == len(columns[0]) for part in columns):
+            value = [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
     if isinstance(value, dict):
         lists = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
         if len(lists) == 1:
@@ -125,7 +136,7 @@ def _columns(source: AnyPath, objects: Sequence[Any], what: str) -> Columns:
 
 
 def _list(source: AnyPath, text: str) -> Columns:
-    """Return the columns of ``PATH LABEL`` lines; a list with a header of known names is read as a table."""
+    """Return the columns of ``PATH LABEL`` or ``LABEL PATH`` lines; a list with a header is read as a table."""
     lines = [line.strip() for line in text.split("\n")]
     lines = [line for line in lines if line]
     separator = _separator(lines[0])
@@ -137,6 +148,9 @@ def _list(source: AnyPath, text: str) -> Columns:
     else:
         names = ["path", "label"]
     rows = [_path_and_label(line) for line in lines]
+    swapped = [(path, label) for line in lines for label, _, path in [line.partition(" ")]]
+    if not any(_is_label(label) for _, label in rows) and all(_is_label(label) for _, label in swapped):
+        rows = [(path.strip(), label) for path, label in swapped]
     if not any(label for _, label in rows):
         raise UserError(f"{source}: has no label on any line. Write PATH LABEL on each, such as a.png 0.")
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {name: [] for name in names}
@@ -148,6 +162,10 @@ def _path_and_label(line: str) -> tuple[str, str]:
         if match := re.fullmatch(pattern, line):
             return match[1].strip('"'), match[2].strip('"')
     return line, ""
+
+
+def _is_label(text: str) -> bool:
+    return text.casefold() in NUMBERS or label_of_word(text) is not None
 
 
 def _check_names(source: AnyPath, names: Sequence[str]) -> None:

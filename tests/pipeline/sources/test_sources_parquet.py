@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from distil_cache.storage import RemotePath
 from distil_cache.storage import parquet as storage_parquet
 from hub_parquet import class_label, images, write_shard
 from remote_sources import picture
+from tar_bytes import sample, write_tar
 
 FEATURES = {"image": {"_type": "Image"}}
 
@@ -266,3 +268,40 @@ def test_a_file_that_declares_more_than_it_can_hold_and_damage_are_refused(
     path.write_bytes(data[:-100])
     with pytest.raises(UserError, match=r"cannot be read as a table"):
         discover(path)
+
+
+def test_a_build_and_an_audit_of_its_dataset_see_parquet_zip_tar_and_files_alike(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from distil_cache.pipeline.audit.run import run_audit
+    from distil_cache.pipeline.build import run_build
+    from distil_cache.pipeline.config import BuildConfig
+    from distil_cache.progress import Silent
+    from small_models import STEPS, write_adm
+
+    adm = write_adm(tmp_path / "adm.safetensors")
+    kinds = ["real", "fake"] * 4
+    data = [picture(number) for number in range(8)]
+    columns = {"image": images(data), "label": kinds}
+    write_shard(tmp_path / "parquet" / "data" / "train-0.parquet", columns, row_group_size=3)
+    (tmp_path / "zip").mkdir()
+    members = []
+    with zipfile.ZipFile(tmp_path / "zip" / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, kind in enumerate(kinds):
+            archive.writestr(f"{kind}/{number}.png", data[number])
+            members += sample(str(number), data[number], label=kind)
+            file = tmp_path / "files" / kind / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data[number])
+    write_tar(tmp_path / "tar" / "train-0.tar", members)
+
+    built = {}
+    for source in ("files", "parquet", "zip", "tar"):
+        config = BuildConfig.checked(
+            sources=(tmp_path / source,), cache=tmp_path / "cache", dataset=source, adm=str(adm), steps=STEPS,
+            features=("image",), batch_size=4, decode_threads=2, device="cpu",
+        )  # fmt: skip
+        built[source] = run_build(config, Silent())
+        audited = run_audit(cache=tmp_path / "cache", dataset=source, sample=4)
+        assert (audited["files"], audited["real"], audited["fake"], audited["set_aside"]) == (8, 4, 4, [])
+    assert len({result["revision"] for result in built.values()}) == 1
+    assert [result["decoded"] for result in built.values()] == [8, 0, 0, 0]
