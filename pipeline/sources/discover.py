@@ -10,7 +10,10 @@ silence. Linked folders are followed, see :mod:`.tree`.
 **Tars** of webdataset samples are read in place: a ``.tar`` file, or a folder that has some itself or in its split
 folders and fits no image layout; see :mod:`.tar`.
 
-A **table** is a CSV or Parquet file with a row for each image; see :mod:`.table`.
+**Zips** are read in place as folders, a ``.zip`` file or all below a folder that fits no layout; see :mod:`.zip`.
+
+A **table** has a row for each image: a CSV file, JSON, a list, or Parquet, with paths or with the images in it. Parquet
+files with images below a folder that fits no layout are one table; see :mod:`.table`.
 
 A source may be in an object store. A folder there is listed once, recursively; see :mod:`.tree`.
 """
