@@ -142,6 +142,11 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
     if layout == TABLE:
         raise UserError(f"{tree.root}: is a folder. The layout `table` needs a CSV or Parquet file, or a list.")
     census = take_census(tree)
+    in_zip = isinstance(tree, ZipTree)
+    if in_zip and layout in (METADATA, WEBDATASET, PARQUET, ZIP):
+        raise UserError(
+            f"{tree.root}: tables and archives in a zip are not read. Unpack it to use the layout {layout}."
+        )
     if layout == WEBDATASET:
         return _discover_tars(census, reading)
     if layout == PARQUET:
@@ -160,7 +165,7 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
         return discover_metadata(census, tables, reading)
     layouts = _layouts(layout, reading)
     fit = recognise(census, layouts, tree.root) if census.total else None
-    if layout is None and (fit is None or not fit.is_complete or fit.layout.fallback):
+    if layout is None and not in_zip and (fit is None or not fit.is_complete or fit.layout.fallback):
         described = _by_metadata(census, fit, reading)
         if described is not None:
             return described
@@ -168,7 +173,7 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
             return _discover_tars(census, reading)
         if fit is None and (found := _discover_shards(census, reading)) is not None:
             return found
-    if fit is None and (found := _discover_zips(census, layout, reading)) is not None:
+    if fit is None and not in_zip and (found := _discover_zips(census, layout, reading)) is not None:
         return found
     if fit is None:
         raise UserError(_unknown(census, layouts, layout))
@@ -335,9 +340,9 @@ def _discover_shards(census: Census, reading: ReadingOptions) -> DiscoveredSourc
 
 
 def _discover_zips(census: Census, layout: str | None, reading: ReadingOptions) -> DiscoveredSource | None:
-    """List the images in all zips below a folder; None if there are none. Zips in zips are not read."""
+    """List the images in all zips below a folder; None if there are none."""
     zips = _files_called(census, ZIP_SUFFIX)
-    if not zips or isinstance(census.tree, ZipTree):
+    if not zips:
         return None
     root = census.tree.root
     found = discover_zips(root, zips, root, lambda tree: _discover_folder(tree, layout, reading))

@@ -17,6 +17,7 @@ from distil_cache.pipeline.sources import zip_index
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.file import SourceFile
 from distil_cache.pipeline.sources.read import read_source
+from distil_cache.pipeline.sources.reading import parse_reading
 from distil_cache.pipeline.sources.recorded import with_members
 from distil_cache.storage import RemotePath
 from hypothesis import given, settings
@@ -159,6 +160,29 @@ def test_what_is_no_zip_is_cut_off_or_holds_no_image_is_refused(tmp_path: Path) 
     path.unlink()
     with pytest.raises(UserError, match=r"has no \.zip file"):
         discover(tmp_path, "zip")
+
+
+def test_tables_and_archives_in_a_zip_are_not_read_and_the_layout_of_folders_is(tmp_path: Path) -> None:
+    inner = {"a.tar": b"x", "t.parquet": b"x", "real/metadata.csv": b"file_name,label\na.png,fake\n"}
+    path = write_zip(tmp_path / "a.zip", {**pair(), **inner})
+    assert [label for _, label, _ in described(path)] == [1, 0]
+    with pytest.raises(UserError, match=r"a\.zip: has no image file \(3 other files"):
+        discover(write_zip(path, inner))
+    for layout in ("metadata", "parquet"):
+        with pytest.raises(UserError, match=rf"(not read. Unpack it to use the layout {layout}|is a file)"):
+            discover(path, layout)
+
+
+def test_several_classes_in_zips_that_are_splits_are_read_with_the_words_of_the_user(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        members = {f"{name}/0.png": picture(3 * number + n) for n, name in enumerate(("coco", "dalle-3-images"))}
+        write_zip(tmp_path / "data" / f"{split}.zip", members)
+    for layout in (None, "{split}/{generator}"):
+        found = discover(tmp_path, layout, parse_reading("coco=real,*=fake", None))
+        assert [(file.split, file.label, file.generator) for file in found.files] == [
+            (split, *rest) for split in ("test", "train", "val") for rest in ((0, "real"), (1, "dalle-3-images"))
+        ]
+    assert len(scan(found.files).rows) == 6
 
 
 def test_an_unchanged_zip_is_not_opened_for_images_again_and_a_changed_one_is(tmp_path: Path) -> None:
