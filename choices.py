@@ -29,9 +29,9 @@ ShardForm = Literal["zarr", "webdataset"]
 """Format of new shards. It decides no value, and shards of the other format are reused."""
 LAYOUT_NAMES = (
     *("distildire", "cnndet", "dire", "genimage", "real-fake", "drct-2m", "diffusiondb", "ai-artbench", "numbered"),
-    *("class-folders", "metadata", "table", "webdataset"),
+    *("class-folders", "metadata", "table", "parquet", "webdataset", "zip"),
 )
-"""Layouts of a source: structures of folders, tables, or tars."""
+"""Layouts of a source: structures of folders, tables, Parquet files with images, tars, or zips."""
 Split = Literal["train", "val", "test"]
 """Split of a data set."""
 ImportKind = Literal["distildire", "dire"]

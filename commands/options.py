@@ -47,7 +47,8 @@ SourcesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="SOURCE",
-        help="Image folders, CSV or Parquet tables, or webdataset tars: paths, or URLs such as s3://BUCKET/FOLDER.",
+        help="Image folders, tables, Parquet files with images, webdataset tars or zips: paths, or URLs such as "
+        "s3://BUCKET/FOLDER or hf://datasets/OWNER/NAME.",
         show_default=False,
     ),
 ]

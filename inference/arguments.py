@@ -9,6 +9,7 @@ whether or not it exists. A URL of an object store may be any of these; there ``
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from glob import has_magic
@@ -18,6 +19,7 @@ from typing import BinaryIO
 from ..errors import UsageError, UserError
 from ..images.file import EXTENSIONS
 from ..pipeline.sources.file import is_storable, is_url, printable, source_place
+from ..pipeline.sources.text import encoding_of
 from ..pipeline.sources.tree import DENIED, LocalTree, RemoteTree, Tree, is_clutter
 from ..storage import RemotePath
 
@@ -58,10 +60,32 @@ def expand_arguments(arguments: Iterable[str], listed: BinaryIO | None = None) -
 
 
 def read_list(stream: BinaryIO) -> list[str]:
-    """Read names separated by NUL bytes (``find -print0``) if there are any, else by line ends."""
+    """Read names separated by NUL bytes (``find -print0``) if there are any, else by line ends.
+
+    A byte order mark and the carriage returns of Windows' line ends belong to no name. UTF-16, as PowerShell's ``>``
+    writes it, is text and no list of NUL bytes.
+
+    Raises
+    ------
+    UserError
+        If the list is damaged UTF-16 or UTF-32.
+    """
     data = stream.read()
-    separator = b"\0" if b"\0" in data else b"\n"
-    return [os.fsdecode(name) for name in data.split(separator) if name]
+    encoding, mark = encoding_of(data)
+    if encoding != "utf-8":
+        try:
+            return [name for name in re.split(r"\r?\n", data[mark:].decode(encoding)) if name]
+        except UnicodeDecodeError as error:
+            raise UserError(f"predict: the list on stdin is damaged {encoding.upper()} ({error.reason}).") from error
+    data = data[mark:]
+    if b"\0" in data:
+        return [os.fsdecode(name) for name in data.split(b"\0") if name]
+    return [os.fsdecode(name) for line in data.split(b"\n") if (name := _without_return(line))]
+
+
+def _without_return(line: bytes) -> bytes:
+    """Return a line without the carriage return at its end, unless a file has it in its name."""
+    return line[:-1] if line.endswith(b"\r") and not os.path.lexists(line) else line
 
 
 def is_video(path: str) -> bool:

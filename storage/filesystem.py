@@ -10,7 +10,7 @@ from ..errors import UserError
 
 CONNECTIONS = 64
 """Concurrent requests per client. With the libraries' default of 10 a reader would mostly wait."""
-_EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+_EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:
@@ -45,7 +45,12 @@ def filesystem_of(url: str) -> tuple[Any, str]:
 
 
 def _connection_options(protocol: str) -> dict[str, Any]:
-    """Return the s3fs option for :data:`CONNECTIONS` concurrent requests; the user's own configuration wins."""
+    """Return the s3fs option for :data:`CONNECTIONS` concurrent requests; the user's own configuration wins.
+
+    The Hub is asked for the dates of files, without which unchanged files are not recognised.
+    """
+    if protocol == "hf":
+        return {"expand_info": True}
     if protocol not in ("s3", "s3a"):
         return {}
     import fsspec

@@ -40,20 +40,20 @@ def fetch_source(path: AnyPath) -> Path | pa.Buffer:
         return pa.py_buffer(path.read_bytes())
 
 
-def read_schema(source: Path | pa.Buffer) -> pa.Schema:
+def read_schema(source: Path | pa.Buffer | RemotePath) -> pa.Schema:
     """Return a Parquet file's schema; errors are those of pyarrow."""
     return pq.read_schema(_reopen(source))
 
 
-def read_bounded(source: Path | pa.Buffer, columns: Sequence[str] | None = None) -> pa.Table:
+def read_bounded(source: Path | pa.Buffer | RemotePath, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a Parquet file's table.
 
     Parameters
     ----------
     source
-        What :func:`fetch_source` returned.
+        What :func:`fetch_source` returned; or an object, of which only the ranges of the columns are read.
     columns
-        The columns to read; all by default.
+        The columns to read, none within structures; all by default. The others are not checked.
 
     Raises
     ------
@@ -62,11 +62,11 @@ def read_bounded(source: Path | pa.Buffer, columns: Sequence[str] | None = None)
     OSError, pyarrow.ArrowException
         As pyarrow raises them.
     """
-    size = source.stat().st_size if isinstance(source, Path) else source.size
+    size = source.size if isinstance(source, pa.Buffer) else source.stat().st_size
     with pq.ParquetFile(_reopen(source)) as file:
         metadata = file.metadata
-        _check_declared(metadata, size)
-        encoded = _dictionary_columns(metadata)
+        check_declared(metadata, size, columns)
+        encoded = _dictionary_columns(metadata, columns)
     try:
         with pq.ParquetFile(
             _reopen(source), read_dictionary=encoded, metadata=metadata, page_checksum_verification=True
@@ -81,18 +81,57 @@ def read_bounded(source: Path | pa.Buffer, columns: Sequence[str] | None = None)
     return table.cast(pa.schema(plain, table.schema.metadata))
 
 
-def _reopen(source: Path | pa.Buffer) -> Any:
-    """Return what pyarrow takes: a path, or a new reader over the bytes."""
+def read_nested_text(source: Path | pa.Buffer | RemotePath, column: str) -> list[str | None]:
+    """Return a column of text within structures.
+
+    Parameters
+    ----------
+    source
+        As for :func:`read_bounded`.
+    column
+        Its name, with dots.
+
+    Raises
+    ------
+    ValueError
+        If the file declares or holds more than a file of its size may.
+    OSError, pyarrow.ArrowException
+        As pyarrow raises them.
+    """
+    size = source.size if isinstance(source, pa.Buffer) else source.stat().st_size
+    found: list[str | None] = []
+    decoded = 0
+    with pq.ParquetFile(_reopen(source), page_checksum_verification=True) as file:
+        check_declared(file.metadata, size, [column])
+        # Few rows at a time: a dictionary within a structure cannot be left undecoded over several row groups.
+        for batch in file.iter_batches(columns=[column], batch_size=64, use_threads=False):
+            array = batch.column(0)
+            while pa.types.is_struct(array.type):
+                (array,) = array.flatten()
+            decoded += array.nbytes
+            _check_bytes(decoded, size)
+            found += array.to_pylist()
+    return found
+
+
+def _reopen(source: Path | pa.Buffer | RemotePath) -> Any:
+    """Return what pyarrow takes: a path, or a new reader over the bytes or the object."""
+    if isinstance(source, RemotePath):
+        return pa.PythonFile(source.open())
     return source if isinstance(source, Path) else pa.BufferReader(source)
 
 
-def _check_declared(metadata: pq.FileMetaData, size: int) -> None:
+def check_declared(metadata: pq.FileMetaData, size: int, columns: Sequence[str] | None = None) -> None:
+    """Raise ValueError if a file of this size declares more rows, or more bytes in these columns, than it may hold."""
     if metadata.num_rows > max(SMALL_ROWS, size):
         raise ValueError(f"it declares {metadata.num_rows:,} rows in {size:,} bytes")
     declared = 0
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
-            part = metadata.row_group(group).column(number).total_uncompressed_size
+            column = metadata.row_group(group).column(number)
+            if not _is_wanted(column.path_in_schema, columns):
+                continue
+            part = column.total_uncompressed_size
             if part < 0:
                 raise ValueError("it declares a column with a negative size")
             declared += part
@@ -104,13 +143,22 @@ def _check_bytes(decoded: int, size: int) -> None:
         raise ValueError(f"its {size:,} bytes decode to {decoded:,}")
 
 
-def _dictionary_columns(metadata: pq.FileMetaData) -> list[str]:
-    """Return the string and binary columns that are dictionary-encoded in some row group."""
+def _is_wanted(path: str, columns: Sequence[str] | None) -> bool:
+    """Check whether a column is one of ``columns``, or within one."""
+    return columns is None or any(f"{path}.".startswith(f"{name}.") for name in columns)
+
+
+def _dictionary_columns(metadata: pq.FileMetaData, columns: Sequence[str] | None) -> list[str]:
+    """Return the wanted string and binary columns that are dictionary-encoded in some row group."""
     found = set()
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
             column = metadata.row_group(group).column(number)
-            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
+            if (
+                column.physical_type == "BYTE_ARRAY"
+                and column.has_dictionary_page
+                and _is_wanted(column.path_in_schema, columns)
+            ):
                 found.add(column.path_in_schema)
     return sorted(found)
 

@@ -25,7 +25,7 @@ from .retry import with_retries
 from .stream import RemoteStream
 
 _Result = TypeVar("_Result")
-_TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
+_TIMES = ("LastModified", "mtime", "updated", "last_modified", "created", "last_commit")
 """Keys under which fsspec file systems report when an object was written."""
 _BUFFER = 1 << 20
 _SINGLE_PUT = 64 << 20
@@ -460,6 +460,8 @@ def _time(info: dict[str, Any]) -> float:
     """Return when an object was written, in seconds since the epoch; 0 if the file system does not report it."""
     for name in _TIMES:
         value = info.get(name)
+        if name == "last_commit":  # the Hub gives the commit
+            value = getattr(value, "date", None)
         if isinstance(value, datetime):
             return value.timestamp()
         if isinstance(value, str):

@@ -155,4 +155,5 @@ def show_rejects(console: Console, result: Result) -> None:
     for reject in result["rejects"][:5]:
         console.print(Text(f"  rejected {reject['path']}: {reject['reason']} ({reject['detail']})", style="yellow"))
     if len(result["rejects"]) > 5:
-        console.print(f"  and {len(result['rejects']) - 5:,} more, listed in {result['rejects_file']}", highlight=False)
+        place = f"listed in {result['rejects_file']}" if result["rejects_file"] else "listed with --json"
+        console.print(f"  and {len(result['rejects']) - 5:,} more, {place}", highlight=False)

@@ -26,6 +26,7 @@ from ..sources.discover import discover
 from ..sources.file import AS_RECOGNISED, DiscoveredSource, ReadingOptions, SourceFile, printable
 from ..sources.read import read_source, readers
 from ..sources.reading import parse_reading
+from ..sources.recorded import with_members
 from .checks import AuditRow, all_checks, choose_evenly, header_checks, judge_content_features
 from .duplicates import PerceptualHash, groups, near_pairs, perceptual_hash
 from .header_features import HeaderFacts, header_facts, row_facts
@@ -176,12 +177,13 @@ def _files(
             "--layout, --labels, --columns and --path-prefix belong to sources; a dataset knows its files."
         )
     rows = Cache.open(cache).datasets().read(dataset).to_pylist()
-    expected = {
+    recorded = [
         SourceFile(
             row["source"], row["path"], row["label"], row["split"], row["generator"], row["family"], row["group"]
-        ): row["key"]
+        )
         for row in rows
-    }
+    ]
+    expected = dict(zip(with_members(recorded), (row["key"] for row in rows), strict=True))
     return [], list(expected), expected
 
 

@@ -16,7 +16,7 @@ from ...choices import IMAGE_ALGORITHMS
 from ..execution.tasks import TaskReport, TaskResult
 from ..planning.plan import Task
 from ..scan.memory import ScanEntry
-from ..sources.file import ListedObject, SourceFile, TarMember, absolute_root
+from ..sources.file import MEMBER_KINDS, ListedObject, SourceFile, absolute_root
 
 
 class OpenBuild(BaseModel):
@@ -110,13 +110,17 @@ def read_entries(text: str) -> list[ScanEntry | bool]:
 
 
 def _plain_file(file: SourceFile) -> list[Any]:
-    return [absolute_root(file.root), *astuple(file)[1:]]  # a worker may run in another folder
+    """Return the fields of a file; a member is the name of its kind and its fields."""
+    root = absolute_root(file.root)  # a worker may run in another folder
+    member = file.member and [file.member.kind, *astuple(file.member)]
+    return [root, file.path, file.label, file.split, file.generator, file.family, file.group, member, file.listed]
 
 
 def _file(plain: list[Any]) -> SourceFile:
     root, path, label, split, generator, family, group, member, listed = plain
-    tar_member, listing = member and TarMember(*member), listed and ListedObject(*listed)
-    return SourceFile(root, path, label, split, generator, family, group, tar_member, listing)
+    parsed = None if member is None else MEMBER_KINDS[member[0]](*member[1:])
+    listing = listed and ListedObject(*listed)
+    return SourceFile(root, path, label, split, generator, family, group, parsed, listing)
 
 
 def _dump(plain: object) -> str:

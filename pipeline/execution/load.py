@@ -19,7 +19,7 @@ from ...images.perturb import perturb
 from ...images.spec import ImageSpec
 from ..planning.plan import Task
 from ..sources.file import SourceFile
-from ..sources.read import MAX_UNREADABLE, read_source, readers
+from ..sources.read import MAX_UNREADABLE, read_source, readers, reading_order
 from .takeover import TakenRows, Takeover
 from .transfer import HostArray
 
@@ -133,9 +133,10 @@ class TaskImageLoader:
 
         threads = readers((self.files[key] for key in keys), self.threads)
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            results = dict(zip(keys, pool.map(load_one, keys), strict=True))
+            ordered = sorted(keys, key=lambda key: reading_order(self.files[key]))
+            results = dict(zip(ordered, pool.map(load_one, ordered), strict=True))
         self._check_store(gone)
-        good = {key: image for key, image in results.items() if image is not None}
+        good = {key: image for key in keys if (image := results[key]) is not None}
         size = self.spec.size
         pixels = np.stack(list(good.values())) if good else np.empty((0, 3, size, size), np.uint8)
         return TaskImages(tuple(good), pixels, bad, gone)

@@ -4,7 +4,7 @@ Every file is read whole and hashed, and its header is parsed, including the tra
 decoded here, so only the decoder finds that a file is truncated.
 
 Results are stored in the scan memory by (path, size, modification time), and a scan of unchanged files opens none of
-them. An image in a tar is identified by its offset in the tar and the tar's size and time, an object of an object store
+them. An image in an archive is identified by its place there and the archive's size and time, an object of an object store
 by its listing, whose times are whole seconds in most stores. A file that was rewritten with its old size and time goes
 unnoticed until its pixels are needed, or until ``rehash``. Its stale key does no harm:
 :func:`..sources.read.read_source` compares the key again before anything is computed, and a build that finds a mismatch
@@ -26,12 +26,12 @@ from ...images.headers import read_header
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ..sources.file import SourceFile, absolute_root, is_storable, is_url
-from ..sources.read import MAX_UNREADABLE, altered_tars, file_status, read_image, readers
+from ..sources.read import MAX_UNREADABLE, altered_archives, file_status, read_image, readers, reading_blocks
 from .conflicts import Reject, ScannedRow, resolve_conflicts
 from .memory import ScanEntry, drop_scan_entries, load_scan_memory, save_scan_memory
 
 _LARGEST_BLOCK = 256
-"""Largest number of files that a thread takes at a time."""
+"""Largest number of files that a thread takes at a time; of one row group of a Parquet file, more."""
 
 ScannedFile = tuple[SourceFile, bytes, ScanEntry | ImageRejected]
 """A file, its key in the scan memory, and its entry: the same object as in the memory if the file is unchanged."""
@@ -137,7 +137,7 @@ def scan(
             raise _store_unreadable(rejects[-1])
         progress.advance("scan", len(block))
     _save(memory, entries, known)
-    rows, late = _without_altered_tars(rows) if opened else (rows, [])
+    rows, late = _without_altered_archives(rows) if opened else (rows, [])
     resolution = resolve_conflicts(rows if assign is None else assign(rows))
     return ScanResult(
         rows=resolution.rows,
@@ -171,13 +171,13 @@ def _checked_blocks(
     size = min(max(len(files) // (8 * workers), 1), _LARGEST_BLOCK)
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        yield from pool.map(check_block, [files[start : start + size] for start in range(0, len(files), size)])
+        yield from pool.map(check_block, reading_blocks(files, size))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def memory_key(root: str, file: SourceFile) -> bytes:
-    """Return the key in the scan memory of a file, or an image in a tar, below this absolute root."""
+    """Return the key in the scan memory of a file, or an image in an archive, below this absolute root."""
     return _memory_key(os.path.join(root, ""), file)  # noqa: PTH118
 
 
@@ -226,9 +226,10 @@ def scan_files(files: Sequence[tuple[SourceFile, ScanEntry | None]]) -> list[Sca
 
 
 def _is_unchanged(known: ScanEntry, file: SourceFile) -> bool:
-    """Check whether a file is unchanged since its entry was made; objects and tars are compared as they were listed."""
+    """Check whether a file is unchanged since its entry was made; objects and archives are compared as they were listed."""
     if file.member is not None:
-        now = file.member.length, file.member.tar_mtime_ns
+        size = file.member.size
+        now = known.size if size is None else size, file.member.archive_mtime_ns
     elif file.listed is not None:
         now = file.listed
     else:
@@ -249,15 +250,15 @@ def _store_unreadable(last: Reject) -> UserError:
     )
 
 
-def _without_altered_tars(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Reject]]:
-    """Reject images of tars in an object store that changed after the listing: their offsets may be wrong."""
-    altered = altered_tars(row.file for row in rows)
+def _without_altered_archives(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Reject]]:
+    """Reject images of archives in an object store that changed after the listing: their places may be wrong."""
+    altered = altered_archives(row.file for row in rows)
     if not altered:
         return rows, []
     kept, rejects = [], []
     for row in rows:
-        if row.file.member is not None and (row.file.root, row.file.member.tar) in altered:
-            why = "its tar changed after it was listed: build again"
+        if row.file.member is not None and (row.file.root, row.file.member.archive) in altered:
+            why = f"its {row.file.member.kind} changed after it was listed: build again"
             rejects.append(Reject.of(row.file, "changed-while-reading", why))
         else:
             kept.append(row)

@@ -10,7 +10,10 @@ silence. Linked folders are followed, see :mod:`.tree`.
 **Tars** of webdataset samples are read in place: a ``.tar`` file, or a folder that has some itself or in its split
 folders and fits no image layout; see :mod:`.tar`.
 
-A **table** is a CSV or Parquet file with a row for each image; see :mod:`.table`.
+**Zips** are read in place as folders, a ``.zip`` file or all below a folder that fits no layout; see :mod:`.zip`.
+
+A **table** has a row for each image: a CSV file, JSON, a list, or Parquet, with paths or with the images in it. Parquet
+files with images below a folder that fits no layout are one table; see :mod:`.table`.
 
 A source may be in an object store. A folder there is listed once, recursively; see :mod:`.tree`.
 """
@@ -39,12 +42,15 @@ from .file import (
 )
 from .layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
 from .metadata import METADATA, discover_metadata, labelled_tables
+from .parquet import SUFFIX as PARQUET_SUFFIX
 from .recognise import LayoutFit, guesses, recognise
+from .table import PARQUET, TABLE, discover_shards, discover_table
 from .table import SUFFIXES as TABLE_SUFFIXES
-from .table import TABLE, discover_table
 from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
 from .tree import Tree, join, tree_of
 from .words import label_of_word, split_of_word
+from .zip import ZIP, ZipTree, discover_zips
+from .zip_index import SUFFIX as ZIP_SUFFIX
 
 DECLARED = "declared"
 """Name of the layout of a folder whose class the user declares."""
@@ -116,10 +122,13 @@ def check_layout(layout: str | None) -> None:
 
 def _discover_file(source: AnyPath, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
     if layout in (None, WEBDATASET) and source.suffix.lower() == SUFFIX:
-        return discover_tars(source.parent, [source.name])
-    if layout not in (None, TABLE) or source.suffix.lower() not in TABLE_SUFFIXES:
-        suffixes = " or ".join(TABLE_SUFFIXES)
-        raise UserError(f"{source}: is a file. Give a folder, a table that ends in {suffixes}, or a {SUFFIX}.")
+        return discover_tars(source.parent, [source.name], reading)
+    if source.suffix.lower() == ZIP_SUFFIX and layout not in (TABLE, PARQUET, WEBDATASET):
+        named = None if layout == ZIP else layout
+        return discover_zips(source.parent, [source.name], source, lambda tree: _discover_folder(tree, named, reading))
+    if layout not in (None, TABLE, PARQUET) or source.suffix.lower() not in TABLE_SUFFIXES:
+        suffixes = ", ".join(TABLE_SUFFIXES)
+        raise UserError(f"{source}: is a file. Give a folder, a table ({suffixes}), a {SUFFIX} or a {ZIP_SUFFIX}.")
     return discover_table(source, reading)
 
 
@@ -131,10 +140,23 @@ def _absent(source: AnyPath) -> str:
 
 def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
     if layout == TABLE:
-        raise UserError(f"{tree.root}: is a folder. The layout `table` needs a CSV or Parquet file.")
+        raise UserError(f"{tree.root}: is a folder. The layout `table` needs a CSV or Parquet file, or a list.")
     census = take_census(tree)
+    in_zip = isinstance(tree, ZipTree)
+    if in_zip and layout in (METADATA, WEBDATASET, PARQUET, ZIP):
+        raise UserError(
+            f"{tree.root}: tables and archives in a zip are not read. Unpack it to use the layout {layout}."
+        )
     if layout == WEBDATASET:
-        return _discover_tars(census)
+        return _discover_tars(census, reading)
+    if layout == PARQUET:
+        if (found := _discover_shards(census, reading)) is None:
+            raise UserError(f"{tree.root}: has no Parquet file with images in it.{_unread(census)}")
+        return found
+    if layout == ZIP:
+        if (found := _discover_zips(census, None, reading)) is None:
+            raise UserError(f"{tree.root}: has no {ZIP_SUFFIX} file.{_unread(census)}")
+        return found
     if layout is None:
         _refuse_features(tree.root)
     if layout == METADATA:
@@ -143,12 +165,16 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
         return discover_metadata(census, tables, reading)
     layouts = _layouts(layout, reading)
     fit = recognise(census, layouts, tree.root) if census.total else None
-    if layout is None and (fit is None or not fit.is_complete or fit.layout.fallback):
+    if layout is None and not in_zip and (fit is None or not fit.is_complete or fit.layout.fallback):
         described = _by_metadata(census, fit, reading)
         if described is not None:
             return described
         if fit is None and _tars(census, everywhere=False):
-            return _discover_tars(census)
+            return _discover_tars(census, reading)
+        if fit is None and (found := _discover_shards(census, reading)) is not None:
+            return found
+    if fit is None and not in_zip and (found := _discover_zips(census, layout, reading)) is not None:
+        return found
     if fit is None:
         raise UserError(_unknown(census, layouts, layout))
     return _files(census, fit, reading)
@@ -297,19 +323,46 @@ def _refuse_features(root: AnyPath) -> None:
         )
 
 
-def _discover_tars(census: Census) -> DiscoveredSource:
+def _discover_tars(census: Census, reading: ReadingOptions) -> DiscoveredSource:
     """List the images in all tars below a folder."""
     tars = _tars(census, everywhere=True)
     if not tars:
         raise UserError(
             f"{census.tree.root}: has no .tar file. The layout {WEBDATASET} needs uncompressed tars.{_unread(census)}"
         )
-    found = discover_tars(census.tree.root, tars)
-    loose = Leftovers(census, str(census.tree.root), {}, reason="are beside the tars that are read")
+    return _with_loose(census, discover_tars(census.tree.root, tars, reading), tars)
+
+
+def _discover_shards(census: Census, reading: ReadingOptions) -> DiscoveredSource | None:
+    """List the images in all Parquet files below a folder; None if none has any."""
+    found = discover_shards(census.tree.root, _files_called(census, PARQUET_SUFFIX), reading)
+    return None if found is None else _with_loose(census, *found)
+
+
+def _discover_zips(census: Census, layout: str | None, reading: ReadingOptions) -> DiscoveredSource | None:
+    """List the images in all zips below a folder; None if there are none."""
+    zips = _files_called(census, ZIP_SUFFIX)
+    if not zips:
+        return None
+    root = census.tree.root
+    found = discover_zips(root, zips, root, lambda tree: _discover_folder(tree, layout, reading))
+    return _with_loose(census, found, zips)
+
+
+def _with_loose(census: Census, found: DiscoveredSource, read: Collection[str]) -> DiscoveredSource:
+    """Return a source of archives with what lies beside those that are read in its account."""
+    loose = Leftovers(census, str(census.tree.root), {}, reason="are beside the archives that are read")
     for folder, names in census.images.items():
         if loose.is_first(folder, None):
             loose.add(folder, names)
-    return found._replace(account=loose.added_to(found.account, read=tars))
+    return found._replace(account=loose.added_to(found.account, read=read))
+
+
+def _files_called(census: Census, suffix: str) -> list[str]:
+    """Return the files below a folder that have a suffix, and are no images."""
+    return [
+        join(folder, name) for folder, names in census.others.items() for name in names if name.lower().endswith(suffix)
+    ]
 
 
 def _tars(census: Census, *, everywhere: bool) -> list[str]:

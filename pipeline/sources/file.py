@@ -1,17 +1,18 @@
-"""One image of a source: a file, an object in an object store, or a byte range of a tar, with its label and split."""
+"""One image of a source, with its label and split: a file, an object in an object store, or a member of an archive."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ...errors import UserError
 from ...storage import AnyPath, RemotePath, to_path
 
-LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
-"""Accepted texts for the label in a table or a tar."""
+_HUB = re.compile(r"hf://datasets/[\w.-]+/[\w.-]+(@[^/]+)?(/.*)?", re.ASCII | re.DOTALL)
+"""URL of a data set of the Hub, of a revision, or of something in it."""
 
 
 class ListedObject(NamedTuple):
@@ -22,29 +23,123 @@ class ListedObject(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TarMember:
-    """Byte range of an image in a tar, and the state of the tar when it was listed.
+class Member:
+    """Where an image is in a tar, a zip or a Parquet file, and the state of that file when it was listed.
 
     Attributes
     ----------
-    tar
-        Posix path of the tar relative to the source's root.
-    offset, length
-        Byte range of the image.
-    tar_bytes, tar_mtime_ns
-        Size and modification time (ns) of the tar.
+    archive
+        Posix path of the tar, zip or Parquet file relative to the source's root.
+    archive_bytes, archive_mtime_ns
+        Its size and modification time (ns).
     """
 
-    tar: str
-    offset: int
-    length: int
-    tar_bytes: int
-    tar_mtime_ns: int
+    kind: ClassVar[str]
+    """Name of the kind, in messages to workers and for people."""
+
+    archive: str
+    archive_bytes: int
+    archive_mtime_ns: int
+
+    @property
+    def size(self) -> int | None:
+        """Size of the image in bytes; None if only reading it tells."""
+        raise NotImplementedError
 
     @property
     def stamp(self) -> bytes:
-        """Bytes that distinguish this range from others with the same name in other versions of the tar."""
-        return f"\0{self.offset}\0{self.length}\0{self.tar_bytes}".encode()
+        """Bytes that distinguish this member from others with the same name in other versions of the archive."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember(Member):
+    """Byte range of an image in a tar."""
+
+    kind = "tar"
+
+    offset: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """Size of the image in bytes."""
+        return self.length
+
+    @property
+    def stamp(self) -> bytes:
+        """See :class:`Member`."""
+        return f"\0{self.offset}\0{self.length}\0{self.archive_bytes}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class ZipMember(Member):
+    """An image in a zip, as the central directory describes it.
+
+    Attributes
+    ----------
+    offset
+        Offset of the member's own header; its data follow.
+    name_bytes
+        Length of its name: most own headers have it too, so that one request reads header and data.
+    compressed, length
+        Size of the data in the zip, and of the image.
+    method
+        0 stored, 8 deflated.
+    crc
+        CRC-32 of the image.
+    """
+
+    kind = "zip"
+
+    offset: int
+    name_bytes: int
+    compressed: int
+    length: int
+    method: int
+    crc: int
+
+    @property
+    def size(self) -> int:
+        """Size of the image in bytes."""
+        return self.length
+
+    @property
+    def stamp(self) -> bytes:
+        """See :class:`Member`."""
+        return f"\0{self.offset}\0{self.length}\0{self.crc}\0{self.archive_bytes}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetMember(Member):
+    """One cell of a Parquet file that holds an image's bytes.
+
+    Attributes
+    ----------
+    column
+        Dotted path of the column, such as ``image.bytes``.
+    group, row
+        Number of the row group, and of the row in it.
+    """
+
+    kind = "Parquet file"
+
+    column: str
+    group: int
+    row: int
+
+    @property
+    def size(self) -> None:
+        """Return None: a Parquet file lists no sizes of cells."""
+        return
+
+    @property
+    def stamp(self) -> bytes:
+        """See :class:`Member`."""
+        return f"\0{self.column}\0{self.group}\0{self.row}\0{self.archive_bytes}".encode()
+
+
+MEMBER_KINDS: dict[str, type[Member]] = {kind.kind: kind for kind in (TarMember, ZipMember, ParquetMember)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +149,10 @@ class SourceFile:
     Attributes
     ----------
     root
-        The source as given, a path or a URL; for a table or a tar, its folder.
+        The source as given, a path or a URL; for a table or an archive, its folder.
     path
-        Posix path relative to ``root``; for an image in a tar, the path of the tar, a slash, and the member's name.
+        Posix path relative to ``root``; for an image in an archive, the archive's path, a slash, and the member's name
+        (in a Parquet file COLUMN/ROW, and the image's own name if it has one; rows count from 0).
     label
         0 real, 1 fake.
     split
@@ -66,7 +162,7 @@ class SourceFile:
     group
         Origin of the reals; empty if unknown.
     member
-        Byte range in a tar; None for a file of its own.
+        Where the image is in an archive; None for a file of its own.
     listed
         Size and time of an object from a listing, if there was one; None for local files.
     """
@@ -78,7 +174,7 @@ class SourceFile:
     generator: str
     family: str
     group: str
-    member: TarMember | None = None
+    member: Member | None = None
     listed: ListedObject | None = None
 
     @property
@@ -88,8 +184,8 @@ class SourceFile:
 
     @property
     def holder(self) -> RemotePath:
-        """The object that holds the image: the image itself, or its tar."""
-        return RemotePath(self.root) / (self.path if self.member is None else self.member.tar)
+        """The object that holds the image: the image itself, or its archive."""
+        return RemotePath(self.root) / (self.path if self.member is None else self.member.archive)
 
     @property
     def location(self) -> str:
@@ -230,11 +326,14 @@ def source_place(text: str | AnyPath) -> AnyPath:
     Raises
     ------
     UserError
-        For a URL without a bucket, or a web address: the web cannot be listed, and a table could point anywhere.
+        For a URL without a bucket or data set, or a web address: the web cannot be listed, and a table could point
+        anywhere.
     """
     path = to_path(text)
     if isinstance(path, RemotePath) and path.protocol in ("http", "https", "ftp"):
         raise UserError(f"{path}: is a web address, not an object store. Download it and give the folder.")
+    if isinstance(path, RemotePath) and path.protocol == "hf" and not _HUB.fullmatch(str(path)):
+        raise UserError(f"{path}: names no data set of the Hub. Write hf://datasets/OWNER/NAME.")
     return path
 
 

@@ -1,26 +1,32 @@
-"""Read the bytes of an image: a file, an object in an object store, or a byte range of a tar in either.
+"""Read the bytes of an image: a file, an object in an object store, or a member of an archive in either.
 
 Sizes are checked before reading, and files that change during the read are rejected. For a local file, the status
 before and after shows it. One request for an object returns bytes of one version. Whether that is the listed version
-shows in the size, at the end of a scan for tars (:func:`altered_tars`), and in the key when the pixels are needed.
+shows in the size, at the end of a scan for archives (:func:`altered_archives`), and in the key when the pixels are
+needed.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from ...errors import UserError
 from ...images.file import MAX_BYTES, ImageRejected, content_key
-from ...storage import AnyPath, RemotePath
-from .file import ListedObject, SourceFile, TarMember, is_storable, is_url, source_place
+from ...storage import AnyPath, RemotePath, to_path
+from .file import ListedObject, ParquetMember, SourceFile, TarMember, ZipMember, is_storable, is_url, source_place
+from .parquet_rows import read_row
+from .zip_index import inflate, request_size
 
 REMOTE_READERS = 64
 """Threads that read from an object store at a time: most of them wait for an answer."""
+
+PARQUET_READERS = 8
+"""Threads that read Parquet files of an object store at a time: each may hold a row group."""
 
 MAX_UNREADABLE = 64
 """Unreadable objects in a row after which the store itself, or access to it, is assumed to be lost."""
@@ -39,7 +45,7 @@ class FileStatus(Protocol):
 
 
 def read_image(file: SourceFile) -> tuple[bytes, int]:
-    """Return an image's bytes, and the modification time in ns of the file or tar that holds it.
+    """Return an image's bytes, and the modification time in ns of the file or archive that holds it.
 
     Raises
     ------
@@ -47,8 +53,7 @@ def read_image(file: SourceFile) -> tuple[bytes, int]:
         ``too-large``, ``missing``, ``not-a-file``, ``unreadable`` or ``changed-while-reading``.
     """
     if file.member is not None:
-        data = _remote_member(file, file.member) if file.is_remote else _local_member(file.root, file.member)
-        return data, file.member.tar_mtime_ns
+        return _read_member(file), file.member.archive_mtime_ns
     if file.is_remote:
         data, listed = _read_object(file.holder, file.listed)
         return data, listed.mtime_ns
@@ -72,7 +77,32 @@ def read_source(file: SourceFile, expected_key: str) -> bytes:
 
 def readers(files: Iterable[SourceFile], workers: int) -> int:
     """Return how many threads to read files with: ``workers``, or more if some are in an object store."""
-    return max(workers, REMOTE_READERS) if any(map(is_url, {file.root for file in files})) else workers
+    remote = {type(file.member) for file in files if file.is_remote}
+    if not remote:
+        return workers
+    return max(workers, PARQUET_READERS if remote == {ParquetMember} else REMOTE_READERS)
+
+
+def reading_blocks(files: Sequence[SourceFile], size: int) -> Iterator[Sequence[SourceFile]]:
+    """Divide files into blocks of ``size``, but keep neighbours of one row group of a Parquet file together.
+
+    So a row group is decoded by one thread, once.
+    """
+    start = 0
+    while start < len(files):
+        stop = min(start + size, len(files))
+        while stop < len(files) and reading_order(files[stop])[:2] == reading_order(files[stop - 1])[:2] != ("", 0):
+            stop += 1
+        yield files[start:stop]
+        start = stop
+
+
+def reading_order(file: SourceFile) -> tuple[str, int, int]:
+    """Return a sort key that puts the rows of a Parquet file in its order; equal for all other files."""
+    member = file.member
+    if not isinstance(member, ParquetMember):
+        return "", 0, 0
+    return f"{file.root}/{member.archive}", member.group, member.row
 
 
 def path_of_source(location: str) -> AnyPath:
@@ -139,11 +169,11 @@ def read_stable(location: str) -> tuple[bytes, os.stat_result]:
     raise ImageRejected("changed-while-reading", "another program is writing it: build again when it has finished")
 
 
-def altered_tars(files: Iterable[SourceFile]) -> set[tuple[str, str]]:
-    """Return (root, tar) of the tars of ``files`` in object stores that changed since they were listed."""
-    tars = {(file.root, file.member.tar): file for file in files if file.member is not None and file.is_remote}
+def altered_archives(files: Iterable[SourceFile]) -> set[tuple[str, str]]:
+    """Return (root, archive) of the archives of ``files`` in object stores that changed since they were listed."""
+    held = {(file.root, file.member.archive): file for file in files if file.member is not None and file.is_remote}
     with ThreadPoolExecutor(REMOTE_READERS) as pool:
-        return {tar for tar, altered in zip(tars, pool.map(_is_altered, tars.values()), strict=True) if altered}
+        return {place for place, altered in zip(held, pool.map(_is_altered, held.values()), strict=True) if altered}
 
 
 def _read_whole(handle: int, size: int) -> bytes:
@@ -180,46 +210,68 @@ def _object_status(path: RemotePath) -> FileStatus:
         raise _unreadable(error) from None
 
 
-def _local_member(root: str, member: TarMember) -> bytes:
-    _check_size(member.length)
+def _read_member(file: SourceFile) -> bytes:
+    """Return the bytes of an image in an archive."""
+    member = file.member
+    assert member is not None
     try:
-        with open(os.path.join(root, member.tar), "rb") as file:  # noqa: PTH118, PTH123
-            status = os.fstat(file.fileno())
-            if (status.st_size, status.st_mtime_ns) == (member.tar_bytes, member.tar_mtime_ns):
-                file.seek(member.offset)
-                data = file.read(member.length)
-                if len(data) == member.length:
-                    return data
+        if isinstance(member, ParquetMember):
+            return read_row(to_path(file.root) / member.archive, member)
+        _check_size(member.size or 0)
+        if isinstance(member, TarMember):
+            return _archive_range(file, member.offset, member.length)
+        assert isinstance(member, ZipMember)
+        return _zip_member(file, member)
     except FileNotFoundError:
-        raise ImageRejected("missing", "its tar is gone") from None
-    except OSError as error:
-        raise _unreadable(error) from None
-    raise _tar_changed()
-
-
-def _remote_member(file: SourceFile, member: TarMember) -> bytes:
-    """Return the bytes of the range; only if that fails, check whether the tar has changed since it was listed."""
-    _check_size(member.length)
-    try:
-        return file.holder.read_range(member.offset, member.offset + member.length)
-    except FileNotFoundError:
-        raise ImageRejected("missing", "its tar is gone") from None
+        raise ImageRejected("missing", f"its {member.kind} is gone") from None
     except OSError as error:
         if _is_altered(file):
-            raise _tar_changed() from None
+            raise _changed(file) from None
         raise _unreadable(error) from None
+
+
+def _zip_member(file: SourceFile, member: ZipMember) -> bytes:
+    """Return a member of a zip: its own header and data are read at once if the header is as long as usual."""
+    size = request_size(member, None)
+    data = _archive_range(file, member.offset, max(min(size, member.archive_bytes - member.offset), 0))
+    if (size := request_size(member, data)) > len(data):
+        if member.offset + size > member.archive_bytes:
+            raise ImageRejected("damaged", "its zip ends before it does")
+        data = _archive_range(file, member.offset, size)
+    return inflate(member, data)
+
+
+def _archive_range(file: SourceFile, offset: int, length: int) -> bytes:
+    """Return a byte range of an archive that is as it was when it was listed.
+
+    For an object store, only a failed request makes it worth a look whether the archive has changed.
+    """
+    member = file.member
+    assert member is not None
+    if file.is_remote:
+        return file.holder.read_range(offset, offset + length)
+    with open(os.path.join(file.root, member.archive), "rb") as archive:  # noqa: PTH118, PTH123
+        status = os.fstat(archive.fileno())
+        if (status.st_size, status.st_mtime_ns) != (member.archive_bytes, member.archive_mtime_ns):
+            raise _changed(file)
+        archive.seek(offset)
+        data = archive.read(length)
+    if len(data) != length:
+        raise _changed(file)
+    return data
 
 
 def _is_altered(file: SourceFile) -> bool:
-    """Check whether a tar in an object store has changed since it was listed; False if that is unknown."""
-    assert file.member is not None
+    """Check whether an archive has changed since it was listed; False if that is unknown."""
+    member = file.member
+    assert member is not None
     try:
-        status = file.holder.stat()
+        status = (to_path(file.root) / member.archive).stat()
     except FileNotFoundError:
         return True
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) != (file.member.tar_bytes, file.member.tar_mtime_ns)
+    return (status.st_size, status.st_mtime_ns) != (member.archive_bytes, member.archive_mtime_ns)
 
 
 def _check_size(size: int) -> None:
@@ -227,8 +279,9 @@ def _check_size(size: int) -> None:
         raise ImageRejected("too-large", f"a file of {size:,} bytes, more than {MAX_BYTES:,}")
 
 
-def _tar_changed() -> ImageRejected:
-    return ImageRejected("changed-while-reading", "its tar changed after it was listed: build again")
+def _changed(file: SourceFile) -> ImageRejected:
+    kind = file.member.kind if file.member else "file"
+    return ImageRejected("changed-while-reading", f"its {kind} changed after it was listed: build again")
 
 
 def _unreadable(error: OSError) -> ImageRejected:

@@ -2,27 +2,40 @@
 
 Members whose paths are equal up to the first dot of the file name are one sample. A sample has one image
 (by its extension), and its label in ``KEY.json`` (an object with ``label``, and if known ``split``, ``generator``,
-``family`` and ``group``) or in ``KEY.cls`` (0 real, 1 fake). A label is 0, 1, ``real`` or ``fake``. Missing values
-are filled in as for a table. Without a split in the JSON, the first word of the tar's name, or else of its folders from
-the inside out, that names one is used, else ``train``. Samples without an image are skipped.
+``family`` and ``group``) or in ``KEY.cls``. A label is a word, or a number, which means what it means in a table. Missing
+values are filled in as for a table. Without a split in the JSON, the first word of the tar's name, or else of its folders
+from the inside out, that names one is used, else ``train``. Samples without an image are skipped.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import NamedTuple
 
 from ...errors import UserError
 from ...images.file import EXTENSIONS
 from ...storage import AnyPath
-from .file import LABELS, DiscoveredSource, SourceAccount, SourceFile, TarMember, printable
-from .layouts import family_of
+from .families import family_of
+from .file import (
+    AS_RECOGNISED,
+    DiscoveredSource,
+    ReadingOptions,
+    SourceAccount,
+    SourceFile,
+    TarMember,
+    printable,
+)
+from .split_names import split_of_file
+from .table_columns import Cells, Rows
+from .table_labels import meaning_of_cell, number_of, read_labels
+from .table_read import cell_of
 from .tar_index import TarEntry, TarIndex, read_tar_index
-from .tree import SPLITS, is_clutter
+from .tree import is_clutter
+from .words import label_of_word, split_of_word
 
 WEBDATASET = "webdataset"
 PATTERN = "[{train,val,test}/]NAME.tar"
@@ -44,7 +57,16 @@ class _Sample:
     others: int = 0
 
 
-def discover_tars(root: AnyPath, tars: Sequence[str]) -> DiscoveredSource:
+class _Described(NamedTuple):
+    """A sample with an image: what its metadata say, and the image's place."""
+
+    where: str
+    fields: dict[str, object]
+    path: str
+    member: TarMember
+
+
+def discover_tars(root: AnyPath, tars: Sequence[str], reading: ReadingOptions = AS_RECOGNISED) -> DiscoveredSource:
     """List the images in tars, without opening any image.
 
     Parameters
@@ -53,6 +75,8 @@ def discover_tars(root: AnyPath, tars: Sequence[str]) -> DiscoveredSource:
         The source's folder.
     tars
         Posix paths relative to it.
+    reading
+        What the user says of words.
 
     Returns
     -------
@@ -64,18 +88,21 @@ def discover_tars(root: AnyPath, tars: Sequence[str]) -> DiscoveredSource:
     UserError
         For a tar that cannot be used, a sample with two images or without a label, or if there is no image at all.
     """
-    files: list[SourceFile] = []
+    samples: list[_Described] = []
     ignored = 0
     for tar, index in _indexes(root, sorted(tars)):
-        samples = _grouped(index)
-        ignored += sum(sample.others + (0 if sample.images else len(sample.metadata)) for sample in samples.values())
-        files += [_source_file(root, tar, index, *sample) for sample in samples.items() if sample[1].images]
-    if not files:
+        grouped = _grouped(index)
+        ignored += sum(sample.others + (0 if sample.images else len(sample.metadata)) for sample in grouped.values())
+        samples += [_described(root, tar, index, *sample) for sample in grouped.items() if sample[1].images]
+    if not samples:
         raise UserError(
             f"{root}: no image in its {len(tars)} tars "
             f"({ignored} other members; expected {', '.join(sorted(EXTENSIONS))})."
         )
-    account = SourceAccount(str(root), WEBDATASET, len(files) + ignored, len(files), ignored)
+    labels, notes = _labels(str(root), samples, reading)
+    default = "train" if reading.split is None else reading.split
+    files = [_source_file(root, sample, label, default) for sample, label in zip(samples, labels, strict=True)]
+    account = SourceAccount(str(root), WEBDATASET, len(files) + ignored, len(files), ignored, notes=notes)
     return DiscoveredSource(WEBDATASET, files, account)
 
 
@@ -111,32 +138,56 @@ def _grouped(index: TarIndex) -> dict[str, _Sample]:
     return samples
 
 
-def _source_file(root: AnyPath, tar: str, index: TarIndex, name: str, sample: _Sample) -> SourceFile:
-    """Return the source file of a sample that has an image."""
+def _described(root: AnyPath, tar: str, index: TarIndex, name: str, sample: _Sample) -> _Described:
+    """Return what is known of a sample that has an image."""
     where = f"{root / tar}, sample {printable(name.lstrip('/'))}"
     if len(sample.images) > 1:
         two = " and ".join(printable(image.name) for image in sample.images[:2])
         raise UserError(f"{where}: has the images {two}. Leave one in each sample.")
-    fields = _fields(where, sample)
-    label = LABELS.get(str(fields.get("label", "")).strip().lower())
-    if label is None:
-        raise UserError(
-            f"{where}: needs a label, as `label` in a .json member or a .cls member: one of {', '.join(LABELS)}."
-        )
-    split = _text(where, fields, "split").lower() or _split_of(tar)
-    if split not in SPLITS:
-        raise UserError(f"{where}: the split {split!r} is none of train, val, test.")
-    generator = _text(where, fields, "generator") or ("real", "fake")[label]
     (image,) = sample.images
+    member = TarMember(tar, index.bytes, index.mtime_ns, image.offset, image.length)
+    return _Described(where, _fields(where, sample), f"{tar}/{image.name}", member)
+
+
+def _labels(root: str, samples: Sequence[_Described], reading: ReadingOptions) -> tuple[list[int], tuple[str, ...]]:
+    """Return the labels of all samples, and notes on what they were taken for."""
+    cells = [cell_of(sample.fields.get("label")).strip() for sample in samples]
+    for sample, cell in zip(samples, cells, strict=True):
+        if meaning_of_cell(cell, reading) is None and number_of(cell) not in (0, 1):
+            raise UserError(
+                f"{sample.where}: needs a label, as `label` in a .json member or a .cls member: real, fake, 0 or 1, not "
+                f"{cell!r}. Say what other words mean with --labels."
+            )
+    generators = [_text(sample.where, sample.fields, "generator") for sample in samples]
+    found = read_labels(
+        Rows(root, lambda row: samples[row].where),
+        Cells({"label": cells}, len(cells)),
+        generators,
+        [sample.member.archive + "/" + sample.path for sample in samples],
+        reading,
+    )
+    return [label for label in found.labels if label is not None], found.notes
+
+
+def _source_file(root: AnyPath, sample: _Described, label: int, default: str) -> SourceFile:
+    """Return the source file of a sample."""
+    where, fields = sample.where, sample.fields
+    named = _text(where, fields, "split")
+    split = split_of_word(named) if named else split_of_file(sample.member.archive) or default
+    if split is None:
+        raise UserError(f"{where}: the split {named!r} is none of train, val, test.")
+    generator = _text(where, fields, "generator")
+    if not generator or label_of_word(generator) == label:
+        generator = ("real", "fake")[label]
     return SourceFile(
         root=str(root),
-        path=f"{tar}/{image.name}",
+        path=sample.path,
         label=label,
-        split=SPLITS[split],
+        split=split,
         generator=generator,
         family=_text(where, fields, "family") or family_of(generator),
         group=_text(where, fields, "group"),
-        member=TarMember(tar, image.offset, image.length, index.bytes, index.mtime_ns),
+        member=sample.member,
     )
 
 
@@ -166,13 +217,3 @@ def _text(where: str, fields: dict[str, object], name: str) -> str:
     if value is not None and not isinstance(value, str):
         raise UserError(f"{where}: `{name}` in its .json is {value!r}, not a string.")
     return (value or "").strip()
-
-
-def _split_of(tar: str) -> str:
-    return next((word for word in _words(tar) if word in SPLITS), "train")
-
-
-def _words(tar: str) -> Iterator[str]:
-    """Yield the words of the tar's name, then of its folders from the inside out."""
-    for part in reversed(PurePosixPath(tar).parts):
-        yield from re.findall("[a-z]+", part.lower())

@@ -1,8 +1,8 @@
 """List the members of a tar from its headers alone, without extracting anything.
 
-The tar is untrusted. It must be uncompressed and complete. Names must be unique and stay inside the tar. Links, devices
-and sparse files are rejected, and the memory for a header is bounded. Plain ustar names, GNU long names and pax paths
-are supported, which is what tar, Python and webdataset write.
+The tar is untrusted. It must be uncompressed and complete; several tars one behind the other in a file are read as one.
+Names must be unique and stay inside the tar. Links, devices and sparse files are rejected, and the memory for a header is
+bounded. Plain ustar names, GNU long names and pax paths are supported, which is what tar, Python and webdataset write.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from ...storage import AnyPath
 from .file import printable
 
 _BLOCK = 512
+_READ = 1 << 20
+"""Bytes behind an end marker that are read at a time; a multiple of a block."""
 _MAX_EXTENSION = 1 << 16
 """Largest header extension (a long name, pax records) that is read, in bytes."""
 
@@ -79,15 +81,21 @@ def read_tar_index(path: AnyPath, wanted: Callable[[str, int], bool] = lambda na
 
 
 def _entries(path: AnyPath, file: BinaryIO, size: int, wanted: Callable[[str, int], bool]) -> Iterator[TarEntry]:
-    """Yield the plain files up to the end marker."""
+    """Yield the plain files, also those of tars that were written one behind the other."""
     position = 0
+    ended = False
     extension: dict[str, str] = {}
     while True:
         file.seek(position)
         block = file.read(_BLOCK)
         if len(block) == _BLOCK and not any(block):
-            return
-        info = _header(path, block, position)
+            following = _behind_zeros(file, position + _BLOCK)
+            if following is None:
+                return
+            position, ended = following, True
+            continue
+        info = _header(path, block, position, ended)
+        ended = False
         start = position + _BLOCK
         length = _length(path, info, extension)
         if start + length > size:
@@ -112,13 +120,28 @@ def _entries(path: AnyPath, file: BinaryIO, size: int, wanted: Callable[[str, in
         extension = {}
 
 
-def _header(path: AnyPath, block: bytes, position: int) -> tarfile.TarInfo:
-    """Parse a header block and verify its checksum."""
-    if len(block) < _BLOCK:
+def _behind_zeros(file: BinaryIO, position: int) -> int | None:
+    """Return the position of the next block that is not zero; None if there is none, so that the tar ends here."""
+    file.seek(position)
+    while data := file.read(_READ):
+        if data.count(0) < len(data):
+            first = len(data) - len(data.lstrip(b"\0"))
+            return position + first // _BLOCK * _BLOCK
+        position += len(data)
+    return None
+
+
+def _header(path: AnyPath, block: bytes, position: int, ended: bool) -> tarfile.TarInfo:
+    """Parse a header block and verify its checksum; ``ended`` says that it is behind an end marker."""
+    if len(block) < _BLOCK and not ended:
         raise UserError(f"{path}: has no end marker: it is truncated or still being written.")
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
+        if ended:
+            raise UserError(
+                f"{path}: holds data behind its end, at byte {position:,}, which are no further tar. Write it again."
+            ) from error
         hint = " If it is compressed, uncompress it." if position == 0 else ""
         raise UserError(f"{path}: is not a tar, or damaged at byte {position:,} ({error}).{hint}") from error
 

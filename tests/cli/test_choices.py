@@ -7,13 +7,14 @@ from typing import get_args
 from distil_cache.choices import BENCH_METHODS, LAYOUT_NAMES, Preset
 from distil_cache.pipeline.sources.layouts import LAYOUTS
 from distil_cache.pipeline.sources.metadata import METADATA
-from distil_cache.pipeline.sources.table import TABLE
+from distil_cache.pipeline.sources.table import PARQUET, TABLE
 from distil_cache.pipeline.sources.tar import WEBDATASET
+from distil_cache.pipeline.sources.zip import ZIP
 from distil_cache.train.methods import METHODS, PRESETS
 
 
 def test_every_layout_can_be_named_on_the_command_line() -> None:
-    assert (*LAYOUTS, METADATA, TABLE, WEBDATASET) == LAYOUT_NAMES
+    assert (*LAYOUTS, METADATA, TABLE, PARQUET, WEBDATASET, ZIP) == LAYOUT_NAMES
 
 
 def test_every_method_has_a_row_in_the_cost_table_and_every_preset_a_method() -> None:

@@ -91,6 +91,32 @@ def test_a_list_has_one_name_per_line_or_names_that_end_in_nul(tmp_path: Path) -
         expand_arguments(["-"], io.BytesIO(b"\n"))
 
 
+NAMES = ["im/0.png", "größe 1.png", "日本.png"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_list_that_windows_wrote_names_the_same_files(encoding: str, end: str) -> None:
+    for names in (NAMES[:2], NAMES[:1], NAMES if not encoding.endswith(("le", "be")) else NAMES[:2]):
+        assert read_list(io.BytesIO("".join(name + end for name in names).encode(encoding))) == names
+        assert read_list(io.BytesIO(end.join(names).encode(encoding))) == names
+
+
+def test_a_list_in_utf16_with_a_byte_too_many_is_refused_and_nul_still_separates() -> None:
+    with pytest.raises(UserError, match="damaged UTF-16"):
+        read_list(io.BytesIO("a.png\n".encode("utf-16") + b"x"))
+    for names in (["a", "b/c.png"], ["im/0.png", "im/11.png"], ["a\nb", "c"], ["é.png", "ab.png"]):
+        assert read_list(io.BytesIO("".join(f"{name}\0" for name in names).encode())) == names
+
+
+def test_a_name_that_ends_in_a_carriage_return_is_kept_if_there_is_such_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd\r").write_bytes(b"x")
+    assert read_list(io.BytesIO(b"odd\r\nplain\r\n")) == ["odd\r", "plain"]
+
+
 def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "in/notes.txt", "out/a.png")
     (tmp_path / "in" / "out").symlink_to(tmp_path / "out")

@@ -44,7 +44,7 @@ from distil_cache.pipeline.cluster.worker import open_build
 from distil_cache.pipeline.execution.tasks import TaskReport, TaskResult
 from distil_cache.pipeline.planning.plan import Task
 from distil_cache.pipeline.scan.memory import ScanEntry
-from distil_cache.pipeline.sources.file import SourceFile, TarMember
+from distil_cache.pipeline.sources.file import ParquetMember, SourceFile, TarMember, ZipMember
 from distil_cache.progress import Silent
 from distil_cache.storage import to_path
 from maintained_cache import checksums
@@ -130,10 +130,15 @@ def test_a_task_travels_as_keys_and_paths_and_its_size_is_bounded() -> None:
     assert read_task(reuse) == (Task("0" * 32, keys, {"dire": keys}), {})
 
 
-def test_messages_come_back_as_they_were_with_odd_names_and_members_of_tars() -> None:
-    odd = SourceFile("/d", "a \udcff é\n.png", 0, "test", "", "", "", TarMember("x.tar", 512, 9, 10240, 7))
+def test_messages_come_back_as_they_were_with_odd_names_and_members_of_archives() -> None:
     known = ScanEntry(5, 6, "k")
-    assert read_files(write_files([odd, odd], [known, None])) == [(odd, ScanEntry(5, 6, "")), (odd, None)]
+    for member in (
+        TarMember("x.tar", 10240, 7, 512, 9),
+        ZipMember("x.zip", 10240, 7, 512, 5, 9, 20, 8, 0xFFFFFFFF),
+        ParquetMember("x.parquet", 10240, 7, "image.bytes", 2, 99),
+    ):
+        odd = SourceFile("/d", "a \udcff é\n.png", 0, "test", "", "", "", member)
+        assert read_files(write_files([odd, odd], [known, None])) == [(odd, ScanEntry(5, 6, "")), (odd, None)]
     assert read_entries(write_entries([known, True, False])) == [known, True, False]
     report = TaskReport(
         TaskResult({"image": 3}, {"image": 1}, 12, {"a": "missing: gone"}, {"image": "0" * 32}, 1.5, 4),

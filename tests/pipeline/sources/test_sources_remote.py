@@ -245,8 +245,8 @@ def test_a_path_that_names_no_object_is_refused(memory_bucket: RemotePath, path:
 
 
 def test_a_table_in_a_store_that_is_none_is_refused(memory_bucket: RemotePath) -> None:
-    put(memory_bucket, {"a.parquet": b"no parquet", "a.txt": b"x", "b.csv": b"path,label\n"})
-    for name, message in (("a.parquet", "read as a table"), ("a.txt", r"ends in \.csv"), ("b.csv", "no rows")):
+    put(memory_bucket, {"a.parquet": b"no parquet", "a.dat": b"x", "b.csv": b"path,label\n"})
+    for name, message in (("a.parquet", "read as a table"), ("a.dat", r"is a file\. Give"), ("b.csv", "no rows")):
         with pytest.raises(UserError, match=f"{memory_bucket}/{name}: .*{message}"):
             discover(memory_bucket / name)
 

@@ -62,12 +62,13 @@ def test_absolute_paths_are_taken_from_the_tables_folder_or_from_the_root(tmp_pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\na.png,maybe\n", r"row 1: the label 'maybe' is none of 0, real, 1, fake"),
-        ("path,label\na.png,0\nb.png,\n", r"row 2: the label ''"),
+        ("path,label\na.png,maybe\n", r"row 1: the label 'maybe' in `label` is neither .* --labels maybe=fake"),
+        ("path,label\na.png,0\nb.png,7\n", r"row 2: `label` holds 7 besides 0 and 1"),
         ("path,label\n,0\n", "row 1: the path is empty"),
-        ("path,label,split\na.png,0,holdout\n", "the split 'holdout' is none of train, val, test"),
-        ("file,label\na.png,0\n", "needs one column `path` and one `label`. Its columns: file, label"),
-        ("path,label,path\na.png,0,b.png\n", "needs one column `path`"),
+        ("path,label,split\na.png,0,3\n", "row 1: the split '3' is none of train, val, test"),
+        ("place,label\na.png,0\n", "no column of paths. Its columns: label, place. Name it with --columns path=NAME"),
+        ("path,truth\na.png,0\n", "no label column. Its columns: path, truth. Name it with --columns label=NAME"),
+        ("path,label,path\na.png,0,b.png\n", "two columns `path`"),
         ("path,label\n", "no rows"),
         ("", "cannot be read as a table"),
         ("path,label\na.png\n", "cannot be read as a table"),
@@ -80,10 +81,10 @@ def test_a_table_with_a_mistake_is_refused_and_the_place_is_named(tmp_path: Path
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "images.txt").write_bytes(b"x")
+    (tmp_path / "images.xlsx").write_bytes(b"x")
     (tmp_path / "images.parquet").write_bytes(b"no parquet at all")
-    with pytest.raises(UserError, match=r"ends in \.csv or \.parquet"):
-        discover(tmp_path / "images.txt")
+    with pytest.raises(UserError, match=r"is a file. Give a folder, a table"):
+        discover(tmp_path / "images.xlsx")
     with pytest.raises(UserError, match="cannot be read as a table"):
         discover(tmp_path / "images.parquet")
     with pytest.raises(UserError, match=r"is a file"):

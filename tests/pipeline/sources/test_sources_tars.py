@@ -19,6 +19,7 @@ from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.pipeline.scan.conflicts import to_table
 from distil_cache.pipeline.scan.scan import scan
 from distil_cache.pipeline.sources.discover import discover
+from distil_cache.pipeline.sources.file import ReadingOptions, TarMember
 from distil_cache.pipeline.sources.read import read_source
 from distil_cache.pipeline.sources.tar_index import read_tar_index
 from hypothesis import given, settings
@@ -108,6 +109,46 @@ def test_folders_and_clutter_are_passed_over_and_the_rest_is_counted(tmp_path: P
     assert found.account.not_images == 2
 
 
+def test_tars_one_behind_the_other_in_a_file_are_read_to_the_end(tmp_path: Path) -> None:
+    one = write_tar(tmp_path / "1.tar", sample("a", picture(1), label=0)).read_bytes()
+    two = write_tar(tmp_path / "2.tar", sample("b", picture(2), label=1)).read_bytes()
+    whole = tmp_path / "both" / "a.tar"
+    whole.parent.mkdir()
+    for data in (one + two, one + bytes(512 * 5000) + two):
+        whole.write_bytes(data)
+        assert [file.path for file in discover(whole).files] == ["a.tar/a.png", "a.tar/b.png"]
+        assert [row.key for row in scan(discover(whole).files).rows] == [
+            content_key(picture(1)),
+            content_key(picture(2)),
+        ]
+    for data, sentence in [
+        (one + one, "two members called a.png"),
+        (one + b"x" * 512, "behind its end, at byte"),
+        (one + b"notes", "behind its end, at byte"),
+        (one + two[:700], "in the middle of b.png"),
+        (one + two[: -(-len(two.rstrip(b"\0")) // 512) * 512], "no end marker"),
+    ]:
+        whole.write_bytes(data)
+        with pytest.raises(UserError, match=sentence):
+            discover(whole)
+
+
+def test_labels_of_samples_are_words_or_numbers_and_what_was_taken_is_noted(tmp_path: Path) -> None:
+    def labels(*samples: list[tuple[str, bytes]], **said: int) -> tuple[list[int], str]:
+        path = write_tar(tmp_path / "a.tar", [member for members in samples for member in members])
+        found = discover(path, None, ReadingOptions(labels=said))
+        return [file.label for file in found.files], " ".join(found.account.notes)
+
+    one, two = picture(1), picture(2)
+    assert labels(sample("a", one, label="Human"), sample("b", two, label="AI-generated"))[0] == [0, 1]
+    assert labels(sample("a", one, label=1.0), sample("b", two, label=True))[0] == [1, 1]
+    assert labels([("a.png", one), ("a.cls", b"1.0\n")], [("b.png", two), ("b.cls", b"0")])[0] == [1, 0]
+    assert "--labels 0=fake,1=real" in labels(sample("a", one, label=0), sample("b", two, label=1))[1]
+    turned = sample("a", one, label=1, generator="real"), sample("b", two, label=0, generator="adm")
+    assert labels(*turned) == ([0, 1], "Labels are from `label`: 1 = real, 0 = generated, as the generators say.")
+    assert labels(sample("a", one, label="dog"), sample("b", two, label="cat"), dog=0, cat=1)[0] == [0, 1]
+
+
 REFUSED = {
     "leads out of the tar": [[odd_member("../a.png", tarfile.REGTYPE)], [odd_member("/etc/a.png", tarfile.REGTYPE)]],
     "a link, a device": [
@@ -161,7 +202,7 @@ def test_a_changed_byte_is_read_or_refused_but_never_a_traceback(
     except UserError:
         return
     for file in files:
-        assert file.member is not None
+        assert isinstance(file.member, TarMember)
         assert file.member.offset + file.member.length <= len(data)
 
 
