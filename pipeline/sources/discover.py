@@ -39,7 +39,7 @@ from .file import (
 )
 from .layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
 from .metadata import METADATA, discover_metadata, labelled_tables
-from .recognise import LayoutFit, guesses, recognise
+from .recognise import LayoutFit, recognise
 from .table import SUFFIXES as TABLE_SUFFIXES
 from .table import TABLE, discover_table
 from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
@@ -187,7 +187,7 @@ def _files(census: Census, fit: LayoutFit, reading: ReadingOptions) -> Discovere
         notes.append("The folders 0 and 1 are taken for real and generated. If not, give --labels 0=fake,1=real.")
     owners = {join(base, folder.folder): folder for folder in fit.folders.values()}
     files, leftovers = _divide(census, owners, default)
-    account = leftovers.account(fit.layout.name, len(files), [*notes, *guesses(fit)])
+    account = leftovers.account(fit.layout.name, len(files), [*notes, *fit.notes])
     return DiscoveredSource(fit.layout.name, files, account)
 
 
