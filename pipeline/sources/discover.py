@@ -30,6 +30,7 @@ from .account import Leftovers
 from .census import Census, take_census
 from .file import (
     AS_RECOGNISED,
+    UNASSIGNED,
     DiscoveredSource,
     ReadingOptions,
     SourceFile,
@@ -274,7 +275,8 @@ def _divide(census: Census, owners: dict[str, ImageFolder], default: str) -> tup
 def _default_split(base: AnyPath, fit: LayoutFit, reading: ReadingOptions) -> tuple[str, list[str]]:
     """Return the split of images whose path names none, and a note on it if it was guessed."""
     if all(folder.split for folder in fit.folders.values()):
-        return "train", []
+        unused = reading.split is not None and reading.split != UNASSIGNED
+        return "train", ["--split changes nothing: the folders name the split of every image."] if unused else []
     if reading.split is not None:
         return reading.split, []
     name = base.name if isinstance(base, RemotePath) else Path(os.path.abspath(base)).name  # noqa: PTH100
