@@ -33,6 +33,7 @@ from .account import Leftovers
 from .census import Census, take_census
 from .file import (
     AS_RECOGNISED,
+    UNASSIGNED,
     DiscoveredSource,
     ReadingOptions,
     SourceFile,
@@ -43,7 +44,7 @@ from .file import (
 from .layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
 from .metadata import METADATA, discover_metadata, labelled_tables
 from .parquet import SUFFIX as PARQUET_SUFFIX
-from .recognise import LayoutFit, guesses, recognise
+from .recognise import LayoutFit, recognise
 from .table import PARQUET, TABLE, discover_shards, discover_table
 from .table import SUFFIXES as TABLE_SUFFIXES
 from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
@@ -213,7 +214,7 @@ def _files(census: Census, fit: LayoutFit, reading: ReadingOptions) -> Discovere
         notes.append("The folders 0 and 1 are taken for real and generated. If not, give --labels 0=fake,1=real.")
     owners = {join(base, folder.folder): folder for folder in fit.folders.values()}
     files, leftovers = _divide(census, owners, default)
-    account = leftovers.account(fit.layout.name, len(files), [*notes, *guesses(fit)])
+    account = leftovers.account(fit.layout.name, len(files), [*notes, *fit.notes])
     return DiscoveredSource(fit.layout.name, files, account)
 
 
@@ -300,7 +301,8 @@ def _divide(census: Census, owners: dict[str, ImageFolder], default: str) -> tup
 def _default_split(base: AnyPath, fit: LayoutFit, reading: ReadingOptions) -> tuple[str, list[str]]:
     """Return the split of images whose path names none, and a note on it if it was guessed."""
     if all(folder.split for folder in fit.folders.values()):
-        return "train", []
+        unused = reading.split is not None and reading.split != UNASSIGNED
+        return "train", ["--split changes nothing: the folders name the split of every image."] if unused else []
     if reading.split is not None:
         return reading.split, []
     name = base.name if isinstance(base, RemotePath) else Path(os.path.abspath(base)).name  # noqa: PTH100

@@ -64,6 +64,11 @@ class LayoutFit:
         """Whether there are class folders of real and of generated images."""
         return len({folder.label for folder in self.folders.values()}) == 2
 
+    @property
+    def notes(self) -> list[str]:
+        """What the layout takes for granted, or leaves open, a sentence each."""
+        return _guesses(self)
+
     def owner(self, folder: str) -> ImageFolder | None:
         """Return the class folder that a folder belongs to: the nearest above it, or itself."""
         while True:
@@ -284,7 +289,7 @@ def _with_generators_below(folders: dict[str, ImageFolder], census: Census) -> d
     return found
 
 
-def guesses(fit: LayoutFit) -> list[str]:
+def _guesses(fit: LayoutFit) -> list[str]:
     """Return what a layout takes for granted, or leaves open, a sentence each."""
     census, folders = fit.census, fit.folders
     taken = {path.rpartition("/")[2] for path in folders if path and fit.owner(path.rpartition("/")[0]) is not None}

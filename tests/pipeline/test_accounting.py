@@ -195,7 +195,8 @@ def test_declared_folders_join_sources_and_a_folder_named_for_the_other_class_is
         ("test", 1, "fake", 1),
         ("test", 1, "mj", 1),
     ]
-    assert "named for the other class: real" in result["notes"][0]
+    assert "--split changes nothing" in result["notes"][0]
+    assert "named for the other class: real" in result["notes"][1]
 
 
 @pytest.mark.parametrize(
