@@ -213,14 +213,10 @@ def _discover(root: AnyPath, parts: Sequence[_TablePart], reading: ReadingOption
 def _joined(parts: Sequence[_TablePart]) -> Cells:
     """Return the columns of all tables, one below the other; a column that a table lacks is empty there."""
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
-    columns = {
-        name: [
-            cell if meaning_of(name) == "path" else cell.strip()
-            for part in parts
-            for cell in part.columns.get(name, [""] * part.rows)
-        ]
-        for name in names
-    }
+    columns = {name: [cell for part in parts for cell in part.columns.get(name, [""] * part.rows)] for name in names}
+    for name in names:
+        if meaning_of(name) != "path":
+            columns[name] = [cell.strip() for cell in columns[name]]
     unused = tuple(dict.fromkeys(name for part in parts for name in part.unused if name not in columns))
     classes = frozenset(name for part in parts for name in part.classes)
     return Cells(columns, sum(part.rows for part in parts), classes, unused)
@@ -287,6 +283,8 @@ class _Mapped:
         return [f"{count:,} paths begin with {new} in place of {old}." for (old, new), count in counts.items()]
 
     def _prefix(self, path: str) -> tuple[str, str] | None:
+        if not self._prefixes:
+            return None
         slashed = path.replace("\\", "/")
         return next((pair for pair in self._prefixes if slashed.startswith(pair[0].replace("\\", "/"))), None)
 

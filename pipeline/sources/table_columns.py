@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ...errors import UserError
 from .file import ReadingOptions
@@ -97,6 +98,7 @@ class Rows:
         return self.name
 
 
+@lru_cache(maxsize=4096)
 def meaning_of(name: str) -> str | None:
     """Return our name for a column of a table; None if its name says nothing of an image."""
     return next((ours for ours, names in ALIASES.items() if normalised(name) in _normal(names)), None)
