@@ -197,8 +197,8 @@ def _why_not_unpickled(path: Path, reason: str) -> str:
     found = re.search(r"(?:GLOBAL |class |function |global )[`']?([A-Za-z_][\w.]*\.[\w.]+)", reason)
     if found is None:
         return (
-            f"{path}: contains more than tensors, or is not a PyTorch file; it was not loaded, because loading it could "
-            "run code. Save only the model's state dict, preferably as safetensors."
+            f"{path}: is damaged or contains more than tensors; it was not loaded, because loading it could run code. "
+            "Download it again. Save only the model's state dict, preferably as safetensors."
         )
     return (
         f"{path}: contains more than tensors ({found[1].rstrip('.')}); it was not loaded, because loading it could run "
