@@ -27,8 +27,9 @@ from .census import Census
 from .families import family_of
 from .file import DiscoveredSource, ReadingOptions, SourceAccount, SourceFile, printable
 from .table import discover_table
+from .table_columns import meaning_of
 from .tree import join
-from .words import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, split_of_word
+from .words import split_of_word
 
 METADATA = "metadata"
 ARTIFACT = {"image_path": "path", "target": "label"}
@@ -71,7 +72,7 @@ def labelled_tables(census: Census) -> list[MetadataTable]:
         if name is None:
             continue
         columns = frozenset(column.lower() for column in _column_names(census.tree.root / join(folder, name)))
-        if columns & PATH_COLUMNS and columns & LABEL_COLUMNS:
+        if {"path", "label"} <= {meaning_of(name) for name in columns}:
             found.append(MetadataTable(folder, name, columns))
     return found
 
@@ -117,7 +118,7 @@ def _placed(file: SourceFile, census: Census, table: MetadataTable) -> SourceFil
     above = str(census.tree.root / table.folder) if table.folder else root
     path = join(table.folder, file.path) if file.root == above else file.path
     split = file.split
-    if not table.columns & SPLIT_COLUMNS:
+    if "split" not in {meaning_of(name) for name in table.columns}:
         named = (split_of_word(part) for part in table.folder.split("/"))
         split = next((name for name in named if name is not None), file.split)
     generator, family = file.generator, file.family

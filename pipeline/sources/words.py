@@ -38,11 +38,6 @@ LABELS = {
 NUMBERS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 """Text of a number or truth value -> 0 or 1. Whether 1 means generated is a property of the column or folder."""
 
-PATH_COLUMNS = frozenset({"path", "image_path", "file_name", "filename", "file_path", "filepath", "image"})
-LABEL_COLUMNS = frozenset({"label", "target", "class", "is_fake", "label_str"})
-SPLIT_COLUMNS = frozenset({"split", "subset"})
-"""Names of columns in tables of metadata."""
-
 
 @lru_cache(maxsize=1 << 16)
 def normalised(word: str) -> str:

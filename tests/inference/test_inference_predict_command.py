@@ -112,7 +112,7 @@ def test_a_file_whose_name_is_not_utf8_is_scored_and_printed(folder: Path, tmp_p
     shutil.rmtree(tmp_path / "plain")
     for arguments in ((str(path),), (str(tmp_path),)):
         (row,) = csv.DictReader(io.StringIO(run(*arguments, "--run", folder / "cnndet", "--format", "csv").stdout))
-        assert row["path"] == f"{tmp_path}/caf\\xe9\n.png"
+        assert row["path"] == f"{tmp_path}/caf\\xe9\\n.png"
         assert float(row["score"]) == pytest.approx(plain["score"])
 
 

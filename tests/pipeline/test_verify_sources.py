@@ -216,7 +216,7 @@ def test_every_data_set_with_the_image_is_served_and_one_that_would_be_empty_is_
     only.mkdir(parents=True)
     (tmp_path / "only" / "test" / "gen" / "0_real").mkdir()
     shutil.copy(sorted((material / "images/train/gen/1_fake").iterdir())[BAD], only)
-    build(material, cache, sources=(tmp_path / "only",), dataset="only", features=("image",))
+    build(material, cache, sources=(tmp_path / "only",), dataset="only", one_class=True, features=("image",))
     with todays_rules(material):
         found = checked(material, cache, set_aside=True)
     assert {suspect["dataset"] for suspect in found["suspects"]} == {"noise", "only"}

@@ -48,6 +48,14 @@ def trained(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Let Ctrl-C interrupt, also where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def train(cache: Path, run: Path, *, resume: bool = False, progress: Any = None, **changes: Any) -> dict[str, object]:
     return run_training(TrainConfig.checked(**SETTINGS | changes), cache, run, resume=resume, progress=progress)
 
