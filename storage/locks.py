@@ -131,8 +131,11 @@ class FolderLock:
 
     def __init__(self, folder: Path, refusal: str) -> None:
         self._handle: int | None = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        self.locked = False
+        """Whether the lock is held; False on a file system without locks."""
         with suppress(OSError):
-            if not try_lock(self._handle):
+            self.locked = try_lock(self._handle)
+            if not self.locked:
                 self.close()
                 raise UserError(refusal)
 

@@ -11,6 +11,11 @@ with an error of the operating system (see tests/support/fault_errors.py for wha
 below one folder. Prints how the commands ended, and everything that was wrong. ``--every 10`` draws a tenth. A failure of gc,
 compact or verify takes a tenth of a second of one core, of a build or a training two seconds; these need torch:
 
+With --stages the commands of stage two are disturbed: train, sweep, evaluate, report, predict, export and imports are killed, or find
+the disk full, and run again (see tests/support/fault_stages.py). A disturbance takes two to five seconds of one core:
+
+    python tools/kill_campaign.py --stages train,sweep,evaluate,report,predict,export,import [--per-stage 8] [--random 12]
+
     python tools/kill_campaign.py --errors [--commands gc,compact,repair] [--errno EACCES,EIO] [--modes once,lasting,shut] [--every 1]
 """
 
@@ -31,6 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 import fault_errors
+import fault_stages
 from fault_injection import STAGES
 from fault_kills import campaign
 from fault_scenarios import COMMANDS
@@ -100,6 +106,35 @@ def run_errors(asked: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
+def run_stages(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Disturb the commands of stage two in a folder that is removed afterwards; what is wrong is printed at once."""
+    folder = Path(tempfile.mkdtemp(prefix="stages-", dir=MEMORY if MEMORY.is_dir() else None))
+    results = []
+    try:
+        for result in fault_stages.campaign(
+            folder, asked.stages, asked.per_stage, asked.random, max(1, asked.per_stage // 3), asked.seed
+        ):
+            results.append(result)
+            if result["wrong"]:
+                print(json.dumps(result), file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(folder)
+    return results
+
+
+def stage_table(results: list[dict[str, Any]]) -> str:
+    """Return kills at chosen events, at random moments, full disks, and how many of them something was wrong with."""
+    lines: list[list[Any]] = []
+    for stage in dict.fromkeys(result["stage"] for result in results):
+        own = [result for result in results if result["stage"] == stage]
+        chosen = sum(result["killed"] and bool(result["at"]) for result in own)
+        at_random = sum(result["killed"] and not result["at"] for result in own)
+        full = sum(result["act"] == "full" for result in own)
+        lines.append([stage, chosen, at_random, full, sum(bool(result["wrong"]) for result in own)])
+    lines.append(["together", *(sum(line[n] for line in lines) for n in range(1, 5))])
+    return aligned(["stage", "kills, chosen", "kills, random", "disk full", "wrong"], lines)
+
+
 def error_table(results: list[dict[str, Any]]) -> str:
     """Return how the commands ended, by command, error and mode, and how many of the failures something was wrong with."""
     kinds = list(dict.fromkeys((result["command"], result["error"], result["mode"]) for result in results))
@@ -157,6 +192,9 @@ def main() -> None:
         "--modes", type=parts, default=list(fault_errors.MODES), help="with --errors: once,lasting,shut"
     )
     parser.add_argument("--every", type=int, default=1, help="with --errors: of so many operations one fails")
+    parser.add_argument(
+        "--stages", type=parts, default=[], help="disturb commands of stage two: " + ",".join(fault_stages.STAGES)
+    )
     asked = parser.parse_args()
     gc.freeze()  # what was imported is shared with the children
     began = time.monotonic()
@@ -165,6 +203,14 @@ def main() -> None:
         print(error_table(results), faults(results), sep="\n\n")
         wrong = [result for result in results if result["wrong"]]
         print(f"\n{len(results)} failures in {time.monotonic() - began:.0f} s; something was wrong with {len(wrong)}")
+        raise SystemExit(1 if wrong else 0)
+    if asked.stages:
+        results = run_stages(asked)
+        print(stage_table(results))
+        wrong = [result for result in results if result["wrong"]]
+        print(
+            f"\n{len(results)} disturbances in {time.monotonic() - began:.0f} s; something was wrong with {len(wrong)}"
+        )
         raise SystemExit(1 if wrong else 0)
     results = run(asked.formats, asked.per_stage, asked.random, asked.in_a_row, asked.seed)
     wrong = [result for result in results if result["wrong"]]

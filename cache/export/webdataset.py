@@ -5,7 +5,8 @@ whatever the shards of the cache. Rows are read in blocks of neighbouring keys (
 randomly drawn blocks are shuffled together, so memory is bounded. Hashes decide the order rather than a random number
 generator, whose stream may change with a library's version.
 
-Everything is written to ``OUT.partial``, which is renamed to ``OUT`` at the end. A killed process leaves no ``OUT``.
+Everything is written to ``OUT.partial``, which is renamed to ``OUT`` at the end. A killed process leaves no
+``OUT``, and the next export takes its ``OUT.partial`` over.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ...choices import SAMPLES_PER_TAR
 from ...errors import IntegrityError, UsageError, UserError
 from ...progress import Progress, Silent
 from ...storage.atomic import fsync_folder, fsync_tree, make_folder
+from ...storage.locks import FolderLock
 from ..gather import gather
 from ..lease import lease
 from ..records.builds import BuildRecord
@@ -42,6 +44,9 @@ POOL_BLOCKS = 4
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 """Names of splits and features that are safe in file names."""
+
+_OWN_FILE = re.compile(r"[A-Za-z0-9_-]+\.tar|specs\.json|README\.md|SHA256SUMS")
+"""Names of the files of an export."""
 
 _COLUMNS = ("key", "label", "split", "generator", "family", "group")
 
@@ -120,7 +125,7 @@ def export_build(
     if samples_per_shard < 1:
         raise UsageError(f"--samples-per-shard {samples_per_shard}: must be at least 1.")
     record = _choose(cache, build, dataset, features)
-    partial = _reserve(cache, out)
+    partial, lock = _reserve(cache, out)
     finished = False
     try:
         with lease(cache.root, "export", [feature.folder for feature in record.features.values()]):
@@ -145,7 +150,9 @@ def export_build(
     finally:
         if not finished:
             shutil.rmtree(partial, ignore_errors=True)
+            lock.close()
     _move(partial, out)
+    lock.close()
     return {**about, "out": str(out), "bytes": sum(path.stat().st_size for path in out.iterdir())}
 
 
@@ -171,23 +178,47 @@ def _choose(cache: Cache, build: str | None, dataset: str | None, features: Sequ
     return found[0]
 
 
-def _reserve(cache: Cache, out: Path) -> Path:
-    """Create the folder to write to; ``out`` must be absent or empty, and outside the cache."""
+def _reserve(cache: Cache, out: Path) -> tuple[Path, FolderLock]:
+    """Create and lock the folder to write to, or take over that of a killed export.
+
+    ``out`` must be absent or empty, and outside the cache.
+    """
     partial = out.with_name(f"{out.name}.partial")
     if isinstance(cache.root, Path) and out.resolve().is_relative_to(cache.root.resolve()):
         raise UsageError(f"--out {out}: is inside the cache. Give a folder elsewhere.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: is not empty. Give a new folder, or delete this one.")
     make_folder(out.absolute().parent)
+    left = False
     try:
         partial.mkdir()
     except FileExistsError:
-        raise UserError(
-            f"{partial}: exists already: another export is running or was killed. If none is running, delete it."
-        ) from None
+        left = True
     except OSError as error:
         raise UserError(f"{partial}: cannot create the folder ({error.strerror}).") from error
-    return partial
+    if left and (partial.is_symlink() or not partial.is_dir()):
+        raise UserError(f"{partial}: is in the way, and is not what an export leaves. Delete or rename it.")
+    lock = FolderLock(partial, f"{partial}: another export is writing it. Wait until it has ended.")
+    if left and not lock.locked:
+        raise UserError(
+            f"{partial}: exists already: another export is running or was killed. If none is running, delete it."
+        )
+    try:
+        _clear(partial)
+    except BaseException:
+        lock.close()
+        raise
+    return partial, lock
+
+
+def _clear(partial: Path) -> None:
+    """Delete what a killed export left. Raises UserError, with nothing deleted, if other files are there."""
+    found = list(partial.iterdir())
+    others = [path.name for path in found if not _OWN_FILE.fullmatch(path.name) or path.is_symlink() or path.is_dir()]
+    if others:
+        raise UserError(f"{partial}: has files that no export wrote ({others[0]}). Delete or rename it.")
+    for path in found:
+        path.unlink()
 
 
 def _parts(

@@ -22,6 +22,7 @@ from distil_cache.cache.gather import gather
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError, UsageError, UserError
+from distil_cache.storage.locks import FolderLock
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_cache import make_cache, rows
@@ -177,8 +178,17 @@ def test_nothing_is_written_over_and_nothing_into_the_cache(built: tuple[Cache, 
     with pytest.raises(UsageError, match="inside the cache"):
         export_build(built[0], built[0].root / "out", build=built[1].id)
     (tmp_path / "out.partial").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    (tmp_path / "out.partial" / "train-000000.tar").write_text("left by an export")
+    (tmp_path / "out.partial" / "mine").write_text("x")
+    with pytest.raises(UserError, match=r"has files that no export wrote \(mine\)"):
         export_build(built[0], tmp_path / "out", build=built[1].id)
+    assert sorted(path.name for path in (tmp_path / "out.partial").iterdir()) == ["mine", "train-000000.tar"]
+    (tmp_path / "linked.partial").symlink_to(tmp_path / "full")
+    with pytest.raises(UserError, match="is in the way"):
+        export_build(built[0], tmp_path / "linked", build=built[1].id)
+    (tmp_path / "busy.partial").mkdir()
+    with FolderLock(tmp_path / "busy.partial", ""), pytest.raises(UserError, match="another export is writing it"):
+        export_build(built[0], tmp_path / "busy", build=built[1].id)
     (tmp_path / "empty").mkdir()
     export_build(built[0], tmp_path / "empty", build=built[1].id)
     assert (tmp_path / "empty" / "README.md").is_file()
@@ -201,7 +211,7 @@ def test_a_dataset_with_two_builds_asks_which(tmp_path: Path) -> None:
         export_build(cache, tmp_path / "out", dataset="pictures")
 
 
-def test_a_killed_export_leaves_no_folder_of_the_asked_name(tmp_path: Path) -> None:
+def test_a_killed_export_leaves_no_folder_of_the_asked_name_and_the_next_one_takes_over(tmp_path: Path) -> None:
     cache, record = make_cache(tmp_path / "cache", rows("train", 400, {"sd14": 400}), features={"image": ["train"]})
     code = (
         "import sys; from pathlib import Path; from distil_cache.cache.store import Cache\n"
@@ -216,3 +226,6 @@ def test_a_killed_export_leaves_no_folder_of_the_asked_name(tmp_path: Path) -> N
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").is_dir()
+    export_build(cache, tmp_path / "out", build=record.id, samples_per_shard=50)
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 16
+    assert not (tmp_path / "out.partial").exists()
