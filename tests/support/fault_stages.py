@@ -128,7 +128,7 @@ STAGES: dict[str, Stage] = {
     ),
     "checkpoint import": Stage(
         ("checkpoint", "import", "../beside/theirs.pth", "--run", "theirs", "--method", "distildire", "--json"),
-        (), _run_imported,
+        (), _run_imported, "theirs/config.json",
     ),
 }  # fmt: skip
 PREPARING = {
