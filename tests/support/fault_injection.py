@@ -169,7 +169,9 @@ class Watch:
             return self.real_open(file, mode, buffering, *rest, **options)
         if self.due(relative, self.opening(writes)):
             self.act()
-        raw = self.file(self, relative, file, mode.replace("b", "").replace("t", ""))
+        raw = self.file(
+            self, relative, file, mode.replace("b", "").replace("t", ""), opener=options.pop("opener", None)
+        )
         self.done("open", relative)
         if buffering == 0:
             return raw
@@ -186,8 +188,8 @@ class Watch:
 class WatchedFile(io.FileIO):
     """A file of the cache whose writes are events: before each, and half way through it."""
 
-    def __init__(self, watch: Watch, relative: str, file: Any, mode: str) -> None:
-        super().__init__(file, mode)
+    def __init__(self, watch: Watch, relative: str, file: Any, mode: str, opener: Any = None) -> None:
+        super().__init__(file, mode, opener=opener)
         self.watch, self.relative = watch, relative
 
     def write(self, data: Any) -> int:
