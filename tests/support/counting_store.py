@@ -41,7 +41,10 @@ class CountingStore(MemoryFileSystem):
 
     def find(self, path: str, *arguments: Any, **options: Any) -> Any:
         self.asked.append(("list", path, None, None))
-        return super().find(path, *arguments, **options)
+        before = len(self.asked)
+        found = super().find(path, *arguments, **options)
+        del self.asked[before:]  # some versions list each folder on the way
+        return found
 
 
 fsspec.register_implementation("counted", CountingStore, clobber=True)
