@@ -308,8 +308,19 @@ def _default_split(base: AnyPath, fit: LayoutFit, reading: ReadingOptions) -> tu
     name = base.name if isinstance(base, RemotePath) else Path(os.path.abspath(base)).name  # noqa: PTH100
     named = split_of_word(name)
     if named is None:
-        return "train", []
+        return "train", _beside_splits(fit)
     return named, [f"The split {named} is taken from the name of the folder, {printable(name)}."]
+
+
+def _beside_splits(fit: LayoutFit) -> list[str]:
+    """Return a note on class folders that name no split, if others do: the missing name may be a word for a split."""
+    without = sorted(folder.folder for folder in fit.folders.values() if not folder.split)
+    if len(without) == len(fit.folders):
+        return []
+    shown = printable(", ".join(f"{folder}/" for folder in without[:5])) + (", ..." if len(without) > 5 else "")
+    return [
+        f"Folders that name no split, beside others that do, are taken for train: {shown}. Give --split if that is wrong."
+    ]
 
 
 def _refuse_features(root: AnyPath) -> None:
