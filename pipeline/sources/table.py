@@ -41,7 +41,7 @@ from .file import (
 from .read import REMOTE_READERS
 from .split_names import split_of_table
 from .table_columns import Cells, Rows, meaning_of, one_column, path_column
-from .table_labels import is_unlabelled, number_of, read_labels
+from .table_labels import is_unlabelled, names_classes, number_of, read_labels
 from .table_read import TEXT_SUFFIXES, read_text_table
 from .tree import listing_name
 from .words import label_of_word, normalised, split_of_word
@@ -134,7 +134,12 @@ def _read_part(root: AnyPath, path: str, reading: ReadingOptions) -> _TablePart:
         columns = read_text_table(source)
     except OSError as error:
         raise UserError(f"{source}: cannot be read as a table ({error.strerror or error}).") from error
-    wanted = {name: column for name, column in columns.items() if meaning_of(name) or name in reading.columns.values()}
+    named = reading.columns.values()
+    wanted = {
+        name: column
+        for name, column in columns.items()
+        if meaning_of(name) or name in named or names_classes([cell.strip() for cell in column])
+    }
     unused = tuple(name for name in columns if name not in wanted)
     return _TablePart(path, wanted, len(next(iter(columns.values()), [])), unused)
 
