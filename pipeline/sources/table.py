@@ -40,7 +40,7 @@ from .file import (
 )
 from .read import REMOTE_READERS
 from .split_names import split_of_table
-from .table_columns import Cells, Rows, meaning_of, one_column, path_column
+from .table_columns import Cells, Rows, ambiguous, meaning_of, one_column, path_column
 from .table_labels import is_unlabelled, names_classes, number_of, read_labels
 from .table_read import TEXT_SUFFIXES, read_text_table
 from .tree import listing_name
@@ -53,6 +53,8 @@ SUFFIXES = (*TEXT_SUFFIXES, parquet.SUFFIX)
 _NO_GENERATOR = ("nan", "none", "null", "n/a", "-")
 """Cells that name no generator."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_MOST_SPLITS = 50
+"""Most distinct words of a column without a known name that may say the split."""
 _PROBED = 10
 """Rows whose files are looked for to find out where paths start."""
 
@@ -138,7 +140,7 @@ def _read_part(root: AnyPath, path: str, reading: ReadingOptions) -> _TablePart:
     wanted = {
         name: column
         for name, column in columns.items()
-        if meaning_of(name) or name in named or names_classes([cell.strip() for cell in column])
+        if meaning_of(name) or name in named or names_classes(column) or _names_splits(column)
     }
     unused = tuple(name for name in columns if name not in wanted)
     return _TablePart(path, wanted, len(next(iter(columns.values()), [])), unused)
@@ -351,14 +353,21 @@ def _splits(
     where: Rows, parts: Sequence[_TablePart], cells: Cells, reading: ReadingOptions
 ) -> tuple[list[str | None], str | None, list[str]]:
     """Return the split of each row (None if its cell is no split), the column, and notes."""
-    column = one_column(where, cells, "split", reading)
+    column, found = one_column(where, cells, "split", reading), ""
+    if column is None and "split" not in reading.columns:
+        column, found = _unnamed_splits(where, cells)
     by_name = {part.path: split_of_table(_with_folder(where, part)) for part in parts}
     default = "train" if reading.split is None else reading.split
     defaults = [by_name[part.path] or default for part in parts for _ in range(part.rows)]
     texts = [] if column is None else cells.columns[column]
     known = {text: split_of_word(text) for text in set(texts)}
     if column is not None and any(known.values()):
-        return [known[text] if text else default for text, default in zip(texts, defaults, strict=True)], column, []
+        notes = [found] if found else []
+        if reading.split is None and (empty := texts.count("")):
+            rows = "1 row names" if empty == 1 else f"{empty:,} rows name"
+            given = " and ".join(sorted({one for one, text in zip(defaults, texts, strict=True) if not text}))
+            notes.append(f"{rows} no split in `{column}`: taken for {given}. Give --split if that is wrong.")
+        return [known[text] if text else one for text, one in zip(texts, defaults, strict=True)], column, notes
     if column is not None and any(texts) and (normalised(column) == "split" or "split" in reading.columns):
         row = next(row for row, text in enumerate(texts) if text)
         raise UserError(
@@ -369,6 +378,22 @@ def _splits(
     if said - {"train"} or len(said) > 1:
         return list(defaults), None, [f"Splits are by the names of the files: {', '.join(sorted(said))}."]
     return list(defaults), None, []
+
+
+def _unnamed_splits(where: Rows, cells: Cells) -> tuple[str | None, str]:
+    """Return the column with any name that holds words for splits and nothing else, and a note on it."""
+    found = [name for name, column in cells.columns.items() if meaning_of(name) is None and _names_splits(column)]
+    if not found:
+        return None, ""
+    if any(cells.columns[name] != cells.columns[found[0]] for name in found):
+        raise ambiguous(where, "split", found)
+    return found[0], f"Splits are from `{found[0]}`, which holds the words for them. If not, give --columns split=."
+
+
+def _names_splits(cells: Sequence[str]) -> bool:
+    """Check whether a column holds words for splits, and nothing else."""
+    words = {cell.strip() for cell in set(cells)} - {""}
+    return 0 < len(words) <= _MOST_SPLITS and all(split_of_word(word) is not None for word in words)
 
 
 def _with_folder(where: Rows, part: _TablePart) -> str:
@@ -395,7 +420,7 @@ def _unused(columns: Sequence[str]) -> list[str]:
 
 def _label_reason(cell: str) -> str:
     if is_unlabelled(cell):
-        return "the label is empty"
+        return f"the label {cell!r} means that there is none" if number_of(cell) == -1 else "the label is empty"
     return f"the label {cell!r} is neither a word for real or generated nor 0 or 1"
 
 

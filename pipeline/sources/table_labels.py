@@ -12,6 +12,7 @@ such rows are passed over and counted. An unknown word that occurs more often na
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,8 @@ def read_labels(
         If no column can be taken for the label, several may be it, or what the rows say contradicts itself.
     """
     columns = [
-        _column(name, cells.columns[name], reading) for name in candidates(where, list(cells.columns), "label", reading)
+        _column(where, name, cells.columns[name], reading)
+        for name in candidates(where, list(cells.columns), "label", reading)
     ]
     if not columns:
         return _without_column(where, cells, generators, reading)
@@ -146,10 +148,16 @@ def number_of(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _column(name: str, cells: Sequence[str], reading: ReadingOptions) -> _Column:
+def _column(where: Rows, name: str, cells: Sequence[str], reading: ReadingOptions) -> _Column:
     counts = Counter(cells)
+    minus = [cell for cell in counts if number_of(cell) == -1]
+    if minus and "-1" not in reading.labels and {number_of(cell) for cell in counts if cell} == {-1, 1}:
+        raise UserError(
+            f"{where.row(cells.index(minus[0]))}: `{name}` holds -1 and 1. If -1 is a class, say what both mean with "
+            "--labels=-1=real,1=fake; if rows with -1 have no label, take them out of the table."
+        )
     for cell in list(counts):
-        if is_unlabelled(cell):
+        if is_unlabelled(cell) and not (cell in minus and "-1" in reading.labels):
             del counts[cell]
     meaning = {cell: said for cell in counts if (said := meaning_of_cell(cell, reading)) is not None}
     if not meaning and any(number_of(cell) is not None for cell in counts):  # numbers, and a word here and there
@@ -250,7 +258,7 @@ def _witnesses(
 
 def names_classes(cells: Sequence[str]) -> bool:
     """Check whether a column holds words for both classes, and nothing else."""
-    words = set(cells)
+    words = {cell.strip() for cell in set(cells)}
     return len(words) <= _MOST_WORDS and {label_of_word(word) for word in words if not is_unlabelled(word)} == {0, 1}
 
 
@@ -371,7 +379,8 @@ def _unknown_words(where: Rows, column: _Column, unknown: Mapping[str, int]) -> 
     more = sum(unknown.values()) - 1
     rest = f" (and {more:,} more {'row' if more == 1 else 'rows'} with such a label)" if more else ""
     words = list(unknown)
-    example = ",".join(f"{word}=fake" for word in words[:2])
+    example = ",".join(f"{word}={name}" for word, name in zip(words, ("fake", "real"), strict=False))
+    example = shlex.quote(example)
     others = f" Others: {', '.join(map(repr, words[1:_MAX_SHOWN]))}." if len(words) > 1 else ""
     return UserError(
         f"{where.row(row)}: the label {column.cells[row]!r} in `{column.name}` is neither a word for real or "
