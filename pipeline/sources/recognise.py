@@ -107,8 +107,10 @@ def recognise(
         If layouts that fit equally well disagree, or several folders are data sets of their own.
     """
     fit = best_fit(census, layouts, root)
-    if levels == 0 or (fit is not None and fit.is_complete and not fit.layout.fallback):
+    if levels == 0:
         return fit
+    if fit is not None and fit.is_complete and not fit.layout.fallback:
+        return _inside_wrapper(fit, layouts, root, levels) or fit
     children = [child for child in census.children() if census.below_each[child] and split_of_word(child) is None]
     if len(children) == 1 and not is_known_generator(children[0]) and census.below_each[children[0]] == census.total:
         below = recognise(census.below(children[0]), layouts, root / children[0], levels - 1)
@@ -131,6 +133,27 @@ def recognise(
             "'{generator}/{split}/{label}'."
         )
     return next(iter(inside.values()), None)
+
+
+def _inside_wrapper(fit: LayoutFit, layouts: Sequence[FolderLayout], root: AnyPath, levels: int) -> LayoutFit | None:
+    """Return the layout of the only top folder if that was taken for a generator and holds the generators.
+
+    So ``GenImage/imagenet_midjourney/train/ai`` is no image of a generator called GenImage.
+    """
+    census, generators = fit.census, {folder.generator for folder in fit.folders.values() if folder.label == 1}
+    children = [child for child in census.children() if census.below_each[child]]
+    if (
+        is_pattern(fit.layout.name)
+        or len(children) != 1
+        or {*children} != generators
+        or any(map(is_known_generator, generators))
+    ):
+        return None
+    below = recognise(census.below(children[0]), layouts, root / children[0], levels - 1)
+    if below is None or not below.is_complete:
+        return None
+    known = any(is_known_generator(folder.generator) for folder in below.folders.values() if folder.label == 1)
+    return below if known else None
 
 
 def best_fit(census: Census, layouts: Iterable[FolderLayout], root: AnyPath) -> LayoutFit | None:

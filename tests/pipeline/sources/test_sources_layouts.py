@@ -302,3 +302,22 @@ def test_a_note_names_folders_without_a_split_beside_splits(tmp_path: Path) -> N
     found = discover(root)
     assert {file.split for file in found.files} == {"train"}
     assert any("taken for train: unseen/fake/, unseen/real/" in note for note in found.account.notes)
+
+
+@pytest.mark.parametrize(
+    ("paths", "generators"),
+    [
+        (
+            ["GenImage/imagenet_midjourney/val/ai/a.png", "GenImage/imagenet_glide/val/nature/b.png"],
+            {"imagenet_midjourney", "imagenet_glide"},
+        ),
+        (["diffusion_datasets/laion/0_real/a.png", "diffusion_datasets/ldm_200/1_fake/b.png"], {"real", "ldm_200"}),
+        # A generator with classes, and one in whose folder the data set was unpacked, keep their names.
+        (["R3GAN/car/0_real/a.png", "R3GAN/cat/1_fake/b.png"], {"R3GAN"}),
+        (["VQDM/imagenet_ai_0419_vqdm/val/ai/a.png", "VQDM/imagenet_ai_0419_vqdm/val/nature/b.png"], {"VQDM"}),
+    ],
+)
+def test_the_folder_that_holds_all_generators_is_none(paths: list[str], generators: set[str], tmp_path: Path) -> None:
+    found = discover(plant(tmp_path, paths))
+    assert {file.generator for file in found.files} == generators
+    assert found.account.images == len(paths)
