@@ -163,7 +163,7 @@ def _discover(root: AnyPath, parts: Sequence[_TablePart], reading: ReadingOption
     notes += labels.notes
     if generators is None and labels.names_generators and labels.column is not None:
         generators, generator_column = list(cells.columns[labels.column]), labels.column
-    splits, split_column, said = _splits(where, parts, cells, reading)
+    splits, split_column, said = _splits(where, parts, cells, None if inside else cells.columns[name or ""], reading)
     notes += said
     family = _cells(where, cells, "family", reading)
     group = _cells(where, cells, "group", reading)
@@ -350,15 +350,20 @@ def _generator(name: str, label: int, is_origin: bool) -> str:
 
 
 def _splits(
-    where: Rows, parts: Sequence[_TablePart], cells: Cells, reading: ReadingOptions
+    where: Rows, parts: Sequence[_TablePart], cells: Cells, paths: Sequence[str] | None, reading: ReadingOptions
 ) -> tuple[list[str | None], str | None, list[str]]:
-    """Return the split of each row (None if its cell is no split), the column, and notes."""
+    """Return the split of each row (None if its cell is no split), the column, and notes.
+
+    Without a column: the table's name, else the innermost folder of the row's path that is called like a split.
+    """
     column, found = one_column(where, cells, "split", reading), ""
     if column is None and "split" not in reading.columns:
         column, found = _unnamed_splits(where, cells)
     by_name = {part.path: split_of_table(_with_folder(where, part)) for part in parts}
     default = "train" if reading.split is None else reading.split
-    defaults = [by_name[part.path] or default for part in parts for _ in range(part.rows)]
+    named = [by_name[part.path] for part in parts for _ in range(part.rows)]
+    by_path = _splits_of_folders(paths, cells.rows)
+    defaults = [name or folder or default for name, folder in zip(named, by_path, strict=True)]
     texts = [] if column is None else cells.columns[column]
     known = {text: split_of_word(text) for text in set(texts)}
     if column is not None and any(known.values()):
@@ -375,9 +380,20 @@ def _splits(
             "split=, and all rows have the split of the table's name, or else train."
         )
     said = {split for split in by_name.values() if split}
+    if used := {folder for name, folder in zip(named, by_path, strict=True) if folder and not name}:
+        notes = [f"Splits are by the folders of the paths: {', '.join(sorted(used))}."] if used != {"train"} else []
+        return list(defaults), None, notes
     if said - {"train"} or len(said) > 1:
         return list(defaults), None, [f"Splits are by the names of the files: {', '.join(sorted(said))}."]
     return list(defaults), None, []
+
+
+def _splits_of_folders(paths: Sequence[str] | None, rows: int) -> list[str | None]:
+    """Return the split that the innermost folder of each path called like one names."""
+    if paths is None:
+        return [None] * rows
+    folders = [re.split(r"[/\\]", path.strip())[:-1] for path in paths]
+    return [next((split for name in reversed(parts) if (split := split_of_word(name))), None) for parts in folders]
 
 
 def _unnamed_splits(where: Rows, cells: Cells) -> tuple[str | None, str]:

@@ -269,3 +269,11 @@ def test_the_advice_for_two_unknown_words_names_both_classes(tmp_path: Path) -> 
 def test_a_table_whose_lines_end_as_on_old_macs_is_read(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"path,label\ra.png,0\rb.png,1\r")
     assert [file.label for file in discover(tmp_path / "list.csv").files] == [0, 1]
+
+
+def test_splits_are_those_of_the_folders_in_the_paths_where_nothing_else_names_them(tmp_path: Path) -> None:
+    text = "path,label\ntrain/a.png,0\nx/Testing/b.png,1\nval\\c.png,1\nd.png,0\n"
+    found = found_in(tmp_path, text)
+    assert [file.split for file in found.files] == ["train", "test", "val", "train"]
+    assert "Splits are by the folders of the paths: test, train, val." in found.account.notes
+    assert {file.split for file in found_in(tmp_path, text, name="test.csv").files} == {"test"}
