@@ -40,7 +40,7 @@ from .file import (
 )
 from .read import REMOTE_READERS
 from .split_names import split_of_table
-from .table_columns import Cells, Rows, ambiguous, meaning_of, one_column, path_column
+from .table_columns import Cells, Rows, ambiguous, meaning_of, names_splits, one_column, path_column
 from .table_labels import is_unlabelled, names_classes, number_of, read_labels
 from .table_read import TEXT_SUFFIXES, read_text_table
 from .tree import listing_name
@@ -53,8 +53,6 @@ SUFFIXES = (*TEXT_SUFFIXES, parquet.SUFFIX)
 _NO_GENERATOR = ("nan", "none", "null", "n/a", "-")
 """Cells that name no generator."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-_MOST_SPLITS = 50
-"""Most distinct words of a column without a known name that may say the split."""
 _PROBED = 10
 """Rows whose files are looked for to find out where paths start."""
 
@@ -140,7 +138,7 @@ def _read_part(root: AnyPath, path: str, reading: ReadingOptions) -> _TablePart:
     wanted = {
         name: column
         for name, column in columns.items()
-        if meaning_of(name) or name in named or names_classes(column) or _names_splits(column)
+        if meaning_of(name) or name in named or names_classes(column) or names_splits(column)
     }
     unused = tuple(name for name in columns if name not in wanted)
     return _TablePart(path, wanted, len(next(iter(columns.values()), [])), unused)
@@ -398,18 +396,12 @@ def _splits_of_folders(paths: Sequence[str] | None, rows: int) -> list[str | Non
 
 def _unnamed_splits(where: Rows, cells: Cells) -> tuple[str | None, str]:
     """Return the column with any name that holds words for splits and nothing else, and a note on it."""
-    found = [name for name, column in cells.columns.items() if meaning_of(name) is None and _names_splits(column)]
+    found = [name for name, column in cells.columns.items() if meaning_of(name) is None and names_splits(column)]
     if not found:
         return None, ""
     if any(cells.columns[name] != cells.columns[found[0]] for name in found):
         raise ambiguous(where, "split", found)
     return found[0], f"Splits are from `{found[0]}`, which holds the words for them. If not, give --columns split=."
-
-
-def _names_splits(cells: Sequence[str]) -> bool:
-    """Check whether a column holds words for splits, and nothing else."""
-    words = {cell.strip() for cell in set(cells)} - {""}
-    return 0 < len(words) <= _MOST_SPLITS and all(split_of_word(word) is not None for word in words)
 
 
 def _with_folder(where: Rows, part: _TablePart) -> str:

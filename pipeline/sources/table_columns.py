@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from ...errors import UserError
 from .file import ReadingOptions
+from .words import split_of_word
 
 FAKE_IS_1 = (
     *("is_fake", "fake", "is_ai", "is_ai_generated", "ai_generated", "is_generated", "generated", "is_synthetic"),
@@ -40,6 +41,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Our name of a column -> names that tables give it."""
 
+_MOST_WORDS = 50
+"""Most distinct words of a column without a known name that may say the split."""
 _SETTLED_BY_ROWS = 10
 """Rows whose files are looked for where two columns may hold the paths."""
 
@@ -171,6 +174,12 @@ def path_column(
         raise ambiguous(where, "path", found)
     others = [name for name in found if name != leading[0]]
     return leading[0], f"The images are those of the column `{leading[0]}`: {_names(others)} leads to no file."
+
+
+def names_splits(cells: Sequence[str]) -> bool:
+    """Check whether a column holds words for splits, and nothing else."""
+    words = {cell.strip() for cell in set(cells)} - {""}
+    return 0 < len(words) <= _MOST_WORDS and all(split_of_word(word) is not None for word in words)
 
 
 def ambiguous(where: Rows, ours: str, names: Sequence[str]) -> UserError:

@@ -379,8 +379,9 @@ def _unknown_words(where: Rows, column: _Column, unknown: Mapping[str, int]) -> 
     more = sum(unknown.values()) - 1
     rest = f" (and {more:,} more {'row' if more == 1 else 'rows'} with such a label)" if more else ""
     words = list(unknown)
-    example = ",".join(f"{word}={name}" for word, name in zip(words, ("fake", "real"), strict=False))
-    example = shlex.quote(example)
+    free = [word for word in words if not is_known_generator(word)] if 0 not in column.meaning.values() else []
+    real = free[-1] if len(words) > 1 and free else None
+    example = shlex.quote(",".join(f"{word}={'real' if word == real else 'fake'}" for word in words[:2]))
     others = f" Others: {', '.join(map(repr, words[1:_MAX_SHOWN]))}." if len(words) > 1 else ""
     return UserError(
         f"{where.row(row)}: the label {column.cells[row]!r} in `{column.name}` is neither a word for real or "

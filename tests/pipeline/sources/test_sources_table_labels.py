@@ -124,7 +124,9 @@ def test_numbers_above_one_are_generators_in_target_and_refused_elsewhere(tmp_pa
 
 def test_a_label_of_many_classes_names_the_generators_once_the_user_says_what_they_mean(tmp_path: Path) -> None:
     text = rows("label", "coco", "dalle-3", "sdxl", "coco", "sdxl")
-    with pytest.raises(UserError, match=r"row 1: the label 'coco' .*\(and 4 more rows with such a label\).*coco=fake"):
+    with pytest.raises(
+        UserError, match=r"row 1: the label 'coco' .*\(and 4 more rows with such a label\).*coco=real,dalle-3=fake"
+    ):
         found_in(tmp_path, text)
     for labels in ("coco=real,*=fake", "coco=real,dalle-3=fake,SDXL=fake"):
         found = found_in(tmp_path, text, labels)
@@ -277,3 +279,18 @@ def test_splits_are_those_of_the_folders_in_the_paths_where_nothing_else_names_t
     assert [file.split for file in found.files] == ["train", "test", "val", "train"]
     assert "Splits are by the folders of the paths: test, train, val." in found.account.notes
     assert {file.split for file in found_in(tmp_path, text, name="test.csv").files} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "advice"),
+    [
+        (("cat", "sdxl"), "cat=real,sdxl=fake"),
+        (("sdxl", "flux"), "sdxl=fake,flux=fake"),
+        (("x", "x", "real"), "x=fake"),
+    ],
+)
+def test_the_advice_for_unknown_words_calls_no_generator_real(
+    tmp_path: Path, cells: tuple[str, ...], advice: str
+) -> None:
+    with pytest.raises(UserError, match=rf"such as --labels {advice}\.$"):
+        found_in(tmp_path, rows("label", *cells))
