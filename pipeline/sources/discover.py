@@ -31,6 +31,7 @@ from ...errors import UsageError, UserError
 from ...storage import AnyPath, RemotePath
 from .account import Leftovers
 from .census import Census, take_census
+from .families import is_known_generator
 from .file import (
     AS_RECOGNISED,
     UNASSIGNED,
@@ -410,6 +411,16 @@ def _unknown(census: Census, layouts: Collection[FolderLayout], name: str | None
         return (
             f"{root}: is the folder of one class, and nothing in it names the class. Give the folder that holds all "
             f"classes: distil-cache build {shlex.quote(above)}. Or declare it: --real DIR, --fake NAME=DIR."
+        )
+    if (
+        name is None
+        and not census.children()
+        and is_known_generator(folder := (_path_names(census.tree.root) or [""])[-1])
+    ):
+        declared = shlex.quote(f"{printable(folder)}={root}")
+        return (
+            f"{root}: is the folder of one generator, by its name. Give the folder that holds all classes, or declare both: "
+            f"distil-cache build --real DIR --fake {declared}."
         )
     if name is None and (tables := _tables(census)):
         commands = " or ".join(f"distil-cache build {shlex.quote(table)}" for table in tables[:3])

@@ -321,3 +321,9 @@ def test_the_folder_that_holds_all_generators_is_none(paths: list[str], generato
     found = discover(plant(tmp_path, paths))
     assert {file.generator for file in found.files} == generators
     assert found.account.images == len(paths)
+
+
+def test_the_folder_of_one_generator_is_answered_with_how_to_declare_it(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["test/imagenet/adm/a.png"]) / "test/imagenet/adm"
+    with pytest.raises(UserError, match=r"folder of one generator.*--real DIR --fake adm=\S+/test/imagenet/adm\.$"):
+        discover(root)
