@@ -31,6 +31,7 @@ from ...errors import UsageError, UserError
 from ...storage import AnyPath, RemotePath
 from .account import Leftovers
 from .census import Census, take_census
+from .families import is_known_generator
 from .file import (
     AS_RECOGNISED,
     UNASSIGNED,
@@ -42,11 +43,12 @@ from .file import (
     source_place,
 )
 from .layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
-from .metadata import METADATA, discover_metadata, labelled_tables
+from .metadata import METADATA, column_names, discover_metadata, labelled_tables
 from .parquet import SUFFIX as PARQUET_SUFFIX
 from .recognise import LayoutFit, recognise
 from .table import PARQUET, TABLE, discover_shards, discover_table
 from .table import SUFFIXES as TABLE_SUFFIXES
+from .table_columns import meaning_of
 from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
 from .tree import Tree, join, tree_of
 from .words import label_of_word, split_of_word
@@ -55,6 +57,9 @@ from .zip_index import SUFFIX as ZIP_SUFFIX
 
 DECLARED = "declared"
 """Name of the layout of a folder whose class the user declares."""
+_HEADED = (".csv", ".tsv", ".jsonl", ".ndjson")
+"""Suffixes of tables whose first line has the names of the columns."""
+_TABLES_TRIED = 20
 _FEATURE_ROOTS = ("dire", "recons")
 """Names of folders that DIRE's scripts write: a source with such a name holds no photographs."""
 
@@ -178,7 +183,14 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
         return found
     if fit is None:
         raise UserError(_unknown(census, layouts, layout))
-    return _files(census, fit, reading)
+    found = _files(census, fit, reading)
+    if layout is not None or in_zip or not (tables := labelled_tables(census)):
+        return found
+    shown = printable(", ".join(join(table.folder, table.name) for table in tables[:3])) + ", ..." * (len(tables) > 3)
+    note = (
+        f"The folders name the classes; metadata with labels is not read: {shown}. To read it, give --layout metadata."
+    )
+    return found._replace(account=replace(found.account, notes=(*found.account.notes, note)))
 
 
 def _by_metadata(census: Census, fit: LayoutFit | None, reading: ReadingOptions) -> DiscoveredSource | None:
@@ -308,8 +320,19 @@ def _default_split(base: AnyPath, fit: LayoutFit, reading: ReadingOptions) -> tu
     name = base.name if isinstance(base, RemotePath) else Path(os.path.abspath(base)).name  # noqa: PTH100
     named = split_of_word(name)
     if named is None:
-        return "train", []
+        return "train", _beside_splits(fit)
     return named, [f"The split {named} is taken from the name of the folder, {printable(name)}."]
+
+
+def _beside_splits(fit: LayoutFit) -> list[str]:
+    """Return a note on class folders that name no split, if others do: the missing name may be a word for a split."""
+    without = sorted(folder.folder for folder in fit.folders.values() if not folder.split)
+    if len(without) == len(fit.folders):
+        return []
+    shown = printable(", ".join(f"{folder}/" for folder in without[:5])) + (", ..." if len(without) > 5 else "")
+    return [
+        f"Folders that name no split, beside others that do, are taken for train: {shown}. Give --split if that is wrong."
+    ]
 
 
 def _refuse_features(root: AnyPath) -> None:
@@ -389,6 +412,22 @@ def _unknown(census: Census, layouts: Collection[FolderLayout], name: str | None
             f"{root}: is the folder of one class, and nothing in it names the class. Give the folder that holds all "
             f"classes: distil-cache build {shlex.quote(above)}. Or declare it: --real DIR, --fake NAME=DIR."
         )
+    if (
+        name is None
+        and not census.children()
+        and is_known_generator(folder := (_path_names(census.tree.root) or [""])[-1])
+    ):
+        declared = shlex.quote(f"{printable(folder)}={root}")
+        return (
+            f"{root}: is the folder of one generator, by its name. Give the folder that holds all classes, or declare both: "
+            f"distil-cache build --real DIR --fake {declared}."
+        )
+    if name is None and (tables := _tables(census)):
+        commands = " or ".join(f"distil-cache build {shlex.quote(table)}" for table in tables[:3])
+        return (
+            f"{root}: {census.total:,} images, and no folder that says which of them are real and which generated, but "
+            f"a table with columns for path and label. Give the table: {commands}."
+        )
     patterns = {layout.name: layout.rows[0].pattern for layout in layouts}
     if name is None:
         patterns |= {METADATA: "metadata.csv with file_name and label", WEBDATASET: PATTERN}
@@ -401,6 +440,19 @@ def _unknown(census: Census, layouts: Collection[FolderLayout], name: str | None
         "--fake NAME=DIR, give a pattern such as --layout '{generator}/{split}/{label}' and the meaning of words with --labels, "
         "or list the images in a table with the columns path and label."
     )
+
+
+def _tables(census: Census) -> list[str]:
+    """Return the tables in the top folder that have columns for path and label."""
+    root = census.tree.root
+    if isinstance(census.tree, ZipTree):
+        return []
+    tables = [name for name in sorted(census.others.get("", ())) if name.lower().endswith(_HEADED)][:_TABLES_TRIED]
+    return [
+        printable(str(root / name))
+        for name in tables
+        if {"path", "label"} <= {meaning_of(column) for column in column_names(root / name)}
+    ]
 
 
 def _folder_above(root: AnyPath) -> str | None:

@@ -19,6 +19,9 @@ _FAMILIES = {
 _AMBIGUOUS = frozenset({"diffusion", "guided", "if", "latent", "playground", "sana", "sd", "stable"})
 """Names that a folder may well have for another reason. As a part of a longer name they count."""
 
+_COLLECTIONS = frozenset({"benchmark", "benchmarks", "dataset", "datasets", "testset", "trainset"})
+"""Words in the name of a folder that holds several generators."""
+
 
 @cache
 def family_of(generator: str) -> str:
@@ -33,8 +36,10 @@ def family_of(generator: str) -> str:
 def is_known_generator(name: str) -> bool:
     """Check whether a folder's name is certainly that of a generator, so that its images are generated.
 
-    A name with a word for real is not: ``real_stylegan`` may hold the photographs that StyleGAN was trained with.
+    A name with a word for real is not: ``real_stylegan`` may hold the photographs that StyleGAN was trained with. Nor is
+    that of a collection: ``diffusion_datasets``.
     """
     if family_of(name) not in ("gan", "diffusion") or normalised(name) in _AMBIGUOUS:
         return False
-    return not any(label_of_word(word) == 0 for word in re.findall("[a-z]+", name.lower()))
+    words = set(re.findall("[a-z]+", name.lower()))
+    return not words & _COLLECTIONS and not any(label_of_word(word) == 0 for word in words)

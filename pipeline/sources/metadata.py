@@ -15,12 +15,10 @@ the folders say what is what.
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...errors import UserError
 from ...storage import AnyPath
 from .account import Leftovers
 from .census import Census
@@ -28,6 +26,8 @@ from .families import family_of
 from .file import DiscoveredSource, ReadingOptions, SourceAccount, SourceFile, printable
 from .table import discover_table
 from .table_columns import meaning_of
+from .table_read import read_text_table
+from .text import encoding_of
 from .tree import join
 from .words import split_of_word
 
@@ -68,10 +68,11 @@ def labelled_tables(census: Census) -> list[MetadataTable]:
     """Return the tables of metadata of a source that name images and their labels, by folder."""
     found = []
     for folder in sorted(census.others):
-        name = next((name for name in _NAMES if name in census.others[folder]), None)
+        there = {name.lower(): name for name in census.others[folder]}
+        name = next((there[name] for name in _NAMES if name in there), None)
         if name is None:
             continue
-        columns = frozenset(column.lower() for column in _column_names(census.tree.root / join(folder, name)))
+        columns = frozenset(column.lower() for column in column_names(census.tree.root / join(folder, name)))
         if {"path", "label"} <= {meaning_of(name) for name in columns}:
             found.append(MetadataTable(folder, name, columns))
     return found
@@ -136,12 +137,13 @@ def _placed(file: SourceFile, census: Census, table: MetadataTable) -> SourceFil
     )
 
 
-def _column_names(path: AnyPath) -> list[str]:
+def column_names(path: AnyPath) -> list[str]:
     """Return the names of a table's columns by its first line; none if they cannot be read."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    line = head.decode("utf-8-sig", "replace").lstrip().partition("\n")[0].strip()
-    if path.suffix == ".jsonl":
+    encoding, mark = encoding_of(head)
+    line = head[mark:].decode(encoding, "replace").lstrip().partition("\n")[0].strip()
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -152,9 +154,6 @@ def _column_names(path: AnyPath) -> list[str]:
 
 
 def _values(path: AnyPath, column: str) -> set[str]:
-    """Return the distinct values of a column of a CSV file."""
-    with path.open("rb") as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        try:
-            return {row[column] for row in csv.DictReader(text) if row.get(column)}
-        except csv.Error as error:
-            raise UserError(f"{path}: cannot be read as a table ({error}).") from error
+    """Return the distinct values of a column of a table."""
+    columns = {name.lower(): cells for name, cells in read_text_table(path).items()}
+    return {cell for cell in columns[column] if cell.strip()}

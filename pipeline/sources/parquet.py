@@ -10,7 +10,7 @@ Only the columns of text and numbers are read here. The images are read by :mod:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ from ...errors import UserError
 from ...storage import AnyPath, RemotePath
 from ...storage.parquet import check_declared, read_bounded, read_nested_text
 from .file import ParquetMember, ReadingOptions
-from .table_columns import ALIASES, meaning_of
-from .table_labels import number_of
+from .table_columns import ALIASES, meaning_of, names_splits
+from .table_labels import names_classes, number_of
 from .table_read import Columns, texts
-from .words import normalised
+from .words import label_of_word, normalised, split_of_word
 
 SUFFIX = ".parquet"
 _IMAGES = (*ALIASES["path"], "image_data", "image_bytes", "img_bytes", "bytes", "data", "jpg", "jpeg", "png", "webp")
@@ -87,7 +87,8 @@ def read_parquet_table(source: AnyPath, archive: str, reading: ReadingOptions) -
         wanted = _text_columns(schema, reading, image)
         if image is not None:
             check_declared(footer, status.st_size, [image])
-        plain = [name for name in wanted if name in schema.names]
+        told = _told_by_words(schema, footer, {*wanted, image})
+        plain = [name for name in [*wanted, *told] if name in schema.names]
         table = read_bounded(source, plain) if plain else pa.table({})
         nested = {name: read_nested_text(source, name) for name in wanted if name not in schema.names}
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -96,6 +97,8 @@ def read_parquet_table(source: AnyPath, archive: str, reading: ReadingOptions) -
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{source}: cannot be read as a table ({said}).") from error
     cells = {name: texts(table.column(name).to_pylist()) for name in table.column_names}
+    telling = {name for name in told if names_classes(cells[name]) or names_splits(cells[name])}
+    cells = {name: column for name, column in cells.items() if name not in told or name in telling}
     cells |= {_shown(name, image): texts(values) for name, values in nested.items()}
     classes = _class_names(schema, reading)
     resolved = frozenset(name for name in classes if name in cells)
@@ -110,11 +113,39 @@ def read_parquet_table(source: AnyPath, archive: str, reading: ReadingOptions) -
             for group, rows in enumerate(groups)
             for row in range(rows)
         ]
-        used = {name for name in cells if meaning_of(name) not in (None, "path")} | set(reading.columns.values())
+        used = (
+            {name for name in cells if meaning_of(name) not in (None, "path")} | telling | set(reading.columns.values())
+        )
         cells = {name: column for name, column in cells.items() if name in used}
     seen = {name.split(".")[0] for name in [*cells, *([image] if image else [])]}
     unused = tuple(name for name in schema.names if name not in seen and name not in cells)
     return ParquetTable(cells, footer.num_rows, members, names or [], resolved, unused)
+
+
+def _told_by_words(schema: pa.Schema, footer: pq.FileMetaData, known: Collection[str | None]) -> list[str]:
+    """Return columns of text without a known name that may hold only words for classes or splits, by their statistics."""
+    texts_only = [
+        field.name
+        for field in schema
+        if field.name not in known and (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
+    ]
+    places = {footer.schema.column(place).path: place for place in range(footer.num_columns)}
+    return [name for name in texts_only if name in places and _has_words_at_its_ends(footer, places[name])]
+
+
+def _has_words_at_its_ends(footer: pq.FileMetaData, place: int) -> bool:
+    """Check whether the smallest and the largest text of each row group are words for classes or splits."""
+    for group in range(footer.num_row_groups):
+        statistics = footer.row_group(group).column(place).statistics
+        if statistics is None or not statistics.has_min_max:
+            return False
+        try:
+            ends = (statistics.min, statistics.max)
+        except ValueError:
+            return False
+        if not all(isinstance(end, str) and (label_of_word(end), split_of_word(end)) != (None, None) for end in ends):
+            return False
+    return bool(footer.num_row_groups)
 
 
 def _shown(name: str, image: str | None) -> str:

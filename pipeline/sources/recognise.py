@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from ...storage import AnyPath, RemotePath
 from .census import Census
 from .families import is_known_generator
 from .file import printable
-from .layouts import FolderLayout, ImageFolder, LayoutRow
+from .layouts import FolderLayout, ImageFolder, LayoutRow, is_pattern
 from .patterns import Found
 from .tree import join
 from .words import label_of_word, normalised, split_of_word
@@ -107,8 +107,10 @@ def recognise(
         If layouts that fit equally well disagree, or several folders are data sets of their own.
     """
     fit = best_fit(census, layouts, root)
-    if levels == 0 or (fit is not None and fit.is_complete and not fit.layout.fallback):
+    if levels == 0:
         return fit
+    if fit is not None and fit.is_complete and not fit.layout.fallback:
+        return _inside_wrapper(fit, layouts, root, levels) or fit
     children = [child for child in census.children() if census.below_each[child] and split_of_word(child) is None]
     if len(children) == 1 and not is_known_generator(children[0]) and census.below_each[children[0]] == census.total:
         below = recognise(census.below(children[0]), layouts, root / children[0], levels - 1)
@@ -131,6 +133,27 @@ def recognise(
             "'{generator}/{split}/{label}'."
         )
     return next(iter(inside.values()), None)
+
+
+def _inside_wrapper(fit: LayoutFit, layouts: Sequence[FolderLayout], root: AnyPath, levels: int) -> LayoutFit | None:
+    """Return the layout of the only top folder if that was taken for a generator and holds the generators.
+
+    So ``GenImage/imagenet_midjourney/train/ai`` is no image of a generator called GenImage.
+    """
+    census, generators = fit.census, {folder.generator for folder in fit.folders.values() if folder.label == 1}
+    children = [child for child in census.children() if census.below_each[child]]
+    if (
+        is_pattern(fit.layout.name)
+        or len(children) != 1
+        or {*children} != generators
+        or any(map(is_known_generator, generators))
+    ):
+        return None
+    below = recognise(census.below(children[0]), layouts, root / children[0], levels - 1)
+    if below is None or not below.is_complete:
+        return None
+    known = any(is_known_generator(folder.generator) for folder in below.folders.values() if folder.label == 1)
+    return below if known else None
 
 
 def best_fit(census: Census, layouts: Iterable[FolderLayout], root: AnyPath) -> LayoutFit | None:
@@ -206,7 +229,10 @@ def fit_layout(layout: FolderLayout, census: Census, above: Sequence[str] = ()) 
             path: _unpaired(matches[path], fakes, keep=layout.keeps_name and "split" in matches[path].found)
             for path in folders
         }
-    return LayoutFit(layout, census, _with_generators_below(folders, census), covered)
+    folders = _with_generators_below(folders, census)
+    if not is_pattern(layout.name):  # all below what the user's own pattern describes belongs to it
+        folders = _with_generators_below(_with_splits_below(folders, census), census)
+    return LayoutFit(layout, census, folders, covered)
 
 
 def _matches(layout: FolderLayout, census: Census, above: Sequence[str]) -> dict[str, _Match]:
@@ -278,29 +304,77 @@ def _unpaired(match: _Match, fakes: Collection[str], *, keep: bool) -> ImageFold
     return replace(folder, generator="real")
 
 
+def _with_splits_below(folders: dict[str, ImageFolder], census: Census) -> dict[str, ImageFolder]:
+    """Divide class folders that name no split by the folders in them that name one, as in ``real/train``."""
+    found, left = dict(folders), {path: census.below_each[path] for path in folders}
+    for below, split in _splits_below(folders, census):
+        owner = _nearest(folders, below)
+        if owner is not None:
+            left[owner] -= census.below_each[below]
+            found[below] = replace(folders[owner], folder=below, split=split)
+    return {path: folder for path, folder in found.items() if left.get(path) != 0}
+
+
+def _splits_below(folders: dict[str, ImageFolder], census: Census) -> list[tuple[str, str]]:
+    """Return the folders named for splits, with images, in class folders that name no split; none inside another."""
+    found: dict[str, str] = {}
+    for path in census.images:  # a folder comes before those in it
+        split = split_of_word(path.rpartition("/")[2])
+        if split is None or path in folders or not census.below_each[path] or _nearest(found, path) is not None:
+            continue
+        owner = _nearest(folders, path)
+        if owner is not None and not folders[owner].split:
+            found[path] = split
+    return list(found.items())
+
+
+def _nearest(folders: Container[str], path: str) -> str | None:
+    """Return the folder among some that is the nearest above a path; None if there is none."""
+    while path:
+        path = path.rpartition("/")[0]
+        if path in folders:
+            return path
+    return None
+
+
 def _with_generators_below(folders: dict[str, ImageFolder], census: Census) -> dict[str, ImageFolder]:
     """Divide class folders of fakes that name no generator by their subfolders, if one is the name of a known one."""
     found = dict(folders)
     for path, folder in folders.items():
         if folder.generator == "fake":
-            names = {subfolder: subfolder.rpartition("/")[2] for subfolder in census.subfolders[path]}
+            below = {subfolder: subfolder.rpartition("/")[2] for subfolder in census.subfolders[path]}
+            names = {subfolder: name for subfolder, name in below.items() if split_of_word(name) is None}
             if any(map(is_known_generator, names.values())):
-                found |= {below: replace(folder, folder=below, generator=name) for below, name in names.items()}
+                found |= {
+                    subfolder: replace(folder, folder=subfolder, generator=name)
+                    for subfolder, name in names.items()
+                    if subfolder not in folders
+                }
     return found
 
 
 def _guesses(fit: LayoutFit) -> list[str]:
     """Return what a layout takes for granted, or leaves open, a sentence each."""
     census, folders = fit.census, fit.folders
-    taken = {path.rpartition("/")[2] for path in folders if path and fit.owner(path.rpartition("/")[0]) is not None}
+    taken = {
+        folder.generator
+        for path, folder in folders.items()
+        if folder.generator != "fake" and (above := _nearest(folders, path)) and folders[above].generator == "fake"
+    }
+    splits = {path.rpartition("/")[2] for path, _ in _splits_below(folders, census)}
     inside = {
         subfolder.rpartition("/")[2]
         for path, folder in folders.items()
         if folder.generator == "fake"
         for subfolder in census.subfolders[path]
-        if subfolder not in folders
+        if subfolder not in folders and split_of_word(subfolder.rpartition("/")[2]) is None
     }
     notes = []
+    if splits:
+        notes.append(
+            f"Folders named for splits ({_shown(splits)}) lie below what the pattern describes and are not read as such. "
+            "If they are splits, say so with a pattern such as --layout '{label}/{split}'."
+        )
     if taken:
         notes.append(f"Subfolders of generated images are taken for generators: {_shown(taken)}.")
     if inside:

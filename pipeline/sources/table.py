@@ -40,8 +40,8 @@ from .file import (
 )
 from .read import REMOTE_READERS
 from .split_names import split_of_table
-from .table_columns import Cells, Rows, meaning_of, one_column, path_column
-from .table_labels import is_unlabelled, number_of, read_labels
+from .table_columns import Cells, Rows, ambiguous, meaning_of, names_splits, one_column, path_column
+from .table_labels import is_unlabelled, names_classes, number_of, read_labels
 from .table_read import TEXT_SUFFIXES, read_text_table
 from .tree import listing_name
 from .words import label_of_word, normalised, split_of_word
@@ -134,7 +134,12 @@ def _read_part(root: AnyPath, path: str, reading: ReadingOptions) -> _TablePart:
         columns = read_text_table(source)
     except OSError as error:
         raise UserError(f"{source}: cannot be read as a table ({error.strerror or error}).") from error
-    wanted = {name: column for name, column in columns.items() if meaning_of(name) or name in reading.columns.values()}
+    named = reading.columns.values()
+    wanted = {
+        name: column
+        for name, column in columns.items()
+        if meaning_of(name) or name in named or names_classes(column) or names_splits(column)
+    }
     unused = tuple(name for name in columns if name not in wanted)
     return _TablePart(path, wanted, len(next(iter(columns.values()), [])), unused)
 
@@ -156,7 +161,7 @@ def _discover(root: AnyPath, parts: Sequence[_TablePart], reading: ReadingOption
     notes += labels.notes
     if generators is None and labels.names_generators and labels.column is not None:
         generators, generator_column = list(cells.columns[labels.column]), labels.column
-    splits, split_column, said = _splits(where, parts, cells, reading)
+    splits, split_column, said = _splits(where, parts, cells, None if inside else cells.columns[name or ""], reading)
     notes += said
     family = _cells(where, cells, "family", reading)
     group = _cells(where, cells, "group", reading)
@@ -343,17 +348,29 @@ def _generator(name: str, label: int, is_origin: bool) -> str:
 
 
 def _splits(
-    where: Rows, parts: Sequence[_TablePart], cells: Cells, reading: ReadingOptions
+    where: Rows, parts: Sequence[_TablePart], cells: Cells, paths: Sequence[str] | None, reading: ReadingOptions
 ) -> tuple[list[str | None], str | None, list[str]]:
-    """Return the split of each row (None if its cell is no split), the column, and notes."""
-    column = one_column(where, cells, "split", reading)
+    """Return the split of each row (None if its cell is no split), the column, and notes.
+
+    Without a column: the table's name, else the innermost folder of the row's path that is called like a split.
+    """
+    column, found = one_column(where, cells, "split", reading), ""
+    if column is None and "split" not in reading.columns:
+        column, found = _unnamed_splits(where, cells)
     by_name = {part.path: split_of_table(_with_folder(where, part)) for part in parts}
     default = "train" if reading.split is None else reading.split
-    defaults = [by_name[part.path] or default for part in parts for _ in range(part.rows)]
+    named = [by_name[part.path] for part in parts for _ in range(part.rows)]
+    by_path = _splits_of_folders(paths, cells.rows)
+    defaults = [name or folder or default for name, folder in zip(named, by_path, strict=True)]
     texts = [] if column is None else cells.columns[column]
     known = {text: split_of_word(text) for text in set(texts)}
     if column is not None and any(known.values()):
-        return [known[text] if text else default for text, default in zip(texts, defaults, strict=True)], column, []
+        notes = [found] if found else []
+        if reading.split is None and (empty := texts.count("")):
+            rows = "1 row names" if empty == 1 else f"{empty:,} rows name"
+            given = " and ".join(sorted({one for one, text in zip(defaults, texts, strict=True) if not text}))
+            notes.append(f"{rows} no split in `{column}`: taken for {given}. Give --split if that is wrong.")
+        return [known[text] if text else one for text, one in zip(texts, defaults, strict=True)], column, notes
     if column is not None and any(texts) and (normalised(column) == "split" or "split" in reading.columns):
         row = next(row for row, text in enumerate(texts) if text)
         raise UserError(
@@ -361,9 +378,30 @@ def _splits(
             "split=, and all rows have the split of the table's name, or else train."
         )
     said = {split for split in by_name.values() if split}
+    if used := {folder for name, folder in zip(named, by_path, strict=True) if folder and not name}:
+        notes = [f"Splits are by the folders of the paths: {', '.join(sorted(used))}."] if used != {"train"} else []
+        return list(defaults), None, notes
     if said - {"train"} or len(said) > 1:
         return list(defaults), None, [f"Splits are by the names of the files: {', '.join(sorted(said))}."]
     return list(defaults), None, []
+
+
+def _splits_of_folders(paths: Sequence[str] | None, rows: int) -> list[str | None]:
+    """Return the split that the innermost folder of each path called like one names."""
+    if paths is None:
+        return [None] * rows
+    folders = [re.split(r"[/\\]", path.strip())[:-1] for path in paths]
+    return [next((split for name in reversed(parts) if (split := split_of_word(name))), None) for parts in folders]
+
+
+def _unnamed_splits(where: Rows, cells: Cells) -> tuple[str | None, str]:
+    """Return the column with any name that holds words for splits and nothing else, and a note on it."""
+    found = [name for name, column in cells.columns.items() if meaning_of(name) is None and names_splits(column)]
+    if not found:
+        return None, ""
+    if any(cells.columns[name] != cells.columns[found[0]] for name in found):
+        raise ambiguous(where, "split", found)
+    return found[0], f"Splits are from `{found[0]}`, which holds the words for them. If not, give --columns split=."
 
 
 def _with_folder(where: Rows, part: _TablePart) -> str:
@@ -390,7 +428,7 @@ def _unused(columns: Sequence[str]) -> list[str]:
 
 def _label_reason(cell: str) -> str:
     if is_unlabelled(cell):
-        return "the label is empty"
+        return f"the label {cell!r} means that there is none" if number_of(cell) == -1 else "the label is empty"
     return f"the label {cell!r} is neither a word for real or generated nor 0 or 1"
 
 

@@ -1,18 +1,19 @@
 """Which columns of a table say what of an image: by their names, by ``--columns``, and by what is in them.
 
-Capitals, and whether words are joined by ``_``, ``-`` or spaces, do not matter. Where two columns have a name for one
+Capitals, and whether words are joined by ``_``, ``-``, spaces or nothing (``isFake``), do not matter. Where two columns have a name for one
 meaning and nothing settles which it is, that is an error, not a guess.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ...errors import UserError
 from .file import ReadingOptions
-from .words import normalised
+from .words import split_of_word
 
 FAKE_IS_1 = (
     *("is_fake", "fake", "is_ai", "is_ai_generated", "ai_generated", "is_generated", "generated", "is_synthetic"),
@@ -40,6 +41,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Our name of a column -> names that tables give it."""
 
+_MOST_WORDS = 50
+"""Most distinct words of a column without a known name that may say the split."""
 _SETTLED_BY_ROWS = 10
 """Rows whose files are looked for where two columns may hold the paths."""
 
@@ -99,9 +102,15 @@ class Rows:
 
 
 @lru_cache(maxsize=4096)
+def column_key(name: str) -> str:
+    """Return what is compared of the name of a column: its letters in lower case, however its words are joined."""
+    return re.sub(r"[-_\s]+", "", name.casefold())
+
+
+@lru_cache(maxsize=4096)
 def meaning_of(name: str) -> str | None:
     """Return our name for a column of a table; None if its name says nothing of an image."""
-    return next((ours for ours, names in ALIASES.items() if normalised(name) in _normal(names)), None)
+    return next((ours for ours, names in ALIASES.items() if column_key(name) in _normal(names)), None)
 
 
 def candidates(where: Rows, names: Sequence[str], ours: str, reading: ReadingOptions) -> list[str]:
@@ -117,15 +126,15 @@ def candidates(where: Rows, names: Sequence[str], ours: str, reading: ReadingOpt
         if not named:
             return []
         found = [name for name in names if name == named] or [
-            name for name in names if normalised(name) == normalised(named)
+            name for name in names if column_key(name) == column_key(named)
         ]
         if len(found) != 1:
             raise UserError(f"{where}: --columns {ours}={named}: has no such column. Its columns: {', '.join(names)}.")
         return found
-    taken = {normalised(theirs) for theirs in reading.columns.values()}
+    taken = {column_key(theirs) for theirs in reading.columns.values()}
     order = _normal(ALIASES[ours])
-    fitting = [name for name in names if normalised(name) in order and normalised(name) not in taken]
-    return sorted(fitting, key=lambda name: order.index(normalised(name)))
+    fitting = [name for name in names if column_key(name) in order and column_key(name) not in taken]
+    return sorted(fitting, key=lambda name: order.index(column_key(name)))
 
 
 def one_column(where: Rows, cells: Cells, ours: str, reading: ReadingOptions) -> str | None:
@@ -134,9 +143,9 @@ def one_column(where: Rows, cells: Cells, ours: str, reading: ReadingOptions) ->
     Our own name comes first. Other names that say the same in each row are one.
     """
     found = candidates(where, list(cells.columns), ours, reading)
-    if ours == "generator" and len(found) > 1 and normalised(found[-1]) == "source":
+    if ours == "generator" and len(found) > 1 and column_key(found[-1]) == "source":
         found.pop()  # it also names where real images come from
-    if len(found) > 1 and normalised(found[0]) != ours and len({tuple(cells.columns[name]) for name in found}) > 1:
+    if len(found) > 1 and column_key(found[0]) != ours and len({tuple(cells.columns[name]) for name in found}) > 1:
         raise ambiguous(where, ours, found)
     return found[0] if found else None
 
@@ -158,13 +167,19 @@ def path_column(
     found = candidates(where, list(cells.columns), "path", reading)
     if len(found) < 2:
         return (found[0] if found else None), ""
-    if normalised(found[0]) == "path":
+    if column_key(found[0]) == "path":
         return found[0], f"The images are those of the column `path`, not of {_names(found[1:])}."
     leading = [name for name in found if any(exists(path) for path in cells.columns[name][:_SETTLED_BY_ROWS] if path)]
     if len(leading) != 1:
         raise ambiguous(where, "path", found)
     others = [name for name in found if name != leading[0]]
     return leading[0], f"The images are those of the column `{leading[0]}`: {_names(others)} leads to no file."
+
+
+def names_splits(cells: Sequence[str]) -> bool:
+    """Check whether a column holds words for splits, and nothing else."""
+    words = {cell.strip() for cell in set(cells)} - {""}
+    return 0 < len(words) <= _MOST_WORDS and all(split_of_word(word) is not None for word in words)
 
 
 def ambiguous(where: Rows, ours: str, names: Sequence[str]) -> UserError:
@@ -179,4 +194,4 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _normal(names: Sequence[str]) -> list[str]:
-    return [normalised(name) for name in names]
+    return [column_key(name) for name in names]

@@ -2,7 +2,7 @@
 
 Words mean what :mod:`.words` says, after what ``--labels`` says. Numbers are a matter of the column: 1 means generated in
 ``is_fake``, real in ``is_real``. In a column called ``label`` it is settled by whatever else the rows say: words in
-another label column, the word ``real`` among the generators, or class folders in the paths. Only where nothing settles
+another label column, the word ``real`` among the generators, class folders in the paths, or known generators. Only where nothing settles
 it, 0 means real, and a note says so. What contradicts itself is an error that names rows and options.
 
 An empty cell, and -1, say nothing. So does a word that is not known and occurs once, beside words or numbers that are:
@@ -12,14 +12,16 @@ such rows are passed over and counted. An unknown word that occurs more often na
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import UserError
+from .families import is_known_generator
 from .file import ReadingOptions
-from .table_columns import FAKE_IS_1, REAL_IS_1, TARGET, Cells, Rows, ambiguous, candidates
+from .table_columns import FAKE_IS_1, REAL_IS_1, TARGET, Cells, Rows, ambiguous, candidates, column_key, meaning_of
 from .words import NUMBERS, label_of_word, normalised
 
 ANY = "*"
@@ -28,6 +30,8 @@ UNLABELLED = ("", "-1", "nan", "none", "null", "n/a")
 """Cells (in lower case) that give a row no label."""
 
 _MAX_SHOWN = 4
+_MOST_WORDS = 50
+"""Most distinct words of a column without a known name that may say the class."""
 _Meaning = Mapping[str, int]
 """Cell -> 0 real, 1 generated."""
 
@@ -98,7 +102,8 @@ def read_labels(
         If no column can be taken for the label, several may be it, or what the rows say contradicts itself.
     """
     columns = [
-        _column(name, cells.columns[name], reading) for name in candidates(where, list(cells.columns), "label", reading)
+        _column(where, name, cells.columns[name], reading)
+        for name in candidates(where, list(cells.columns), "label", reading)
     ]
     if not columns:
         return _without_column(where, cells, generators, reading)
@@ -114,7 +119,7 @@ def read_labels(
         found = _from_words(where, partly, columns, cells)
     else:
         numeric = [column for column in columns if column.is_numeric]
-        found = _from_numbers(where, numeric or columns, generators, paths)
+        found = _from_numbers(where, numeric or columns, _witnesses(cells, generators, paths), generators)
     if not reading.labels:
         _check_generators(where, found, generators)
     return found
@@ -143,10 +148,16 @@ def number_of(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _column(name: str, cells: Sequence[str], reading: ReadingOptions) -> _Column:
+def _column(where: Rows, name: str, cells: Sequence[str], reading: ReadingOptions) -> _Column:
     counts = Counter(cells)
+    minus = [cell for cell in counts if number_of(cell) == -1]
+    if minus and "-1" not in reading.labels and {number_of(cell) for cell in counts if cell} == {-1, 1}:
+        raise UserError(
+            f"{where.row(cells.index(minus[0]))}: `{name}` holds -1 and 1. If -1 is a class, say what both mean with "
+            "--labels=-1=real,1=fake; if rows with -1 have no label, take them out of the table."
+        )
     for cell in list(counts):
-        if is_unlabelled(cell):
+        if is_unlabelled(cell) and not (cell in minus and "-1" in reading.labels):
             del counts[cell]
     meaning = {cell: said for cell in counts if (said := meaning_of_cell(cell, reading)) is not None}
     if not meaning and any(number_of(cell) is not None for cell in counts):  # numbers, and a word here and there
@@ -156,9 +167,9 @@ def _column(name: str, cells: Sequence[str], reading: ReadingOptions) -> _Column
 
 def _one_means(name: str) -> int | None:
     """Return what 1 means by the name of a column."""
-    if normalised(name) in map(normalised, FAKE_IS_1):
+    if column_key(name) in map(column_key, FAKE_IS_1):
         return 1
-    return 0 if normalised(name) in map(normalised, REAL_IS_1) else None
+    return 0 if column_key(name) in map(column_key, REAL_IS_1) else None
 
 
 def _without_column(where: Rows, cells: Cells, generators: Sequence[str] | None, reading: ReadingOptions) -> Labels:
@@ -230,8 +241,32 @@ def _from_names(where: Rows, named: Sequence[_Column]) -> Labels:
     return Labels(found[first.name], first.name, False, (note,))
 
 
+def _witnesses(
+    cells: Cells, generators: Sequence[str] | None, paths: Sequence[str] | None
+) -> list[tuple[str, list[int | None]]]:
+    """Return what else in a table may say the class of each row, and what it says."""
+    return [
+        ("the generators", _said_by_generators(generators)),
+        *(
+            (f"the words in `{name}`", [label_of_word(cell) for cell in column])
+            for name, column in cells.columns.items()
+            if meaning_of(name) is None and names_classes(column)
+        ),
+        ("the folders of the paths", _said_by_folders(paths)),
+    ]
+
+
+def names_classes(cells: Sequence[str]) -> bool:
+    """Check whether a column holds words for both classes, and nothing else."""
+    words = {cell.strip() for cell in set(cells)}
+    return len(words) <= _MOST_WORDS and {label_of_word(word) for word in words if not is_unlabelled(word)} == {0, 1}
+
+
 def _from_numbers(
-    where: Rows, columns: Sequence[_Column], generators: Sequence[str] | None, paths: Sequence[str] | None
+    where: Rows,
+    columns: Sequence[_Column],
+    witnesses: Sequence[tuple[str, Sequence[int | None]]],
+    generators: Sequence[str] | None,
 ) -> Labels:
     """Return labels of a column of numbers whose name does not say what 1 means."""
     column, *others = columns
@@ -247,10 +282,7 @@ def _from_numbers(
         return Labels(column.labels(meaning), column.name, False, (note,))
     straight = _numbers(where, column, 1)
     plain = column.labels(straight)
-    for witness, said in (
-        ("the generators", _said_by_generators(generators)),
-        ("the folders of the paths", _said_by_folders(paths)),
-    ):
+    for witness, said in (*witnesses, ("the names of generators", _said_by_known(plain, generators))):
         verdict = _compare(where, column, plain, said, witness)
         if verdict is not None:
             labels = plain if verdict else [None if label is None else 1 - label for label in plain]
@@ -280,6 +312,16 @@ def _said_by_generators(generators: Sequence[str] | None) -> list[int | None]:
     """Return what the generators' names say that are words for a class, if some are called real."""
     said = [label_of_word(name) for name in generators or ()]
     return said if 0 in said else []
+
+
+def _said_by_known(plain: Sequence[int | None], generators: Sequence[str] | None) -> list[int | None]:
+    """Return 1 for rows by known generators, if all these have one label and some other row has the other.
+
+    Real images may carry the name of the generator that they are compared with: then it says nothing.
+    """
+    said = [1 if is_known_generator(name) else None for name in generators or ()]
+    known = {label for label, one in zip(plain, said, strict=False) if one and label is not None}
+    return said if len(known) == 1 and {0, 1} <= set(plain) else []
 
 
 def _said_by_folders(paths: Sequence[str] | None) -> list[int | None]:
@@ -337,7 +379,9 @@ def _unknown_words(where: Rows, column: _Column, unknown: Mapping[str, int]) -> 
     more = sum(unknown.values()) - 1
     rest = f" (and {more:,} more {'row' if more == 1 else 'rows'} with such a label)" if more else ""
     words = list(unknown)
-    example = ",".join(f"{word}=fake" for word in words[:2])
+    free = [word for word in words if not is_known_generator(word)] if 0 not in column.meaning.values() else []
+    real = free[-1] if len(words) > 1 and free else None
+    example = shlex.quote(",".join(f"{word}={'real' if word == real else 'fake'}" for word in words[:2]))
     others = f" Others: {', '.join(map(repr, words[1:_MAX_SHOWN]))}." if len(words) > 1 else ""
     return UserError(
         f"{where.row(row)}: the label {column.cells[row]!r} in `{column.name}` is neither a word for real or "

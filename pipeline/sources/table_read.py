@@ -45,6 +45,8 @@ def read_text_table(source: AnyPath) -> Columns:
         ) from error
     if not text.strip():
         raise UserError(f"{source}: cannot be read as a table (it is empty).")
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # lines as old programs on Macs end them
     return _READERS[source.suffix.lower()](source, text)
 
 

@@ -30,8 +30,8 @@ from .file import (
     printable,
 )
 from .split_names import split_of_file
-from .table_columns import Cells, Rows
-from .table_labels import meaning_of_cell, number_of, read_labels
+from .table_columns import FAKE_IS_1, REAL_IS_1, Cells, Rows, column_key, meaning_of
+from .table_labels import meaning_of_cell, names_classes, number_of, read_labels
 from .table_read import cell_of
 from .tar_index import TarEntry, TarIndex, read_tar_index
 from .tree import is_clutter
@@ -46,6 +46,10 @@ _MAX_METADATA = 1 << 16
 _METADATA = ("json", "cls")
 _REMOTE_TARS = 8
 """Tars of an object store that are listed at a time."""
+_FIELDS = ("label", "split", "generator", "family", "group")
+"""What a sample's .json may say of its image."""
+_ONE_MEANS = frozenset(map(column_key, (*FAKE_IS_1, *REAL_IS_1)))
+"""Names of fields that say what 1 means."""
 
 
 @dataclass(slots=True)
@@ -161,12 +165,30 @@ def _labels(root: str, samples: Sequence[_Described], reading: ReadingOptions) -
     generators = [_text(sample.where, sample.fields, "generator") for sample in samples]
     found = read_labels(
         Rows(root, lambda row: samples[row].where),
-        Cells({"label": cells}, len(cells)),
+        Cells({**_other_labels(samples), "label": cells}, len(cells)),
         generators,
         [sample.member.archive + "/" + sample.path for sample in samples],
         reading,
     )
     return [label for label in found.labels if label is not None], found.notes
+
+
+def _other_labels(samples: Sequence[_Described]) -> dict[str, list[str]]:
+    """Return fields beside ``label`` that say the class of every sample: they settle what its numbers mean."""
+    names = [name for name in (samples[0].fields if samples else ()) if name not in _FIELDS]
+    columns = {name: [cell_of(sample.fields.get(name)).strip() for sample in samples] for name in names}
+    return {
+        name: cells
+        for name, cells in columns.items()
+        if names_classes([cell or "?" for cell in cells]) or all(number_of(cell) in (0, 1) for cell in cells)
+    }
+
+
+def _says_class(name: str, cell: object) -> bool:
+    """Check whether a field of another name is a word for a class, or one such as ``is_real``."""
+    if isinstance(cell, str) and label_of_word(cell) is not None:
+        return meaning_of(name) in ("label", None)
+    return column_key(name) in _ONE_MEANS and number_of(cell_of(cell)) in (0, 1)
 
 
 def _source_file(root: AnyPath, sample: _Described, label: int, default: str) -> SourceFile:
@@ -208,7 +230,7 @@ def _fields(where: str, sample: _Sample) -> dict[str, object]:
             raise UserError(f"{where}: its .json cannot be read ({error}).") from error
         if not isinstance(value, dict):
             raise UserError(f"{where}: its .json is not an object.")
-        fields |= {name: value[name] for name in ("label", "split", "generator", "family", "group") if name in value}
+        fields |= {name: cell for name, cell in value.items() if name in _FIELDS or _says_class(name, cell)}
     return fields
 
 

@@ -35,7 +35,10 @@ LABELS = {
 }
 """Word -> 0 (real) or 1 (generated)."""
 
-NUMBERS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+NUMBERS = {
+    **dict.fromkeys(("0", "0.0", "false", "no", "n", "f"), 0),
+    **dict.fromkeys(("1", "1.0", "true", "yes", "y", "t"), 1),
+}
 """Text of a number or truth value -> 0 or 1. Whether 1 means generated is a property of the column or folder."""
 
 

@@ -1,7 +1,8 @@
 """Read zips as a source: the images in them, without extraction.
 
 A zip is a folder: its members are recognised by the layouts of folders. Several zips in a folder are one source, in
-which each stands for a folder of its own name: ``data/train.zip`` for ``data/train/``. If a zip alone is called like a
+which each stands for a folder of its own name: ``data/train.zip`` for ``data/train/``, also if all members are below
+a folder ``train/`` in it. If a zip alone is called like a
 split, it stands for the folder of that split.
 """
 
@@ -55,7 +56,11 @@ class ZipTree(Tree):
                     self._unread.append((path, entry))
                 else:
                     place = join(folder, above) if above else folder
-                    self._members.setdefault(place, {})[name] = path, entry
+                    here = self._members.setdefault(place, {})
+                    if name in here:
+                        self._unread.append((path, entry._replace(member=None, reason=f"is in {here[name][0]} too")))
+                    else:
+                        here[name] = path, entry
 
     def listed(self, path: str) -> ListedObject | None:
         """Return the size of a member and the time of its zip."""
@@ -130,7 +135,15 @@ def discover_zips(
 def _zip_tree(root: AnyPath, zips: Sequence[str], shown: AnyPath) -> ZipTree:
     with ThreadPoolExecutor(1 if isinstance(root, Path) else _REMOTE_ZIPS) as pool:
         indexes = list(pool.map(lambda path: read_zip_index(root / path, path), zips))
-    folders = [path[: -len(SUFFIX)] for path in zips]
-    if len(zips) == 1 and split_of_word(folders[0].rpartition("/")[2]) is None:
+    folders = [_stands_for(path, entries) for path, entries in zip(zips, indexes, strict=True)]
+    if len(zips) == 1 and split_of_word(zips[0][: -len(SUFFIX)].rpartition("/")[2]) is None:
         folders = [""]
     return ZipTree(root, list(zip(zips, folders, indexes, strict=True)), shown)
+
+
+def _stands_for(path: str, entries: Sequence[ZipEntry]) -> str:
+    """Return the folder for which a zip stands: of its own name, or the one that holds it if it has that inside."""
+    folder = path[: -len(SUFFIX)]
+    above, _, name = folder.rpartition("/")
+    tops = {entry.name.split("/")[0] for entry in entries if not is_clutter(entry.name.split("/")[0])}
+    return above if tops == {name} else folder

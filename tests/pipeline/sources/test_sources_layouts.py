@@ -251,3 +251,79 @@ def test_real_photographs_in_the_cnndet_layout_are_found(shared: Path, tmp_path:
 
 def test_a_file_knows_its_location() -> None:
     assert SourceFile("data/x", "real/a.png", 0, "train", "real", "real", "").location == "data/x/real/a.png"
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (
+            ["real/train/a.png", "real/val/b.png", "fake/train/c.png", "fake/val/d.png"],
+            {"real/train/a.png": (0, "train"), "real/val/b.png": (0, "val")}
+            | {"fake/train/c.png": (1, "train"), "fake/val/d.png": (1, "val")},
+        ),
+        (
+            ["human/Testing/a.png", "ai/x/Testing/b.png"],
+            {"human/Testing/a.png": (0, "test"), "ai/x/Testing/b.png": (1, "test")},
+        ),
+        (
+            ["biggan/0_real/test/a.png", "biggan/1_fake/b.png"],
+            {"biggan/0_real/test/a.png": (0, "test"), "biggan/1_fake/b.png": (1, "train")},
+        ),
+        (["0/test/a.png", "1/test/b.png"], {"0/test/a.png": (0, "test"), "1/test/b.png": (1, "test")}),
+    ],
+)
+def test_splits_below_the_folders_of_classes_are_read(
+    paths: list[str], expected: dict[str, tuple[int, str]], tmp_path: Path
+) -> None:
+    found = discover(plant(tmp_path, paths))
+    assert {file.path: (file.label, file.split) for file in found.files} == expected
+
+
+def test_splits_and_generators_below_fakes_are_read_in_either_order(tmp_path: Path) -> None:
+    paths = ["fake/flux/val/a.png", "fake/test/sdxl/b.png", "fake/test/odd/c.png", "real/test/d.png"]
+    found = discover(plant(tmp_path, paths))
+    assert {file.path: (file.split, file.generator) for file in found.files} == {
+        "fake/flux/val/a.png": ("val", "flux"),
+        "fake/test/sdxl/b.png": ("test", "sdxl"),
+        "fake/test/odd/c.png": ("test", "odd"),
+        "real/test/d.png": ("test", "real"),
+    }
+    assert "Subfolders of generated images are taken for generators: flux, odd, sdxl." in found.account.notes
+
+
+def test_a_note_names_folders_of_splits_below_what_the_users_pattern_describes(tmp_path: Path) -> None:
+    found = discover(plant(tmp_path, ["real/val/a.png", "fake/val/b.png"]), "{label}")
+    assert {file.split for file in found.files} == {"train"}
+    assert any("splits (val)" in note and "{label}/{split}" in note for note in found.account.notes)
+
+
+def test_a_note_names_folders_without_a_split_beside_splits(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["train/real/a.png", "train/fake/b.png", "unseen/real/c.png", "unseen/fake/d.png"])
+    found = discover(root)
+    assert {file.split for file in found.files} == {"train"}
+    assert any("taken for train: unseen/fake/, unseen/real/" in note for note in found.account.notes)
+
+
+@pytest.mark.parametrize(
+    ("paths", "generators"),
+    [
+        (
+            ["GenImage/imagenet_midjourney/val/ai/a.png", "GenImage/imagenet_glide/val/nature/b.png"],
+            {"imagenet_midjourney", "imagenet_glide"},
+        ),
+        (["diffusion_datasets/laion/0_real/a.png", "diffusion_datasets/ldm_200/1_fake/b.png"], {"real", "ldm_200"}),
+        # A generator with classes, and one in whose folder the data set was unpacked, keep their names.
+        (["R3GAN/car/0_real/a.png", "R3GAN/cat/1_fake/b.png"], {"R3GAN"}),
+        (["VQDM/imagenet_ai_0419_vqdm/val/ai/a.png", "VQDM/imagenet_ai_0419_vqdm/val/nature/b.png"], {"VQDM"}),
+    ],
+)
+def test_the_folder_that_holds_all_generators_is_none(paths: list[str], generators: set[str], tmp_path: Path) -> None:
+    found = discover(plant(tmp_path, paths))
+    assert {file.generator for file in found.files} == generators
+    assert found.account.images == len(paths)
+
+
+def test_the_folder_of_one_generator_is_answered_with_how_to_declare_it(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["test/imagenet/adm/a.png"]) / "test/imagenet/adm"
+    with pytest.raises(UserError, match=r"folder of one generator.*--real DIR --fake adm=\S+/test/imagenet/adm\.$"):
+        discover(root)

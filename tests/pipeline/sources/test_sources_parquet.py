@@ -307,3 +307,19 @@ def test_a_build_and_an_audit_of_its_dataset_see_parquet_zip_tar_and_files_alike
         assert (audited["files"], audited["real"], audited["fake"], audited["set_aside"]) == (8, 4, 4, [])
     assert len({result["revision"] for result in built.values()}) == 1
     assert [result["decoded"] for result in built.values()] == [8, 0, 0, 0]
+
+
+def test_columns_with_any_name_that_hold_only_words_settle_labels_and_splits(tmp_path: Path) -> None:
+    data = [picture(number) for number in range(4)]
+    columns = {"image": images(data), "label": [1, 0, 1, 0], "type": ["real", "ai"] * 2, "fold": ["test", "train"] * 2}
+    path = write_shard(tmp_path / "a.parquet", {**columns, "prompt": ["a", "z", "ai", "real"]}, row_group_size=2)
+    assert [(label, split) for _, label, split, _ in taken(path)] == [(0, "test"), (1, "train")] * 2
+    assert "Columns that are not used: `type`, `prompt`." in discover(path).account.notes
+
+
+def test_a_column_whose_first_and_last_words_mean_classes_but_not_all_is_left_alone(tmp_path: Path) -> None:
+    data = [picture(number) for number in range(3)]
+    columns = {"image": images(data), "label": [1, 0, 1], "type": ["ai", "cat", "real"]}
+    path = write_shard(tmp_path / "a.parquet", columns)
+    assert [label for _, label, *_ in taken(path)] == [1, 0, 1]
+    assert "Columns that are not used: `type`." in discover(path).account.notes

@@ -302,3 +302,40 @@ def test_the_tables_of_artifact_are_recognised_by_their_columns(tmp_path: Path) 
         (root / folder / "metadata.csv").write_text(f"filename,image_path,target\n0.jpg,x/0.jpg,{target}\n")
     tables = labelled_tables(take_census(LocalTree(root)))
     assert [(table.folder, table.is_artifact) for table in tables] == [("coco", True), ("stylegan2", True)]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "Metadata.CSV"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_metadata_is_found_in_any_case_and_encoding_and_splits_are_in_its_paths(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
+    root = plant(tmp_path, ["train/a.png", "test/b.png"])
+    (root / name).write_text("file_name,isFake\ntrain/a.png,0\ntest/b.png,1\n", encoding)
+    found = discover(root)
+    assert found.layout == "metadata"
+    assert [(file.path, file.label, file.split) for file in found.files] == [
+        ("train/a.png", 0, "train"),
+        ("test/b.png", 1, "test"),
+    ]
+
+
+def test_artifacts_metadata_may_have_any_separator(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["sd/x/a.png", "sd/x/b.png"])
+    (root / "sd/metadata.csv").write_text("filename;image_path;target\na.png;x/a.png;0\nb.png;x/b.png;6\n", "utf-16")
+    assert [(file.label, file.generator) for file in discover(root).files] == [(0, "real"), (1, "sd")]
+
+
+def test_metadata_with_labels_beside_class_folders_is_named(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["real/a.png", "fake/b.png"])
+    (root / "metadata.csv").write_text("file_name,label\nreal/a.png,1\nfake/b.png,0\n")
+    found = discover(root)
+    assert found.layout == "real-fake"
+    assert any("metadata with labels is not read: metadata.csv" in note for note in found.account.notes)
+
+
+def test_a_folder_without_classes_and_with_a_table_is_answered_with_the_command(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["images/a.png", "images/b.png"])
+    (root / "labels.csv").write_text("file_name,label\na.png,real\nb.png,fake\n")
+    (root / "other.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(UserError, match=r"Give the table: distil-cache build \S+/labels\.csv\.$"):
+        discover(root)

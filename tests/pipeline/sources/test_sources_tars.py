@@ -300,3 +300,15 @@ def test_a_build_from_tars_makes_the_rows_of_a_build_from_the_same_files(tmp_pat
     assert (gather(stores[0], keys) == gather(stores[1], keys)).all()
     rows = scan(discover(tmp_path / "tars").files).rows
     assert revision_of(to_table(rows)) == plain["revision"]
+
+
+@pytest.mark.parametrize("fields", [({"label_str": "real"}, {"label_str": "fake"}), ({"isReal": 1}, {"isReal": 0})])
+def test_other_fields_settle_what_the_numbers_of_labels_mean(
+    tmp_path: Path, fields: tuple[dict[str, object], dict[str, object]]
+) -> None:
+    members = [*sample("a", b"x", label=1, **fields[0]), *sample("b", b"x", label=0, **fields[1])]
+    write_tar(tmp_path / "a.tar", members)
+    assert [(file.path, file.label) for file in discover(tmp_path / "a.tar").files] == [
+        ("a.tar/a.png", 0),
+        ("a.tar/b.png", 1),
+    ]

@@ -240,3 +240,32 @@ def test_a_changed_byte_is_read_refused_or_rejected_but_never_a_traceback(
     except UserError:
         return
     assert len(scan(files).rejects) == len(files)
+
+
+def test_zips_that_hold_a_folder_of_their_own_name_stand_for_it(tmp_path: Path) -> None:
+    write_zip(tmp_path / "train.zip", pair("train/"))
+    write_zip(tmp_path / "test.zip", {**pair("test/", 2), "__MACOSX/test/._a.png": b"x"})
+    assert described(tmp_path) == [
+        ("test.zip/test/fake/b.png", 1, "test"), ("test.zip/test/real/a.png", 0, "test"),
+        ("train.zip/train/fake/b.png", 1, "train"), ("train.zip/train/real/a.png", 0, "train"),
+    ]  # fmt: skip
+
+
+def test_genimages_zips_are_read_in_the_folders_of_their_generators(tmp_path: Path) -> None:
+    for generator, name in (("ADM", "imagenet_ai_0508_adm"), ("BigGAN", "imagenet_ai_0419_biggan")):
+        members = {f"{name}/train/ai/a.png": picture(0), f"{name}/train/nature/b.png": picture(1)}
+        write_zip(tmp_path / generator / f"{name}.zip", members)
+    found = discover(tmp_path)
+    assert found.layout == "genimage"
+    assert {file.generator for file in found.files} == {"ADM", "BigGAN"}
+
+
+def test_members_of_two_zips_with_one_place_are_counted(tmp_path: Path) -> None:
+    write_zip(tmp_path / "train.zip", {"sub/real/a.png": picture(0), "sub/fake/b.png": picture(1)})
+    write_zip(tmp_path / "train" / "sub.zip", {"real/a.png": picture(2), "fake/c.png": picture(3)})
+    found = discover(tmp_path)
+    found.account.check()
+    assert (found.account.files, found.account.images) == (4, 3)
+    (entry,) = found.account.uncovered
+    assert entry.images == 1
+    assert entry.reason in ("the member is in train.zip too", "the member is in train/sub.zip too")
