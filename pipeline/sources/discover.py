@@ -56,7 +56,7 @@ from .zip_index import SUFFIX as ZIP_SUFFIX
 DECLARED = "declared"
 """Name of the layout of a folder whose class the user declares."""
 _FEATURE_ROOTS = ("dire", "recons")
-"""Names of folders that DIRE's scripts write: a source with such a name holds no photographs."""
+"""Names of folders that DIRE's scripts write: a source with such a name does not hold photographs."""
 
 
 def discover(
@@ -319,7 +319,7 @@ def _refuse_features(root: AnyPath) -> None:
         name = above[-1]
     if name in _FEATURE_ROOTS:
         raise UserError(
-            f"{printable(str(root))}: a folder called {name} holds DIRE's reconstructions or reconstruction errors, no photographs. "
+            f"{printable(str(root))}: a folder called {name} holds DIRE's reconstructions or reconstruction errors, not photographs. "
             "`distil-cache cache import --kind dire` reads them, given the folder above, which has images/ beside it. To build "
             "features, give images/. If these are photographs all the same, name the layout with --layout."
         )

@@ -67,7 +67,7 @@ def test_a_build_accounts_for_every_file_and_keeps_the_account(adm: Path, tmp_pa
     assert [(entry["folder"], entry["example"]) for entry in account["uncovered"]] == [
         ("train/masks", "train/masks/m.png")
     ]
-    assert "1 image in train/masks/ is not used" in result["warnings"][0]
+    assert "1 image in train/masks/ (such as train/masks/m.png) is not used" in result["warnings"][0]
     assert result["counts"] == [
         {"split": "test", "label": 1, "generator": "fake", "images": 1},
         {"split": "train", "label": 0, "generator": "real", "images": 2},
