@@ -382,6 +382,11 @@ def _unknown(census: Census, layouts: Collection[FolderLayout], name: str | None
     """Return the error text for a folder that fits no layout: what was looked for, what was found, what to do."""
     root = printable(str(census.tree.root))
     if not census.total:
+        if "cache.json" in census.others.get("", ()):
+            return (
+                f"{root}: is a cache, which holds features and no image files. Give the images it was built from, or "
+                f"compute from the images in it: distil-cache build --cache {shlex.quote(root)} --from-cache --dataset NAME."
+            )
         others = sum(map(len, census.others.values()))
         return f"{root}: has no image file ({others:,} other files in {len(census.images):,} folders).{_unread(census)}"
     if (above := _folder_above(census.tree.root)) is not None:

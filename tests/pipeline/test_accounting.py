@@ -210,6 +210,8 @@ def test_declared_folders_join_sources_and_a_folder_named_for_the_other_class_is
         ({"split_by": "-1/1/1"}, "shares of train, val and test"),
         ({"layout": "{colour}"}, "colour"),
         ({"layout": "nothing"}, "no such layout"),
+        ({"labels": "real:fake"}, "write WORD=real or WORD=fake"),
+        ({"columns": "path"}, "write MEANING=COLUMN"),
     ],
 )
 def test_declarations_that_cannot_be_read_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -251,3 +251,9 @@ def test_real_photographs_in_the_cnndet_layout_are_found(shared: Path, tmp_path:
 
 def test_a_file_knows_its_location() -> None:
     assert SourceFile("data/x", "real/a.png", 0, "train", "real", "real", "").location == "data/x/real/a.png"
+
+
+def test_a_cache_as_a_source_is_called_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "cache.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a cache, which holds features.*--from-cache"):
+        discover(tmp_path)
