@@ -277,3 +277,16 @@ def test_a_division_leaves_named_splits_and_keeps_groups_together(adm: Path, tmp
     assert splits.pop(str(named)) == {"val"}
     assert all(len(found) == 1 for found in splits.values())
     assert len(splits) == 4
+
+
+def test_a_dry_run_refuses_the_places_for_a_cache_that_a_build_refuses(adm: Path, tmp_path: Path) -> None:
+    source = written(tmp_path / "s", {"real/a.png": picture(1), "fake/b.png": picture(2)})
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label\n")
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=r"list\.csv: is a file\. Give a new folder for the cache"):
+            built(adm, listing, sources=(source,), dry_run=dry_run)
+        with pytest.raises(UserError, match="neither empty nor a cache"):
+            built(adm, source, sources=(source,), dry_run=dry_run)
+    built(adm, tmp_path / "new", sources=(source,), dry_run=True)
+    assert not (tmp_path / "new").exists()
