@@ -72,13 +72,20 @@ class Cache:
         """
         root = to_path(root)
         if not path_exists(root / "cache.json"):
+            cls.refuse_other_content(root)
             make_folder(root)
-            others = [name for name in list_names(root) if not name.startswith(TEMPORARY_PREFIX)]
-            if others and not path_exists(root / "cache.json"):
-                raise UserError(f"{root}: is neither empty nor a cache. Give a new folder, or an existing cache.")
             probe_conditional_put(root)
             create_file(root / "cache.json", _json_bytes({"format": FORMAT_VERSION}))
         return cls.open(root)
+
+    @staticmethod
+    def refuse_other_content(root: AnyPath) -> None:
+        """Raise UserError if ``root`` is a file, or a folder with content that is not a cache; write nothing."""
+        if not isinstance(root, RemotePath) and root.is_file():
+            raise UserError(f"{root}: is a file. Give a new folder for the cache, or an existing cache.")
+        others = [name for name in list_names(root) if not name.startswith(TEMPORARY_PREFIX)]
+        if others and not path_exists(root / "cache.json"):
+            raise UserError(f"{root}: is neither empty nor a cache. Give a new folder, or an existing cache.")
 
     @classmethod
     def open(cls, root: AnyPath | str, local_copy: LocalCopy | None = None) -> Cache:

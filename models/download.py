@@ -174,10 +174,11 @@ def _request_with_retries(transfer: _Transfer, pause: float) -> None:
             if attempt == TRIES - 1:
                 whole = "" if transfer.total is None else f" of {transfer.total:,}"
                 have = f"{_size(transfer.part):,}{whole} bytes are complete"
+                target = transfer.part.with_name(transfer.file.name)
                 again = "to continue" if transfer.file.digests else "to try again"
                 raise UserError(
                     f"{transfer.file.shown}: the download failed {TRIES} times ({cut}); {have}. "
-                    f"Run the command again {again}."
+                    f"Run the command again {again}, or download the file elsewhere and put it at {target}."
                 ) from cut
         time.sleep(pause * 2**attempt)
 

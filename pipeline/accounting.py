@@ -102,8 +102,8 @@ def warnings_of(records: SourceRecords) -> list[str]:
             where = f"in {entry.folder}/" if entry.folder else "directly in the source"
             number = "1 image" if entry.images == 1 else f"{entry.images:,} images"
             verb = "is" if entry.images == 1 else "are"
-            reason = f"{entry.reason} (such as {entry.example})"
-            warnings.append(f"{record.source}: {number} {where} {verb} not used: {reason}.")
+            where = f"{where} (such as {entry.example})"
+            warnings.append(f"{record.source}: {number} {where} {verb} not used: {entry.reason}.")
         warnings += (
             f"{record.source}: {place.path} {place.reason}, so what is in it is not known."
             for place in record.unreadable

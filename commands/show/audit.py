@@ -9,12 +9,12 @@ from .build import show_sources
 from .format import Result, count, new_console
 
 _MOST_REJECTS = 5
+_TOO_FEW = "too few images"
 
 
 def show_audit(result: Result) -> None:
     """Print each check with its AUC, the features that give the label away, duplicates and skipped files."""
     console = new_console()
-    console.print(Text(", ".join(result["sources"]), style="bold"), soft_wrap=True)
     show_sources(console, result["accounts"], result["warnings"])
     for note in result["notes"]:
         console.print(Text(f"Note: {note}"), soft_wrap=True)
@@ -22,10 +22,12 @@ def show_audit(result: Result) -> None:
     for column in ("images", "features", "real", "generated", "AUC (interval)", "label"):
         table.add_column(column, justify="right" if column in ("real", "generated") else "left", overflow="fold")
     for check in result["checks"]:
-        verdict = Text("given away", style="bold red") if check["found"] else Text(check["reason"] or "not given away")
+        verdict = Text("given away", style="bold red") if check["found"] else Text(_short(check["reason"]))
         counts = (f"{check['real']:,}", f"{check['fake']:,}")
         table.add_row(check["part"], check["features"], *counts, _area(check), verdict)
     console.print(table)
+    for reason in sorted({check["reason"] for check in result["checks"] if _short(check["reason"]) == _TOO_FEW}):
+        console.print(Text(f"{_TOO_FEW.capitalize()}: {reason}."), soft_wrap=True)
     for check in result["checks"]:
         if check["found"]:
             console.print()
@@ -44,6 +46,11 @@ def show_audit(result: Result) -> None:
     if len(result["set_aside"]) > _MOST_REJECTS:
         console.print(f"and {len(result['set_aside']) - _MOST_REJECTS:,} more; --json lists all of them.")
     console.print(Text(_verdict(result), style="bold red" if result["found"] else "bold"), soft_wrap=True)
+
+
+def _short(reason: str) -> str:
+    """Return a reason in the words of a table's cell: that of small classes is long, and the same in many rows."""
+    return _TOO_FEW if reason.startswith("fewer than") else reason or "not given away"
 
 
 def _area(check: Result) -> str:

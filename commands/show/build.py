@@ -21,18 +21,15 @@ def show_build(result: Result) -> None:
     table = new_table(_title(result), head)
     for name, row in result["features"].items():
         new = row["missing"] if plan else row["computed"]
-        size = ("at most " if plan else "") + size_of(row["bytes"])
+        size = ("at most " if plan and row["bytes"] else "") + size_of(row["bytes"])
         taken_over = [f"{taken[name]:,}"] if column else []
         table.add_row(name, f"{new:,}", *taken_over, f"{row['reused']:,}", size, row["fingerprint"][:16])
     show_sources(console, result["sources"], result["warnings"])
+    for note in result["notes"]:
+        console.print(Text(f"Note: {note}"), soft_wrap=True)
     show_counts(console, result["counts"])
     console.print(table)
-    console.print(
-        f"{count(result['samples'], 'sample')}. {count(result['rejected'], 'file')} rejected"
-        f" ({result['label_conflicts']:,} of them identical files with both labels), {result['leaked']:,} left out of a split"
-        " because test or val has an identical file.",
-        highlight=False,
-    )
+    console.print(Text(" ".join([f"{count(result['samples'], 'sample')}.", *_left_out(result)])))
     if result["adm_calls"] == 0:
         console.print("Nothing to compute: 0 ADM calls, no image decoded." if not result["decoded"] else "0 ADM calls.")
     else:
@@ -46,13 +43,12 @@ def show_build(result: Result) -> None:
         console.print(
             f"Rows of an earlier version {when} the file still gives the same pixels{known}.", highlight=False
         )
-    for note in result["notes"]:
-        console.print(Text(f"Note: {note}"))
     if result["audit"] and result["audit"]["found"]:
         console.print(Text(f"Warning: {result['audit']['warning']}", style="yellow"), soft_wrap=True)
     show_rejects(console, result)
     if plan:
-        show_estimate(console, result["estimate"])
+        teacher = result["features"].get("teacher", {"missing": 0})
+        show_estimate(console, result["estimate"], computes=bool(result["adm_calls"] or teacher["missing"]))
     elif result["part"] and result["build"] is None:
         part = result["part"]
         console.print(
@@ -63,6 +59,20 @@ def show_build(result: Result) -> None:
         )
     else:
         console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
+
+
+def _left_out(result: Result) -> list[str]:
+    """Say how many files were rejected, and how many left out of a split, a sentence each; none where none was."""
+    sentences = []
+    if result["rejected"]:
+        conflicts = result["label_conflicts"]
+        both = f" ({conflicts:,} of them identical files with both labels)" if conflicts else ""
+        sentences.append(f"{count(result['rejected'], 'file')} rejected{both}.")
+    if result["leaked"]:
+        sentences.append(
+            f"{count(result['leaked'], 'file')} left out of a split because test or val has an identical file."
+        )
+    return sentences
 
 
 def show_sources(console: Console, sources: list[Result], warnings: list[str]) -> None:
@@ -82,8 +92,8 @@ def _sum(source: Result) -> str:
         (source["used"], "used"),
         (rejected, "rejected"),
         (source["leaked"], "left out of a split"),
-        (uncovered, "images that are not covered"),
-        (source["not_images"], "no images"),
+        (uncovered, "not covered"),
+        (source["not_images"], "not images"),
         (source["hidden"], "hidden"),
     )
     shown = ", ".join(f"{number:,} {what}" for number, what in parts if number or what == "used")
@@ -114,8 +124,10 @@ def _title(result: Result) -> str:
     return f"{result['dataset']} at revision {result['revision']}"
 
 
-def show_estimate(console: Console, estimate: Result) -> None:
-    """Print size, time and cost of a plan, for each device of known throughput."""
+def show_estimate(console: Console, estimate: Result, *, computes: bool = True) -> None:
+    """Print size, time and cost of a plan, for each device of known throughput; ``computes``: a model has work to do."""
+    if not estimate["bytes"]:
+        return  # nothing is missing, which the summary has said
     console.print(f"New data: at most {size_of(estimate['bytes'])} before compression.", highlight=False)
     processes = estimate["processes"]
     for one in estimate["devices"]:
@@ -132,7 +144,7 @@ def show_estimate(console: Console, estimate: Result) -> None:
             Text(f"{one['device']}: {_duration(one['device_hours'])} on one device{shared}{cost} ({rate})."),
             soft_wrap=True,
         )
-    if not estimate["devices"]:
+    if not estimate["devices"] and computes:
         console.print(
             "The throughput of this model is not known, so there is no time estimate. Measure it with --calibrate, on a device"
             " of the kind that will run the build.",
@@ -141,7 +153,9 @@ def show_estimate(console: Console, estimate: Result) -> None:
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{hours * 60:,.1f} minutes" if hours * 60 >= 1 else f"{hours * 3600:,.1f} seconds"
 
 
 def show_builds(result: Result) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.text import Text
 
 from .format import Result, cell, count, new_console, new_table
+
+_SPLITS = {"train": "training", "val": "validation"}
+_MEASURES = {"ap": "AP", "acc": "accuracy", "bce": "BCE"}
 
 
 def show_train(result: Result) -> None:
     """Print the results of a training."""
     console = new_console()
     table = new_table(f"Run {result['run']}", ["", "value"])
+    for split, number in (result.get("samples") or {}).items():
+        table.add_row(f"{_SPLITS.get(split, split)} images", cell(number))
     for name, value in result.items():
         if name != "run" and not isinstance(value, (dict, list)):
             table.add_row(name.replace("_", " "), cell(value))
+    for name, value in (result.get("val") or {}).items():
+        table.add_row(f"validation {_MEASURES.get(name, name)}", cell(value))
     console.print(table)
     for note in _resume_notes(result):
         console.print(Text(f"Note: {note}"))
@@ -74,5 +80,8 @@ def show_checkpoint(result: Result) -> None:
 
 
 def show_report(result: Result) -> None:
-    """Print where the report was written."""
-    Console().print(f"Report on {count(len(result['runs']), 'run')}: {result['html']}", highlight=False, soft_wrap=True)
+    """Print where the report was written, and what it says about its runs as a whole."""
+    console = new_console()
+    for note in result["notes"]:
+        console.print(Text(f"Note: {note}"), soft_wrap=True)
+    console.print(Text(f"Report on {count(len(result['runs']), 'run')}: {result['html']}"), soft_wrap=True)

@@ -236,7 +236,10 @@ def _discover(config: BuildConfig) -> list[DiscoveredSource]:
 def _scan(
     config: BuildConfig, files: list[SourceFile], progress: Progress, scanner: FileScanner | None, *, dry_run: bool
 ) -> tuple[Cache | None, ScanResult]:
-    cache = None if dry_run and not (config.cache / "cache.json").exists() else Cache.create(config.cache)
+    absent = dry_run and not (config.cache / "cache.json").exists()
+    if absent:
+        Cache.refuse_other_content(config.cache)
+    cache = None if absent else Cache.create(config.cache)
     shares = config.shares
     assign = None
     if shares is not None:

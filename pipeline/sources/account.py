@@ -12,7 +12,7 @@ from .layouts import ImageFolder
 from .tree import join
 
 NOT_COVERED = "no class folder of the layout covers them"
-FEATURES = "computed features beside images/, no photographs; `distil-cache cache import` reads them"
+FEATURES = "computed features beside images/, not photographs; `distil-cache cache import` reads them"
 
 _ARCHIVES = frozenset({"tar", "zip", "parquet", "arrow", "tgz", "gz", "7z", "rar", "lmdb", "tfrecord"})
 _SHOWN = 5

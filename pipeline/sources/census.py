@@ -59,7 +59,7 @@ OTHER_EXTENSIONS = frozenset(
 """Extensions of files that are not looked into where each look is a request."""
 
 FEATURE_FOLDERS = frozenset({"dire", "recons", "recon", "eps"})
-"""Names of folders beside ``images`` that hold computed features: their files are no photographs."""
+"""Names of folders beside ``images`` that hold computed features: their files are not photographs."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ _HEADED = (".csv", ".tsv", ".jsonl", ".ndjson")
 """Suffixes of tables whose first line has the names of the columns."""
 _TABLES_TRIED = 20
 _FEATURE_ROOTS = ("dire", "recons")
-"""Names of folders that DIRE's scripts write: a source with such a name holds no photographs."""
+"""Names of folders that DIRE's scripts write: a source with such a name does not hold photographs."""
 
 
 def discover(
@@ -342,7 +342,7 @@ def _refuse_features(root: AnyPath) -> None:
         name = above[-1]
     if name in _FEATURE_ROOTS:
         raise UserError(
-            f"{printable(str(root))}: a folder called {name} holds DIRE's reconstructions or reconstruction errors, no photographs. "
+            f"{printable(str(root))}: a folder called {name} holds DIRE's reconstructions or reconstruction errors, not photographs. "
             "`distil-cache cache import --kind dire` reads them, given the folder above, which has images/ beside it. To build "
             "features, give images/. If these are photographs all the same, name the layout with --layout."
         )
@@ -405,6 +405,11 @@ def _unknown(census: Census, layouts: Collection[FolderLayout], name: str | None
     """Return the error text for a folder that fits no layout: what was looked for, what was found, what to do."""
     root = printable(str(census.tree.root))
     if not census.total:
+        if "cache.json" in census.others.get("", ()):
+            return (
+                f"{root}: is a cache, which holds features and no image files. Give the images it was built from, or "
+                f"compute from the images in it: distil-cache build --cache {shlex.quote(root)} --from-cache --dataset NAME."
+            )
         others = sum(map(len, census.others.values()))
         return f"{root}: has no image file ({others:,} other files in {len(census.images):,} folders).{_unread(census)}"
     if (above := _folder_above(census.tree.root)) is not None:

@@ -36,6 +36,13 @@ def parse_reading(labels: str | None, columns: str | None, path_prefix: Sequence
     )
 
 
+_FORMS = {
+    "--labels": "WORD=real or WORD=fake, separated by commas, such as ai=fake,nature=real",
+    "--columns": "MEANING=COLUMN, separated by commas, such as path=image_file,label=target",
+    "--path-prefix": "OLD=NEW",
+}
+
+
 def _pairs(option: str, text: str | None) -> list[tuple[str, str]]:
     return [_pair(option, item.strip()) for item in text.split(",")] if text else []
 
@@ -43,7 +50,7 @@ def _pairs(option: str, text: str | None) -> list[tuple[str, str]]:
 def _pair(option: str, text: str) -> tuple[str, str]:
     left, equals, right = text.partition("=")
     if not equals or not left.strip():
-        raise UsageError(f"{option} {text}: write LEFT=RIGHT.")
+        raise UsageError(f"{option} {text}: write {_FORMS[option]}.")
     return left.strip(), right.strip()
 
 

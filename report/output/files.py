@@ -68,7 +68,7 @@ def _check_own(out: Path) -> bool:
     others = sorted(path.name for path in out.iterdir() if not path.name.startswith(TEMPORARY))
     if others and not _is_report(out / REPORT):
         raise UsageError(
-            f"{out}: has files that no report wrote ({', '.join(others[:3])}). Choose an empty folder with --out"
+            f"{out}: has files that no report wrote ({', '.join(others[:3])}). Choose an empty folder with --out."
         )
     return not others
 

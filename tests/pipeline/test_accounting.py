@@ -67,7 +67,7 @@ def test_a_build_accounts_for_every_file_and_keeps_the_account(adm: Path, tmp_pa
     assert [(entry["folder"], entry["example"]) for entry in account["uncovered"]] == [
         ("train/masks", "train/masks/m.png")
     ]
-    assert "1 image in train/masks/ is not used" in result["warnings"][0]
+    assert "1 image in train/masks/ (such as train/masks/m.png) is not used" in result["warnings"][0]
     assert result["counts"] == [
         {"split": "test", "label": 1, "generator": "fake", "images": 1},
         {"split": "train", "label": 0, "generator": "real", "images": 2},
@@ -210,6 +210,8 @@ def test_declared_folders_join_sources_and_a_folder_named_for_the_other_class_is
         ({"split_by": "-1/1/1"}, "shares of train, val and test"),
         ({"layout": "{colour}"}, "colour"),
         ({"layout": "nothing"}, "no such layout"),
+        ({"labels": "real:fake"}, "write WORD=real or WORD=fake"),
+        ({"columns": "path"}, "write MEANING=COLUMN"),
     ],
 )
 def test_declarations_that_cannot_be_read_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -275,3 +277,16 @@ def test_a_division_leaves_named_splits_and_keeps_groups_together(adm: Path, tmp
     assert splits.pop(str(named)) == {"val"}
     assert all(len(found) == 1 for found in splits.values())
     assert len(splits) == 4
+
+
+def test_a_dry_run_refuses_the_places_for_a_cache_that_a_build_refuses(adm: Path, tmp_path: Path) -> None:
+    source = written(tmp_path / "s", {"real/a.png": picture(1), "fake/b.png": picture(2)})
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,label\n")
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=r"list\.csv: is a file\. Give a new folder for the cache"):
+            built(adm, listing, sources=(source,), dry_run=dry_run)
+        with pytest.raises(UserError, match="neither empty nor a cache"):
+            built(adm, source, sources=(source,), dry_run=dry_run)
+    built(adm, tmp_path / "new", sources=(source,), dry_run=True)
+    assert not (tmp_path / "new").exists()

@@ -216,7 +216,7 @@ class RunFolder:
         differing = [name for name in new if old[name] != new[name] and (fixed or name != "epochs")]
         if differing or new["epochs"] < old["epochs"]:
             name = (differing or ["epochs"])[0]
-            other = f"{self.folder}: holds a training with {name} {old[name]!r}, not {new[name]!r}"
+            other = f"{self.folder}: holds a training with {name} {_words(old[name])}, not {_words(new[name])}"
             raise UserError(f"{other}. Choose another --run folder.")
         if not resume:
             known = f"{self.folder}: holds this training already"
@@ -293,3 +293,10 @@ def now() -> datetime:
 def append_line(path: Path, line: dict[str, float | int | None]) -> None:
     """Append a line of JSON to a file. Raises UserError if it cannot be written."""
     append_bytes(path, json.dumps(line).encode())
+
+
+def _words(value: object) -> str:
+    """Return a setting as the command line writes it: the items of a list with commas between them."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -327,3 +327,9 @@ def test_the_folder_of_one_generator_is_answered_with_how_to_declare_it(tmp_path
     root = plant(tmp_path, ["test/imagenet/adm/a.png"]) / "test/imagenet/adm"
     with pytest.raises(UserError, match=r"folder of one generator.*--real DIR --fake adm=\S+/test/imagenet/adm\.$"):
         discover(root)
+
+
+def test_a_cache_as_a_source_is_called_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "cache.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a cache, which holds features.*--from-cache"):
+        discover(tmp_path)

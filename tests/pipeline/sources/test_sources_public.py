@@ -224,7 +224,7 @@ def test_features_beside_images_are_named_and_left_alone(tmp_path: Path) -> None
 def test_a_folder_of_reconstructions_is_not_built_as_photographs(below: str, tmp_path: Path) -> None:
     files = [f"{below.partition('/')[0]}/train/lsun/{name}/a.png" for name in ("real", "adm")]
     root = plant(tmp_path, files) / below
-    with pytest.raises(UserError, match=r"no photographs.*cache import --kind dire"):
+    with pytest.raises(UserError, match=r"not photographs.*cache import --kind dire"):
         discover(root)
     assert len(discover(root, "dire").files) == 2
 

@@ -1,0 +1,28 @@
+"""What the summaries of trainings and reports say."""
+
+from __future__ import annotations
+
+import pytest
+from distil_cache.commands.show.train import show_report, show_train
+
+
+def test_a_training_says_how_many_images_it_learned_from_and_how_the_validation_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_train(
+        {
+            "run": "r",
+            "samples": {"train": 1029, "val": 3},
+            "epochs": 1,
+            "val": {"ap": 0.75, "acc": 0.5, "bce": 0.7},
+        }
+    )
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["training", "images", "1,029"] in rows
+    assert ["validation", "images", "3"] in rows
+    assert ["validation", "AP", "0.7500"] in rows
+
+
+def test_a_report_names_runs_without_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    show_report({"runs": [{}, {}], "html": "out/report.html", "notes": ["Run b has no evaluation."]})
+    assert capsys.readouterr().out == "Note: Run b has no evaluation.\nReport on 2 runs: out/report.html\n"
