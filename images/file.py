@@ -144,7 +144,10 @@ def rejection(data: bytes, error: Exception) -> ImageRejected:
     return ImageRejected("damaged", f"{kind}: {detail}")
 
 
-_UNSUPPORTED = ("nsupported", "cannot handle", "not supported", "unknown pixel mode", "unknown data organization")
+_UNSUPPORTED = (
+    *("nsupported", "cannot handle", "not supported"),
+    *("unknown pixel mode", "unknown raw mode", "unknown data organization"),
+)
 """What decoders say of files that are sound, and that they cannot decode."""
 
 

@@ -22,6 +22,8 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCAN, _END = 0xDA, 0xD9
 _EXIF, _ADOBE, _COMMENT = 0xE1, 0xEE, 0xFE
 _JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
+_TRANSFORMS = {3: ((0, 1), 1), 4: ((0, 2), 2)}
+"""Channels -> the transforms of Adobe's segment that there are, and the one that decoders take others for."""
 _MOST_SEGMENTS = 10_000
 _MOST_REMEMBERED = 1024  # bytes of tables
 
@@ -148,7 +150,8 @@ def without_metadata(data: bytes, info: JpegInfo) -> bytes:
         if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= len(_JFIF):
             kept = _JFIF
         elif marker == _ADOBE and content.startswith(b"Adobe") and len(content) >= 12:
-            transform = content[11] if content[11] <= 2 else (2 if channels == 4 else 1)
+            known, assumed = _TRANSFORMS.get(channels, _TRANSFORMS[3])
+            transform = content[11] if content[11] in known else assumed
             kept = content[:11] + bytes((transform,))
         elif 0xE0 <= marker <= 0xEF or marker == _COMMENT:
             continue

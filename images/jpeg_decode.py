@@ -61,8 +61,8 @@ class JpegFrame(NamedTuple):
     components: tuple[int, ...]
 
 
-def read_frame(info: JpegInfo) -> JpegFrame:
-    """Return the frame header of a JPEG.
+def read_frame(info: JpegInfo, *, two: bool = False) -> JpegFrame:
+    """Return the frame header of a JPEG, which may have two components only on request.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def read_frame(info: JpegInfo) -> JpegFrame:
         raise ImageRejected("unsupported-mode", f"jpeg: the process SOF{marker - 0xC0}, lossless or hierarchical")
     if frame.precision != 8:
         raise ImageRejected("unsupported-mode", f"jpeg: {frame.precision} bits per sample, not 8")
-    if count not in _COLOURS:
+    if count not in _COLOURS and not (two and count == 2):
         raise ImageRejected("unsupported-mode", f"jpeg: {count} components")
     if not height or not width:
         raise ImageRejected("unsupported-mode", "jpeg: its height is not in its frame header")
@@ -129,6 +129,16 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(inverted.convert("RGB"))
 
 
+def check_jpeg(data: bytes) -> None:
+    """Raise as :func:`decode_jpeg` for a JPEG inside a TIFF, which may have two components: grey and alpha."""
+    info = parse_jpeg(data)
+    frame = read_frame(info, two=True)
+    if len(frame.components) == 2:
+        _check_blocks(data, frame)
+    else:
+        decode_jpeg(data)
+
+
 def _decode_strictly(data: bytes, colours: str) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
     return pixels
@@ -136,13 +146,20 @@ def _decode_strictly(data: bytes, colours: str) -> NDArray[np.uint8]:
 
 def _refusal(message: str) -> ImageRejected:
     """Return the rejection for a warning or an error of libjpeg."""
-    if "remature end" in message:
+    if "remature end" in message or "found marker 0xd9 instead of RST" in message:
         return ImageRejected("truncated", "jpeg: data of its pixels are missing")
     return ImageRejected("damaged", f"jpeg: {message.removeprefix('Corrupt JPEG data: ')}")
 
 
 def _decode_unusual_sampling(data: bytes, frame: JpegFrame) -> NDArray[np.uint8]:
     """Decode with Pillow the sampling factors that simplejpeg does not take, if all blocks are there."""
+    _check_blocks(data, frame)
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    return np.asarray(image.convert("RGB"))
+
+
+def _check_blocks(data: bytes, frame: JpegFrame) -> None:
+    """Raise ImageRejected unless the scans of a JPEG that simplejpeg does not take hold all blocks."""
     if frame.marker == _PROGRESSIVE:
         raise ImageRejected(
             "unsupported-mode", "jpeg: progressive with sampling factors that hide missing data; save it again"
@@ -154,8 +171,6 @@ def _decode_unusual_sampling(data: bytes, frame: JpegFrame) -> NDArray[np.uint8]
         fault = "its tables or scans cannot be read"
     if fault is not None:
         raise ImageRejected("truncated" if "missing" in fault else "damaged", f"jpeg: {fault}")
-    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-    return np.asarray(image.convert("RGB"))
 
 
 def _refuse_zeros(data: bytes, info: JpegInfo, frame: JpegFrame, end: int | None) -> None:

@@ -28,6 +28,8 @@ _END_OF_BLOCK = "000000000001000000000001"
 _SEPARATE = 2
 _YCBCR = 6
 _SIGNED = 2
+_NO_LAYER = "string index"
+"""What Pillow says of a plane whose channel it does not know."""
 
 
 def open_tiff(data: bytes) -> Image.Image:
@@ -43,6 +45,8 @@ def open_tiff(data: bytes) -> Image.Image:
     try:
         image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
     except SyntaxError as error:
+        if isinstance(error.__cause__, IndexError) and _NO_LAYER in str(error):
+            raise ImageRejected("unsupported-mode", "tiff: more planes than its colours have") from None
         if isinstance(error.__cause__, KeyError) and not isinstance(error.__cause__.args[0], tuple):
             raise ImageRejected("unsupported-mode", f"tiff: its compression {error} is not decoded here") from None
         raise
@@ -56,6 +60,8 @@ def _refuse_what_pillow_misreads(image: TiffImagePlugin.TiffImageFile) -> None:
     bits = _numbers(tags.get(_BITS, 1))
     if tags.get(_PLANAR) == _SEPARATE and len(bits) > 1 and max(bits) > 8:
         raise ImageRejected("unsupported-mode", f"tiff: planes of {max(bits)} bits stored one after the other")
+    if tags.get(_PLANAR) == _SEPARATE and image.mode in ("LA", "La"):
+        raise ImageRejected("unsupported-mode", "tiff: grey and alpha stored one after the other")
     if max(_numbers(tags.get(_SAMPLE_FORMAT, 1))) == _SIGNED:
         raise ImageRejected("unsupported-mode", "tiff: signed values, whose range nothing states")
     compression = tags.get(_COMPRESSION, _RAW)

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile, Jpeg2KImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from .budget import PIXELS_IN_FLIGHT, decoding_bytes
 from .file import PILLOW_ERRORS, ImageRejected, Limits, rejection
 from .gif import GifFrame, first_frame
 from .jp2 import check_tile_parts
-from .jpeg_decode import decode_jpeg
+from .jpeg_decode import check_jpeg, decode_jpeg
 from .opening import format_name, open_image, orientation
 from .png import PngFile, check_pixel_sums, holds_all_rows, parse_png, rebuilt
 from .tiff import check_strips, jpeg_parts, libtiff_messages
@@ -173,7 +173,7 @@ def _load_tiff(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
     check_strips(image, data)
     for part in jpeg_parts(image, data):
-        decode_jpeg(part)
+        check_jpeg(part)
     with libtiff_messages() as messages:
         try:
             image.load()
@@ -187,7 +187,8 @@ def _load_tiff(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
 
 def _load_other(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     if image.format == "JPEG2000":
-        check_tile_parts(data)
+        whole = check_tile_parts(data)
+        image = image if whole is data else Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(whole))
     image.load()
     return _to_rgb(image)
 

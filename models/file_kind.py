@@ -11,15 +11,15 @@ _OTHER = (
     (b"\x89HDF", "an HDF5 file (Keras)"),
     (b"GGUF", "a GGUF file"),
     (b"\x93NUMPY", "a NumPy array"),
-    (b"\x1f\x8b", "a gzip archive: unpack it"),
-    (b"\xfd7zXZ", "an xz archive: unpack it"),
-    (b"(\xb5/\xfd", "a zstd archive: unpack it"),
-    (b"7z\xbc\xaf", "a 7-Zip archive: unpack it"),
-    (b"Rar!", "a RAR archive: unpack it"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"(\xb5/\xfd", "a zstd archive"),
+    (b"7z\xbc\xaf", "a 7-Zip archive"),
+    (b"Rar!", "a RAR archive"),
     (b"%PDF", "a PDF"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
-    (b"ustar", "a tar archive: unpack it"),
+    (b"ustar", "a tar archive"),
 )
 _TAR_MAGIC = slice(257, 262)
 DIFFUSERS = ("model_index.json", "unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -69,7 +69,8 @@ def why_unreadable(path: Path) -> str | None:
         return f"{path}: is cut off: the end of its zip archive is missing. Download it again."
     for magic, kind in _OTHER:
         if head.startswith(magic) or head[_TAR_MAGIC] == magic:
-            return f"{path}: is {kind}, not a weights file. Give a .pt or .safetensors file."
+            advice = "Unpack it" if kind.endswith("archive") else "Give a .pt or .safetensors file"
+            return f"{path}: is {kind}, not a weights file. {advice}."
     if is_safetensors(path):
         return _why_cut_off(path)
     if _is_text(head):

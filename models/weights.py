@@ -96,6 +96,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor. Save only the model's state dict."
             )
+    _check_dense(path, content)  # type: ignore[arg-type]
     return dict(content)  # type: ignore[arg-type]
 
 
@@ -124,7 +125,16 @@ def read_weights(path: Path, anchor: str, choice: str | None = None, *, purpose:
         names = ", ".join(str(name) for name in list(content)[:3])
         raise UserError(f"{path}{purpose}: has no {anchor}: it holds another network's weights ({names}, …).")
     chosen = choose_set(sets, choice, str(path))
+    _check_dense(path, chosen.tensors)
     return StoredWeights(chosen.tensors, describe_choice(content, sets, chosen))
+
+
+def _check_dense(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError for a tensor that is sparse, quantized, or has no values (``meta``)."""
+    for name, value in tensors.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            kind = "quantized" if value.is_quantized else "without values" if value.is_meta else "sparse"
+            raise UserError(f"{path}: the tensor {name} is {kind}. Save the state dict of the model in float32.")
 
 
 def read_content(path: Path, *, shapes_only: bool = False) -> dict[str, object]:
@@ -156,6 +166,9 @@ def read_content(path: Path, *, shapes_only: bool = False) -> dict[str, object]:
     if not named and not is_safetensors(path) and not _may_be_torch(path):
         raise UserError(f"{path}: is not a weights file: neither PyTorch nor safetensors. Check where it comes from.")
     if named and zipfile.is_zipfile(path):
+        foreign = why_zip(path)
+        if foreign:
+            raise UserError(foreign)
         raise UserError(f"{path}: is a PyTorch file under the name of a safetensors file. Rename it to end with .pt.")
     content = _read_safetensors(path, shapes_only=shapes_only) if named or is_safetensors(path) else _read_torch(path)
     if not isinstance(content, dict) or not content:
@@ -294,7 +307,8 @@ def load_frozen(build: Callable[[], ModuleT], state: Mapping[str, Tensor], sourc
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Raise UserError, naming the first key that differs, unless names and shapes are those of the module."""
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    own = module.state_dict()
+    expected = {name: tuple(value.shape) for name, value in own.items()}
     hint = "These weights belong to another configuration."
     for name, shape in expected.items():
         if name not in state:
@@ -303,6 +317,9 @@ def check_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             raise UserError(
                 f"{source}: {name} has shape {tuple(state[name].shape)}, this network needs {shape}. {hint}"
             )
+        if state[name].is_floating_point() != own[name].is_floating_point():
+            found = str(state[name].dtype).removeprefix("torch.")
+            raise UserError(f"{source}: {name} has values of the type {found}. Save the weights in float32.")
     for name, value in state.items():
         if name not in expected:
             raise UserError(

@@ -73,7 +73,7 @@ class AdmConfig(BaseModel):
 
     image_size: int = Field(default=64, ge=8)
     num_channels: int = Field(default=128, ge=GROUPS)
-    num_res_blocks: int = Field(default=2, ge=1)
+    num_res_blocks: int = Field(default=2, ge=1, le=1000)
     channel_mult: str = ""
     num_heads: int = Field(default=4, ge=1)
     num_heads_upsample: int = Field(default=-1, ge=-1)

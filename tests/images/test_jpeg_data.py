@@ -120,6 +120,29 @@ def test_a_marker_of_adobe_still_names_the_colours(keep_rgb: bool) -> None:
         np.testing.assert_array_equal(rgb(marked), pillow(marked))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+@pytest.mark.parametrize("transform", [0, 1, 2, 3])
+def test_a_transform_of_adobe_that_there_is_not_for_so_many_channels_is_read_as_by_pillow(
+    mode: str, transform: int
+) -> None:
+    data = saved(Image.fromarray(smooth(70, 90)).convert(mode), "JPEG")
+    adobe = b"\xff\xee\0\x0eAdobe\0d\0\0\0\0" + bytes((transform,))
+    info = parse_jpeg(data)
+    kept = [(marker, content) for marker, content in info.segments if marker not in (0xE0, 0xEE)]
+    body = b"".join(bytes((0xFF, marker)) + (len(c) + 2).to_bytes(2, "big") + c for marker, c in kept)
+    altered = data[:2] + adobe + body + data[info.scan_at :]
+    np.testing.assert_array_equal(rgb(altered), pillow(altered))
+
+
+def test_a_cut_between_restart_markers_is_missing_data() -> None:
+    data = saved(noise(96, 96), "JPEG", restart_marker_blocks=1)
+    marks = [at for at in range(len(data) - 1) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
+    for at in (marks[3], marks[len(marks) // 2], marks[-2]):
+        for cut in range(at - 4, at + 4):
+            assert reason(data[:cut]) == "truncated"
+            assert reason(data[:cut] + END) == "truncated"
+
+
 def test_unusual_sampling_factors_are_decoded_to_the_pixels_of_pillow() -> None:
     data = base64.b64decode(THREE_BLOCKS_OF_LUMA)
     assert rgb(data).shape == (16, 48, 3)

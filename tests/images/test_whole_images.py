@@ -137,6 +137,24 @@ def test_a_jpeg_2000_that_lacks_tiles_is_refused() -> None:
     assert reason(data[: tiles[3] + 40] + b"\xff\xd9") == "truncated"
 
 
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_jpeg_2000_that_lacks_only_its_end_marker_is_accepted(cut: int) -> None:
+    data = saved(noise(40, 30), "JPEG2000")
+    codestream = data[data.index(b"\xff\x4f\xff\x51") :]
+    for whole in (data, codestream):
+        np.testing.assert_array_equal(rgb(whole[:-cut]), rgb(data))
+    assert reason(codestream[: -cut - 2]) == "truncated"
+
+
+def test_grey_with_alpha_as_jpeg_in_a_tiff_is_checked_and_decoded() -> None:
+    grey = smooth(48, 64, 1)
+    image = Image.fromarray(np.concatenate([grey, np.full_like(grey, 255)], axis=2), "LA")
+    data = saved(image, "TIFF", compression="jpeg")
+    np.testing.assert_allclose(rgb(data)[..., :1].astype(int), grey, atol=12)
+    start = data.index(b"\xff\xda") + 40
+    assert reason(data[:start] + bytes(200) + data[start + 200 :]) in ("truncated", "damaged")
+
+
 def test_values_of_12_bits_are_scaled_to_the_whole_range() -> None:
     samples = samples_of(10, 12, 1, 12)
     expected = np.round(samples * 255.0 / 4095)
@@ -269,6 +287,19 @@ def test_tiffs_of_16_bits_and_inverted_ones_have_their_values_or_are_refused(ord
         np.testing.assert_array_equal(rgb(inverted), 255 - np.repeat(levels[..., :1], 3, 2))
     else:
         assert reason(inverted) == "unsupported-mode"
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_alpha_in_a_plane_of_its_own_has_its_values_or_is_refused(extra: int) -> None:
+    alpha = samples_of(20, 30, 1, 8)
+    levels = samples_of(20, 30, 3, 8, 1) * (alpha if extra == 1 else 255) // 255
+    for colours, photometric in ((levels, 2), (levels[..., :1], 1)):
+        data = tiff(np.concatenate([colours, alpha], 2), 8, photometric, "<", 20, planar=True, extra=extra)
+        if extra == 2 and photometric == 2:
+            over_white = (colours * alpha.astype(float) + 255.0 * (255 - alpha)) / 255
+            np.testing.assert_allclose(rgb(data), over_white, atol=1)
+        else:
+            assert reason(data) == "unsupported-mode"
 
 
 def test_premultiplied_grey_is_laid_on_white() -> None:

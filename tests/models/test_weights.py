@@ -185,3 +185,25 @@ def test_loading_gives_frozen_float32_weights_that_do_not_depend_on_the_file(tmp
 def test_weights_of_another_network_are_refused_naming_the_first_key(state: dict[str, Tensor], message: str) -> None:
     with pytest.raises(UserError, match=message):
         weights.load_frozen(lambda: nn.Linear(2, 1), state, "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(2).to_sparse(), "bias is sparse"),
+        (torch.empty(2, device="meta"), "bias is without values"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "bias is quantized"),
+    ],
+)
+def test_a_tensor_that_is_not_dense_is_refused_by_name(tmp_path: Path, value: Tensor, message: str) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"model": {"weight": torch.ones(2, 3), "bias": value}}, path)
+    with pytest.raises(UserError, match=message):
+        weights.read_weights(path, "weight")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64])
+def test_weights_that_are_no_floats_are_refused_by_name(dtype: torch.dtype) -> None:
+    state = {"weight": torch.ones(2, 3), "bias": torch.ones(2).to(dtype)}
+    with pytest.raises(UserError, match=r"w\.pt: bias has values of the type"):
+        weights.load_frozen(lambda: nn.Linear(3, 2), state, "w.pt")

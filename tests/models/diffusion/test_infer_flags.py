@@ -230,3 +230,8 @@ def test_a_class_conditional_name_is_refused_before_its_download(name: str, monk
     monkeypatch.setattr("distil_cache.models.diffusion.checkpoints.download", lambda *_: pytest.fail("downloads"))
     with pytest.raises(UserError, match=f"{name}: is class-conditional.*--class-label random:SEED"):
         find_adm(name)
+
+
+def test_flags_for_a_network_without_end_are_refused_before_it_is_built() -> None:
+    with pytest.raises(UserError, match="num_res_blocks"):
+        AdmConfig.from_flags({"image_size": 32, "num_res_blocks": 10**8})
