@@ -9,6 +9,7 @@ from distil_cache.commands.show.train import show_report, show_train
 def test_a_training_says_how_many_images_it_learned_from_and_how_the_validation_ended(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    pytest.importorskip("torch")
     show_train(
         {
             "run": "r",
