@@ -1,0 +1,1 @@
+"""Tars and zips that are read in place."""

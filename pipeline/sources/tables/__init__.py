@@ -1,0 +1,1 @@
+"""Tables, lists and Parquet files: their columns, what their labels mean, and images inside Parquet."""
