@@ -19,7 +19,7 @@ from typing import BinaryIO
 from ..errors import UsageError, UserError
 from ..images.file import EXTENSIONS
 from ..pipeline.sources.file import is_storable, is_url, printable, source_place
-from ..pipeline.sources.text import encoding_of
+from ..pipeline.sources.tables.text import encoding_of
 from ..pipeline.sources.tree import DENIED, LocalTree, RemoteTree, Tree, is_clutter
 from ..storage import RemotePath
 

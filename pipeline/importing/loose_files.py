@@ -41,7 +41,7 @@ from ...models.weights import DAMAGE
 from ..scan.conflicts import ScannedRow
 from ..sources.discover import discover, files_below
 from ..sources.file import SourceFile
-from ..sources.layouts import ImageFolder
+from ..sources.folders.layouts import ImageFolder
 from ..sources.read import read_source, read_stable
 from ..sources.tree import SPLITS, LocalTree
 

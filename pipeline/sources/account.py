@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from .census import Census
 from .file import SourceAccount, Uncovered, UnreadablePlace, printable
-from .layouts import ImageFolder
+from .folders.census import Census
+from .folders.layouts import ImageFolder
 from .tree import join
 
 NOT_COVERED = "no class folder of the layout covers them"

@@ -1,19 +1,19 @@
 """List the image files of a source, with label, split, generator and group of each, and account for every other file.
 
-A **folder** is recognised by its structure (:mod:`.recognise`), or read in the layout that is named or written as a
-pattern; :mod:`.layouts` defines the layouts. What is an image is decided by its first bytes (:mod:`.census`). Images
+A **folder** is recognised by its structure (:mod:`.folders.recognise`), or read in the layout that is named or written as a
+pattern; :mod:`.folders.layouts` defines the layouts. What is an image is decided by its first bytes (:mod:`.folders.census`). Images
 that no class folder covers are listed by folder, and so are places that could not be entered: nothing is left out in
 silence. Linked folders are followed, see :mod:`.tree`.
 
-**Metadata**: a folder whose ``metadata.csv`` or ``.jsonl`` files have labels; see :mod:`.metadata`.
+**Metadata**: a folder whose ``metadata.csv`` or ``.jsonl`` files have labels; see :mod:`.folders.metadata`.
 
 **Tars** of webdataset samples are read in place: a ``.tar`` file, or a folder that has some itself or in its split
-folders and fits no image layout; see :mod:`.tar`.
+folders and fits no image layout; see :mod:`.archives.tar`.
 
-**Zips** are read in place as folders, a ``.zip`` file or all below a folder that fits no layout; see :mod:`.zip`.
+**Zips** are read in place as folders, a ``.zip`` file or all below a folder that fits no layout; see :mod:`.archives.zip`.
 
 A **table** has a row for each image: a CSV file, JSON, a list, or Parquet, with paths or with the images in it. Parquet
-files with images below a folder that fits no layout are one table; see :mod:`.table`.
+files with images below a folder that fits no layout are one table; see :mod:`.tables.table`.
 
 A source may be in an object store. A folder there is listed once, recursively; see :mod:`.tree`.
 """
@@ -30,8 +30,9 @@ from ...choices import LAYOUT_NAMES
 from ...errors import UsageError, UserError
 from ...storage import AnyPath, RemotePath
 from .account import Leftovers
-from .census import Census, take_census
-from .families import is_known_generator
+from .archives.tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
+from .archives.zip import ZIP, ZipTree, discover_zips
+from .archives.zip_index import SUFFIX as ZIP_SUFFIX
 from .file import (
     AS_RECOGNISED,
     UNASSIGNED,
@@ -42,18 +43,17 @@ from .file import (
     printable,
     source_place,
 )
-from .layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
-from .metadata import METADATA, column_names, discover_metadata, labelled_tables
-from .parquet import SUFFIX as PARQUET_SUFFIX
-from .recognise import LayoutFit, recognise
-from .table import PARQUET, TABLE, discover_shards, discover_table
-from .table import SUFFIXES as TABLE_SUFFIXES
-from .table_columns import meaning_of
-from .tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
+from .folders.census import Census, take_census
+from .folders.families import is_known_generator
+from .folders.layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
+from .folders.metadata import METADATA, column_names, discover_metadata, labelled_tables
+from .folders.recognise import LayoutFit, recognise
+from .tables.parquet import SUFFIX as PARQUET_SUFFIX
+from .tables.table import PARQUET, TABLE, discover_shards, discover_table
+from .tables.table import SUFFIXES as TABLE_SUFFIXES
+from .tables.table_columns import meaning_of
 from .tree import Tree, join, tree_of
 from .words import label_of_word, split_of_word
-from .zip import ZIP, ZipTree, discover_zips
-from .zip_index import SUFFIX as ZIP_SUFFIX
 
 DECLARED = "declared"
 """Name of the layout of a folder whose class the user declares."""

@@ -18,9 +18,9 @@ from typing import Protocol
 from ...errors import UserError
 from ...images.file import MAX_BYTES, ImageRejected, content_key
 from ...storage import AnyPath, RemotePath, to_path
+from .archives.zip_index import inflate, request_size
 from .file import ListedObject, ParquetMember, SourceFile, TarMember, ZipMember, is_storable, is_url, source_place
-from .parquet_rows import read_row
-from .zip_index import inflate, request_size
+from .tables.parquet_rows import read_row
 
 REMOTE_READERS = 64
 """Threads that read from an object store at a time: most of them wait for an answer."""

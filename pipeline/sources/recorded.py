@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from ...errors import UserError
 from ...storage import AnyPath, RemotePath, to_path
-from . import parquet, tar
+from .archives import tar
+from .archives.tar_index import read_tar_index
+from .archives.zip_index import SUFFIX as ZIP_SUFFIX
+from .archives.zip_index import read_zip_index
 from .file import Member, ParquetMember, SourceFile, TarMember
-from .tar_index import read_tar_index
-from .zip_index import SUFFIX as ZIP_SUFFIX
-from .zip_index import read_zip_index
+from .tables import parquet
 
 _Finder = Callable[[str], Member | None]
 """Finds a member of an archive by its name there."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import get_args
 
 from distil_cache.choices import BENCH_METHODS, LAYOUT_NAMES, Preset
-from distil_cache.pipeline.sources.layouts import LAYOUTS
-from distil_cache.pipeline.sources.metadata import METADATA
-from distil_cache.pipeline.sources.table import PARQUET, TABLE
-from distil_cache.pipeline.sources.tar import WEBDATASET
-from distil_cache.pipeline.sources.zip import ZIP
+from distil_cache.pipeline.sources.archives.tar import WEBDATASET
+from distil_cache.pipeline.sources.archives.zip import ZIP
+from distil_cache.pipeline.sources.folders.layouts import LAYOUTS
+from distil_cache.pipeline.sources.folders.metadata import METADATA
+from distil_cache.pipeline.sources.tables.table import PARQUET, TABLE
 from distil_cache.train.methods import METHODS, PRESETS
 
 

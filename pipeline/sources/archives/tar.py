@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ...errors import UserError
-from ...images.file import EXTENSIONS
-from ...storage import AnyPath
-from .families import family_of
-from .file import (
+from ....errors import UserError
+from ....images.file import EXTENSIONS
+from ....storage import AnyPath
+from ..file import (
     AS_RECOGNISED,
     DiscoveredSource,
     ReadingOptions,
@@ -29,13 +28,14 @@ from .file import (
     TarMember,
     printable,
 )
-from .split_names import split_of_file
-from .table_columns import FAKE_IS_1, REAL_IS_1, Cells, Rows, column_key, meaning_of
-from .table_labels import meaning_of_cell, names_classes, number_of, read_labels
-from .table_read import cell_of
+from ..folders.families import family_of
+from ..folders.split_names import split_of_file
+from ..tables.table_columns import FAKE_IS_1, REAL_IS_1, Cells, Rows, column_key, meaning_of
+from ..tables.table_labels import meaning_of_cell, names_classes, number_of, read_labels
+from ..tables.table_read import cell_of
+from ..tree import is_clutter
+from ..words import label_of_word, split_of_word
 from .tar_index import TarEntry, TarIndex, read_tar_index
-from .tree import is_clutter
-from .words import label_of_word, split_of_word
 
 WEBDATASET = "webdataset"
 PATTERN = "[{train,val,test}/]NAME.tar"

@@ -12,9 +12,9 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from ...errors import UserError
-from ...storage import AnyPath
-from .file import printable
+from ....errors import UserError
+from ....storage import AnyPath
+from ..file import printable
 
 _BLOCK = 512
 _READ = 1 << 20

@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from ...images.file import ImageRejected
-from ...images.sniff import HEAD_BYTES
-from ...storage import AnyPath
-from .file import DiscoveredSource, ListedObject, SourceFile, Uncovered, printable
-from .read import read_image
-from .tree import FolderListing, Tree, is_clutter, join
-from .words import split_of_word
+from ....images.file import ImageRejected
+from ....images.sniff import HEAD_BYTES
+from ....storage import AnyPath
+from ..file import DiscoveredSource, ListedObject, SourceFile, Uncovered, printable
+from ..read import read_image
+from ..tree import FolderListing, Tree, is_clutter, join
+from ..words import split_of_word
 from .zip_index import SUFFIX, ZipEntry, read_zip_index
 
 ZIP = "zip"
@@ -68,7 +68,7 @@ class ZipTree(Tree):
         return None if member is None else ListedObject(member.length, member.archive_mtime_ns)
 
     def heads(self, paths: Sequence[str]) -> Iterator[bytes | OSError]:
-        """See :class:`.tree.Tree`."""
+        """See :class:`..tree.Tree`."""
         return map(self._head, paths)
 
     def placed(self, file: SourceFile) -> SourceFile:

@@ -13,10 +13,10 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
-from ...errors import UserError
-from ...images.file import MAX_BYTES, ImageRejected
-from ...storage import AnyPath
-from .file import ZipMember
+from ....errors import UserError
+from ....images.file import MAX_BYTES, ImageRejected
+from ....storage import AnyPath
+from ..file import ZipMember
 
 SUFFIX = ".zip"
 
@@ -49,7 +49,7 @@ def read_zip_index(path: AnyPath, archive: str) -> list[ZipEntry]:
     path
         The zip.
     archive
-        Its path for :class:`.file.ZipMember`.
+        Its path for :class:`..file.ZipMember`.
 
     Raises
     ------

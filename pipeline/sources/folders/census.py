@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...images.file import EXTENSIONS
-from ...images.sniff import sniff
-from .file import UnreadablePlace, printable
-from .tree import LocalTree, Tree, join
+from ....images.file import EXTENSIONS
+from ....images.sniff import sniff
+from ..file import UnreadablePlace, printable
+from ..tree import LocalTree, Tree, join
 
 OTHER_EXTENSIONS = frozenset(
     (
@@ -146,7 +146,7 @@ def take_census(tree: Tree) -> Census:
     OSError
         If the tree cannot be listed.
     UserError
-        For links without end, see :mod:`.tree`.
+        For links without end, see :mod:`..tree`.
     """
     images: dict[str, list[str]] = {}
     others: dict[str, list[str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from .words import label_of_word, normalised
+from ..words import label_of_word, normalised
 
 _FAMILIES = {
     "gan": "biggan cyclegan diffgan gaugan gigagan progan projectedgan stargan stylegan",

@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..words import label_of_word, normalised
 from .families import family_of, is_known_generator
 from .patterns import PathPattern, compile_pattern
-from .words import label_of_word, normalised
 
 __all__ = ["LAYOUTS", "FolderLayout", "ImageFolder", "LayoutRow", "custom_layout", "family_of", "is_pattern"]
 

@@ -8,7 +8,7 @@ ArtiFact   ``SOURCE/metadata.csv`` with ``target``           0 is real; any othe
                                                              and the folder's name is the generator
 ========== ================================================= =======================================================
 
-Each table is read as one that is given as a source (:mod:`.table`). A table without a column for labels is left alone:
+Each table is read as one that is given as a source (:mod:`..tables.table`). A table without a column for labels is left alone:
 the folders say what is what.
 """
 
@@ -19,17 +19,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...storage import AnyPath
-from .account import Leftovers
+from ....storage import AnyPath
+from ..account import Leftovers
+from ..file import DiscoveredSource, ReadingOptions, SourceAccount, SourceFile, printable
+from ..tables.table import discover_table
+from ..tables.table_columns import meaning_of
+from ..tables.table_read import read_text_table
+from ..tables.text import encoding_of
+from ..tree import join
+from ..words import split_of_word
 from .census import Census
 from .families import family_of
-from .file import DiscoveredSource, ReadingOptions, SourceAccount, SourceFile, printable
-from .table import discover_table
-from .table_columns import meaning_of
-from .table_read import read_text_table
-from .text import encoding_of
-from .tree import join
-from .words import split_of_word
 
 METADATA = "metadata"
 ARTIFACT = {"image_path": "path", "target": "label"}
@@ -79,7 +79,7 @@ def labelled_tables(census: Census) -> list[MetadataTable]:
 
 
 def discover_metadata(census: Census, tables: Sequence[MetadataTable], reading: ReadingOptions) -> DiscoveredSource:
-    """List the images that tables of metadata name. Raises UserError as :func:`.table.discover_table` does."""
+    """List the images that tables of metadata name. Raises UserError as :func:`..tables.table.discover_table` does."""
     tree, root = census.tree, str(census.tree.root)
     files: list[SourceFile] = []
     notes: list[str] = []

@@ -3,8 +3,8 @@
 ============================= =====================================================================================
 part of a pattern             what it matches
 ============================= =====================================================================================
-``{split}``                   a folder whose name means train, val or test (:data:`.words.SPLITS`)
-``{label}``                   a folder whose name means real or generated (:data:`.words.LABELS`, ``--labels``)
+``{split}``                   a folder whose name means train, val or test (:data:`..words.SPLITS`)
+``{label}``                   a folder whose name means real or generated (:data:`..words.LABELS`, ``--labels``)
 ``{label:0_real,1_fake}``     one of these words alone, and the words of ``--labels``
 ``{generator}``               a folder with any name that is no split: it names the generator
 ``{generator:imagenet*}``     the same with a name like one of these, capitals aside
@@ -30,9 +30,9 @@ from fnmatch import translate
 from functools import cache
 from itertools import islice
 
-from ...errors import UsageError
+from ....errors import UsageError
+from ..words import LABELS, NUMBERS, normalised, split_of_word
 from .families import is_known_generator
-from .words import LABELS, NUMBERS, normalised, split_of_word
 
 FIELDS = ("split", "label", "generator", "group", "family")
 """What a pattern can say of an image."""

@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import NamedTuple
 
-from ...errors import UserError
-from ...storage import AnyPath, RemotePath
+from ....errors import UserError
+from ....storage import AnyPath, RemotePath
+from ..file import printable
+from ..tree import join
+from ..words import label_of_word, normalised, split_of_word
 from .census import Census
 from .families import is_known_generator
-from .file import printable
 from .layouts import FolderLayout, ImageFolder, LayoutRow, is_pattern
 from .patterns import Found
-from .tree import join
-from .words import label_of_word, normalised, split_of_word
 
 _NAMES_ABOVE = 2
 """How many names of the root's own path a pattern may begin with."""

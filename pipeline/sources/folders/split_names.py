@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from .words import SPLITS, split_of_word
+from ..words import SPLITS, split_of_word
 
 _ONLY_FIRST = ("dev", "eval", "evaluation")
 """Words that count only at the beginning of a name: ``FLUX1-dev`` is a generator."""

@@ -17,14 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...errors import UserError
-from ...storage import AnyPath, RemotePath
-from ...storage.parquet import check_declared, read_bounded, read_nested_text
-from .file import ParquetMember, ReadingOptions
+from ....errors import UserError
+from ....storage import AnyPath, RemotePath
+from ....storage.parquet import check_declared, read_bounded, read_nested_text
+from ..file import ParquetMember, ReadingOptions
+from ..words import label_of_word, normalised, split_of_word
 from .table_columns import ALIASES, meaning_of, names_splits
 from .table_labels import names_classes, number_of
 from .table_read import Columns, texts
-from .words import label_of_word, normalised, split_of_word
 
 SUFFIX = ".parquet"
 _IMAGES = (*ALIASES["path"], "image_data", "image_bytes", "img_bytes", "bytes", "data", "jpg", "jpeg", "png", "webp")
@@ -68,7 +68,7 @@ def read_parquet_table(source: AnyPath, archive: str, reading: ReadingOptions) -
     source
         The file, local or in an object store, of which only ranges are read.
     archive
-        Its path for :class:`.file.ParquetMember`.
+        Its path for :class:`..file.ParquetMember`.
     reading
         What the user says.
 

@@ -3,7 +3,7 @@
 A page of a column holds up to a thousand images, and nothing in a Parquet file says where one begins. So rows are
 decoded one after another by a *cursor*, which goes on where it stopped, and cells that it passes on the way to a row
 are kept for those who ask for them next. A scan asks in the order of the rows, and a build nearly so
-(:func:`.read.reading_order`): then each row group is decoded once.
+(:func:`..read.reading_order`): then each row group is decoded once.
 
 A cursor decodes one row at a time, because a few kilobytes can hold a large value a million times. It holds one page
 and the dictionary of a column; :func:`.parquet.discover_parquets` refuses files that declare more than a file of their
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...images.file import MAX_BYTES, ImageRejected
-from ...storage import AnyPath, RemotePath
-from .file import ParquetMember
+from ....images.file import MAX_BYTES, ImageRejected
+from ....storage import AnyPath, RemotePath
+from ..file import ParquetMember
 
 PASSED_BYTES = 256 * 2**20
 """Bytes of passed cells that are kept."""

@@ -21,11 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from ...errors import UserError
-from ...storage import AnyPath, RemotePath
-from . import parquet
-from .families import family_of
-from .file import (
+from ....errors import UserError
+from ....storage import AnyPath, RemotePath
+from ..file import (
     AS_RECOGNISED,
     DiscoveredSource,
     ListedObject,
@@ -38,13 +36,15 @@ from .file import (
     printable,
     source_place,
 )
-from .read import REMOTE_READERS
-from .split_names import split_of_table
+from ..folders.families import family_of
+from ..folders.split_names import split_of_table
+from ..read import REMOTE_READERS
+from ..tree import listing_name
+from ..words import label_of_word, normalised, split_of_word
+from . import parquet
 from .table_columns import Cells, Rows, ambiguous, meaning_of, names_splits, one_column, path_column
 from .table_labels import is_unlabelled, names_classes, number_of, read_labels
 from .table_read import TEXT_SUFFIXES, read_text_table
-from .tree import listing_name
-from .words import label_of_word, normalised, split_of_word
 
 TABLE = "table"
 PARQUET = "parquet"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from ...errors import UserError
-from .file import ReadingOptions
-from .words import split_of_word
+from ....errors import UserError
+from ..file import ReadingOptions
+from ..words import split_of_word
 
 FAKE_IS_1 = (
     *("is_fake", "fake", "is_ai", "is_ai_generated", "ai_generated", "is_generated", "generated", "is_synthetic"),

@@ -1,6 +1,6 @@
 """What the cells of a label column mean: 0 real, 1 generated, or nothing.
 
-Words mean what :mod:`.words` says, after what ``--labels`` says. Numbers are a matter of the column: 1 means generated in
+Words mean what :mod:`..words` says, after what ``--labels`` says. Numbers are a matter of the column: 1 means generated in
 ``is_fake``, real in ``is_real``. In a column called ``label`` it is settled by whatever else the rows say: words in
 another label column, the word ``real`` among the generators, class folders in the paths, or known generators. Only where nothing settles
 it, 0 means real, and a note says so. What contradicts itself is an error that names rows and options.
@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...errors import UserError
-from .families import is_known_generator
-from .file import ReadingOptions
+from ....errors import UserError
+from ..file import ReadingOptions
+from ..folders.families import is_known_generator
+from ..words import NUMBERS, label_of_word, normalised
 from .table_columns import FAKE_IS_1, REAL_IS_1, TARGET, Cells, Rows, ambiguous, candidates, column_key, meaning_of
-from .words import NUMBERS, label_of_word, normalised
 
 ANY = "*"
 """The word of ``--labels`` that stands for all words without a meaning."""

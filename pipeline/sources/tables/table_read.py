@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from ...errors import UserError
-from ...storage import AnyPath
+from ....errors import UserError
+from ....storage import AnyPath
+from ..words import NUMBERS, label_of_word
 from .table_columns import meaning_of
 from .text import decode_text
-from .words import NUMBERS, label_of_word
 
 Columns = dict[str, list[str]]
 """The table's name of a column -> its cells."""

@@ -9,7 +9,7 @@ import pytest
 from distil_cache.errors import UserError
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.file import DiscoveredSource, SourceFile
-from distil_cache.pipeline.sources.layouts import LAYOUTS, family_of
+from distil_cache.pipeline.sources.folders.layouts import LAYOUTS, family_of
 from source_trees import BESIDE, TREES, plant
 
 

@@ -16,12 +16,12 @@ import pytest
 from distil_cache.errors import UserError
 from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.pipeline.scan.scan import scan
-from distil_cache.pipeline.sources import parquet_rows
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.file import ParquetMember, SourceFile
 from distil_cache.pipeline.sources.read import read_source, readers, reading_blocks, reading_order
 from distil_cache.pipeline.sources.reading import parse_reading
 from distil_cache.pipeline.sources.recorded import with_members
+from distil_cache.pipeline.sources.tables import parquet_rows
 from distil_cache.storage import RemotePath
 from distil_cache.storage import parquet as storage_parquet
 from hub_parquet import class_label, images, write_shard

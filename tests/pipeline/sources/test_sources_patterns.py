@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from distil_cache.errors import UsageError
 from distil_cache.pipeline.sources.discover import discover
-from distil_cache.pipeline.sources.patterns import compile_pattern
+from distil_cache.pipeline.sources.folders.patterns import compile_pattern
 from distil_cache.pipeline.sources.reading import parse_reading
 from source_trees import plant
 

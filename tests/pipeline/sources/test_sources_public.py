@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from distil_cache.errors import UserError
-from distil_cache.pipeline.sources.census import take_census
 from distil_cache.pipeline.sources.discover import discover
-from distil_cache.pipeline.sources.metadata import labelled_tables
+from distil_cache.pipeline.sources.folders.census import take_census
+from distil_cache.pipeline.sources.folders.metadata import labelled_tables
 from distil_cache.pipeline.sources.tree import LocalTree
 from source_trees import plant
 

@@ -9,8 +9,8 @@ import pytest
 from distil_cache.errors import UserError
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.file import DiscoveredSource
+from distil_cache.pipeline.sources.folders.split_names import split_of_table
 from distil_cache.pipeline.sources.reading import parse_reading
-from distil_cache.pipeline.sources.split_names import split_of_table
 from distil_cache.storage import RemotePath
 from remote_sources import put
 

@@ -18,10 +18,10 @@ from distil_cache.errors import UserError
 from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.pipeline.scan.conflicts import to_table
 from distil_cache.pipeline.scan.scan import scan
+from distil_cache.pipeline.sources.archives.tar_index import read_tar_index
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.file import ReadingOptions, TarMember
 from distil_cache.pipeline.sources.read import read_source
-from distil_cache.pipeline.sources.tar_index import read_tar_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import bad_files

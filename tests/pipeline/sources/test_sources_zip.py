@@ -13,7 +13,7 @@ import pytest
 from distil_cache.errors import UserError
 from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.pipeline.scan.scan import scan
-from distil_cache.pipeline.sources import zip_index
+from distil_cache.pipeline.sources.archives import zip_index
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.file import SourceFile
 from distil_cache.pipeline.sources.read import read_source
