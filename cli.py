@@ -23,7 +23,6 @@ from .commands.report import report
 from .commands.train import train
 from .errors import DistilCacheError
 from .signals import ended_by_signals
-from .storage.text import visible
 
 app = typer.Typer(
     name="distil-cache",
@@ -68,15 +67,14 @@ def main() -> None:
         with ended_by_signals():
             app()
     except DistilCacheError as error:
-        print(f"distil-cache: {visible(str(error))}", file=sys.stderr)
+        _print_error(str(error))
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if error.errno is None:
             raise  # not from the operating system
         what = "the store cannot be used" if "://" in str(error.filename) else "cannot be used"
         where = f"{error.filename}: " if error.filename is not None else ""
-        sentence = f"{where}{what} ({error.strerror}). What was finished is kept."
-        print(f"distil-cache: {visible(sentence)}", file=sys.stderr)
+        _print_error(f"{where}{what} ({error.strerror}). What was finished is kept.")
         raise SystemExit(1) from None
 
 
@@ -96,3 +94,9 @@ def _use_utf8() -> None:
 
 def _is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name == "utf-8"
+
+
+def _print_error(sentence: str) -> None:
+    from .storage.text import visible  # brings `storage` with it, which a command line that is right may never need
+
+    print(f"distil-cache: {visible(sentence)}", file=sys.stderr)

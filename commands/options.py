@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..choices import LAYOUT_NAMES, TestTransform
-from ..storage.text import harmless, json_text
 
 if TYPE_CHECKING:
     from ..cache.local_copy.reader import LocalCopy
@@ -161,6 +160,8 @@ def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
 
 def render(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     """Print a result as JSON, or with ``show`` as a summary."""
+    from ..storage.text import harmless, json_text
+
     if as_json:
         text = json_text(result, indent=2)
         print(text if _printable_here(text) else json.dumps(result, indent=2))
