@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import ChainMap, Counter
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -249,14 +249,14 @@ def _usable(
     if present.all():
         return list(rows), []
     without = {row.key for row, there in zip(rows, present.tolist(), strict=True) if not there}
-    return _divided(rows, without, ChainMap(dict(set_aside), dict(image.rejected), dict(unusable)))
+    return _divided(rows, without, {**unusable, **image.rejected, **set_aside})
 
 
 def _known_usable(ready: BuildPlan) -> tuple[list[ScannedRow], list[Reject]]:
     """Divide the rows of a plan into those that may be usable, and rejects: an earlier build could not decode them."""
     store = ready.stores.get("image")
     image = Index.empty() if store is None else store.index()
-    known = ChainMap(dict(ready.set_aside), dict(image.rejected))
+    known = {**image.rejected, **ready.set_aside}
     rows, undecodable = _divided(ready.scanned.rows, known.keys(), known)
     return rows, [*ready.scanned.rejects, *undecodable]
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from .file import (
 from .folders.census import Census, take_census
 from .folders.families import is_known_generator
 from .folders.layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
-from .folders.metadata import METADATA, column_names, discover_metadata, labelled_tables
+from .folders.metadata import METADATA, MetadataTable, column_names, discover_metadata, labelled_tables
 from .folders.recognise import LayoutFit, recognise
 from .tables.parquet import SUFFIX as PARQUET_SUFFIX
 from .tables.table import PARQUET, TABLE, discover_shards, discover_table
@@ -165,14 +165,15 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
         return found
     if layout is None:
         _refuse_features(tree.root)
+    tables = labelled_tables(census) if layout in (None, METADATA) and not in_zip else []
     if layout == METADATA:
-        if not (tables := labelled_tables(census)):
+        if not tables:
             raise UserError(f"{tree.root}: has no metadata.csv or metadata.jsonl with columns for path and label.")
         return discover_metadata(census, tables, reading)
     layouts = _layouts(layout, reading)
     fit = recognise(census, layouts, tree.root) if census.total else None
     if layout is None and not in_zip and (fit is None or not fit.is_complete or fit.layout.fallback):
-        described = _by_metadata(census, fit, reading)
+        described = _by_metadata(census, tables, fit, reading)
         if described is not None:
             return described
         if fit is None and _tars(census, everywhere=False):
@@ -184,7 +185,7 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
     if fit is None:
         raise UserError(_unknown(census, layouts, layout))
     found = _files(census, fit, reading)
-    if layout is not None or in_zip or not (tables := labelled_tables(census)):
+    if not tables:
         return found
     shown = printable(", ".join(join(table.folder, table.name) for table in tables[:3])) + ", ..." * (len(tables) > 3)
     note = (
@@ -193,9 +194,10 @@ def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) ->
     return found._replace(account=replace(found.account, notes=(*found.account.notes, note)))
 
 
-def _by_metadata(census: Census, fit: LayoutFit | None, reading: ReadingOptions) -> DiscoveredSource | None:
+def _by_metadata(
+    census: Census, tables: Sequence[MetadataTable], fit: LayoutFit | None, reading: ReadingOptions
+) -> DiscoveredSource | None:
     """Return the images that tables of metadata name, if these are more than a layout covers."""
-    tables = labelled_tables(census)
     if not tables:
         return None
     try:

@@ -22,7 +22,7 @@ from ...storage.atomic import read_file
 from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
 from ...storage.parquet import read_bounded
-from ...storage.text import harmless, json_text, visible
+from ...storage.text import harmless, visible
 from ...train.config import SWEEP, TrainConfig
 from .records import EVALUATION, GALLERY, LINE, RUN, SWEEP_RUNS, as_stored
 
@@ -308,7 +308,7 @@ def _read_audit(path: Path) -> HeaderAudit | None:
     if not path.is_file():
         return None
     audit = parse_audit(read_file(path, MOST_BYTES), str(path))
-    return HeaderAudit.model_validate_json(json_text(harmless(audit.model_dump(mode="json"))))
+    return HeaderAudit.model_validate(harmless(audit.model_dump()))
 
 
 def _read_dire(path: Path) -> MeanDire | None:

@@ -153,7 +153,7 @@ def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
         raise UserError(f"{path}: cannot be loaded into this student ({_first_line(error)}). Train again.") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     facts: dict[str, str] = header.get("__metadata__", {})
-    if facts.get(_DIGEST, digest := tensor_digest(tensors)) != digest:
+    if _DIGEST in facts and facts[_DIGEST] != tensor_digest(tensors):
         raise UserError(
             f"{path}: is damaged (its tensors are not those that were written). Copy it again from where it is whole, "
             "or train again."
