@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ...errors import IntegrityError
+from .parse import parse_record
 
 AUDIT = "audit.json"
 """Name of the copy in the folder of an evaluation."""
@@ -147,11 +147,4 @@ def parse_audit(data: bytes, name: str) -> HeaderAudit:
     IntegrityError
         If it is not a valid audit.
     """
-    try:
-        return HeaderAudit.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise IntegrityError(
-            f"{name}: is not a valid audit ({where}: {first['msg'].lower()}), so the file is damaged."
-        ) from error
+    return parse_record(HeaderAudit, data, name, "audit")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ...errors import IntegrityError
+from .parse import parse_record
 
 _Count = Annotated[int, Field(ge=0)]
 
@@ -101,11 +101,4 @@ class SourceRecords(_StoredAccount):
 
 def parse_sources(data: bytes, name: str) -> SourceRecords:
     """Parse what :meth:`SourceRecords.as_json` wrote. Raises IntegrityError, with the file's ``name``, for anything else."""
-    try:
-        return SourceRecords.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "sources"
-        raise IntegrityError(
-            f"{name}: is not a valid account of sources ({where}: {first['msg'].lower()}), so the file is damaged."
-        ) from error
+    return parse_record(SourceRecords, data, name, "account of sources")
