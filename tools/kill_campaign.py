@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,25 @@ MEMORY = Path("/dev/shm")
 
 
 def run(forms: list[str], per_stage: int, at_random: int, in_a_row: int, seed: int) -> list[dict[str, Any]]:
-    """Run the campaign on each format in a folder that is removed afterwards; every difference is printed at once."""
+    """Run the campaign on each format."""
+    return [
+        result
+        for form in forms
+        for result in collected(lambda folder, form=form: campaign(folder, form, per_stage, at_random, in_a_row, seed))
+    ]
+
+
+def collected(disturb: Callable[[Path], Iterable[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the results of a campaign in a folder that is removed afterwards; what is wrong is printed at once."""
+    folder = Path(tempfile.mkdtemp(prefix="kills-", dir=MEMORY if MEMORY.is_dir() else None))
     results = []
-    for form in forms:
-        folder = Path(tempfile.mkdtemp(prefix="kills-", dir=MEMORY if MEMORY.is_dir() else None))
-        try:
-            for result in campaign(folder, form, per_stage, at_random, in_a_row, seed):
-                results.append(result)
-                if result["wrong"]:
-                    print(json.dumps(result), file=sys.stderr, flush=True)
-        finally:
-            shutil.rmtree(folder)
+    try:
+        for result in disturb(folder):
+            results.append(result)
+            if result["wrong"]:
+                print(json.dumps(result), file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(folder)
     return results
 
 
@@ -91,35 +100,20 @@ def aligned(head: list[str], lines: list[list[Any]]) -> str:
 
 
 def run_errors(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Let the operations of each command fail in a folder that is removed afterwards; what is wrong is printed at once."""
-    folder = Path(tempfile.mkdtemp(prefix="errors-", dir=MEMORY if MEMORY.is_dir() else None))
-    results = []
-    try:
-        for result in fault_errors.campaign(
+    """Let the operations of each command fail."""
+    return collected(
+        lambda folder: fault_errors.campaign(
             folder, asked.commands, asked.errno, asked.modes, every=asked.every, seed=asked.seed
-        ):
-            results.append(result)
-            if result["wrong"]:
-                print(json.dumps(result), file=sys.stderr, flush=True)
-    finally:
-        shutil.rmtree(folder)
-    return results
+        )
+    )
 
 
 def run_stages(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Disturb the commands of stage two in a folder that is removed afterwards; what is wrong is printed at once."""
-    folder = Path(tempfile.mkdtemp(prefix="stages-", dir=MEMORY if MEMORY.is_dir() else None))
-    results = []
-    try:
-        for result in fault_stages.campaign(
-            folder, asked.stages, asked.per_stage, asked.random, max(1, asked.per_stage // 3), asked.seed
-        ):
-            results.append(result)
-            if result["wrong"]:
-                print(json.dumps(result), file=sys.stderr, flush=True)
-    finally:
-        shutil.rmtree(folder)
-    return results
+    """Disturb the commands of stage two."""
+    full = max(1, asked.per_stage // 3)
+    return collected(
+        lambda folder: fault_stages.campaign(folder, asked.stages, asked.per_stage, asked.random, full, asked.seed)
+    )
 
 
 def stage_table(results: list[dict[str, Any]]) -> str:

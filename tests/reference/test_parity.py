@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distil_cache.train.methods import METHODS
+from tool_module import load_tool
 
 pytest.importorskip("torch")  # for the tool
 ROOT = Path(__file__).parents[2]
@@ -20,13 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     """tools/parity.py as a module."""
-    spec = importlib.util.spec_from_file_location("parity", ROOT / "tools" / "parity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["parity"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("parity")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tool_module import load_tool
 
 FLAGS = {"image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1", "attention_resolutions": "8"}
 
@@ -24,14 +24,7 @@ FLAGS = {"image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     """tools/train_adm.py as a module."""
-    path = Path(__file__).parents[3] / "tools" / "train_adm.py"
-    spec = importlib.util.spec_from_file_location("train_adm", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_adm"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("train_adm")
 
 
 @pytest.fixture(scope="module")
