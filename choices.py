@@ -27,6 +27,8 @@ FloatStorage = Literal["float16", "float32"]
 """Type in which a feature of floats is stored."""
 ShardForm = Literal["zarr", "webdataset"]
 """Format of new shards. It decides no value, and shards of the other format are reused."""
+CodecChoice = Literal["auto", "none", "lz4", "zstd"]
+"""Compression of new zarr shards; ``auto`` weighs bytes against the time of reading them. It decides no value."""
 LAYOUT_NAMES = (
     *("distildire", "cnndet", "dire", "genimage", "real-fake", "drct-2m", "diffusiondb", "ai-artbench", "numbered"),
     *("class-folders", "metadata", "table", "parquet", "webdataset", "zip"),

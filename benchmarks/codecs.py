@@ -46,7 +46,7 @@ class Line(NamedTuple):
 def candidates(itemsize: int) -> dict[str, Any]:
     """Name -> codec with ``encode`` and ``decode``; all are lossless. Bytes cannot be shuffled, only their bits."""
     found: dict[str, Any] = {"none": None}
-    for name, level in (("lz4", 5), ("zstd", 1), ("zstd", 3), ("zstd", 5)):
+    for name, level in (("lz4", 5), ("lz4hc", 3), ("zstd", 1), ("zstd", 3), ("zstd", 5)):
         for shuffle, number in SHUFFLES.items():
             if itemsize > 1 or shuffle != "shuffle":
                 found[f"{name}-{level}-{shuffle}"] = Blosc(name, level, number)

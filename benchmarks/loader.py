@@ -16,8 +16,10 @@ import torch
 from compare import Comparison, Ways
 from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.records.datasets import SCHEMA
+from distil_cache.cache.shards.zarr import CODECS
 from distil_cache.cache.spec import Spec
-from distil_cache.cache.store import FORMATS, Cache
+from distil_cache.cache.store import Cache
+from distil_cache.choices import CodecChoice
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, TeacherSpec
@@ -32,6 +34,7 @@ from PIL import Image
 SIDE, TRAIN_SIDE = 256, 224
 ROWS, BATCH = 192, 64
 STEP_BATCH = 4
+FORMS: tuple[tuple[str, CodecChoice], ...] = (("webdataset", "none"), *(("zarr", codec) for codec in CODECS))
 METHOD = METHODS["distildire"]
 Values = dict[str, np.ndarray]
 
@@ -40,10 +43,14 @@ def loader_comparisons(folder: Path) -> list[Comparison]:
     """Reading a sample, without and with the resizing of training; a step with the teacher cached, and online."""
     values = _values()
     keys = [f"{number:032x}" for number in range(ROWS)]
-    parts = {form: _part(folder / form, form, keys, values, ("image", "eps", "teacher")) for form in FORMATS}
+    parts = {}
+    for form, codec in FORMS:
+        root = folder / f"{form}-{codec}"
+        part = _part(root, form, keys, values, ("image", "eps", "teacher"), codec)
+        parts[f"{form} {codec}, {_bytes_per_sample(root):,} bytes"] = part
     ways: Ways = {"numpy.memmap, blocks of 64": _mapped(folder, values)}
     ways["PNG, PNG and .pt, as the papers' code"] = _papers(folder / "loose", values)
-    ways |= {f"loader, {form}": _epoch(part) for form, part in parts.items()}
+    ways |= {name: _epoch(part) for name, part in parts.items()}
     resized = {f"{name}, resized": _resized(way) for name, way in ways.items()}
     online = _part(
         folder / "online",
@@ -55,35 +62,46 @@ def loader_comparisons(folder: Path) -> list[Comparison]:
     return [
         Comparison("a sample: image, eps, one teacher view", {name: _drained(way) for name, way in ways.items()}, ROWS),
         Comparison("the same, resized to 224", {name: _drained(way) for name, way in resized.items()}, ROWS),
-        _steps(parts["zarr"], online),
+        _steps(next(part for name, part in parts.items() if name.startswith("zarr auto")), online),
     ]
 
 
 def _values() -> Values:
-    """Pictures that compress as photographs do, noise, and half-empty feature maps, (ROWS, ...) each."""
+    """Pictures that compress as photographs do, noise, and feature maps of which four fifths are 0, (ROWS, ...) each."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.normal(128, 60, (ROWS, 3, 20, 20))).float()
     smooth = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic").numpy()
     image = (smooth + rng.normal(0, 4, smooth.shape)).clip(0, 255).astype(np.uint8)
     dire = np.abs(rng.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8)
     eps = rng.normal(size=image.shape).astype(np.float16)
-    teacher = rng.normal(size=(ROWS, 2, 2048, 7, 7)).clip(min=0).astype(np.float16)
+    teacher = (rng.normal(size=(ROWS, 2, 2048, 7, 7)) - 0.8).clip(min=0).astype(np.float16)
     return {"image": image, "eps": eps, "dire": dire, "teacher": teacher}
 
 
-def _part(root: Path, form: str, keys: list[str], values: Values, features: tuple[str, ...]) -> FeatureDataset:
+def _part(
+    root: Path,
+    form: str,
+    keys: list[str],
+    values: Values,
+    features: tuple[str, ...],
+    codec: CodecChoice = "auto",
+) -> FeatureDataset:
     cache, specs = Cache.create(root), _specs()
     table = pa.Table.from_pylist([_row(number, key) for number, key in enumerate(keys)], schema=SCHEMA)
     revision = cache.datasets().write("pictures", table)
     built = {}
     for name in features:
-        store = cache.feature(specs[name], form)
+        store = cache.feature(specs[name], form, codec)
         shard = store.commit(keys, values[name]).shard
         built[name] = BuiltFeature(
             fingerprint=store.fingerprint, folder=store.folder.name, shards=(shard,), splits=("train",)
         )
     record = BuildRecord.new("pictures", revision, built, {})
     return FeatureDataset(cache, record, table, features, split="train", purpose="the benchmark")
+
+
+def _bytes_per_sample(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.glob("features/*/shards/**/*") if path.is_file()) // ROWS
 
 
 def _specs() -> dict[str, Spec]:

@@ -17,6 +17,7 @@ from typing import cast
 
 import numpy as np
 
+from ..choices import CodecChoice
 from ..errors import IntegrityError, UnreachableError, UserError
 from ..storage import AnyPath, RemotePath, list_folders, list_names, map_ordered, path_exists, to_path
 from ..storage.atomic import (
@@ -37,7 +38,7 @@ from .records.datasets import DatasetStore
 from .shards.data import check_rows, remove_data, write_data
 from .shards.format import Rows, ShardReader
 from .shards.marker import DType, Marker, check_hint, fetch_markers, is_id, read_marker, shard_id_of
-from .shards.registry import FORMATS, MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards, open_data
+from .shards.registry import FORMATS, MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards, new_format, open_data
 from .spec import Spec, fingerprint_of, folder_name
 
 __all__ = ["FORMATS", "MAX_OPEN", "Cache", "FeatureStore", "Marker"]
@@ -111,7 +112,7 @@ class Cache:
             )
         return cls(root, local_copy)
 
-    def feature(self, spec: Spec, form: str = "zarr") -> FeatureStore:
+    def feature(self, spec: Spec, form: str = "zarr", codec: CodecChoice = "auto") -> FeatureStore:
         """Return the store of a feature, creating its folder and ``spec.json`` if absent.
 
         Parameters
@@ -120,6 +121,8 @@ class Cache:
             The feature's spec.
         form
             The format of new shards, a name in ``FORMATS``. Shards of all formats are read.
+        codec
+            How new zarr shards are compressed. Shards of all codecs are read.
 
         Raises
         ------
@@ -132,7 +135,7 @@ class Cache:
         if not path_exists(folder / "spec.json"):
             make_folder(folder / "shards")
             create_file(folder / "spec.json", _json_bytes(spec.canonical()))
-        store = FeatureStore(folder, form)
+        store = FeatureStore(folder, form, codec)
         if store.fingerprint != spec.fingerprint():
             raise IntegrityError(f"{folder / 'spec.json'}: is the spec of another feature. {check_hint(folder)}")
         return store
@@ -188,6 +191,8 @@ class FeatureStore:
         The feature's folder.
     form
         The format of new shards, a name in ``FORMATS``.
+    codec
+        How new zarr shards are compressed.
     local_copy
         A local copy through which shards are read.
 
@@ -208,9 +213,16 @@ class FeatureStore:
         If the spec is damaged, or does not belong to the folder.
     """
 
-    def __init__(self, folder: AnyPath, form: str = "zarr", local_copy: LocalCopy | None = None) -> None:
+    def __init__(
+        self,
+        folder: AnyPath,
+        form: str = "zarr",
+        codec: CodecChoice = "auto",
+        local_copy: LocalCopy | None = None,
+    ) -> None:
         self.folder = folder
         self.form = form
+        self.codec = codec
         self.local_copy = local_copy
         self.shards = folder / "shards"
         self.removed = folder / "removed"
@@ -279,7 +291,7 @@ class FeatureStore:
         if self.has(shard):
             return self.marker(shard)
 
-        form = FORMATS[self.form]
+        form = new_format(self.form, self.codec)
         rows = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
         make_folder(self.shards)
         data = self.shards / f"{shard}-{secrets.token_hex(8)}{form.suffix}"

@@ -28,6 +28,7 @@ from .options import (
     AdmOption,
     CacheOption,
     ClassLabelOption,
+    CodecOption,
     ColumnsOption,
     DatasetOption,
     DeviceOption,
@@ -162,6 +163,7 @@ def build(
             "--format", help="Format of new shards: compressed zarr arrays, or tars of .npy files for webdataset."
         ),
     ] = "zarr",
+    codec: CodecOption = "auto",
     min_side: Annotated[
         int, typer.Option(help="Reject images whose shorter side has fewer pixels than this.")
     ] = MIN_SIDE,
@@ -237,7 +239,7 @@ def build(
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, precision=precision, device=device,
         batch_size=number_or_auto("--batch-size", batch_size), shard_size=shard_size, compile=compile_adm,
-        format=form, min_side=min_side, max_pixels=max_pixels, rehash=rehash, one_class=one_class,
+        format=form, codec=codec, min_side=min_side, max_pixels=max_pixels, rehash=rehash, one_class=one_class,
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,
     )  # fmt: skip
     placement = Placement.checked(scheduler, workers, array, tries)

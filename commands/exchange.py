@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..choices import SAMPLES_PER_TAR, SHARD_SIZE, FloatStorage, ImportKind, Preset, ShardForm
-from .options import CacheOption, JsonOption, TeacherWeightsOption, render
+from .options import CacheOption, CodecOption, JsonOption, TeacherWeightsOption, render
 
 
 def cache_export(
@@ -100,6 +100,7 @@ def cache_import(
     device: Annotated[str, typer.Option(help="Device of the teacher: auto, cpu or cuda:N.")] = "auto",
     shard_size: Annotated[int, typer.Option(help="Images per new shard.")] = SHARD_SIZE,
     form: Annotated[ShardForm, typer.Option("--format", help="Format of new shards.")] = "zarr",
+    codec: CodecOption = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if any image was rejected.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,7 +120,7 @@ def cache_import(
         sources=tuple(sources), cache=cache, dataset=dataset, kind=kind, origin=origin,
         features=tuple(_names(features) or ()), layout=layout, resize=resize, lossy=lossy, storage=storage,
         teacher=teacher, teacher_weights=teacher_weights, preset=preset, train_size=train_size, device=device,
-        shard_size=shard_size, format=form,
+        shard_size=shard_size, format=form, codec=codec,
     )  # fmt: skip
     with RichProgress() as progress:
         result = run_import(config, progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..choices import LAYOUT_NAMES, TestTransform
+from ..choices import LAYOUT_NAMES, CodecChoice, TestTransform
 
 if TYPE_CHECKING:
     from ..cache.local_copy.reader import LocalCopy
@@ -127,6 +127,13 @@ TeacherWeightsOption = Annotated[
 ]
 AdmBatchOption = Annotated[
     str, typer.Option("--batch-size", help="Images per ADM call: a number, or auto to find what fits in memory.")
+]
+CodecOption = Annotated[
+    CodecChoice,
+    typer.Option(
+        "--codec",
+        help="Compression of new zarr shards. auto: what each feature is worth, bytes against the time of reading them.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="Device: auto, cpu or cuda:N.")]
 TransformOption = Annotated[

@@ -18,6 +18,7 @@ from ..choices import (
     MIN_SIDE,
     SHARD_SIZE,
     STEPS,
+    CodecChoice,
     ImagePreset,
     NoiseReduction,
     Precision,
@@ -70,6 +71,12 @@ SOURCE_OPTIONS = (
 def default_threads() -> int:
     """Return the default number of threads that read and decode images."""
     return min(8, os.cpu_count() or 1)
+
+
+def check_codec(form: ShardForm, codec: CodecChoice) -> None:
+    """Raise UsageError if a codec is asked for in a format that does not compress."""
+    if form == "webdataset" and codec not in {"auto", "none"}:
+        raise UsageError(f"--codec {codec}: the tars of --format webdataset are not compressed. Leave one of them out.")
 
 
 class BuildConfig(BaseModel):
@@ -143,6 +150,7 @@ class BuildConfig(BaseModel):
     compile: bool = False
     shard_size: ShardSize = SHARD_SIZE
     format: ShardForm = "zarr"
+    codec: CodecChoice = "auto"
     decode_threads: int = Field(default_factory=default_threads, ge=1)
 
     @model_validator(mode="after")
@@ -161,6 +169,7 @@ class BuildConfig(BaseModel):
         if self.split is not None and self.split_by is not None:
             raise UsageError("--split and --split-by: give one of them.")
         _ = self.shares
+        check_codec(self.format, self.codec)
         if bool(self.sources or self.real or self.fake) == (self.origin is not None):
             raise UsageError(
                 "build: images come either from a SOURCE or, with --from-cache, from a dataset. Give one of them."

@@ -27,6 +27,7 @@ from ..lease import lease
 from ..records.datasets import DatasetStore
 from ..shards.format import Rows, checksum
 from ..shards.marker import Marker, planned_keys
+from ..shards.zarr import choice_of
 from ..spec import fingerprint_of
 from ..store import Cache, FeatureStore
 
@@ -222,7 +223,8 @@ def _merge_group(shards: Sequence[Marker], keys: Sequence[str]) -> MergeGroup:
 
 def _merge(store: FeatureStore, group: MergeGroup, merged: CompactionResult) -> None:
     """Commit one merged shard, unless one of its parts is damaged or the merged shard exists already."""
-    writer = FeatureStore(store.folder, group.shards[0].format)
+    first = group.shards[0]
+    writer = FeatureStore(store.folder, first.format, choice_of(first.codec))
     if writer.has(writer.shard_id(group.planned)):
         return
     checks = map_ordered(lambda marker: list(_damage(store, marker)), group.shards, store.folder)

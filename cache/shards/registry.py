@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...choices import CodecChoice
 from ...errors import IntegrityError
 from ...storage import AnyPath
 from .format import ShardFormat, ShardReader, data_files
@@ -21,6 +22,19 @@ MAX_OPEN = 64
 """Local shards of a feature that stay open; the least recently used are closed."""
 REMOTE_OPEN = 8192
 """The same for an object store, where an open shard is only about 10 KB of metadata that took several requests."""
+
+
+def new_format(name: str, codec: CodecChoice) -> ShardFormat:
+    """Return the format that writes new shards.
+
+    Parameters
+    ----------
+    name
+        A name in ``FORMATS``.
+    codec
+        How zarr shards are compressed. A tar never is.
+    """
+    return ZarrFormat(codec) if name == ZarrFormat.name else FORMATS[name]
 
 
 def open_data(path: AnyPath, marker: Marker, feature: str, folder: AnyPath) -> ShardReader:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import zarr
@@ -26,6 +26,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
+from ...choices import CodecChoice
 from ...errors import IntegrityError
 from ...storage import AnyPath
 from .format import DataFiles, Rows
@@ -35,7 +36,8 @@ from .open_file import WINDOW_BYTES, ShardFile, open_file
 CHUNK_BYTES = 256 * 2**10
 """Target size of an inner chunk before compression, in bytes."""
 _METADATA = "zarr.json"
-_LEVEL = 3  # 5 saves 1 to 5 % and writes two to three times slower
+BYTE_NS = 3.0
+"""What a stored byte is worth, in ns of decoding: a medium that reads 330 MB a second."""
 _Shuffle = Literal["noshuffle", "bitshuffle"]
 _SHUFFLES: dict[_Shuffle, int] = {"noshuffle": blosc.NOSHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 _MAX_METADATA = 1 << 20
@@ -44,27 +46,87 @@ _MAX_CHUNKS = 1 << 22
 _CHECKSUM = 4
 _BLOSC_HEADER = struct.Struct("<2xBxIII")
 """Flags, decoded bytes, bytes of a block, encoded bytes."""
-_ZSTD = 4
+_LZ4_NUMBER, _ZSTD_NUMBER = 1, 4
+"""What the flags of a chunk call lz4 and zstd."""
+_COPIED = 2
+"""The flag of a chunk that holds its bytes as they are."""
 
 blosc.use_threads = False  # deterministic bytes, and no threads that a fork would lose
 
 
-class ZarrFormat:
-    """The zarr v3 format with the sharding codec and lossless blosc-zstd.
+class Codec(NamedTuple):
+    """One way to compress a chunk with blosc, without loss.
 
-    Whether bit shuffling helps depends on the feature and the image size (images shrink by a tenth, reconstructions
-    grow by a tenth), so each shard tries both on a few of its chunks.
+    Attributes
+    ----------
+    cname
+        blosc's name of the compressor.
+    level
+        Its level; 0 stores the bytes as they are.
+    shuffle
+        ``bitshuffle`` transposes the bits of a block first, ``noshuffle`` does not.
+    decode_ns
+        Time to decode a byte of rows, in ns on one core, measured and rounded. A constant and no measurement of the
+        machine, so that the same rows give the same bytes everywhere.
+    """
+
+    cname: Literal["lz4hc", "zstd"]
+    level: int
+    shuffle: _Shuffle
+    decode_ns: float
+
+    @property
+    def name(self) -> str:
+        """Its name in the marker."""
+        return f"blosc-{self.cname}-{self.level}-{self.shuffle}" if self.level else "none"
+
+    def encode(self, chunk: Rows) -> bytes:
+        """Compress a contiguous chunk."""
+        encoded: bytes = blosc.Blosc(self.cname, self.level, _SHUFFLES[self.shuffle]).encode(chunk)
+        return encoded
+
+
+_NONE = (Codec("zstd", 0, "noshuffle", 0.1),)
+_LZ4 = tuple(
+    Codec("lz4hc", 3, shuffle, 0.5) for shuffle in _SHUFFLES
+)  # 5 saves 2 % of an image and writes a quarter slower
+_ZSTD = tuple(
+    Codec("zstd", 3, shuffle, 1.2) for shuffle in _SHUFFLES
+)  # 5 saves 1 to 5 % and writes 2 to 3 times slower
+CODECS: dict[CodecChoice, tuple[Codec, ...]] = {
+    "auto": (*_NONE, *_LZ4, *_ZSTD),
+    "none": _NONE,
+    "lz4": _LZ4,
+    "zstd": _ZSTD,
+}
+"""The codecs that each choice admits."""
+
+
+class ZarrFormat:
+    """The zarr v3 format with the sharding codec and lossless blosc compression.
+
+    What compression is worth depends on the feature: eps is noise, of which zstd saves a tenth at fifteen times the
+    time of reading, while a teacher's map shrinks to a fraction. Whether bit shuffling helps depends on it, too. So
+    each shard tries the codecs on a few of its chunks and takes the one with the lowest :func:`reading_cost`.
+
+    Parameters
+    ----------
+    codec
+        The codecs to choose from, a key of ``CODECS``.
     """
 
     name = "zarr"
     suffix = ".zarr"
+
+    def __init__(self, codec: CodecChoice = "auto") -> None:
+        self._codecs = CODECS[codec]
 
     def write(
         self, path: Path, rows: Rows, keys: Sequence[str], feature: str, chunk_tail: tuple[int, ...]
     ) -> tuple[str, tuple[int, ...]]:
         """Write the rows to the new folder ``path``, without offsets; see :meth:`.format.ShardFormat.write`."""
         rows_per_chunk = chunk_rows(rows, chunk_tail)
-        shuffle = _better_shuffle(rows, rows_per_chunk)
+        codec = _best_codec(rows, rows_per_chunk, self._codecs)
         array = zarr.create_array(
             str(path),
             shape=rows.shape,
@@ -72,14 +134,16 @@ class ZarrFormat:
             chunks=(rows_per_chunk, *chunk_tail),
             shards=(_padded_rows(len(rows), rows_per_chunk), *rows.shape[1:]),
             filters=None,
-            compressors=[BloscCodec(cname="zstd", clevel=_LEVEL, shuffle=shuffle, typesize=rows.dtype.itemsize)],
+            compressors=[
+                BloscCodec(cname=codec.cname, clevel=codec.level, shuffle=codec.shuffle, typesize=rows.dtype.itemsize)
+            ],
             fill_value=0,
             zarr_format=3,
             config={"write_empty_chunks": True},
         )
         if len(rows):
             array[...] = rows
-        return f"blosc-zstd-{_LEVEL}-{shuffle}", ()
+        return codec.name, ()
 
     def open(self, path: AnyPath, files: DataFiles, marker: Marker, feature: str) -> ZarrReader:
         """Open the folder; IntegrityError if its files, metadata or index are not those of ``marker``."""
@@ -120,6 +184,7 @@ class ZarrReader:
         self._inner = inner
         self._shape = marker.shape
         self._dtype = np.dtype(marker.dtype)
+        self._number = _LZ4_NUMBER if marker.codec.startswith("blosc-lz4") else _ZSTD_NUMBER
 
     def read(self, start: int, stop: int, view: int | None, out: Rows | None = None) -> Rows:
         """Return rows ``start`` to ``stop``; see :meth:`.format.ShardReader.read`."""
@@ -175,10 +240,16 @@ class ZarrReader:
     def _chunk(self, file: ShardFile, position: tuple[int, ...], out: Rows | None = None) -> Rows:
         """Read and decode one inner chunk. Its header is checked first, since blosc trusts it."""
         offset, length = (int(number) for number in self._index[position])
-        data = file.read(offset, length)
+        size = math.prod(self._inner) * self._dtype.itemsize
+        stored = length == _BLOSC_HEADER.size + size
+        data = file.read(offset, _BLOSC_HEADER.size if stored else length)
         flags, decoded, _, encoded = _BLOSC_HEADER.unpack_from(data)
-        if (flags >> 5, decoded, encoded) != (_ZSTD, math.prod(self._inner) * self._dtype.itemsize, length):
+        if (flags >> 5, decoded, encoded, bool(flags & _COPIED)) != (self._number, size, length, stored):
             raise file.unusable(f"the chunk at {offset:,} has an unexpected codec or size")
+        if stored:  # the bytes as they are, read to where they belong
+            rows = np.empty(self._inner, self._dtype.newbyteorder("<")) if out is None else out
+            file.fill(rows.reshape(-1).view(np.uint8).data, offset + _BLOSC_HEADER.size)
+            return rows
         try:
             raw = blosc.decompress(data, None if out is None else out.reshape(-1).view(np.uint8).data)
         except (RuntimeError, ValueError) as error:
@@ -187,16 +258,40 @@ class ZarrReader:
         return little.reshape(self._inner)
 
 
-def _better_shuffle(rows: Rows, rows_per_chunk: int) -> _Shuffle:
-    """Return the shuffle that compresses the first, middle and last chunk of rows best."""
+def reading_cost(codec: Codec, chunk: Rows) -> float:
+    """Return what reading a chunk in this codec costs, in ns: its stored bytes at ``BYTE_NS`` each, and decoding.
+
+    Parameters
+    ----------
+    codec
+        The codec to judge.
+    chunk
+        Some contiguous rows.
+    """
+    stored = len(codec.encode(chunk)) if codec.level else chunk.nbytes
+    return BYTE_NS * stored + codec.decode_ns * chunk.nbytes
+
+
+def choice_of(name: str) -> CodecChoice:
+    """Return the choice that admits just the codecs like the one of this name, to write rows again as they were.
+
+    Parameters
+    ----------
+    name
+        The codec in a marker.
+    """
+    for choice, codecs in CODECS.items():
+        if choice != "auto" and name in [codec.name for codec in codecs]:
+            return choice
+    return "auto"
+
+
+def _best_codec(rows: Rows, rows_per_chunk: int, codecs: Sequence[Codec]) -> Codec:
+    """Return the codec that costs least for the first, middle and last chunk of rows."""
     last = max(0, len(rows) - rows_per_chunk)
-    chunks = [rows[start : start + rows_per_chunk] for start in (0, last // 2, last)]
-
-    def size(shuffle: _Shuffle) -> int:
-        codec = blosc.Blosc("zstd", _LEVEL, _SHUFFLES[shuffle])
-        return sum(len(codec.encode(np.ascontiguousarray(chunk))) for chunk in chunks if len(chunk))
-
-    return min(_SHUFFLES, key=size)
+    starts = (0, last // 2, last) if len(rows) else ()
+    chunks = [np.ascontiguousarray(rows[start : start + rows_per_chunk]) for start in starts]
+    return min(codecs, key=lambda codec: sum(reading_cost(codec, chunk) for chunk in chunks))
 
 
 def chunk_rows(rows: Rows, chunk_tail: tuple[int, ...]) -> int:

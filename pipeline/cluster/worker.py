@@ -161,7 +161,7 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         device=device,
         schedule=flags.schedule(config.steps),
         specs=specs,
-        stores={feature: cache.feature(spec, config.format) for feature, spec in specs.items()},
+        stores={feature: cache.feature(spec, config.format, config.codec) for feature, spec in specs.items()},
         originals=None if request.pictures is None else cache.open_feature(request.pictures),
         predecessors=find_predecessors(cache, specs),
     )

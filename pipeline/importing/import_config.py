@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...cache.spec import Spec
-from ...choices import SHARD_SIZE, FloatStorage, ImportKind, Precision, Preset, ShardForm
+from ...choices import SHARD_SIZE, CodecChoice, FloatStorage, ImportKind, Precision, Preset, ShardForm
 from ...errors import UsageError
 from ...images.spec import ImageSize
 from ...storage.pydantic_field import PathField
-from ..config import DATASET_NAME, ShardSize, default_threads, wrong_option
+from ..config import DATASET_NAME, ShardSize, check_codec, default_threads, wrong_option
 from ..specs import (
     ImportedDireSpec,
     ImportedEpsSpec,
@@ -50,6 +50,7 @@ class ImportConfig(BaseModel):
     batch_size: int = Field(default=8, ge=1)
     shard_size: ShardSize = SHARD_SIZE
     format: ShardForm = "zarr"
+    codec: CodecChoice = "auto"
     decode_threads: int = Field(default_factory=default_threads, ge=1)
 
     @classmethod
@@ -65,6 +66,7 @@ class ImportConfig(BaseModel):
             raise UsageError(
                 f"--features {unknown[0]}: the kind {config.kind} has {known}; images are always imported."
             )
+        check_codec(config.format, config.codec)
         if config.kind != "dire" and config.layout is not None:
             raise UsageError("--layout: applies to the kind dire only. The folders of the kind distildire are fixed.")
         return config

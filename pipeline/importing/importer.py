@@ -119,7 +119,7 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
     if not scanned.rows:
         raise _nothing_usable(config, scanned.rejects)
     with lease(cache.root, "import", [spec.folder for spec in specs.values()], config.dataset):
-        stores = {feature: cache.feature(spec, config.format) for feature, spec in specs.items()}
+        stores = {feature: cache.feature(spec, config.format, config.codec) for feature, spec in specs.items()}
         context = _ImportContext(
             rows={row.key: row for row in reversed(scanned.rows)},
             samples={sample.file.location: sample for sample in found},

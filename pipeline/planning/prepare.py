@@ -174,7 +174,7 @@ def prepare(
         keys = [row.key for row in scanned.rows]
         originals, algorithm = cached_images(origin.cache, config, image.unperturbed, keys)
         specs = {feature: with_image_algorithm(spec, algorithm) for feature, spec in specs.items()}
-    stores = _stores(cache, specs, config.format, create=not dry_run)
+    stores = _stores(cache, specs, config, create=not dry_run)
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
     samples = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
     set_aside = read_set_aside(stores["image"]) if "image" in stores else {}
@@ -257,8 +257,11 @@ def _scan(
     return cache, scanned
 
 
-def _stores(cache: Cache | None, specs: Mapping[str, Spec], form: str, *, create: bool) -> dict[str, FeatureStore]:
+def _stores(
+    cache: Cache | None, specs: Mapping[str, Spec], config: BuildConfig, *, create: bool
+) -> dict[str, FeatureStore]:
     if cache is None:
         return {}
     there = {folder.name for folder in cache.feature_folders()}
-    return {feature: cache.feature(spec, form) for feature, spec in specs.items() if create or spec.folder in there}
+    wanted = {feature: spec for feature, spec in specs.items() if create or spec.folder in there}
+    return {feature: cache.feature(spec, config.format, config.codec) for feature, spec in wanted.items()}

@@ -15,6 +15,7 @@ from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
+from distil_cache.choices import CodecChoice
 from distil_cache.storage import AnyPath
 
 SIDE = 4
@@ -98,6 +99,7 @@ def build(
     shard_rows: int = 512,
     rejected: Mapping[str, str] | None = None,
     form: str = "zarr",
+    codec: CodecChoice = "auto",
 ) -> tuple[BuildRecord, dict[str, int]]:
     """Build a dataset as the real builder does; the teacher for the split train alone.
 
@@ -107,7 +109,7 @@ def build(
     cache = Cache.create(root)
     computed = dict.fromkeys(specs, 0)
     with lease(root, "build", [spec.folder for spec in specs.values()], name):
-        stores = {feature: cache.feature(spec, form) for feature, spec in specs.items()}
+        stores = {feature: cache.feature(spec, form, codec) for feature, spec in specs.items()}
         image = stores["image"]
         bad = {key: why for key, why in (rejected or {}).items() if key not in image.index(refresh=True).rejected}
         for split in sorted(set(split_of.values())):

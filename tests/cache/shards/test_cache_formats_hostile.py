@@ -25,6 +25,7 @@ from distil_cache.cache.shards.marker import MAX_MARKER_BYTES
 from distil_cache.cache.shards.tar import TarLayout, npy_header, ustar_header
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
+from distil_cache.choices import CodecChoice
 from distil_cache.errors import IntegrityError
 
 SHAPE = (2, 3, 8, 8)
@@ -42,10 +43,10 @@ class Toy(Spec):
 class Scene:
     """A cache with one shard of four rows, and a folder around it in which nothing must appear."""
 
-    def __init__(self, root: Path, form: str) -> None:
+    def __init__(self, root: Path, form: str, codec: CodecChoice = "zstd") -> None:
         self.root = root
         self.cache = Cache.create(root / "cache")
-        store = self.cache.feature(Toy(), form)
+        store = self.cache.feature(Toy(), form, codec)
         self.shards = store.shards
         self.marker = store.commit(KEYS, ROWS)
         self.data = self.shards / self.marker.data
@@ -82,6 +83,11 @@ def tar(tmp_path: Path) -> Scene:
 @pytest.fixture
 def zarr(tmp_path: Path) -> Scene:
     return Scene(tmp_path, "zarr")
+
+
+@pytest.fixture(params=["zstd", "lz4"])
+def compressed(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    return Scene(tmp_path, "zarr", request.param)
 
 
 def member(name: str, size: int = 512, **fields: Any) -> bytes:
@@ -219,22 +225,34 @@ def test_a_zarr_index_that_points_elsewhere_is_refused(zarr: Scene, place: int, 
     [(4, 2**31 - 1), (4, 2**32 - 1), (4, 0), (4, 1), (12, 2**31 - 1), (12, 0), (12, 2**32 - 1)],
 )
 def test_a_chunk_whose_header_promises_another_size_is_refused_before_it_is_decoded(
-    zarr: Scene, place: int, value: int
+    compressed: Scene, place: int, value: int
 ) -> None:
-    zarr.craft(lambda data: struct.pack_into("<I", data, place, value))
-    zarr.assert_refused("an unexpected codec or size")
+    compressed.craft(lambda data: struct.pack_into("<I", data, place, value))
+    compressed.assert_refused("an unexpected codec or size")
 
 
-@pytest.mark.parametrize("codec", range(4))
-def test_a_chunk_of_another_compressor_is_refused(zarr: Scene, codec: int) -> None:
-    zarr.craft(lambda data: data.__setitem__(2, codec << 5))
-    zarr.assert_refused("an unexpected codec or size")
+@pytest.mark.parametrize("step", range(1, 5))
+def test_a_chunk_of_another_compressor_is_refused(compressed: Scene, step: int) -> None:
+    compressed.craft(lambda data: data.__setitem__(2, ((data[2] >> 5) + step) % 5 << 5))
+    compressed.assert_refused("an unexpected codec or size")
+
+
+def test_a_compressed_chunk_that_claims_to_hold_the_rows_as_they_are_is_refused(compressed: Scene) -> None:
+    compressed.craft(lambda data: data.__setitem__(2, data[2] | 2))
+    compressed.assert_refused("an unexpected codec or size")
+
+
+@pytest.mark.parametrize(("place", "value"), [(2, 0), (2, 4 << 5), (4, 1), (12, 1)])
+def test_a_stored_chunk_whose_header_says_something_else_is_refused(tmp_path: Path, place: int, value: int) -> None:
+    scene = Scene(tmp_path, "zarr", "none")
+    scene.craft(lambda data: data.__setitem__(place, value))
+    scene.assert_refused("an unexpected codec or size")
 
 
 @pytest.mark.parametrize("value", [0, 1, 2**31 - 1, 2**32 - 1])
-def test_a_chunk_with_impossible_blocks_is_refused(zarr: Scene, value: int) -> None:
-    zarr.craft(lambda data: struct.pack_into("<I", data, 8, value))
-    zarr.assert_refused("cannot be decoded")
+def test_a_chunk_with_impossible_blocks_is_refused(compressed: Scene, value: int) -> None:
+    compressed.craft(lambda data: struct.pack_into("<I", data, 8, value))
+    compressed.assert_refused("cannot be decoded")
 
 
 @pytest.mark.parametrize(
