@@ -196,9 +196,8 @@ class Detector:
             For an unknown or invalid option.
         """
         chosen = Options.checked(**options)
-        folder = RunFolder(Path(run))
-        student, record, facts = folder.load_student()
-        return cls(student, record, Threshold.of(chosen.threshold, folder.calibration(facts["sha256"])), chosen)
+        best = RunFolder(Path(run)).load_student()
+        return cls(best.student, best.record, Threshold.of(chosen.threshold, best.calibration), chosen)
 
     @classmethod
     def from_weights(cls, file: Path | str, method: str = METHOD, **options: Any) -> Self:

@@ -1,7 +1,7 @@
 """Calibration: the decision threshold, chosen on validation and never on test, and the reliability diagram.
 
-Each new best student of a training leaves its validation scores (``validation.parquet``) and the threshold chosen on
-them (``calibration.json``) in the run. The threshold maximises the balanced accuracy, the mean of the accuracies on
+Each new best student of a training is saved with its validation scores and the threshold chosen on them; earlier versions
+kept the threshold in ``calibration.json``. The threshold maximises the balanced accuracy, the mean of the accuracies on
 reals and on fakes, so it does not depend on the ratio of the classes.
 """
 
@@ -20,7 +20,6 @@ from ..storage.json_record import read_record
 from .measures import CALIBRATION_BINS, Array, Interval, accuracy, calibration_bin
 
 CALIBRATION = "calibration.json"
-VALIDATION = "validation.parquet"
 
 FEWEST = 5
 """Bins with fewer images say nothing and are left out."""

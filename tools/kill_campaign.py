@@ -11,10 +11,11 @@ with an error of the operating system (see tests/support/fault_errors.py for wha
 below one folder. Prints how the commands ended, and everything that was wrong. ``--every 10`` draws a tenth. A failure of gc,
 compact or verify takes a tenth of a second of one core, of a build or a training two seconds; these need torch:
 
-With --stages the commands of stage two are disturbed: train, sweep, evaluate, report, predict, export and imports are killed, or find
-the disk full, and run again (see tests/support/fault_stages.py). A disturbance takes two to five seconds of one core:
+With --stages the commands of stage two are disturbed: train, sweep, evaluate, report, predict, exports and imports are killed, or find
+the disk full or too small, and run again (see tests/support/fault_stages.py). A disturbance takes two to five seconds of one core:
 
-    python tools/kill_campaign.py --stages train,sweep,evaluate,report,predict,export,import [--per-stage 8] [--random 12]
+    python tools/kill_campaign.py --stages train,sweep,evaluate,report,predict,export,import,"checkpoint import","checkpoint export"
+        [--per-stage 8] [--random 12] [--disks 3]
 
     python tools/kill_campaign.py --errors [--commands gc,compact,repair] [--errno EACCES,EIO] [--modes once,lasting,shut] [--every 1]
 """
@@ -112,7 +113,9 @@ def run_stages(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """Disturb the commands of stage two."""
     full = max(1, asked.per_stage // 3)
     return collected(
-        lambda folder: fault_stages.campaign(folder, asked.stages, asked.per_stage, asked.random, full, asked.seed)
+        lambda folder: fault_stages.campaign(
+            folder, asked.stages, asked.per_stage, asked.random, full, asked.seed, asked.disks
+        )
     )
 
 
@@ -121,12 +124,25 @@ def stage_table(results: list[dict[str, Any]]) -> str:
     lines: list[list[Any]] = []
     for stage in dict.fromkeys(result["stage"] for result in results):
         own = [result for result in results if result["stage"] == stage]
-        chosen = sum(result["killed"] and bool(result["at"]) for result in own)
-        at_random = sum(result["killed"] and not result["at"] for result in own)
+        chosen = sum(result["killed"] and bool(result["what"]) for result in own)
+        at_random = sum(result["killed"] and not result["what"] for result in own)
+        power = sum(result["power"] for result in own)
         full = sum(result["act"] == "full" for result in own)
-        lines.append([stage, chosen, at_random, full, sum(bool(result["wrong"]) for result in own)])
-    lines.append(["together", *(sum(line[n] for line in lines) for n in range(1, 5))])
-    return aligned(["stage", "kills, chosen", "kills, random", "disk full", "wrong"], lines)
+        small = sum(result["act"] == "disk" for result in own)
+        lines.append([stage, chosen, power, at_random, full, small, sum(bool(result["wrong"]) for result in own)])
+    lines.append(["together", *(sum(line[n] for line in lines) for n in range(1, 7))])
+    head = ["stage", "kills, chosen", "with power failure", "kills, random", "disk full", "disk too small", "wrong"]
+    return aligned(head, lines)
+
+
+def stage_hits(results: list[dict[str, Any]]) -> str:
+    """Return at which calls on which files each stage was killed, or found the disk full, and how often."""
+    lines = []
+    for stage in dict.fromkeys(result["stage"] for result in results):
+        hits = Counter(result["what"] for result in results if result["stage"] == stage and result["act"] != "disk")
+        shown = ", ".join(f"{what or 'a random moment'} {count}" for what, count in sorted(hits.items()))
+        lines.append(f"{stage}: {shown}")
+    return "\n".join(lines)
 
 
 def error_table(results: list[dict[str, Any]]) -> str:
@@ -189,6 +205,7 @@ def main() -> None:
     parser.add_argument(
         "--stages", type=parts, default=[], help="disturb commands of stage two: " + ",".join(fault_stages.STAGES)
     )
+    parser.add_argument("--disks", type=int, default=0, help="with --stages: file systems that are too small (as root)")
     asked = parser.parse_args()
     gc.freeze()  # what was imported is shared with the children
     began = time.monotonic()
@@ -200,7 +217,7 @@ def main() -> None:
         raise SystemExit(1 if wrong else 0)
     if asked.stages:
         results = run_stages(asked)
-        print(stage_table(results))
+        print(stage_table(results), stage_hits(results), sep="\n\n")
         wrong = [result for result in results if result["wrong"]]
         print(
             f"\n{len(results)} disturbances in {time.monotonic() - began:.0f} s; something was wrong with {len(wrong)}"

@@ -16,9 +16,6 @@ from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, 
 from ..errors import UsageError
 from .methods import Method, find_method
 
-SWEEP = "sweep.json"
-"""In a folder of several runs: the settings that vary, and the names of the runs."""
-
 PLATEAUS = ("plateau", "accuracy-plateau")
 """Schedules that follow the validation."""
 

@@ -15,13 +15,14 @@ from typing import Any
 from ..cache.local_copy.reader import LocalCopy
 from ..errors import DistilCacheError, UsageError
 from ..progress import Progress
-from ..storage import AnyPath
+from ..storage import AnyPath, path_exists
 from ..storage.locks import waiting_lock
-from .config import SWEEP, TrainConfig
+from .config import TrainConfig
 from .data.readers import ReaderPool
 from .engine.distributed import join_process_group
 from .engine.loop import train_run
 from .runs.checkpoint import replace_text
+from .runs.forms import SWEEP, read_sweep
 
 LOCK = "sweep.lock"
 
@@ -146,8 +147,8 @@ def _note(folder: Path, grid: Mapping[str, Sequence[str]], plan: Mapping[str, Tr
     path = folder / SWEEP
     folder.mkdir(parents=True, exist_ok=True)
     with waiting_lock(folder / LOCK):
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
-        names = dict.fromkeys([*known["runs"], *plan])
+        known = read_sweep(path).runs if path_exists(path) else []
+        names = dict.fromkeys([*known, *plan])
         record = {"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}
         content = json.dumps(record, indent=2)
         if not path.is_file() or path.read_text(encoding="utf-8") != content:

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from ...storage.text import harmless
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
+from ...train.runs.forms import EpochMetrics, Finite, Open
 
 
-class _Trained(_Open):
+class _Trained(Open):
     dataset: str
     revision: str
     build: str
 
 
-class _Settings(_Open):
+class _Settings(Open):
     method: str
     dataset: str | list[str]
     seed: int | None = None
@@ -34,7 +29,7 @@ class _Settings(_Open):
     kd_weight: Finite | None = None
 
 
-class RunForm(_Open):
+class RunForm(Open):
     """``config.json``."""
 
     config: _Settings
@@ -53,35 +48,7 @@ class RunForm(_Open):
     imported: dict[str, str] | None = None
 
 
-class _Origin(_Open):
-    dataset: str
-    revision: str
-
-
-class _Checkpoint(_Open):
-    sha256: str
-
-
-class EvaluationForm(_Open):
-    """``evaluation.json``."""
-
-    dataset: str
-    revision: str
-    split: str
-    build: str | None = None
-    transform: str | None = None
-    applied_transform: str | None = None
-    select: str | None = None
-    origin: _Origin | None = None
-    checkpoint: _Checkpoint | None = None
-    seen_generators: list[str] | None = None
-    notes: list[str] | None = None
-    set_aside: dict[str, int] | None = None
-    fingerprints: dict[str, str] | None = None
-    versions: dict[str, str] | None = None
-
-
-class GalleryForm(_Open):
+class GalleryForm(Open):
     """An entry of ``gallery.json``; images are names of PNG files."""
 
     key: str
@@ -93,19 +60,9 @@ class GalleryForm(_Open):
     dire: str | None = None
 
 
-class SweepForm(_Open):
-    """``sweep.json``."""
-
-    runs: list[str] = []
-
-
-Line = dict[str, Finite | int | None]
-
 RUN: TypeAdapter[RunForm] = TypeAdapter(RunForm)
-EVALUATION: TypeAdapter[EvaluationForm] = TypeAdapter(EvaluationForm)
 GALLERY: TypeAdapter[list[GalleryForm]] = TypeAdapter(list[GalleryForm])
-SWEEP_RUNS: TypeAdapter[SweepForm] = TypeAdapter(SweepForm)
-LINE: TypeAdapter[Line] = TypeAdapter(Line)
+LINE: TypeAdapter[EpochMetrics] = TypeAdapter(EpochMetrics)
 
 
 def as_stored(form: BaseModel) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
 from ...storage.parquet import read_bounded
 from ...storage.text import harmless, visible
-from ...train.config import SWEEP, TrainConfig
-from .records import EVALUATION, GALLERY, LINE, RUN, SWEEP_RUNS, as_stored
+from ...train.config import TrainConfig
+from ...train.runs.forms import EVALUATION, EVALUATION_FORM, SWEEP, own_file, read_saved, read_sweep
+from .records import GALLERY, LINE, RUN, as_stored
 
 SETTING = ("dataset", "revision", "split", "transform", "select")
 """Names of the parts of a setting: results of one setting are compared with each other."""
@@ -128,7 +129,7 @@ class Run:
     config : Mapping
         The content of config.json.
     history : tuple of Mapping
-        The lines of metrics.jsonl, one per epoch.
+        The values of each epoch: those of the newest state, or without one the lines of metrics.jsonl.
     evaluations : tuple of Evaluation
         Those of the most images first.
     calibration : Calibration or None
@@ -229,8 +230,7 @@ def _runs_of(folder: Path) -> list[Path]:
     path = folder / SWEEP
     if not path.is_file():
         return [folder]
-    sweep = read_record(path, SWEEP_RUNS, "the list of a sweep", "Run the sweep again.")
-    names = [name for name in sweep.runs if Path(name).name == name]
+    names = [name for name in read_sweep(path).runs if Path(name).name == name]
     return [folder / name for name in names if (folder / name / "config.json").is_file()]
 
 
@@ -250,14 +250,17 @@ def _read_run(folder: Path, name: str) -> Run:
         raise UserError(
             f"{folder}: not a run folder (it has no config.json). Train one with: distil-cache train --run …"
         )
+    saved = read_saved(folder / "checkpoints")
     metrics = folder / "metrics.jsonl"
-    history = tuple(_lines(metrics)) if metrics.is_file() else ()
+    history = saved.progress.history if saved else _lines(metrics) if metrics.is_file() else []
+    best = saved.best if saved else None
+    calibration = best.calibration if best else read_calibration(own_file(folder / CALIBRATION))
     found = sorted(path.parent for path in folder.glob("evaluations/*/evaluation.json"))
     config = as_stored(
-        read_record(path, RUN, "the record of a run", "Train again into a new folder, or leave this run out.")
+        read_record(own_file(path), RUN, "the record of a run", "Train again into a new folder, or leave this run out.")
     )
     evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
-    return Run(name, config, history, tuple(evaluations), read_calibration(folder / CALIBRATION))
+    return Run(name, config, tuple(history), tuple(evaluations), calibration)
 
 
 def _read_evaluation(folder: Path) -> Evaluation:
@@ -280,7 +283,7 @@ def _read_evaluation(folder: Path) -> Evaluation:
 
 def _read_once(folder: Path) -> Evaluation:
     again = f"Delete {folder} and evaluate again."
-    info = as_stored(read_record(folder / "evaluation.json", EVALUATION, "the record of an evaluation", again))
+    info = as_stored(read_record(own_file(folder / EVALUATION), EVALUATION_FORM, "the record of an evaluation", again))
     table = _table(folder / "scores.parquet", _SCORES)
     table = table.sort_by([(name, "ascending") for name in ("generator", "label", "key", "group")])
     scores = table["score"].to_numpy().astype(np.float64)

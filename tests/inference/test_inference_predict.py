@@ -23,13 +23,14 @@ from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.weights import read_state_dict
 from distil_cache.pipeline.specs import AdmIdentity
 from distil_cache.train.evaluation.evaluate import run_evaluation
-from distil_cache.train.runs.checkpoint import BEST
+from distil_cache.train.runs.forms import BEST
 from distil_cache.train.runs.reference_checkpoint import import_checkpoint
 from distil_cache.train.student import build_student
 from image_bytes import bad_files, noise, saved
 from old_builds import earlier_version
 from PIL import Image
 from predict_runs import build, decoded_image, detector, evaluated, train
+from run_state import as_of_before, best, best_file
 from safetensors.torch import load_file, save_file
 from small_models import SIDE, write_adm, write_images
 
@@ -197,11 +198,12 @@ def test_a_run_of_an_earlier_version_is_evaluated_on_a_new_data_set_with_a_note(
 
 def test_the_threshold_is_the_given_one_else_the_calibrated_one_else_a_half(folder: Path, tmp_path: Path) -> None:
     calibrated = detector(folder)
-    chosen = json.loads((folder / "distildire" / "calibration.json").read_text())["threshold"]
+    chosen = best(folder / "distildire").calibration.threshold
     assert (calibrated.threshold.value, calibrated.threshold.origin) == (chosen, "validation")
     assert "chosen on" in calibrated.notes[0]
     assert any("transform" in note for note in detector(folder, transform="resize").notes)
     shutil.copytree(folder / "distildire", tmp_path / "distildire")
+    as_of_before(tmp_path / "distildire")
     (tmp_path / "distildire" / "calibration.json").unlink()
     shutil.copy(folder / "adm.safetensors", tmp_path)
     plain = detector(tmp_path)
@@ -287,11 +289,12 @@ def test_a_reference_checkpoint_predicts_with_and_without_a_run(folder: Path, tm
     with pytest.raises(UsageError, match="--method dire"):
         Detector.from_weights(tmp_path / "official.pth", "dire", **options)
     with pytest.raises(UserError, match="has no"):
-        Detector.from_weights(folder / "distildire" / "checkpoints" / BEST, **options)
+        Detector.from_weights(best_file(folder / "distildire"), **options)
 
 
 def test_a_student_that_returns_nan_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "cnndet", tmp_path / "cnndet")
+    as_of_before(tmp_path / "cnndet")
     path = tmp_path / "cnndet" / "checkpoints" / BEST
     state = {
         name: torch.full_like(value, torch.nan) if value.is_floating_point() else value

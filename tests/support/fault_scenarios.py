@@ -194,7 +194,7 @@ def run_made(work: Path) -> dict[str, Any]:
         for name, path in (
             ("newest", run / "checkpoints" / newest["weights"]),
             ("optimiser", run / "checkpoints" / newest["optimiser"]),
-            ("best", run / "checkpoints" / "best.safetensors"),
+            ("best", run / "checkpoints" / newest["best"]["weights"]["name"]),
         )
     }
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -202,7 +202,9 @@ def run_made(work: Path) -> dict[str, Any]:
         "weights": weights,
         "lines": [{name: value for name, value in line.items() if name != "seconds"} for line in lines],
         "config": {name: value for name, value in record.items() if name not in ("run", "created", "cache")},
-        "calibration": (run / "calibration.json").exists(),
+        "calibration": {
+            name: value for name, value in (newest["best"]["calibration"] or {}).items() if name != "checkpoint_sha256"
+        },
         "references": [ref.build for ref in Cache.open(work / "cache").builds().refs() if ref.run == record["run"]],
     }
 

@@ -1,10 +1,12 @@
 """Commands of stage two, killed: train, sweep, evaluate, report, predict, export, imports. Each is run again after a kill.
 
 A command runs as the command line in a child of its own. The child dies (SIGKILL) before one of its writing calls, half way
-through a write, or at a random moment; or the disk is full from one of its calls on. Then the same command runs
-undisturbed, and what it made must equal, to the bit, what it makes without a kill.
+through a write, or at a random moment; after every second chosen kill the power fails, too. Or the disk is full from one of
+its calls on, or too small from the beginning. Then the same command runs undisturbed, and what it made must equal, to the bit, what it
+makes without a kill.
 
-As a program it prints one JSON line for each disturbance: ``python fault_stages.py FOLDER STAGES PER_STAGE RANDOM FULL SEED``.
+As a program it prints one JSON line for each disturbance:
+``python fault_stages.py FOLDER STAGES PER_STAGE RANDOM FULL SEED DISKS``.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fault_disk import small_disk
 from fault_errors import copied, run_command
-from fault_injection import ACTS, Watch, in_child
+from fault_injection import ACTS, Watch, in_child, lose_unflushed
 from fault_scenarios import TRAIN, cache_to_train_from, run_made
 
 OWN = ("--cache", "cache", "--dataset", "pictures")
@@ -108,6 +111,10 @@ def _run_imported(work: Path) -> Any:
     }
 
 
+def _exported(work: Path) -> Any:
+    return hashlib.sha256((work / "out.safetensors").read_bytes()).hexdigest()
+
+
 STAGES: dict[str, Stage] = {
     "train": Stage(TRAIN, (), run_made),
     "sweep": Stage(
@@ -130,6 +137,9 @@ STAGES: dict[str, Stage] = {
         ("checkpoint", "import", "../beside/theirs.pth", "--run", "theirs", "--method", "distildire", "--json"),
         (), _run_imported, "theirs/config.json",
     ),
+    "checkpoint export": Stage(
+        ("checkpoint", "export", "theirs", "out.safetensors", "--json"), ("checkpoint import",), _exported, "out.safetensors"
+    ),
 }  # fmt: skip
 PREPARING = {
     "cnndet": ("train", *OWN, "--run", "cnn", "--method", "cnndet", "--backbone", "small", "--epochs", "1",
@@ -140,7 +150,7 @@ IMPORTS = (
     "distil_cache.inference.detector", "distil_cache.cache.export.webdataset", "distil_cache.pipeline.importing.importer",
     "distil_cache.train.runs.reference_checkpoint", "torch.utils.tensorboard",
 )  # fmt: skip
-BESIDE = ("predict", "import", "checkpoint import")
+BESIDE = ("predict", "import", "checkpoint import", "checkpoint export")
 
 
 def prepare(name: str, folder: Path) -> Path:
@@ -181,13 +191,22 @@ def put_beside(name: str, start: Path) -> None:
         torch.save({"model": state, "optimizer": {}, "total_steps": 0}, start / "beside" / "theirs.pth")
 
 
-def disturbed(work: Path, arguments: Sequence[str], act: str, at: str | None) -> dict[str, Any]:
-    """Run a command in this child with ``act`` at an event; return its end and the events of its writing calls."""
-    watch = Watch(work, at=at, act=ACTS[act])
-    if act == "full":
-        watch.due = _from_then_on(watch.due)  # type: ignore[method-assign]
+def disturbed(
+    work: Path, arguments: Sequence[str], act: str, at: str | None, trace: Path | None = None
+) -> dict[str, Any]:
+    """Run a command in this child with ``act`` at an event; return its end and its writing calls: event, call, file."""
+    watch = Watch(work, at=at, act=ACTS[act], trace=trace)
+    calls: list[tuple[str, str, str]] = []
+    due = watch.due
+
+    def noted(relative: str, call: str) -> bool:
+        is_due = due(relative, call)
+        calls.append((f"{watch.stage}:{watch.counts[watch.stage]}", call, relative))
+        return is_due
+
+    watch.due = _from_then_on(noted) if act == "full" else noted  # type: ignore[method-assign]
     done = run_command(work, arguments)
-    return {"code": done["code"], "said": done["said"], "counts": dict(watch.counts)}
+    return {"code": done["code"], "said": done["said"], "calls": calls}
 
 
 def _from_then_on(due: Callable[[str, str], bool]) -> Callable[[str, str], bool]:
@@ -200,10 +219,20 @@ def _from_then_on(due: Callable[[str, str], bool]) -> Callable[[str, str], bool]
     return lasting
 
 
+def what_of(call: str, relative: str) -> str:
+    """Describe a writing call by its kind and file, the same in every run."""
+    parts = [part.removeprefix(".tmp-") for part in Path(relative).parts if part not in ("work", "cache")]
+    return f"{call} {DIGITS.sub('#', '/'.join(parts[-2:]))}"
+
+
 def campaign(
-    folder: Path, names: Sequence[str], per_stage: int, at_random: int, full: int, seed: int
+    folder: Path, names: Sequence[str], per_stage: int, at_random: int, full: int, seed: int, disks: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Disturb each stage at events spread over its run, at random moments, and with a full disk."""
+    """Disturb each stage at events spread over its run, at random moments, with a full disk, and on a disk that is too small.
+
+    After every second chosen kill the power fails, too. Events of the same kind and file count as one when they are
+    drawn, so that a file that is written in many pieces does not take all kills.
+    """
     for module in IMPORTS:  # once, here, and not in every child
         importlib.import_module(module)
     draw = random.Random(seed)
@@ -216,40 +245,94 @@ def campaign(
         seconds = time.monotonic() - began
         assert whole["code"] == 0, whole
         expected = in_child(lambda work=work, stage=stage: stage.made(work))[1]
-        events = [f"{kind}:{n}" for kind, count in whole["counts"].items() for n in range(1, count + 1)]
+        grown = _size(place / "whole") - _size(start)
+        kinds: dict[str, list[str]] = {}
+        for at, call, relative in whole["calls"]:
+            kinds.setdefault(what_of(call, relative), []).append(at)
+        attack = Attack(stage, start, place, expected)
         for act, count in (("kill", per_stage), ("full", full)):
-            for at in sorted(draw.sample(events, min(count, len(events))), key=events.index):
-                yield {"stage": name, "act": act, "at": at, **_one(stage, start, place, expected, act, at, None)}
+            for number, what in enumerate(_drawn(draw, list(kinds), count)):
+                power = act == "kill" and number % 2 == 1
+                result = attack.at_event(act, draw.choice(kinds[what]), power=power)
+                yield {"stage": name, "act": act, "what": what, "power": power, **result}
         for _ in range(at_random):
-            after = draw.uniform(0, seconds)
-            yield {"stage": name, "act": "kill", "at": "", **_one(stage, start, place, expected, "kill", None, after)}
+            result = attack.after(draw.uniform(0, seconds))
+            yield {"stage": name, "act": "kill", "what": "", "power": False, **result}
+        for number in range(disks):
+            result = attack.on_a_small_disk(_size(start) + grown * number // disks)
+            yield {"stage": name, "act": "disk", "what": f"{number} of {disks} of the room", "power": False, **result}
         shutil.rmtree(place)
 
 
-def _one(
-    stage: Stage, start: Path, place: Path, expected: Any, act: str, at: str | None, after: float | None
-) -> dict[str, Any]:
-    work = copied(start, place / "disturbed") / "work"
-    wrong: list[str] = []
-    if after is None:
-        number, done = in_child(lambda: disturbed(work, stage.arguments, act, at))
-    else:
-        number, done = _killed_after(lambda: disturbed(work, stage.arguments, act, None), after), None
-    if done is not None and act == "full" and done["code"] != 0 and "Traceback" in done["said"]:
-        wrong.append("traceback: " + done["said"].strip().splitlines()[-1])
-    again = in_child(lambda: run_command(work, stage.arguments))[1]
-    complete = stage.refuses_more and in_child(lambda: (work / stage.refuses_more).exists())[1]
-    if again["code"] != 0 and not complete:
-        wrong.append(f"the next run ends with {again['code']}: {again['said'].strip()[-300:]}")
-    else:
-        found = in_child(lambda: stage.made(work))[1]
-        if found != expected:
-            wrong.append(f"differs: {_where(found, expected)}")
-    left = [path for path in work.rglob(".tmp-*") if not {"cache", "imported"} & set(path.relative_to(work).parts)]
-    if left and again["code"] == 0:  # those of a cache are gc's to delete, after a while
-        wrong.append(f"left over: {sorted(path.name for path in left)[:3]}")
-    shutil.rmtree(work.parent)
-    return {"killed": number == signal.SIGKILL, "ended": None if done is None else done["code"], "wrong": wrong}
+def _drawn(draw: random.Random, kinds: list[str], count: int) -> list[str]:
+    """Draw kinds of events, each once before any a second time."""
+    found: list[str] = []
+    while len(found) < count:
+        found += draw.sample(kinds, min(len(kinds), count - len(found)))
+    return found
+
+
+def _size(folder: Path) -> int:
+    """Return the room that a folder takes on a disk."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 or 4096 for path in folder.rglob("*") if not path.is_symlink())
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Disturbs one stage, and looks at what the next run makes of it."""
+
+    stage: Stage
+    start: Path
+    place: Path
+    expected: Any
+
+    def at_event(self, act: str, at: str, *, power: bool = False) -> dict[str, Any]:
+        """Disturb it at an event; with ``power``, names and contents that nobody had flushed are lost after it."""
+        work, trace = copied(self.start, self.place / "disturbed") / "work", self.place / "trace"
+        arguments = self.stage.arguments
+        number, done = in_child(lambda: disturbed(work, arguments, act, at, trace if power else None))
+        if power:
+            lose_unflushed(work, trace)
+            trace.unlink()
+        return self._judged(work, number, done)
+
+    def after(self, seconds: float) -> dict[str, Any]:
+        """Kill it at a moment."""
+        work = copied(self.start, self.place / "disturbed") / "work"
+        number = _killed_after(lambda: disturbed(work, self.stage.arguments, "kill", None), seconds)
+        return self._judged(work, number, None)
+
+    def on_a_small_disk(self, size: int) -> dict[str, Any]:
+        """Run it on a file system of so many bytes, which is larger the next time."""
+        with small_disk(self.place / "disk", size + (1 << 20)) as remount:
+            work = copied(self.start, self.place / "disk" / "disturbed") / "work"
+            remount(f"size={max(size, _size(self.place / 'disk')) >> 10}k")
+            done = in_child(lambda: run_command(work, self.stage.arguments))[1]
+            remount("size=1g")
+            return self._judged(work, 0, done)
+
+    def _judged(self, work: Path, number: int, done: dict[str, Any] | None) -> dict[str, Any]:
+        """Say what is wrong after a disturbance and after the next run, which nothing disturbs."""
+        wrong: list[str] = []
+        if done is not None and done["code"] != 0:
+            said = done["said"].strip().splitlines()
+            if "Traceback" in done["said"]:
+                wrong.append("traceback: " + said[-1])
+            elif sum(line.startswith("distil-cache: ") for line in said) != 1:
+                wrong.append(f"no sentence: {said[-3:]}")
+        again = in_child(lambda: run_command(work, self.stage.arguments))[1]
+        complete = self.stage.refuses_more and in_child(lambda: (work / self.stage.refuses_more).exists())[1]
+        if again["code"] != 0 and not complete:
+            wrong.append(f"the next run ends with {again['code']}: {again['said'].strip()[-300:]}")
+        else:
+            found = in_child(lambda: self.stage.made(work))[1]
+            if found != self.expected:
+                wrong.append(f"differs: {_where(found, self.expected)}")
+        left = [path for path in work.rglob(".tmp-*") if not {"cache", "imported"} & set(path.relative_to(work).parts)]
+        if left and again["code"] == 0:  # those of a cache are gc's to delete, after a while
+            wrong.append(f"left over: {sorted(path.name for path in left)[:3]}")
+        shutil.rmtree(work.parent)
+        return {"killed": number == signal.SIGKILL, "ended": None if done is None else done["code"], "wrong": wrong}
 
 
 def _where(found: Any, expected: Any, path: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from distil_cache.models.weights import file_digest
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.runs.folder import RunFolder
+from run_state import as_of_before, best, best_file
 from sklearn.metrics import balanced_accuracy_score
 from small_cache import make_cache, rows
 
@@ -72,29 +74,36 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_leaves_the_validation_scores_and_the_threshold_of_its_best_student(run: Path):
-    found = RunFolder(run).calibration(file_digest(run / "checkpoints" / "best.safetensors"))
-    kept = pq.read_table(run / "validation.parquet")
+    found, scores_file = best(run).calibration, best(run).scores
+    assert found == RunFolder(run).load_student().calibration
+    kept = pq.read_table(run / "checkpoints" / scores_file.name)
 
     assert kept.column_names == ["key", "label", "generator", "family", "group", "score"]
     assert kept.num_rows == RunFolder(run).read().samples["val"] == found.real + found.fake
     labels, scores = kept["label"].to_numpy(), kept["score"].to_numpy()
     assert found.threshold == best_threshold(labels, scores)
     assert found.accuracy == pytest.approx(np.mean((scores > found.threshold) == labels))
-    assert found.checkpoint_sha256 == file_digest(run / "checkpoints" / "best.safetensors")
-    best = max((json.loads(line) for line in (run / "metrics.jsonl").open()), key=lambda line: line["val_ap"])
-    assert best["val_acc"] == pytest.approx(np.mean((scores > 0.5) == labels))
+    assert found.checkpoint_sha256 == file_digest(best_file(run))
+    line = max((json.loads(line) for line in (run / "metrics.jsonl").open()), key=lambda line: line["val_ap"])
+    assert line["val_acc"] == pytest.approx(np.mean((scores > 0.5) == labels))
 
 
 def test_the_threshold_of_another_student_is_not_used(run: Path, tmp_path: Path):
-    (tmp_path / "calibration.json").write_bytes((run / "calibration.json").read_bytes())
+    again = Path(shutil.copytree(run, tmp_path / "run"))
+    as_of_before(again)
+    assert RunFolder(again).load_student().calibration == best(run).calibration
+    of_another = best(run).calibration.model_copy(update={"checkpoint_sha256": "another"})
+    (again / "calibration.json").write_text(of_another.model_dump_json())
 
-    assert RunFolder(tmp_path).calibration("another") is None
-    (tmp_path / "calibration.json").unlink()
-    assert RunFolder(tmp_path).calibration("another") is None
+    assert RunFolder(again).load_student().calibration is None
+    (again / "calibration.json").unlink()
+    assert RunFolder(again).load_student().calibration is None
 
 
 def test_a_damaged_calibration_is_refused_with_a_sentence(run: Path, tmp_path: Path):
-    (tmp_path / "calibration.json").write_text('{"threshold": 7}')
+    again = Path(shutil.copytree(run, tmp_path / "run"))
+    as_of_before(again)
+    (again / "calibration.json").write_text('{"threshold": 7}')
 
     with pytest.raises(UserError, match=r"calibration\.json: is not .* \(threshold: .*\)\. It is damaged: delete it"):
-        RunFolder(tmp_path).calibration("any")
+        RunFolder(again).load_student()

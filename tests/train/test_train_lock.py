@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from typing import Any
 import pytest
 from distil_cache.cache.records.builds import BuildStore
 from distil_cache.errors import DistilCacheError, ReadOnlyError, UserError
-from distil_cache.models.weights import file_digest
 from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine import loop
@@ -31,6 +31,7 @@ from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.lock import RunLock
 from distil_cache.train.sweep import _note, plan_sweep
 from recorded_progress import Recorded
+from run_state import best
 from small_cache import make_cache, rows
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 1, "batch_size": 16, "lr": 1e-3}
@@ -234,18 +235,17 @@ def test_an_evaluation_names_the_student_that_it_scored_though_the_training_has_
 ) -> None:
     run = tmp_path / "run"
     train(cache, run)
-    best = run / "checkpoints" / "best.safetensors"
-    scored, loaded = file_digest(best), RunFolder.load_student
+    scored, loaded = best(run).weights.sha256, RunFolder.load_student
 
     def load_student(folder: RunFolder) -> Any:
         found = loaded(folder)
-        train(cache, tmp_path / "other", seed=1)
-        (tmp_path / "other" / "checkpoints" / "best.safetensors").replace(best)
+        shutil.rmtree(run)
+        train(cache, run, seed=1)
         return found
 
     monkeypatch.setattr(RunFolder, "load_student", load_student)
     assert run_evaluation(run, cache, "pictures")["checkpoint"]["sha256"] == scored
-    assert file_digest(best) != scored
+    assert best(run).weights.sha256 != scored
 
 
 def test_a_hold_ends_with_its_block(tmp_path: Path) -> None:

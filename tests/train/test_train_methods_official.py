@@ -14,8 +14,9 @@ import torch
 from distil_cache.errors import UsageError, UserError
 from distil_cache.report import write_report
 from distil_cache.train.evaluation.evaluate import run_evaluation
-from distil_cache.train.runs.checkpoint import BEST, save_weights
+from distil_cache.train.runs.checkpoint import save_weights
 from distil_cache.train.runs.folder import RunFolder
+from distil_cache.train.runs.forms import BEST
 from distil_cache.train.runs.lock import RunLock
 from distil_cache.train.runs.reference_checkpoint import export_checkpoint, import_checkpoint
 from distil_cache.train.student import build_student
@@ -63,7 +64,8 @@ def imported(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_imported_student_gives_the_references_logits(made: Made, imported: Path) -> None:
-    student, record, _ = RunFolder(imported).load_student()
+    best = RunFolder(imported).load_student()
+    student, record = best.student, best.record
     x = torch.randn(2, 6, 96, 96)
     with torch.no_grad():
         assert torch.equal(student(x)[0], made[1](x[:, :3], x[:, 3:]))

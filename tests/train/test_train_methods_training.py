@@ -30,6 +30,7 @@ from distil_cache.train.evaluation.score import predict
 from distil_cache.train.methods import METHODS, Degradation, find_method
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.student import build_student
+from run_state import best
 from safetensors.torch import load_file, save_file
 from small_cache import TRAIN_SIDE, make_cache, rows, teacher_network
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -188,8 +189,9 @@ def test_cnndet_chooses_its_epoch_on_degraded_images_and_keeps_the_scores_of_cle
 ) -> None:
     run_training(settings(method="cnndet", aug_prob=1.0, epochs=1), made[0].root, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
-    student, record, _ = folder.load_student()
-    table = pq.read_table(folder.validation)
+    found = folder.load_student()
+    student, record = found.student, found.record
+    table = pq.read_table(folder.checkpoints / best(folder.folder).scores.name)
     labels = torch.tensor(table["label"].to_pylist(), dtype=torch.float32)
     cache, build, _ = made
     rows = find_rows(record.config, cache, ("image",), {}, "the test").val

@@ -21,8 +21,9 @@ from distil_cache.train.data.select import held_out
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.engine.lr_schedule import LrSchedule
 from distil_cache.train.evaluation.evaluate import run_evaluation
-from distil_cache.train.runs.checkpoint import EpochMetrics, State
 from distil_cache.train.runs.folder import RunFolder
+from distil_cache.train.runs.forms import EpochMetrics, State
+from run_state import best_file
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor
@@ -220,9 +221,7 @@ def test_the_best_checkpoint_is_chosen_on_the_validation_whatever_the_test_says(
     for name, of in (("right", table), ("wrong", wrong)):
         cache, _ = make_cache(tmp_path / name / "cache", of)
         run_training(settings(epochs=3), cache.root, tmp_path / name / "run")
-        results.append(
-            (lines(tmp_path / name / "run"), load_file(tmp_path / name / "run/checkpoints/best.safetensors"))
-        )
+        results.append((lines(tmp_path / name / "run"), load_file(best_file(tmp_path / name / "run"))))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(results[0][1][name], results[1][1][name]) for name in results[0][1])
 
@@ -240,7 +239,7 @@ def test_fine_tuning_begins_as_the_best_student_with_a_fresh_optimiser_and_the_r
 ) -> None:
     train(made, tmp_path / "first", epochs=2)
     result = train(made, tmp_path / "second", init_from=str(tmp_path / "first"), lr=3e-5)
-    best = load_file(tmp_path / "first" / "checkpoints" / "best.safetensors")
+    best = load_file(best_file(tmp_path / "first"))
     still = tmp_path / "still"
     train(made, still, init_from=str(tmp_path / "first"), lr=1e-30)
     assert torch.equal(newest(still)["student_backbone.0.weight"], best["student_backbone.0.weight"])

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from distil_cache.cache.lease import FOLDER, read_leases
 from distil_cache.errors import StoppedError, UserError
 from distil_cache.progress import Silent
+from distil_cache.report.inputs.runs import read_runs
 from distil_cache.storage import atomic
 from distil_cache.storage.atomic import exchange
 from distil_cache.train.config import TrainConfig
@@ -25,10 +27,14 @@ from distil_cache.train.engine import loop, resume
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation import evaluate
 from distil_cache.train.evaluation.evaluate import run_evaluation
+from distil_cache.train.runs import checkpoint
+from distil_cache.train.runs import folder as folder_module
 from distil_cache.train.runs.checkpoint import save_weights
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.lock import RunLock
 from distil_cache.train.student import build_student
+from run_state import as_of_before, best, best_file, newest
+from safetensors.torch import load_file
 from small_cache import make_cache, rows
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 2, "batch_size": 16, "lr": 1e-3}
@@ -66,10 +72,15 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("pattern", ["last-*[0-9].safetensors", "last-*.optim.safetensors"])
-def test_a_state_with_a_flipped_bit_is_not_resumed(cache: Path, trained: Path, tmp_path: Path, pattern: str) -> None:
+@pytest.mark.parametrize("part", ["weights", "optimiser", "scores"])
+def test_a_state_with_a_flipped_bit_is_not_resumed(cache: Path, trained: Path, tmp_path: Path, part: str) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
-    (path,) = (run / "checkpoints").glob(pattern)
+    saved = newest(run)
+    path = (
+        run
+        / "checkpoints"
+        / {"weights": saved.weights, "optimiser": saved.optimiser, "scores": best(run).scores.name}[part]
+    )
     flip_a_bit(path)
     with pytest.raises(UserError, match=rf"{path.name}: is damaged \(it is not the file that was written\)"):
         train(cache, run, resume=True, epochs=3)
@@ -79,10 +90,10 @@ def test_a_student_with_a_flipped_bit_is_neither_evaluated_nor_used_for_another_
     cache: Path, trained: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
-    flip_a_bit(run / "checkpoints" / "best.safetensors")
-    with pytest.raises(UserError, match=r"best.safetensors: is damaged \(its tensors are not those"):
+    flip_a_bit(best_file(run))
+    with pytest.raises(UserError, match=rf"{best_file(run).name}: is damaged \(its tensors are not those"):
         run_evaluation(run, cache, "pictures")
-    with pytest.raises(UserError, match=r"best.safetensors: is damaged"):
+    with pytest.raises(UserError, match=rf"{best_file(run).name}: is damaged"):
         train(cache, tmp_path / "next", init_from=str(run))
 
 
@@ -104,13 +115,13 @@ def test_a_training_that_is_killed_around_its_last_state_has_all_its_lines(
     class Killed(BaseException):
         pass
 
-    def dying(session: Any, folder: RunFolder, state: Any) -> None:
+    def dying(session: Any, folder: RunFolder, state: Any, scores: Any) -> None:
         if when == "after":
-            save(session, folder, state)
+            save(session, folder, state, scores)
         if state.epoch == 2:
             raise Killed
         if when == "before":
-            save(session, folder, state)
+            save(session, folder, state, scores)
 
     monkeypatch.setattr(loop, "save", dying)
     with pytest.raises(Killed):
@@ -119,6 +130,83 @@ def test_a_training_that_is_killed_around_its_last_state_has_all_its_lines(
     train(cache, tmp_path / "run", resume=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_a_kill_at_any_moment_of_a_commit_leaves_state_student_threshold_and_history_of_one_epoch(
+    cache: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    replace, run = checkpoint.replace_file, tmp_path / "run"
+    written: list[str] = []
+
+    def dying(path: Path, write: Any) -> None:
+        if path.parent.name == "checkpoints":
+            if len(written) == writes:
+                raise Killed
+            written.append(path.name)
+        replace(path, write)
+
+    def not_deleted(folder: Path, saved: Any) -> None:
+        raise Killed
+
+    train(cache, run, epochs=1)
+    first = newest(run)
+    monkeypatch.setattr(checkpoint, "replace_file", dying)
+    monkeypatch.setattr(checkpoint, "delete_old", not_deleted)
+    with pytest.raises(Killed):
+        train(cache, run, resume=True)
+    monkeypatch.undo()
+    committed = "last.json" in written
+    assert (newest(run) == first) is not committed
+    assert newest(run).progress.epoch == len(read_runs([run])[0].history) == 1 + committed
+    found = RunFolder(run).load_student()
+    assert (found.file, found.epoch) == (best(run).weights.name, newest(run).progress.best_epoch)
+    assert found.calibration is not None
+    train(cache, run, resume=True)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == newest(run).files | {"last.json"}
+    ours, theirs = (load_file(best_file(one)) for one in (run, trained))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert RunFolder(run).load_student().calibration.threshold == best(trained).calibration.threshold
+
+
+def test_the_student_and_the_threshold_of_an_earlier_version_are_used_until_a_training_finds_a_better_one(
+    cache: Path, trained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    as_of_before(run)
+    found, ours = RunFolder(run).load_student(), RunFolder(trained).load_student()
+    assert (found.file, found.sha256, found.calibration) == ("best.safetensors", ours.sha256, ours.calibration)
+    assert run_evaluation(run, cache, "pictures")["checkpoint"]["epoch"] == ours.epoch
+    assert read_runs([run])[0].calibration == ours.calibration
+    train(cache, run, resume=True, epochs=12)
+    assert best(run).epoch > 2
+    assert {path.name for path in (run / "checkpoints").iterdir()} == newest(run).files | {"last.json"}
+    assert RunFolder(run).load_student().epoch == best(run).epoch
+
+
+def test_a_student_that_a_training_replaces_while_it_is_loaded_gives_way_to_the_next(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(cache, tmp_path / "run", epochs=1)
+    read, before = folder_module.read_saved, newest(tmp_path / "run")
+    train(cache, tmp_path / "run", resume=True, epochs=12)
+    assert best(tmp_path / "run").epoch > 1
+    answers = iter([before])
+    monkeypatch.setattr(folder_module, "read_saved", lambda path: next(answers, None) or read(path))
+    assert RunFolder(tmp_path / "run").load_student().file == best_file(tmp_path / "run").name
+
+
+def test_a_lock_that_is_a_link_out_of_the_run_writes_nothing_there(cache: Path, trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (tmp_path / "precious").write_text("precious")
+    (run / "training.lock").unlink()
+    (run / "training.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match=r"training.lock: is a link that leads out of its folder"):
+        train(cache, run, resume=True, epochs=3)
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 class Interrupting(Silent):

@@ -11,8 +11,10 @@ from typing import Self
 from torch.utils.tensorboard import SummaryWriter
 
 from ...progress import Progress, Silent
-from ..runs.checkpoint import EpochMetrics, State, replace_text
+from ...storage.atomic import fsync_folder
+from ..runs.checkpoint import replace_text
 from ..runs.folder import RunFolder, append_line
+from ..runs.forms import EpochMetrics, State
 
 STAGE = "training"
 
@@ -82,6 +84,7 @@ class MetricsLogger:
         if not self._enabled:
             return
         append_line(self._folder.metrics, line)
+        fsync_folder(self._folder.metrics)
         shown = {f"epoch/{name}": value for name, value in line.items() if name not in ("epoch", "step")}
         self._plot({name: value for name, value in shown.items() if value is not None}, state.step)
 

@@ -16,19 +16,20 @@ from ...cache.store import Cache
 from ...errors import ReadOnlyError, StoppedError, UserError
 from ...progress import Progress, Silent
 from ...signals import StopRequest, interruptible
-from ...storage import AnyPath
+from ...storage import AnyPath, path_exists
 from ..config import TrainConfig
 from ..data.readers import ReaderPool
 from ..loss import losses
-from ..runs.checkpoint import BEST, EpochMetrics, State, read_progress, save_weights
+from ..runs.checkpoint import ValidationScores, delete_old, old_files, read_progress
 from ..runs.folder import RunFolder, RunRecord
+from ..runs.forms import EpochMetrics, State, read_saved
 from ..runs.lock import RunLock
 from .distributed import ProcessGroup, join_process_group
 from .logger import MetricsLogger
 from .lr_schedule import LrSchedule, rank
 from .resume import resume, save
 from .session import Session, open_session
-from .validate import clean_logits, keep_scores, validate
+from .validate import clean_logits, validate, validation_scores
 
 _Values = tuple[float, float, float]
 
@@ -139,10 +140,13 @@ def _train_run(
     with RunLock(folder.folder) as lock, ExitStack() as held:
         with ranks.first_process_first():
             # an existing run is locked before it is read, a new one only once its configuration proves usable
-            if ranks.first and folder.config.exists() and not _is_over(config, folder):
+            if ranks.first and path_exists(folder.config) and not _is_over(config, folder):
                 lock.take()
             known = folder.admit(config, resume=resume or not ranks.first)
-            if known is None or not _is_over(config, folder):
+            if known is not None and _is_over(config, folder):
+                if ranks.first:
+                    _sweep(folder, lock)
+            else:
                 cache = Cache.open(cache_root, local_copy)
                 session = open_session(config, cache, folder, known, ranks, readers, held)
                 if ranks.first:
@@ -151,6 +155,14 @@ def _train_run(
         if session is not None:
             _train(session, folder, progress)
         return _result(folder) if ranks.first else {}
+
+
+def _sweep(folder: RunFolder, lock: RunLock) -> None:
+    """Delete what a training that was killed right after its last commit has left."""
+    saved = read_saved(folder.checkpoints)
+    if saved is not None and old_files(folder.checkpoints, saved):
+        lock.take()
+        delete_old(folder.checkpoints, saved)
 
 
 def _interrupted(folder: RunFolder) -> str:
@@ -238,7 +250,7 @@ def _train_epoch(
 
 
 def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: MetricsLogger) -> None:
-    """Validate, keep the checkpoint if it is the best so far, save the state and log the epoch."""
+    """Validate, log the epoch, and save the state, with the best student so far."""
     began = time.perf_counter()
     if not all(bool(torch.isfinite(weight).all()) for weight in session.student.state_dict().values()):
         _check_finite(math.nan, "student's weight", folder, state)
@@ -251,19 +263,13 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: Met
     state.epoch += 1
     state.batch, state.samples, state.sums, state.seconds, state.order = 0, 0, (0.0, 0.0, 0.0), 0.0, ""
     state.history.append(line)
+    scores: ValidationScores | None = None
     if session.schedule.is_best(state, line):
         state.best_epoch, state.best_rank = state.epoch, rank(line)
-        logits = clean_logits(session, logits)
-        if session.ranks.first:
-            facts = {"epoch": str(state.epoch), "run": session.record.run}
-            save_weights(folder.checkpoints / BEST, session.student, facts)
-            if logits is not None:
-                keep_scores(session, folder, logits)
+        scores = validation_scores(session, clean_logits(session, logits))
     session.schedule.after_epoch(state)
-    logger.epoch(
-        state, line
-    )  # before the state: the lines of an unfinished epoch are dropped, a lost one would stay lost
-    save(session, folder, state)
+    logger.epoch(state, line)  # before the state, by which a resumed training and a report know the lines that count
+    save(session, folder, state, scores)
 
 
 def _over_ranks(

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from ..config import PLATEAUS, TrainConfig
-from ..runs.checkpoint import EpochMetrics, State
+from ..runs.forms import EpochMetrics, State
 
 RISE, RISE_AFTER_DROP = 0.001, 0.002
 """By how much the accuracy must rise under ``accuracy-plateau``, before and after the first drop of the rate."""

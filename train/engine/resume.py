@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from ...errors import UserError
 from ...progress import Progress
-from ..runs.checkpoint import State, load_state, read_progress, restart_epoch, save_state
+from ..runs.checkpoint import ValidationScores, damaged, load_state, read_progress, restart_epoch, save_state
 from ..runs.folder import RunFolder
+from ..runs.forms import State
 from .session import Session
 
 
@@ -36,8 +37,11 @@ def resume(session: Session, folder: RunFolder, progress: Progress) -> State:
         state = State()
         save(session, folder, state)
         return state
-    session.precision.load(saved.scaler)
-    ranks.set_random_state(saved.random_state, session.config.seed)
+    try:
+        session.precision.load(saved.scaler)
+        ranks.set_random_state(saved.random_state, session.config.seed)
+    except Exception as error:  # what a record that somebody else wrote may lead to
+        raise damaged(folder.checkpoints, error) from error
     state = saved.progress
     epoch, note = state.epoch + 1, ""
     if differs and not state.batch:
@@ -50,12 +54,22 @@ def resume(session: Session, folder: RunFolder, progress: Progress) -> State:
     return state
 
 
-def save(session: Session, folder: RunFolder, state: State) -> None:
-    """Save the present state as the newest one of the run; every process must call this."""
+def save(session: Session, folder: RunFolder, state: State, scores: ValidationScores | None = None) -> None:
+    """Save the present state as the newest one of the run; every process must call this.
+
+    ``scores`` are those of a student that has just become the best one.
+    """
     random_state, scaler = session.ranks.random_state(), session.precision.state()
     if session.ranks.first:
         save_state(
-            folder.checkpoints, session.student, session.optimiser, state, random_state=random_state, scaler=scaler
+            folder.checkpoints,
+            session.student,
+            session.optimiser,
+            state,
+            run=session.record.run,
+            random_state=random_state,
+            scaler=scaler,
+            scores=scores,
         )
 
 

@@ -14,7 +14,6 @@ from torch.optim import Adam, Optimizer
 from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
-from ...models.weights import file_digest
 from ..config import PLATEAUS, TrainConfig
 from ..data.augment import VALIDATION, Degrader
 from ..data.dataset import Batch, FeatureDataset
@@ -24,8 +23,9 @@ from ..data.rows import TrainingRows, find_rows
 from ..data.select import column
 from ..data.shuffle import batch_sizes
 from ..methods import Method
-from ..runs.checkpoint import BEST, LAST, State, seed_everything
+from ..runs.checkpoint import seed_everything
 from ..runs.folder import RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
+from ..runs.forms import LAST, State
 from ..student import Student, build_student, check_map, initialise
 from .amp import MixedPrecision
 from .distributed import ProcessGroup
@@ -294,8 +294,8 @@ def start_from_run(student: Student, config: TrainConfig) -> dict[str, str]:
     UserError
         The run has another network, or another scaling of its input.
     """
-    source = RunFolder(Path(str(config.init_from)))
-    source_student, record, facts = source.load_student()
+    source = RunFolder(Path(str(config.init_from))).load_student()
+    record = source.record
     option = f"--init-from {config.init_from}"
     if record.config.backbone != config.backbone:
         raise UserError(
@@ -312,8 +312,8 @@ def start_from_run(student: Student, config: TrainConfig) -> dict[str, str]:
     own = student.state_dict()
     copied = {
         name: value
-        for name, value in source_student.state_dict().items()
+        for name, value in source.student.state_dict().items()
         if not name.startswith("projection.") or (name in own and own[name].shape == value.shape)
     }
     student.load_state_dict({**own, **copied})
-    return {"run": record.run, "epoch": facts["epoch"], "sha256": file_digest(source.checkpoints / BEST)}
+    return {"run": record.run, "epoch": str(source.epoch), "sha256": source.sha256}

@@ -6,19 +6,16 @@ import functools
 import math
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
 from ...choices import TestTransform
-from ...metrics.calibration import calibrate
 from ...metrics.measures import accuracy, average_precision
-from ...models.weights import file_digest
 from ..data.dataset import FeatureDataset
 from ..data.readers import ImageTransform
 from ..evaluation.score import Logits, predict, probability
-from ..runs.checkpoint import BEST, EpochMetrics, replace_file, replace_text
-from ..runs.folder import RunFolder
+from ..runs.checkpoint import ValidationScores
+from ..runs.forms import EpochMetrics
 from .session import Session
 
 TRANSFORM: TestTransform = "crop"
@@ -83,22 +80,9 @@ def _logits(session: Session, rows: FeatureDataset, change: ImageTransform | Non
     )
 
 
-def keep_scores(session: Session, folder: RunFolder, logits: Logits) -> None:
-    """Save the validation scores of the new best student, and the threshold chosen on them.
-
-    If the process is killed between student and scores, ``--resume`` repairs this by repeating the epoch.
-    """
-    if session.val is None:
-        return
-    scores = probability(logits)
-    table = session.val.table.select(KEPT).append_column("score", pa.array(scores))
-    replace_file(folder.validation, lambda target: pq.write_table(table, target, compression="zstd"))
-    calibration = calibrate(
-        session.val.label,
-        scores,
-        split="val",
-        transform=TRANSFORM,
-        checkpoint_sha256=file_digest(folder.checkpoints / BEST),
-    )
-    if calibration is not None:
-        replace_text(folder.calibration_file, calibration.model_dump_json(indent=2) + "\n")
+def validation_scores(session: Session, logits: Logits | None) -> ValidationScores | None:
+    """Return the validation scores of the new best student, to be saved with it; None without validation rows."""
+    if session.val is None or logits is None:
+        return None
+    table = session.val.table.select(KEPT).append_column("score", pa.array(probability(logits)))
+    return ValidationScores(table, TRANSFORM)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -26,20 +27,25 @@ from ...cache.records.audit import AUDIT, HeaderAudit
 from ...cache.records.builds import BuildRecord
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
+from ...errors import UserError
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import choose_device, keep_freed_memory
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
+from ...storage.json_record import read_record
 from ...storage.locks import temporary_folder
 from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
-from ..runs.checkpoint import BEST
 from ..runs.folder import RunFolder, RunRecord, versions
+from ..runs.forms import EVALUATION, EVALUATION_FORM, own_file
 from .gallery import write_gallery
 from .score import predict, probability
 
+_PLAIN_SPLIT = re.compile(r"[A-Za-z0-9._]{1,64}")
+_SHOWN = {"generators", "mean", "metrics", "counts"}
+"""What an evaluation by this version has beside its setting."""
 _UNFINISHED = f"{TEMPORARY_PREFIX}evaluation-"
 """Beginning of the name of a folder that an evaluation is being written to."""
 
@@ -102,14 +108,16 @@ def run_evaluation(
     chosen = checked_transform(transform)
     selection = parse_select(select)
     folder = RunFolder(run)
-    student, record, facts = folder.load_student()
+    best = folder.load_student()
+    record = best.record
     cache = Cache.open(cache_root, local_copy)
     source = _build(cache, dataset, split, record, build)
     table = split_rows(cache.datasets().read(dataset, source.revision), split, dataset)
     table = select_rows(table, selection, f"{dataset}, split {split}")
 
-    name = _name(dataset, split, chosen, select)
-    target = folder.evaluations / name
+    setting = {"dataset": dataset, "split": split, "transform": chosen, "select": select or None}
+    target = _folder_of(folder.evaluations, setting)
+    name = target.name
     identity: dict[str, Any] = {
         "dataset": dataset,
         "revision": source.revision,
@@ -118,11 +126,11 @@ def run_evaluation(
         "split": split,
         "transform": chosen,
         "select": select or None,
-        "checkpoint": {"file": BEST, "epoch": int(facts["epoch"]), "sha256": facts["sha256"]},
+        "checkpoint": {"file": best.file, "epoch": best.epoch, "sha256": best.sha256},
         "run": record.run,
     }
-    known = _read(target / "evaluation.json")
-    if known is not None and all(known.get(field) == value for field, value in identity.items()):
+    known = _read(target)
+    if all(known.get(field) == value for field, value in identity.items()) and known.keys() >= _SHOWN:
         return known
 
     with lease(cache.root, "evaluate", [feature.folder for feature in source.features.values()]):
@@ -134,7 +142,7 @@ def run_evaluation(
         report, stage = progress or Silent(), f"evaluation {name}"
         report.start(stage, len(part))
         logits = predict(
-            student.to(chosen_device),
+            best.student.to(chosen_device),
             part,
             record.method,
             size=record.train_size,
@@ -235,7 +243,7 @@ def _store(
             write_gallery(temporary / "gallery", gallery, logits, scores)
         if (audit := _audit(cache, build)) is not None:
             (temporary / AUDIT).write_bytes(audit.as_json())
-        (temporary / "evaluation.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (temporary / EVALUATION).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
         _put(temporary, target)
 
 
@@ -303,16 +311,28 @@ def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, A
     return {"generators": results, "mean": {name: unweighted_mean(row[name] for row in complete) for name in names}}
 
 
-def _name(dataset: str, split: str, transform: str, select: str | None) -> str:
-    """Return the name of the evaluation's folder; a selection may not fit a file name, so its hash is used."""
+def _folder_of(evaluations: Path, setting: dict[str, Any]) -> Path:
+    """Return the folder of the evaluation in a setting, which no other setting has.
+
+    Dataset ``a-b``, split ``c`` and dataset ``a``, split ``b-c`` would share a plain name. So it is for splits without a
+    dash, and for whom it holds already; other names end with a digest of the setting.
+    """
+    split, select = setting["split"], setting["select"]
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
-    return f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")
+    plain = evaluations / f"{setting['dataset']}-{split}-{setting['transform']}{chosen}".replace(os.sep, "-")
+    known = _read(plain)
+    held = {name: known.get(name) for name in setting} if known else None
+    if held == setting or (held is None and _PLAIN_SPLIT.fullmatch(split)):
+        return plain
+    digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
+    return evaluations / f"{setting['dataset']}-{setting['transform']}~{digest[:16]}"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Read a stored evaluation; None if there is none that can be read."""
+def _read(folder: Path) -> dict[str, Any]:
+    """Read a stored evaluation; empty if there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+        found = read_record(own_file(folder / EVALUATION), EVALUATION_FORM, "an evaluation", "")
+    except UserError:
+        return {}
+    content: dict[str, Any] = found.model_dump(mode="json", exclude_unset=True)
+    return content

@@ -1,9 +1,10 @@
 """Checkpoints: safetensors and JSON, never a pickle, and always complete.
 
-``last.json`` is authoritative: it names the files with weights and optimiser of the newest state and holds everything
-else that a training needs to resume exactly. It is replaced after both files are on the disk, so a kill at any moment
-leaves a consistent state. A state in the middle of an epoch also holds the one at the epoch's beginning, so that the
-epoch can be restarted if it cannot be resumed (``resume``). ``best.safetensors`` is the student to evaluate.
+``last.json`` is the one commit of a run (`forms.Saved`): it names the files of the newest state and of the best student,
+with their digests, and holds everything else that a training needs to resume exactly. All that it names is on the disk
+under unique names before it is replaced, so a kill at any moment leaves the state before or the state after, each with
+the best student, threshold and history of its own moment. A state in the middle of an epoch also holds the one at the
+epoch's beginning, so that the epoch can be restarted if it cannot be resumed (``resume``).
 """
 
 from __future__ import annotations
@@ -13,110 +14,49 @@ import json
 import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...errors import UserError
+from ...choices import TestTransform
+from ...errors import IntegrityError, UserError
+from ...metrics.calibration import calibrate
 from ...models.weights import file_digest
-from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, fsync_folder, link_new
+from ...storage import path_exists
+from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, fsync_folder, link_new, read_file
+from .forms import BEST, LAST, STATE_FILE, Best, Saved, State, StoredFile, own_file, read_saved
 
-BEST = "best.safetensors"
 _DIGEST = "tensors_sha256"
-LAST = "last.json"
-
-EpochMetrics = dict[str, float | int | None]
-"""The values of one epoch in ``metrics.jsonl``, by name; None without validation rows."""
-
-
-class State(BaseModel):
-    """Where a training stands.
-
-    Attributes
-    ----------
-    epoch
-        Finished epochs.
-    batch
-        Finished batches of the current epoch.
-    step
-        Optimiser steps in total.
-    first_loss
-        Loss of the first batch, before any step.
-    sums
-        Total, bce and kd of the current epoch, each summed over samples.
-    samples, seconds
-        Samples of the current epoch, and time spent on it.
-    best_epoch, best_rank
-        Epoch of the best checkpoint (0 for none), and the value that it was chosen by; larger is better.
-    drops
-        Epochs after which a plateau lowered the learning rate.
-    history
-        The lines of ``metrics.jsonl``.
-    order
-        Digest of the unfinished epoch's order; empty between epochs and in states of earlier versions.
-    restarted
-        Epochs that were restarted, from 1.
-    unchecked
-        Epochs that were resumed without a digest.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    first_loss: float | None = None
-    sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    samples: int = 0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_rank: tuple[float, float] | None = None
-    drops: list[int] = []
-    history: list[EpochMetrics] = []
-    order: str = ""
-    restarted: list[int] = []
-    unchecked: list[int] = []
+_LARGEST_HEADER = 64 * 2**20
+_LARGEST_SCORES = 4 * 2**30
+_AGAIN = "train again into a new folder."
 
 
-class _Saved(BaseModel):
-    """The content of ``last.json``.
+@dataclass(frozen=True)
+class StudentFacts:
+    """What the file of a student says of itself: the run, the number of finished epochs, and the file's digest."""
 
-    Attributes
-    ----------
-    weights, optimiser
-        Names of the files of the state.
-    sha256
-        Digest of each of these files; empty in states of earlier versions.
-    param_groups, random, scaler, progress
-        The rest of the state.
-    epoch_start
-        The state at the beginning of the unfinished epoch, or None.
-    """
+    run: str
+    epoch: int
+    sha256: str
 
-    model_config = ConfigDict(extra="forbid")
 
-    weights: str
-    optimiser: str
-    sha256: dict[str, str] = {}
-    param_groups: list[dict[str, Any]]
-    random: dict[str, Any]
-    scaler: dict[str, Any] = {}
-    progress: State
-    epoch_start: _Saved | None = None
+@dataclass(frozen=True)
+class ValidationScores:
+    """The validation scores of a student: ``table`` has a row per image, ``transform`` is what was done to its images."""
 
-    @property
-    def files(self) -> set[str]:
-        """Names of the files of the state."""
-        return {self.weights, self.optimiser} | (self.epoch_start.files if self.epoch_start else set())
+    table: pa.Table
+    transform: TestTransform
 
 
 def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str]) -> None:
@@ -130,26 +70,23 @@ def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str])
     replace_file(path, lambda target: save_file(tensors, target, metadata=metadata))
 
 
-def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
+def load_weights(path: Path, student: torch.nn.Module) -> StudentFacts:
     """Load a file of `save_weights` into a student of the same shape.
 
-    The file is read once, so weights, metadata and digest belong together even while a training replaces it.
-
-    Returns
-    -------
-    dict
-        The metadata, and the file's digest as ``sha256``.
+    The file is read once, so weights, metadata and digest belong together.
 
     Raises
     ------
+    FileNotFoundError
+        There is no such file.
     UserError
         The file is damaged or belongs to another student.
     """
+    data = _read(path, _largest(student))
     try:
-        data = path.read_bytes()
         tensors = load(data)
         student.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be loaded into this student ({_first_line(error)}). Train again.") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     facts: dict[str, str] = header.get("__metadata__", {})
@@ -158,7 +95,32 @@ def load_weights(path: Path, student: torch.nn.Module) -> dict[str, str]:
             f"{path}: is damaged (its tensors are not those that were written). Copy it again from where it is whole, "
             "or train again."
         )
-    return {**facts, "sha256": hashlib.sha256(data).hexdigest()}
+    if not facts.get("epoch", "0").isdecimal():
+        raise UserError(f"{path}: is of an epoch {facts['epoch']!r}, which is no number. Train again.")
+    return StudentFacts(facts.get("run", ""), int(facts.get("epoch", "0")), hashlib.sha256(data).hexdigest())
+
+
+def _largest(student: torch.nn.Module) -> int:
+    """Return more than the size of a student's file, and of its optimiser's with two moments for each weight."""
+    return 4 * sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values()) + _LARGEST_HEADER
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Return the content of a file of a run.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    UserError
+        It is not a regular file of this size, or it is a link out of its folder.
+    """
+    try:
+        return read_file(own_file(path), limit)
+    except IntegrityError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise UserError(f"{error} Copy it again from where it is whole, or train again.") from error
 
 
 def _tensors(student: torch.nn.Module) -> dict[str, Tensor]:
@@ -180,12 +142,15 @@ def save_state(
     optimiser: Optimizer,
     progress: State,
     *,
+    run: str,
     random_state: Mapping[str, Tensor],
     scaler: Mapping[str, Any],
+    scores: ValidationScores | None = None,
 ) -> None:
-    """Save the present state as the newest one of a run; the files of the previous state are deleted.
+    """Save the present state as the newest one of a run; files that it does not need are deleted.
 
-    In the middle of an epoch, the state at its beginning is kept.
+    If the epoch that has just finished is the best so far, its student becomes the best one with the same commit. In the
+    middle of an epoch, the state at its beginning is kept.
 
     Parameters
     ----------
@@ -193,12 +158,18 @@ def save_state(
         The folder of checkpoints.
     student, optimiser, progress
         The state.
+    run
+        The run's id.
     random_state
         States of torch's generators, by names that begin with ``random.``.
     scaler
         State of the loss scale.
+    scores
+        Validation scores of a student that has just become the best one.
     """
-    stem = f"last-{progress.step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = read_saved(folder)
+    stem = f"step-{progress.step:08d}-{secrets.token_hex(4)}"  # unique: what the newest record names is never replaced
     weights, optimiser_file = f"{stem}.safetensors", f"{stem}.optim.safetensors"
     state = optimiser.state_dict()
     tensors = {
@@ -206,22 +177,41 @@ def save_state(
         for number, slots in state["state"].items()
         for name, value in slots.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(
-        folder / weights, lambda target: save_file(_tensors(student), target, metadata={"step": str(progress.step)})
-    )
+    save_weights(folder / weights, student, {"epoch": str(progress.epoch), "run": run, "step": str(progress.step)})
     replace_file(folder / optimiser_file, lambda target: save_file({**tensors, **random_state}, target))
-    saved = _Saved(
+    digests = {name: file_digest(folder / name) for name in (weights, optimiser_file)}
+    best = newest.best if newest else None
+    if progress.just_best:
+        best = _new_best(folder, StoredFile(name=weights, sha256=digests[weights]), progress.epoch, scores)
+    saved = Saved(
         weights=weights,
         optimiser=optimiser_file,
-        sha256={name: file_digest(folder / name) for name in (weights, optimiser_file)},
+        sha256=digests,
         param_groups=state["param_groups"],
         random=_python_random_state(),
         scaler=dict(scaler),
         progress=progress,
-        epoch_start=_epoch_start(folder, progress),
+        best=best,
+        epoch_start=_epoch_start(newest, progress),
     )
     _make_newest(folder, saved)
+
+
+def _new_best(folder: Path, weights: StoredFile, epoch: int, scores: ValidationScores | None) -> Best:
+    """Write the validation scores of the new best student, and choose its threshold by them."""
+    if scores is None:
+        return Best(epoch=epoch, weights=weights)
+    name = f"{weights.name.removesuffix('.safetensors')}.parquet"
+    replace_file(folder / name, lambda target: pq.write_table(scores.table, target, compression="zstd"))
+    calibration = calibrate(
+        scores.table["label"].to_numpy(),
+        scores.table["score"].to_numpy(),
+        split="val",
+        transform=scores.transform,
+        checkpoint_sha256=weights.sha256,
+    )
+    stored = StoredFile(name=name, sha256=file_digest(folder / name))
+    return Best(epoch=epoch, weights=weights, scores=stored, calibration=calibration)
 
 
 def restart_epoch(folder: Path) -> None:
@@ -229,29 +219,39 @@ def restart_epoch(folder: Path) -> None:
 
     Does nothing if that state is unknown, because the epoch was started by a version that did not keep it.
     """
-    saved = _read_saved(folder / LAST)
-    start = saved.epoch_start
-    if start is None:
+    saved = read_saved(folder)
+    start = saved.epoch_start if saved else None
+    if saved is None or start is None:
         return
     restarted = {*saved.progress.restarted, start.progress.epoch + 1}
     progress = start.progress.model_copy(update={"restarted": sorted(restarted), "unchecked": saved.progress.unchecked})
     _make_newest(folder, start.model_copy(update={"progress": progress}))
 
 
-def _epoch_start(folder: Path, progress: State) -> _Saved | None:
+def _epoch_start(newest: Saved | None, progress: State) -> Saved | None:
     """Return the state at the beginning of the current epoch, unless ``progress`` is that state itself."""
-    path = folder / LAST
-    if not progress.batch or not path.exists():
+    if not progress.batch or newest is None:
         return None
-    newest = _read_saved(path)
     return newest.epoch_start if newest.progress.batch else newest
 
 
-def _make_newest(folder: Path, saved: _Saved) -> None:
+def _make_newest(folder: Path, saved: Saved) -> None:
     replace_text(folder / LAST, saved.model_dump_json())
-    for old in folder.glob("last-*.safetensors"):
-        if old.name not in saved.files:
-            old.unlink()
+    delete_old(folder, saved)
+
+
+def old_files(folder: Path, saved: Saved) -> list[Path]:
+    """Return the files of earlier states and students that the newest record does not need."""
+    kept = saved.files | ({BEST} if saved.best is None and saved.progress.best_epoch else set())
+    named = [*folder.glob("last-*"), *folder.glob("step-*"), *folder.glob(BEST)]
+    return [path for path in named if path.name not in kept and (path.name == BEST or STATE_FILE.fullmatch(path.name))]
+
+
+def delete_old(folder: Path, saved: Saved) -> None:
+    """Delete `old_files`, as far as they can be; only the holder of the run's lock may call this."""
+    for path in old_files(folder, saved):
+        with suppress(OSError):
+            path.unlink()
 
 
 @dataclass(frozen=True)
@@ -265,8 +265,8 @@ class RestoredState:
 
 def read_progress(folder: Path) -> State | None:
     """Return where the newest state of a run stands, without loading it; None if there is no state."""
-    path = folder / LAST
-    return _read_saved(path).progress if path.exists() else None
+    saved = read_saved(folder)
+    return saved.progress if saved else None
 
 
 def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> RestoredState | None:
@@ -275,41 +275,69 @@ def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> 
     Raises
     ------
     UserError
-        The state is damaged.
+        The state or the best student is damaged.
     """
-    path = folder / LAST
-    if not path.exists():
+    saved = read_saved(folder)
+    if saved is None:
         return None
-    saved = _read_saved(path)
-    for name, digest in saved.sha256.items():
-        _check_digest(folder / name, digest)
+    if saved.best is not None:
+        read_part(folder / saved.best.weights.name, _largest(student), saved.best.weights.sha256)
+        if saved.best.scores is not None:
+            read_part(folder / saved.best.scores.name, _LARGEST_SCORES, saved.best.scores.sha256)
+    data = read_part(folder / saved.optimiser, _largest(student), saved.sha256.get(saved.optimiser))
+    weights = read_part(folder / saved.weights, _largest(student), saved.sha256.get(saved.weights))
     try:
-        tensors = load_file(folder / saved.optimiser)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
-    load_weights(folder / saved.weights, student)
+        tensors = load(data)
+        student.load_state_dict(load(weights))
+        _restore_optimiser(optimiser, tensors, saved)
+        _set_python_random_state(saved.random)
+    except Exception as error:  # what a record that somebody else wrote may lead to
+        raise damaged(folder, error) from error
+    states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
+    return RestoredState(saved.progress, states, saved.scaler)
+
+
+def _restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor], saved: Saved) -> None:
+    """Restore moments and learning rate; everything else of an optimiser follows from the configuration."""
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, _, slot = name.partition(".")
         if number.isdigit():
             slots.setdefault(int(number), {})[slot] = tensor
-    optimiser.load_state_dict({"state": slots, "param_groups": saved.param_groups})
-    _set_python_random_state(saved.random)
-    states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
-    return RestoredState(saved.progress, states, saved.scaler)
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for number, of_parameter in slots.items():
+        if any(tensor.shape not in (parameters[number].shape, ()) for tensor in of_parameter.values()):
+            raise ValueError(f"the optimiser's state has another shape than parameter {number}")
+    groups = optimiser.state_dict()["param_groups"]
+    rates = [float(group["lr"]) for group in saved.param_groups]
+    groups = [{**group, "lr": rate} for group, rate in zip(groups, rates, strict=True)]
+    optimiser.load_state_dict({"state": slots, "param_groups": groups})
 
 
-def _check_digest(path: Path, digest: str) -> None:
-    """Raise UserError unless a file has this digest."""
+def read_part(path: Path, limit: int, digest: str | None) -> bytes:
+    """Return the content of a file that the record of a state names.
+
+    Raises
+    ------
+    UserError
+        It is missing, is no regular file of this size, or has another digest; None if the record names none.
+    """
     try:
-        found = file_digest(path)
-    except OSError as error:
-        raise _damaged(path, error) from error
-    if found != digest:
+        content = _read(path, limit)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing. Copy it again from where it is whole, or {_AGAIN}") from error
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise UserError(
-            f"{path}: is damaged (it is not the file that was written). Copy it again from where it is whole, or train "
-            "again into a new folder."
+            f"{path}: is damaged (it is not the file that was written). Copy it again from where it is whole, or {_AGAIN}"
         )
+    return content
+
+
+def damaged(folder: Path, error: Exception) -> UserError:
+    """Return the error for a state that cannot be restored."""
+    return UserError(
+        f"{folder / LAST}: is damaged ({_first_line(error)}). Copy it again from where it is whole, or {_AGAIN}"
+    )
 
 
 def seed_everything(seed: int) -> None:
@@ -338,17 +366,6 @@ def _set_python_random_state(saved: Mapping[str, Any]) -> None:
     np.random.set_state({**state, "state": {**state["state"], "key": np.array(state["state"]["key"], dtype=np.uint32)}})
 
 
-def _read_saved(path: Path) -> _Saved:
-    try:
-        return _Saved.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: is damaged ({_first_line(error)}). Train again into a new folder.")
-
-
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a temporary file, flush it, and move it into place atomically."""
     with _temporary_file(path, write) as temporary:
@@ -362,9 +379,10 @@ def create_file(path: Path, write: Callable[[Path], object]) -> bool:
         try:
             return link_new(temporary, path)
         except NoHardLinksError:
-            if path.exists():
+            if path_exists(path):
                 return False
             temporary.replace(path)
+            fsync_folder(path.parent)
             return True
 
 
@@ -381,4 +399,4 @@ def _temporary_file(path: Path, write: Callable[[Path], object]) -> Iterator[Pat
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,27 +6,35 @@ import json
 import platform
 import re
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 from safetensors import SafetensorError, safe_open
 
 from ... import __version__
 from ...errors import UserError
-from ...metrics.calibration import CALIBRATION, VALIDATION, Calibration, read_calibration
+from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
+from ...storage import path_exists
 from ...storage.atomic import append_line as append_bytes
 from ...storage.atomic import cannot_write
+from ...storage.json_record import read_record
 from ..config import TrainConfig
 from ..methods import Method
 from ..student import SCRATCH, Student, build_student
-from .checkpoint import BEST, create_file, load_weights, replace_text
+from .checkpoint import create_file, load_weights, replace_text
+from .forms import BEST, own_file, read_saved
 from .lock import leftover
 
 IMPORTED_EPOCH = "0"
 """What the file of an imported student names as its epoch."""
+
+
+_LARGEST = 2**14
+"""Largest side and most channels that a record may ask for; what a stranger's asks for is allocated."""
 
 
 class TrainedOn(BaseModel):
@@ -96,8 +104,8 @@ class RunRecord(BaseModel):
     build: str
     fingerprints: dict[str, str]
     specs: dict[str, dict[str, Any]] = {}
-    train_size: int
-    teacher_channels: int | None
+    train_size: int = Field(ge=1, le=_LARGEST)
+    teacher_channels: int | None = Field(ge=1, le=_LARGEST)
     seen_generators: tuple[str, ...]
     samples: dict[str, int]
     validation: str
@@ -118,6 +126,13 @@ class RunRecord(BaseModel):
         if isinstance(values, dict) and values.get("version", 1) == 1 and isinstance(values.get("config"), dict):
             return {**values, "config": {"schedule": "constant", **values["config"]}}
         return values
+
+    @field_validator("imported")
+    @classmethod
+    def _names_its_origin(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value is not None and not {"file", "sha256"} <= value.keys():
+            raise ValueError("an imported checkpoint has a file and its sha256")
+        return value
 
     @property
     def trained_on(self) -> tuple[TrainedOn, ...]:
@@ -143,6 +158,35 @@ class RunRecord(BaseModel):
         return notes
 
 
+_FORM: TypeAdapter[RunRecord] = TypeAdapter(RunRecord)
+
+
+@dataclass(frozen=True)
+class BestStudent:
+    """The best student of a run, on the CPU and in evaluation mode, with what belongs to it.
+
+    Attributes
+    ----------
+    student
+        The student.
+    record
+        The record of its run.
+    file, sha256
+        Name and digest of its file.
+    epoch
+        The epoch after which it was saved; 0 if it was imported.
+    calibration
+        The threshold that validation chose for it, or None.
+    """
+
+    student: Student
+    record: RunRecord
+    file: str
+    sha256: str
+    epoch: int
+    calibration: Calibration | None
+
+
 class RunFolder:
     """Paths of a run, and its record.
 
@@ -159,19 +203,12 @@ class RunFolder:
         self.checkpoints = folder / "checkpoints"
         self.tensorboard = folder / "tensorboard"
         self.evaluations = folder / "evaluations"
-        self.validation = folder / VALIDATION
-        self.calibration_file = folder / CALIBRATION
 
     def read(self) -> RunRecord:
         """Return the run's record. Raises UserError if the folder is not a run."""
-        if not self.config.is_file():
+        if not path_exists(self.config):
             raise UserError(f"{self.folder}: is not a run (it has no config.json). Create one with: distil-cache train")
-        try:
-            return RunRecord.model_validate_json(self.config.read_bytes())
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{self.config}: is not a run's configuration ({where}: {first['msg']}).") from error
+        return read_record(own_file(self.config), _FORM, "a run's configuration", "Train again into a new folder.")
 
     def create(self, record: RunRecord) -> None:
         """Make the existing folder a run. Raises UserError, naming the run, if another command has just done so."""
@@ -206,7 +243,7 @@ class RunFolder:
         UserError
             The folder holds something else, another training, or this one without ``resume``.
         """
-        if not self.config.exists():
+        if not path_exists(self.config):
             if not self.is_free():
                 raise UserError(f"{self.folder}: is neither empty nor a run. Choose another --run folder.")
             return None
@@ -228,40 +265,53 @@ class RunFolder:
             )
         return record
 
-    def load_student(self) -> tuple[Student, RunRecord, dict[str, str]]:
+    def load_student(self) -> BestStudent:
         """Load the best student so far.
 
-        Returns
-        -------
-        tuple
-            The student (on the CPU, evaluation mode), the run's record, and the checkpoint's metadata with its
-            ``sha256``.
+        A training may replace it meanwhile; then the next one is loaded.
 
         Raises
         ------
         UserError
-            The folder is not a run, or has no checkpoint.
+            The folder is not a run, has no checkpoint, or is damaged.
         """
         record = self.read()
-        path = self.checkpoints / BEST
-        if not path.is_file():
-            raise UserError(
-                f"{self.folder}: has no checkpoint yet. Finish its first epoch with: distil-cache train --resume"
-            )
         student = build_student(record.config.backbone, record.method.channels, record.teacher_channels)
-        facts = load_weights(path, student)
-        return student.eval(), record, facts
+        while True:
+            newest = read_saved(self.checkpoints)
+            best = newest.best if newest else None
+            path = self.checkpoints / (best.weights.name if best else BEST)
+            try:
+                facts = load_weights(path, student)
+                break
+            except FileNotFoundError:
+                if read_saved(self.checkpoints) == newest:
+                    raise self._no_student(path, missing=best is not None) from None
+        if best is not None and best.weights.sha256 != facts.sha256:
+            raise UserError(
+                f"{path}: is damaged (it is not the file that was written). Copy it again from where it is whole, or train "
+                "again into a new folder."
+            )
+        calibration = best.calibration if best else self._calibration(facts.sha256)
+        return BestStudent(student.eval(), record, path.name, facts.sha256, facts.epoch, calibration)
 
-    def calibration(self, sha256: str) -> Calibration | None:
-        """Return the threshold chosen by validation for the student with this digest; None if there is none."""
-        calibration = read_calibration(self.calibration_file)
+    def _no_student(self, path: Path, *, missing: bool) -> UserError:
+        if missing:
+            return UserError(f"{path}: is missing. Copy it again from where it is whole, or train again.")
+        return UserError(
+            f"{self.folder}: has no checkpoint yet. Finish its first epoch with: distil-cache train --resume"
+        )
+
+    def _calibration(self, sha256: str) -> Calibration | None:
+        """Return the threshold that an earlier version stored in a file, if it is that of the student with this digest."""
+        calibration = read_calibration(own_file(self.folder / CALIBRATION))
         return calibration if calibration is not None and calibration.checkpoint_sha256 == sha256 else None
 
 
 def _unfinished_import(checkpoints: Path) -> bool:
     """Return whether a folder holds just what an import writes before its run's record: a student without an epoch."""
     files = [path for path in checkpoints.iterdir() if not leftover(path)]
-    if [path.name for path in files] != [BEST]:
+    if [path.name for path in files] != [BEST] or not files[0].is_file():
         return not files
     try:
         with safe_open(files[0], "pt") as file:

@@ -19,6 +19,7 @@ from ...cache.lease import FOLDER, lease, read_leases
 from ...errors import UserError
 from ...storage.atomic import TEMPORARY_PREFIX, make_folder
 from ...storage.locks import try_lock
+from .forms import own_file
 
 LOCK = "training.lock"
 _MOST_BYTES = 1000
@@ -65,9 +66,9 @@ class RunLock:
         if self._handle is not None:
             return
         make_folder(self.folder)
-        path = self.folder / LOCK
+        path = own_file(self.folder / LOCK)
         try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except OSError:
             return  # not writable, which the first file to be written reports
         try:

@@ -27,8 +27,9 @@ from ...models.weights import check_state, file_digest, read_state_dict
 from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
 from ..config import TrainConfig
 from ..student import Student, build_student
-from .checkpoint import BEST, create_file, save_weights
+from .checkpoint import create_file, save_weights
 from .folder import IMPORTED_EPOCH, RunFolder, RunRecord, new_run_id, now, versions
+from .forms import BEST
 from .lock import RunLock
 
 ARCHITECTURE = "resnet50"
@@ -143,7 +144,8 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
     UserError
         The backbone is not the reference's, or the file exists already.
     """
-    student, record, _ = RunFolder(run).load_student()
+    best = RunFolder(run).load_student()
+    student, record = best.student, best.record
     if record.config.backbone != ARCHITECTURE:
         raise UserError(
             f"{run}: its student is {record.config.backbone}, the reference implementation has only {ARCHITECTURE}."

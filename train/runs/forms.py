@@ -1,0 +1,265 @@
+"""Names and forms of the JSON files in a run and in a sweep. Loads no torch, so that a report can read them.
+
+A run may come from a stranger or from another version. So each file is a regular file of bounded size that lies where
+its name says, and all that is used of its content is checked where it is read; what is wrong is one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from ...errors import UserError
+from ...metrics.calibration import Calibration
+from ...storage.json_record import read_record
+
+BEST = "best.safetensors"
+"""The student of an imported run, and the best one of a training by an earlier version."""
+LAST = "last.json"
+EVALUATION = "evaluation.json"
+SWEEP = "sweep.json"
+"""In a folder of several runs: the settings that vary, and the names of the runs."""
+
+STATE_FILE = re.compile(r"(?:last|step)-[0-9a-f-]+(?:\.optim)?\.(?:safetensors|parquet)")
+"""Names of the files that a state may have; those of earlier versions begin with ``last``."""
+
+_AGAIN = "Train again into a new folder."
+_USED = ("epoch", "step", "loss", "val_bce", "val_ap", "val_acc", "seconds")
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+StateFile = Annotated[str, Field(pattern=f"^{STATE_FILE.pattern}$")]
+EpochMetrics = dict[str, Finite | int | None]
+"""The values of one epoch in ``metrics.jsonl``, by name; None without validation rows."""
+
+
+class State(BaseModel):
+    """Where a training stands.
+
+    Attributes
+    ----------
+    epoch
+        Finished epochs.
+    batch
+        Finished batches of the current epoch.
+    step
+        Optimiser steps in total.
+    first_loss
+        Loss of the first batch, before any step.
+    sums
+        Total, bce and kd of the current epoch, each summed over samples.
+    samples, seconds
+        Samples of the current epoch, and time spent on it.
+    best_epoch, best_rank
+        Epoch of the best checkpoint (0 for none), and the value that it was chosen by; larger is better.
+    drops
+        Epochs after which a plateau lowered the learning rate.
+    history
+        The lines of ``metrics.jsonl``.
+    order
+        Digest of the unfinished epoch's order; empty between epochs and in states of earlier versions.
+    restarted
+        Epochs that were restarted, from 1.
+    unchecked
+        Epochs that were resumed without a digest.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
+    first_loss: Finite | None = None
+    sums: tuple[Finite, Finite, Finite] = (0.0, 0.0, 0.0)
+    samples: Count = 0
+    seconds: Finite = 0.0
+    best_epoch: Count = 0
+    best_rank: tuple[Finite, Finite] | None = None
+    drops: list[int] = []
+    history: list[EpochMetrics] = []
+    order: str = ""
+    restarted: list[int] = []
+    unchecked: list[int] = []
+
+    @property
+    def just_best(self) -> bool:
+        """Whether the best student so far is that of the epoch that has just finished."""
+        return 0 < self.best_epoch == self.epoch and not self.batch
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(self.history) != self.epoch or self.best_epoch > self.epoch:
+            raise ValueError(f"{self.epoch} finished epochs, {len(self.history)} lines, best epoch {self.best_epoch}")
+        if (self.batch > 0) != (self.samples > 0):
+            raise ValueError(f"{self.batch} batches of {self.samples} samples")
+        for line in self.history:
+            if not set(_USED) <= line.keys() or any(line[name] is None for name in ("epoch", "loss", "seconds")):
+                raise ValueError(f"the line of an epoch lacks one of {', '.join(_USED)}")
+        return self
+
+
+class StoredFile(BaseModel):
+    """A file of a state, and its SHA-256."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: StateFile
+    sha256: str
+
+
+class Best(BaseModel):
+    """The best student so far.
+
+    Attributes
+    ----------
+    epoch
+        The epoch after which it was saved, from 1.
+    weights
+        Its file: that of the state after this epoch.
+    scores
+        Its scores of the validation images; None without validation rows.
+    calibration
+        The threshold that they give; None unless they are of both classes.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    epoch: Count
+    weights: StoredFile
+    scores: StoredFile | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def files(self) -> set[str]:
+        """Names of its files."""
+        return {self.weights.name} | ({self.scores.name} if self.scores else set())
+
+
+class Saved(BaseModel):
+    """The content of ``last.json``: the newest state and the best student, which are one commit.
+
+    Attributes
+    ----------
+    weights, optimiser
+        Names of the files of the state.
+    sha256
+        Digest of each of these files; empty in states of earlier versions.
+    param_groups, random, scaler, progress
+        The rest of the state.
+    best
+        The best student; None before the first epoch has ended, and in states of earlier versions.
+    epoch_start
+        The state at the beginning of the unfinished epoch, or None.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    weights: StateFile
+    optimiser: StateFile
+    sha256: dict[str, str] = {}
+    param_groups: list[dict[str, Any]]
+    random: dict[str, Any]
+    scaler: dict[str, Any] = {}
+    progress: State
+    best: Best | None = None
+    epoch_start: Saved | None = None
+
+    @property
+    def files(self) -> set[str]:
+        """Names of all files of the state, of the best student, and of the state at the epoch's beginning."""
+        own = {self.weights, self.optimiser} | (self.best.files if self.best else set())
+        return own | (self.epoch_start.files if self.epoch_start else set())
+
+
+class Open(BaseModel):
+    """A form whose other fields may be anything, since another version may have more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Origin(Open):
+    dataset: str
+    revision: str
+
+
+class _Checkpoint(Open):
+    sha256: str
+
+
+class _Measured(Open):
+    generator: str
+    real: int
+    fake: int
+    accuracy: Finite | None = None
+    average_precision: Finite | None = None
+    auc: Finite | None = None
+
+
+class EvaluationForm(Open):
+    """``evaluation.json``."""
+
+    dataset: str
+    revision: str
+    split: str
+    build: str | None = None
+    transform: str | None = None
+    applied_transform: str | None = None
+    select: str | None = None
+    origin: _Origin | None = None
+    checkpoint: _Checkpoint | None = None
+    seen_generators: list[str] | None = None
+    notes: list[str] | None = None
+    set_aside: dict[str, int] | None = None
+    counts: dict[str, int] | None = None
+    metrics: dict[str, Finite | None] | None = None
+    mean: dict[str, Finite | None] | None = None
+    generators: list[_Measured] | None = None
+    fingerprints: dict[str, str] | None = None
+    versions: dict[str, str] | None = None
+
+
+class SweepForm(Open):
+    """The content of ``sweep.json``: the names of the runs."""
+
+    runs: list[str] = []
+
+
+_SAVED: TypeAdapter[Saved] = TypeAdapter(Saved)
+EVALUATION_FORM: TypeAdapter[EvaluationForm] = TypeAdapter(EvaluationForm)
+_SWEEP: TypeAdapter[SweepForm] = TypeAdapter(SweepForm)
+
+
+def own_file(path: Path) -> Path:
+    """Return a path of a run's file. Raises UserError if it is a link that leads out of the file's folder."""
+    try:
+        inside = path.resolve().is_relative_to(path.parent.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        inside = False
+    if not inside:
+        raise UserError(f"{path}: is a link that leads out of its folder. Put the file itself there.")
+    return path
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a name is taken, be it by a broken link."""
+    return path.is_symlink() or path.exists()
+
+
+def read_saved(checkpoints: Path) -> Saved | None:
+    """Return the newest state of a run as its record names it, without loading it; None if there is no state.
+
+    Raises
+    ------
+    UserError
+        The record is damaged.
+    """
+    path = checkpoints / LAST
+    return read_record(own_file(path), _SAVED, "the state of a training", _AGAIN) if is_there(path) else None
+
+
+def read_sweep(path: Path) -> SweepForm:
+    """Return the list of a sweep. Raises UserError if it is damaged."""
+    return read_record(own_file(path), _SWEEP, "the list of a sweep", "Delete it and run the sweep again.")
