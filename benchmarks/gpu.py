@@ -27,10 +27,10 @@ from distil_cache.models.diffusion.checkpoints import OFFICIAL, load_adm
 from distil_cache.models.diffusion.ddim import extract
 from distil_cache.models.diffusion.noise_schedule import NoiseSchedule, respace
 from distil_cache.models.diffusion.unet import Adm
+from distil_cache.models.transfer import HostArray, HostCopy, to_device
 from distil_cache.pipeline.execution.batches import BatchSize, find_size, run_batches
 from distil_cache.pipeline.execution.deviation import SAMPLES, measure_deviation
 from distil_cache.pipeline.execution.networks import compiled, placed
-from distil_cache.pipeline.execution.transfer import HostArray, HostCopy, to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 

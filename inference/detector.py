@@ -26,8 +26,8 @@ from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
 from ..models.device import choose_device
+from ..models.transfer import HostArray
 from ..pipeline.config import default_threads, wrong_option
-from ..pipeline.execution.transfer import HostArray
 from ..storage import AnyPath
 from ..storage.pydantic_field import PathField
 from ..train.data.augment import test_input

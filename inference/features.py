@@ -18,10 +18,10 @@ from ..models.device import set_precision
 from ..models.diffusion.conditioning import with_classes
 from ..models.diffusion.ddim import extract, used_steps
 from ..models.diffusion.unet import Adm
+from ..models.transfer import HostArray, HostCopy, to_device
 from ..pipeline.execution.batches import BatchSize, pad_batch, run_batches
 from ..pipeline.execution.compute import stored_rows, to_signal
 from ..pipeline.execution.networks import automatic_batch, placed
-from ..pipeline.execution.transfer import HostArray, HostCopy, to_device
 from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
 from .feature_specs import AdmFeatureSpec
 from .find_adm import AdmFile

@@ -23,9 +23,9 @@ from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import extract
 from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm, AdmConfig
+from ...models.transfer import to_device
 from ...pipeline.execution.compute import to_signal
 from ...pipeline.execution.networks import placed
-from ...pipeline.execution.transfer import to_device
 from ...train.data.augment import test_input
 from ...train.methods import METHODS, Method
 from ...train.runs.checkpoint import load_weights

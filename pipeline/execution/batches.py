@@ -18,8 +18,8 @@ import torch
 
 from ...errors import UserError
 from ...models.device import device_name
+from ...models.transfer import HostArray, HostCopy
 from ...models.user_cache import read_memory, write_memory
-from .transfer import HostArray, HostCopy
 
 T = TypeVar("T")
 
