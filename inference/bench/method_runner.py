@@ -153,7 +153,7 @@ def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], A
     load_weights(Path(job.student), student)
     return MethodRunner(
         method=method,
-        student=student.eval().requires_grad_(False).to(device),
+        student=placed(student.eval().requires_grad_(False), device),
         adm=adm() if method.inputs != ("image",) else None,
         schedule=AdmConfig.model_validate(job.flags).schedule(job.steps),
         side=method.side(job.size, None),

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...choices import Amp
+from ...errors import UsageError
 
+BF16_CARDS = (8, 0)
+"""Compute capability of the first cards with bfloat16 arithmetic."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,6 +31,11 @@ class MixedPrecision:
     """
 
     def __init__(self, amp: Amp, device: torch.device) -> None:
+        if amp == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < BF16_CARDS:
+            raise UsageError(
+                f"--amp bf16: {torch.cuda.get_device_name(device)} has no bfloat16 arithmetic and would only imitate it. "
+                "Use --amp fp16 or off."
+            )
         self._device_type = device.type
         self._dtype = _DTYPES.get(amp)
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")

@@ -27,13 +27,14 @@ from ...cache.records.builds import BuildRecord
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
-from ...models.device import choose_device, keep_freed_memory
+from ...models.device import choose_device, keep_freed_memory, placed
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
 from ...storage.locks import temporary_folder
 from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
+from ..data.readers import LoaderOptions
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 from ..runs.checkpoint import BEST
 from ..runs.folder import RunFolder, RunRecord, versions
@@ -134,7 +135,7 @@ def run_evaluation(
         report, stage = progress or Silent(), f"evaluation {name}"
         report.start(stage, len(part))
         logits = predict(
-            student.to(chosen_device),
+            placed(student, chosen_device),
             part,
             record.method,
             size=record.train_size,
@@ -142,6 +143,7 @@ def run_evaluation(
             batch_size=batch_size or record.config.batch_size,
             device=chosen_device,
             on_batch=lambda samples: report.advance(stage, samples),
+            loading=LoaderOptions(pin=chosen_device.type == "cuda"),
         )
         scores = probability(logits)
         cropped = chosen == "crop" and part.row_shape(record.method.inputs[0])[-1] > record.train_size

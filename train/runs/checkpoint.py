@@ -12,7 +12,7 @@ import hashlib
 import json
 import random
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, fsync_folder, 
 BEST = "best.safetensors"
 _DIGEST = "tensors_sha256"
 LAST = "last.json"
+_KERNELS = ("foreach", "fused")
+"""Settings of an optimiser that say how a device computes its step. They belong to the device, not to the training."""
 
 EpochMetrics = dict[str, float | int | None]
 """The values of one epoch in ``metrics.jsonl``, by name; None without validation rows."""
@@ -293,10 +295,22 @@ def load_state(folder: Path, student: torch.nn.Module, optimiser: Optimizer) -> 
         number, _, slot = name.partition(".")
         if number.isdigit():
             slots.setdefault(int(number), {})[slot] = tensor
-    optimiser.load_state_dict({"state": slots, "param_groups": saved.param_groups})
+    _load_optimiser(optimiser, slots, saved.param_groups)
     _set_python_random_state(saved.random)
     states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
     return RestoredState(saved.progress, states, saved.scaler)
+
+
+def _load_optimiser(
+    optimiser: Optimizer, slots: Mapping[int, dict[str, Tensor]], groups: Sequence[Mapping[str, Any]]
+) -> None:
+    """Restore an optimiser's state; how it is computed and laid out in memory stays as on this device."""
+    own = {name: optimiser.param_groups[0].get(name) for name in _KERNELS}
+    optimiser.load_state_dict({"state": slots, "param_groups": [{**group, **own} for group in groups]})
+    for weight, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if value.shape == weight.shape and value.stride() != weight.stride():  # one kernel updates both
+                moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _check_digest(path: Path, digest: str) -> None:
