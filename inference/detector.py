@@ -26,7 +26,7 @@ from ..choices import FRAMES, IMAGE_ALGORITHMS, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
-from ..models.device import choose_device, placed
+from ..models.device import choose_device, move_network
 from ..models.transfer import HostArray, HostCopy, one_behind, to_device
 from ..pipeline.config import default_threads, wrong_option
 from ..storage import AnyPath
@@ -196,7 +196,7 @@ class Detector:
         self.notes = _notes(self.feature_specs, record, threshold, options, self.maker)
         self.decoder = InputDecoder(self.feature_specs.image, Limits(), options.frames, options.workers)
         self._explainer = Explainer(options.explain) if options.explain else None
-        self._student = placed(student, self.device).eval()
+        self._student = move_network(student, self.device).eval()
 
     @classmethod
     def from_run(cls, run: Path | str, **options: Any) -> Self:

@@ -98,7 +98,7 @@ def memory_layout(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def placed(network: Network, device: torch.device) -> Network:
+def move_network(network: Network, device: torch.device) -> Network:
     """Move a student or a backbone to its device, in the order of `memory_layout`, and return it."""
     return network.to(device, memory_format=memory_layout(device))  # type: ignore[call-overload, no-any-return]
 

@@ -18,7 +18,7 @@ import torch
 from distil_cache.errors import StoppedError, UsageError, UserError
 from distil_cache.models import transfer
 from distil_cache.models.backbones import HALF, build_backbone
-from distil_cache.models.device import memory_layout, placed
+from distil_cache.models.device import memory_layout, move_network
 from distil_cache.progress import Silent
 from distil_cache.signals import StopRequest
 from distil_cache.train.config import TrainConfig
@@ -237,7 +237,7 @@ def test_a_whole_step_asks_the_device_for_no_value_and_copies_nothing_to_it(
 
 
 def on_fake_card(network: nn.Module) -> nn.Module:
-    """Replace a network's tensors by fake ones on a card, as `placed` would lay them out there."""
+    """Replace a network's tensors by fake ones on a card, as `move_network` would lay them out there."""
     for module in network.modules():
         for held in (module._parameters, module._buffers):
             for name, value in held.items():
@@ -294,7 +294,7 @@ def test_students_and_teachers_are_placed_with_channels_innermost_on_cuda_alone(
             return self
 
     for device, layout in ((CUDA, torch.channels_last), (torch.device("cpu"), torch.contiguous_format)):
-        assert placed(Noted(), device).asked == ((device,), {"memory_format": layout})
+        assert move_network(Noted(), device).asked == ((device,), {"memory_format": layout})
 
 
 def test_the_update_on_cuda_is_one_kernel_that_asks_for_no_value() -> None:

@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
-from ...models.device import placed
+from ...models.device import move_network
 from ...models.weights import file_digest
 from ..config import PLATEAUS, TrainConfig
 from ..data.augment import VALIDATION, Degrader
@@ -180,7 +180,7 @@ def open_session(
     if not ranks.first:
         ranks.seed(config.seed)
     ranks.normalise_together(student)
-    placed(student, ranks.device)
+    move_network(student, ranks.device)
 
     pos_weight = _balance(train.label) if config.pos_weight == "balanced" else float(config.pos_weight)
     record = RunRecord(
@@ -281,7 +281,7 @@ def _datasets(rows: TrainingRows) -> dict[str, object]:
 def _on_device(teacher: OnlineTeacher | None, device: torch.device) -> OnlineTeacher | None:
     if teacher is None:
         return None
-    return replace(teacher, model=placed(teacher.model, device))
+    return replace(teacher, model=move_network(teacher.model, device))
 
 
 def make_optimiser(student: Student, config: TrainConfig, device: torch.device) -> Adam:

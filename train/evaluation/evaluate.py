@@ -27,7 +27,7 @@ from ...cache.records.builds import BuildRecord
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
-from ...models.device import choose_device, keep_freed_memory, placed
+from ...models.device import choose_device, keep_freed_memory, move_network
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
@@ -135,7 +135,7 @@ def run_evaluation(
         report, stage = progress or Silent(), f"evaluation {name}"
         report.start(stage, len(part))
         logits = predict(
-            placed(student, chosen_device),
+            move_network(student, chosen_device),
             part,
             record.method,
             size=record.train_size,
