@@ -182,7 +182,11 @@ def build(
         typer.Option(help="With --dry-run: price of one device hour, in any currency.", show_default=False),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="With --dry-run: measure this device's throughput for a few seconds.")
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="With --dry-run: measure this device's throughput, and decoding and writing, for a few seconds.",
+        ),
     ] = False,
     workers: Annotated[
         int | None,
@@ -243,7 +247,7 @@ def build(
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,
     )  # fmt: skip
     placement = Placement.checked(scheduler, workers, array, tries)
-    quote = CostRequest.checked(price, calibrate, placement.processes, dry_run=dry_run)
+    quote = CostRequest.checked(price, calibrate, placement.processes, placement.workers, dry_run=dry_run)
     with RichProgress() as progress:
         results = run_builds(configs, progress, dry_run=dry_run, placement=placement, cost_request=quote)
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)

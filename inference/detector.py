@@ -11,7 +11,7 @@ evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from ..choices import FRAMES, IMAGE_ALGORITHMS, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
-from ..models.device import choose_device
+from ..models.device import choose_device, move_network
+from ..models.transfer import HostArray, HostCopy, one_behind, to_device
 from ..pipeline.config import default_threads, wrong_option
-from ..pipeline.execution.transfer import HostArray
 from ..storage import AnyPath
 from ..storage.pydantic_field import PathField
 from ..train.data.augment import test_input
@@ -38,7 +39,7 @@ from ..train.student import Student
 from .decode import DecodedInput, InputDecoder, InputItem, Source
 from .explain import SHOWN, Explainer
 from .feature_specs import FeatureSpecs, read_feature_specs
-from .features import FeatureMaker
+from .features import FeatureMaker, StartedFeatures
 from .find_adm import AdmRequest, find_adm_for_run
 from .prediction import Frame, Prediction
 
@@ -144,6 +145,26 @@ class Threshold(NamedTuple):
         return cls(value, "validation", description, calibration.transform)
 
 
+class _StartedGroup(NamedTuple):
+    """Inputs whose images are going through the models.
+
+    Attributes
+    ----------
+    group : sequence of DecodedInput
+    pixels : ndarray of uint8, (N, 3, S, S)
+        Their images.
+    features : StartedFeatures or None
+        None without an image.
+    copy : HostCopy or None
+        ``logit`` and, for explanations, the features, on their way to the host; None without an image.
+    """
+
+    group: Sequence[DecodedInput]
+    pixels: HostArray
+    features: StartedFeatures | None
+    copy: HostCopy | None
+
+
 class Detector:
     """Scores images and videos; made by :meth:`from_run` or :meth:`from_weights`.
 
@@ -175,7 +196,7 @@ class Detector:
         self.notes = _notes(self.feature_specs, record, threshold, options, self.maker)
         self.decoder = InputDecoder(self.feature_specs.image, Limits(), options.frames, options.workers)
         self._explainer = Explainer(options.explain) if options.explain else None
-        self._student = student.to(self.device).eval()
+        self._student = move_network(student, self.device).eval()
 
     @classmethod
     def from_run(cls, run: Path | str, **options: Any) -> Self:
@@ -256,39 +277,49 @@ class Detector:
             images = sum(self.options.frames if item.video else 1 for item in items)
         size = self.maker.images_per_pass(images)
         with closing(self.decoder.decode(items, 2 * size)) as decoded:
-            for group in _groups(decoded, size):
-                yield from self._scored(group)
+            for started in one_behind(map(self._started, _groups(decoded, size)), self.device):
+                yield from self._scored(started)
 
-    def _scored(self, group: Sequence[DecodedInput]) -> Iterator[Prediction]:
-        """Score a few inputs whose images go through the models together."""
+    def _started(self, group: Sequence[DecodedInput]) -> _StartedGroup:
+        """Queue the models on the images of a few inputs, which go through them together; nothing waits for the device."""
         images = [image for decoded in group for image in decoded.images]
+        if not images:
+            return _StartedGroup(group, np.zeros((0, 0), np.uint8), None, None)
+        pixels = np.stack(images)
+        features = self.maker.start(pixels, [key for decoded in group for key in decoded.keys])
+        rows = {"image": to_device(pixels, self.device), **features.rows}
+        shown = features.rows if self._explainer else {}
+        return _StartedGroup(group, pixels, features, HostCopy({**shown, "logit": self._logits(rows)}))
+
+    def _scored(self, started: _StartedGroup) -> Iterator[Prediction]:
+        """Wait for the scores of a group, and yield its predictions."""
         features: dict[str, HostArray] = {}
         logits = scores = np.zeros(0, np.float32)
-        if images:
-            features = {"image": np.stack(images)}
-            features |= self.maker.make(features["image"], [key for decoded in group for key in decoded.keys])
-            logits = self._logits(features)
+        if started.features is not None and started.copy is not None:
+            started.features.check()
+            features = {"image": started.pixels, **started.copy.arrays()}
+            logits = self._checked(features.pop("logit"))
             scores = probability(logits)
         start = 0
-        for decoded in group:
+        for decoded in started.group:
             own = slice(start, start + len(decoded.images))
             own_features = {name: rows[own] for name, rows in features.items()}
             yield self._prediction(decoded, logits[own].tolist(), scores[own].tolist(), own_features)
             start = own.stop
 
-    def _logits(self, features: dict[str, HostArray]) -> HostArray:
-        """Return the student's outputs, (N,) float32; UserError if one is not finite."""
+    def _logits(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return the student's outputs for features on the device, (N,) float32, computed in batches of its training."""
         parts = []
         step = self.record.config.batch_size
         with torch.inference_mode():
-            for start in range(0, len(features["image"]), step):
-                batch = {
-                    name: torch.from_numpy(features[name][start : start + step]).to(self.device)
-                    for name in self.record.method.inputs
-                }
+            for start in range(0, len(rows["image"]), step):
+                batch = {name: rows[name][start : start + step] for name in self.record.method.inputs}
                 x = test_input(batch, self.record.method, self.record.train_size, self.options.transform)
-                parts.append(self._student(x)[0].cpu().numpy())
-        logits = np.concatenate(parts)
+                parts.append(self._student(x)[0])
+            return torch.cat(parts)
+
+    def _checked(self, logits: HostArray) -> HostArray:
+        """Return the student's outputs; UserError if one is not finite."""
         if not np.isfinite(logits).all():
             raise UserError(f"run {self.record.run}: its student returns NaN or Inf. Train it again.")
         return logits

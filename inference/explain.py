@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..pipeline.execution.transfer import HostArray
+from ..models.transfer import HostArray
 from ..pipeline.sources.file import printable
 from ..storage.locks import FolderLock
 from ..train.evaluation.gallery import as_pixels

@@ -6,22 +6,23 @@ image has the features that ``evaluate`` reads from the cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import UsageError, UserError
 from ..models.device import set_precision
 from ..models.diffusion.conditioning import with_classes
 from ..models.diffusion.ddim import extract, used_steps
 from ..models.diffusion.unet import Adm
-from ..pipeline.execution.batches import BatchSize, pad_batch, run_batches
+from ..models.transfer import HostArray, HostCopy, to_device
+from ..pipeline.execution.batches import BatchSize, pad_batch, start_batches
 from ..pipeline.execution.compute import stored_rows, to_signal
 from ..pipeline.execution.networks import automatic_batch, placed
-from ..pipeline.execution.transfer import HostArray, HostCopy, to_device
 from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
 from .feature_specs import AdmFeatureSpec
 from .find_adm import AdmFile
@@ -30,6 +31,28 @@ STEPS = "ddim20"
 """Respacing if no feature needs more than the first step, which is the same for every respacing."""
 IMAGES_WITHOUT_ADM = 64
 """Images per pass if only the student runs."""
+
+
+@dataclass(frozen=True)
+class StartedFeatures:
+    """Features that a device computes or has computed.
+
+    Attributes
+    ----------
+    rows
+        Feature -> rows (N, 3, S, S) on the device, in their stored dtypes.
+    check
+        Waits for the rows. Raises UserError if the model returned NaN or Inf.
+    """
+
+    rows: Mapping[str, Tensor]
+    check: Callable[[], None]
+
+    def arrays(self) -> dict[str, HostArray]:
+        """Wait for the features and return them on the host."""
+        copy = HostCopy(self.rows)
+        self.check()
+        return copy.arrays()
 
 
 class FeatureMaker:
@@ -99,9 +122,13 @@ class FeatureMaker:
         UserError
             If the model returns NaN or Inf, or the device's memory is too small.
         """
-        made: dict[str, list[HostArray]] = {name: [] for name in self.specs}
+        return self.start(images, keys).arrays()
+
+    def start(self, images: HostArray, keys: Sequence[str]) -> StartedFeatures:
+        """Do the same as :meth:`make`, but return while the device computes; errors of its values come with the arrays."""
+        made: dict[str, list[Tensor]] = {name: [] for name in self.specs}
         if not self.specs:
-            return {}
+            return StartedFeatures({}, lambda: None)
         asked = {"eps"} if self.calls == 1 else set(self.specs)
 
         def launch(batch: Sequence[int], size: int) -> HostCopy:
@@ -111,18 +138,20 @@ class FeatureMaker:
                 told = with_classes(self.adm, self._class_label, [keys[row] for row in rows_of], self.device)
                 found = extract(told, x, self._schedule, asked, clip=self._clip, real_step=self._real_step)
                 rows = {name: stored_rows(name, found, spec) for name, spec in self.specs.items()}
-                return HostCopy({**rows, "finite": found.finite})
+                copy = HostCopy({"finite": found.finite})
+            for name, values in rows.items():
+                made[name].append(values[: len(batch)])
+            return copy
 
         def land(batch: Sequence[int], values: dict[str, HostArray]) -> None:
-            if not values.pop("finite")[: len(batch)].all():
+            if not values["finite"][: len(batch)].all():
                 raise UserError(
                     "predict: the diffusion model returned NaN or Inf for an image. Choose a --precision with a wider range."
                 )
-            for name, rows in values.items():
-                made[name].append(rows[: len(batch)])
 
-        run_batches(range(len(images)), self._batch(len(images)), launch, land)
-        return {name: np.concatenate(rows) for name, rows in made.items()}
+        check = start_batches(range(len(images)), self._batch(len(images)), launch, land)
+        with torch.inference_mode():
+            return StartedFeatures({name: torch.cat(rows) for name, rows in made.items()}, check)
 
     def images_per_pass(self, images: int | None) -> int:
         """Return how many images to process at once; ``images`` is their total number, None if unknown."""

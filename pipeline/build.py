@@ -49,7 +49,12 @@ def run_builds(
     """Run builds one after another, on the same workers if there are any; see :func:`run_build`."""
     if dry_run:
         return [
-            _plan(config, progress, placement, cost_request or CostRequest(processes=placement.processes))
+            _plan(
+                config,
+                progress,
+                placement,
+                cost_request or CostRequest(processes=placement.processes, on_one_machine=placement.workers),
+            )
             for config in configs
         ]
     with open_worker_pool(placement, configs[0].device, progress) as pool:
@@ -176,8 +181,10 @@ def _run(
     if "teacher" in ready.specs:
         progress.start("teacher", ready.plan.missing["teacher"])
     totals = BuildTotals()
+    began = time.monotonic()
     for report in executor.reports():
         totals.add(report)
+    totals.seconds = time.monotonic() - began
     return totals
 
 

@@ -68,9 +68,19 @@ SOURCE_OPTIONS = (
 """Settings for reading sources: with ``--from-cache`` only their defaults are accepted."""
 
 
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_each(processes: int) -> int:
+    """Return how many threads each of several processes may compute with."""
+    return max(1, cores() // processes)
+
+
 def default_threads() -> int:
     """Return the default number of threads that read and decode images."""
-    return min(8, os.cpu_count() or 1)
+    return min(8, cores())
 
 
 def check_codec(form: ShardForm, codec: CodecChoice) -> None:

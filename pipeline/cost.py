@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -22,17 +21,17 @@ from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError, UsageError
 from ..models.device import device_name
 from ..models.diffusion.conditioning import with_classes
-from ..models.user_cache import read_memory, write_memory
 from ..storage import AnyPath
 from ..storage.atomic import read_lines
 from .config import BuildConfig
 from .execution.compute import to_signal
 from .execution.networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
-from .planning.estimate import device_hours, image_size, predicted_calls, row_bytes
+from .feeding import Feeding, feeding
+from .planning.estimate import device_hours, image_size, predicted_calls, route_calls, row_bytes
 from .planning.prepare import BuildPlan
+from .rates import is_rate, remember, remembered
 from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, teacher_views
 
-MEMORY = "rates.json"
 MEASURE_SECONDS = 3.0
 SLOW_SECONDS = 30.0
 """A batch that would take longer is replaced by one image."""
@@ -53,23 +52,35 @@ class CostRequest:
     price
         Price of one device for an hour, in any currency.
     calibrate
-        Measure this device first.
+        Measure this device, and decoding and writing on this machine, first.
     processes
         Number of devices that will work at the same time.
+    on_one_machine
+        Number of worker processes on one machine; None if a build computes in its own process, or on workers that
+        others have started.
     """
 
     price: float | None = None
     calibrate: bool = False
     processes: int = 1
+    on_one_machine: int | None = None
 
     @classmethod
-    def checked(cls, price: float | None, calibrate: bool, processes: int, *, dry_run: bool) -> CostRequest:
+    def checked(
+        cls,
+        price: float | None,
+        calibrate: bool,
+        processes: int,
+        on_one_machine: int | None = None,
+        *,
+        dry_run: bool,
+    ) -> CostRequest:
         """Validate the options. Raises UsageError for an invalid price, or for options outside a dry run."""
         if price is not None and not (math.isfinite(price) and price >= 0):
             raise UsageError(f"--price {price}: give the price of one device for an hour, 0 or more.")
         if not dry_run and (price is not None or calibrate):
             raise UsageError(f"{'--price' if price is not None else '--calibrate'}: needs --dry-run.")
-        return cls(price, calibrate, processes)
+        return cls(price, calibrate, processes, on_one_machine)
 
 
 @dataclass(frozen=True)
@@ -97,24 +108,34 @@ class DeviceRate:
 def estimate_cost(config: BuildConfig, ready: BuildPlan, cost_request: CostRequest) -> dict[str, Any]:
     """Return the cost of a plan: ``bytes`` before compression and, for each device with a known rate, hours and price.
 
-    The measured device comes first; ``devices`` is empty if no rate is known.
+    The measured device comes first; ``devices`` is empty if no rate is known. ``feeding`` is what decoding and writing
+    can give on a machine like this one, None if that was not measured.
     """
     plan = ready.plan
-    calls = predicted_calls(plan, ready.specs, ready.schedule, config.real_step)
     rates = known_rates(config, ready.specs, ready.cache)
     if cost_request.calibrate:
         measured = calibrate(config, ready.specs, ready.device)
         rates = [measured, *(rate for rate in rates if rate.device != measured.device)]
+    fed = feeding(config, ready, cost_request.on_one_machine, measure=cost_request.calibrate)
     return {
         "bytes": sum(plan.missing[name] * row_bytes(spec) for name, spec in ready.specs.items()),
         "price_per_hour": cost_request.price,
         "processes": cost_request.processes,
-        "devices": [_on_device(rate, calls, plan.missing.get("teacher", 0), cost_request) for rate in rates],
+        "feeding": None if fed is None else fed.as_json(),
+        "devices": [_on_device(rate, config, ready, cost_request, fed) for rate in rates],
     }
 
 
-def _on_device(rate: DeviceRate, calls: int, teacher_rows: int, cost_request: CostRequest) -> dict[str, Any]:
-    hours = device_hours(calls, teacher_rows, rate.adm_calls, rate.teacher_rows)
+def _on_device(
+    rate: DeviceRate, config: BuildConfig, ready: BuildPlan, cost_request: CostRequest, fed: Feeding | None
+) -> dict[str, Any]:
+    plan = ready.plan
+    calls = predicted_calls(plan, ready.specs, ready.schedule, config.real_step)
+    hours = device_hours(calls, plan.missing.get("teacher", 0), rate.adm_calls, rate.teacher_rows)
+    asked = _asked_images(rate, config, ready, hours)
+    share = None
+    if fed is not None and asked is not None and not rate.device.startswith("CPU "):  # which feeds itself
+        share = min(1.0, fed.images_per_second / (fed.processes * asked["plan"]))
     return {
         "device": rate.device,
         "adm_calls_per_second": rate.adm_calls,
@@ -123,7 +144,20 @@ def _on_device(rate: DeviceRate, calls: int, teacher_rows: int, cost_request: Co
         "device_hours": hours,
         "hours": None if hours is None else hours / cost_request.processes,
         "cost": None if hours is None or cost_request.price is None else hours * cost_request.price,
+        "images_per_second": asked,
+        "busy": share,
     }
+
+
+def _asked_images(
+    rate: DeviceRate, config: BuildConfig, ready: BuildPlan, hours: float | None
+) -> dict[str, float] | None:
+    """Return the images a second that one device takes: of this plan, of eps alone, and with DIRE; None if unknown."""
+    images = sum(len({key for keys in task.missing.values() for key in keys}) for task in ready.plan.tasks)
+    if rate.adm_calls is None or not hours or not images:
+        return None
+    dire = route_calls(ready.schedule, config.real_step)["path"]
+    return {"plan": images / (hours * 3600), "eps": rate.adm_calls, "dire": rate.adm_calls / dire}
 
 
 def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> list[DeviceRate]:
@@ -132,8 +166,8 @@ def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | N
     A build's log takes precedence over a measurement: it covers more work, although its seconds include the teacher's.
     """
     rates: dict[str, DeviceRate] = {}
-    teachers = {device: rate for device, rate, _ in _remembered(_teacher_key(specs))}
-    for device, calls, date in _remembered(_adm_key(config, specs)):
+    teachers = {device: rate for device, rate, _ in remembered(_teacher_key(specs))}
+    for device, calls, date in remembered(_adm_key(config, specs)):
         rates[device] = DeviceRate(device, calls, teachers.get(device), f"measured on {date}")
     for device, calls, source in _logged(config, specs, cache):
         rates[device] = DeviceRate(device, calls, None, source)
@@ -147,10 +181,10 @@ def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.devi
     adm, teacher = _adm_key(config, specs), _teacher_key(specs)
     if adm is not None:
         calls = _measure_adm(config, specs, device)
-        _remember(name, adm, calls)
+        remember(name, adm, calls)
     if teacher is not None:
         rows = _measure_teacher(config, specs, device)
-        _remember(name, teacher, rows)
+        remember(name, teacher, rows)
     return DeviceRate(name, calls, rows, "measured now")
 
 
@@ -220,22 +254,6 @@ def _teacher_key(specs: Mapping[str, Spec]) -> dict[str, object] | None:
     return {"teacher": spec.weights, "size": spec.size, "precision": spec.precision}
 
 
-def _remember(device: str, key: Mapping[str, object], rate: float) -> None:
-    known = read_memory(MEMORY)
-    name = json.dumps({**key, "device": device}, sort_keys=True)
-    entry = {"device": device, "key": dict(key), "per_second": rate, "date": datetime.now(UTC).date().isoformat()}
-    write_memory(MEMORY, {**known, name: entry})
-
-
-def _remembered(key: Mapping[str, object] | None) -> Iterator[tuple[str, float, str]]:
-    """Yield device, rate and date of the stored measurements for this key."""
-    for entry in read_memory(MEMORY).values():
-        if isinstance(entry, dict) and key is not None and entry.get("key") == key:
-            device, rate, date = (entry.get(name) for name in ("device", "per_second", "date"))
-            if isinstance(device, str) and isinstance(date, str) and isinstance(rate, float) and _usable(rate):
-                yield device, rate, date
-
-
 def _logged(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> Iterator[tuple[str, float, str]]:
     """Yield device, rate and source of the builds that ran this model, the newest of a feature last."""
     key = _adm_key(config, specs)
@@ -278,9 +296,5 @@ def _speeds(event: Mapping[str, object]) -> Iterator[tuple[str, float, str]]:
         device, calls, seconds = (entry.get(name) if isinstance(entry, dict) else None for name in _SPEED)
         if not isinstance(device, str) or type(calls) is not int or not isinstance(seconds, float):
             continue
-        if 0 < calls < _MOST_CALLS and seconds > LEAST_SECONDS and _usable(calls / seconds):
+        if 0 < calls < _MOST_CALLS and seconds > LEAST_SECONDS and is_rate(calls / seconds):
             yield device, calls / seconds, source
-
-
-def _usable(rate: float) -> bool:
-    return math.isfinite(rate) and rate > 0

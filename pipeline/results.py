@@ -49,6 +49,10 @@ class BuildTotals:
         Smallest number of images in an ADM call; None without a call.
     speed
         Device name -> (ADM calls, seconds).
+    workers
+        Addresses of the processes that computed.
+    seconds
+        Time from the first task's start to the last one's end.
     """
 
     computed: Counter[str] = field(default_factory=Counter)
@@ -58,6 +62,14 @@ class BuildTotals:
     shards: dict[str, set[str]] = field(default_factory=dict)
     batch_size: int | None = None
     speed: dict[str, tuple[int, float]] = field(default_factory=dict)
+    workers: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+
+    @property
+    def busy(self) -> float | None:
+        """Share of the time in which the devices computed, models' loading not counted as that; None without ADM calls."""
+        computed = sum(seconds for _, seconds in self.speed.values())
+        return computed / (self.seconds * len(self.workers)) if self.speed and self.seconds else None
 
     def new(self, feature: str) -> int:
         """Return the number of rows of a feature that the build added."""
@@ -66,6 +78,7 @@ class BuildTotals:
     def add(self, report: TaskReport) -> None:
         """Add the report of one task."""
         done = report.done
+        self.workers.add(report.worker)
         self.computed.update(done.computed)
         self.taken_over.update(done.taken_over)
         self.adm_calls += done.adm_calls
@@ -136,6 +149,7 @@ def record_result(
         "occurrences": len(rows),
         "decoded": totals.new("image"),
         "adm_calls": totals.adm_calls,
+        "device_busy": totals.busy,
         "features": features,
         "audit": audit_result(ready.cache.datasets().audit(config.dataset, record.revision), config.harmonize),
         "rejects_file": str(ready.cache.datasets().folder / config.dataset / f"{record.revision}.rejects.jsonl"),
@@ -166,6 +180,7 @@ def part_result(
         "occurrences": len(ready.scanned.rows),
         "decoded": totals.new("image"),
         "adm_calls": totals.adm_calls,
+        "device_busy": totals.busy,
         "features": features,
         "rejects_file": None,
     }

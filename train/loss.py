@@ -36,7 +36,7 @@ def losses(
     pos_weight
         Weight of generated images in the cross-entropy.
     """
-    factor = None if pos_weight == 1.0 else logit.new_tensor(pos_weight).float()
+    factor = None if pos_weight == 1.0 else logit.new_full((), pos_weight).float()
     bce = F.binary_cross_entropy_with_logits(logit.float(), label.float(), pos_weight=factor)
     if teacher is None:
         return Losses(bce, bce, bce.new_zeros(()))

@@ -9,6 +9,8 @@ from .format import Result, count, new_console, new_table, size_of
 
 _MOST_WARNINGS = 10
 _MOST_GENERATORS = 60
+_BUSY, _LONG_SECONDS = 0.8, 60.0
+"""A build of more seconds whose devices computed for a smaller share of them says so."""
 
 
 def show_build(result: Result) -> None:
@@ -59,6 +61,19 @@ def show_build(result: Result) -> None:
         )
     else:
         console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
+    if not plan:
+        _show_busy(console, result)
+
+
+def _show_busy(console: Console, result: Result) -> None:
+    """Say if devices waited for much of a build: for images to be read and decoded, or for rows to be written."""
+    busy = result["device_busy"]
+    if busy is not None and busy < _BUSY and result["seconds"] > _LONG_SECONDS:
+        console.print(
+            f"The devices computed for {busy:.0%} of the time. For the rest they waited for models, for images to be read and "
+            "decoded, or for rows to be written; --dry-run --calibrate says what limits it.",
+            highlight=False,
+        )
 
 
 def _left_out(result: Result) -> list[str]:
@@ -144,12 +159,50 @@ def show_estimate(console: Console, estimate: Result, *, computes: bool = True) 
             Text(f"{one['device']}: {_duration(one['device_hours'])} on one device{shared}{cost} ({rate})."),
             soft_wrap=True,
         )
+    _show_feeding(console, estimate)
     if not estimate["devices"] and computes:
         console.print(
             "The throughput of this model is not known, so there is no time estimate. Measure it with --calibrate, on a device"
             " of the kind that will run the build.",
             highlight=False,
         )
+
+
+def _show_feeding(console: Console, estimate: Result) -> None:
+    """Print what decoding and writing can give and what the devices ask for, and warn if the devices will wait."""
+    fed = estimate["feeding"]
+    if fed is None:
+        return
+    devices = count(fed["processes"], "device")
+    console.print(
+        Text(
+            f"Decoding and writing give up to {fed['images_per_second']:,.3g} images/s on {count(fed['cores'], 'core')} "
+            f"({fed['decode_core_seconds'] * 1e3:,.3g} + {fed['write_core_seconds'] * 1e3:,.3g} ms of a core an image, "
+            f"{fed['source']})."
+        ),
+        soft_wrap=True,
+    )
+    for one in estimate["devices"]:
+        asked = one["images_per_second"]
+        if asked is None or one["busy"] is None:
+            continue
+        total = {name: rate * fed["processes"] for name, rate in asked.items()}
+        console.print(
+            Text(
+                f"{one['device']}: {devices} on such a machine would take {total['plan']:,.3g} images/s of this plan "
+                f"({total['eps']:,.3g} of eps alone, {total['dire']:,.3g} with DIRE)."
+            ),
+            soft_wrap=True,
+        )
+        if one["busy"] < 1:
+            console.print(
+                Text(
+                    f"Warning: decoding and writing are the bottleneck: they keep {one['device']} busy for "
+                    f"{one['busy']:.0%} of the time. Give each device more cores, or write with --format webdataset.",
+                    style="yellow",
+                ),
+                soft_wrap=True,
+            )
 
 
 def _duration(hours: float) -> str:

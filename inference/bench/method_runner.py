@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...choices import Precision
-from ...models.device import set_precision
+from ...models.device import move_network, set_precision
 from ...models.diffusion.checkpoints import read_adm
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import extract
 from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm, AdmConfig
+from ...models.transfer import to_device
 from ...pipeline.execution.compute import to_signal
 from ...pipeline.execution.networks import placed
-from ...pipeline.execution.transfer import to_device
 from ...train.data.augment import test_input
 from ...train.methods import METHODS, Method
 from ...train.runs.checkpoint import load_weights
@@ -153,7 +153,7 @@ def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], A
     load_weights(Path(job.student), student)
     return MethodRunner(
         method=method,
-        student=student.eval().requires_grad_(False).to(device),
+        student=move_network(student.eval().requires_grad_(False), device),
         adm=adm() if method.inputs != ("image",) else None,
         schedule=AdmConfig.model_validate(job.flags).schedule(job.steps),
         side=method.side(job.size, None),

@@ -16,7 +16,7 @@ from ...models.addresses import is_remote
 from ...models.diffusion.checkpoints import OFFICIAL, SHIPPED
 from ...models.weights import split_choice
 from ...progress import Progress
-from ..config import BuildConfig
+from ..config import BuildConfig, threads_each
 from ..execution.deviation import Deviation
 from ..execution.tasks import TaskReport
 from ..planning.estimate import task_calls
@@ -25,7 +25,6 @@ from ..planning.prepare import BuildPlan
 from ..sources.file import SourceFile, printable
 from .client import TaskFailure, TaskOutcome, WorkerPool
 from .dispatcher import Dispatcher, ShardTask
-from .local_workers import threads_each
 from .messages import OpenBuild, write_task
 from .placement import Placement
 from .worker import BuildPlugin, measure

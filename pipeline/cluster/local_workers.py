@@ -19,6 +19,7 @@ from distributed import Nanny, Scheduler, SpecCluster, Status
 from distributed.security import Security
 
 from ...errors import UsageError, UserError
+from ..config import threads_each
 
 LOOPBACK = "127.0.0.1"
 OVERLAP = 3
@@ -36,16 +37,6 @@ QUIET_SETTINGS = {
     "distributed.admin.system-monitor.disk": False,
 }
 """Settings of Dask with which a worker that waits for its device does not use the CPU."""
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_each(processes: int) -> int:
-    """Return how many threads each of several processes may compute with."""
-    return max(1, cores() // processes)
 
 
 def environments(processes: int, device: str) -> list[dict[str, str]]:

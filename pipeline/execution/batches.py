@@ -18,8 +18,8 @@ import torch
 
 from ...errors import UserError
 from ...models.device import device_name
+from ...models.transfer import HostArray, HostCopy
 from ...models.user_cache import read_memory, write_memory
-from .transfer import HostArray, HostCopy
 
 T = TypeVar("T")
 
@@ -59,7 +59,17 @@ def run_batches(
     launch: Callable[[Sequence[T], int], HostCopy],
     land: Callable[[Sequence[T], dict[str, HostArray]], None],
 ) -> None:
-    """Run all items through a device in batches.
+    """Run all items through a device in batches; arguments as in :func:`start_batches`."""
+    start_batches(items, size, launch, land)()
+
+
+def start_batches(
+    items: Sequence[T],
+    size: BatchSize,
+    launch: Callable[[Sequence[T], int], HostCopy],
+    land: Callable[[Sequence[T], dict[str, HostArray]], None],
+) -> Callable[[], None]:
+    """Run all items through a device in batches, and return while the last batch is in flight.
 
     Parameters
     ----------
@@ -71,6 +81,11 @@ def run_batches(
         Starts the work on a batch, padded to the given size, and returns the copy of its results to the host.
     land
         Receives a batch and its results, in order, each after the next batch was launched.
+
+    Returns
+    -------
+    callable
+        Lands the last batch.
     """
     in_flight: tuple[Sequence[T], HostCopy] | None = None
     start = 0
@@ -85,8 +100,13 @@ def run_batches(
             torch.cuda.empty_cache()
         else:
             start += len(batch)
-    if in_flight is not None:
-        land(in_flight[0], in_flight[1].arrays())
+    last = in_flight
+
+    def finish() -> None:
+        if last is not None:
+            land(last[0], last[1].arrays())
+
+    return finish
 
 
 def _launched(launch: Callable[[Sequence[T], int], HostCopy], batch: Sequence[T], size: int) -> HostCopy | None:

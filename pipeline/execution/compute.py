@@ -14,13 +14,13 @@ from ...cache.spec import Spec
 from ...errors import UserError
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import Extraction, extract
+from ...models.transfer import HostArray, HostCopy, to_device
 from ..planning.estimate import route_calls
 from ..planning.plan import PASS_FEATURES, Task, routes
 from ..specs import EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, check_teacher, one_call_features, teacher_views
 from .batches import pad_batch, run_batches
 from .context import TaskContext
 from .load import TaskImages
-from .transfer import HostArray, HostCopy, to_device
 
 FINITE = "finite"
 

@@ -17,11 +17,11 @@ from ...images.decode import decode
 from ...images.file import ImageRejected, Limits
 from ...images.perturb import perturb
 from ...images.spec import ImageSpec
+from ...models.transfer import HostArray
 from ..planning.plan import Task
 from ..sources.file import SourceFile
 from ..sources.read import MAX_UNREADABLE, read_source, readers, reading_order
 from .takeover import TakenRows, Takeover
-from .transfer import HostArray
 
 
 @dataclass(frozen=True)

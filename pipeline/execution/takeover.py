@@ -19,9 +19,9 @@ from ...cache.shards.format import checksum
 from ...cache.shards.marker import check_hint
 from ...cache.store import FeatureStore
 from ...errors import IntegrityError
+from ...models.transfer import HostArray
 from ..planning.plan import Task
 from ..planning.predecessors import held_by_all
-from .transfer import HostArray
 
 TakenRows = Mapping[str, Mapping[str, HostArray]]
 """Feature -> key -> row. The rows of ``image`` are those of the task, found equal to the old ones."""

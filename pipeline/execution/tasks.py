@@ -15,6 +15,7 @@ import numpy as np
 
 from ...cache.store import FeatureStore
 from ...models.device import device_name
+from ...models.transfer import HostArray
 from ...progress import Progress
 from ..config import BuildConfig
 from ..planning.estimate import task_calls
@@ -24,7 +25,6 @@ from .compute import compute, load_models
 from .context import TaskContext
 from .deviation import Deviation, deviation_on
 from .load import TaskImages
-from .transfer import HostArray
 
 
 @dataclass

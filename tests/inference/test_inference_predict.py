@@ -18,6 +18,7 @@ from distil_cache.errors import UsageError, UserError
 from distil_cache.images.decode import decode
 from distil_cache.inference import Detector
 from distil_cache.inference.find_adm import matching_adm
+from distil_cache.models import transfer
 from distil_cache.models.diffusion.checkpoints import find_adm
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.weights import read_state_dict
@@ -79,6 +80,29 @@ def test_the_batch_size_changes_scores_only_by_rounding(folder: Path, batch_size
     rows = evaluated(folder / "distildire")
     found = detector(folder, batch_size=batch_size).predict([row["file"] for row in rows])
     np.testing.assert_allclose([p.logit for p in found], [row["logit"] for row in rows], atol=1e-4)
+
+
+def test_on_a_card_a_group_is_queued_before_the_scores_of_the_last_one_are_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [row["file"] for row in evaluated(folder / "dire")][:10]
+    plain = detector(folder, "dire").predict(files)
+    monkeypatch.setitem(transfer.BEHIND, "cpu", 1)
+    events: list[str] = []
+    started, scored = Detector._started, Detector._scored
+
+    def starting(self: Detector, group: Any) -> Any:
+        events.append("queued")
+        return started(self, group)
+
+    def scoring(self: Detector, group: Any) -> Any:
+        events.append("waited")
+        return scored(self, group)
+
+    monkeypatch.setattr(Detector, "_started", starting)
+    monkeypatch.setattr(Detector, "_scored", scoring)
+    assert detector(folder, "dire").predict(files) == plain
+    assert events == ["queued", "queued", "waited", "queued", "waited", "waited"]
 
 
 def test_bad_files_are_skipped_and_the_order_is_kept(folder: Path, tmp_path: Path) -> None:

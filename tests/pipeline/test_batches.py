@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.errors import UserError
+from distil_cache.models.transfer import HostArray, HostCopy, to_device
 from distil_cache.pipeline.execution import batches
 from distil_cache.pipeline.execution.batches import BatchSize, pad_batch, remembered_size, run_batches
-from distil_cache.pipeline.execution.transfer import HostArray, HostCopy, to_device
 
 CPU = torch.device("cpu")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from cluster_help import config_of
 from distil_cache.commands.show.build import show_build
 from distil_cache.errors import UsageError
+from distil_cache.pipeline import feeding
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cost import CostRequest
+from distil_cache.pipeline.execution.tasks import TaskReport, TaskResult
 from distil_cache.pipeline.planning.estimate import device_hours
+from distil_cache.pipeline.results import BuildTotals
 from distil_cache.progress import Silent
 from small_models import write_material
 
@@ -111,3 +115,69 @@ def test_questions_about_cost_belong_to_a_dry_run(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         CostRequest.checked(price, calibrate, 1, dry_run=dry_run)
+
+
+def test_what_decoding_and_writing_give_is_held_against_what_the_devices_will_ask_for(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("distil_cache.pipeline.cost.MEASURE_SECONDS", 0.01)
+    monkeypatch.setattr(feeding, "cores", lambda: 16)
+    monkeypatch.setattr(feeding, "threads_each", lambda processes: 16 // processes)
+    request = CostRequest(calibrate=True, processes=4, on_one_machine=4)
+    assert plan(material, tmp_path / "cache")["estimate"]["feeding"] is None
+    measured = plan(material, tmp_path / "cache", request)["estimate"]["feeding"]
+    decode, write = measured["decode_core_seconds"], measured["write_core_seconds"]
+    assert min(decode, write) > 0
+    assert measured["images_per_second"] == pytest.approx(min(12 / (decode + write), 16 / decode))
+    assert (measured["processes"], measured["decode_threads"], measured["source"]) == (4, 4, "measured now")
+
+    memory = Path(os.environ["XDG_CACHE_HOME"]) / "distil-cache" / "rates.json"
+    known = json.loads(memory.read_text())
+    for name, entry in list(known.items()):
+        if "adm" in entry["key"]:
+            known[f"fast {name}"] = {**entry, "device": "Fast card", "per_second": 1e9}
+            known[f"slow {name}"] = {**entry, "device": "Slow card", "per_second": 1e-3}
+    memory.write_text(json.dumps(known))
+    quoted = CostRequest(processes=4, on_one_machine=4)
+    planned = plan(material, tmp_path / "cache", quoted)
+    found = planned["estimate"]
+    assert found["feeding"] | {"source": ""} == measured | {"source": ""}
+    devices = {device["device"]: device for device in found["devices"]}
+    fast, slow = devices["Fast card"], devices["Slow card"]
+    assert fast["busy"] == pytest.approx(measured["images_per_second"] / (4 * fast["images_per_second"]["plan"]))
+    assert fast["busy"] < 1 == slow["busy"]
+    assert fast["images_per_second"]["eps"] == 1e9
+    assert fast["images_per_second"]["dire"] < 1e9
+    (here,) = [device for name, device in devices.items() if name.startswith("CPU of")]
+    assert here["busy"] is None
+    show_build(planned)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Decoding and writing give up to" in said
+    assert "Warning: decoding and writing are the bottleneck: they keep Fast card busy for" in said
+    assert "they keep Slow card" not in said
+
+
+@pytest.mark.parametrize(
+    ("busy", "seconds", "said"), [(0.41, 500, True), (0.41, 30, False), (0.9, 500, False), (None, 500, False)]
+)
+def test_a_long_build_says_how_long_its_devices_waited(
+    material: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    busy: float | None,
+    seconds: float,
+    *,
+    said: bool,
+) -> None:
+    result = run_build(config_of(material, tmp_path, features=("image",)), Silent())
+    assert result["device_busy"] is None
+    show_build({**result, "device_busy": busy, "seconds": seconds})
+    assert ("The devices computed for 41% of the time" in " ".join(capsys.readouterr().out.split())) is said
+
+
+def test_the_share_of_time_in_which_devices_compute_counts_every_worker() -> None:
+    totals = BuildTotals(seconds=10.0)
+    assert totals.busy is None
+    for worker in ("a", "b"):
+        totals.add(TaskReport(TaskResult(adm_calls=40, seconds=6.0), worker, "Card"))
+    assert totals.busy == pytest.approx(0.6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -28,13 +29,30 @@ SETTINGS = {
     "pos_weight": "balanced",
 }
 SCRIPT = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import torch
+from distil_cache.cache.store import FeatureStore
+from distil_cache.train.data.dataset import FeatureDataset
 from distil_cache.train.sweep import run_sweep
 
 torch.set_num_threads(1)
 settings, grid, cache, folder = json.loads(sys.argv[1])
+log = Path(folder).with_name(f"read-{os.environ['RANK']}.jsonl").open("a", buffering=1)
+
+
+def logged(method, describe):
+    def call(self, *arguments, **options):
+        print(json.dumps(describe(self, *arguments)), file=log)
+        return method(self, *arguments, **options)
+
+    return call
+
+
+FeatureDataset.epoch = logged(FeatureDataset.epoch, lambda _, seed, epoch, *__: ["epoch", epoch])
+FeatureDataset.in_order = logged(FeatureDataset.in_order, lambda *_: ["validation"])
+FeatureDataset._request = logged(FeatureDataset._request, lambda _, piece: ["wanted", *piece.rows.tolist()])
+FeatureStore.read = logged(FeatureStore.read, lambda self, _, start, stop, *__: [self.feature, stop - start])
 run_sweep(settings, grid, Path(cache), Path(folder), device="cpu")
 """
 RESUME = """
@@ -110,6 +128,21 @@ def test_two_processes_train_on_a_global_batch_like_one_process(two: Torchrun, t
     parts = lines(two.runs / "epochs=2,accumulate=2")
     assert [line["step"] for line in parts] == [line["step"] for line in lines(whole)]
     assert parts[0]["loss"] == pytest.approx(lines(whole)[0]["loss"], rel=0.2)
+
+
+def test_each_process_reads_its_own_rows_and_every_row_is_read_by_one(two: Torchrun) -> None:
+    logs = [
+        [json.loads(line) for line in (two.runs.parent / f"read-{rank}.jsonl").read_text().splitlines()]
+        for rank in range(2)
+    ]
+    for stage, count in ((["epoch", 1], 39), (["validation"], 11), (["epoch", 2], 39)):
+        read = [log[log.index(stage) + 1 :] for log in logs]
+        read = [list(itertools.takewhile(lambda line: line[0] not in ("epoch", "validation"), own)) for own in read]
+        wanted = [[row for kind, *rows in own if kind == "wanted" for row in rows] for own in read]
+        assert sorted(wanted[0] + wanted[1]) == list(range(count)), stage
+        assert abs(len(wanted[0]) - len(wanted[1])) <= 5, stage
+        decoded = [sum(rows[0] for kind, *rows in own if kind == "image") for own in read]
+        assert sum(decoded) < 1.5 * count, stage  # small rows between two of its own are read over
 
 
 def test_processes_begin_an_epoch_whose_order_has_changed_again_together(two: Torchrun, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ happen where the rows are read. CNNDet's code also blurs and compresses validati
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +32,8 @@ from torch import Tensor
 from ...choices import TEST_TRANSFORMS, TestTransform
 from ...errors import UsageError
 from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, resize
+from ...models.device import memory_layout
+from ...models.transfer import to_device
 from ..methods import Degradation, Method, Scale
 
 _Array = npt.NDArray[np.float64]
@@ -196,8 +198,8 @@ def crop(x: Tensor, size: int, drawn: SampleDraws) -> Tensor:
     """Cut a square of side ``size`` out of each sample of (B, C, S, S); all positions are equally likely."""
     span = torch.arange(size, device=x.device)
     batch, channels, height, width = x.shape
-    top = (torch.from_numpy(drawn.top) * (height - size + 1)).long().to(x.device)
-    left = (torch.from_numpy(drawn.left) * (width - size + 1)).long().to(x.device)
+    top = to_device((drawn.top * (height - size + 1)).astype(np.int64), x.device)
+    left = to_device((drawn.left * (width - size + 1)).astype(np.int64), x.device)
     rows = (top[:, None] + span)[:, None, :, None].expand(batch, channels, size, width)
     columns = (left[:, None] + span)[:, None, None, :].expand(batch, channels, size, size)
     return x.gather(2, rows).gather(3, columns)
@@ -210,9 +212,15 @@ def flipped(x: Tensor, flip: Tensor) -> Tensor:
 
 def normalize(x: Tensor) -> Tensor:
     """Normalise (B, 3, H, W) in 0..1 by ImageNet's mean and standard deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=x.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=x.device)[:, None, None]
-    return (x - mean) / std
+    return (x - per_channel(IMAGENET_MEAN, x)) / per_channel(IMAGENET_STD, x)
+
+
+def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return numbers as (C, 1, 1), in the type and on the device of ``like``.
+
+    They are filled in on the device: a copy from the host would wait in each step for the work that is queued there.
+    """
+    return torch.stack([like.new_full((), value) for value in values])[:, None, None]
 
 
 def scaled(x: Tensor, scale: Scale) -> Tensor:
@@ -223,7 +231,8 @@ def scaled(x: Tensor, scale: Scale) -> Tensor:
 
 
 def _joined(parts: Mapping[str, Tensor], method: Method) -> Tensor:
-    return torch.cat([scaled(x, method.scales[name]) for name, x in parts.items()], dim=1)
+    joined = torch.cat([scaled(x, method.scales[name]) for name, x in parts.items()], dim=1)
+    return joined.contiguous(memory_format=memory_layout(joined.device))
 
 
 @dataclass(frozen=True)

@@ -213,8 +213,10 @@ class FeatureDataset:
         else:  # rows so large that each is read by itself are read straight into their batch
             batches = read((self._request(BlockRead(cut.rows, cut.flip)) for cut in cuts), pin=loading.pin)
         for cut, features in zip(cuts, batches, strict=True):
-            label = torch.from_numpy(self.label[cut.rows].astype(np.float32))
-            yield Batch(cut.rows, label, torch.from_numpy(cut.flip), features, cut.whole)
+            label, flip = torch.from_numpy(self.label[cut.rows].astype(np.float32)), torch.from_numpy(cut.flip)
+            if loading.pin:
+                label, flip = label.pin_memory(), flip.pin_memory()
+            yield Batch(cut.rows, label, flip, features, cut.whole)
 
     def _request(self, piece: BlockRead) -> ReadRequest:
         """Locate the rows of a piece by shard id, so that readers need no index; the flip selects the view."""

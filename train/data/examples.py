@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ...choices import BACKBONE
 from ...errors import UserError
 from ...models.backbones import HALF, Triple, backbone_entry, load_teacher, resize
+from ...models.device import memory_layout
 from ..config import TrainConfig
 from ..methods import Method
-from .augment import cutmix, flipped, mix_draws, sample_draws, train_input
+from .augment import cutmix, flipped, mix_draws, per_channel, sample_draws, train_input
 from .dataset import Batch
 
 
@@ -62,10 +63,9 @@ class OnlineTeacher:
             float32.
         """
         images = flipped(resize(dire.float() / 255, self.size), flip)
-        mean = images.new_tensor(self.mean).view(3, 1, 1)
-        std = images.new_tensor(self.std).view(3, 1, 1)
+        x = (images - per_channel(self.mean, images)) / per_channel(self.std, images)
         with torch.no_grad(), torch.autocast(dire.device.type, enabled=False):
-            features: Tensor = self.model((images - mean) / std)
+            features: Tensor = self.model(x.contiguous(memory_format=memory_layout(x.device)))
         return features
 
     def shape(self) -> tuple[int, int, int]:

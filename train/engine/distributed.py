@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -75,13 +75,13 @@ class ProcessGroup:
             return nullcontext()
         return model.no_sync()
 
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Sum a few numbers over the processes."""
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum a few numbers over the processes, on their device: nothing waits for it."""
         if not self.several:
-            return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+            return values
+        total = values.double()
         dist.all_reduce(total)
-        return total.tolist()
+        return total
 
     def joined(self, values: _Floats) -> _Floats:
         """Sum an array over the processes, such as scores where each has zeros for the rows of the others."""

@@ -71,10 +71,10 @@ class MetricsLogger:
         if self._threads is not None:
             threading.excepthook = self._threads
 
-    def step(self, state: State, values: tuple[float, float, float], samples: int, rate: float) -> None:
-        """Log total, bce and kd of a step, and its learning rate."""
+    def step(self, state: State, number: int, values: tuple[float, float, float], samples: int, rate: float) -> None:
+        """Log total, bce and kd of a step by its number, and its learning rate."""
         scalars = dict(zip(("loss", "bce", "kd", "lr"), (*values, rate), strict=True))
-        self._plot({f"batch/{name}": value for name, value in scalars.items()}, state.step)
+        self._plot({f"batch/{name}": value for name, value in scalars.items()}, number)
         self._progress.advance(STAGE, samples)
         note = "epoch {}: loss {:.4f} bce {:.4f} kd {:.4f} lr {:.1e}"
         self._progress.note(STAGE, note.format(state.epoch + 1, *values, rate))

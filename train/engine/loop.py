@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.store import Cache
 from ...errors import ReadOnlyError, StoppedError, UserError
+from ...models.transfer import HostCopy, one_behind
 from ...progress import Progress, Silent
 from ...signals import StopRequest, interruptible
 from ...storage import AnyPath, path_exists
 from ..config import TrainConfig
+from ..data.dataset import Batch
 from ..data.readers import ReaderPool
 from ..loss import losses
 from ..runs.checkpoint import ValidationScores, delete_old, old_files, read_progress
@@ -209,6 +212,26 @@ def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
             _finish_epoch(session, folder, state, logger)
 
 
+@dataclass(frozen=True)
+class _QueuedStep:
+    """A step that is queued on the device.
+
+    Attributes
+    ----------
+    number
+        Its number, from 1.
+    batch, rate
+        What it learns from, and at which rate.
+    values
+        Total, bce and kd, each summed over the samples of the batch, and how many processes were asked to stop; (4,).
+    """
+
+    number: int
+    batch: Batch
+    rate: float
+    values: HostCopy
+
+
 def _train_epoch(
     session: Session,
     model: nn.Module,
@@ -217,48 +240,71 @@ def _train_epoch(
     logger: MetricsLogger,
     stopped: StopRequest,
 ) -> None:
-    config, student, ranks, precision = session.config, session.student, session.ranks, session.precision
+    """Train on the remaining batches of an epoch. On CUDA a step is queued before the losses of the last one are read."""
     began = time.perf_counter() - state.seconds
-    student.train()
-    for batch in session.batches(state):
-        rate = session.set_rate(state)
-        parts = session.parts(session.prepare(batch, state.epoch + 1), batch.whole)
+    session.student.train()
+    queue = _StepQueue(session, model, state, stopped)
+    for step in one_behind(queue, session.ranks.device):
+        values, stop = _read(step, session, folder, state)
+        _count(state, values, step.batch.whole, time.perf_counter() - began)
+        logger.step(state, step.number, values, step.batch.whole, step.rate)
+        queue.ended |= stop
+    if queue.ended:
+        state.order = session.order(state)
+        save(session, folder, state)
+        raise StoppedError(
+            f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Continue with --resume.",
+            stopped.exit_code,
+        )
+
+
+class _StepQueue:
+    """Queues the remaining steps of an epoch and counts them in ``state``; none after ``ended`` is set."""
+
+    def __init__(self, session: Session, model: nn.Module, state: State, stopped: StopRequest) -> None:
+        self._session, self._model, self._state, self._stopped = session, model, state, stopped
+        self.ended = False
+
+    def __iter__(self) -> Iterator[_QueuedStep]:
+        """Queue step after step. Nothing here asks the device for a value."""
+        for batch in self._session.batches(self._state):
+            yield self._queue(batch)
+            if self.ended:
+                return
+
+    def _queue(self, batch: Batch) -> _QueuedStep:
+        session, config = self._session, self._session.config
+        student, ranks, precision = session.student, session.ranks, session.precision
+        rate = session.set_rate(self._state)
+        parts = session.parts(session.prepare(batch, self._state.epoch + 1), batch.whole)
         part_losses = []
         for part in parts:
-            with ranks.part(model, last=part is parts[-1]):
+            with ranks.part(self._model, last=part is parts[-1]):
                 with precision.forward():
-                    logit, features = model(part.x)
+                    logit, features = self._model(part.x)
                     mapped = student.projection(features)
                 loss = losses(logit, part.label, mapped, part.teacher, config.distillation, session.record.pos_weight)
                 precision.backward(loss.total * ranks.share_of_loss(len(part.x), batch.whole))
             part_losses.append(torch.stack(loss).detach() * len(part.x))
-        values, stop = _over_ranks(ranks, part_losses, batch.whole, stopped)
-        if not math.isfinite(values[0]):
-            _refuse_features(session.train.not_finite(batch), folder)
-        _check_finite(values[0], "loss", folder, state)
+        here = torch.stack(part_losses).sum(dim=0)
+        stop = here.new_full((1,), float(self._stopped.is_set()))
+        values = HostCopy({"values": ranks.sum(torch.cat([here, stop]))})
         precision.step(session.optimiser, student, config.clip_grad)
-
-        _count(state, values, batch.whole, time.perf_counter() - began)
-        logger.step(state, values, batch.whole, rate)
-        if stop:
-            state.order = session.order(state)
-            save(session, folder, state)
-            raise StoppedError(
-                f"{folder.folder}: stopped in epoch {state.epoch + 1} and saved. Continue with --resume.",
-                stopped.exit_code,
-            )
+        self._state.step += 1
+        self._state.batch += 1
+        return _QueuedStep(self._state.step, batch, rate, values)
 
 
 def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: MetricsLogger) -> None:
     """Validate, log the epoch, and save the state, with the best student so far."""
     began = time.perf_counter()
     if not all(bool(torch.isfinite(weight).all()) for weight in session.student.state_dict().values()):
-        _check_finite(math.nan, "student's weight", folder, state)
+        _check_finite(math.nan, "student's weight", folder, state, state.step + 1)
     total, bce, kd = (value / state.samples for value in state.sums)
     line: EpochMetrics = {"epoch": state.epoch + 1, "step": state.step, "loss": total, "bce": bce, "kd": kd}
     validated, logits = validate(session, state.epoch + 1)
     line |= validated
-    _check_finite(line["val_bce"] or 0.0, "validation loss", folder, state)
+    _check_finite(line["val_bce"] or 0.0, "validation loss", folder, state, state.step + 1)
     line |= {"lr": session.optimiser.param_groups[0]["lr"], "seconds": state.seconds + time.perf_counter() - began}
     state.epoch += 1
     state.batch, state.samples, state.sums, state.seconds, state.order = 0, 0, (0.0, 0.0, 0.0), 0.0, ""
@@ -272,35 +318,38 @@ def _finish_epoch(session: Session, folder: RunFolder, state: State, logger: Met
     save(session, folder, state, scores)
 
 
-def _over_ranks(
-    ranks: ProcessGroup, part_losses: list[Tensor], whole: int, stopped: threading.Event
-) -> tuple[_Values, bool]:
-    """Return total, bce and kd of the whole batch, and whether any process was asked to stop.
+def _read(step: _QueuedStep, session: Session, folder: RunFolder, state: State) -> tuple[_Values, bool]:
+    """Wait for a step's total, bce and kd, and whether any process was asked to stop.
 
-    ``part_losses`` holds, for each part of this process' share, the losses times the number of samples, (3,).
+    Raises
+    ------
+    UserError
+        The loss is no finite number. The weights may have taken it in by then, but nothing of them is saved.
     """
-    total, bce, kd, stop = ranks.sum([*torch.stack(part_losses).sum(dim=0).tolist(), float(stopped.is_set())])
+    total, bce, kd, stop = step.values.arrays()["values"].tolist()
+    if not math.isfinite(total):
+        _refuse_features(session.train.not_finite(step.batch), folder)
+    _check_finite(total, "loss", folder, state, step.number)
+    whole = step.batch.whole
     return (total / whole, bce / whole, kd / whole), stop > 0
 
 
 def _count(state: State, values: _Values, samples: int, seconds: float) -> None:
     if state.first_loss is None:
         state.first_loss = values[0]
-    state.step += 1
-    state.batch += 1
     state.samples += samples
     total, bce, kd = (done + value * samples for done, value in zip(state.sums, values, strict=True))
     state.sums = (total, bce, kd)
     state.seconds = seconds
 
 
-def _check_finite(value: float, what: str, folder: RunFolder, state: State) -> None:
-    """Raise UserError if a value is NaN or infinite. The loss is checked before it reaches the weights."""
+def _check_finite(value: float, what: str, folder: RunFolder, state: State, step: int) -> None:
+    """Raise UserError if a value is NaN or infinite, before anything that was computed with it is saved."""
     if math.isfinite(value):
         return
     kept = f"The checkpoint of epoch {state.epoch} is kept" if state.epoch else "No checkpoint was written yet"
     raise UserError(
-        f"{folder.folder}: the {what} is no longer a finite number in epoch {state.epoch + 1}, step {state.step + 1}. "
+        f"{folder.folder}: the {what} is no longer a finite number in epoch {state.epoch + 1}, step {step}. "
         f"{kept}; train with a lower --lr into another folder."
     )
 

@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
+from ...models.device import move_network
 from ..config import PLATEAUS, TrainConfig
 from ..data.augment import VALIDATION, Degrader
 from ..data.dataset import Batch, FeatureDataset
@@ -179,7 +180,7 @@ def open_session(
     if not ranks.first:
         ranks.seed(config.seed)
     ranks.normalise_together(student)
-    student.to(ranks.device)
+    move_network(student, ranks.device)
 
     pos_weight = _balance(train.label) if config.pos_weight == "balanced" else float(config.pos_weight)
     record = RunRecord(
@@ -208,9 +209,7 @@ def open_session(
         train=train,
         val=val if len(val) else None,
         student=student,
-        optimiser=Adam(
-            student.parameters(), lr=config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay
-        ),
+        optimiser=make_optimiser(student, config, ranks.device),
         prepare=ExampleBuilder(method, size, config.seed, _on_device(online, ranks.device)),
         degrade=Degrader(degradation, config.seed) if degradation else None,
         degrade_val=Degrader(of_validation, config.seed, VALIDATION) if of_validation else None,
@@ -280,7 +279,24 @@ def _datasets(rows: TrainingRows) -> dict[str, object]:
 
 
 def _on_device(teacher: OnlineTeacher | None, device: torch.device) -> OnlineTeacher | None:
-    return None if teacher is None else replace(teacher, model=teacher.model.to(device))
+    if teacher is None:
+        return None
+    return replace(teacher, model=move_network(teacher.model, device))
+
+
+def make_optimiser(student: Student, config: TrainConfig, device: torch.device) -> Adam:
+    """Return the optimiser of a student on its device.
+
+    On CUDA the update is one kernel. It reads the loss scale's verdict of a step on the device, where the other ways ask
+    the host and so wait for the step.
+    """
+    return Adam(
+        student.parameters(),
+        lr=config.lr,
+        betas=(config.beta1, 0.999),
+        weight_decay=config.weight_decay,
+        fused=True if device.type == "cuda" else None,
+    )
 
 
 def start_from_run(student: Student, config: TrainConfig) -> dict[str, str]:

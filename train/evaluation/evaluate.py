@@ -29,7 +29,7 @@ from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...errors import UserError
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
-from ...models.device import choose_device, keep_freed_memory
+from ...models.device import choose_device, keep_freed_memory, move_network
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
@@ -37,6 +37,7 @@ from ...storage.json_record import read_record
 from ...storage.locks import temporary_folder
 from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
+from ..data.readers import LoaderOptions
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 from ..runs.folder import RunFolder, RunRecord, versions
 from ..runs.forms import EVALUATION, EVALUATION_FORM, own_file
@@ -142,7 +143,7 @@ def run_evaluation(
         report, stage = progress or Silent(), f"evaluation {name}"
         report.start(stage, len(part))
         logits = predict(
-            best.student.to(chosen_device),
+            move_network(best.student, chosen_device),
             part,
             record.method,
             size=record.train_size,
@@ -150,6 +151,7 @@ def run_evaluation(
             batch_size=batch_size or record.config.batch_size,
             device=chosen_device,
             on_batch=lambda samples: report.advance(stage, samples),
+            loading=LoaderOptions(pin=chosen_device.type == "cuda"),
         )
         scores = probability(logits)
         cropped = chosen == "crop" and part.row_shape(record.method.inputs[0])[-1] > record.train_size

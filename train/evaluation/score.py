@@ -10,9 +10,11 @@ import numpy.typing as npt
 import torch
 
 from ...choices import TestTransform
+from ...models.transfer import HostCopy, one_behind
 from ..data.augment import test_input
-from ..data.dataset import FeatureDataset
+from ..data.dataset import Batch, FeatureDataset
 from ..data.readers import ImageTransform, LoaderOptions
+from ..data.shuffle import IntArray
 from ..methods import Method
 from ..student import Student
 
@@ -66,12 +68,16 @@ def predict(
     """
     student.eval()
     logits: Logits = np.zeros(len(part), dtype=np.float32)
-    with torch.inference_mode():
-        for batch in part.in_order(batch_size, loading, change):
-            inputs = {name: batch.features[name].to(device) for name in method.inputs}
+
+    def scored(batch: Batch) -> tuple[IntArray, HostCopy]:
+        with torch.inference_mode():
+            inputs = {name: batch.features[name].to(device, non_blocking=True) for name in method.inputs}
             logit, _ = student(test_input(inputs, method, size, transform))
-            logits[batch.rows] = logit.cpu().numpy()
-            on_batch(len(batch.rows))
+            return batch.rows, HostCopy({"logit": logit})
+
+    for rows, copy in one_behind(map(scored, part.in_order(batch_size, loading, change)), device):
+        logits[rows] = copy.arrays()["logit"]
+        on_batch(len(rows))
     return joined(logits)
 
 

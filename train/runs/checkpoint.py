@@ -13,7 +13,7 @@ import hashlib
 import json
 import random
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,10 +308,19 @@ def _restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor], save
     for number, of_parameter in slots.items():
         if any(tensor.shape not in (parameters[number].shape, ()) for tensor in of_parameter.values()):
             raise ValueError(f"the optimiser's state has another shape than parameter {number}")
-    groups = optimiser.state_dict()["param_groups"]
     rates = [float(group["lr"]) for group in saved.param_groups]
+    _load_optimiser(optimiser, slots, rates)
+
+
+def _load_optimiser(optimiser: Optimizer, slots: Mapping[int, dict[str, Tensor]], rates: Sequence[float]) -> None:
+    """Restore an optimiser's state and learning rates; how it is computed and laid out in memory stays as on this device."""
+    groups = optimiser.state_dict()["param_groups"]
     groups = [{**group, "lr": rate} for group, rate in zip(groups, rates, strict=True)]
     optimiser.load_state_dict({"state": slots, "param_groups": groups})
+    for weight, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if value.shape == weight.shape and value.stride() != weight.stride():  # one kernel updates both
+                moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def read_part(path: Path, limit: int, digest: str | None) -> bytes:

@@ -18,7 +18,8 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.client import WorkerPool, start_local_pool
-from distil_cache.pipeline.cluster.local_workers import environments, threads_each
+from distil_cache.pipeline.cluster.local_workers import environments
+from distil_cache.pipeline.config import threads_each
 from distil_cache.progress import Silent
 from fault_injection import heed_interrupts
 from maintained_cache import checksums

@@ -1,17 +1,27 @@
-"""Copy tensors between host and device asynchronously: pinned memory both ways, and an event when a copy is done."""
+"""Copy tensors between host and device asynchronously: pinned memory both ways, and an event when a copy is done.
+
+On CUDA the host queues a piece of work before it waits for the results of the one before (`one_behind`), so that the
+device always has work. On a CPU there is nothing to wait for, and results are used as soon as they are there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+T = TypeVar("T")
+
 HostArray = NDArray[Any]
 """Array on the host; the rows of a feature are along the first axis."""
+
+BEHIND = {"cpu": 0, "cuda": 1}
+"""Pieces of work that are queued on a device before the results of an earlier one are fetched."""
 
 
 def to_device(rows: HostArray, device: torch.device) -> Tensor:
@@ -47,6 +57,16 @@ class HostCopy:
             event.synchronize()
         self._waiting.clear()
         return {name: value.numpy() for name, value in self._values.items()}
+
+
+def one_behind(queued: Iterable[T], device: torch.device) -> Iterator[T]:
+    """Yield pieces of work in their order, on CUDA each after the next one was queued by ``queued``'s iterator."""
+    waiting: deque[T] = deque()
+    for work in queued:
+        waiting.append(work)
+        if len(waiting) > BEHIND[device.type]:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _reached(device: torch.device) -> torch.cuda.Event:

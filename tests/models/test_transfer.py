@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distil_cache.pipeline.execution.transfer import HostCopy
+from distil_cache.models.transfer import HostCopy
 from distil_cache.train.data.shuffle import RankShare
 from distil_cache.train.engine.distributed import ProcessGroup
 
