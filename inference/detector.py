@@ -25,7 +25,7 @@ from ..choices import FRAMES, IMAGE_ALGORITHMS, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
-from ..models.device import choose_device
+from ..models.device import STUDENT_PRECISION, arithmetic, choose_device
 from ..pipeline.config import default_threads, wrong_option
 from ..pipeline.execution.transfer import HostArray
 from ..storage import AnyPath
@@ -281,7 +281,7 @@ class Detector:
         """Return the student's outputs, (N,) float32; UserError if one is not finite."""
         parts = []
         step = self.record.config.batch_size
-        with torch.inference_mode():
+        with torch.inference_mode(), arithmetic(STUDENT_PRECISION, self.device):
             for start in range(0, len(features["image"]), step):
                 batch = {
                     name: torch.from_numpy(features[name][start : start + step]).to(self.device)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError, UserError
-from ..models.device import set_precision
+from ..models.device import arithmetic, check_precision
 from ..models.diffusion.conditioning import with_classes
 from ..models.diffusion.ddim import extract, used_steps
 from ..models.diffusion.unet import Adm
@@ -121,7 +121,8 @@ class FeatureMaker:
             for name, rows in values.items():
                 made[name].append(rows[: len(batch)])
 
-        run_batches(range(len(images)), self._batch(len(images)), launch, land)
+        with arithmetic(self._precision, self.device):
+            run_batches(range(len(images)), self._batch(len(images)), launch, land)
         return {name: np.concatenate(rows) for name, rows in made.items()}
 
     def images_per_pass(self, images: int | None) -> int:
@@ -180,4 +181,4 @@ class FeatureMaker:
             raise UsageError(
                 f"--adm {self.adm_file.name}: needs image sizes divisible by {factor}, but the student's is {self.size} pixels."
             )
-        set_precision(self._precision, self.device)
+        check_precision(self._precision, self.device)

@@ -20,7 +20,7 @@ import torch
 from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError, UsageError
-from ..models.device import device_name
+from ..models.device import arithmetic, device_name
 from ..models.diffusion.conditioning import with_classes
 from ..models.user_cache import read_memory, write_memory
 from ..storage import AnyPath
@@ -145,12 +145,13 @@ def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.devi
     name = device_name(device, of_machine=True)
     calls = rows = None
     adm, teacher = _adm_key(config, specs), _teacher_key(specs)
-    if adm is not None:
-        calls = _measure_adm(config, specs, device)
-        _remember(name, adm, calls)
-    if teacher is not None:
-        rows = _measure_teacher(config, specs, device)
-        _remember(name, teacher, rows)
+    with arithmetic(config.precision, device):
+        if adm is not None:
+            calls = _measure_adm(config, specs, device)
+            _remember(name, adm, calls)
+        if teacher is not None:
+            rows = _measure_teacher(config, specs, device)
+            _remember(name, teacher, rows)
     return DeviceRate(name, calls, rows, "measured now")
 
 

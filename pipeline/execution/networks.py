@@ -10,7 +10,7 @@ from torch import nn
 
 from ...choices import Precision
 from ...models.backbones import load_teacher
-from ...models.device import HALF_TYPES
+from ...models.device import HALF_TYPES, arithmetic
 from ...models.diffusion.checkpoints import find_adm, load_adm
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import NoiseModel
@@ -75,7 +75,7 @@ def automatic_batch(
 
     def attempt(images: int) -> None:
         told = with_classes(model, class_label, [""] * images, device)
-        with torch.inference_mode():
+        with arithmetic(precision, device), torch.inference_mode():
             told(
                 torch.zeros(images, 3, size, size, device=device), torch.zeros(images, dtype=torch.int64, device=device)
             )

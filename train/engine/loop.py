@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.store import Cache
 from ...errors import ReadOnlyError, StoppedError, UserError
+from ...models.device import STUDENT_PRECISION, arithmetic
 from ...progress import Progress, Silent
 from ...signals import StopRequest, interruptible
 from ...storage import AnyPath
@@ -149,7 +150,8 @@ def _train_run(
                     lock.take()
                     _store_record(session.record, cache, folder, known, progress)
         if session is not None:
-            _train(session, folder, progress)
+            with arithmetic(STUDENT_PRECISION, ranks.device):
+                _train(session, folder, progress)
         return _result(folder) if ranks.first else {}
 
 

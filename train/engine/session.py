@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
+from ...models.device import STUDENT_ARITHMETIC
 from ...models.weights import file_digest
 from ..config import PLATEAUS, TrainConfig
 from ..data.augment import VALIDATION, Degrader
@@ -200,6 +201,7 @@ def open_session(
         pos_weight=pos_weight,
         begun_as=begun_as,
         groups=tuple(sorted(set(column(train.table, "group").tolist()))),
+        arithmetic=STUDENT_ARITHMETIC,
         **_datasets(rows),
     )
     return Session(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ...choices import TestTransform
+from ...models.device import STUDENT_PRECISION, arithmetic
 from ..data.augment import test_input
 from ..data.dataset import FeatureDataset
 from ..data.readers import ImageTransform, LoaderOptions
@@ -66,7 +67,7 @@ def predict(
     """
     student.eval()
     logits: Logits = np.zeros(len(part), dtype=np.float32)
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic(STUDENT_PRECISION, device):
         for batch in part.in_order(batch_size, loading, change):
             inputs = {name: batch.features[name].to(device) for name in method.inputs}
             logit, _ = student(test_input(inputs, method, size, transform))
