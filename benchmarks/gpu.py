@@ -142,7 +142,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
     reduced, exact = (placed(make(), precision, device) for precision in (options.precision, "fp32"))
     teacher = build_backbone("resnet50").eval().requires_grad_(False).to(device)
     bench = Bench(device, exact, teacher, respace("ddim20", noise_schedule="linear", steps=1000), images)
-    model = compiled(reduced, device) if options.compile else reduced
+    model = compiled(reduced) if options.compile else reduced
 
     def attempt(count: int) -> None:
         with torch.inference_mode():

@@ -20,7 +20,7 @@ from ..models.diffusion.ddim import extract, used_steps
 from ..models.diffusion.unet import Adm
 from ..pipeline.execution.batches import BatchSize, pad_batch, run_batches
 from ..pipeline.execution.compute import stored_rows, to_signal
-from ..pipeline.execution.networks import automatic_batch, placed
+from ..pipeline.execution.networks import automatic_batch, given_batch, placed
 from ..pipeline.execution.transfer import HostArray, HostCopy, to_device
 from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
 from .feature_specs import AdmFeatureSpec
@@ -140,9 +140,9 @@ class FeatureMaker:
     @cached_property
     def _limit(self) -> BatchSize:
         """The largest batch of one call."""
-        if self._asked != "auto":
-            return BatchSize(self._asked)
         assert self.adm_file is not None
+        if self._asked != "auto":
+            return given_batch(self._asked, self.device, self.adm_file.config, self.size)
         weights = self.adm_file.identity.weights
         return automatic_batch(weights, self._precision, self.device, self.adm, self.size, self._class_label)
 

@@ -170,7 +170,7 @@ def _set_float32(*, tf32: bool) -> Callable[[], None]:
     refuse to read a flag that another program has left in contradiction to them. So both are set, and the new are read.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    libraries: list[Any] = [matmul, cudnn.conv, cudnn.rnn] if hasattr(cudnn, "conv") else []  # type: ignore[attr-defined]
+    libraries: list[Any] = [matmul, cudnn.conv, cudnn.rnn] if hasattr(cudnn, "conv") else []
     before = [library.fp32_precision for library in libraries]
     flags = [precision == "tf32" for precision in before[:2]] or [matmul.allow_tf32, cudnn.allow_tf32]
     kernels = cudnn.benchmark, cudnn.deterministic

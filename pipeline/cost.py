@@ -160,7 +160,7 @@ def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.d
     side = image_size(specs)
     adm = adm_on(config, device)
     size = adm_batch(config, device, adm, side).size
-    model = compiled(adm, device) if config.compile else adm
+    model = compiled(adm) if config.compile else adm
 
     def call(images: int) -> None:
         x = to_signal(torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, device=device))
