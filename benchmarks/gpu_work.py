@@ -23,7 +23,7 @@ from distil_cache.images.spec import ImageSpec
 from distil_cache.inference.bench.flops import adm_call
 from distil_cache.inference.bench.random_adm import random_adm
 from distil_cache.models.backbones import build_backbone
-from distil_cache.models.device import HALF_TYPES, set_precision
+from distil_cache.models.device import HALF_TYPES, arithmetic
 from distil_cache.models.diffusion.checkpoints import OFFICIAL, load_adm
 from distil_cache.models.diffusion.ddim import NoiseModel, extract
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
@@ -45,13 +45,6 @@ BATCHES = 4
 """Batches of a measurement: the device is kept busy across their borders, as in a build."""
 PLAIN_IMAGES = 2
 NO_DIGEST = "0" * 64
-
-
-@contextmanager
-def product_arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Compute as a build in this precision does."""
-    set_precision(precision, device)
-    yield
 
 
 @contextmanager
@@ -151,7 +144,7 @@ def adm_subject(device: torch.device, adm: str | None) -> Subject:
     """Return ADM-256 with random weights, or the model of a file or name with its own."""
     flags = OFFICIAL["adm256"].config if adm is None else load_adm(adm).config
     make = (lambda: random_adm(flags)) if adm is None else (lambda: load_adm(adm).model)
-    return Subject(device, flags, make, "resnet50", "ddim20", "ddim5", lambda m: compiled(m, device), 8192, 1.0)
+    return Subject(device, flags, make, "resnet50", "ddim20", "ddim5", lambda m: compiled(m), 8192, 1.0)
 
 
 def tiny_subject(device: torch.device) -> Subject:
@@ -164,7 +157,7 @@ def matrix_rate(subject: Subject, precision: Precision) -> float:
     """Measure TFLOP/s of a large square matrix product of random numbers; zeros would draw less power and run faster."""
     side, dtype = subject.matrix_side, HALF_TYPES.get(precision, torch.float32)
     a, b = (torch.randn(side, side, device=subject.device).to(dtype) for _ in range(2))
-    with product_arithmetic(precision, subject.device), torch.inference_mode():
+    with arithmetic(precision, subject.device), torch.inference_mode():
         return 2 * side**3 * 8 / subject.seconds(lambda: [a @ b for _ in range(8)]) / 1e12
 
 
@@ -176,14 +169,14 @@ def best_batch(subject: Subject, model: NoiseModel, precision: Precision) -> int
         with torch.inference_mode():
             model(x, torch.zeros(images, dtype=torch.int64, device=subject.device))
 
-    with product_arithmetic(precision, subject.device):
+    with arithmetic(precision, subject.device):
         return find_size(subject.device, attempt)
 
 
 def call_rate(subject: Subject, model: NoiseModel, precision: Precision, batch: int) -> float:
     """Measure images x ADM calls a second, over batches of random images that are queued one after another."""
     shape = (batch, 3, subject.side, subject.side)
-    with product_arithmetic(precision, subject.device), torch.inference_mode():
+    with arithmetic(precision, subject.device), torch.inference_mode():
         inputs = [
             to_signal(torch.randint(0, 256, shape, dtype=torch.uint8, device=subject.device)) for _ in range(BATCHES)
         ]
@@ -239,7 +232,7 @@ def halving_product(
     """Do the same, and go on with smaller batches when memory runs out."""
     keys = tuple(f"{number:064x}" for number in range(len(images)))
     task = Task("bench", keys, dict.fromkeys(features, keys))
-    with product_arithmetic(context.config.precision, subject.device):
+    with arithmetic(context.config.precision, subject.device):
         return compute(task, TaskImages(keys, images, {}, {}), context)[0]
 
 
@@ -282,8 +275,8 @@ def plain_rate(subject: Subject, precision: Precision | None) -> float:
             for view in (seen, seen.flip(-1)):
                 subject.teacher(view).cpu()
 
-    arithmetic = script_arithmetic() if precision is None else product_arithmetic(precision, subject.device)
-    with arithmetic, torch.inference_mode():
+    settings = script_arithmetic() if precision is None else arithmetic(precision, subject.device)
+    with settings, torch.inference_mode():
         return PLAIN_IMAGES / subject.seconds(lambda: [one(row) for row in images], least=0.0)
 
 
@@ -325,7 +318,7 @@ def deviation(subject: Subject, exact: Adm, reduced: NoiseModel, precision: Prec
 
     def within(model: NoiseModel, own: Precision) -> NoiseModel:
         def call(x: Tensor, t: Tensor) -> Tensor:
-            with product_arithmetic(own, subject.device):
+            with arithmetic(own, subject.device):
                 return model(x, t)
 
         return call

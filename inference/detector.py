@@ -26,7 +26,7 @@ from ..choices import FRAMES, IMAGE_ALGORITHMS, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
-from ..models.device import choose_device, move_network
+from ..models.device import STUDENT_PRECISION, arithmetic, choose_device, move_network
 from ..models.transfer import HostArray, HostCopy, one_behind, to_device
 from ..pipeline.config import default_threads, wrong_option
 from ..storage import AnyPath
@@ -311,7 +311,7 @@ class Detector:
         """Return the student's outputs for features on the device, (N,) float32, computed in batches of its training."""
         parts = []
         step = self.record.config.batch_size
-        with torch.inference_mode():
+        with torch.inference_mode(), arithmetic(STUDENT_PRECISION, self.device):
             for start in range(0, len(rows["image"]), step):
                 batch = {name: rows[name][start : start + step] for name in self.record.method.inputs}
                 x = test_input(batch, self.record.method, self.record.train_size, self.options.transform)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, UserError
-from ..models.device import set_precision
+from ..models.device import arithmetic, check_precision
 from ..models.diffusion.conditioning import with_classes
 from ..models.diffusion.ddim import extract, used_steps
 from ..models.diffusion.unet import Adm
 from ..models.transfer import HostArray, HostCopy, to_device
 from ..pipeline.execution.batches import BatchSize, pad_batch, start_batches
 from ..pipeline.execution.compute import stored_rows, to_signal
-from ..pipeline.execution.networks import automatic_batch, placed
+from ..pipeline.execution.networks import automatic_batch, given_batch, placed
 from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
 from .feature_specs import AdmFeatureSpec
 from .find_adm import AdmFile
@@ -149,7 +149,8 @@ class FeatureMaker:
                     "predict: the diffusion model returned NaN or Inf for an image. Choose a --precision with a wider range."
                 )
 
-        check = start_batches(range(len(images)), self._batch(len(images)), launch, land)
+        with arithmetic(self._precision, self.device):
+            check = start_batches(range(len(images)), self._batch(len(images)), launch, land)
         with torch.inference_mode():
             return StartedFeatures({name: torch.cat(rows) for name, rows in made.items()}, check)
 
@@ -168,9 +169,9 @@ class FeatureMaker:
     @cached_property
     def _limit(self) -> BatchSize:
         """The largest batch of one call."""
-        if self._asked != "auto":
-            return BatchSize(self._asked)
         assert self.adm_file is not None
+        if self._asked != "auto":
+            return given_batch(self._asked, self.device, self.adm_file.config, self.size)
         weights = self.adm_file.identity.weights
         return automatic_batch(weights, self._precision, self.device, self.adm, self.size, self._class_label)
 
@@ -209,4 +210,4 @@ class FeatureMaker:
             raise UsageError(
                 f"--adm {self.adm_file.name}: needs image sizes divisible by {factor}, but the student's is {self.size} pixels."
             )
-        set_precision(self._precision, self.device)
+        check_precision(self._precision, self.device)

@@ -19,7 +19,7 @@ import torch
 from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError, UsageError
-from ..models.device import device_name
+from ..models.device import arithmetic, device_name
 from ..models.diffusion.conditioning import with_classes
 from ..storage import AnyPath
 from ..storage.atomic import read_lines
@@ -179,12 +179,13 @@ def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.devi
     name = device_name(device, of_machine=True)
     calls = rows = None
     adm, teacher = _adm_key(config, specs), _teacher_key(specs)
-    if adm is not None:
-        calls = _measure_adm(config, specs, device)
-        remember(name, adm, calls)
-    if teacher is not None:
-        rows = _measure_teacher(config, specs, device)
-        remember(name, teacher, rows)
+    with arithmetic(config.precision, device):
+        if adm is not None:
+            calls = _measure_adm(config, specs, device)
+            remember(name, adm, calls)
+        if teacher is not None:
+            rows = _measure_teacher(config, specs, device)
+            remember(name, teacher, rows)
     return DeviceRate(name, calls, rows, "measured now")
 
 
@@ -193,7 +194,7 @@ def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.d
     side = image_size(specs)
     adm = adm_on(config, device)
     size = adm_batch(config, device, adm, side).size
-    model = compiled(adm, device) if config.compile else adm
+    model = compiled(adm) if config.compile else adm
 
     def call(images: int) -> None:
         x = to_signal(torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, device=device))

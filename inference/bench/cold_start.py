@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from ...errors import UserError
+from ...models.device import is_out_of_memory
 from .method_runner import MethodJob, load_job_adm, load_method_runner, noise_images, set_up_process
 from .timing import PassTimer, device_waiter
 
@@ -104,10 +105,12 @@ def main() -> None:
     request = json.load(sys.stdin)
     try:
         found = measure(MethodJob(**request["job"]), request["began"])
-    except torch.OutOfMemoryError:
-        raise SystemExit("out of device memory. Choose a smaller --batch-size or free memory.") from None
     except UserError as error:
         raise SystemExit(str(error)) from None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SystemExit("out of device memory. Choose a smaller --batch-size or free memory.") from None
     print(found.model_dump_json())
 
 

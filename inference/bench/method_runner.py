@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...choices import Precision
-from ...models.device import move_network, set_precision
+from ...models.device import STUDENT_PRECISION, arithmetic, check_precision, move_network
 from ...models.diffusion.checkpoints import read_adm
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import extract
@@ -95,6 +95,8 @@ class MethodRunner:
         None if no feature needs it.
     side : int
         Side length of the student's input in pixels.
+    precision : str
+        Precision of the ADM.
     """
 
     method: Method
@@ -104,6 +106,7 @@ class MethodRunner:
     side: int
     device: torch.device
     class_label: str | None = None
+    precision: Precision = "fp32"
 
     def __call__(self, pixels: NDArray[np.uint8], clock: PassTimer) -> NDArray[np.float32]:
         """Return the probability of generated, (B,) float32, for decoded images (B, 3, S, S) uint8."""
@@ -112,10 +115,12 @@ class MethodRunner:
             clock.mark(TO_DEVICE)
             features = {"image": image}
             if self.method.inputs != ("image",):
-                features |= self._extracted(image)
+                with arithmetic(self.precision, self.device):
+                    features |= self._extracted(image)
                 clock.mark(ADM)
-            logit, _ = self.student(test_input(features, self.method, self.side, "crop"))
-            probability = torch.sigmoid(logit)
+            with arithmetic(STUDENT_PRECISION, self.device):
+                logit, _ = self.student(test_input(features, self.method, self.side, "crop"))
+                probability = torch.sigmoid(logit)
             clock.mark(STUDENT)
             values: NDArray[np.float32] = probability.cpu().numpy()
             clock.mark(TO_HOST)
@@ -133,10 +138,10 @@ class MethodRunner:
 
 
 def set_up_process(job: MethodJob) -> torch.device:
-    """Set threads and precision for a job and return its device. UsageError if the device lacks the precision."""
+    """Set the threads for a job and return its device. UsageError if the device lacks the precision."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
-    set_precision(job.precision, device)
+    check_precision(job.precision, device)
     return device
 
 
@@ -159,6 +164,7 @@ def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], A
         side=method.side(job.size, None),
         device=device,
         class_label=job.class_label,
+        precision=job.precision,
     )
 
 

@@ -26,7 +26,7 @@ from ...choices import ADM, BACKBONE, ROUNDS, STEPS, Precision
 from ...errors import UsageError, UserError
 from ...images.decode import decode
 from ...images.spec import MAX_SIZE, MIN_SIZE, ImageSpec
-from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
+from ...models.device import check_precision, choose_device, device_name, is_out_of_memory, keep_freed_memory
 from ...models.diffusion.unet import AdmConfig
 from ...pipeline.record import versions
 from ...progress import Progress, Silent
@@ -115,7 +115,7 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
     device = choose_device(config.device)
     keep_freed_memory(device)
     if config.timed:
-        set_precision(config.precision, device)
+        check_precision(config.precision, device)
     if out is not None:
         _check_writable(out)
     model = find_model(
@@ -257,7 +257,9 @@ def _warm(jobs: Mapping[str, MethodJob], rounds: int, progress: Progress) -> dic
     progress.start("rounds", rounds * len(works))
     try:
         return time_interleaved(works, rounds, wait=device_waiter(device), done=lambda: progress.advance("rounds", 1))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(
             f"bench: out of device memory with a batch of {any_job.batch_size}. Choose a smaller --batch-size."
         ) from None

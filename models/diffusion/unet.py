@@ -135,6 +135,24 @@ class AdmConfig(BaseModel):
         sizes = [int(part) for part in self.attention_resolutions.split(",") if part.strip()]
         return frozenset(self.image_size // size for size in sizes)
 
+    def largest_map(self, side: int) -> int:
+        """Return how many values the largest feature map of an image of ``side`` pixels has.
+
+        Candidates are, at each level, queries, keys and values of attention, the maps that a block of the upsampling
+        half joins with those of the other half, and the upsampled map.
+        """
+        channels = self.level_channels()
+        last, attend = len(channels) - 1, self.attention_factors()
+        largest = 0
+        for level, own in enumerate(channels):
+            joined = [channels[min(level + 1, last)] + own, own + channels[max(level - 1, 0)]]
+            if self.num_res_blocks > 1:
+                joined.append(2 * own)
+            attends = 2**level in attend or level == last
+            widest = max(*joined, 3 * own if attends else 0)
+            largest = max(largest, widest * (side >> level) ** 2, own * (side >> max(level - 1, 0)) ** 2)
+        return largest
+
     def heads(self) -> tuple[int, int]:
         """Return the attention heads of both halves, down and up, where ``num_head_channels`` does not decide."""
         return self.num_heads, self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample

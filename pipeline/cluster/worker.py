@@ -19,7 +19,7 @@ from ...cache.lease import FOLDER as LEASES
 from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
-from ...models.device import choose_device, device_name, keep_freed_memory, set_precision
+from ...models.device import check_precision, choose_device, device_name, keep_freed_memory
 from ...progress import Silent
 from ...storage import path_exists
 from ..config import BuildConfig
@@ -141,7 +141,7 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         )
     config = BuildConfig.model_validate(request.config)
     device = choose_device(config.device)
-    set_precision(config.precision, device)
+    check_precision(config.precision, device)
     keep_freed_memory(device)
     cache = Cache.open(config.cache)
     if not path_exists(cache.root / LEASES / request.lease):

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 
 from ...errors import UserError
-from ...models.device import device_name
+from ...models.device import device_name, is_out_of_memory
 from ...models.transfer import HostArray, HostCopy
 from ...models.user_cache import read_memory, write_memory
 
@@ -25,8 +25,10 @@ T = TypeVar("T")
 
 CPU_BATCH = 8
 """Largest automatic batch on a CPU: larger batches are not faster."""
-CUDA_BATCH = 64
-"""Largest automatic batch on CUDA."""
+CUDA_BATCH = 32
+"""Largest automatic batch on CUDA. The feature maps of 16 to 32 images of 256 pixels are expected to fill a GPU."""
+CUDA_VALUES = 2**31 - 1
+"""Most values of a tensor on CUDA: beyond, its kernels count with other integers, and some do not count right."""
 MEMORY = "batch-sizes.json"
 _USABLE = 0.8
 """Fraction of the free memory that a batch may take."""
@@ -41,11 +43,11 @@ class BatchSize:
         self.size = size
         self._shrunk = shrunk
 
-    def halve(self) -> None:
-        """Halve the size. Raises UserError if it is 1 already."""
+    def halve(self, said: str = "") -> None:
+        """Halve the size, because of what the device said. Raises UserError if it is 1 already."""
         if self.size == 1:
             raise UserError(
-                "The device has too little memory for a batch of one image. "
+                f"The device has too little memory for a batch of one image{f' ({said})' if said else ''}. "
                 "Free memory on it, use a device with more, or --precision bf16."
             )
         self.size //= 2
@@ -94,11 +96,12 @@ def start_batches(
         launched = _launched(launch, batch, size.size)
         if in_flight is not None:
             land(in_flight[0], in_flight[1].arrays())
-        in_flight = None if launched is None else (batch, launched)
-        if launched is None:
-            size.halve()
+        if isinstance(launched, str):
+            in_flight = None
+            size.halve(launched)
             torch.cuda.empty_cache()
         else:
+            in_flight = (batch, launched)
             start += len(batch)
     last = in_flight
 
@@ -109,12 +112,14 @@ def start_batches(
     return finish
 
 
-def _launched(launch: Callable[[Sequence[T], int], HostCopy], batch: Sequence[T], size: int) -> HostCopy | None:
-    """Launch a batch; return None if memory runs out. Returning drops the frames that hold allocated tensors."""
+def _launched(launch: Callable[[Sequence[T], int], HostCopy], batch: Sequence[T], size: int) -> HostCopy | str:
+    """Launch a batch; if memory runs out, return what the device said. This drops the frames that hold its tensors."""
     try:
         return launch(batch, size)
-    except torch.OutOfMemoryError:
-        return None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return str(error).strip().partition("\n")[0]
 
 
 def pad_batch(items: Sequence[T], size: int) -> list[T]:
@@ -122,8 +127,16 @@ def pad_batch(items: Sequence[T], size: int) -> list[T]:
     return [*items, *[items[-1]] * (size - len(items))]
 
 
+def most_images(values: int, device: torch.device) -> int | None:
+    """Return how many images a batch may have, if the largest tensor of one has so many values; None for any number."""
+    return CUDA_VALUES // values if device.type == "cuda" else None
+
+
 def remembered_size(
-    identity: Mapping[str, str | int], device: torch.device, attempt: Callable[[int], None]
+    identity: Mapping[str, str | int],
+    device: torch.device,
+    attempt: Callable[[int], None],
+    most: int | None = None,
 ) -> BatchSize:
     """Return the batch size for a model on a device, from an earlier search or from :func:`find_size`.
 
@@ -135,28 +148,35 @@ def remembered_size(
         The device.
     attempt
         Runs one batch of the given size.
+    most
+        Largest size, if there is a limit; see :func:`most_images`.
     """
     key = json.dumps({"device": device_name(device, of_machine=True), **identity}, sort_keys=True)
-    size = _known().get(key) or find_size(device, attempt)
+    size = _known().get(key) or find_size(device, attempt, most)
     _store_size(key, size)
     return BatchSize(size, lambda smaller: _store_size(key, smaller))
 
 
-def find_size(device: torch.device, attempt: Callable[[int], None]) -> int:
+def find_size(device: torch.device, attempt: Callable[[int], None], most: int | None = None) -> int:
     """Double the batch size from 1 while twice as many images are expected to fit into the free memory."""
     limit = int(_free_bytes(device) * _USABLE)
+    _forget_highest(device)
     before = _highest_bytes(device)
     cap = CUDA_BATCH if device.type == "cuda" else CPU_BATCH
+    if most is not None:
+        cap = max(1, min(cap, most))
     measured: list[int] = []
     size = 1
     while True:
         if device.type == "cuda" or size <= _MEASURED_ON_CPU:
             try:
                 attempt(size)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 return max(1, size // 2)
             measured.append(_highest_bytes(device) - before)
-        if size >= cap or _expected(measured, 2 * size) > limit:
+        if 2 * size > cap or _expected(measured, 2 * size) > limit:
             return size
         size *= 2
 
@@ -170,6 +190,12 @@ def _expected(measured: Sequence[int], size: int) -> int:
     return last + max(0, last - before) * (size - last_size) // (last_size // 2)
 
 
+def _forget_highest(device: torch.device) -> None:
+    """Forget earlier peaks on a device, such as those of another build on the same worker."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def _highest_bytes(device: torch.device) -> int:
     """Return the peak memory of this process: allocated on the device, or resident on a CPU."""
     if device.type == "cuda":
@@ -180,7 +206,8 @@ def _highest_bytes(device: torch.device) -> int:
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     names = os.sysconf_names
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in names else "SC_PHYS_PAGES"
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")

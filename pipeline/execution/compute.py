@@ -132,8 +132,12 @@ def _check_finite(keys: Sequence[str], finite: HostArray, wants: Sequence[str]) 
 
 
 def to_signal(pixels: Tensor) -> Tensor:
-    """Map uint8 pixels to a diffusion model's float32 input in [-1, 1]: k / 255 x 2 - 1, as the reference does."""
-    return pixels.float() / 255 * 2 - 1
+    """Map uint8 pixels to a diffusion model's float32 input in [-1, 1]: k / 255 x 2 - 1, as the reference does.
+
+    Except on a CPU, where it would change the last bits, the input has the memory format of the model's weights.
+    """
+    x = pixels.float() / 255 * 2 - 1
+    return x if x.device.type == "cpu" else x.contiguous(memory_format=torch.channels_last)
 
 
 def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...cache.gather import gather
+from ...models.device import arithmetic
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import NoiseModel, extract
 from ...models.diffusion.noise_schedule import NoiseSchedule
@@ -66,6 +67,7 @@ def deviation_on(context: TaskContext, keys: Sequence[str]) -> Deviation:
         with_classes(adm_on(config, device, reduced=choice), config.class_label, keys, device)
         for choice in (False, True)
     )
-    return measure_deviation(
-        exact, reduced, to_signal(pixels), context.schedule, clip=config.clip, real_step=config.real_step
-    )
+    with arithmetic(config.precision, device):
+        return measure_deviation(
+            exact, reduced, to_signal(pixels), context.schedule, clip=config.clip, real_step=config.real_step
+        )

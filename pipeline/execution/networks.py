@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...choices import Precision
+from ...errors import UsageError
 from ...models.backbones import load_teacher
-from ...models.device import HALF_TYPES
+from ...models.device import HALF_TYPES, arithmetic
 from ...models.diffusion.checkpoints import find_adm, load_adm
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import NoiseModel
-from ...models.diffusion.unet import Adm
+from ...models.diffusion.unet import Adm, AdmConfig
 from ...models.diffusion.winograd import use_winograd
 from ...models.user_cache import user_cache_folder
 from ..config import BuildConfig
-from .batches import CPU_BATCH, BatchSize, remembered_size
+from .batches import CPU_BATCH, CUDA_VALUES, BatchSize, most_images, remembered_size
 
 TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
 
@@ -43,11 +45,22 @@ def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def compiled(model: Adm, device: torch.device) -> NoiseModel:
-    """Compile a model for the batch shape of a build, on CUDA as one graph; the next build reuses the code."""
+def compiled(model: Adm) -> NoiseModel:
+    """Compile a model for the batch shape of a build; the next build reuses the code from disk.
+
+    No CUDA graphs: PyTorch keeps their memory for each thread, and versions of it fail in any but the first, while a
+    batch of a build is long enough to hide what launching its kernels costs. What earlier builds of this process
+    compiled is forgotten: beyond a few versions of a model, PyTorch runs the next one uncompiled.
+    """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_folder() / "compiled"))
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return torch.compile(model, dynamic=False, mode=mode)
+    torch.compiler.reset()
+    code = torch.compile(model, dynamic=False)
+
+    def call(x: Tensor, t: Tensor, *classes: Tensor) -> Tensor:
+        # the states of a pass come in either memory format, and code is compiled for one
+        return cast(Tensor, code(x.contiguous(memory_format=torch.channels_last), t, *classes))
+
+    return call
 
 
 def teacher_on(config: BuildConfig, device: torch.device) -> nn.Module:
@@ -55,19 +68,34 @@ def teacher_on(config: BuildConfig, device: torch.device) -> nn.Module:
     return load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).model.to(device)
 
 
-def adm_batch(config: BuildConfig, device: torch.device, model: NoiseModel, size: int) -> BatchSize:
-    """Return the configured batch size, or find one for images of ``size`` pixels; see :mod:`.batches`."""
+def adm_batch(config: BuildConfig, device: torch.device, model: Adm, size: int) -> BatchSize:
+    """Return the configured batch size, or find one for images of ``size`` pixels; see :mod:`.batches`.
+
+    The model is not a compiled one, which would be compiled again for each size that is tried.
+    """
     if config.batch_size != "auto":
-        return BatchSize(config.batch_size)
+        return given_batch(config.batch_size, device, model.config, size)
     found = find_adm(config.adm, config.adm_config, class_label=config.class_label, sha256=config.sha256)
     return automatic_batch(found.digest, config.precision, device, model, size, config.class_label)
+
+
+def given_batch(images: int, device: torch.device, flags: AdmConfig, size: int) -> BatchSize:
+    """Return a batch size that the user chose. Raises UsageError if a feature map would be too large for CUDA."""
+    values = flags.largest_map(size)
+    most = most_images(values, device)
+    if most is not None and images > most:
+        raise UsageError(
+            f"--batch-size {images}: this diffusion model has feature maps of {values:,} values an image, and tensors on "
+            f"CUDA are limited to {CUDA_VALUES:,}; use at most {most}."
+        )
+    return BatchSize(images)
 
 
 def automatic_batch(
     digest: str,
     precision: Precision,
     device: torch.device,
-    model: NoiseModel,
+    model: Adm,
     size: int,
     class_label: str | None,
 ) -> BatchSize:
@@ -75,13 +103,13 @@ def automatic_batch(
 
     def attempt(images: int) -> None:
         told = with_classes(model, class_label, [""] * images, device)
-        with torch.inference_mode():
+        with arithmetic(precision, device), torch.inference_mode():
             told(
                 torch.zeros(images, 3, size, size, device=device), torch.zeros(images, dtype=torch.int64, device=device)
             )
 
     identity: dict[str, str | int] = {"model": digest, "size": size, "precision": precision}
-    return remembered_size(identity, device, attempt)
+    return remembered_size(identity, device, attempt, most_images(model.config.largest_map(size), device))
 
 
 def teacher_batch(config: BuildConfig, device: torch.device) -> BatchSize:
@@ -111,14 +139,17 @@ class Models:
 
     @cached_property
     def adm(self) -> NoiseModel:
-        """The diffusion model."""
-        model = adm_on(self._config, self.device)
-        return compiled(model, self.device) if self._config.compile else model
+        """The diffusion model, compiled if that is configured."""
+        return compiled(self._eager_adm) if self._config.compile else self._eager_adm
 
     @cached_property
     def adm_batch(self) -> BatchSize:
         """Batch size of the ADM."""
-        return adm_batch(self._config, self.device, self.adm, self._size)
+        return adm_batch(self._config, self.device, self._eager_adm, self._size)
+
+    @cached_property
+    def _eager_adm(self) -> Adm:
+        return adm_on(self._config, self.device)
 
     @cached_property
     def teacher(self) -> nn.Module:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...cache.store import FeatureStore
-from ...models.device import device_name
+from ...models.device import arithmetic, device_name
 from ...models.transfer import HostArray
 from ...progress import Progress
 from ..config import BuildConfig
@@ -142,9 +142,10 @@ def still_missing(task: Task, stores: Mapping[str, FeatureStore]) -> tuple[Task,
 
 
 def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Computed:
-    load_models(task, images, context)
-    began = time.perf_counter()
-    rows, calls = compute(task, images, context)
+    with arithmetic(context.config.precision, context.models.device):
+        load_models(task, images, context)
+        began = time.perf_counter()
+        rows, calls = compute(task, images, context)
     _skip_stages(task, images, calls, context)
     return _Computed(rows, calls, time.perf_counter() - began, context.models.adm_batch.size if calls else None)
 

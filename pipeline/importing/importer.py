@@ -26,7 +26,7 @@ from ...cache.store import Cache, FeatureStore
 from ...errors import UsageError, UserError
 from ...images.file import ImageRejected, Reason
 from ...models.backbones import load_teacher
-from ...models.device import choose_device, keep_freed_memory, set_precision
+from ...models.device import arithmetic, choose_device, keep_freed_memory
 from ...progress import Progress
 from ..audit.summary import summarise
 from ..execution.batches import pad_batch
@@ -338,7 +338,6 @@ def _run(
     progress.start("import", sum(len(task.keys) for task in plan.tasks))
     if teacher is not None:
         device = choose_device(config.device)
-        set_precision(config.precision, device)
         keep_freed_memory(device)
         teacher = teacher.to(device)
         progress.start("teacher", plan.missing["teacher"])
@@ -347,7 +346,8 @@ def _run(
         progress.advance("import", len(task.keys))
         wanted = [key for key in task.missing.get("teacher", ()) if key not in totals.unusable]
         if teacher is not None and wanted:
-            _run_teacher(teacher, wanted, fresh, context, config.batch_size)
+            with arithmetic(config.precision, device):
+                _run_teacher(teacher, wanted, fresh, context, config.batch_size)
             totals.imported["teacher"] += len(wanted)
             progress.advance("teacher", len(wanted))
     return totals

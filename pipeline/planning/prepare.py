@@ -19,7 +19,7 @@ from ...choices import IMAGE_ALGORITHMS
 from ...errors import ReadOnlyError, UserError
 from ...images.spec import ImageSpec
 from ...models.backbones import load_teacher
-from ...models.device import choose_device, keep_freed_memory, set_precision
+from ...models.device import check_precision, choose_device, keep_freed_memory
 from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...progress import Progress
 from ...storage import path_exists
@@ -135,7 +135,7 @@ def prepare(
     device = choose_device("cpu" if scanner else config.device)
     keep_freed_memory(device)
     if scanner is None:
-        set_precision(config.precision, device)
+        check_precision(config.precision, device)
     lists = parse_features(config.features)
     sources = _discover(config)
     origin = None if config.origin is None else read_origin(config)

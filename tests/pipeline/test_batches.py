@@ -62,6 +62,31 @@ def test_a_device_that_cannot_hold_one_image_is_a_sentence() -> None:
         run_batches(range(3), BatchSize(4), Device(room=0).launch, Device(room=0).land)
 
 
+@pytest.mark.parametrize("said", ["Unable to find an engine to execute this computation", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_too_little_memory_in_the_words_of_a_library_halves_the_batch_too(said: str) -> None:
+    device = Device(room=8)
+
+    def launch(batch: Sequence[int], images: int) -> HostCopy:
+        if images > 2:
+            raise RuntimeError(said)
+        return device.launch(batch, images)
+
+    run_batches(range(5), BatchSize(8), launch, device.land)
+    assert device.landed == [0, 2, 4, 6, 8]
+    with pytest.raises(UserError, match=f"too little memory for a batch of one image \\({said}\\)"):
+        run_batches(range(5), BatchSize(1), lambda batch, images: launch(batch, 4), device.land)
+
+
+def test_another_error_of_the_device_is_not_taken_for_too_little_memory() -> None:
+    def launch(batch: Sequence[int], images: int) -> HostCopy:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    size = BatchSize(8)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run_batches(range(5), size, launch, Device(room=8).land)
+    assert size.size == 8
+
+
 def test_nothing_to_do_launches_nothing() -> None:
     device = Device(room=1)
     run_batches([], BatchSize(4), device.launch, device.land)
@@ -73,6 +98,49 @@ def test_the_size_is_doubled_up_to_the_cap_where_memory_is_plenty(monkeypatch: p
     tried: list[int] = []
     assert batches.find_size(CPU, tried.append) == batches.CPU_BATCH
     assert tried == [1, 2], "larger batches are extrapolated on a CPU"
+
+
+class Gpu:
+    """Stands in for the memory of a GPU whose peak an earlier build has left high; a batch takes its images times 10."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+        self.allocated, self.peak, self.tried = 100, 5000, []
+        for name, value in {
+            "mem_get_info": lambda device: (free - 40, 10**6),
+            "memory_reserved": lambda device: self.allocated + 40,
+            "memory_allocated": lambda device: self.allocated,
+            "max_memory_allocated": lambda device: self.peak,
+            "reset_peak_memory_stats": lambda device: setattr(self, "peak", self.allocated),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    def attempt(self, images: int) -> None:
+        self.tried.append(images)
+        self.peak = max(self.peak, self.allocated + 10 * images)
+
+
+GPU = torch.device("cuda", 1)
+
+
+def test_on_cuda_every_size_is_tried_and_32_is_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(monkeypatch, free=10**6)
+    assert batches.find_size(GPU, gpu.attempt) == 32
+    assert gpu.tried == [1, 2, 4, 8, 16, 32]
+
+
+def test_what_an_earlier_build_took_and_freed_does_not_hide_what_a_batch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(monkeypatch, free=100)  # of which 80 may be used, 40 of them kept by PyTorch
+    assert batches.find_size(GPU, gpu.attempt) == 8
+
+
+@pytest.mark.parametrize(("values", "size"), [(2**25, 32), (2**27, 8), (2**31 - 1, 1), (2**40, 1)])
+def test_no_automatic_batch_has_a_tensor_of_two_to_the_31_values(
+    monkeypatch: pytest.MonkeyPatch, values: int, size: int
+) -> None:
+    gpu = Gpu(monkeypatch, free=10**6)
+    assert batches.find_size(GPU, gpu.attempt, batches.most_images(values, GPU)) == size
+    assert max(gpu.tried) == size, "none is tried either"
+    assert batches.most_images(values, CPU) is None
 
 
 def test_the_size_stops_where_twice_as_many_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

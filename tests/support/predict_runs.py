@@ -25,9 +25,10 @@ Row = dict[str, Any]
 
 
 def build(folder: Path, images: Path, features: str, *, dataset: str = "d", **options: object) -> None:
+    settings: dict[str, object] = {"batch_size": BATCH, "device": "cpu", **options}
     config = BuildConfig.checked(
         sources=(images,), cache=folder / "cache", dataset=dataset, adm=str(folder / "adm.safetensors"), steps=STEPS,
-        features=(features,), batch_size=BATCH, device="cpu", **options,
+        features=(features,), **settings,
     )  # fmt: skip
     run_build(config, Silent())
 

@@ -15,6 +15,7 @@ from torch import nn
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.store import Cache
 from ...errors import ReadOnlyError, StoppedError, UserError
+from ...models.device import STUDENT_PRECISION, arithmetic
 from ...models.transfer import HostCopy, one_behind
 from ...progress import Progress, Silent
 from ...signals import StopRequest, interruptible
@@ -156,7 +157,8 @@ def _train_run(
                     lock.take()
                     _store_record(session.record, cache, folder, known, progress)
         if session is not None:
-            _train(session, folder, progress)
+            with arithmetic(STUDENT_PRECISION, ranks.device):
+                _train(session, folder, progress)
         return _result(folder) if ranks.first else {}
 
 

@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
-from ...models.device import move_network
+from ...models.device import STUDENT_ARITHMETIC, move_network
 from ..config import PLATEAUS, TrainConfig
 from ..data.augment import VALIDATION, Degrader
 from ..data.dataset import Batch, FeatureDataset
@@ -201,6 +201,7 @@ def open_session(
         pos_weight=pos_weight,
         begun_as=begun_as,
         groups=tuple(sorted(set(column(train.table, "group").tolist()))),
+        arithmetic=STUDENT_ARITHMETIC,
         **_datasets(rows),
     )
     return Session(

@@ -29,7 +29,7 @@ from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...errors import UserError
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
-from ...models.device import choose_device, keep_freed_memory, move_network
+from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory, move_network
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
@@ -165,6 +165,7 @@ def run_evaluation(
             "notes": [*record.notes(), *_decoding_note(cache, source, record)],
             "fingerprints": {name: source.features[name].fingerprint for name in record.method.inputs},
             "versions": versions(),
+            "arithmetic": STUDENT_ARITHMETIC,
             "set_aside": rejected_counts(cache, dataset, source.revision),
             "counts": {"real": int(np.sum(part.label == 0)), "fake": int(np.sum(part.label == 1))},
             "metrics": _metrics(part.label, logits, scores),

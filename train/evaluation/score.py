@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ...choices import TestTransform
+from ...models.device import STUDENT_PRECISION, arithmetic
 from ...models.transfer import HostCopy, one_behind
 from ..data.augment import test_input
 from ..data.dataset import Batch, FeatureDataset
@@ -70,7 +71,7 @@ def predict(
     logits: Logits = np.zeros(len(part), dtype=np.float32)
 
     def scored(batch: Batch) -> tuple[IntArray, HostCopy]:
-        with torch.inference_mode():
+        with torch.inference_mode(), arithmetic(STUDENT_PRECISION, device):
             inputs = {name: batch.features[name].to(device, non_blocking=True) for name in method.inputs}
             logit, _ = student(test_input(inputs, method, size, transform))
             return batch.rows, HostCopy({"logit": logit})

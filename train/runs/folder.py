@@ -91,6 +91,8 @@ class RunRecord(BaseModel):
         Weight of generated images in the loss.
     begun_as
         Run, epoch and digest of the student that a fine-tuning started from.
+    arithmetic
+        How the student computes on a GPU where ``--amp`` does not select another type.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -118,6 +120,7 @@ class RunRecord(BaseModel):
     pos_weight: float = 1.0
     begun_as: dict[str, str] | None = None
     groups: tuple[str, ...] = ()
+    arithmetic: str = ""
 
     @model_validator(mode="before")
     @classmethod
