@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..cache.records.audit import HeaderAudit
 from ..errors import DistilCacheError
 from ..models.device import HALF_TYPES
+from ..models.download import no_downloads
 from ..progress import Progress
 from .accounting import account_for, warnings_of
 from .audit.summary import audit_result, summarise, warning
@@ -29,6 +30,8 @@ from .planning.estimate import predicted_calls
 from .planning.prepare import BuildPlan, plan_again, prepare
 from .results import BuildResult, BuildTotals, part_result, plan_result, record_result
 from .scan.scan import drop_files
+from .specs import TeacherSpec
+from .teacher_map import mostly_zeros
 
 if TYPE_CHECKING:
     from .cluster.client import WorkerPool
@@ -73,7 +76,7 @@ def run_build(
     progress
         Receives stages and messages.
     dry_run
-        Plan only: compute nothing.
+        Plan only: compute and download nothing.
     placement
         Where to compute, and which part of the plan. A part writes neither revision nor build record unless all other
         parts are finished.
@@ -98,6 +101,7 @@ def run_build(
 def _plan(config: BuildConfig, progress: Progress, placement: Placement, cost_request: CostRequest) -> BuildResult:
     began = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(no_downloads())
         ready = prepare(config, progress, stack, dry_run=True, part=placement.part)
         audit = audit_result(summarise(ready.scanned.rows), config.harmonize)
         return {
@@ -176,9 +180,22 @@ def _run(
     if "teacher" in ready.specs:
         progress.start("teacher", ready.plan.missing["teacher"])
     totals = BuildTotals()
+    looked_at_maps = False
     for report in executor.reports():
         totals.add(report)
+        if not looked_at_maps and totals.computed["teacher"]:
+            looked_at_maps = True
+            totals.notes += _map_notes(ready)
+            for note in totals.notes:
+                progress.say(f"Warning: {note}")
     return totals
+
+
+def _map_notes(ready: BuildPlan) -> list[str]:
+    """Say early what is wrong with the teacher's first maps: nobody need wait for the rest."""
+    spec, store = ready.specs["teacher"], ready.stores["teacher"]
+    assert isinstance(spec, TeacherSpec)
+    return mostly_zeros(spec, store, (row.key for row in ready.scanned.rows))
 
 
 def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: BuildTotals) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from .format import Result, count, new_console, new_table, size_of
+from .format import Result, count, new_console, new_table, show_next, show_profile, size_of
 
 _MOST_WARNINGS = 10
 _MOST_GENERATORS = 60
@@ -23,7 +23,10 @@ def show_build(result: Result) -> None:
         new = row["missing"] if plan else row["computed"]
         size = ("at most " if plan and row["bytes"] else "") + size_of(row["bytes"])
         taken_over = [f"{taken[name]:,}"] if column else []
-        table.add_row(name, f"{new:,}", *taken_over, f"{row['reused']:,}", size, row["fingerprint"][:16])
+        table.add_row(
+            name, f"{new:,}", *taken_over, f"{row['reused']:,}", size, (row["fingerprint"] or "not known")[:16]
+        )
+    show_profile(console, result.get("profile"))
     show_sources(console, result["sources"], result["warnings"])
     for note in result["notes"]:
         console.print(Text(f"Note: {note}"), soft_wrap=True)
@@ -59,6 +62,9 @@ def show_build(result: Result) -> None:
         )
     else:
         console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
+    if plan:
+        console.print(Text("Next: the same command without --dry-run.", style="bold"))
+    show_next(console, result)
 
 
 def _left_out(result: Result) -> list[str]:
