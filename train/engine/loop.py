@@ -149,8 +149,17 @@ def _train_run(
                     lock.take()
                     _store_record(session.record, cache, folder, known, progress)
         if session is not None:
+            if ranks.first:
+                progress.say(_what_is_learned(session.record))
             _train(session, folder, progress)
         return _result(folder) if ranks.first else {}
+
+
+def _what_is_learned(record: RunRecord) -> str:
+    """Say what a training learns from, and what validates it."""
+    samples = record.samples
+    validation = f"{samples['val']:,} ({record.validation})" if samples["val"] else "none"
+    return f"{samples['train']:,} training images, validation images: {validation}."
 
 
 def _interrupted(folder: RunFolder) -> str:
@@ -320,6 +329,7 @@ def _result(folder: RunFolder) -> dict[str, object]:
         "run": str(folder.folder),
         "build": record.build,
         "samples": record.samples,
+        "validation": record.validation,
         "epochs": state.epoch,
         "steps": state.step,
         "ended": LrSchedule(record.config, 1).ended(state),

@@ -16,6 +16,7 @@ from ...metrics.measures import accuracy, average_precision
 from ...models.weights import file_digest
 from ..data.dataset import FeatureDataset
 from ..data.readers import ImageTransform
+from ..data.rows import OWN_VAL
 from ..evaluation.score import Logits, predict, probability
 from ..runs.checkpoint import BEST, EpochMetrics, replace_file, replace_text
 from ..runs.folder import RunFolder
@@ -96,7 +97,7 @@ def keep_scores(session: Session, folder: RunFolder, logits: Logits) -> None:
     calibration = calibrate(
         session.val.label,
         scores,
-        split="val",
+        split=session.record.validation.replace(OWN_VAL, "val"),
         transform=TRANSFORM,
         checkpoint_sha256=file_digest(folder.checkpoints / BEST),
     )

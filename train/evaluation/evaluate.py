@@ -34,6 +34,7 @@ from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tr
 from ...storage.locks import temporary_folder
 from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
+from ..data.rows import OWN_VAL
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 from ..runs.checkpoint import BEST
 from ..runs.folder import RunFolder, RunRecord, versions
@@ -108,7 +109,7 @@ def run_evaluation(
     table = split_rows(cache.datasets().read(dataset, source.revision), split, dataset)
     table = select_rows(table, selection, f"{dataset}, split {split}")
 
-    name = _name(dataset, split, chosen, select)
+    name = evaluation_name(dataset, split, chosen, select)
     target = folder.evaluations / name
     identity: dict[str, Any] = {
         "dataset": dataset,
@@ -152,7 +153,11 @@ def run_evaluation(
             "train_size": record.train_size,
             "seen_generators": list(record.seen_generators),
             "imported": record.imported,
-            "notes": [*record.notes(), *_decoding_note(cache, source, record)],
+            "notes": [
+                *record.notes(),
+                *_decoding_note(cache, source, record),
+                *_validation_note(record, dataset, split),
+            ],
             "fingerprints": {name: source.features[name].fingerprint for name in record.method.inputs},
             "versions": versions(),
             "set_aside": rejected_counts(cache, dataset, source.revision),
@@ -176,6 +181,14 @@ def _decoding_note(cache: Cache, source: BuildRecord, record: RunRecord) -> list
         "the images of this build were decoded by the rules of another version than those of the training (`algorithm` "
         "of the image's spec); most files give the same pixels by both"
     ]
+
+
+def _validation_note(record: RunRecord, dataset: str, split: str) -> list[str]:
+    """Say if the training validated on the images that are scored."""
+    trained = dataset in {source.dataset for source in record.trained_on}
+    if not (trained and split == "val" and OWN_VAL in record.validation):
+        return []
+    return ["the training chose its epoch and its threshold on these images, so the figures on them are too good"]
 
 
 def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
@@ -303,7 +316,7 @@ def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, A
     return {"generators": results, "mean": {name: unweighted_mean(row[name] for row in complete) for name in names}}
 
 
-def _name(dataset: str, split: str, transform: str, select: str | None) -> str:
+def evaluation_name(dataset: str, split: str, transform: str, select: str | None) -> str:
     """Return the name of the evaluation's folder; a selection may not fit a file name, so its hash is used."""
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
     return f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")

@@ -25,6 +25,8 @@ from ..student import SCRATCH, Student, build_student
 from .checkpoint import BEST, create_file, load_weights, replace_text
 from .lock import leftover
 
+RECORD_VERSION = 3
+"""Version of the records of new runs."""
 IMPORTED_EPOCH = "0"
 """What the file of an imported student names as its epoch."""
 
@@ -48,7 +50,7 @@ class RunRecord(BaseModel):
     Attributes
     ----------
     version
-        Version of the record.
+        Version of the record. Runs before 3 validated on a dataset's ``val`` only if it also had ``test``, and go on so.
     run
         Unique id of the run.
     config
@@ -87,7 +89,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = 2
+    version: int = RECORD_VERSION
     run: str
     config: TrainConfig
     cache: str
