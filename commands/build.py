@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +23,7 @@ from ..choices import (
     ShardForm,
     Split,
 )
+from ..errors import ReadOnlyError
 from .options import (
     AdmBatchOption,
     AdmConfigOption,
@@ -38,15 +40,21 @@ from .options import (
     Sha256Option,
     SourcesArgument,
     TeacherWeightsOption,
+    WriteRecipeOption,
+    command_line,
     number_or_auto,
     render,
 )
+from .profiles import ProfileOption, profile_settings
+from .recipes import recipe_text, save_recipe
 
 
 def build(
+    ctx: typer.Context,
     cache: CacheOption,
     dataset: DatasetOption,
     sources: SourcesArgument = None,
+    profile: ProfileOption = None,
     from_cache: Annotated[
         bool,
         typer.Option(
@@ -173,7 +181,7 @@ def build(
         bool, typer.Option("--rehash", help="Read and hash every file, even if its size and time are unchanged.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what is missing and what it costs, and compute nothing.")
+        bool, typer.Option("--dry-run", help="Show what is missing and what it costs. Computes and downloads nothing.")
     ] = False,
     price: Annotated[
         float | None,
@@ -210,6 +218,7 @@ def build(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 3 if any image was rejected or not covered.")
     ] = False,
+    write_recipe: WriteRecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute the features of a dataset's images and store them in the cache.
@@ -220,6 +229,7 @@ def build(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected, is in no class folder or could not be
     reached (with --strict), 4 the cache is damaged.
     """
+    from ..cache import Cache
     from ..pipeline.build import run_builds
     from ..pipeline.cluster.placement import Placement
     from ..pipeline.config import build_requests
@@ -242,8 +252,29 @@ def build(
     )  # fmt: skip
     placement = Placement.checked(scheduler, workers, array, tries)
     quote = CostRequest.checked(price, calibrate, placement.processes, dry_run=dry_run)
+    if write_recipe is not None:
+        save_recipe(ctx, write_recipe)
+        return
     with RichProgress() as progress:
         results = run_builds(configs, progress, dry_run=dry_run, placement=placement, cost_request=quote)
+    chosen = profile_settings(ctx, profile)
+    for result in results:
+        result["profile"] = chosen
+        if result["build"] is not None:
+            with suppress(ReadOnlyError):  # a build that computed nothing may be of such a cache
+                Cache.open(cache).builds().write_recipe(result["build"], recipe_text(ctx))
+        result["next"] = _next(cache, result, profile)
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
     if strict and any(result["rejected"] or result["warnings"] for result in results):
         raise typer.Exit(3)
+
+
+def _next(cache: str, result: dict[str, Any], profile: str | None) -> str | None:
+    """Return the command to type after a build; None where that depends on what the user is after."""
+    if result["dry_run"] or result["build"] is None or result["origin"] is not None:
+        return None
+    if not any(row["split"] == "train" for row in result["counts"]):
+        return None
+    run = f"runs/{result['dataset']}"
+    chosen = ["--profile", profile] if profile else []
+    return command_line(["train", "--cache", cache, "--dataset", result["dataset"], "--run", run, *chosen])

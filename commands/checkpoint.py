@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..choices import METHOD
+from .command import Command
 from .options import JsonOption, render
 
 checkpoint_app = typer.Typer(
@@ -15,7 +16,7 @@ checkpoint_app = typer.Typer(
 )
 
 
-@checkpoint_app.command("import")
+@checkpoint_app.command("import", cls=Command)
 def checkpoint_import(
     file: Annotated[
         Path, typer.Argument(help="Checkpoint of the reference implementation (.pth).", show_default=False)
@@ -36,7 +37,7 @@ def checkpoint_import(
     render(import_checkpoint(file, run, method), as_json, show_checkpoint)
 
 
-@checkpoint_app.command("export")
+@checkpoint_app.command("export", cls=Command)
 def checkpoint_export(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
     file: Annotated[
