@@ -23,7 +23,7 @@ from ..choices import (
     ShardForm,
     Split,
 )
-from ..errors import ReadOnlyError
+from ..errors import UserError
 from .options import (
     AdmBatchOption,
     AdmConfigOption,
@@ -46,7 +46,7 @@ from .options import (
     render,
 )
 from .profiles import ProfileOption, profile_settings
-from .recipes import recipe_text, save_recipe
+from .recipes import recipe_bytes, save_recipe
 
 
 def build(
@@ -261,8 +261,8 @@ def build(
     for result in results:
         result["profile"] = chosen
         if result["build"] is not None:
-            with suppress(ReadOnlyError):  # a build that computed nothing may be of such a cache
-                Cache.open(cache).builds().write_recipe(result["build"], recipe_text(ctx))
+            with suppress(UserError):  # a cache that may only be read, or a name that no recipe can hold
+                Cache.open(cache).builds().write_recipe(result["build"], recipe_bytes(ctx))
         result["next"] = _next(cache, result, profile)
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
     if strict and any(result["rejected"] or result["warnings"] for result in results):

@@ -82,26 +82,31 @@ def _checked(path: Path, key: str, value: object, *, several: bool) -> object:
     raise UsageError(f"{path}: {key} = {value!r} is not a value of this option. See its help.")
 
 
-def recipe_text(ctx: typer.Context) -> str:
-    """Return the recipe of the command that is running: every option that has a value, its defaults included."""
+def recipe_bytes(ctx: typer.Context) -> bytes:
+    """Return the recipe of the command that is running: every option that has a value, its defaults included.
+
+    Raises UserError for a path whose bytes are not UTF-8, which TOML cannot hold.
+    """
     lines = [f"command = {json.dumps(ctx.command.name)}"]
     for parameter in ctx.command.params:
         value = ctx.params.get(str(parameter.name))
         if parameter.name in NOT_SETTINGS or value is None or value == [] or value == ():
             continue
         lines.append(f"{key_of(parameter)} = {_toml(value)}")
-    return "\n".join(lines) + "\n"
+    try:
+        return ("\n".join(lines) + "\n").encode()
+    except UnicodeEncodeError as error:
+        raise UserError("A recipe cannot hold these options: a name in them is not UTF-8.") from error
 
 
 def save_recipe(ctx: typer.Context, path: Path) -> None:
     """Write the recipe of the command that is running to a new file. Raises UserError if the file exists."""
+    from ..storage.atomic import create_file
+
     if path.suffix != SUFFIX:
         raise UsageError(f"--write-recipe {path}: a recipe's name ends with {SUFFIX}.")
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(recipe_text(ctx))
-    except FileExistsError:
-        raise UserError(f"{path}: exists already. Choose another name for the recipe.") from None
+    if not create_file(path, recipe_bytes(ctx)):
+        raise UserError(f"{path}: exists already. Choose another name for the recipe.")
     print(f"Wrote {path}. Run it with: distil-cache {ctx.command.name} {path}")
 
 
@@ -115,8 +120,10 @@ def kept_recipe(ctx: typer.Context, folder: Path) -> Iterator[None]:
         yield
     finally:
         if any((folder / name).is_file() for name in ("config.json", "sweep.json")):
-            with suppress(OSError), (folder / RECIPE).open("x", encoding="utf-8") as file:
-                file.write(recipe_text(ctx))
+            from ..storage.atomic import create_file
+
+            with suppress(UserError):  # it is a convenience, and the run's record has the same settings
+                create_file(folder / RECIPE, recipe_bytes(ctx))
 
 
 def key_of(parameter: Any) -> str:

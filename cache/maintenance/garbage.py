@@ -109,7 +109,7 @@ def find_garbage(cache: Cache) -> list[Garbage]:
     for folder, names in removed:
         found += _in_trash(cache, folder / REMOVED, names, "removed by an earlier gc", now)
     for path in list_matching(builds, RECIPE_NAME):
-        record = path.with_suffix(".json").name
+        record = f"{path.stem}.json"
         if not path_exists(builds / record) and not path_exists(builds / REMOVED / record):
             found.append(Garbage(path, "the recipe of a build that is gone", *_size_and_age(path, now)))
     leases = read_leases(cache.root)

@@ -160,9 +160,9 @@ class BuildStore:
         text = record.model_dump_json(indent=2, exclude=absent_fields)
         create_file(self.folder / f"{record.id}.json", text.encode() + b"\n")
 
-    def write_recipe(self, build_id: str, text: str) -> None:
+    def write_recipe(self, build_id: str, recipe: bytes) -> None:
         """Store the recipe of a build beside its record; that of an earlier build with the same record is kept."""
-        create_file(self.folder / f"{build_id}.toml", text.encode())
+        create_file(self.folder / f"{build_id}.toml", recipe)
 
     def read(self, build_id: str) -> BuildRecord:
         """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""
