@@ -270,11 +270,12 @@ def build(
 
 
 def _next(cache: str, result: dict[str, Any], profile: str | None) -> str | None:
-    """Return the command to type after a build; None where that depends on what the user is after."""
-    if result["dry_run"] or result["build"] is None or result["origin"] is not None:
+    """Return the command to type after a build; None where nothing was recorded."""
+    dataset, splits = result["dataset"], {row["split"] for row in result["counts"]}
+    if result["build"] is None:
         return None
-    if not any(row["split"] == "train" for row in result["counts"]):
-        return None
-    run = f"runs/{result['dataset']}"
-    chosen = ["--profile", profile] if profile else []
-    return command_line(["train", "--cache", cache, "--dataset", result["dataset"], "--run", run, *chosen])
+    if "train" in splits and result["origin"] is None:
+        chosen = ["--profile", profile] if profile else []
+        return command_line(["train", "--cache", cache, "--dataset", dataset, "--run", f"runs/{dataset}", *chosen])
+    test = dataset if "test" in splits else f"{dataset}:{min(splits)}"
+    return command_line(["report", "RUN", "--out", "report", "--on", test])

@@ -9,7 +9,7 @@ import typer
 
 from ..choices import METHOD
 from .command import Command
-from .options import JsonOption, render
+from .options import JsonOption, command_line, render
 
 checkpoint_app = typer.Typer(
     help="Exchange trained students with the reference implementation of DistilDIRE.", no_args_is_help=True
@@ -34,7 +34,8 @@ def checkpoint_import(
     from ..train.runs.reference_checkpoint import import_checkpoint
     from .show.train import show_checkpoint
 
-    render(import_checkpoint(file, run, method), as_json, show_checkpoint)
+    following = command_line(["evaluate", run, "--cache", "CACHE", "--dataset", "NAME"])
+    render({**import_checkpoint(file, run, method), "next": following}, as_json, show_checkpoint)
 
 
 @checkpoint_app.command("export", cls=Command)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..choices import SAMPLES_PER_TAR, SHARD_SIZE, FloatStorage, ImportKind, Preset, ShardForm
-from .options import CacheArgument, JsonOption, TeacherWeightsOption, render
+from .options import CacheArgument, JsonOption, TeacherWeightsOption, command_line, render
 
 
 def cache_export(
@@ -121,7 +121,8 @@ def cache_import(
     )  # fmt: skip
     with RichProgress() as progress:
         result = run_import(config, progress)
-    render(result, as_json, show_import)
+    following = command_line(["train", "--cache", cache, "--dataset", dataset, "--run", f"runs/{dataset}"])
+    render({**result, "next": following}, as_json, show_import)
     if result["lost_classes"] or (strict and result["rejected"]):
         raise typer.Exit(3)
 

@@ -50,6 +50,9 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert not (tmp_path / "weights").exists()
     assert (tmp_path / "report" / "report.html").is_file()
     assert "Next: distil-cache train --cache cache --dataset mine --run runs/mine --profile small" in shown["build"]
+    assert re.search(
+        r"Training on \d+ images \(\d+ real, \d+ generated\)\. Validation on .*, split val\.", shown["train"]
+    )
     assert "validated on" in shown["train"]
     assert "split val" in shown["train"]
     assert "Next: distil-cache report runs/mine --out report" in shown["train"]

@@ -18,6 +18,7 @@ from ...progress import Progress, Silent
 from ...signals import StopRequest, interruptible
 from ...storage import AnyPath
 from ..config import TrainConfig
+from ..data.dataset import FeatureDataset
 from ..data.readers import ReaderPool
 from ..loss import losses
 from ..runs.checkpoint import BEST, EpochMetrics, State, read_progress, save_weights
@@ -149,17 +150,21 @@ def _train_run(
                     lock.take()
                     _store_record(session.record, cache, folder, known, progress)
         if session is not None:
-            if ranks.first:
-                progress.say(_what_is_learned(session.record))
             _train(session, folder, progress)
         return _result(folder) if ranks.first else {}
 
 
-def _what_is_learned(record: RunRecord) -> str:
-    """Say what a training learns from, and what validates it."""
-    samples = record.samples
-    validation = f"{samples['val']:,} ({record.validation})" if samples["val"] else "none"
-    return f"{samples['train']:,} training images, validation images: {validation}."
+def _what_is_learned(session: Session) -> str:
+    """Say what a training learns from, and what validates it, with the images of each class."""
+    validated = "nothing, since no image is held out"
+    if session.val is not None:
+        validated = f"{_classes(session.val)}, {session.record.validation}"
+    return f"Training on {_classes(session.train)}. Validation on {validated}."
+
+
+def _classes(rows: FeatureDataset) -> str:
+    fakes = int((rows.label == 1).sum())
+    return f"{len(rows):,} images ({len(rows) - fakes:,} real, {fakes:,} generated)"
 
 
 def _interrupted(folder: RunFolder) -> str:
@@ -194,6 +199,8 @@ def _is_over(config: TrainConfig, folder: RunFolder) -> bool:
 
 def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
     state = resume(session, folder, progress)
+    if session.ranks.first and state.step == 0:
+        progress.say(_what_is_learned(session))
     model = session.ranks.wrap(session.student)
     samples = len(session.train)
     total, done = samples * session.config.epochs, samples * state.epoch + state.samples
