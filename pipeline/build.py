@@ -31,7 +31,7 @@ from .planning.prepare import BuildPlan, plan_again, prepare
 from .results import BuildResult, BuildTotals, part_result, plan_result, record_result
 from .scan.scan import drop_files
 from .specs import TeacherSpec
-from .teacher_map import mostly_zeros
+from .teacher_map import mostly_zeros, single_position
 
 if TYPE_CHECKING:
     from .cluster.client import WorkerPool
@@ -134,12 +134,15 @@ def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: 
 
 
 def _warn(ready: BuildPlan, placement: Placement, progress: Progress) -> None:
-    """Name images that are not used before any computation; with several parts, only the first does."""
+    """Name unused images and a useless teacher before any computation; with several parts, only the first does."""
     if not ready.plan.tasks or (placement.part is not None and placement.part.number > 1):
         return
     accounts = account_for(ready.sources, len(ready.scanned.rows), ready.scanned.rejects, ready.scanned.leaks)
     for warning_text in warnings_of(accounts)[:_MOST_WARNINGS]:
         progress.say(f"Warning: {warning_text}")
+    teacher = ready.specs.get("teacher")
+    for note in single_position(teacher) if isinstance(teacher, TeacherSpec) else ():
+        progress.say(f"Warning: {note}")
 
 
 def _audit(config: BuildConfig, ready: BuildPlan, placement: Placement, progress: Progress) -> HeaderAudit | None:

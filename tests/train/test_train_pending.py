@@ -58,7 +58,8 @@ def test_the_test_part_of_a_runs_dataset_is_missing_until_its_best_student_has_s
 def test_further_datasets_are_evaluated_on_request(cache: Path, tmp_path: Path) -> None:
     run = run_of(cache, tmp_path / "run")
     assert shown(run, "other:val") == ([("photos", "test"), ("other", "val")], [])
-    assert shown(run, "other")[1] == ["the dataset has no split test, only val"]
+    (why,) = shown(run, "other")[1]
+    assert why.startswith("the dataset has no split test, only val; build it with --split-by 70/15/15")
     with pytest.raises(UsageError, match="name a dataset of the cache"):
         pending_evaluations([run], [":test"])
 

@@ -140,7 +140,10 @@ def _why_not(run: Path, cache: str, dataset: str, split: str) -> str | None:
     except DistilCacheError as error:
         return str(error)
     if split not in splits:
-        return f"the dataset has no split {split}, only {', '.join(sorted(splits))}"
+        return (
+            f"the dataset has no split {split}, only {', '.join(sorted(splits))}; build it with --split-by 70/15/15 to have "
+            "one, or name what to evaluate on with --on DATASET[:SPLIT]"
+        )
     return None
 
 
