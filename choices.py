@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 Preset = Literal["paper", "official-code"]
 """Follow the paper's text, or the code that was published with it."""
+Profile = Literal["small", "paper"]
+"""Defaults for a laptop without a network, or those of the paper."""
 ImagePreset = Literal["distildire", "dire", "dnf", "dire-v1"]
 """Whose preprocessing makes the square image that the ADM sees. ``dire-v1`` is what ``dire`` was at first."""
 StoredPreset = Literal["distildire", "dire", "dnf", "dire-center-crop"]
@@ -43,6 +45,8 @@ InitialWeights = Literal["scratch", "imagenet"]
 """Weights that a student's backbone starts from."""
 ScheduleName = Literal["constant", "cosine", "step", "plateau", "accuracy-plateau"]
 """Schedule of the learning rate."""
+ValSource = Literal["val", "train"]
+"""Split of the validation rows: the dataset's own ``val`` where it has one, or rows held out of ``train``."""
 Amp = Literal["off", "bf16", "fp16"]
 """Automatic mixed precision of the student."""
 TestTransform = Literal["crop", "resize"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from .commands.bench import bench
 from .commands.build import build
 from .commands.cache import cache_app
 from .commands.checkpoint import checkpoint_app
+from .commands.command import Command
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.predict import predict
@@ -48,14 +50,14 @@ def _main(
     """Hold the options of the program itself."""
 
 
-app.command()(build)
-app.command()(train)
-app.command()(evaluate)
-app.command()(report)
-app.command()(audit)
-app.command()(predict)
-app.command()(bench)
-app.command()(demo)
+app.command(cls=Command)(build)
+app.command(cls=Command)(train)
+app.command(cls=Command)(evaluate)
+app.command(cls=Command)(report)
+app.command(cls=Command)(audit)
+app.command(cls=Command)(predict)
+app.command(cls=Command)(bench)
+app.command(cls=Command)(demo)
 app.add_typer(cache_app, name="cache")
 app.add_typer(checkpoint_app, name="checkpoint")
 
@@ -67,7 +69,7 @@ def main() -> None:
         with ended_by_signals():
             app()
     except DistilCacheError as error:
-        _print_error(str(error))
+        _print_error("".join(map(str, error.args)) if error.details else str(error), error.details)
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if error.errno is None:
@@ -96,7 +98,7 @@ def _is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name == "utf-8"
 
 
-def _print_error(sentence: str) -> None:
+def _print_error(sentence: str, details: Sequence[str] = ()) -> None:
     from .storage.text import visible  # brings `storage` with it, which a command line that is right may never need
 
-    print(f"distil-cache: {visible(sentence)}", file=sys.stderr)
+    print(f"distil-cache: {visible(sentence)}", *map(visible, details), sep="\n", file=sys.stderr)

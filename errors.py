@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DistilCacheError(Exception):
     """Ends a command with its sentence. ``str(error)`` says what happened, to what, and what to do."""
 
     exit_code = 1
+    details: tuple[str, ...] = ()
+    """Lines that follow the sentence."""
 
 
 class UserError(DistilCacheError):
     """Something the user can mend."""
+
+
+class ChoiceError(UserError):
+    """Several things fit, and the user must choose one of them.
+
+    Parameters
+    ----------
+    message
+        The sentence.
+    choices
+        A line for each, with what to type.
+    """
+
+    def __init__(self, message: str, choices: Sequence[str]) -> None:
+        super().__init__(message)
+        self.details = tuple(choices)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.details])
 
 
 class UnreachableError(DistilCacheError):

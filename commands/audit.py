@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from ..choices import AUDIT_SAMPLE
-from .options import ColumnsOption, JsonOption, LabelsOption, LayoutOption, PathPrefixOption, SourcesArgument, render
+from .options import (
+    ColumnsOption,
+    JsonOption,
+    LabelsOption,
+    LayoutOption,
+    PathPrefixOption,
+    SourcesArgument,
+    command_line,
+    render,
+)
 
 
 def audit(
@@ -48,6 +57,8 @@ def audit(
             tuple(sources or ()), layout=layout, labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()),
             cache=cache, dataset=dataset, sample=sample, progress=progress,
         )  # fmt: skip
-    render(result, as_json, show_audit)
+    following = ["train", "--cache", cache, "--dataset", dataset] if cache else ["build", *(sources or ())]
+    more = ["--run", f"runs/{dataset}"] if cache else ["--cache", "CACHE", "--dataset", "NAME"]
+    render({**result, "next": command_line([*following, *more])}, as_json, show_audit)
     if strict and result["found"]:
         raise typer.Exit(5)

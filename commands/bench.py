@@ -9,9 +9,11 @@ import typer
 
 from ..choices import ADM, BACKBONE, BENCH_METHODS, ROUNDS, Precision
 from .options import AdmConfigOption, AdmOption, ClassLabelOption, DeviceOption, JsonOption, Sha256Option, render
+from .profiles import ProfileOption
 
 
 def bench(
+    profile: ProfileOption = None,
     adm: AdmOption = ADM,
     adm_config: AdmConfigOption = None,
     class_label: ClassLabelOption = None,

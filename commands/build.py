@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +23,7 @@ from ..choices import (
     ShardForm,
     Split,
 )
+from ..errors import UserError
 from .options import (
     AdmBatchOption,
     AdmConfigOption,
@@ -39,15 +41,21 @@ from .options import (
     Sha256Option,
     SourcesArgument,
     TeacherWeightsOption,
+    WriteRecipeOption,
+    command_line,
     number_or_auto,
     render,
 )
+from .profiles import ProfileOption, profile_settings
+from .recipes import recipe_bytes, save_recipe
 
 
 def build(
+    ctx: typer.Context,
     cache: CacheOption,
     dataset: DatasetOption,
     sources: SourcesArgument = None,
+    profile: ProfileOption = None,
     from_cache: Annotated[
         bool,
         typer.Option(
@@ -175,7 +183,7 @@ def build(
         bool, typer.Option("--rehash", help="Read and hash every file, even if its size and time are unchanged.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what is missing and what it costs, and compute nothing.")
+        bool, typer.Option("--dry-run", help="Show what is missing and what it costs. Computes and downloads nothing.")
     ] = False,
     price: Annotated[
         float | None,
@@ -216,6 +224,7 @@ def build(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 3 if any image was rejected or not covered.")
     ] = False,
+    write_recipe: WriteRecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute the features of a dataset's images and store them in the cache.
@@ -226,6 +235,7 @@ def build(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected, is in no class folder or could not be
     reached (with --strict), 4 the cache is damaged.
     """
+    from ..cache import Cache
     from ..pipeline.build import run_builds
     from ..pipeline.cluster.placement import Placement
     from ..pipeline.config import build_requests
@@ -248,8 +258,30 @@ def build(
     )  # fmt: skip
     placement = Placement.checked(scheduler, workers, array, tries)
     quote = CostRequest.checked(price, calibrate, placement.processes, placement.workers, dry_run=dry_run)
+    if write_recipe is not None:
+        save_recipe(ctx, write_recipe)
+        return
     with RichProgress() as progress:
         results = run_builds(configs, progress, dry_run=dry_run, placement=placement, cost_request=quote)
+    chosen = profile_settings(ctx, profile)
+    for result in results:
+        result["profile"] = chosen
+        if result["build"] is not None:
+            with suppress(UserError):  # a cache that may only be read, or a name that no recipe can hold
+                Cache.open(cache).builds().write_recipe(result["build"], recipe_bytes(ctx))
+        result["next"] = _next(cache, result, profile)
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
     if strict and any(result["rejected"] or result["warnings"] for result in results):
         raise typer.Exit(3)
+
+
+def _next(cache: str, result: dict[str, Any], profile: str | None) -> str | None:
+    """Return the command to type after a build; None where nothing was recorded."""
+    dataset, splits = result["dataset"], {row["split"] for row in result["counts"]}
+    if result["build"] is None:
+        return None
+    if "train" in splits and result["origin"] is None:
+        chosen = ["--profile", profile] if profile else []
+        return command_line(["train", "--cache", cache, "--dataset", dataset, "--run", f"runs/{dataset}", *chosen])
+    test = dataset if "test" in splits else f"{dataset}:{min(splits)}"
+    return command_line(["report", "RUN", "--out", "report", "--on", test])

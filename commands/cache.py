@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS
+from .command import Command
 from .exchange import cache_export, cache_import
 from .options import (
     CacheArgument,
@@ -27,7 +28,7 @@ cache_app = typer.Typer(
 )
 
 
-@cache_app.command("ls")
+@cache_app.command("ls", cls=Command)
 def cache_ls(cache: CacheArgument, as_json: JsonOption = False) -> None:
     """List the datasets, builds and features of a cache, with sizes and the runs that use them.
 
@@ -41,22 +42,19 @@ def cache_ls(cache: CacheArgument, as_json: JsonOption = False) -> None:
     render(summary(Cache.open(cache)), as_json, show_listing)
 
 
-@cache_app.command("diff")
+@cache_app.command("diff", cls=Command)
 def cache_diff(
+    cache: CacheArgument,
     a: Annotated[
-        str, typer.Argument(metavar="A", help="Build or feature of --cache, or a cache folder.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="A",
+            help="Build or feature of the cache; a unique prefix suffices. Without B, another cache.",
+            show_default=False,
+        ),
     ],
     b: Annotated[
-        str, typer.Argument(metavar="B", help="Build, feature or cache to compare with A.", show_default=False)
-    ],
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            "--cache",
-            metavar="FOLDER",
-            show_default=False,
-            help="Cache that contains the builds or features A and B; unique prefixes of their names suffice.",
-        ),
+        str | None, typer.Argument(metavar="[B]", help="Build or feature to compare with A.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,10 +67,11 @@ def cache_diff(
     from ..cache.maintenance.diff import diff
     from .show.cache import show_difference
 
-    render(diff(a, b, cache), as_json, show_difference)
+    result = diff(cache, a) if b is None else diff(a, b, cache)
+    render(result, as_json, show_difference)
 
 
-@cache_app.command("verify")
+@cache_app.command("verify", cls=Command)
 def cache_verify(
     cache: CacheArgument,
     more_sources: Annotated[
@@ -165,7 +164,7 @@ def _verify_sources(
         raise typer.Exit(4)
 
 
-@cache_app.command("gc")
+@cache_app.command("gc", cls=Command)
 def cache_gc(
     cache: CacheArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Delete the data. Without it, only list them.")] = False,
@@ -199,7 +198,7 @@ def cache_gc(
     render(result, as_json, show_collection)
 
 
-@cache_app.command("compact")
+@cache_app.command("compact", cls=Command)
 def cache_compact(
     cache: CacheArgument,
     rows: Annotated[
@@ -225,5 +224,5 @@ def cache_compact(
         raise typer.Exit(4)
 
 
-cache_app.command("export")(cache_export)
-cache_app.command("import")(cache_import)
+cache_app.command("export", cls=Command)(cache_export)
+cache_app.command("import", cls=Command)(cache_import)

@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from ..choices import METHOD
-from .options import JsonOption, render
+from .command import Command
+from .options import JsonOption, command_line, render
 
 checkpoint_app = typer.Typer(
     help="Exchange trained students with the reference implementation of DistilDIRE.", no_args_is_help=True
 )
 
 
-@checkpoint_app.command("import")
+@checkpoint_app.command("import", cls=Command)
 def checkpoint_import(
     file: Annotated[
         Path, typer.Argument(help="Checkpoint of the reference implementation (.pth).", show_default=False)
@@ -33,10 +34,11 @@ def checkpoint_import(
     from ..train.runs.reference_checkpoint import import_checkpoint
     from .show.train import show_checkpoint
 
-    render(import_checkpoint(file, run, method), as_json, show_checkpoint)
+    following = command_line(["evaluate", run, "--cache", "CACHE", "--dataset", "NAME"])
+    render({**import_checkpoint(file, run, method), "next": following}, as_json, show_checkpoint)
 
 
-@checkpoint_app.command("export")
+@checkpoint_app.command("export", cls=Command)
 def checkpoint_export(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
     file: Annotated[

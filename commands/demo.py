@@ -14,9 +14,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo-out"),
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole system in minutes on the CPU, with real photographs and a small trained diffusion model.
+    """Run the whole system on the CPU, with real photographs and a small trained diffusion model.
 
-    Writes images, cache, runs and report to the folder --out. A second run reuses what is there.
+    Takes about two minutes on two cores. Writes images, cache, runs and report to the folder --out. A second run reuses
+    what is there.
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """

@@ -16,6 +16,7 @@ from .options import (
     LocalCopyOption,
     SelectOption,
     TransformOption,
+    command_line,
     open_local_copy,
     render,
 )
@@ -42,7 +43,9 @@ def evaluate(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..train.evaluation.evaluate import run_evaluation
+    from ..train.evaluation.evaluate import evaluation_folder, run_evaluation
+    from ..train.evaluation.summary import summarise
+    from ..train.runs.folder import RunFolder
     from .show.progress import RichProgress
     from .show.train import show_evaluation
 
@@ -51,4 +54,7 @@ def evaluate(
             run, cache, dataset, split=split, select=select, transform=test_transform, build=build_id,
             device=device, local_copy=open_local_copy(local_copy, local_copy_gib), progress=progress,
         )  # fmt: skip
-    render(result, as_json, show_evaluation)
+    folder = evaluation_folder(RunFolder(run).evaluations, dataset, split, test_transform, select)
+    summary = summarise(run, result, folder / "scores.parquet")
+    following = ["report", run, "--out", "report"]
+    render({**result, "summary": summary, "next": command_line(following)}, as_json, show_evaluation)

@@ -8,18 +8,16 @@ from typing import Annotated
 import typer
 
 from ..choices import SAMPLES_PER_TAR, SHARD_SIZE, FloatStorage, ImportKind, Preset, ShardForm
-from .options import CacheOption, CodecOption, JsonOption, TeacherWeightsOption, render
+from .options import CacheArgument, CodecOption, JsonOption, TeacherWeightsOption, command_line, render
 
 
 def cache_export(
-    cache: CacheOption,
+    cache: CacheArgument,
     out: Annotated[Path, typer.Option(help="Folder for the export; must be new or empty.", show_default=False)],
     build: Annotated[str | None, typer.Option(help="Build record to export.", show_default=False)] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(
-            help="Instead of --build: dataset whose newest revision has exactly one build.", show_default=False
-        ),
+        typer.Option(help="Dataset to export. --build chooses among several builds of it.", show_default=False),
     ] = None,
     features: Annotated[
         str | None,
@@ -56,8 +54,8 @@ def cache_export(
 
 
 def cache_import(
+    cache: CacheArgument,
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Folders with images and their features.")],
-    cache: CacheOption,
     dataset: Annotated[str, typer.Option(help="Name of the dataset in the cache.", show_default=False)],
     kind: Annotated[
         ImportKind,
@@ -124,7 +122,8 @@ def cache_import(
     )  # fmt: skip
     with RichProgress() as progress:
         result = run_import(config, progress)
-    render(result, as_json, show_import)
+    following = command_line(["train", "--cache", cache, "--dataset", dataset, "--run", f"runs/{dataset}"])
+    render({**result, "next": following}, as_json, show_import)
     if result["lost_classes"] or (strict and result["rejected"]):
         raise typer.Exit(3)
 

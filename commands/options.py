@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -135,6 +136,15 @@ CodecOption = Annotated[
         help="Compression of new zarr shards. auto: what each feature is worth, bytes against the time of reading them.",
     ),
 ]
+WriteRecipeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-recipe",
+        metavar="FILE",
+        help="Write these options, defaults included, to a recipe (.toml) and stop. Run it with: COMMAND FILE.",
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="Device: auto, cpu or cuda:N.")]
 TransformOption = Annotated[
     TestTransform,
@@ -163,6 +173,11 @@ def open_local_copy(folder: Path | None, gib: float | None) -> LocalCopy | None:
             raise typer.BadParameter("needs --local-copy.", param_hint="--local-copy-gib")
         return None
     return LocalCopy.at(folder, None if gib is None else int(gib * 2**30))
+
+
+def command_line(words: Sequence[object]) -> str:
+    """Return the command with these words as one types it, for the line that says what to do next."""
+    return shlex.join(["distil-cache", *map(str, words)])
 
 
 def render(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:

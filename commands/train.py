@@ -10,30 +10,33 @@ from typing import Annotated, Any
 
 import typer
 
-from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName
+from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName, ValSource
+from ..errors import UsageError
 from .options import (
-    CacheOption,
+    CACHE_HELP,
     DeviceOption,
     JsonOption,
     LocalCopyGibOption,
     LocalCopyOption,
     SelectOption,
+    WriteRecipeOption,
+    command_line,
     open_local_copy,
     render,
 )
-
-_RATE = "Learning rate"
-_STEP = "Optimizer step and model selection"
-_TEACHER = "Loss and teacher"
+from .profiles import ProfileOption, profile_settings
+from .recipes import kept_recipe, save_recipe
 
 
 def train(
-    cache: CacheOption,
-    dataset: Annotated[
-        list[str],
-        typer.Option(help="Dataset to train on. Repeatable: the datasets are joined.", show_default=False),
-    ],
+    ctx: typer.Context,
     run: Annotated[Path, typer.Option(help="Run folder; with --sweep, the folder of all runs.", show_default=False)],
+    cache: Annotated[str | None, typer.Option("--cache", metavar="FOLDER", help=CACHE_HELP, show_default=False)] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Dataset to train on. Repeatable: the datasets are joined.", show_default=False),
+    ] = None,
+    profile: ProfileOption = None,
     select: SelectOption = None,
     build: Annotated[
         list[str] | None,
@@ -86,7 +89,6 @@ def train(
         typer.Option(
             help="Weight of the distillation loss; 0 turns it off. Default: the method's.",
             show_default=False,
-            rich_help_panel=_TEACHER,
         ),
     ] = None,
     pos_weight: Annotated[
@@ -94,7 +96,6 @@ def train(
         typer.Option(
             help="Loss weight of generated images, or balanced for real / generated. Default: the method's.",
             show_default=False,
-            rich_help_panel=_TEACHER,
         ),
     ] = None,
     teacher_online: Annotated[
@@ -102,7 +103,6 @@ def train(
         typer.Option(
             "--teacher-online",
             help="Run the teacher during training instead of reading its cached features.",
-            rich_help_panel=_TEACHER,
         ),
     ] = False,
     teacher: Annotated[
@@ -110,7 +110,6 @@ def train(
         typer.Option(
             help=f"Backbone of the online teacher. Default: that of the cached features, or {BACKBONE}.",
             show_default=False,
-            rich_help_panel=_TEACHER,
         ),
     ] = None,
     teacher_weights: Annotated[
@@ -118,12 +117,11 @@ def train(
         typer.Option(
             help="The online teacher's weights: a file, or hf:OWNER/REPO/FILE. Default: published ImageNet weights.",
             show_default=False,
-            rich_help_panel=_TEACHER,
         ),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate (Adam). Default: the method's.", show_default=False, rich_help_panel=_RATE),
+        typer.Option(help="Learning rate (Adam). Default: the method's.", show_default=False),
     ] = None,
     schedule: Annotated[
         ScheduleName | None,
@@ -131,23 +129,21 @@ def train(
             help="Learning-rate schedule; plateau drops the rate when validation stops improving, and ends the run; "
             "accuracy-plateau does so as the code of CNNDet, DIRE and DNF. Default: the method's.",
             show_default=False,
-            rich_help_panel=_RATE,
         ),
     ] = None,
     warmup_steps: Annotated[
         int | None,
-        typer.Option(help="Steps of linear warmup from zero.", show_default="0", rich_help_panel=_RATE),
+        typer.Option(help="Steps of linear warmup from zero.", show_default="0"),
     ] = None,
     drop_every: Annotated[
         int | None,
-        typer.Option(help="step: epochs between drops of the rate.", show_default=False, rich_help_panel=_RATE),
+        typer.Option(help="step: epochs between drops of the rate.", show_default=False),
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
             help="Plateaus: epochs without improvement before a drop. Default: the method's.",
             show_default=False,
-            rich_help_panel=_RATE,
         ),
     ] = None,
     lr_factor: Annotated[
@@ -155,7 +151,6 @@ def train(
         typer.Option(
             help=f"step, plateaus: factor of each drop. Default: {LR_FACTOR:g}.",
             show_default=False,
-            rich_help_panel=_RATE,
         ),
     ] = None,
     min_lr: Annotated[
@@ -163,22 +158,18 @@ def train(
         typer.Option(
             help="Plateaus: end the run below this rate; cosine: final rate. Default: the method's.",
             show_default=False,
-            rich_help_panel=_RATE,
         ),
     ] = None,
     beta1: Annotated[
         float | None,
-        typer.Option(help="Adam's beta1. Default: the method's.", show_default=False, rich_help_panel=_RATE),
+        typer.Option(help="Adam's beta1. Default: the method's.", show_default=False),
     ] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Adam's weight decay.", show_default="0", rich_help_panel=_RATE)
-    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Adam's weight decay.", show_default="0")] = None,
     accumulate: Annotated[
         int | None,
         typer.Option(
             help="Micro-batches per optimizer step (gradient accumulation), to save memory.",
             show_default="1",
-            rich_help_panel=_STEP,
         ),
     ] = None,
     clip_grad: Annotated[
@@ -186,21 +177,24 @@ def train(
         typer.Option(
             help="Clip the global gradient norm to this value. Default: no clipping.",
             show_default=False,
-            rich_help_panel=_STEP,
         ),
     ] = None,
     amp: Annotated[
         Amp | None,
+        typer.Option(help="Mixed precision for the student: off, bf16 or fp16.", show_default="off"),
+    ] = None,
+    val_from: Annotated[
+        ValSource | None,
         typer.Option(
-            help="Mixed precision for the student: off, bf16 or fp16.", show_default="off", rich_help_panel=_STEP
+            help="Split to validate on: val, or a part of train if a dataset has none; train holds out a part anyway.",
+            show_default="val",
         ),
     ] = None,
     val_fraction: Annotated[
         float | None,
         typer.Option(
-            help="Fraction of train to hold out for model selection if a dataset lacks train, val or test.",
+            help="Fraction of train to hold out for validation, where val does not serve.",
             show_default="0.1",
-            rich_help_panel=_STEP,
         ),
     ] = None,
     stop_after: Annotated[
@@ -208,7 +202,6 @@ def train(
         typer.Option(
             help="Early stopping: end after N epochs without improvement on validation. Default: never.",
             show_default=False,
-            rich_help_panel=_STEP,
         ),
     ] = None,
     sweep: Annotated[
@@ -224,7 +217,11 @@ def train(
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that read the cache; 0 reads in a thread.")] = 0,
     local_copy: LocalCopyOption = None,
     local_copy_gib: LocalCopyGibOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Resume an interrupted run. Its cache and settings need not be given again."),
+    ] = False,
+    write_recipe: WriteRecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a student from cached features.
@@ -236,31 +233,55 @@ def train(
     """
     from ..train.config import TrainConfig
     from ..train.engine.loop import run_training
-    from ..train.sweep import parse_sweep, run_sweep
+    from ..train.sweep import parse_sweep, plan_sweep, run_sweep
     from .show.progress import RichProgress
     from .show.train import show_sweep, show_train
 
     asked: dict[str, Any] = {
-        "dataset": tuple(dataset), "select": select, "build": tuple(build or ()), "method": method, "preset": preset,
+        "dataset": tuple(dataset) if dataset else None, "select": select, "build": tuple(build) if build else None,
+        "method": method, "preset": preset,
         "aug_prob": aug_prob, "backbone": backbone, "initial_weights": initial_weights, "init_from": init_from,
         "train_size": train_size, "seed": seed, "epochs": epochs, "batch_size": batch_size, "kd_weight": kd_weight,
         "pos_weight": pos_weight, "teacher_online": teacher_online, "teacher": teacher,
         "teacher_weights": teacher_weights, "lr": lr, "schedule": schedule, "warmup_steps": warmup_steps,
         "drop_every": drop_every, "patience": patience, "lr_factor": lr_factor, "min_lr": min_lr, "beta1": beta1,
         "weight_decay": weight_decay, "accumulate": accumulate, "clip_grad": clip_grad, "amp": amp,
-        "val_fraction": val_fraction, "stop_after": stop_after,
+        "val_from": val_from, "val_fraction": val_fraction, "stop_after": stop_after,
     }  # fmt: skip
     given = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in asked.items()
         if value is not None and value is not False
     }
+    if resume and not sweep:
+        cache, given = _as_stored(run, cache, given)
+    for option, value in (("--cache", cache), ("--dataset", given.get("dataset"))):
+        if value is None and (sweep is None or option == "--cache"):
+            raise UsageError(f"train: {option} is missing. Only --resume knows it, from the run.")
+    assert cache is not None
+    if write_recipe is not None:
+        _ = plan_sweep(given, parse_sweep(sweep)) if sweep else TrainConfig.checked(**given)
+        save_recipe(ctx, write_recipe)
+        return
     copy = open_local_copy(local_copy, local_copy_gib)
-    with RichProgress() as progress:
+    with RichProgress() as progress, kept_recipe(ctx, run):
         how: dict[str, Any] = {"device": device, "workers": workers, "local_copy": copy, "progress": progress}
         if sweep:
             result = run_sweep(given, parse_sweep(sweep), cache, run, **how)
         else:
             result = run_training(TrainConfig.checked(**given), cache, run, resume=resume, **how)
     if result:
+        result["profile"] = profile_settings(ctx, profile)
+        result["next"] = command_line(["report", run, "--out", "report"])
         render(result, as_json, show_sweep if sweep else show_train)
+
+
+def _as_stored(run: Path, cache: str | None, given: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the cache and the settings of a run that is resumed, where they are not given again."""
+    from ..train.runs.folder import RunFolder
+
+    folder = RunFolder(run)
+    if not folder.config.is_file():
+        return cache, given
+    record = folder.read()
+    return cache or record.cache, {**record.config.model_dump(exclude_none=True), **given}

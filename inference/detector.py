@@ -125,12 +125,15 @@ class Threshold(NamedTuple):
         The same as a phrase.
     transform : str or None
         Test transform under which validation chose it.
+    withheld : bool
+        Whether there is no verdict, because the student was no better than chance on its validation.
     """
 
     value: float
     origin: Literal["given", "validation", "default"]
     description: str
     transform: str | None = None
+    withheld: bool = False
 
     @classmethod
     def of(cls, given: float | None, calibration: Calibration | None) -> Self:
@@ -141,8 +144,15 @@ class Threshold(NamedTuple):
             description = f"threshold {DEFAULT_THRESHOLD}: the run has no calibrated one"
             return cls(DEFAULT_THRESHOLD, "default", description)
         value, images = calibration.threshold, calibration.real + calibration.fake
-        description = f"threshold {value:.4g}, chosen on {images:,} images of {calibration.split}"
-        return cls(value, "validation", description, calibration.transform)
+        reached = f"balanced accuracy {calibration.balanced_accuracy:.1%}"
+        description = f"threshold {value:.4g}, chosen on {images:,} images of {calibration.split} ({reached} there)"
+        if calibration.beats_chance:
+            return cls(value, "validation", description, calibration.transform)
+        description += (
+            "; that is no better than chance for so many images, so no verdict is given. Train on more or other images, "
+            "or give --threshold to have one anyway"
+        )
+        return cls(value, "validation", description, calibration.transform, withheld=True)
 
 
 class _StartedGroup(NamedTuple):
@@ -333,7 +343,7 @@ class Detector:
             return Prediction(item.name, kind, reason=rejected.reason, detail=rejected.detail)
         explained = [self._explained(item, index, features) for index in range(len(scores))]
         score = float(np.mean(scores)) if item.video else scores[0]
-        generated = score > self.threshold.value
+        generated = None if self.threshold.withheld else score > self.threshold.value
         if not item.video:
             return Prediction(item.name, kind, score, logits[0], generated, explained=explained[0])
         frames = tuple(Frame(*frame) for frame in zip(decoded.seconds, scores, logits, explained, strict=True))

@@ -82,6 +82,7 @@ def run_predict(
 def _result(detector: Detector, predictions: Sequence[Prediction], seconds: float) -> dict[str, Any]:
     record, maker = detector.record, detector.maker
     verdicts = Counter(prediction.verdict for prediction in predictions)
+    withheld = sum(prediction.score is not None and prediction.verdict is None for prediction in predictions)
     return {
         "kind": KIND,
         "version": VERSION,
@@ -102,7 +103,8 @@ def _result(detector: Detector, predictions: Sequence[Prediction], seconds: floa
             "files": len(predictions),
             GENERATED: verdicts[GENERATED],
             REAL: verdicts[REAL],
-            "set_aside": verdicts[None],
+            **({"withheld": withheld} if withheld else {}),
+            "set_aside": verdicts[None] - withheld,
         },
         "seconds": round(seconds, 3),
         "predictions": [prediction.as_json() for prediction in predictions],

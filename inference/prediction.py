@@ -58,7 +58,7 @@ class Prediction:
     logit : float or None
         Output of the student for an image; the score is its sigmoid.
     generated : bool or None
-        Whether the score is above the threshold.
+        Whether the score is above the threshold; None without a score, or if verdicts are withheld.
     highest : float or None
         The highest score of a video's frames.
     frames : tuple of Frame
@@ -82,7 +82,7 @@ class Prediction:
 
     @property
     def verdict(self) -> str | None:
-        """``generated``, ``real``, or None without a score."""
+        """``generated``, ``real``, or None without a score and if verdicts are withheld."""
         return None if self.generated is None else GENERATED if self.generated else REAL
 
     def as_json(self) -> dict[str, Any]:

@@ -54,6 +54,15 @@ class Calibration(BaseModel):
     accuracy: float = Field(ge=0, le=1)
     balanced_accuracy: float = Field(ge=0, le=1)
 
+    @property
+    def beats_chance(self) -> bool:
+        """Whether the balanced accuracy is above 1/2 by more than these few images can make by chance.
+
+        The lower end of its 95 % interval, as if both classes had as many images as the smaller one, is above 1/2.
+        """
+        images = 2 * min(self.real, self.fake)
+        return share_interval(self.balanced_accuracy * images, images).low > 0.5
+
 
 _FORM: TypeAdapter[Calibration] = TypeAdapter(Calibration)
 
@@ -165,7 +174,7 @@ def reliability(labels: Array, scores: Array) -> list[Bin]:
     return bins
 
 
-def share_interval(hits: int, images: int) -> Interval:
+def share_interval(hits: float, images: int) -> Interval:
     """Return the 95 % interval of a share (Wilson 1927), which has a sensible width even if all or none are hits."""
     share, z2 = hits / images, _Z * _Z
     centre = (share + z2 / (2 * images)) / (1 + z2 / images)

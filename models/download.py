@@ -11,11 +11,14 @@ import os
 import re
 import shutil
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -69,6 +72,32 @@ class WeightsFile:
     def digests(self) -> tuple[str, ...]:
         """All SHA-256s that are accepted; empty if none is known."""
         return self.also if self.sha256 is None else (self.sha256, *self.also)
+
+
+class AbsentWeightsError(UserError):
+    """A file would have to be downloaded, and :func:`no_downloads` forbids it."""
+
+
+_forbidden: ContextVar[bool] = ContextVar("_forbidden", default=False)
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """Let every download in the block raise `AbsentWeightsError`."""
+    token = _forbidden.set(True)
+    try:
+        yield
+    finally:
+        _forbidden.reset(token)
+
+
+def announcement(file: WeightsFile, folder: Path) -> str:
+    """Say what is to be downloaded, how large it is, from where and to where, and how to do without."""
+    size = "of a size that its server tells" if file.bytes is None else f"{file.bytes / 1e6:,.0f} MB"
+    return (
+        f"{file.name} ({size}) from {file.shown} to {folder}. To place it by hand, download it elsewhere and put it at "
+        f"{folder / file.name}. --profile small needs no download."
+    )
 
 
 _Report = Callable[[int, int], None]  # receives the bytes so far and those of the whole file
@@ -128,7 +157,8 @@ def download(file: WeightsFile, folder: Path, progress: Progress | None = None, 
     folder
         Where to store it.
     progress
-        Receives the stage ``download NAME`` in bytes, once data arrive.
+        Receives what is downloaded, from where and to where, and the stage ``download NAME`` in bytes, once data arrive.
+        Without it, stderr gets the former: a download of gigabytes is never silent.
     pause
         Seconds before the second attempt; doubled before each further one.
 
@@ -140,7 +170,7 @@ def download(file: WeightsFile, folder: Path, progress: Progress | None = None, 
     Raises
     ------
     UserError
-        The file cannot be obtained, does not fit on the disk, or is not the expected one.
+        The file cannot be obtained, does not fit on the disk, is not the expected one, or may not be downloaded.
     """
     target = folder / file.name
     if target.exists():
@@ -148,6 +178,10 @@ def download(file: WeightsFile, folder: Path, progress: Progress | None = None, 
             _check(file.digests, target, file_sha256(target), "Delete it and run the command again.")
         return target
     _refuse_insecure(file.url)
+    if _forbidden.get():
+        raise AbsentWeightsError(f"Weights that are not here yet: {announcement(file, folder)}")
+    sentence = f"Downloading {announcement(file, folder)}"
+    progress.say(sentence) if progress is not None else print(sentence, file=sys.stderr)
     part = folder / f"{file.name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..cache.records.audit import HeaderAudit
 from ..errors import DistilCacheError
 from ..models.device import HALF_TYPES
+from ..models.download import no_downloads
 from ..progress import Progress
 from .accounting import account_for, warnings_of
 from .audit.summary import audit_result, summarise, warning
@@ -29,6 +30,8 @@ from .planning.estimate import predicted_calls
 from .planning.prepare import BuildPlan, plan_again, prepare
 from .results import BuildResult, BuildTotals, part_result, plan_result, record_result
 from .scan.scan import drop_files
+from .specs import TeacherSpec
+from .teacher_map import mostly_zeros, single_position
 
 if TYPE_CHECKING:
     from .cluster.client import WorkerPool
@@ -78,7 +81,7 @@ def run_build(
     progress
         Receives stages and messages.
     dry_run
-        Plan only: compute nothing.
+        Plan only: compute and download nothing.
     placement
         Where to compute, and which part of the plan. A part writes neither revision nor build record unless all other
         parts are finished.
@@ -103,6 +106,7 @@ def run_build(
 def _plan(config: BuildConfig, progress: Progress, placement: Placement, cost_request: CostRequest) -> BuildResult:
     began = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(no_downloads())
         ready = prepare(config, progress, stack, dry_run=True, part=placement.part)
         audit = audit_result(summarise(ready.scanned.rows), config.harmonize)
         return {
@@ -135,12 +139,15 @@ def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: 
 
 
 def _warn(ready: BuildPlan, placement: Placement, progress: Progress) -> None:
-    """Name images that are not used before any computation; with several parts, only the first does."""
+    """Name unused images and a useless teacher before any computation; with several parts, only the first does."""
     if not ready.plan.tasks or (placement.part is not None and placement.part.number > 1):
         return
     accounts = account_for(ready.sources, len(ready.scanned.rows), ready.scanned.rejects, ready.scanned.leaks)
     for warning_text in warnings_of(accounts)[:_MOST_WARNINGS]:
         progress.say(f"Warning: {warning_text}")
+    teacher = ready.specs.get("teacher")
+    for note in single_position(teacher) if isinstance(teacher, TeacherSpec) else ():
+        progress.say(f"Warning: {note}")
 
 
 def _audit(config: BuildConfig, ready: BuildPlan, placement: Placement, progress: Progress) -> HeaderAudit | None:
@@ -182,10 +189,23 @@ def _run(
         progress.start("teacher", ready.plan.missing["teacher"])
     totals = BuildTotals()
     began = time.monotonic()
+    looked_at_maps = False
     for report in executor.reports():
         totals.add(report)
+        if not looked_at_maps and totals.computed["teacher"]:
+            looked_at_maps = True
+            totals.notes += _map_notes(ready)
+            for note in totals.notes:
+                progress.say(f"Warning: {note}")
     totals.seconds = time.monotonic() - began
     return totals
+
+
+def _map_notes(ready: BuildPlan) -> list[str]:
+    """Say early what is wrong with the teacher's first maps: nobody need wait for the rest."""
+    spec, store = ready.specs["teacher"], ready.stores["teacher"]
+    assert isinstance(spec, TeacherSpec)
+    return mostly_zeros(spec, store, (row.key for row in ready.scanned.rows))
 
 
 def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: BuildTotals) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..cache.index.index import Index
 from ..cache.records.audit import HeaderAudit
+from ..cache.spec import Spec
 from ..choices import IMAGE_ALGORITHMS
 from ..errors import UserError
 from ..images.file import Reason
@@ -22,9 +23,11 @@ from .execution.tasks import TaskReport
 from .planning.estimate import predicted_calls, row_bytes
 from .planning.plan import Plan, PlanPartition
 from .planning.predecessors import without_predecessors
-from .planning.prepare import BuildPlan, refuse_one_class
+from .planning.prepare import UNKNOWN_WEIGHTS, BuildPlan, refuse_one_class
 from .record import write_record
 from .scan.conflicts import Reject, ScannedRow
+from .specs import TeacherSpec
+from .teacher_map import single_position
 
 BuildResult = dict[str, Any]
 
@@ -53,6 +56,8 @@ class BuildTotals:
         Addresses of the processes that computed.
     seconds
         Time from the first task's start to the last one's end.
+    notes
+        What was noticed meanwhile, a sentence each.
     """
 
     computed: Counter[str] = field(default_factory=Counter)
@@ -70,6 +75,8 @@ class BuildTotals:
         """Share of the time in which the devices computed, models' loading not counted as that; None without ADM calls."""
         computed = sum(seconds for _, seconds in self.speed.values())
         return computed / (self.seconds * len(self.workers)) if self.speed and self.seconds else None
+
+    notes: list[str] = field(default_factory=list)
 
     def new(self, feature: str) -> int:
         """Return the number of rows of a feature that the build added."""
@@ -140,7 +147,8 @@ def record_result(
         for name, feature in record.features.items()
     }
     return {
-        **_scan_result(config, ready, rows, rejects),
+        **(scanned := _scan_result(config, ready, rows, rejects)),
+        "notes": [*scanned["notes"], *totals.notes],
         "part": _part(part, 0),
         "dry_run": False,
         "revision": record.revision,
@@ -193,7 +201,7 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
     at_least = without_predecessors(plan, ready.predecessors)
     features = {
         name: {
-            "fingerprint": spec.fingerprint(),
+            "fingerprint": None if _needs_unknown_weights(spec) else spec.fingerprint(),
             "missing": plan.missing[name],
             "may_be_taken_over": plan.missing[name] - at_least.missing[name],
             "reused": plan.wanted[name] - plan.missing[name],
@@ -239,14 +247,24 @@ def _scan_result(
 
 
 def _notes(config: BuildConfig, ready: BuildPlan) -> list[str]:
-    """Say which rules decoded the images, if they are not today's."""
+    """Say if the teacher's map has a single position, which weights are not here, and which old rules decoded images."""
     algorithm = ready.specs["image"].algorithm
+    teacher = ready.specs.get("teacher")
+    maps = single_position(teacher) if isinstance(teacher, TeacherSpec) else []
+    unknown = "What the cache has of these features is not known, so all rows count as missing."
+    notes = [*maps, *ready.absent, *([unknown] if ready.absent else [])]
     if algorithm == IMAGE_ALGORITHMS[0]:
-        return []
+        return notes
     return [
+        *notes,
         f"The images of {config.origin} were decoded by the rules of algorithm {algorithm}, and this build uses them as "
-        "they are. Build from the sources to have them decoded by today's."
+        "they are. Build from the sources to have them decoded by today's.",
     ]
+
+
+def _needs_unknown_weights(spec: Spec) -> bool:
+    """Return whether the weights that a spec names are not here, see `BuildPlan.absent`."""
+    return UNKNOWN_WEIGHTS in spec.model_dump_json()
 
 
 def _part(part: PlanPartition | None, left: int) -> BuildResult | None:

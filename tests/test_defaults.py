@@ -34,8 +34,8 @@ from pydantic import BaseModel
 
 NONE_HERE = object()
 """The default of a parameter that has none: it must be given."""
-OUTPUT = {"as_json", "strict"}
-"""Options of the command alone: what it prints, and its exit code."""
+OUTPUT = {"as_json", "strict", "profile", "write_recipe"}
+"""Options of the command alone: what it prints, its exit code, and where other options have their values from."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ BEHIND = {
         (build_requests, run_builds, Placement.checked, CostRequest.checked, BuildConfig),
         {"form": "format", "compile_adm": "compile", "derived_name": "name"},
     ),
-    "train": Behind((TrainConfig, run_training), own={"local_copy_gib", "sweep"}, open=set(TrainConfig.model_fields)),
+    "train": Behind(
+        (TrainConfig, run_training), own={"local_copy_gib", "sweep", "cache"}, open=set(TrainConfig.model_fields)
+    ),
     "evaluate": Behind((run_evaluation,), {"test_transform": "transform", "build_id": "build"}, own={"local_copy_gib"}),
-    "report": Behind((write_report,), own={"bench"}),
+    "report": Behind((write_report,), own={"bench", "evaluate", "on", "device"}),
     "audit": Behind((run_audit,)),
     "predict": Behind(
         (Options, Detector.from_weights, run_predict),

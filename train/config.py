@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName
+from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName, ValSource
 from ..errors import UsageError
 from .methods import Method, find_method
 
@@ -78,8 +78,10 @@ class TrainConfig(BaseModel):
         Seed of all random numbers.
     train_size
         Side of the student's input in pixels; None for the method's.
+    val_from
+        ``val``: validate on the split ``val`` of each dataset that has one. ``train``: never.
     val_fraction
-        Share of the keys of ``train`` held out for validation if a dataset lacks train, val or test.
+        Share of the keys of ``train`` held out for validation where ``val`` does not serve.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -115,6 +117,7 @@ class TrainConfig(BaseModel):
     amp: Amp = "off"
     seed: int = Field(default=0, ge=0, lt=2**32)
     train_size: int | None = Field(default=None, ge=8)
+    val_from: ValSource = "val"
     val_fraction: float = Field(default=0.1, ge=0, le=0.5)
 
     @classmethod

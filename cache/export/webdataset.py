@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...choices import SAMPLES_PER_TAR
-from ...errors import IntegrityError, UsageError, UserError
+from ...errors import ChoiceError, IntegrityError, UsageError, UserError
 from ...progress import Progress, Silent
 from ...storage.atomic import fsync_folder, fsync_tree, make_folder
 from ...storage.locks import FolderLock
+from ..describe import describe
 from ..gather import gather
 from ..lease import lease
 from ..records.builds import BuildRecord
@@ -158,11 +159,13 @@ def export_build(
 
 def _choose(cache: Cache, build: str | None, dataset: str | None, features: Sequence[str] | None) -> BuildRecord:
     """Return the named record, or the only suitable one of the dataset's newest revision."""
-    if (build is None) == (dataset is None):
-        raise UsageError("Give either --build ID or --dataset NAME, to say what to export.")
     if build is not None:
-        return cache.builds().read(build)
-    assert dataset is not None
+        named = cache.builds().read(build)
+        if dataset not in (None, named.dataset):
+            raise UsageError(f"--build {build}: is a build of {named.dataset}, not of {dataset}.")
+        return named
+    if dataset is None:
+        raise UsageError("Give either --build ID or --dataset NAME, or both, to say what to export.")
     revision = cache.datasets().head(dataset)
     found = [
         record
@@ -173,8 +176,7 @@ def _choose(cache: Cache, build: str | None, dataset: str | None, features: Sequ
         asked = f" with {', '.join(features)}" if features else ""
         raise UserError(f"{dataset}: its newest revision {revision} has no build{asked}. Run: distil-cache build")
     if len(found) > 1:
-        listed = "; ".join(f"{record.id} ({', '.join(record.features)})" for record in found)
-        raise UserError(f"{dataset}: has several builds: {listed}. Choose one with --build ID.")
+        raise ChoiceError(f"{dataset}: has several builds. Choose one:", describe(cache, found))
     return found[0]
 
 

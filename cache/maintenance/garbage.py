@@ -17,13 +17,14 @@ from ...storage import (
     list_matching,
     list_names,
     map_ordered,
+    path_exists,
     symlink_above,
     unreachable_on_error,
 )
 from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
 from ..lease import FOLDER as BUILDERS
 from ..lease import STALE_SECONDS, file_time, read_leases
-from ..records.builds import RECORD_NAME, REF_NAME
+from ..records.builds import RECIPE_NAME, RECORD_NAME, REF_NAME
 from ..records.datasets import HEAD_NAME, REVISION_NAME
 from ..shards.marker import DATA_NAME, MARKER_NAME, Marker, read_marker
 from ..spec import FOLDER_NAME
@@ -107,6 +108,10 @@ def find_garbage(cache: Cache) -> list[Garbage]:
         found += _in_trash(cache, folder / DAMAGED, names, "damaged, moved to the trash by verify", now)
     for folder, names in removed:
         found += _in_trash(cache, folder / REMOVED, names, "removed by an earlier gc", now)
+    for path in list_matching(builds, RECIPE_NAME):
+        record = f"{path.stem}.json"
+        if not path_exists(builds / record) and not path_exists(builds / REMOVED / record):
+            found.append(Garbage(path, "the recipe of a build that is gone", *_size_and_age(path, now)))
     leases = read_leases(cache.root)
     unused = [item for item in found if item.feature not in leases.features and item.dataset not in leases.datasets]
     stale = leases.stale if _is_own(cache, cache.root / BUILDERS) else ()

@@ -20,6 +20,7 @@ _MAX_RECORD = 2**30
 _BUILD = re.compile(r"[0-9a-f]{16}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RECORD_NAME = re.compile(rf"{_BUILD.pattern}\.json")
+RECIPE_NAME = re.compile(rf"{_BUILD.pattern}\.toml")
 REF_NAME = re.compile(rf"{_RUN.pattern}\.json")
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -158,6 +159,10 @@ class BuildStore:
         absent_fields = {"origin"} if record.origin is None else set()
         text = record.model_dump_json(indent=2, exclude=absent_fields)
         create_file(self.folder / f"{record.id}.json", text.encode() + b"\n")
+
+    def write_recipe(self, build_id: str, recipe: bytes) -> None:
+        """Store the recipe of a build beside its record; that of an earlier build with the same record is kept."""
+        create_file(self.folder / f"{build_id}.toml", recipe)
 
     def read(self, build_id: str) -> BuildRecord:
         """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .build import show_sources
-from .format import Result, count, new_console
+from .format import Result, count, new_console, show_next
 
 _MOST_REJECTS = 5
 _TOO_FEW = "too few images"
@@ -46,6 +46,7 @@ def show_audit(result: Result) -> None:
     if len(result["set_aside"]) > _MOST_REJECTS:
         console.print(f"and {len(result['set_aside']) - _MOST_REJECTS:,} more; --json lists all of them.")
     console.print(Text(_verdict(result), style="bold red" if result["found"] else "bold"), soft_wrap=True)
+    show_next(console, result)
 
 
 def _short(reason: str) -> str:

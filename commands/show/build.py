@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from .format import Result, count, new_console, new_table, size_of
+from .format import Result, count, new_console, new_table, show_next, show_profile, size_of
 
 _MOST_WARNINGS = 10
 _MOST_GENERATORS = 60
@@ -25,11 +25,22 @@ def show_build(result: Result) -> None:
         new = row["missing"] if plan else row["computed"]
         size = ("at most " if plan and row["bytes"] else "") + size_of(row["bytes"])
         taken_over = [f"{taken[name]:,}"] if column else []
-        table.add_row(name, f"{new:,}", *taken_over, f"{row['reused']:,}", size, row["fingerprint"][:16])
+        table.add_row(
+            name, f"{new:,}", *taken_over, f"{row['reused']:,}", size, (row["fingerprint"] or "not known")[:16]
+        )
+    show_profile(console, result.get("profile"))
     show_sources(console, result["sources"], result["warnings"])
     for note in result["notes"]:
         console.print(Text(f"Note: {note}"), soft_wrap=True)
     show_counts(console, result["counts"])
+    if {row["split"] for row in result["counts"]} == {"train"}:
+        console.print(
+            Text(
+                "Note: All images are in train, so none is left to test a student. Divide them with --split-by 70/15/15, "
+                "or build test images of their own with --split test."
+            ),
+            soft_wrap=True,
+        )
     console.print(table)
     console.print(Text(" ".join([f"{count(result['samples'], 'sample')}.", *_left_out(result)])))
     if result["adm_calls"] == 0:
@@ -61,8 +72,11 @@ def show_build(result: Result) -> None:
         )
     else:
         console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
-    if not plan:
+    if plan:
+        console.print(Text("Next: the same command without --dry-run.", style="bold"))
+    else:
         _show_busy(console, result)
+    show_next(console, result)
 
 
 def _show_busy(console: Console, result: Result) -> None:

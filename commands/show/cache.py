@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from .build import show_rejects
-from .format import Result, count, new_console, size_of
+from .format import Result, count, new_console, show_next, size_of
 
 _KINDS = {"build": "build record", "revision": "revision file", "shard": "shard", "data": "leftover file"}
 
@@ -196,6 +196,7 @@ def show_import(result: Result) -> None:
         console.print(Text(f"Warning: {note}", style="yellow"), soft_wrap=True)
     show_rejects(console, result)
     console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
+    show_next(console, result)
 
 
 def _sound(console: Console, title: str, entries: list[Result]) -> list[Result]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 Result = dict[str, Any]
 """The result of a command, as ``--json`` prints it."""
@@ -45,3 +46,29 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def show_profile(console: Console, profile: Result | None) -> None:
+    """Print which profile was chosen, and the values of its options; nothing without one."""
+    if profile:
+        settings = ", ".join(f"--{name} {value}" for name, value in profile["settings"].items())
+        console.print(Text(f"Profile {profile['name']}: {settings}."), soft_wrap=True)
+
+
+def show_next(console: Console, result: Result) -> None:
+    """Print the command to type next, if the result names one."""
+    if result.get("next"):
+        console.print(Text(f"Next: {result['next']}", style="bold"), soft_wrap=True)
+
+
+def percent(value: float | None) -> str:
+    """Format a share in percent with one decimal; a dash for None."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def percent_with_interval(cell: list[float] | None) -> str:
+    """Format a share and its interval in percent: ``94.4 (90-98)``; a dash for None."""
+    if cell is None:
+        return "-"
+    value, low, high = (100 * one for one in cell)
+    return f"{value:.1f} ({low:.0f}-{high:.0f})"

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from .format import Result, cell, count, new_console, new_table
+from .format import Result, cell, count, new_console, new_table, percent, percent_with_interval, show_next, show_profile
 
 _SPLITS = {"train": "training", "val": "validation"}
+_ELSEWHERE = {"run", "validation", "profile", "next"}
 _MEASURES = {"ap": "AP", "acc": "accuracy", "bce": "BCE"}
 
 
 def show_train(result: Result) -> None:
-    """Print the results of a training."""
+    """Print the results of a training: images, what validated, and the best epoch."""
     console = new_console()
+    show_profile(console, result.get("profile"))
     table = new_table(f"Run {result['run']}", ["", "value"])
     for split, number in (result.get("samples") or {}).items():
         table.add_row(f"{_SPLITS.get(split, split)} images", cell(number))
+    if result.get("validation"):
+        validated = (result.get("samples") or {}).get("val")
+        table.add_row("validated on", Text(result["validation"] if validated else "nothing: no image is held out"))
     for name, value in result.items():
-        if name != "run" and not isinstance(value, (dict, list)):
+        if name not in _ELSEWHERE and not isinstance(value, (dict, list)):
             table.add_row(name.replace("_", " "), cell(value))
     for name, value in (result.get("val") or {}).items():
-        table.add_row(f"validation {_MEASURES.get(name, name)}", cell(value))
+        shown = cell(value) if name == "bce" or value is None else f"{percent(value)} %"
+        table.add_row(f"best validation {_MEASURES.get(name, name)}", shown)
     console.print(table)
     for note in _resume_notes(result):
         console.print(Text(f"Note: {note}"))
+    show_next(console, result)
 
 
 def _resume_notes(result: Result) -> list[str]:
@@ -48,26 +55,38 @@ def show_sweep(result: Result) -> None:
     for run in result["runs"]:
         for note in _resume_notes(run):
             console.print(Text(f"Note: {run['name']}: {note}"))
-    console.print(
-        f"Compare the runs with: distil-cache report {result['folder']} --out report", highlight=False, soft_wrap=True
-    )
+    show_next(console, result)
 
 
 def show_evaluation(result: Result) -> None:
-    """Print the metrics of an evaluation per generator."""
+    """Print the metrics of an evaluation per generator, in percent with 95 % intervals."""
     console = new_console()
+    summary = result["summary"]
+    threshold = summary["threshold"]
+    validated = [] if threshold is None else [f"at {threshold:.3f}"]
     table = new_table(
-        f"{result['dataset']}, split {result['split']}, {result['transform']}",
-        ["generator", "real", "generated", "accuracy", "AP", "AUC"],
+        f"{result['dataset']}, split {result['split']}, {result['transform']}: accuracy and AP in percent (95 %)",
+        ["generator", "real", "generated", "at 0.5", *validated, "AP"],
     )
-    for row in [*result["generators"], {**result["mean"], "generator": "mean"}]:
-        table.add_row(
-            row["generator"],
-            *(cell(row.get(name)) for name in ("real", "fake", "accuracy", "average_precision", "auc")),
-        )
+    for row in summary["rows"]:
+        counts = (f"{row['real']:,}", f"{row['fake']:,}")
+        measures = ["at_half", *(["at_threshold"] if validated else []), "ap"]
+        table.add_row(Text(row["generator"]), *counts, *(percent_with_interval(row[name]) for name in measures))
     console.print(table)
+    if threshold is None:
+        console.print("The run has no validated threshold, so accuracy is given at 0.5 alone.")
+    else:
+        console.print(Text(f"{threshold:.3f} is the threshold that the run's validation chose."))
+    if not (result["counts"]["real"] and result["counts"]["fake"]):
+        one, other = ("generated", "real") if result["counts"]["fake"] else ("real", "generated")
+        console.print(
+            Text(
+                f"Only {one} images: accuracy is the share recognised as {one}. AP and AUC need {other} images as well."
+            )
+        )
     for note in result.get("notes") or ():
         console.print(Text(f"Note: {note}."))
+    show_next(console, result)
 
 
 def show_checkpoint(result: Result) -> None:
@@ -75,13 +94,18 @@ def show_checkpoint(result: Result) -> None:
     console = new_console()
     table = new_table("Checkpoint", ["", "value"])
     for name, value in result.items():
-        table.add_row(name, cell(value))
+        if name != "next":
+            table.add_row(name, cell(value))
     console.print(table)
+    show_next(console, result)
 
 
 def show_report(result: Result) -> None:
     """Print where the report was written, and what it says about its runs as a whole."""
     console = new_console()
+    for one in result.get("evaluated", ()):
+        console.print(Text(f"Evaluated {one['run']} on {one['dataset']}, split {one['split']}."), soft_wrap=True)
     for note in result["notes"]:
         console.print(Text(f"Note: {note}"), soft_wrap=True)
     console.print(Text(f"Report on {count(len(result['runs']), 'run')}: {result['html']}"), soft_wrap=True)
+    show_next(console, result)

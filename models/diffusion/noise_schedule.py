@@ -177,6 +177,8 @@ def _strided(text: str, steps: int) -> tuple[int, ...]:
         kept = range(0, steps, stride)
         if len(kept) == count:
             return tuple(kept)
+    if count > steps:
+        raise UserError(f"Steps {text!r}: the model has only {steps} timesteps; use ddim20, ddim50 or ddim{steps}.")
     raise UserError(
         f"Steps {text!r}: no integer stride through {steps} timesteps gives {count}; use ddim20, ddim50 or {count}."
     )

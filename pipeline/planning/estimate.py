@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -42,9 +43,14 @@ def row_bytes(spec: Spec) -> int:
     if isinstance(spec, ReconSpec | DireSpec):
         return 3 * spec.image.size**2
     assert isinstance(spec, TeacherSpec)
+    return len(spec.views) * 2 * math.prod(teacher_shape(spec))
+
+
+def teacher_shape(spec: TeacherSpec) -> tuple[int, ...]:
+    """Return the shape of a teacher's map of one image, (C, h, w)."""
     with torch.device("meta"):  # shapes only, no arithmetic
         features = build_backbone(spec.backbone)(torch.empty(2, 3, spec.size, spec.size))
-    return len(spec.views) * 2 * int(features[0].numel())
+    return tuple(features.shape[1:])
 
 
 def image_size(specs: Mapping[str, Spec]) -> int:

@@ -20,7 +20,11 @@ from ...errors import ReadOnlyError, UserError
 from ...images.spec import ImageSpec
 from ...models.backbones import load_teacher
 from ...models.device import check_precision, choose_device, keep_freed_memory
+from ...models.diffusion.checkpoints import OFFICIAL, read_config
 from ...models.diffusion.noise_schedule import NoiseSchedule
+from ...models.diffusion.unet import AdmConfig
+from ...models.download import AbsentWeightsError
+from ...models.weights import split_choice
 from ...progress import Progress
 from ...storage import path_exists
 from ..config import BuildConfig
@@ -34,6 +38,9 @@ from .from_cache import cached_images, read_origin
 from .make_specs import flags_and_digest, make_specs
 from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
 from .predecessors import find_predecessors
+
+UNKNOWN_WEIGHTS = "0" * 64
+"""Stands for the digest of weights that a dry run has not got."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +92,9 @@ class BuildPlan(BuildResources):
         File name of the build's lease; empty for a dry run.
     set_aside
         Key -> ``reason: detail`` of images that may not be used, though the cache holds them.
+    absent
+        Of a dry run: a sentence for each weights file that is not here. Rows of features that depend on it count as
+        missing, since its digest, and with it their fingerprints, are not known.
     """
 
     cache: Cache | None
@@ -95,6 +105,7 @@ class BuildPlan(BuildResources):
     derived: Derived | None
     lease: str
     set_aside: Mapping[str, str]
+    absent: tuple[str, ...] = ()
 
     def files(self) -> dict[str, SourceFile]:
         """Return the first file of each key; empty if there are no tasks."""
@@ -139,7 +150,12 @@ def prepare(
     lists = parse_features(config.features)
     sources = _discover(config)
     origin = None if config.origin is None else read_origin(config)
-    flags, adm_digest = flags_and_digest(config, images_only=only_images(lists), progress=progress)
+    absent: list[str] = []
+    try:
+        flags, adm_digest = flags_and_digest(config, images_only=only_images(lists), progress=progress)
+    except AbsentWeightsError as error:  # only in a dry run
+        absent.append(str(error))
+        flags, adm_digest = _flags_without_weights(config, error), UNKNOWN_WEIGHTS
     schedule = flags.schedule(config.steps)
     if origin is None:
         files = [file for source in sources for file in source.files]
@@ -157,7 +173,11 @@ def prepare(
     wanted = wanted_features(lists, (row.file.split for row in scanned.rows))
     digest = None
     if "teacher" in wanted:
-        digest = load_teacher(config.teacher, config.teacher_weights, progress, sha256=config.sha256).digest
+        try:
+            digest = load_teacher(config.teacher, config.teacher_weights, progress, sha256=config.sha256).digest
+        except AbsentWeightsError as error:
+            absent.append(str(error))
+            digest = UNKNOWN_WEIGHTS
     specs = make_specs(config, flags, adm_digest, wanted, digest)
     image = specs["image"]
     assert isinstance(image, ImageSpec)
@@ -200,6 +220,7 @@ def prepare(
         derived=derived,
         lease=held_lease,
         set_aside=set_aside,
+        absent=tuple(absent),
     )
 
 
@@ -209,6 +230,18 @@ def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) 
     samples = Samples.of([row.key for row in rows], [row.file.split for row in rows])
     indexes = {feature: store.index(refresh=True) for feature, store in ready.stores.items()}
     return make_plan(samples, ready.wanted, indexes, config.shard_size, unusable=ready.set_aside)
+
+
+def _flags_without_weights(config: BuildConfig, absent: AbsentWeightsError) -> AdmConfig:
+    """Return the flags of an ADM whose weights are not here. Raises UserError if only the weights could tell them."""
+    location, _ = split_choice(config.adm)
+    if location in OFFICIAL:
+        return OFFICIAL[location].config
+    if config.adm_config is not None:
+        return read_config(config.adm_config)
+    raise UserError(
+        f"--dry-run: downloads nothing, and without the weights or --adm-config nothing is known of {config.adm}. {absent}"
+    ) from absent
 
 
 def refuse_one_class(config: BuildConfig, rows: Sequence[ScannedRow], rejects: Sequence[Reject]) -> None:

@@ -207,8 +207,12 @@ def test_a_dataset_with_two_builds_asks_which(tmp_path: Path) -> None:
     table = rows("train", 3, {"sd14": 3})
     for steps in ("ddim20", "ddim10"):
         cache, _ = make_cache(tmp_path / "cache", table, steps=steps)
-    with pytest.raises(UserError, match=r"has several builds: .* Choose one with --build ID"):
+    with pytest.raises(UserError, match=r"has several builds\. Choose one:\n  --build [0-9a-f]{16}  .*\n  --build "):
         export_build(cache, tmp_path / "out", dataset="pictures")
+    newest = cache.builds().all()[-1].id
+    assert export_build(cache, tmp_path / "out", dataset="pictures", build=newest)["build"] == newest
+    with pytest.raises(UsageError, match="is a build of pictures, not of others"):
+        export_build(cache, tmp_path / "other", dataset="others", build=newest)
 
 
 def test_a_killed_export_leaves_no_folder_of_the_asked_name_and_the_next_one_takes_over(tmp_path: Path) -> None:

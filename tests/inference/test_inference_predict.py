@@ -30,7 +30,7 @@ from distil_cache.train.student import build_student
 from image_bytes import bad_files, noise, saved
 from old_builds import earlier_version
 from PIL import Image
-from predict_runs import build, decoded_image, detector, evaluated, train
+from predict_runs import believe, build, decoded_image, detector, evaluated, train
 from run_state import as_of_before, best, best_file
 from safetensors.torch import load_file, save_file
 from small_models import SIDE, write_adm, write_images
@@ -236,6 +236,22 @@ def test_the_threshold_is_the_given_one_else_the_calibrated_one_else_a_half(fold
     assert [detector(folder, threshold=t).predict(file)[0].verdict for t in (0, 1)] == ["generated", "real"]
     with pytest.raises(UsageError, match="--threshold"):
         detector(folder, threshold=float("nan"))
+
+
+def test_a_student_no_better_than_chance_on_its_validation_gives_scores_without_a_verdict(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "distildire", tmp_path / "distildire")
+    shutil.copy(folder / "adm.safetensors", tmp_path)
+    file = evaluated(folder / "distildire")[0]["file"]
+    assert "balanced accuracy 90.0% there" in detector(folder).notes[0]
+    believe(tmp_path / "distildire", 0.56)
+    weak = detector(tmp_path)
+    (found,) = weak.predict(file)
+    assert (found.verdict, found.generated) == (None, None)
+    assert found.score == detector(folder).predict(file)[0].score
+    assert "no better than chance for so many images, so no verdict is given" in weak.notes[0]
+    assert detector(tmp_path, threshold=0).predict(file)[0].verdict == "generated"
 
 
 def test_the_resize_of_an_evaluation_is_that_of_a_prediction(folder: Path) -> None:

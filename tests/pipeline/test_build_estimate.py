@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cluster_help import config_of
 from distil_cache.commands.show.build import show_build
-from distil_cache.errors import UsageError
+from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline import feeding
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
@@ -181,3 +181,22 @@ def test_the_share_of_time_in_which_devices_compute_counts_every_worker() -> Non
     for worker in ("a", "b"):
         totals.add(TaskReport(TaskResult(adm_calls=40, seconds=6.0), worker, "Card"))
     assert totals.busy == pytest.approx(0.6)
+
+
+def test_a_dry_run_without_the_weights_downloads_nothing_and_counts_all_rows_as_missing(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DISTIL_CACHE_WEIGHTS", str(tmp_path / "weights"))
+    changes = {"adm": "adm256", "teacher": "resnet50", "teacher_weights": None, "steps": "ddim20"}
+    planned = plan(material, tmp_path / "cache", **changes)
+    assert not (tmp_path / "weights").exists()
+    assert planned["features"]["eps"]["fingerprint"] is None
+    assert planned["features"]["image"]["fingerprint"] is not None
+    assert planned["features"]["eps"]["missing"] == planned["samples"]
+    show_build(planned)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "256x256_diffusion_uncond.pt (2,211 MB) from https://" in said
+    assert "resnet50-11ad3fa6.pth (103 MB) from https://" in said
+    assert "not known" in said
+    with pytest.raises(UserError, match="--dry-run: downloads nothing"):
+        plan(material, tmp_path / "cache", **{**changes, "adm": "hf:owner/repo/adm.pt"})

@@ -356,7 +356,7 @@ def test_a_student_trains_from_an_import_and_an_import_can_be_exported(
 
     cache = str(tmp_path / "c")
     done = run(
-        "cache", "import", str(source), "--cache", cache, "--dataset", "d", "--kind", "distildire", "--origin", "fp16",
+        "cache", "import", cache, str(source), "--dataset", "d", "--kind", "distildire", "--origin", "fp16",
         "--teacher", "small", "--teacher-weights", str(weights), "--train-size", "16", "--device", "cpu",
     )  # fmt: skip
     trained = run(
@@ -364,7 +364,7 @@ def test_a_student_trains_from_an_import_and_an_import_can_be_exported(
         "--batch-size", "4", "--device", "cpu",
     )  # fmt: skip
     assert trained["build"] == done["build"]
-    exported = run("cache", "export", "--cache", cache, "--build", done["build"], "--out", str(tmp_path / "out"))
+    exported = run("cache", "export", cache, "--build", done["build"], "--out", str(tmp_path / "out"))
     assert exported["splits"]["train"]["features"] == ["image", "eps", "dire", "teacher"]
     assert "imported (kind distildire, origin fp16)" in (tmp_path / "out" / "README.md").read_text()
 
@@ -436,7 +436,7 @@ def test_a_split_without_one_class_and_a_source_of_one_class_are_named(tmp_path:
 
 def test_the_command_ends_with_code_3_if_a_class_is_lost(tmp_path: Path) -> None:
     source = write_diffusion_forensics(tmp_path / "data")
-    command = ["cache", "import", str(source), "--cache", str(tmp_path / "c"), "--dataset", "d", "--kind", "dire"]
+    command = ["cache", "import", str(tmp_path / "c"), str(source), "--dataset", "d", "--kind", "dire"]
     lost = CliRunner().invoke(app, [*command, "--resize"])
     said = " ".join(lost.stdout.split())
     assert lost.exit_code == 3

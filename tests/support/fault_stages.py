@@ -130,7 +130,7 @@ STAGES: dict[str, Stage] = {
     ),
     "export": Stage(("cache", "export", *OWN, "--out", "exported", "--json"), (), _files("exported"), "exported"),
     "import": Stage(
-        ("cache", "import", "../beside/loose", "--cache", "imported", "--dataset", "d", "--kind", "distildire", "--json"),
+        ("cache", "import", "imported", "../beside/loose", "--dataset", "d", "--kind", "distildire", "--json"),
         (), _imported,
     ),
     "checkpoint import": Stage(

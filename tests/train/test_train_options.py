@@ -384,3 +384,23 @@ def test_a_batch_of_one_image_is_refused_where_batch_normalisation_has_no_varian
     with pytest.raises(UserError, match=message):
         train(made, tmp_path / "run", batch_size=1, backbone="small32")
     assert train(made, tmp_path / "wide", batch_size=1, backbone="small")["epochs"] == 1
+
+
+def test_a_run_of_an_earlier_record_keeps_the_validation_that_it_began_with(tmp_path: Path) -> None:
+    cache, _ = make_cache(tmp_path / "cache", [*rows("train", 20, {"adm": 20}), *rows("val", 4, {"adm": 4})])
+    run_training(settings(val_from="train"), cache.root, tmp_path / "run")
+    before = RunFolder(tmp_path / "run").read()
+    assert before.validation == "10% of train, by key"
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    del content["config"]["val_from"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**content, "version": 2}))
+    run_training(settings(epochs=2), cache.root, tmp_path / "run", resume=True)
+    after = RunFolder(tmp_path / "run").read()
+    assert (after.version, after.validation, after.samples) == (2, before.validation, before.samples)
+
+    run_training(settings(), cache.root, tmp_path / "new")
+    new = RunFolder(tmp_path / "new").read()
+    assert (new.validation, new.samples) == ("split val", {"train": 40, "val": 8})
+    assert json.loads((tmp_path / "new" / "calibration.json").read_text())["split"] == "val"
+    notes = run_evaluation(tmp_path / "new", cache.root, "pictures", split="val")["notes"]
+    assert any("chose its epoch and its threshold on these images" in note for note in notes)

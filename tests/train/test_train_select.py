@@ -80,7 +80,7 @@ def test_selection_never_sees_test(splits: tuple[str, ...]) -> None:
     found = [row for split in splits for row in rows(split, 100, {"adm": 100})]
     table = as_table(found + [row for row in found if row["split"] == "train"][:50])
     parts = training_parts(table, parse_select(None), 0.1, "pictures")
-    expected = "val" if len(splits) == 3 else "train"
+    expected = "val" if "val" in splits else "train"
     assert parts.val_split == expected
     assert set(column(parts.train, "split")) == {"train"}
     assert set(column(parts.val, "split")) == {expected}
@@ -89,6 +89,13 @@ def test_selection_never_sees_test(splits: tuple[str, ...]) -> None:
         assert parts.train.num_rows + parts.val.num_rows == 250
         assert 5 <= len(set(column(parts.val, "key"))) <= 40
         assert list(held_out(column(parts.val, "key"), 0.1)) == [True] * parts.val.num_rows
+
+
+def test_a_part_of_train_is_held_out_beside_val_where_that_is_wanted() -> None:
+    table = as_table(rows("train", 100, {"adm": 100}) + rows("val", 10, {"adm": 10}))
+    parts = training_parts(table, parse_select(None), 0.1, "pictures", own_val=False)
+    assert parts.val_split == "train"
+    assert parts.train.num_rows + parts.val.num_rows == 200
 
 
 def test_a_dataset_that_cannot_train_says_why() -> None:
@@ -116,9 +123,12 @@ def test_several_builds_that_fit_are_listed_with_what_tells_them_apart(tmp_path:
     with pytest.raises(UserError) as error:
         choose_build(cache, "pictures", None, NEEDED, purpose="method distildire")
     assert "several builds serve method distildire" in str(error.value)
-    assert re.search(rf"{one.id} of [-0-9]+ [:0-9]+: image \(train\).*dire\.steps=ddim20", str(error.value))
-    assert re.search(rf"{two.id} of .*dire\.steps=ddim10", str(error.value))
-    assert str(error.value).endswith("Choose one with --build ID.")
+    sentence, *lines = str(error.value).splitlines()
+    assert sentence.endswith("Choose one:")
+    assert re.search(
+        rf"^  --build {one.id}  [-0-9]+ [:0-9]+; .*ddim20; .*image \(train\).*dire\.steps=ddim20", lines[0]
+    )
+    assert re.search(rf"^  --build {two.id}  .*ddim10; .*dire\.steps=ddim10", lines[1])
     assert choose_build(cache, "pictures", two.id, NEEDED, purpose="method distildire") == two
 
 

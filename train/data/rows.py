@@ -21,6 +21,9 @@ from ...errors import UserError
 from ..config import TrainConfig
 from .select import TrainingSplit, candidate_builds, choose_build, column, parse_select, training_parts
 
+OWN_VAL = "split val"
+"""Description of validation rows that are a dataset's own."""
+
 
 @dataclass(frozen=True)
 class TrainingRows:
@@ -49,7 +52,13 @@ class TrainingRows:
 
 
 def find_rows(
-    config: TrainConfig, cache: Cache, features: Sequence[str], known: Mapping[str, str], purpose: str
+    config: TrainConfig,
+    cache: Cache,
+    features: Sequence[str],
+    known: Mapping[str, str],
+    purpose: str,
+    *,
+    val_beside_test: bool = False,
 ) -> TrainingRows:
     """Find the rows and builds of a training that reads ``features`` and validates on the method's inputs.
 
@@ -65,6 +74,8 @@ def find_rows(
         Build of each dataset, for a training that resumes.
     purpose
         What needs the features, for error messages.
+    val_beside_test
+        Use the split ``val`` only of a dataset that also has ``test``, as runs of record version 2 and before did.
 
     Raises
     ------
@@ -78,7 +89,8 @@ def find_rows(
     for dataset in config.dataset:
         revision, _ = candidate_builds(cache, dataset, named.get(dataset))
         table = cache.datasets().read(dataset, revision)
-        parts = training_parts(table, parse_select(config.select), config.val_fraction, dataset)
+        own_val = config.val_from == "val" and (not val_beside_test or "test" in set(column(table, "split")))
+        parts = training_parts(table, parse_select(config.select), config.val_fraction, dataset, own_val=own_val)
         needed = {"train": tuple(features)}
         if parts.val_split != "train":
             needed[parts.val_split] = config.definition.inputs
@@ -136,4 +148,4 @@ def _check_labels(rows: pa.Table, datasets: Sequence[str]) -> None:
 
 
 def _describe_validation(parts: TrainingSplit, fraction: float) -> str:
-    return "split val" if parts.val_split == "val" else f"{fraction:.0%} of train, by key"
+    return OWN_VAL if parts.val_split == "val" else f"{fraction:.0%} of train, by key"

@@ -1,9 +1,8 @@
 """Which rows of a dataset a training or an evaluation uses, and which build supplies their features.
 
-Training never sees the test split: only a dataset with train, val and test is validated on its own ``val``. Any other
-gets validation rows held out of ``train``, so the remaining split can serve as the user's test set. The held-out rows
-are a range of keys. A key is a hash of the image file, so this is a random draw that depends on nothing else, and all
-occurrences of an image are on the same side.
+Training never sees the test split. A dataset is validated on its own ``val`` if it has one, else on rows held out of
+``train``, as it is on request. The held-out rows are a range of keys. A key is a hash of the image file, so this is a
+random draw that depends on nothing else, and all occurrences of an image are on the same side.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ...cache.describe import describe
 from ...cache.records.builds import BuildRecord
 from ...cache.spec import algorithms, fingerprint_of, fingerprint_without, imported_from, with_decoding, without
 from ...cache.store import Cache
-from ...choices import IMAGE_ALGORITHMS, preset_name
-from ...errors import UsageError, UserError
+from ...choices import IMAGE_ALGORITHMS
+from ...errors import ChoiceError, UsageError, UserError
 from ...metrics.measures import test_sets
 
 _Mask = npt.NDArray[np.bool_]
@@ -135,7 +135,9 @@ def split_rows(table: pa.Table, split: str, dataset: str) -> pa.Table:
     return rows
 
 
-def training_parts(table: pa.Table, selection: Selection, val_fraction: float, dataset: str) -> TrainingSplit:
+def training_parts(
+    table: pa.Table, selection: Selection, val_fraction: float, dataset: str, *, own_val: bool = True
+) -> TrainingSplit:
     """Divide a dataset's rows into training rows and validation rows.
 
     Parameters
@@ -145,9 +147,11 @@ def training_parts(table: pa.Table, selection: Selection, val_fraction: float, d
     selection
         Rows to keep in both.
     val_fraction
-        Share of the keys of ``train`` to hold out if the dataset lacks train, val or test.
+        Share of the keys of ``train`` to hold out if ``val`` does not serve.
     dataset
         Its name, for error messages.
+    own_val
+        Validate on the split ``val`` if there is one.
 
     Raises
     ------
@@ -155,7 +159,7 @@ def training_parts(table: pa.Table, selection: Selection, val_fraction: float, d
         There is no split ``train``, or its rows lack a class.
     """
     train = select_rows(split_rows(table, "train", dataset), selection, f"{dataset}, split train")
-    if {"train", "val", "test"} <= set(column(table, "split")):
+    if own_val and "val" in set(column(table, "split")):
         val = select_rows(split_rows(table, "val", dataset), selection, f"{dataset}, split val")
         parts = TrainingSplit(train, val, "val")
     else:
@@ -252,8 +256,7 @@ def choose_build(
         rows = int(np.sum(column(table, "split") == split))
         raise missing_feature(cache, table, dataset, purpose, feature, rows, rows, split, names)
     if len(matching) > 1:
-        described = "; ".join(describe(cache, matching))
-        raise UserError(f"{dataset}: several builds serve {purpose}: {described}. Choose one with --build ID.")
+        raise ChoiceError(f"{dataset}: several builds serve {purpose}. Choose one:", describe(cache, matching))
     _refuse_mixture(cache, matching[0], names)
     return matching[0]
 
@@ -350,19 +353,6 @@ def missing_feature(
     )
 
 
-def describe(cache: Cache, records: Sequence[BuildRecord]) -> list[str]:
-    """Describe each build in a phrase: id, date, features with splits, and settings in which the builds differ."""
-    settings = [_settings(cache, record) for record in records]
-    phrases = []
-    for record, own in zip(records, settings, strict=True):
-        features = ", ".join(f"{name} ({'+'.join(built.splits)})" for name, built in record.features.items())
-        differing = [name for name in own if any(other.get(name) != own[name] for other in settings)]
-        shown = ", ".join(f"{name}={own[name]:.12}" for name in differing)
-        phrase = f"{record.id} of {record.created:%Y-%m-%d %H:%M}: {features}"
-        phrases.append(f"{phrase}, with {shown}" if shown else phrase)
-    return phrases
-
-
 def column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """Return a column as an array: strings, or int64 for ``label``."""
     return np.array(table[name].to_pylist(), dtype=np.int64 if name == "label" else np.str_)
@@ -383,17 +373,3 @@ def _first_gap(records: Sequence[BuildRecord], needed: Mapping[str, Collection[s
         for record in records
     ] or [[(split, name) for split, names in needed.items() for name in names]]
     return min(gaps, key=len)[0]
-
-
-def _settings(cache: Cache, record: BuildRecord) -> dict[str, str]:
-    """Return all settings of a build's features, flat, such as ``dire.steps`` -> ``ddim20``."""
-    settings: dict[str, str] = {}
-    pending = [(name, cache.open_feature(built.folder).spec) for name, built in record.features.items()]
-    while pending:
-        owner, spec = pending.pop()
-        for name, value in spec.items():
-            if isinstance(value, dict):
-                pending.append((name, value))
-            else:
-                settings[f"{owner}.{name}"] = str(preset_name(value) if name == "preset" else value)
-    return settings

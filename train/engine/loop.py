@@ -21,7 +21,7 @@ from ...progress import Progress, Silent
 from ...signals import StopRequest, interruptible
 from ...storage import AnyPath, path_exists
 from ..config import TrainConfig
-from ..data.dataset import Batch
+from ..data.dataset import Batch, FeatureDataset
 from ..data.readers import ReaderPool
 from ..loss import losses
 from ..runs.checkpoint import ValidationScores, delete_old, old_files, read_progress
@@ -170,6 +170,19 @@ def _sweep(folder: RunFolder, lock: RunLock) -> None:
         delete_old(folder.checkpoints, saved)
 
 
+def _what_is_learned(session: Session) -> str:
+    """Say what a training learns from, and what validates it, with the images of each class."""
+    validated = "nothing, since no image is held out"
+    if session.val is not None:
+        validated = f"{_classes(session.val)}, {session.record.validation}"
+    return f"Training on {_classes(session.train)}. Validation on {validated}."
+
+
+def _classes(rows: FeatureDataset) -> str:
+    fakes = int((rows.label == 1).sum())
+    return f"{len(rows):,} images ({len(rows) - fakes:,} real, {fakes:,} generated)"
+
+
 def _interrupted(folder: RunFolder) -> str:
     """Return what an interrupted training has kept, and how to go on."""
     state = read_progress(folder.checkpoints)
@@ -202,6 +215,8 @@ def _is_over(config: TrainConfig, folder: RunFolder) -> bool:
 
 def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
     state = resume(session, folder, progress)
+    if session.ranks.first and state.step == 0:
+        progress.say(_what_is_learned(session))
     model = session.ranks.wrap(session.student)
     samples = len(session.train)
     total, done = samples * session.config.epochs, samples * state.epoch + state.samples
@@ -377,6 +392,7 @@ def _result(folder: RunFolder) -> dict[str, object]:
         "run": str(folder.folder),
         "build": record.build,
         "samples": record.samples,
+        "validation": record.validation,
         "epochs": state.epoch,
         "steps": state.step,
         "ended": LrSchedule(record.config, 1).ended(state),

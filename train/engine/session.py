@@ -25,7 +25,7 @@ from ..data.select import column
 from ..data.shuffle import batch_sizes
 from ..methods import Method
 from ..runs.checkpoint import seed_everything
-from ..runs.folder import RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
+from ..runs.folder import RECORD_VERSION, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
 from ..runs.forms import LAST, State
 from ..student import Student, build_student, check_map, initialise
 from .amp import MixedPrecision
@@ -152,7 +152,8 @@ def open_session(
     of_validation = degradation.of_validation() if degradation else None
     purpose = f"method {method.name}"
     builds = {source.dataset: source.build for source in known.trained_on} if known else {}
-    rows = find_rows(config, cache, features, builds, purpose)
+    beside_test = known is not None and known.version < RECORD_VERSION
+    rows = find_rows(config, cache, features, builds, purpose, val_beside_test=beside_test)
     build = rows.builds[0]
     if ranks.first:  # before any shard is looked for: see `cache.lease`
         folders = {source.features[name].folder for source in rows.builds for name in {*features, *method.inputs}}
@@ -184,6 +185,7 @@ def open_session(
 
     pos_weight = _balance(train.label) if config.pos_weight == "balanced" else float(config.pos_weight)
     record = RunRecord(
+        version=max(2, known.version) if known else RECORD_VERSION,
         run=known.run if known else new_run_id(run.folder),
         config=config,
         cache=str(cache.root.resolve() if isinstance(cache.root, Path) else cache.root),

@@ -13,6 +13,7 @@ from ...choices import TestTransform
 from ...metrics.measures import accuracy, average_precision
 from ..data.dataset import FeatureDataset
 from ..data.readers import ImageTransform
+from ..data.rows import OWN_VAL
 from ..evaluation.score import Logits, predict, probability
 from ..runs.checkpoint import ValidationScores
 from ..runs.forms import EpochMetrics
@@ -85,4 +86,4 @@ def validation_scores(session: Session, logits: Logits | None) -> ValidationScor
     if session.val is None or logits is None:
         return None
     table = session.val.table.select(KEPT).append_column("score", pa.array(probability(logits)))
-    return ValidationScores(table, TRANSFORM)
+    return ValidationScores(table, session.record.validation.replace(OWN_VAL, "val"), TRANSFORM)

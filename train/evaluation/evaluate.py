@@ -38,6 +38,7 @@ from ...storage.locks import temporary_folder
 from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
 from ..data.readers import LoaderOptions
+from ..data.rows import OWN_VAL
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 from ..runs.folder import RunFolder, RunRecord, versions
 from ..runs.forms import EVALUATION, EVALUATION_FORM, own_file
@@ -116,8 +117,7 @@ def run_evaluation(
     table = split_rows(cache.datasets().read(dataset, source.revision), split, dataset)
     table = select_rows(table, selection, f"{dataset}, split {split}")
 
-    setting = {"dataset": dataset, "split": split, "transform": chosen, "select": select or None}
-    target = _folder_of(folder.evaluations, setting)
+    target = evaluation_folder(folder.evaluations, dataset, split, chosen, select)
     name = target.name
     identity: dict[str, Any] = {
         "dataset": dataset,
@@ -162,7 +162,11 @@ def run_evaluation(
             "train_size": record.train_size,
             "seen_generators": list(record.seen_generators),
             "imported": record.imported,
-            "notes": [*record.notes(), *_decoding_note(cache, source, record)],
+            "notes": [
+                *record.notes(),
+                *_decoding_note(cache, source, record),
+                *_validation_note(record, dataset, split),
+            ],
             "fingerprints": {name: source.features[name].fingerprint for name in record.method.inputs},
             "versions": versions(),
             "arithmetic": STUDENT_ARITHMETIC,
@@ -187,6 +191,14 @@ def _decoding_note(cache: Cache, source: BuildRecord, record: RunRecord) -> list
         "the images of this build were decoded by the rules of another version than those of the training (`algorithm` "
         "of the image's spec); most files give the same pixels by both"
     ]
+
+
+def _validation_note(record: RunRecord, dataset: str, split: str) -> list[str]:
+    """Say if the training validated on the images that are scored."""
+    trained = dataset in {source.dataset for source in record.trained_on}
+    if not (trained and split == "val" and OWN_VAL in record.validation):
+        return []
+    return ["the training chose its epoch and its threshold on these images, so the figures on them are too good"]
 
 
 def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
@@ -314,21 +326,21 @@ def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, A
     return {"generators": results, "mean": {name: unweighted_mean(row[name] for row in complete) for name in names}}
 
 
-def _folder_of(evaluations: Path, setting: dict[str, Any]) -> Path:
+def evaluation_folder(evaluations: Path, dataset: str, split: str, transform: str, select: str | None) -> Path:
     """Return the folder of the evaluation in a setting, which no other setting has.
 
     Dataset ``a-b``, split ``c`` and dataset ``a``, split ``b-c`` would share a plain name. So it is for splits without a
     dash, and for whom it holds already; other names end with a digest of the setting.
     """
-    split, select = setting["split"], setting["select"]
+    setting = {"dataset": dataset, "split": split, "transform": transform, "select": select or None}
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
-    plain = evaluations / f"{setting['dataset']}-{split}-{setting['transform']}{chosen}".replace(os.sep, "-")
+    plain = evaluations / f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")
     known = _read(plain)
     held = {name: known.get(name) for name in setting} if known else None
     if held == setting or (held is None and _PLAIN_SPLIT.fullmatch(split)):
         return plain
     digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
-    return evaluations / f"{setting['dataset']}-{setting['transform']}~{digest[:16]}"
+    return evaluations / f"{dataset}-{transform}~{digest[:16]}"
 
 
 def _read(folder: Path) -> dict[str, Any]:

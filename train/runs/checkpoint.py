@@ -53,9 +53,12 @@ class StudentFacts:
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """The validation scores of a student: ``table`` has a row per image, ``transform`` is what was done to its images."""
+    """The validation scores of a student: ``table`` has a row per image, ``split`` says in words which images these are,
+    ``transform`` what was done to them.
+    """
 
     table: pa.Table
+    split: str
     transform: TestTransform
 
 
@@ -206,7 +209,7 @@ def _new_best(folder: Path, weights: StoredFile, epoch: int, scores: ValidationS
     calibration = calibrate(
         scores.table["label"].to_numpy(),
         scores.table["score"].to_numpy(),
-        split="val",
+        split=scores.split,
         transform=scores.transform,
         checkpoint_sha256=weights.sha256,
     )

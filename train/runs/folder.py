@@ -29,6 +29,8 @@ from .checkpoint import create_file, load_weights, replace_text
 from .forms import BEST, own_file, read_saved
 from .lock import leftover
 
+RECORD_VERSION = 3
+"""Version of the records of new runs."""
 IMPORTED_EPOCH = "0"
 """What the file of an imported student names as its epoch."""
 
@@ -56,7 +58,7 @@ class RunRecord(BaseModel):
     Attributes
     ----------
     version
-        Version of the record.
+        Version of the record. Runs before 3 validated on a dataset's ``val`` only if it also had ``test``, and go on so.
     run
         Unique id of the run.
     config
@@ -97,7 +99,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = 2
+    version: int = RECORD_VERSION
     run: str
     config: TrainConfig
     cache: str

@@ -159,6 +159,6 @@ def test_the_commands_print_within_80_columns_and_give_json(
     listed = runner.invoke(app, ["cache", "ls", str(cache.root)]).stdout
     assert "kd05" in listed
     assert "backbone efficientnet_lite0" in listed
-    shown = runner.invoke(app, ["cache", "diff", records[0].id, records[2].id, "--cache", str(cache.root)]).stdout
+    shown = runner.invoke(app, ["cache", "diff", str(cache.root), records[0].id, records[2].id]).stdout
     assert "eps: steps ddim20 -> ddim10" in shown
     assert runner.invoke(app, ["cache", "gc", str(cache.root), "--grace", "-1"]).exit_code == 2

@@ -86,3 +86,19 @@ def _result(**changed: Any) -> dict[str, Any]:
         "adm_calls_at_least": 0, "decoded": 0, "audit": None, "rejects": [], "rejects_file": None,
         "estimate": _estimate(0), **changed,
     }  # fmt: skip
+
+
+def test_a_data_set_without_test_images_says_how_to_have_some(capsys: pytest.CaptureFixture[str]) -> None:
+    show_build(_result())
+    assert "none is left to test a student. Divide them with --split-by 70/15/15" in capsys.readouterr().out
+    test = [{"split": "test", "label": 0, "generator": "g", "images": 2}]
+    show_build(_result(counts=[*_result()["counts"], *test]))
+    assert "--split-by" not in capsys.readouterr().out
+
+
+def test_the_values_of_a_profile_and_the_next_command_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = {"name": "small", "settings": {"adm": "demo", "train-size": 96}}
+    show_build(_result(profile=profile, next="distil-cache train --cache c"))
+    shown = capsys.readouterr().out
+    assert shown.startswith("Profile small: --adm demo, --train-size 96.\n")
+    assert shown.endswith("Next: distil-cache train --cache c\n")

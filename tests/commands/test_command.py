@@ -1,0 +1,129 @@
+"""Profiles, recipes and help pages: what all commands share."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from distil_cache.cli import app
+from distil_cache.commands.command import Command
+from distil_cache.commands.help_pages import EXAMPLES, PANELS
+from distil_cache.commands.profiles import PROFILES
+from distil_cache.commands.recipes import recipe_bytes
+from distil_cache.errors import UsageError, UserError
+
+GROUP: Any = typer.main.get_command(app)
+
+
+def commands(group: Any = GROUP, above: str = "") -> dict[str, Any]:
+    found = {}
+    for name, command in group.commands.items():
+        inner = commands(command, f"{above}{name} ") if hasattr(command, "commands") else {above + name: command}
+        found |= inner
+    return found
+
+
+COMMANDS = commands()
+
+
+def parsed(line: str) -> Any:
+    """Return the context of a command line, parsed but not run."""
+    words = shlex.split(line)
+    context = GROUP.make_context("distil-cache", list(words), resilient_parsing=True)
+    command: Any = GROUP
+    while hasattr(command, "commands"):
+        name = words.pop(0)
+        command = command.commands[name]
+        context = command.make_context(name, list(words), parent=context) if isinstance(command, Command) else context
+    return context
+
+
+def help_page(name: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises((SystemExit, typer.Exit)):
+        GROUP.main([*name.split(), "--help"], prog_name="distil-cache", standalone_mode=True)
+    return capsys.readouterr().out
+
+
+def test_the_help_of_every_command_is_in_groups_that_name_its_parameters_once() -> None:
+    assert set(PANELS) == set(EXAMPLES) == set(COMMANDS)
+    for name, groups in PANELS.items():
+        own = {parameter.name for parameter in COMMANDS[name].params}
+        listed = [parameter for names in groups.values() for parameter in names]
+        assert set(listed) <= own, name
+        assert len(set(listed)) == len(listed), name
+        assert len(own - set(listed)) <= 4, f"{name}: {own - set(listed)} are in no group"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_at_80_columns_no_help_is_cut_and_every_text_has_30_columns(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = help_page(name, 80, monkeypatch, capsys)
+    options = page.partition("\nExamples")[0]
+    assert "…" not in options.replace("…)", "")
+    assert max(map(len, options.splitlines())) <= 80
+    for parameter in COMMANDS[name].params:
+        first = str(parameter.help).split()[:4]
+        assert re.search(r"\s+".join(map(re.escape, first)), options), f"{name} {parameter.name}"
+    for line in options.splitlines():
+        start = re.match(r"  -.*?\S {2,}(?=\S)", line)
+        assert start is None or 80 - start.end() >= 30, line
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, number) for name in EXAMPLES for number in (0, 1)])
+def test_an_example_in_the_help_is_a_command_line_that_parses(name: str, number: int) -> None:
+    program, _, line = EXAMPLES[name][number].partition(" ")
+    assert program == "distil-cache"
+    assert line.startswith(name)
+    parsed(line)
+
+
+def test_a_profile_fills_in_what_is_not_given_and_an_option_wins() -> None:
+    small = parsed("build p --cache c --dataset d --profile small").params
+    assert {name: small[name] for name in PROFILES["small"]["build"]} == PROFILES["small"]["build"]
+    changed = parsed("build p --cache c --dataset d --profile small --adm demo-b").params
+    assert (changed["adm"], changed["teacher"]) == ("demo-b", "efficientnet_lite0")
+    assert parsed("build p --cache c --dataset d").params["adm"] == "adm256"
+
+
+@pytest.mark.parametrize("line", ["build p q --cache c --dataset d --profile small --no-clip --features image,eps",
+                                  "train --cache c --dataset d --dataset e --run r --kd-weight 0.25 --teacher-online"])  # fmt: skip
+def test_a_recipe_gives_every_option_of_the_command_that_wrote_it(line: str, tmp_path: Path) -> None:
+    before = parsed(line)
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(recipe_bytes(before))
+    after = parsed(f"{before.info_name} {path}")
+    assert {**after.params, "profile": None} == {**before.params, "profile": None}
+    assert parsed(f"{before.info_name} {path} --cache other").params["cache"] == "other"
+
+
+def test_a_recipe_may_name_a_profile(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('sources = "p"\ncache = "c"\ndataset = "d"\nprofile = "small"\nteacher = "resnet50"\n')
+    found = parsed(f"build {path}").params
+    assert (found["adm"], found["teacher"], found["sources"]) == ("demo", "resnet50", ["p"])
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "sentence"),
+    [
+        ("dataset = 'd'\nspeed = 3\n", UsageError, "speed is no option of build"),
+        ("dataset = [", UserError, "is not a recipe in TOML"),
+        ("command = 'train'\n", UsageError, "is a recipe for train"),
+        ("cache = ['a', 'b']\n", UsageError, "is not a value of this option"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_a_sentence(
+    tmp_path: Path, content: str, error: type[Exception], sentence: str
+) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(content)
+    with pytest.raises(error, match=sentence):
+        parsed(f"build {path}")
+    with pytest.raises(UserError, match="cannot be read"):
+        parsed(f"build {tmp_path / 'none.toml'}")

@@ -1,0 +1,156 @@
+"""Which evaluations runs lack: of the test parts of the datasets that they were trained on, and of others on request.
+
+Loads no torch, so that a report whose runs are all evaluated stays quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...cache.store import Cache
+from ...errors import DistilCacheError, UsageError
+from ..config import SWEEP
+
+TEST = "test"
+_BEST = Path("checkpoints") / "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An evaluation that a run lacks.
+
+    Attributes
+    ----------
+    run
+        Folder of the run.
+    cache
+        Path or URL of its cache.
+    dataset, split
+        What to evaluate on.
+    asked
+        Whether the user named it.
+    """
+
+    run: Path
+    cache: str
+    dataset: str
+    split: str
+    asked: bool
+
+
+@dataclass(frozen=True)
+class NotEvaluated:
+    """Something that a run was not evaluated on, and why, as a sentence's end."""
+
+    run: Path
+    dataset: str
+    split: str
+    why: str
+
+
+def pending_evaluations(folders: Sequence[Path], on: Sequence[str] = ()) -> tuple[list[Pending], list[NotEvaluated]]:
+    """Return the evaluations that runs lack, and what cannot be evaluated.
+
+    An evaluation counts, whatever its test transform, if it scored every image of the split with the run's best student.
+
+    Parameters
+    ----------
+    folders
+        Run folders, or folders of sweeps.
+    on
+        ``DATASET`` or ``DATASET:SPLIT`` each: what to evaluate on besides the test parts of the training's datasets.
+
+    Raises
+    ------
+    UsageError
+        A text of ``on`` names no dataset.
+    """
+    asked = [_parse(text) for text in on]
+    found: list[Pending] = []
+    without: list[NotEvaluated] = []
+    for run in (run for folder in folders for run in _runs_of(folder)):
+        record = _read(run / "config.json")
+        if record is None:
+            continue  # reading the runs says what is wrong
+        own = [(str(name), TEST) for name in (record.get("dataset"), *_others(record)) if name]
+        wanted = list(dict.fromkeys([*own, *asked]))
+        done = _evaluated(run)
+        cache = str(record.get("cache") or "")
+        for dataset, split in wanted:
+            if (dataset, split) in done:
+                continue
+            why = _why_not(run, cache, dataset, split)
+            if why:
+                without.append(NotEvaluated(run, dataset, split, why))
+            else:
+                found.append(Pending(run, cache, dataset, split, (dataset, split) in asked))
+    return found, without
+
+
+def _parse(text: str) -> tuple[str, str]:
+    dataset, _, split = text.partition(":")
+    if not dataset:
+        raise UsageError(f"--on {text}: name a dataset of the cache, as DATASET or DATASET:SPLIT.")
+    return dataset, split or TEST
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    """Return the folder itself, or the runs of a sweep's folder that have begun."""
+    sweep = _read(folder / SWEEP)
+    if sweep is None:
+        return [folder]
+    return [folder / str(name) for name in sweep.get("runs", ()) if (folder / str(name) / "config.json").is_file()]
+
+
+def _others(record: dict[str, Any]) -> Iterator[str]:
+    for other in record.get("others") or ():
+        yield other.get("dataset", "")
+
+
+def _evaluated(run: Path) -> set[tuple[str, str]]:
+    """Return dataset and split of each evaluation of all rows by the run's best student."""
+    best = run / _BEST
+    if not best.is_file():
+        return set()
+    digest = hashlib.sha256(best.read_bytes()).hexdigest()
+    infos = [_read(path) or {} for path in run.glob("evaluations/*/evaluation.json")]
+    return {
+        (str(info.get("dataset")), str(info.get("split")))
+        for info in infos
+        if not info.get("select") and (info.get("checkpoint") or {}).get("sha256") == digest
+    }
+
+
+def _why_not(run: Path, cache: str, dataset: str, split: str) -> str | None:
+    """Return why a run cannot be evaluated on a split; None if nothing speaks against it."""
+    if not (run / _BEST).is_file():
+        return "the run has no checkpoint yet"
+    if not cache:
+        return "the run does not name its cache (it was imported); use: distil-cache evaluate"
+    try:
+        found = Cache.open(cache)
+        splits = set(
+            found.datasets().read(dataset, found.datasets().head(dataset), columns=["split"])["split"].to_pylist()
+        )
+    except DistilCacheError as error:
+        return str(error)
+    if split not in splits:
+        return (
+            f"the dataset has no split {split}, only {', '.join(sorted(splits))}; build it with --split-by 70/15/15 to have "
+            "one, or name what to evaluate on with --on DATASET[:SPLIT]"
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,64 @@
+"""What an evaluation says to a person: accuracy at 0.5 and at the validated threshold, and AP, with 95 % intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ...metrics.bootstrap import bootstrap, interval
+from ...metrics.calibration import CALIBRATION, read_calibration
+from ...metrics.measures import FloatArray, accuracy, average_precision, test_sets
+from ..data.select import column
+
+WHOLE = "all"
+"""Name of the row of all images together."""
+
+
+def summarise(run: Path, info: Mapping[str, Any], scores: Path) -> dict[str, Any]:
+    """Measure an evaluation per generator and over all images.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    info
+        The content of ``evaluation.json``.
+    scores
+        The ``scores.parquet`` beside it.
+
+    Returns
+    -------
+    dict
+        ``threshold``, the one that validation chose for this student, or None; ``rows``, one per generator and one for
+        all images, with ``at_half``, ``at_threshold`` and ``ap``, each [value, low, high] or None.
+    """
+    table = pq.read_table(scores)
+    labels, values = column(table, "label"), table["score"].to_numpy()
+    found = read_calibration(run / CALIBRATION)
+    same = found is not None and found.checkpoint_sha256 == info["checkpoint"]["sha256"]
+    threshold = found.threshold if found is not None and same else None
+    sets = dict(test_sets(labels, column(table, "generator"), column(table, "group")))
+    if len(sets) != 1:
+        sets[WHOLE] = np.arange(len(labels))
+    resampled = bootstrap(labels, values, sets, calibrated_threshold=threshold)
+    rows = []
+    for name, chosen in sets.items():
+        own, score = labels[chosen], values[chosen]
+        measured = {
+            "at_half": ("accuracy", accuracy(own, score)),
+            "at_threshold": ("calibrated_accuracy", None if threshold is None else accuracy(own, score, threshold)),
+            "ap": ("average_precision", average_precision(own, score)),
+        }
+        cells = {key: _cell(value, resampled[name][measure]) for key, (measure, value) in measured.items()}
+        rows.append({"generator": name, "real": int((own == 0).sum()), "fake": int((own == 1).sum()), **cells})
+    return {"threshold": threshold, "rows": rows}
+
+
+def _cell(value: float | None, replicates: FloatArray) -> list[float] | None:
+    """Return a value and the ends of its interval; None without a value."""
+    reach = interval(replicates)
+    return None if value is None or reach is None else [value, reach.low, reach.high]
