@@ -19,15 +19,17 @@ from .inputs.provenance import provenance, summary_lines
 from .inputs.runs import Run, read_runs
 from .layout.figures import training_figure
 from .layout.matrix import matrices
+from .layout.overview import overview_figure
 from .layout.page import Addition
 from .layout.page import environment as page_environment
 from .output.comparison import Comparison, compare
 from .output.files import LIST, PROGRAM, REPORT, put_files
 from .output.flat_tables import csv_files, write_scores
 from .output.latex import latex_text
-from .output.report_json import additions_content, frame, plain, run_content
-from .sections.audit import header_audits
+from .output.report_json import additions_content, frame, plain, run_content, verdict_content
+from .sections.audit import audits_of, header_audits
 from .sections.robustness import robustness, unperturbed
+from .verdict import Verdict, verdict
 from .wording import head_sentences, notes, setting_title
 
 SCHEMA_VERSION = 1
@@ -91,14 +93,16 @@ def write_report(
     comparisons = [compare(setting_title(setting, measured), found, clusters) for setting, found in measured.items()]
     added = [found for section in RUN_SECTIONS if (found := section(read, clusters)) is not None]
     added += additions
+    conclusion = verdict(read, measured, audits_of(read))
     created = datetime.now(UTC).isoformat(timespec="seconds")
     origin = plain(provenance(read))
     content: dict[str, Any] = plain(
-        _content(read, comparisons, added, created, clustered=clusters is not None) | {"provenance": origin}
+        _content(read, conclusion, comparisons, added, created, clustered=clusters is not None) | {"provenance": origin}
     )
     overview = matrices(measured)
     page: dict[str, Any] = {
         "content": content,
+        "chart": overview_figure(conclusion.standings),
         "head": head_sentences(read, measured),
         "comparisons": comparisons,
         "matrices": overview,
@@ -124,6 +128,7 @@ def write_report(
 
 def _content(
     runs: Sequence[Run],
+    conclusion: Verdict,
     comparisons: Sequence[Comparison],
     added: Sequence[Addition],
     created: str,
@@ -136,6 +141,7 @@ def _content(
         "program": {"name": PROGRAM, "version": __version__},
         "files": FILES,
         **frame(clustered),
+        "verdict": verdict_content(conclusion),
         "notes": notes(runs, {comparison.title: comparison.results for comparison in comparisons}),
         "runs": [run_content(run) for run in runs],
         "comparisons": [comparison.content for comparison in comparisons],

@@ -62,6 +62,8 @@ class Table:
         The last rows that summarise those above; sorting leaves them in place.
     shades : sequence of sequence of float or None
         Makes a heat map: a value in 0..1 for each cell except the row heads.
+    scale : tuple of str, optional
+        What the shades 0 and 1 stand for.
     """
 
     caption: str
@@ -71,6 +73,7 @@ class Table:
     numeric_from: int = 1
     sums: int = 0
     shades: Sequence[Sequence[float | None]] = ()
+    scale: tuple[str, str] | None = None
 
 
 def results_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:

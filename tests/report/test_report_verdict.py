@@ -1,0 +1,216 @@
+"""The verdict of a report: what its numbers show, ties told as ties, and what is missing for a claim."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distil_cache.metrics.measures import Interval
+from distil_cache.report import write_report
+from distil_cache.report.differences import Difference, MeanSpread
+from distil_cache.report.inputs.runs import Run
+from distil_cache.report.verdict import SEEN, UNSEEN, Effect, Place, Standing, is_above, is_below
+from distil_cache.report.verdict_words import distillation_answer, standing_answer
+from run_folders import rows, write_evaluation, write_run
+
+SETTING = ("photos", "abcdef", "test", "crop", "")
+RUN = Run("a-run", {"config": {}}, (), ())
+SURE = Interval(0.8, 0.9)
+MANY = {"reals": 120, "fakes": 120}
+
+
+def difference(points: float, low: float, high: float, *, spread: float | None = None, seeds: int = 1) -> Difference:
+    interval = Interval(low / 100, high / 100)
+    return Difference(0.5, 0.5 + points / 100, points / 100, interval, spread and spread / 100, seeds)
+
+
+def place(name: str, ap: float, behind: Difference | None = None, auc: Interval = SURE) -> Place:
+    return Place(name, (RUN,), MeanSpread(ap, None), Interval(ap - 0.02, ap + 0.02), auc, behind, {})
+
+
+def standing(*places: Place, group: str = UNSEEN) -> Standing:
+    return Standing(SETTING, group, ("adm", "sd"), 250, places)
+
+
+def verdict_of(*runs: Path, out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = write_report(list(runs), out)["verdict"]
+    return found
+
+
+def answer_to(verdict: dict[str, Any], question: str) -> dict[str, str]:
+    return next(one for one in verdict["answers"] if one["question"] == question)
+
+
+def test_a_lead_whose_interval_excludes_zero_is_called_best_with_its_size_and_bounds():
+    answer = standing_answer(standing(place("kd", 0.9), place("plain", 0.86, difference(4, 1.2, 6.9))))
+
+    assert answer.question == "Unseen generators"
+    assert answer.answer == "kd is best, by 4.0 points of AP"
+    assert "AP 90.0 (88.0 to 92.0)" in answer.numbers
+    assert "leads plain, the next, by 4.0 points (95 % interval +1.2 to +6.9; one seed each" in answer.numbers
+    assert "adm and sd; at least 250 images of each class" in answer.numbers
+
+
+def test_a_lead_whose_interval_holds_zero_is_a_tie():
+    places = [
+        place("kd", 0.9),
+        place("plain", 0.89, difference(1, -0.5, 2.4)),
+        place("eps", 0.6, difference(30, 20, 40)),
+    ]
+
+    answer = standing_answer(standing(*places))
+
+    assert answer.answer == "No single best: kd and plain tie, ahead of 1 more"
+    assert "may be chance: the 95 % interval \N{MINUS SIGN}0.5 to +2.4 contains zero" in answer.numbers
+    assert "best," not in answer.numbers
+
+
+def test_a_lead_that_touches_zero_is_a_tie():
+    assert not is_above(difference(1, 0, 2))
+    assert not is_below(difference(-1, -2, 0))
+
+
+def test_a_lead_over_images_that_the_seeds_do_not_confirm_is_a_tie():
+    unsteady = difference(4, 1.2, 6.9, spread=2.0, seeds=2)
+
+    answer = standing_answer(standing(place("kd", 0.9), place("plain", 0.86, unsteady)))
+
+    assert answer.answer == "No single best: kd and plain tie"
+    assert "but the seeds do not: over 2 seeds the 95 % interval is \N{MINUS SIGN}14.0 to +22.0" in answer.numbers
+
+
+def test_the_interval_over_seeds_is_students():
+    # 4 +- 4.303 * 1 / sqrt(3)
+    assert difference(4, 1, 7, spread=1.0, seeds=3).seed_interval == pytest.approx((0.01516, 0.06484), abs=1e-4)
+    assert difference(4, 1, 7).seed_interval is None
+
+
+def test_runs_on_other_images_are_not_ranked():
+    unpaired = Difference(0.8, 0.9, 0.1, None, None, 1)
+
+    answer = standing_answer(standing(place("kd", 0.9), place("plain", 0.8, unpaired)))
+
+    assert answer.answer.startswith("No single best")
+    assert "they scored different images" in answer.numbers
+
+
+def test_the_best_of_detectors_that_guess_is_said_to_guess():
+    answer = standing_answer(standing(place("kd", 0.52, auc=Interval(0.45, 0.58))))
+
+    assert answer.answer == "kd reaches AP 52.0; not shown to be better than chance"
+    assert "The interval of its AUC, 45.0 to 58.0, does not lie above 50." in answer.numbers
+    assert "No other configuration" in answer.numbers
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (difference(3, 1, 5), "Helps on unseen generators"),
+        (difference(-3, -5, -1), "Harms on unseen generators"),
+        (difference(3, -1, 5), "No demonstrable difference on unseen generators"),
+        (difference(3, 1, 5, spread=6, seeds=3), "No demonstrable difference on unseen generators"),
+        (Difference(0.5, 0.6, 0.1, None, None, 1), "Not comparable on unseen generators"),
+    ],
+)
+def test_the_distillation_helps_or_harms_only_if_the_intervals_say_so(found: Difference, expected: str):
+    assert distillation_answer([Effect(0.5, standing(place("kd", 0.9)), found)]).answer == expected
+
+
+def test_the_distillation_is_judged_apart_on_seen_and_on_unseen_generators():
+    seen, unseen = standing(place("kd", 0.9), group=SEEN), standing(place("kd", 0.9))
+
+    answer = distillation_answer([Effect(0.5, unseen, difference(3, 1, 5)), Effect(0.5, seen, difference(1, -1, 3))])
+
+    assert answer.answer == "Helps on unseen generators; no demonstrable difference on seen generators"
+    assert "weight 0.5 changes AP by +3.0 points (95 % interval +1.0 to +5.0" in answer.numbers
+    assert distillation_answer([]).answer == "Not measured"
+
+
+def test_a_report_ranks_its_runs_on_seen_and_on_unseen_generators_apart(tmp_path):
+    good, bad = write_run(tmp_path / "good"), write_run(tmp_path / "bad", method="eps")
+    write_evaluation(good, rows({"adm-a": 1.0, "adm-b": 3.0, "sd": 3.0}, **MANY))
+    write_evaluation(bad, rows({"adm-a": 1.0, "adm-b": 0.5, "sd": 0.5}, seed=1, **MANY))
+
+    verdict = verdict_of(good, bad, out=tmp_path / "out")
+
+    assert answer_to(verdict, "Unseen generators")["answer"].startswith("good is best, by ")
+    assert (
+        answer_to(verdict, "Seen generators")["answer"] == "No single best: bad and good tie"
+    )  # in the order of their AP
+    unseen, seen = verdict["standings"]
+    assert (unseen["generators"], seen["generators"]) == (["adm-b", "sd"], ["adm-a"])
+    best, second = unseen["places"]
+    lead = second["lead_of_best"]
+    assert lead["difference"] == pytest.approx(best["average_precision"] - second["average_precision"])
+    assert 0 < lead["interval"][0] < lead["difference"] < lead["interval"][1]
+    assert not second["tied"]
+
+
+def test_the_verdict_is_on_the_page_in_markdown_and_in_json_in_the_same_words(tmp_path):
+    run = write_run(tmp_path / "kd")
+    write_evaluation(run, rows({"adm-a": 1.0, "adm-b": 3.0}, **MANY))
+
+    verdict = verdict_of(run, out=tmp_path / "out")
+
+    assert json.loads((tmp_path / "out/report.json").read_text())["verdict"] == verdict
+    page, text = ((tmp_path / f"out/report.{kind}").read_text() for kind in ("html", "md"))
+    for answer in verdict["answers"]:
+        assert f"<dt>{answer['question']}</dt><dd><strong>{answer['answer']}.</strong>" in page
+        assert f"**{answer['question']}: " in text
+    for sentence in verdict["missing"]:
+        assert f"<li>{sentence}</li>" in page
+        assert sentence in text
+    assert page.index('<dl class="answers">') < page.index("<nav") < page.index("<table")
+
+
+def test_a_verdict_on_one_seed_few_images_and_no_unseen_generator_says_what_is_missing(tmp_path):
+    run = write_run(tmp_path / "kd")
+    write_evaluation(run, rows({"adm-a": 1.0}))
+    lines = [json.loads(line) | {"val_ap": None} for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    found = " ".join(verdict_of(run, out=tmp_path / "out")["missing"])
+
+    assert "No generator that is new to every run was tested" in found
+    assert "The smallest test set has 30 images of a class" in found
+    assert "One seed for at least one configuration" in found
+    assert "kd: no validation images" in found
+    assert "photos: shortcuts were not searched for" in found
+
+
+def test_nothing_is_missing_that_is_there(tmp_path):
+    runs = [write_run(tmp_path / f"s{seed}", seed=seed) for seed in range(3)]
+    for seed, run in enumerate(runs):
+        write_evaluation(run, rows({"adm-a": 1.0, "adm-b": 3.0, "sd": 2.0}, seed=seed, **MANY))
+
+    found = verdict_of(*runs, out=tmp_path / "out")
+
+    assert found["missing"] == ["photos: shortcuts were not searched for. Run: distil-cache audit"]
+    assert "over 3 seeds" in answer_to(found, "Unseen generators")["numbers"]
+
+
+def test_a_generator_that_only_some_runs_saw_is_left_out_and_named(tmp_path):
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other", seen=["adm-a", "adm-b"], method="eps")
+    for seed, run in enumerate((one, other)):
+        write_evaluation(run, rows({"adm-a": 1.0, "adm-b": 3.0, "sd": 2.0}, seed=seed, **MANY))
+
+    verdict = verdict_of(one, other, out=tmp_path / "out")
+
+    assert [entry["generators"] for entry in verdict["standings"]] == [["sd"], ["adm-a"]]
+    assert any("Only some of the runs were trained on adm-b" in sentence for sentence in verdict["missing"])
+
+
+def test_sides_with_some_seeds_in_common_are_compared_over_these_alone(tmp_path):
+    without = [write_run(tmp_path / f"plain{seed}", kd_weight=0.0, seed=seed) for seed in (0, 1)]
+    with_loss = [write_run(tmp_path / f"kd{seed}", seed=seed) for seed in (1, 2)]
+    for run, shift in zip([*without, *with_loss], (0.2, 2.0, 2.0, 4.0), strict=True):
+        write_evaluation(run, rows({"adm-b": shift}))
+
+    content = write_report([*without, *with_loss], tmp_path / "out")
+
+    (effect,) = content["comparisons"][0]["distillation"]
+    assert (effect["without"], effect["with"]) == (["plain1"], ["kd1"])
+    assert effect["mean"]["average_precision"]["difference"] == 0.0
+    assert effect["mean"]["average_precision"]["seeds"] == 1
