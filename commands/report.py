@@ -11,8 +11,17 @@ from .options import JsonOption, render
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of evaluated runs, or of a sweep.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.", show_default=False)],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Folders of evaluated runs, or of a sweep.", show_default=False),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B", help="Compare two runs, or two sweeps over seeds, with each other.", show_default=False
+        ),
+    ] = None,
     bench: Annotated[
         Path | None,
         typer.Option(help="File written by bench --out: adds the cost of each method.", show_default=False),
@@ -30,5 +39,5 @@ def report(
     from ..report.sections.bench import additions as costs
     from .show.train import show_report
 
-    content = write_report(runs, out, additions=[costs(bench)] if bench else [])
+    content = write_report(runs or [], out, additions=[costs(bench)] if bench else [], compare=compare)
     render({**content, "html": str(out / "report.html")}, as_json, show_report)

@@ -12,9 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..cache.records.audit import HeaderAudit
+from ..errors import UserError
 from ..metrics.bootstrap import interval
 from ..metrics.measures import FloatArray, Interval
-from .differences import Difference, MeanSpread, configurations, difference_of_means, distillation, mean_spread
+from .differences import (
+    Contrast,
+    Difference,
+    MeanSpread,
+    configurations,
+    contrast,
+    difference_of_means,
+    distillation,
+    mean_spread,
+)
 from .differences import mean_resamples as resamples_of_side
 from .inputs.measured import MeasuredEvaluation, Setting
 from .inputs.runs import Run
@@ -113,6 +123,28 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two sides that were asked to be compared, on the setting that most images of both were scored on.
+
+    Attributes
+    ----------
+    first, second : str
+        Names of the sides.
+    contrast : Contrast
+        Every measure of both, the second minus the first.
+    setting : Setting
+    differences : Mapping
+        ``UNSEEN``, ``SEEN`` or ``UNKNOWN`` -> the difference in AP on these generators.
+    """
+
+    first: str
+    second: str
+    contrast: Contrast
+    setting: Setting
+    differences: Mapping[str, Difference]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The answers of a report.
 
@@ -132,6 +164,8 @@ class Verdict:
     mixed : tuple of str
         Generators that only some of the runs were trained on; no standing counts them.
     runs : tuple of Run
+    pair : Pair or None
+        The two sides that were asked to be compared.
     """
 
     standings: tuple[Standing, ...]
@@ -141,12 +175,14 @@ class Verdict:
     unaudited: tuple[str, ...]
     mixed: tuple[str, ...]
     runs: tuple[Run, ...] = field(repr=False)
+    pair: Pair | None = None
 
 
 def verdict(
     runs: Sequence[Run],
     measured: Mapping[Setting, Sequence[MeasuredEvaluation]],
     audits: Mapping[tuple[str, str], HeaderAudit],
+    pair: Pair | None = None,
 ) -> Verdict:
     """Draw the report's conclusions.
 
@@ -158,6 +194,8 @@ def verdict(
         Setting -> its results.
     audits : Mapping
         Dataset and revision -> the audit of its file headers.
+    pair : Pair, optional
+        Two sides that were asked to be compared.
     """
     names = configuration_names(runs)
     found = [standing for setting, results in measured.items() for standing in standings(setting, results, names)]
@@ -176,6 +214,7 @@ def verdict(
         unaudited=tuple(dict.fromkeys(name for name, revision in evaluated if (name, revision) not in audits)),
         mixed=tuple(sorted(mixed)),
         runs=tuple(runs),
+        pair=pair,
     )
 
 
@@ -244,6 +283,52 @@ def effects(standing: Standing, results: Sequence[MeasuredEvaluation]) -> list[E
         difference = difference_of_means(sides[0], sides[1], standing.generators, _AP)
         found.append(Effect(one.kd_weight, standing, difference))
     return found
+
+
+def compare_sides(
+    measured: Mapping[Setting, Sequence[MeasuredEvaluation]], first: Sequence[Run], second: Sequence[Run]
+) -> Pair:
+    """Compare two sides, each the runs of one configuration.
+
+    Raises
+    ------
+    UserError
+        If the runs of a side differ in more than the seed, or the sides share no run or no setting.
+    """
+    sides = (tuple(first), tuple(second))
+    for side in sides:
+        if len({run.configuration() for run in side}) > 1:
+            raise UserError(
+                f"--compare: {', '.join(run.name for run in side)} differ in more than the seed. Name one of them"
+            )
+    names = [{run.name for run in side} for side in sides]
+    if names[0] & names[1]:
+        raise UserError("--compare: both sides hold the same run. Name two different ones")
+    shared = {}
+    for setting, results in measured.items():
+        found = [[one for one in results if one.run.name in side] for side in names]
+        if all(found):
+            shared[setting] = found
+    if not shared:
+        raise UserError(
+            f"--compare: {first[0].name} and {second[0].name} were not evaluated on the same dataset, split and transform. "
+            "Evaluate both alike with: distil-cache evaluate"
+        )
+    setting = max(shared, key=lambda one: min(_images(side) for side in shared[one]))
+    one, other = shared[setting]
+    by_group: dict[str, list[str]] = {}
+    for name, group in groups([*one, *other]).items():
+        by_group.setdefault(group, []).append(name)
+    return Pair(
+        *(side[0].name if len(side) == 1 else f"{method_title(side[0])} ({len(side)} seeds)" for side in sides),
+        contrast=contrast(one, other),
+        setting=setting,
+        differences={
+            group: difference_of_means(one, other, by_group[group], _AP)
+            for group in (UNSEEN, SEEN, UNKNOWN)
+            if group in by_group
+        },
+    )
 
 
 def is_above(one: Difference) -> bool:

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 
 from .differences import Difference
 from .inputs.runs import Run
-from .verdict import FEW_IMAGES, FEW_SEEDS, SEEN, UNKNOWN, UNSEEN, Effect, Place, Standing, Verdict, is_above, is_below
+from .verdict import (
+    FEW_IMAGES,
+    FEW_SEEDS,
+    SEEN,
+    UNKNOWN,
+    UNSEEN,
+    Effect,
+    Pair,
+    Place,
+    Standing,
+    Verdict,
+    is_above,
+    is_below,
+)
 from .wording import bounds, generator_title, listed, percent, signed, signed_bounds
 
 _GROUPS = {UNSEEN: "Unseen generators", SEEN: "Seen generators", UNKNOWN: "Generators"}
@@ -31,7 +44,8 @@ def answers(verdict: Verdict) -> list[Answer]:
     if not found:
         reason = "No generator has real and generated images that every run was tested on."
         found.append(Answer("Result", "Nothing can be ranked", reason))
-    return [*found, distillation_answer(verdict.effects), shortcut_answer(verdict)]
+    asked = [pair_answer(verdict.pair)] if verdict.pair else []
+    return [*asked, *found, distillation_answer(verdict.effects), shortcut_answer(verdict)]
 
 
 def standing_answer(standing: Standing) -> Answer:
@@ -52,6 +66,26 @@ def standing_answer(standing: Standing) -> Answer:
         within = f", {bounds(best.auc_interval)}," if best.auc_interval else ""
         numbers += f" The interval of its AUC{within} does not lie above 50."
     return Answer(_GROUPS[standing.group], answer, f"{numbers} {_tested_on(standing)}")
+
+
+def pair_answer(pair: Pair) -> Answer:
+    """Say which of two sides is better, by AP."""
+    by_outcome: dict[str, list[str]] = {}
+    numbers = []
+    for group, one in pair.differences.items():
+        better = f"{pair.second} is better" if is_above(one) else f"{pair.first} is better" if is_below(one) else ""
+        outcome = "not comparable" if one.interval is None else better or "no demonstrable difference"
+        by_outcome.setdefault(outcome, []).append(_WHERE[group])
+        within = f"95 % interval {_interval(one)}" if one.interval else "without an interval: other images were scored"
+        numbers.append(
+            f"On {_WHERE[group]}: {pair.second} minus {pair.first} is {signed(one.difference)} points of AP "
+            f"({within}; {_over_seeds(one)})."
+        )
+    answer = "; ".join(f"{outcome} on {listed(where)}" for outcome, where in by_outcome.items())
+    if not answer:
+        answer, numbers = "not comparable", ["They share no test generator with real and generated images."]
+    text = answer if answer.startswith((pair.first, pair.second)) else answer[0].upper() + answer[1:]
+    return Answer(f"{pair.first} against {pair.second}", text, " ".join(numbers))
 
 
 def distillation_answer(effects: Sequence[Effect]) -> Answer:

@@ -133,6 +133,8 @@ class Run:
         Those of the most images first.
     calibration : Calibration or None
         The threshold that validation chose.
+    folder : Path
+        Resolved.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Run:
     history: tuple[Mapping[str, Any], ...]
     evaluations: tuple[Evaluation, ...]
     calibration: Calibration | None = None
+    folder: Path = Path()
 
     def get(self, name: str) -> Any:
         """Return a value that was resolved when training began, else a setting, else None."""
@@ -189,13 +192,15 @@ class Run:
         )
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+def read_runs(folders: Sequence[Path], also: Sequence[Path] = ()) -> tuple[Run, ...]:
     """Read run folders.
 
     Parameters
     ----------
     folders : sequence of Path
         Run folders, or folders of sweeps, which stand for their runs.
+    also : sequence of Path
+        Further ones, which may be among ``folders``.
 
     Returns
     -------
@@ -209,9 +214,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     UserError
         If a folder is not a run, or a file of it cannot be read.
     """
-    if not folders:
+    if not folders and not also:
         raise UsageError("no run was given. Name at least one run folder")
-    resolved = [run.resolve() for folder in folders for run in _runs_of(folder)]
+    resolved = [run for folder in folders for run in runs_of(folder)]
+    resolved += [run for folder in also for run in runs_of(folder) if run not in resolved]
     twice = [str(folder) for folder, times in Counter(resolved).items() if times > 1]
     if twice:
         raise UsageError(f"{twice[0]}: the run was given twice. Name it once")
@@ -224,8 +230,9 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     )
 
 
-def _runs_of(folder: Path) -> list[Path]:
-    """Return the folder itself, or the runs of a sweep's folder that have begun."""
+def runs_of(folder: Path) -> list[Path]:
+    """Return the folder itself, or the runs of a sweep's folder that have begun; resolved."""
+    folder = folder.resolve()
     path = folder / SWEEP
     if not path.is_file():
         return [folder]
@@ -257,7 +264,7 @@ def _read_run(folder: Path, name: str) -> Run:
         read_record(path, RUN, "the record of a run", "Train again into a new folder, or leave this run out.")
     )
     evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
-    return Run(name, config, history, tuple(evaluations), read_calibration(folder / CALIBRATION))
+    return Run(name, config, history, tuple(evaluations), read_calibration(folder / CALIBRATION), folder)
 
 
 def _read_evaluation(folder: Path) -> Evaluation:

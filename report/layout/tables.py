@@ -221,6 +221,21 @@ def methods_table(title: str, contrasts: Sequence[Contrast]) -> Table:
     return Table(f"Differences between methods: {title}.", columns, rows, note)
 
 
+def pair_table(title: str, first: str, second: str, found: Contrast) -> Table:
+    """Tabulate accuracy and AP of two sides and their difference; rows are test generators."""
+    rows = [[generator_title(name), *_difference_cells(of, ())] for name, of in found.generators.items()]
+    rows.append(["mean", *_difference_cells(found.mean, ())])
+    note = (
+        f"Percent; differences are {second} minus {first}, in percentage points, with their 95 % interval from a paired "
+        "bootstrap over test images; ± is the standard deviation of the difference over common seeds, if there are several."
+    )
+    columns = [
+        "generator",
+        *(f"{m}\n{side}" for m in ("accuracy", "AP") for side in (first, second, "difference")),
+    ]
+    return Table(f"{title}.", columns, rows, note, sums=1)
+
+
 def dire_table(title: str, classes: Sequence[DireClass]) -> Table:
     """Tabulate mean DIRE and its interval by class."""
     rows = [[one.title, str(len(one.values)), f"{one.mean:.4f}", bounds(one.interval, 1.0, 4)] for one in classes]

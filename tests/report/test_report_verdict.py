@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distil_cache.errors import UserError
 from distil_cache.metrics.measures import Interval
 from distil_cache.report import write_report
 from distil_cache.report.differences import Difference, MeanSpread
@@ -214,3 +215,54 @@ def test_sides_with_some_seeds_in_common_are_compared_over_these_alone(tmp_path)
     assert (effect["without"], effect["with"]) == (["plain1"], ["kd1"])
     assert effect["mean"]["average_precision"]["difference"] == 0.0
     assert effect["mean"]["average_precision"]["seeds"] == 1
+
+
+def test_two_runs_are_compared_by_name_even_if_they_are_not_among_the_runs(tmp_path):
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other", method="eps")
+    write_evaluation(one, rows({"adm-a": 1.0, "adm-b": 0.5}, **MANY))
+    write_evaluation(other, rows({"adm-a": 1.0, "adm-b": 3.0}, **MANY))
+
+    content = write_report([one], tmp_path / "out", compare=(one, other))
+
+    first = content["verdict"]["answers"][0]
+    assert [run["name"] for run in content["runs"]] == ["one", "other"]
+    assert first["question"] == "one against other"
+    assert first["answer"] == "other is better on unseen generators; no demonstrable difference on seen generators"
+    found = content["extra"]["compared"]
+    assert (found["first"], found["second"]) == (["one"], ["other"])
+    change = found["generators"]["adm-b"]["average_precision"]
+    assert change["difference"] == pytest.approx(change["second"] - change["first"])
+    assert 0 < change["interval"][0] < change["difference"]
+    assert found["generators"]["adm-a"]["average_precision"]["difference"] == 0.0
+    assert content["sections"][0]["title"] == "one against other"
+
+
+def test_sweeps_over_seeds_can_be_compared_and_other_sweeps_cannot(tmp_path):
+    for name, shift in (("plain", 0.5), ("kd", 3.0)):
+        runs = [write_run(tmp_path / name / f"s{seed}", kd_weight=0.5 * (name == "kd"), seed=seed) for seed in range(3)]
+        for seed, run in enumerate(runs):
+            write_evaluation(run, rows({"adm-b": shift}, seed=seed))
+        (tmp_path / name / "sweep.json").write_text(json.dumps({"runs": [run.name for run in runs]}))
+    mixed = write_run(tmp_path / "plain/other", method="eps")
+    sides = (tmp_path / "plain", tmp_path / "kd")
+
+    found = write_report([], tmp_path / "out", compare=sides)
+
+    assert found["verdict"]["answers"][0]["answer"].startswith(
+        "distildire, distillation weight 0.5 (3 seeds) is better"
+    )
+    write_evaluation(mixed, rows({"adm-b": 1.0}))
+    (tmp_path / "plain/sweep.json").write_text(json.dumps({"runs": ["s0", "other"]}))
+    with pytest.raises(UserError, match="differ in more than the seed"):
+        write_report([], tmp_path / "out", compare=sides)
+
+
+def test_sides_that_cannot_be_compared_are_refused_with_the_reason(tmp_path):
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other", method="eps")
+    write_evaluation(one, rows({"adm-b": 0.5}))
+    write_evaluation(other, rows({"adm-b": 0.5}), name="photos-test-resize", transform="resize")
+
+    with pytest.raises(UserError, match="one and other were not evaluated on the same dataset"):
+        write_report([], tmp_path / "out", compare=(one, other))
+    with pytest.raises(UserError, match="same run"):
+        write_report([one], tmp_path / "out", compare=(one, one))
