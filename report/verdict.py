@@ -319,8 +319,10 @@ def compare_sides(
     by_group: dict[str, list[str]] = {}
     for name, group in groups([*one, *other]).items():
         by_group.setdefault(group, []).append(name)
+    titles = [side[0].name if len(side) == 1 else f"{method_title(side[0])} ({len(side)} seeds)" for side in sides]
     return Pair(
-        *(side[0].name if len(side) == 1 else f"{method_title(side[0])} ({len(side)} seeds)" for side in sides),
+        first=titles[0],
+        second=titles[1],
         contrast=contrast(one, other),
         setting=setting,
         differences={

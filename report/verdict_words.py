@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..metrics.swap import Swap
 from .differences import Difference
 from .inputs.runs import Run
 from .verdict import (
@@ -24,7 +25,7 @@ from .verdict import (
 from .wording import bounds, generator_title, listed, percent, signed, signed_bounds
 
 _GROUPS = {UNSEEN: "Unseen generators", SEEN: "Seen generators", UNKNOWN: "Generators"}
-_WHERE = {UNSEEN: "unseen generators", SEEN: "seen generators", UNKNOWN: "the tested generators"}
+_WHERE = {UNSEEN: "unseen", SEEN: "seen", UNKNOWN: "the tested"}
 _MOST_NAMES = 4
 _ONE_SEED = "one seed each, so this holds for these trainings only"
 
@@ -78,10 +79,10 @@ def pair_answer(pair: Pair) -> Answer:
         by_outcome.setdefault(outcome, []).append(_WHERE[group])
         within = f"95 % interval {_interval(one)}" if one.interval else "without an interval: other images were scored"
         numbers.append(
-            f"On {_WHERE[group]}: {pair.second} minus {pair.first} is {signed(one.difference)} points of AP "
+            f"On {_WHERE[group]} generators: {pair.second} minus {pair.first} is {signed(one.difference)} points of AP "
             f"({within}; {_over_seeds(one)})."
         )
-    answer = "; ".join(f"{outcome} on {listed(where)}" for outcome, where in by_outcome.items())
+    answer = "; ".join(f"{outcome} on {listed(where)} generators" for outcome, where in by_outcome.items())
     if not answer:
         answer, numbers = "not comparable", ["They share no test generator with real and generated images."]
     text = answer if answer.startswith((pair.first, pair.second)) else answer[0].upper() + answer[1:]
@@ -95,9 +96,9 @@ def distillation_answer(effects: Sequence[Effect]) -> Answer:
     by_outcome: dict[str, list[str]] = {}
     for effect in effects:
         several = len({one.kd_weight for one in effects}) > 1
-        where = f"{_WHERE[effect.standing.group]}{f' with weight {effect.kd_weight:g}' if several else ''}"
+        where = f"{_WHERE[effect.standing.group]}{f' (weight {effect.kd_weight:g})' if several else ''}"
         by_outcome.setdefault(_outcome(effect), []).append(where)
-    answer = "; ".join(f"{outcome} on {listed(where)}" for outcome, where in by_outcome.items())
+    answer = "; ".join(f"{outcome} on {listed(where)} generators" for outcome, where in by_outcome.items())
     return Answer("Distillation", answer[0].upper() + answer[1:], " ".join(map(_effect, effects)))
 
 
@@ -117,7 +118,25 @@ def shortcut_answer(verdict: Verdict) -> Answer:
         found.append(f"The evaluations of {listed(verdict.unaudited)} hold no audit.")
     away = [dataset for (dataset, _), audit in verdict.audits.items() if audit.found]
     answer = f"The files of {listed(away)} give the label away" if away else "None found in file headers"
-    return Answer("Shortcuts", answer if verdict.audits else "Not examined", " ".join(found))
+    answer = answer if verdict.audits else "Not examined"
+    tests = [(run.name, run.swap) for run in verdict.runs if run.swap]
+    shares = [swap.carried for _, swap in tests if swap.carried is not None]
+    if shares:
+        most = f"{'up to ' if len(shares) > 1 else ''}{_whole(max(shares))} %"
+        answer += f"; the files' history carries {most} of the verdict"
+    return Answer("Shortcuts", answer, " ".join([*found, *(swap_sentence(name, swap) for name, swap in tests)]))
+
+
+def swap_sentence(name: str, swap: Swap) -> str:
+    """Say how much of a run's verdict the history of the files carries."""
+    if swap.carried is None or swap.interval is None:
+        return f"Swap test of {name} on {swap.dataset}: no result, since {swap.reason}."
+    low, high = swap.interval
+    return (
+        f"Swap test of {name} on {swap.dataset}: {_whole(swap.carried)} % ({_whole(low)} to {_whole(high)}) of the distance "
+        f"between the classes follows from the files' history; AUC {percent(swap.auc_own)}, and {percent(swap.auc_swapped)} "
+        "with the histories of the other class."
+    )
 
 
 def missing(verdict: Verdict) -> list[str]:
@@ -142,6 +161,13 @@ def _missing_tests(verdict: Verdict) -> list[str]:
         found.append(f"The smallest test set has {small} images of a class; below {FEW_IMAGES}, intervals are wide.")
     if any(place.behind and place.behind.interval is None for one in verdict.standings for place in one.places):
         found.append("Not all runs scored the same images, so some differences have no interval.")
+    if any(audit.found for audit in verdict.audits.values()):
+        untested = [run.name for run in verdict.runs if run.swap is None and run.evaluations]
+        if untested:
+            found.append(
+                f"{_names(untested)}: how much of the verdict the files' history carries was not measured. "
+                "Run: distil-cache audit --swap RUN"
+            )
     if verdict.unaudited:
         found.append(f"{_names(verdict.unaudited)}: shortcuts were not searched for. Run: distil-cache audit")
     return found
@@ -210,12 +236,14 @@ def _outcome(effect: Effect) -> str:
     one = effect.difference
     if one.interval is None:
         return "not comparable"
+    if one.seeds < 2 and (is_above(one) or is_below(one)):
+        return f"AP is {'higher' if is_above(one) else 'lower'} with it (one pair of trainings)"
     return "helps" if is_above(one) else "harms" if is_below(one) else "no demonstrable difference"
 
 
 def _effect(effect: Effect) -> str:
     one = effect.difference
-    head = f"On {_WHERE[effect.standing.group]}, weight {effect.kd_weight:g}"
+    head = f"On {_WHERE[effect.standing.group]} generators, weight {effect.kd_weight:g}"
     if one.difference is None:
         return f"{head} cannot be compared with none."
     within = f"95 % interval {_interval(one)}" if one.interval else "without an interval: other images were scored"
@@ -229,13 +257,19 @@ def _over_seeds(one: Difference) -> str:
 
 
 def _interval(one: Difference) -> str:
+    """Format the interval over images, with a digit more where one would round an end to zero."""
     assert one.interval is not None
-    return signed_bounds(one.interval)
+    digits = 2 if min(map(abs, one.interval)) < 0.0005 else 1
+    return " to ".join(f"{100 * end:+.{digits}f}" for end in one.interval).replace("-", "\N{MINUS SIGN}")
 
 
 def _points(one: Difference | None) -> str:
     """Format a lead in percentage points."""
     return f"{percent(one.difference if one else None)} points".replace("-", "\N{MINUS SIGN}")
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _shown(generators: Sequence[str]) -> str:

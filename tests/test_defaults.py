@@ -61,7 +61,7 @@ BEHIND = {
     "train": Behind((TrainConfig, run_training), own={"local_copy_gib", "sweep"}, open=set(TrainConfig.model_fields)),
     "evaluate": Behind((run_evaluation,), {"test_transform": "transform", "build_id": "build"}, own={"local_copy_gib"}),
     "report": Behind((write_report,), own={"bench"}),
-    "audit": Behind((run_audit,)),
+    "audit": Behind((run_audit, Options), own={"swap"}),
     "predict": Behind(
         (Options, Detector.from_weights, run_predict),
         {"test_transform": "transform"},

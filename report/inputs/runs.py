@@ -18,6 +18,7 @@ from ...cache.records.audit import AUDIT, MOST_BYTES, HeaderAudit, parse_audit
 from ...errors import IntegrityError, UsageError, UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...metrics.measures import Array
+from ...metrics.swap import SWAP, Swap, read_swap
 from ...storage.atomic import read_file
 from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
@@ -135,6 +136,8 @@ class Run:
         The threshold that validation chose.
     folder : Path
         Resolved.
+    swap : Swap or None
+        The result of a swap test.
     """
 
     name: str
@@ -143,6 +146,7 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     calibration: Calibration | None = None
     folder: Path = Path()
+    swap: Swap | None = None
 
     def get(self, name: str) -> Any:
         """Return a value that was resolved when training began, else a setting, else None."""
@@ -264,7 +268,8 @@ def _read_run(folder: Path, name: str) -> Run:
         read_record(path, RUN, "the record of a run", "Train again into a new folder, or leave this run out.")
     )
     evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
-    return Run(name, config, history, tuple(evaluations), read_calibration(folder / CALIBRATION), folder)
+    calibration, swap = read_calibration(folder / CALIBRATION), read_swap(folder / SWAP)
+    return Run(name, config, history, tuple(evaluations), calibration, folder, swap)
 
 
 def _read_evaluation(folder: Path) -> Evaluation:

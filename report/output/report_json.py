@@ -44,6 +44,7 @@ def run_content(run: Run) -> _Content:
         "seen_generators": sorted(run.seen),
         "evaluations": [evaluation.name for evaluation in run.evaluations],
         "calibration": run.calibration.model_dump(mode="json") if run.calibration else None,
+        "swap": run.swap.model_dump(mode="json") if run.swap else None,
         "config": run.config,
         "history": run.history,
     }

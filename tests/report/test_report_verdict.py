@@ -73,6 +73,12 @@ def test_a_lead_that_touches_zero_is_a_tie():
     assert not is_below(difference(-1, -2, 0))
 
 
+def test_an_end_that_is_nearly_zero_is_not_rounded_to_it():
+    answer = standing_answer(standing(place("kd", 0.9), place("plain", 0.88, difference(2, 0.03, 4))))
+
+    assert "(95 % interval +0.03 to +4.00;" in answer.numbers
+
+
 def test_a_lead_over_images_that_the_seeds_do_not_confirm_is_a_tie():
     unsteady = difference(4, 1.2, 6.9, spread=2.0, seeds=2)
 
@@ -108,8 +114,10 @@ def test_the_best_of_detectors_that_guess_is_said_to_guess():
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (difference(3, 1, 5), "Helps on unseen generators"),
-        (difference(-3, -5, -1), "Harms on unseen generators"),
+        (difference(3, 1, 5, spread=0.5, seeds=3), "Helps on unseen generators"),
+        (difference(-3, -5, -1, spread=0.5, seeds=3), "Harms on unseen generators"),
+        (difference(3, 1, 5), "AP is higher with it (one pair of trainings) on unseen generators"),
+        (difference(-3, -5, -1), "AP is lower with it (one pair of trainings) on unseen generators"),
         (difference(3, -1, 5), "No demonstrable difference on unseen generators"),
         (difference(3, 1, 5, spread=6, seeds=3), "No demonstrable difference on unseen generators"),
         (Difference(0.5, 0.6, 0.1, None, None, 1), "Not comparable on unseen generators"),
@@ -122,7 +130,9 @@ def test_the_distillation_helps_or_harms_only_if_the_intervals_say_so(found: Dif
 def test_the_distillation_is_judged_apart_on_seen_and_on_unseen_generators():
     seen, unseen = standing(place("kd", 0.9), group=SEEN), standing(place("kd", 0.9))
 
-    answer = distillation_answer([Effect(0.5, unseen, difference(3, 1, 5)), Effect(0.5, seen, difference(1, -1, 3))])
+    helps = difference(3, 1, 5, spread=0.5, seeds=3)
+
+    answer = distillation_answer([Effect(0.5, unseen, helps), Effect(0.5, seen, difference(1, -1, 3))])
 
     assert answer.answer == "Helps on unseen generators; no demonstrable difference on seen generators"
     assert "weight 0.5 changes AP by +3.0 points (95 % interval +1.0 to +5.0" in answer.numbers
@@ -266,3 +276,34 @@ def test_sides_that_cannot_be_compared_are_refused_with_the_reason(tmp_path):
         write_report([], tmp_path / "out", compare=(one, other))
     with pytest.raises(UserError, match="same run"):
         write_report([one], tmp_path / "out", compare=(one, one))
+
+
+def test_a_found_shortcut_is_on_the_first_screen_with_the_share_that_the_swap_test_measured(tmp_path):
+    tested, untested = write_run(tmp_path / "tested"), write_run(tmp_path / "untested", method="eps")
+    sentence = (
+        "Real and generated images can be told apart by their files' headers alone, with an AUC of 1.00 (0.99 to 1.00)."
+    )
+    for run in (tested, untested):
+        folder = write_evaluation(run, rows({"adm-a": 1.0}))
+        (folder / "audit.json").write_text(json.dumps(AUDIT | {"sentence": sentence}))
+    (tested / "swap.json").write_text(json.dumps(SWAPPED))
+
+    content = write_report([tested, untested], tmp_path / "out")
+
+    answer = answer_to(content["verdict"], "Shortcuts")
+    assert answer["answer"] == "The files of photos give the label away; the files' history carries 62 % of the verdict"
+    assert sentence in answer["numbers"]
+    assert "Swap test of tested on photos: 62 % (51 to 70)" in answer["numbers"]
+    assert [one for one in content["verdict"]["missing"] if "--swap" in one] == [
+        "untested: how much of the verdict the files' history carries was not measured. Run: distil-cache audit --swap RUN"
+    ]
+    assert content["runs"][0]["swap"]["carried"] == 0.62
+    assert content["runs"][1]["swap"] is None
+
+
+AUDIT = {"real": 40, "fake": 60, "sample": 500, "found": True, "checks": [], "told": []}
+SWAPPED = {
+    "dataset": "photos", "revision": "abcdef", "split": "test", "checkpoint_sha256": "4" * 64, "real": 40, "fake": 60,
+    "moved_real": 0, "moved_fake": 60, "histories": [], "carried": 0.62, "interval": [0.51, 0.7], "reason": "",
+    "auc_own": 0.99, "auc_again": 0.99, "auc_swapped": 0.7,
+}  # fmt: skip
