@@ -22,7 +22,7 @@ from .verdict import (
     is_above,
     is_below,
 )
-from .wording import bounds, generator_title, listed, percent, signed, signed_bounds
+from .wording import bounds, generator_title, listed, percent, setting_title, signed, signed_bounds
 
 _GROUPS = {UNSEEN: "Unseen generators", SEEN: "Seen generators", UNKNOWN: "Generators"}
 _WHERE = {UNSEEN: "unseen", SEEN: "seen", UNKNOWN: "the tested"}
@@ -47,6 +47,16 @@ def answers(verdict: Verdict) -> list[Answer]:
         found.append(Answer("Result", "Nothing can be ranked", reason))
     asked = [pair_answer(verdict.pair)] if verdict.pair else []
     return [*asked, *found, distillation_answer(verdict.effects), shortcut_answer(verdict)]
+
+
+def further_sentences(verdict: Verdict) -> list[str]:
+    """Say in a sentence each how the configurations stand on the settings that the answers leave out."""
+    settings = dict.fromkeys(one.setting for one in (*verdict.standings, *verdict.further))
+    found = []
+    for one in verdict.further:
+        answer = standing_answer(one)
+        found.append(f"{setting_title(one.setting, settings)}, {answer.question.lower()}: {answer.answer}.")
+    return found
 
 
 def standing_answer(standing: Standing) -> Answer:

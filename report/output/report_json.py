@@ -16,7 +16,7 @@ from ..inputs.paper import PaperCell, paper, paper_cell, paper_mean
 from ..inputs.runs import SETTING, Run
 from ..layout.page import Addition
 from ..verdict import Place, Standing, Verdict
-from ..verdict_words import answers, missing
+from ..verdict_words import answers, further_sentences, missing
 
 _Content = dict[str, Any]
 
@@ -113,6 +113,7 @@ def verdict_content(verdict: Verdict) -> _Content:
     return {
         "answers": [dataclasses.asdict(answer) for answer in answers(verdict)],
         "missing": missing(verdict),
+        "further": further_sentences(verdict),
         "standings": [_standing(one) for one in (*verdict.standings, *verdict.further)],
         "distillation": [
             {

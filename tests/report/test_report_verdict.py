@@ -278,6 +278,18 @@ def test_sides_that_cannot_be_compared_are_refused_with_the_reason(tmp_path):
         write_report([one], tmp_path / "out", compare=(one, one))
 
 
+def test_other_settings_have_a_sentence_each(tmp_path):
+    run = write_run(tmp_path / "kd")
+    write_evaluation(run, rows({"adm-b": 3.0}, **MANY))
+    write_evaluation(run, rows({"adm-b": 3.0}), name="photos-test-resize", transform="resize")
+
+    verdict = verdict_of(run, out=tmp_path / "out")
+
+    (sentence,) = verdict["further"]
+    assert sentence.startswith("photos, split test, resized, unseen generators: kd reaches AP ")
+    assert sentence in (tmp_path / "out/report.html").read_text()
+
+
 def test_a_found_shortcut_is_on_the_first_screen_with_the_share_that_the_swap_test_measured(tmp_path):
     tested, untested = write_run(tmp_path / "tested"), write_run(tmp_path / "untested", method="eps")
     sentence = (
