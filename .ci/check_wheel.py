@@ -29,7 +29,7 @@ for wanted in (
     "py.typed",
     "report.html.j2",
     "page.css.j2",
-    "sort.js",
+    "page.js",
     "paper.json",
     "adm-demo.safetensors",
     "adm-demo-b.safetensors",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..choices import AUDIT_SAMPLE
+from ..errors import UsageError
 from .options import (
     ColumnsOption,
     JsonOption,
@@ -31,12 +34,30 @@ def audit(
             help="With --cache: dataset to audit. Its files must still be at their original paths.", show_default=False
         ),
     ] = None,
+    swap: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Instead of sources: score the test images of this run under the codec history of the other class.",
+            show_default=False,
+        ),
+    ] = None,
+    adm: Annotated[
+        str | None,
+        typer.Option(
+            help="With --swap: file or name of the run's ADM. Default: found by the run's record.", show_default=False
+        ),
+    ] = None,
     layout: LayoutOption = None,
     labels: LabelsOption = None,
     columns: ColumnsOption = None,
     path_prefix: PathPrefixOption = None,
     sample: Annotated[
-        int, typer.Option(min=0, help="Images per class whose pixels are examined; 0 examines headers only.")
+        int,
+        typer.Option(
+            min=0,
+            help="Images per class whose pixels are examined, or scored; 0 examines headers only (all, with --swap).",
+        ),
     ] = AUDIT_SAMPLE,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 5 if the label is given away.")] = False,
     as_json: JsonOption = False,
@@ -45,12 +66,29 @@ def audit(
 
     Examines file headers, compression and resampling traces, and duplicates. Writes nothing.
 
+    With --swap, measures instead how much of a trained detector's verdict follows from the history of the files, and
+    stores that in the run for the report.
+
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged,
     5 the label is given away (with --strict).
     """
-    from ..pipeline.audit.run import run_audit
-    from .show.audit import show_audit
+    from .show.audit import show_audit, show_swap
     from .show.progress import RichProgress
+
+    if swap is not None:
+        if sources or layout or labels or columns or path_prefix or strict:
+            raise UsageError("--swap takes the run's own images: leave out sources, how to read them, and --strict.")
+        from ..inference.swap import run_swap
+
+        with RichProgress() as progress:
+            found = run_swap(
+                swap, cache=cache, dataset=dataset, sample=sample or sys.maxsize, adm=adm, progress=progress
+            )
+        render(found, as_json, show_swap)
+        return
+    if adm is not None:
+        raise UsageError("--adm belongs to --swap.")
+    from ..pipeline.audit.run import run_audit
 
     with RichProgress() as progress:
         result = run_audit(

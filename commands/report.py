@@ -13,8 +13,17 @@ from .options import DeviceOption, JsonOption, command_line, render
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of trained runs, or of a sweep.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.", show_default=False)],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Folders of trained runs, or of a sweep.", show_default=False),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B", help="Compare two runs, or two sweeps over seeds, with each other.", show_default=False
+        ),
+    ] = None,
     bench: Annotated[
         Path | None,
         typer.Option(help="File written by bench --out: adds the cost of each method.", show_default=False),
@@ -50,10 +59,11 @@ def report(
 
     if on and not evaluate:
         raise UsageError("report: --on asks for evaluations, and --no-evaluate forbids them. Omit one of them.")
-    done = _evaluate_missing(runs, on or (), device) if evaluate else {"evaluated": [], "not_evaluated": []}
-    content = write_report(runs, out, additions=[costs(bench)] if bench else [])
-    is_run = (runs[0] / "config.json").is_file()  # and not the folder of a sweep
-    following = command_line(["predict", "IMAGE", "--run", runs[0]]) if is_run else None
+    folders = [*(runs or ()), *(compare or ())]
+    done = _evaluate_missing(folders, on or (), device) if evaluate else {"evaluated": [], "not_evaluated": []}
+    content = write_report(runs or [], out, additions=[costs(bench)] if bench else [], compare=compare)
+    is_run = bool(runs) and (runs[0] / "config.json").is_file()  # and not the folder of a sweep
+    following = command_line(["predict", "IMAGE", "--run", runs[0]]) if runs and is_run else None
     render({**content, **done, "html": str(out / "report.html"), "next": following}, as_json, show_report)
 
 

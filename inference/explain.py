@@ -1,12 +1,14 @@
-"""PNG files that explain a verdict: the image, its eps and its DIRE side by side."""
+"""PNG files that explain a verdict: the image, its eps and its DIRE side by side, labelled, and small ones enlarged."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from ..errors import UserError
 from ..models.transfer import HostArray
@@ -14,9 +16,14 @@ from ..pipeline.sources.file import printable
 from ..storage.locks import FolderLock
 from ..train.evaluation.gallery import as_pixels
 
-SHOWN = ("image", "eps", "dire")
+SHOWN = {"image": "image", "eps": "predicted noise (eps)", "dire": "reconstruction error (DIRE)"}
+"""Features in their order, with their labels."""
 GAP = 4
 """White pixels between two images."""
+SMALLEST = 256
+"""Smaller images are enlarged by whole pixels to at least this side."""
+STRIP = 18
+"""Height of the labels above the images."""
 
 
 class Explainer:
@@ -61,13 +68,24 @@ class Explainer:
         UserError
             If the file cannot be written.
         """
-        shown = [as_pixels(features[feature]) for feature in SHOWN]
-        gap = np.full((shown[0].shape[0], GAP, 3), 255, np.uint8)
-        pixels = np.concatenate([shown[0], gap, shown[1], gap, shown[2]], axis=1)
+        picture = triptych([as_pixels(features[feature]) for feature in SHOWN])
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-")[:60]
         path = self.folder / f"{number:06d}-{stem}{'' if frame is None else f'-frame{frame:03d}'}.png"
         try:
-            Image.fromarray(pixels).save(path)
+            picture.save(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from error
         return printable(str(path))
+
+
+def triptych(shown: Sequence[NDArray[np.uint8]]) -> Image.Image:
+    """Lay out images (S, S, 3) side by side below their labels."""
+    factor = -(-SMALLEST // shown[0].shape[0])
+    enlarged = [pixels.repeat(factor, axis=0).repeat(factor, axis=1) for pixels in shown]
+    side = enlarged[0].shape[0]
+    picture = Image.new("RGB", (len(shown) * (side + GAP) - GAP, side + STRIP), "white")
+    draw = ImageDraw.Draw(picture)
+    for place, (label, pixels) in enumerate(zip(SHOWN.values(), enlarged, strict=True)):
+        picture.paste(Image.fromarray(pixels), (place * (side + GAP), STRIP))
+        draw.text((place * (side + GAP) + 2, 3), label, fill="black")
+    return picture

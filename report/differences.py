@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from ..metrics.bootstrap import bootstrap_mean, interval
 from ..metrics.measures import MEASURES, Array, FloatArray, Interval, unweighted_mean
@@ -48,6 +50,8 @@ class Difference:
         Paired bootstrap over the test images; None if the sides scored different images.
     spread : float or None
         Sample standard deviation of the difference over common seeds.
+    seeds : int
+        Number of common seeds.
     """
 
     first: float | None
@@ -55,6 +59,15 @@ class Difference:
     difference: float | None
     interval: Interval | None
     spread: float | None
+    seeds: int = 0
+
+    @property
+    def seed_interval(self) -> Interval | None:
+        """95 % interval of the mean difference over trainings (Student's t over common seeds); None below two seeds."""
+        if self.difference is None or self.spread is None:
+            return None
+        reach = float(stdtrit(self.seeds - 1, 0.975)) * self.spread / math.sqrt(self.seeds)
+        return Interval(self.difference - reach, self.difference + reach)
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ class DireClass:
 def over_seeds(results: Sequence[MeasuredEvaluation]) -> list[SeedSummary]:
     """Summarise each configuration with at least two seeds among the results of one setting."""
     found = []
-    for group in _configurations(results):
+    for group in configurations(results):
         if len(group) < 2:
             continue
         scores = [result.scores for result in group]
@@ -138,13 +151,17 @@ def distillation(results: Sequence[MeasuredEvaluation]) -> list[Distillation]:
 
 def between_methods(results: Sequence[MeasuredEvaluation]) -> list[Contrast]:
     """Compare every pair of configurations with different methods, in the order of the runs."""
-    pairs = combinations(_configurations(results), 2)
+    pairs = combinations(configurations(results), 2)
     return [contrast(first, second) for first, second in pairs if _method(first[0].run) != _method(second[0].run)]
 
 
 def contrast(first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvaluation]) -> Contrast:
-    """Compare two sides of one setting in every measure; intervals need that all scored the same images."""
-    paired = all(result.evaluation.same_images(first[0].evaluation) for result in (*first, *second))
+    """Compare two sides of one setting in every measure; intervals need that all scored the same images.
+
+    If the sides have some seeds in common, only those are compared.
+    """
+    first, second = _common_seeds(first, second)
+    paired = _paired(first, second)
     names = [name for name in all_generators(first) if name in all_generators(second)]
     kinds = [name for name in all_families(first) if name in all_families(second)]
     return Contrast(
@@ -154,6 +171,14 @@ def contrast(first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvalu
         _differences(first, second, _complete, paired),
         {name: _differences(first, second, partial(_of_family, name=name), paired) for name in kinds},
     )
+
+
+def difference_of_means(
+    first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvaluation], generators: Collection[str], m: str
+) -> Difference:
+    """Return the difference in the mean of one measure over some generators, over common seeds as in `contrast`."""
+    first, second = _common_seeds(first, second)
+    return _difference(first, second, partial(_among, names=generators), _paired(first, second), m)
 
 
 def dire_classes(dire: MeanDire, clusters: Mapping[str, str] | None) -> list[DireClass]:
@@ -180,16 +205,26 @@ def mean_spread(values: Iterable[float | None]) -> MeanSpread:
     return MeanSpread(unweighted_mean(defined), float(np.std(defined, ddof=1)) if len(defined) > 1 else None)
 
 
-def _spreads(scores: Sequence[_Scores]) -> dict[str, MeanSpread]:
-    return {m: mean_spread(mean_over_generators(one, m) for one in scores) for m in MEASURES}
-
-
-def _configurations(results: Sequence[MeasuredEvaluation]) -> list[list[MeasuredEvaluation]]:
+def configurations(results: Sequence[MeasuredEvaluation]) -> list[list[MeasuredEvaluation]]:
     """Return the results of each configuration, one per seed."""
     groups: dict[str, list[MeasuredEvaluation]] = {}
     for result in results:
         groups.setdefault(result.run.configuration(), []).append(result)
     return [_one_per_seed(group) for group in groups.values()]
+
+
+def mean_resamples(side: Iterable[_Scores], m: str) -> FloatArray | None:
+    """Return the mean of a measure over generators and runs in every resample; None where it is not defined."""
+    drawn = [
+        np.mean([one.replicates[m] for one in scores.values() if one.values[m] is not None], axis=0)
+        for scores in side
+        if _mean(scores, m) is not None
+    ]
+    return np.mean(drawn, axis=0) if drawn else None
+
+
+def _spreads(scores: Sequence[_Scores]) -> dict[str, MeanSpread]:
+    return {m: mean_spread(mean_over_generators(one, m) for one in scores) for m in MEASURES}
 
 
 def _one_per_seed(results: Iterable[MeasuredEvaluation]) -> list[MeasuredEvaluation]:
@@ -208,8 +243,28 @@ def _method(run: Run) -> tuple[object, object]:
     return run.get("method"), run.get("preset")
 
 
+def _common_seeds(
+    first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvaluation]
+) -> tuple[Sequence[MeasuredEvaluation], Sequence[MeasuredEvaluation]]:
+    """Return both sides without the seeds that only one of them has, or unchanged if they have none in common."""
+    seeds = [{result.run.get("seed") for result in side} for side in (first, second)]
+    common = seeds[0] & seeds[1]
+    if not common:
+        return first, second
+    kept = [[result for result in side if result.run.get("seed") in common] for side in (first, second)]
+    return kept[0], kept[1]
+
+
+def _paired(first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvaluation]) -> bool:
+    return all(result.evaluation.same_images(first[0].evaluation) for result in (*first, *second))
+
+
 def _only(scores: _Scores, name: str) -> _Scores:
     return {name: scores[name]} if name in scores else {}
+
+
+def _among(scores: _Scores, names: Collection[str]) -> _Scores:
+    return {name: one for name, one in scores.items() if name in names}
 
 
 def _of_family(scores: _Scores, name: str) -> _Scores:
@@ -226,18 +281,25 @@ def _differences(
     chosen: Callable[[_Scores], _Scores],
     paired: bool,
 ) -> dict[str, Difference]:
-    """Return the differences in the unweighted mean over the generators that ``chosen`` selects."""
+    """Return the difference in every measure, each the unweighted mean over the generators that ``chosen`` selects."""
+    return {m: _difference(first, second, chosen, paired, m) for m in MEASURES}
+
+
+def _difference(
+    first: Sequence[MeasuredEvaluation],
+    second: Sequence[MeasuredEvaluation],
+    chosen: Callable[[_Scores], _Scores],
+    paired: bool,
+    m: str,
+) -> Difference:
     sides = [{result.run.get("seed"): chosen(result.scores) for result in side} for side in (first, second)]
-    found = {}
-    for m in MEASURES:
-        before, after = ({seed: _mean(scores, m) for seed, scores in side.items()} for side in sides)
-        means = [unweighted_mean(values.values()) for values in (before, after)]
-        change = None if means[0] is None or means[1] is None else means[1] - means[0]
-        bounds = _paired_interval(sides[0].values(), sides[1].values(), m) if paired and change is not None else None
-        pairs = [(before[seed], after[seed]) for seed in before if seed in after]
-        spread = mean_spread(b - a for a, b in pairs if a is not None and b is not None).spread
-        found[m] = Difference(means[0], means[1], change, bounds, spread)
-    return found
+    before, after = ({seed: _mean(scores, m) for seed, scores in side.items()} for side in sides)
+    means = [unweighted_mean(values.values()) for values in (before, after)]
+    change = None if means[0] is None or means[1] is None else means[1] - means[0]
+    bounds = _paired_interval(sides[0].values(), sides[1].values(), m) if paired and change is not None else None
+    pairs = [(before[seed], after[seed]) for seed in before if seed in after]
+    changes = [b - a for a, b in pairs if a is not None and b is not None]
+    return Difference(means[0], means[1], change, bounds, mean_spread(changes).spread, len(changes))
 
 
 def _mean(scores: _Scores, m: str) -> float | None:
@@ -245,14 +307,5 @@ def _mean(scores: _Scores, m: str) -> float | None:
 
 
 def _paired_interval(first: Iterable[_Scores], second: Iterable[_Scores], m: str) -> Interval | None:
-    before, after = _mean_resamples(first, m), _mean_resamples(second, m)
+    before, after = mean_resamples(first, m), mean_resamples(second, m)
     return None if before is None or after is None else interval(after - before)
-
-
-def _mean_resamples(side: Iterable[_Scores], m: str) -> FloatArray | None:
-    drawn = [
-        np.mean([one.replicates[m] for one in scores.values() if one.values[m] is not None], axis=0)
-        for scores in side
-        if _mean(scores, m) is not None
-    ]
-    return np.mean(drawn, axis=0) if drawn else None

@@ -16,18 +16,22 @@ from .. import __version__
 from ..errors import UserError
 from .inputs.measured import measure
 from .inputs.provenance import provenance, summary_lines
-from .inputs.runs import Run, read_runs
+from .inputs.runs import Run, read_runs, runs_of
 from .layout.figures import training_figure
 from .layout.matrix import matrices
+from .layout.overview import overview_figure
 from .layout.page import Addition
 from .layout.page import environment as page_environment
-from .output.comparison import Comparison, compare
+from .output.comparison import Comparison
+from .output.comparison import compare as compared
 from .output.files import LIST, PROGRAM, REPORT, put_files
 from .output.flat_tables import csv_files, write_scores
 from .output.latex import latex_text
-from .output.report_json import additions_content, frame, plain, run_content
-from .sections.audit import header_audits
+from .output.report_json import additions_content, frame, plain, run_content, verdict_content
+from .sections.audit import audits_of, header_audits
+from .sections.pair import pair_addition
 from .sections.robustness import robustness, unperturbed
+from .verdict import Verdict, compare_sides, verdict
 from .wording import head_sentences, notes, setting_title
 
 SCHEMA_VERSION = 1
@@ -55,6 +59,7 @@ def write_report(
     *,
     additions: Sequence[Addition] = (),
     clusters: Mapping[str, str] | None = None,
+    compare: tuple[Path, Path] | None = None,
 ) -> dict[str, Any]:
     """Write the files of a report.
 
@@ -69,6 +74,8 @@ def write_report(
     clusters : Mapping, optional
         Key of an image -> name of its cluster, such as its scene. Bootstrap intervals then resample whole clusters; an
         image that is not listed is a cluster of its own.
+    compare : tuple of Path, optional
+        Two runs, or folders of sweeps over seeds, to compare with each other; read if they are not among ``runs``.
 
     Returns
     -------
@@ -81,24 +88,28 @@ def write_report(
         If a run cannot be read, no run has an evaluation, or the files cannot be written. An earlier report is then
         unchanged.
     """
-    read = read_runs(runs)
+    read = read_runs(runs, compare or ())
     if not any(run.evaluations for run in read):
         raise UserError(
-            f"no evaluation in {', '.join(str(run) for run in runs)}: there is nothing to compare. "
+            f"no evaluation in {', '.join(str(run) for run in (*runs, *(compare or ())))}: there is nothing to compare. "
             "Run: distil-cache evaluate RUN --cache DIR --dataset NAME"
         )
     measured = measure(map(unperturbed, read), clusters)
-    comparisons = [compare(setting_title(setting, measured), found, clusters) for setting, found in measured.items()]
-    added = [found for section in RUN_SECTIONS if (found := section(read, clusters)) is not None]
+    comparisons = [compared(setting_title(setting, measured), found, clusters) for setting, found in measured.items()]
+    pair = compare_sides(measured, *(_side(read, folder) for folder in compare)) if compare else None
+    added = [pair_addition(pair)] if pair else []
+    added += [found for section in RUN_SECTIONS if (found := section(read, clusters)) is not None]
     added += additions
+    conclusion = verdict(read, measured, audits_of(read), pair)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     origin = plain(provenance(read))
     content: dict[str, Any] = plain(
-        _content(read, comparisons, added, created, clustered=clusters is not None) | {"provenance": origin}
+        _content(read, conclusion, comparisons, added, created, clustered=clusters is not None) | {"provenance": origin}
     )
     overview = matrices(measured)
     page: dict[str, Any] = {
         "content": content,
+        "chart": overview_figure(conclusion.standings),
         "head": head_sentences(read, measured),
         "comparisons": comparisons,
         "matrices": overview,
@@ -122,8 +133,15 @@ def write_report(
     return content
 
 
+def _side(runs: Sequence[Run], folder: Path) -> list[Run]:
+    """Return the runs that a folder stands for."""
+    wanted = runs_of(folder)
+    return [run for run in runs if run.folder in wanted]
+
+
 def _content(
     runs: Sequence[Run],
+    conclusion: Verdict,
     comparisons: Sequence[Comparison],
     added: Sequence[Addition],
     created: str,
@@ -136,6 +154,7 @@ def _content(
         "program": {"name": PROGRAM, "version": __version__},
         "files": FILES,
         **frame(clustered),
+        "verdict": verdict_content(conclusion),
         "notes": notes(runs, {comparison.title: comparison.results for comparison in comparisons}),
         "runs": [run_content(run) for run in runs],
         "comparisons": [comparison.content for comparison in comparisons],

@@ -63,7 +63,7 @@ BEHIND = {
     ),
     "evaluate": Behind((run_evaluation,), {"test_transform": "transform", "build_id": "build"}, own={"local_copy_gib"}),
     "report": Behind((write_report,), own={"bench", "evaluate", "on", "device"}),
-    "audit": Behind((run_audit,)),
+    "audit": Behind((run_audit, Options), own={"swap"}),
     "predict": Behind(
         (Options, Detector.from_weights, run_predict),
         {"test_transform": "transform"},

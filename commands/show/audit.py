@@ -49,6 +49,43 @@ def show_audit(result: Result) -> None:
     show_next(console, result)
 
 
+def show_swap(result: Result) -> None:
+    """Print how much of a verdict the history carries, the AUC under each history, and the histories."""
+    console = new_console()
+    table = Table(header_style="dim", box=None, pad_edge=False)
+    for column in ("class", "history", "images"):
+        table.add_column(column, justify="right" if column == "images" else "left", overflow="fold")
+    for entry in result["histories"]:
+        table.add_row("generated" if entry["label"] else "real", entry["history"], f"{entry['images']:,}")
+    console.print(table)
+    moved = f"{result['moved_real']:,} real and {result['moved_fake']:,} generated"
+    console.print(Text(f"Given a history of the other class: {moved} images."), soft_wrap=True)
+    areas = ", ".join(
+        f"{words} {result[f'auc_{which}']:.3f}"
+        for which, words in (
+            ("own", "as they are"),
+            ("again", "compressed as their class"),
+            ("swapped", "as the other"),
+        )
+    )
+    console.print(Text(f"AUC: {areas}."), soft_wrap=True)
+    for reject in result["set_aside"][:_MOST_REJECTS]:
+        text = f"skipped {reject['path']}: {reject['reason']} ({reject['detail']})"
+        console.print(Text(text, style="yellow"), soft_wrap=True)
+    if result["carried"] is None:
+        console.print(Text(f"No verdict: {result['reason']}.", style="bold"), soft_wrap=True)
+        return
+    low, high = result["interval"]
+    console.print(
+        Text(
+            f"The files' history carries {100 * result['carried']:.0f} % of the verdict "
+            f"(95 % interval {100 * low:.0f} to {100 * high:.0f}). Stored in {result['run']}/swap.json for the report.",
+            style="bold",
+        ),
+        soft_wrap=True,
+    )
+
+
 def _short(reason: str) -> str:
     """Return a reason in the words of a table's cell: that of small classes is long, and the same in many rows."""
     return _TOO_FEW if reason.startswith("fewer than") else reason or "not given away"

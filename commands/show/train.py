@@ -101,10 +101,16 @@ def show_checkpoint(result: Result) -> None:
 
 
 def show_report(result: Result) -> None:
-    """Print where the report was written, and what it says about its runs as a whole."""
+    """Print the verdict, what is missing for a claim, the notes, and where the report was written."""
     console = new_console()
     for one in result.get("evaluated", ()):
         console.print(Text(f"Evaluated {one['run']} on {one['dataset']}, split {one['split']}."), soft_wrap=True)
+    verdict = result["verdict"]
+    for answer in verdict["answers"]:
+        head = f"{answer['question']}: {answer['answer']}. "
+        console.print(Text.assemble((head, "bold"), answer["numbers"]), soft_wrap=True)
+    for sentence in verdict["missing"]:
+        console.print(Text.assemble(("Missing for a claim: ", "bold"), sentence), soft_wrap=True)
     for note in result["notes"]:
         console.print(Text(f"Note: {note}"), soft_wrap=True)
     console.print(Text(f"Report on {count(len(result['runs']), 'run')}: {result['html']}"), soft_wrap=True)

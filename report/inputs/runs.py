@@ -18,6 +18,7 @@ from ...cache.records.audit import AUDIT, MOST_BYTES, HeaderAudit, parse_audit
 from ...errors import IntegrityError, UsageError, UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...metrics.measures import Array
+from ...metrics.swap import SWAP, Swap, read_swap
 from ...storage.atomic import read_file
 from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
@@ -134,6 +135,10 @@ class Run:
         Those of the most images first.
     calibration : Calibration or None
         The threshold that validation chose.
+    folder : Path
+        Resolved.
+    swap : Swap or None
+        The result of a swap test.
     """
 
     name: str
@@ -141,6 +146,8 @@ class Run:
     history: tuple[Mapping[str, Any], ...]
     evaluations: tuple[Evaluation, ...]
     calibration: Calibration | None = None
+    folder: Path = Path()
+    swap: Swap | None = None
 
     def get(self, name: str) -> Any:
         """Return a value that was resolved when training began, else a setting, else None."""
@@ -190,13 +197,15 @@ class Run:
         )
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+def read_runs(folders: Sequence[Path], also: Sequence[Path] = ()) -> tuple[Run, ...]:
     """Read run folders.
 
     Parameters
     ----------
     folders : sequence of Path
         Run folders, or folders of sweeps, which stand for their runs.
+    also : sequence of Path
+        Further ones, which may be among ``folders``.
 
     Returns
     -------
@@ -210,9 +219,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     UserError
         If a folder is not a run, or a file of it cannot be read.
     """
-    if not folders:
+    if not folders and not also:
         raise UsageError("no run was given. Name at least one run folder")
-    resolved = [run.resolve() for folder in folders for run in _runs_of(folder)]
+    resolved = [run for folder in folders for run in runs_of(folder)]
+    resolved += [run for folder in also for run in runs_of(folder) if run not in resolved]
     twice = [str(folder) for folder, times in Counter(resolved).items() if times > 1]
     if twice:
         raise UsageError(f"{twice[0]}: the run was given twice. Name it once")
@@ -225,8 +235,9 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     )
 
 
-def _runs_of(folder: Path) -> list[Path]:
-    """Return the folder itself, or the runs of a sweep's folder that have begun."""
+def runs_of(folder: Path) -> list[Path]:
+    """Return the folder itself, or the runs of a sweep's folder that have begun; resolved."""
+    folder = folder.resolve()
     path = folder / SWEEP
     if not path.is_file():
         return [folder]
@@ -260,7 +271,8 @@ def _read_run(folder: Path, name: str) -> Run:
         read_record(own_file(path), RUN, "the record of a run", "Train again into a new folder, or leave this run out.")
     )
     evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
-    return Run(name, config, tuple(history), tuple(evaluations), calibration)
+    swap = read_swap(own_file(folder / SWAP))
+    return Run(name, config, tuple(history), tuple(evaluations), calibration, folder, swap)
 
 
 def _read_evaluation(folder: Path) -> Evaluation:

@@ -5,13 +5,17 @@ There is one matrix per protocol (split, transform, selection). Runs that differ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from ...metrics.measures import unweighted_mean
+from ...metrics.measures import Interval, unweighted_mean
+from ..differences import mean_spread
 from ..inputs.measured import MeasuredEvaluation
 from ..inputs.runs import Run
 from ..wording import MISSING, generator_title, method_title, percent, protocol_title, training_title
 from .tables import Table
+
+NARROWEST = 0.05
+"""Smallest difference of AP that the whole range of shades may stand for."""
 
 _Column = tuple[str, str, str]
 """Dataset, revision, generator."""
@@ -19,7 +23,7 @@ _Row = dict[_Column, list[MeasuredEvaluation]]
 
 
 def matrices(measured: Mapping[tuple[str, ...], Sequence[MeasuredEvaluation]]) -> list[Table]:
-    """Return a matrix per protocol, with AP and accuracy in the cells, shaded by AP from 0.5 to 1.
+    """Return a matrix per protocol, with AP and accuracy in the cells, shaded from its lowest AP to its highest.
 
     Parameters
     ----------
@@ -40,7 +44,7 @@ def matrices(measured: Mapping[tuple[str, ...], Sequence[MeasuredEvaluation]]) -
 
 def _matrix(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
     columns = _columns(results)
-    rows, shades = [], []
+    rows, values_of_rows = [], []
     for runs, row in _configurations(results):
         cells = [
             [_mean(row.get(column, ()), column, m) for column in columns] for m in ("average_precision", "accuracy")
@@ -48,13 +52,16 @@ def _matrix(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
         complete = [index for index, column in enumerate(columns) if _has_both(results, column)]
         means = [_complete_mean([values[index] for index in complete]) for values in cells]
         seen = [any(column[2] in result.evaluation.seen for result in row.get(column, ())) for column in columns]
-        texts = [_cell(*values) for values in zip(cells[0], cells[1], seen, strict=True)]
-        rows.append([_row_title(runs), *texts, _cell(means[0], means[1], False)])
-        shades.append([_shade(value) for value in (*cells[0], means[0])])
+        spreads = [_spread(row.get(column, ()), column) for column in columns]
+        texts = [_cell(*values) for values in zip(cells[0], cells[1], spreads, seen, strict=True)]
+        rows.append([_row_title(runs), *texts, _cell(means[0], means[1], None, False)])
+        values_of_rows.append([*cells[0], means[0]])
+    scale = heat_scale([value for row in values_of_rows for value in row])
     heads = [_column_title(column, columns) for column in columns]
     note = (
-        "AP in percent, and below it the accuracy at 0.5; means over the runs where a row has several. Stronger colour is higher "
-        "AP, from 50 to 100. The mean weights all generators equally; it is missing where a cell is."
+        "AP in percent, and below it the accuracy at 0.5; where a row has several runs, means, and ± the sample standard deviation "
+        "of the AP over them. Stronger colour is higher AP, on the scale of this table. The mean weights all generators "
+        "equally; it is missing where a cell is."
     )
     if any("*" in cell for row in rows for cell in row[1:]):
         note += " * generator seen in training."
@@ -63,8 +70,17 @@ def _matrix(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
         ["run", *heads, "mean"],
         rows,
         note,
-        shades=shades,
+        shades=[[_shade(value, scale) for value in row] for row in values_of_rows],
+        scale=(percent(scale.low), percent(scale.high)),
     )
+
+
+def heat_scale(values: Iterable[float | None]) -> Interval:
+    """Return the range of the shades: that of the values, but no narrower than ``NARROWEST``, so that noise stays pale."""
+    known = [value for value in values if value is not None] or [0.5, 1.0]
+    low, high = min(known), max(known)
+    widen = max(0.0, NARROWEST - (high - low)) / 2
+    return Interval(low - widen, high + widen)
 
 
 def _columns(results: Sequence[MeasuredEvaluation]) -> list[_Column]:
@@ -90,6 +106,10 @@ def _configurations(results: Sequence[MeasuredEvaluation]) -> list[tuple[list[Ru
 
 def _mean(results: Sequence[MeasuredEvaluation], column: _Column, measure: str) -> float | None:
     return unweighted_mean(getattr(result.scores[column[2]], measure) for result in results)
+
+
+def _spread(results: Sequence[MeasuredEvaluation], column: _Column) -> float | None:
+    return mean_spread(result.scores[column[2]].average_precision for result in results).spread
 
 
 def _complete_mean(values: Sequence[float | None]) -> float | None:
@@ -121,9 +141,13 @@ def _column_title(column: _Column, columns: Sequence[_Column]) -> str:
     return f"{generator_title(name)}\n{dataset}{f', revision {revision[:8]}' if several else ''}"
 
 
-def _cell(ap: float | None, accuracy: float | None, seen: bool) -> str:
-    return MISSING if ap is None and accuracy is None else f"{percent(ap)}{'*' if seen else ''}\n{percent(accuracy)}"
+def _cell(ap: float | None, accuracy: float | None, spread: float | None, seen: bool) -> str:
+    if ap is None and accuracy is None:
+        return MISSING
+    around = "" if spread is None else f" ± {percent(spread)}"
+    return f"{percent(ap)}{around}{'*' if seen else ''}\n{percent(accuracy)}"
 
 
-def _shade(ap: float | None) -> float | None:
-    return None if ap is None else max(0.0, 2 * ap - 1)
+def _shade(ap: float | None, scale: Interval) -> float | None:
+    """Return the place of an AP on the scale, from 0.1, so that the lowest has a colour too."""
+    return None if ap is None else 0.1 + 0.9 * (ap - scale.low) / (scale.high - scale.low)

@@ -1,7 +1,7 @@
 """The sections of a page, and the templates that lay out tables, figures and images as HTML or Markdown.
 
 The page loads nothing: its Content-Security-Policy allows embedded images, its own styles, and the one script whose
-hash it names (the script sorts tables; the page is complete without it).
+hash it names (the script sorts tables and opens folded parts; the page is complete without it).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Addition:
 
 def environment() -> jinja2.Environment:
     """Load the templates ``report.html.j2`` and ``report.md.j2`` with their filters. HTML is escaped automatically."""
-    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),

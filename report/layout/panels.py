@@ -33,6 +33,7 @@ SERIES = 6
 MAX_WITH_BARS = 4
 """Most series of a reliability diagram that are drawn with their intervals."""
 
+_MARKERS = "osD^vP"
 DASHES = ("", "6 2", "2 2", "6 2 2 2")
 _INK, _RULE = "#fe1000", "#fe2000"  # placeholders for currentColor and a CSS variable
 _STYLE: Any = {
@@ -105,6 +106,16 @@ class Spread:
     values: npt.NDArray[np.float64]
     interval: Interval | None
     series: int
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval in a dot plot, and the ``parts`` that it is the mean of; ``series`` is as in `Curve`."""
+
+    series: int
+    value: float
+    interval: Interval | None
+    parts: Sequence[float] = ()
 
 
 def png_panel(title: str, alt: str, png: bytes) -> Panel:
@@ -241,6 +252,33 @@ def spread_panel(title: str, alt: str, rows: Sequence[Spread], x_label: str) -> 
     with mpl.rc_context(_STYLE):
         canvas = Canvas(figsize=(3.9, 0.75 + 0.34 * len(rows)), layout="constrained")
         draw(canvas.add_subplot())
+        return Panel(title, alt, _svg(canvas, f"{title}: {alt}"))
+
+
+def dots_panel(title: str, alt: str, rows: Mapping[str, Sequence[Dot]], x_label: str, x_range: Interval) -> Panel:
+    """Draw rows of values with their intervals, the series of a row below one another, and parts as small dots."""
+    most = max(map(len, rows.values()))
+    step = 0.8 / most
+
+    def draw(axes: Axes) -> None:
+        for number, dots in enumerate(rows.values()):
+            for place, dot in enumerate(dots):
+                y = number + (place - (len(dots) - 1) / 2) * step
+                if dot.interval:
+                    axes.plot(dot.interval, [y, y], **_line(dot.series))
+                axes.plot(dot.parts, [y] * len(dot.parts), "o", markersize=2.2, color=_INK)
+                axes.plot(dot.value, y, _MARKERS[dot.series % SERIES], markersize=5, color=_colour(dot.series))
+            if number:
+                axes.axhline(number - 0.5, color=_RULE, linewidth=0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.set(yticks=range(len(rows)), yticklabels=[_short(name) for name in rows], xlabel=x_label, xlim=x_range)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+
+    with mpl.rc_context(_STYLE):
+        height = 0.5 + len(rows) * (0.16 + 0.15 * most)
+        canvas = Canvas(figsize=(3.9, height))
+        draw(canvas.add_axes((0.33, 0.45 / height, 0.65, 1 - 0.5 / height)))  # the axes of several panels align
         return Panel(title, alt, _svg(canvas, f"{title}: {alt}"))
 
 

@@ -62,6 +62,8 @@ class Table:
         The last rows that summarise those above; sorting leaves them in place.
     shades : sequence of sequence of float or None
         Makes a heat map: a value in 0..1 for each cell except the row heads.
+    scale : tuple of str, optional
+        What the shades 0 and 1 stand for.
     """
 
     caption: str
@@ -71,6 +73,7 @@ class Table:
     numeric_from: int = 1
     sums: int = 0
     shades: Sequence[Sequence[float | None]] = ()
+    scale: tuple[str, str] | None = None
 
 
 def results_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
@@ -216,6 +219,21 @@ def methods_table(title: str, contrasts: Sequence[Contrast]) -> Table:
     )
     columns = ["methods", *map(generator_title, generators), "mean"]
     return Table(f"Differences between methods: {title}.", columns, rows, note)
+
+
+def pair_table(title: str, first: str, second: str, found: Contrast) -> Table:
+    """Tabulate accuracy and AP of two sides and their difference; rows are test generators."""
+    rows = [[generator_title(name), *_difference_cells(of, ())] for name, of in found.generators.items()]
+    rows.append(["mean", *_difference_cells(found.mean, ())])
+    note = (
+        f"Percent; differences are {second} minus {first}, in percentage points, with their 95 % interval from a paired "
+        "bootstrap over test images; ± is the standard deviation of the difference over common seeds, if there are several."
+    )
+    columns = [
+        "generator",
+        *(f"{m}\n{side}" for m in ("accuracy", "AP") for side in (first, second, "difference")),
+    ]
+    return Table(f"{title}.", columns, rows, note, sums=1)
 
 
 def dire_table(title: str, classes: Sequence[DireClass]) -> Table:

@@ -13,8 +13,10 @@ from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, 
 from ..differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
 from ..inputs.measured import MeasuredEvaluation
 from ..inputs.paper import PaperCell, paper, paper_cell, paper_mean
-from ..inputs.runs import Run
+from ..inputs.runs import SETTING, Run
 from ..layout.page import Addition
+from ..verdict import Place, Standing, Verdict
+from ..verdict_words import answers, further_sentences, missing
 
 _Content = dict[str, Any]
 
@@ -42,6 +44,7 @@ def run_content(run: Run) -> _Content:
         "seen_generators": sorted(run.seen),
         "evaluations": [evaluation.name for evaluation in run.evaluations],
         "calibration": run.calibration.model_dump(mode="json") if run.calibration else None,
+        "swap": run.swap.model_dump(mode="json") if run.swap else None,
         "config": run.config,
         "history": run.history,
     }
@@ -102,6 +105,27 @@ def dire_content(one: DireClass) -> _Content:
         "images": len(one.values),
         "mean": one.mean,
         "interval": one.interval,
+    }
+
+
+def verdict_content(verdict: Verdict) -> _Content:
+    """Return the answers of the first screen in words, and the numbers that they rest on."""
+    return {
+        "answers": [dataclasses.asdict(answer) for answer in answers(verdict)],
+        "missing": missing(verdict),
+        "further": further_sentences(verdict),
+        "standings": [_standing(one) for one in (*verdict.standings, *verdict.further)],
+        "distillation": [
+            {
+                "kd_weight": effect.kd_weight,
+                "group": effect.standing.group,
+                "generators": effect.standing.generators,
+                "average_precision": _difference(effect.difference, ("without", "with_loss")),
+            }
+            for effect in verdict.effects
+        ],
+        "given_away": [dataset for (dataset, _), audit in verdict.audits.items() if audit.found],
+        "unaudited": verdict.unaudited,
     }
 
 
@@ -168,13 +192,40 @@ def _contrast(one: Contrast, sides: tuple[str, str]) -> _Content:
 
 
 def _differences(found: Mapping[str, Difference], sides: tuple[str, str]) -> _Content:
+    return {m: _difference(one, sides) for m, one in found.items()}
+
+
+def _difference(one: Difference, sides: tuple[str, str]) -> _Content:
     return {
-        m: {
-            sides[0]: one.first,
-            sides[1]: one.second,
-            "difference": one.difference,
-            "interval": one.interval,
-            "spread": one.spread,
-        }
-        for m, one in found.items()
+        sides[0]: one.first,
+        sides[1]: one.second,
+        "difference": one.difference,
+        "interval": one.interval,
+        "spread": one.spread,
+        "seeds": one.seeds,
+        "seed_interval": one.seed_interval,
+    }
+
+
+def _standing(one: Standing) -> _Content:
+    tied = {id(place) for place in one.tied}
+    return {
+        "setting": dict(zip(SETTING, one.setting, strict=True)),
+        "group": one.group,
+        "generators": one.generators,
+        "fewest_images": one.fewest,
+        "places": [{**_place(place), "tied": id(place) in tied} for place in one.places],
+    }
+
+
+def _place(place: Place) -> _Content:
+    return {
+        "name": place.name,
+        "runs": [run.name for run in place.runs],
+        "seeds": [run.get("seed") for run in place.runs],
+        "average_precision": place.ap.mean,
+        "spread": place.ap.spread,
+        "interval": place.interval,
+        "auc_interval": place.auc_interval,
+        "lead_of_best": _difference(place.behind, ("this", "best")) if place.behind else None,
     }

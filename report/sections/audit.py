@@ -24,7 +24,7 @@ def header_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> A
     Addition or None
         A section with a table, and the audits as plain values; None if no evaluation has an audit.
     """
-    audits = _audits(runs)
+    audits = audits_of(runs)
     if not audits:
         return None
     table = Table(
@@ -41,7 +41,7 @@ def header_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> A
     return Addition("audit", [Section("Does the file give the label away?", _text(audits), table)], content)
 
 
-def _audits(runs: Sequence[Run]) -> _Audits:
+def audits_of(runs: Sequence[Run]) -> _Audits:
     """Return the audits by dataset and revision; a derived dataset counts as the one that it was derived from."""
     found = {}
     for run in runs:

@@ -17,6 +17,7 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
 from distil_cache.images.decode import decode
 from distil_cache.inference import Detector
+from distil_cache.inference.explain import SMALLEST, STRIP
 from distil_cache.inference.find_adm import matching_adm
 from distil_cache.models import transfer
 from distil_cache.models.diffusion.checkpoints import find_adm
@@ -274,8 +275,14 @@ def test_an_explanation_shows_image_eps_and_dire(folder: Path, tmp_path: Path) -
     assert prediction.explained is not None
     with Image.open(prediction.explained) as image:
         pixels = np.asarray(image)
-    assert pixels.shape == (SIDE, 3 * SIDE + 8, 3)
-    np.testing.assert_array_equal(pixels[:, :SIDE].transpose(2, 0, 1), decoded_image(one, file))
+    factor = -(-SMALLEST // SIDE)  # small images are enlarged by whole pixels
+    side = factor * SIDE
+    assert pixels.shape == (side + STRIP, 3 * side + 8, 3)
+    shown = pixels[STRIP:, :side]
+    np.testing.assert_array_equal(shown[::factor, ::factor].transpose(2, 0, 1), decoded_image(one, file))
+    np.testing.assert_array_equal(shown, shown[::factor, ::factor].repeat(factor, 0).repeat(factor, 1))
+    labels = [pixels[:STRIP, place * (side + 4) :][:, :side] for place in range(3)]
+    assert all((label < 128).any() for label in labels)
     with pytest.raises(UserError, match="is not empty"):
         detector(folder, explain=tmp_path / "why")
     with pytest.raises(UsageError, match="uses only the image"):

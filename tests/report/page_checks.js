@@ -64,12 +64,32 @@ function outline(w) {
   return { tops: levels.filter((level) => level === 1).length, jumps };
 }
 
+// What is folded when the page opens, whether a link opens what it leads to, and where the contents are at the page's end.
+function folding(w) {
+  const d = w.document;
+  const folds = [...d.querySelectorAll("details.fold")];
+  const closed = folds.filter((e) => !e.open).length;
+  d.querySelector('nav a[href$="-figures"]').click();
+  const opened = folds.filter((e) => e.open).map((e) => e.querySelector("summary").textContent);
+  folds.forEach((e) => { e.open = true; });
+  w.scrollTo(0, d.documentElement.scrollHeight);
+  const { top, bottom } = d.querySelector("nav > ul").getBoundingClientRect();
+  const ends = { inView: top >= 0 && bottom <= w.innerHeight };
+  w.scrollTo(0, 0);
+  const answer = d.querySelector("#head dd").getBoundingClientRect();
+  const chart = d.querySelector("#head svg[role]").getBoundingClientRect();
+  return { folds: folds.length, closed, opened, ...ends, answerEnds: answer.bottom, chartBegins: chart.top };
+}
+
 function checks(w) {
   const d = w.document;
   const root = d.documentElement;
   const all = (selector) => [...d.querySelectorAll(selector)];
+  const folded = folding(w);
+  all("details").forEach((e) => { e.open = true; });
   const identifiers = all("[id]").map((e) => e.id);
   return {
+    folded,
     window: root.clientWidth,
     width: root.scrollWidth,
     // what stands out of the window though nothing scrolls it

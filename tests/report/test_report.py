@@ -264,6 +264,7 @@ FILES = [
     "config.json",
     "metrics.jsonl",
     "calibration.json",
+    "swap.json",
     "evaluations/photos-test-crop/evaluation.json",
     "evaluations/photos-test-crop/audit.json",
     "evaluations/photos-test-crop/gallery/gallery.json",

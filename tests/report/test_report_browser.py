@@ -32,7 +32,7 @@ QUIET = [
     "--hide-scrollbars",
     "--enable-logging=stderr",
 ]
-WIDTHS = (390, 1280)
+WIDTHS = (390, 1280, 1920)
 SCHEMES = {"light": 1, "dark": 0}
 MEASURED = [["size alone", "50.0"], ["mean <colour>", "−1.5"], ["bytes", "–"], ["Laplacian", "1,061.0 ± 2"]]
 
@@ -80,7 +80,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Callable[[str
     kept: dict[str, list[dict[str, Any]]] = {}
     for name, setting in SCHEMES.items():
         scheme = f"--blink-settings=preferredColorScheme={setting}"
-        arguments = ("--allow-file-access-from-files", "--dump-dom", "--window-size=1400,900", scheme)
+        arguments = ("--allow-file-access-from-files", "--dump-dom", "--window-size=2000,900", scheme)
         kept[name] = json.loads(title_of(browse(base, wrapper, *arguments)))
     return lambda scheme, width: kept[scheme][WIDTHS.index(width)]
 
@@ -92,8 +92,8 @@ def test_the_page_opens_without_a_console_message_and_holds_its_tables_and_figur
     document = opened.stdout
     assert document.count("AP by training (rows) and test generator (columns)") >= 2
     assert len(re.findall(r'class="heat h\d+"', document)) == 2 * 2 * 4  # settings, runs, generators and their mean
-    # of each setting 3 ROC, 3 precision-recall, 3 reliability, 2 histograms; 1 DIRE, 4 training curves
-    assert document.count('role="img" aria-label="') == 2 * 11 + 1 + 4
+    # of each setting 3 ROC, 3 precision-recall, 3 reliability, 2 histograms; 1 DIRE, 4 training curves; 2 of the verdict
+    assert document.count('role="img" aria-label="') == 2 * 11 + 1 + 4 + 2
     assert document.count('<div class="triptych">') == 4
     assert "<button" in document
 
@@ -104,7 +104,28 @@ def test_nothing_is_wider_than_the_window_but_tables_that_scroll_in_their_box(fo
 
     assert (seen["window"], seen["width"], seen["wide"]) == (width, width, 0)
     assert seen["unreachable"] == 0
-    assert seen["scrolling"] > 0
+
+
+def test_wide_tables_scroll_in_their_box_and_on_a_phone_stand_in_lines_that_need_no_scrolling(found):
+    assert found("light", 1280)["scrolling"] > 0
+    assert found("light", 390)["scrolling"] == 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_opens_with_its_verdict_and_all_but_that_and_the_runs_is_folded(found, width):
+    seen = found("light", width)["folded"]
+
+    assert seen["closed"] == seen["folds"] > 8
+    assert seen["answerEnds"] < 800
+    assert seen["chartBegins"] < (800 if width > 390 else 1600)
+
+
+def test_a_link_of_the_contents_opens_the_part_that_it_leads_to_and_what_holds_that(found):
+    assert found("light", 1280)["folded"]["opened"] == ["photos, split test, centre crop", "Figures"]
+
+
+def test_the_contents_stay_in_view_where_the_window_is_wide(found):
+    assert [found("light", width)["folded"]["inView"] for width in WIDTHS] == [False, True, True]
 
 
 def test_the_page_loads_nothing_from_elsewhere(found, page):

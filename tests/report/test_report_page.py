@@ -15,7 +15,7 @@ from distil_cache.report import Table, write_report
 from distil_cache.report.inputs.measured import measure
 from distil_cache.report.inputs.runs import read_runs
 from distil_cache.report.layout.figures import reliability_figures
-from distil_cache.report.layout.matrix import matrices
+from distil_cache.report.layout.matrix import NARROWEST, heat_scale, matrices
 from distil_cache.report.layout.page import anchors, few_pixels, heat
 from distil_cache.train.evaluation.gallery import chosen_rows
 from run_folders import rows, write_evaluation, write_run
@@ -64,10 +64,22 @@ def test_the_matrix_shows_ap_and_accuracy_shades_by_ap_and_takes_the_mean_over_s
 
     (matrix,) = matrices_of(*runs)
 
+    spread = [np.std([one[index]["average_precision"] for one in scores], ddof=1) for index in (0, 1)]
     (row,), (shades,) = matrix.rows, matrix.shades
     assert row[0].startswith("distildire, distillation weight 0.5\nmean of 2 runs\n")
-    assert row[1:3] == [f"{100 * ap[0]:.1f}*\n{100 * accuracy[0]:.1f}", f"{100 * ap[1]:.1f}\n{100 * accuracy[1]:.1f}"]
-    assert shades == pytest.approx([2 * ap[0] - 1, 2 * ap[1] - 1, ap[0] + ap[1] - 1])
+    assert row[1:3] == [
+        f"{100 * ap[0]:.1f} ± {100 * spread[0]:.1f}*\n{100 * accuracy[0]:.1f}",
+        f"{100 * ap[1]:.1f} ± {100 * spread[1]:.1f}\n{100 * accuracy[1]:.1f}",
+    ]
+    assert ap[0] - ap[1] > NARROWEST
+    assert shades == pytest.approx([1.0, 0.1, 0.55])
+    assert matrix.scale == (f"{100 * ap[1]:.1f}", f"{100 * ap[0]:.1f}")
+
+
+def test_a_heat_map_of_nearly_equal_values_stays_in_one_colour():
+    assert heat_scale([0.9, None, 0.91]) == pytest.approx((0.88, 0.93))
+    assert heat_scale([0.5, 0.9]) == (0.5, 0.9)
+    assert heat_scale([None]) == (0.5, 1.0)
 
 
 def test_a_row_with_a_missing_cell_has_no_mean(tmp_path):

@@ -24,6 +24,18 @@ def test_a_training_says_how_many_images_it_learned_from_and_how_the_validation_
     assert ["best", "validation", "AP", "75.0", "%"] in rows
 
 
-def test_a_report_names_runs_without_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
-    show_report({"runs": [{}, {}], "html": "out/report.html", "notes": ["Run b has no evaluation."]})
-    assert capsys.readouterr().out == "Note: Run b has no evaluation.\nReport on 2 runs: out/report.html\n"
+def test_a_report_gives_its_verdict_what_it_lacks_and_runs_without_an_evaluation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verdict = {
+        "answers": [{"question": "Seen generators", "answer": "a is best", "numbers": "By 4 points."}],
+        "missing": ["One seed."],
+    }
+    notes = ["Run b has no evaluation."]
+    show_report({"verdict": verdict, "runs": [{}, {}], "html": "out/report.html", "notes": notes})
+    assert capsys.readouterr().out.splitlines() == [
+        "Seen generators: a is best. By 4 points.",
+        "Missing for a claim: One seed.",
+        "Note: Run b has no evaluation.",
+        "Report on 2 runs: out/report.html",
+    ]

@@ -33,6 +33,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// Folded parts: a link, or the address, opens what it leads to; all are open when printed.
+const reveal = (hash) => {
+  const target = document.getElementById(decodeURIComponent(hash.slice(1)));
+  target?.querySelector(":scope > details")?.setAttribute("open", "");
+  for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+};
+document.addEventListener("click", (event) => {
+  const link = event.target.closest('a[href^="#"]');
+  if (link) reveal(link.hash);
+});
+reveal(location.hash);
 addEventListener("beforeprint", () => {
   for (const closed of document.querySelectorAll("details")) closed.open = true;
 });

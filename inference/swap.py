@@ -1,0 +1,243 @@
+"""The swap test of a run: score its test images under the file histories of the other class.
+
+A history is the codec that an image's file was saved with: JPEG of a quality, or a lossless format. A JPEG's quality can
+be given to any image, as ``--harmonize`` and ``--perturb jpeg`` do; traces of an earlier JPEG cannot be taken away, so a
+lossless history cannot be given. :mod:`..metrics.swap` says what is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cache.store import Cache
+from ..errors import UserError
+from ..images.file import ImageRejected, Limits
+from ..images.perturb import recompress_jpeg
+from ..images.upright import load_rgb
+from ..metrics.measures import auc
+from ..metrics.swap import SWAP, ClassHistory, Swap, carried_by_history
+from ..pipeline.audit.checks import choose_evenly
+from ..pipeline.audit.header_features import header_facts
+from ..pipeline.sources.file import SourceFile, printable
+from ..pipeline.sources.read import read_source
+from ..pipeline.sources.recorded import with_members
+from ..progress import Progress, Silent
+from ..storage import AnyPath
+from ..train.runs.checkpoint import replace_text
+from ..train.runs.folder import RunFolder
+from .detector import Detector
+
+TEST = "test"
+_LIMITS = Limits(min_side=1)
+_PASSES = {"own": "as they are", "again": "histories of their class", "swapped": "histories of the other class"}
+
+
+@dataclass(frozen=True, order=True)
+class History:
+    """The codec of a file.
+
+    Attributes
+    ----------
+    format : str
+        File format in lower case.
+    quality : int
+        Of a JPEG with the usual tables; else 0.
+    """
+
+    format: str
+    quality: int = 0
+
+    @property
+    def given(self) -> bool:
+        """Whether an image can be given this history."""
+        return self.quality > 0
+
+    def __str__(self) -> str:
+        return f"{self.format} of quality {self.quality}" if self.quality else self.format
+
+
+@dataclass(frozen=True)
+class SwapImage:
+    """One image of the test, with the key of its bytes and its history."""
+
+    file: SourceFile
+    key: str
+    history: History
+
+
+def run_swap(
+    run: Path,
+    *,
+    cache: AnyPath | str | None = None,
+    dataset: str | None = None,
+    sample: int,
+    progress: Progress | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure how much of a run's verdict follows from the files' history, and store it in the run as ``swap.json``.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+    cache, dataset : optional
+        Cache and dataset whose test images are scored; by default those of the training.
+    sample : int
+        Most images of each class.
+    progress : Progress, optional
+    **options
+        Fields of :class:`.detector.Options`.
+
+    Returns
+    -------
+    dict
+        The content of ``swap.json``, with ``run``, ``set_aside`` (images that could not be read, with the reason) and
+        ``seconds``.
+
+    Raises
+    ------
+    UserError
+        If the run, its cache or its ADM cannot be read, or a class has no test image that can.
+    """
+    began = time.monotonic()
+    progress = progress or Silent()
+    folder = RunFolder(run)
+    record = folder.read()
+    sha256 = folder.load_student()[2]["sha256"]
+    detector = Detector.from_run(run, **options)
+    name = dataset or record.dataset
+    store = Cache.open(cache or record.cache).datasets()
+    revision = next((one.revision for one in record.trained_on if one.dataset == name), None)
+    rows = [row for row in store.read(name, revision).to_pylist() if row["split"] == TEST]
+    images, rejects = _images(rows, sample, progress)
+    labels = np.array([image.file.label for image in images])
+    if len(set(labels.tolist())) < 2:
+        first = (
+            f" The first of {len(rejects):,} that cannot be used: {'; '.join(rejects[0].values())}." if rejects else ""
+        )
+        raise UserError(f"--swap: dataset {name} needs usable {TEST} images of both classes.{first}")
+    lent = {"again": lend(images, of_other=False), "swapped": lend(images, of_other=True)}
+    logits = {"own": _logits(detector, images, [None] * len(images), "own", progress)}
+    for which, histories in lent.items():
+        logits[which] = _logits(detector, images, histories, which, progress, known=logits["own"])
+    moved = np.array([history.given for history in lent["swapped"]])
+    share, within = carried_by_history(labels, **logits, moved=moved, clusters=[image.key for image in images])
+    result = Swap(
+        dataset=name,
+        revision=store.head(name) if revision is None else revision,
+        split=TEST,
+        checkpoint_sha256=sha256,
+        real=int(np.sum(labels == 0)),
+        fake=int(np.sum(labels == 1)),
+        moved_real=int(np.sum(moved & (labels == 0))),
+        moved_fake=int(np.sum(moved & (labels == 1))),
+        histories=_counted(images),
+        carried=share,
+        interval=within,
+        reason=_reason(share, moved),
+        **{f"auc_{which}": auc(labels, values) or 0.0 for which, values in logits.items()},
+    )
+    replace_text(run / SWAP, result.model_dump_json(indent=2) + "\n")
+    return {
+        **result.model_dump(mode="json"),
+        "run": str(run),
+        "set_aside": rejects,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def lend(images: Sequence[SwapImage], *, of_other: bool) -> list[History]:
+    """Return a history for each image: one that an image of the other class has, or another image of its own class.
+
+    The histories of a class are lent in equal shares, in the order of the images' keys.
+    """
+    by_label = {
+        label: sorted((i for i, image in enumerate(images) if image.file.label == label), key=lambda i: images[i].key)
+        for label in (0, 1)
+    }
+    found: dict[int, History] = {}
+    for label, indices in by_label.items():
+        lenders = by_label[1 - label] if of_other else [*indices[1:], indices[0]]
+        for place, index in enumerate(indices):
+            found[index] = images[lenders[place * len(lenders) // len(indices)]].history
+    return [found[index] for index in range(len(images))]
+
+
+def _images(
+    rows: Sequence[dict[str, Any]], sample: int, progress: Progress
+) -> tuple[list[SwapImage], list[dict[str, str]]]:
+    """Read the histories of a sample of rows; return also the files that cannot be read, with the reason."""
+    fields = ("source", "path", "label", "split", "generator", "family", "group")
+    files = with_members([SourceFile(*(row[field] for field in fields)) for row in rows])
+    keys = [row["key"] for row in rows]
+    chosen = choose_evenly(files, keys, sample)
+    progress.start("headers", len(chosen))
+    images, rejects = [], []
+    for index in chosen:
+        file, key = files[index], keys[index]
+        try:
+            data = read_source(file, key)
+            load_rgb(data, _LIMITS)
+            facts = header_facts(data, file.path)
+            images.append(SwapImage(file, key, History(facts.format, facts.jpeg_quality or 0)))
+        except ImageRejected as error:
+            rejects.append({"path": printable(file.location), "reason": error.reason, "detail": error.detail})
+        progress.advance("headers", 1)
+    return images, rejects
+
+
+def _logits(
+    detector: Detector,
+    images: Sequence[SwapImage],
+    histories: Sequence[History | None],
+    which: str,
+    progress: Progress,
+    known: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return the logits of the images with histories; where one cannot be given, that of the image as it is."""
+    found = np.full(len(images), np.nan) if known is None else known.copy()
+    wanted = [i for i, history in enumerate(histories) if known is None or (history is not None and history.given)]
+
+    def pixels() -> Iterator[NDArray[np.uint8]]:
+        for index in wanted:
+            yield _with_history(images[index], histories[index])
+
+    stage = f"scores: {_PASSES[which]}"
+    progress.start(stage, len(wanted))
+    for index, prediction in zip(wanted, detector.stream(pixels()), strict=True):
+        if prediction.logit is None:
+            raise UserError(f"{printable(images[index].file.location)}: {prediction.reason} ({prediction.detail}).")
+        found[index] = prediction.logit
+        progress.advance(stage, 1)
+    return found
+
+
+def _with_history(image: SwapImage, history: History | None) -> NDArray[np.uint8]:
+    """Return the pixels of an image, saved once more as a JPEG if a history asks for it."""
+    pixels = load_rgb(read_source(image.file, image.key), _LIMITS)
+    return pixels if history is None or not history.given else recompress_jpeg(pixels, history.quality)
+
+
+def _counted(images: Sequence[SwapImage]) -> tuple[ClassHistory, ...]:
+    counts = Counter((image.file.label, image.history) for image in images)
+    ordered = sorted(counts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
+    return tuple(
+        ClassHistory(label=label, history=str(history), images=number, given=history.given)
+        for (label, history), number in ordered
+    )
+
+
+def _reason(share: float | None, moved: NDArray[np.bool_]) -> str:
+    if share is not None:
+        return ""
+    if not moved.any():
+        return "no file of either class is a JPEG with the usual tables, so there is no history to give to the other"
+    return "the detector does not demonstrably tell these images apart"
