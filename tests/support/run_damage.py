@@ -20,7 +20,7 @@ from image_bytes import noise, saved
 from run_state import best, newest
 
 OWN = ("--cache", "cache", "--dataset", "pictures")
-TRAIN = ("train", *OWN, "--method", "cnndet", "--backbone", "small", "--batch-size", "4", "--lr", "0.001",
+TRAIN = ("train", *OWN, "--method", "cnndet", "--backbone", "small", "--batch-size", "4", "--lr", "0.001", "--val-fraction", "0.4",
          "--initial-weights", "scratch", "--schedule", "constant", "--device", "cpu", "--json")  # fmt: skip
 FINE_TUNING = tuple(one for one in TRAIN if one not in ("--initial-weights", "scratch"))
 COMMANDS = {

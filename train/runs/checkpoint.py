@@ -102,15 +102,16 @@ def load_weights(path: Path, student: torch.nn.Module) -> StudentFacts:
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be loaded into this student ({_first_line(error)}). Train again.") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    facts: dict[str, str] = header.get("__metadata__", {})
+    facts: dict[str, str] = header.get("__metadata__") or {}
     if _DIGEST in facts and facts[_DIGEST] != tensor_digest(tensors):
         raise UserError(
             f"{path}: is damaged (its tensors are not those that were written). Copy it again from where it is whole, "
             "or train again."
         )
-    if not facts.get("epoch", "0").isdecimal():
-        raise UserError(f"{path}: is of an epoch {facts['epoch']!r}, which is no number. Train again.")
-    return StudentFacts(facts.get("run", ""), int(facts.get("epoch", "0")), hashlib.sha256(data).hexdigest())
+    epoch = facts.get("epoch", "0")
+    if not re.fullmatch("[0-9]{1,9}", epoch):
+        raise UserError(f"{path}: is of an epoch {epoch[:20]!r}, which is no number. Train again.")
+    return StudentFacts(facts.get("run", ""), int(epoch), hashlib.sha256(data).hexdigest())
 
 
 def _largest(student: torch.nn.Module) -> int:
