@@ -46,6 +46,7 @@ def evaluate(
     from ..train.evaluation.evaluate import evaluation_folder, run_evaluation
     from ..train.evaluation.summary import summarise
     from ..train.runs.folder import RunFolder
+    from ..train.runs.forms import known_best
     from .show.progress import RichProgress
     from .show.train import show_evaluation
 
@@ -55,6 +56,7 @@ def evaluate(
             device=device, local_copy=open_local_copy(local_copy, local_copy_gib), progress=progress,
         )  # fmt: skip
     folder = evaluation_folder(RunFolder(run).evaluations, dataset, split, test_transform, select)
-    summary = summarise(run, result, folder / "scores.parquet")
+    best = known_best(run)
+    summary = summarise(result, folder / "scores.parquet", best.calibration if best else None)
     following = ["report", run, "--out", "report"]
     render({**result, "summary": summary, "next": command_line(following)}, as_json, show_evaluation)

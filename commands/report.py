@@ -62,8 +62,8 @@ def report(
     folders = [*(runs or ()), *(compare or ())]
     done = _evaluate_missing(folders, on or (), device) if evaluate else {"evaluated": [], "not_evaluated": []}
     content = write_report(runs or [], out, additions=[costs(bench)] if bench else [], compare=compare)
-    is_run = bool(runs) and (runs[0] / "config.json").is_file()  # and not the folder of a sweep
-    following = command_line(["predict", "IMAGE", "--run", runs[0]]) if runs and is_run else None
+    is_run = (folders[0] / "config.json").is_file()  # and not the folder of a sweep
+    following = command_line(["predict", "IMAGE", "--run", folders[0]]) if is_run else None
     render({**content, **done, "html": str(out / "report.html"), "next": following}, as_json, show_report)
 
 

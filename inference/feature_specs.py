@@ -94,7 +94,7 @@ def read_feature_specs(record: RunRecord, cache: AnyPath | None) -> FeatureSpecs
     """
     if record.imported:
         why = "the student was trained elsewhere and does not say which model made its eps; this ADM is assumed"
-        return FeatureSpecs(ImageSpec(size=record.train_size), {}, None, why, REFERENCE_ADM)
+        return FeatureSpecs(_assumed_image(record, record.train_size), {}, None, why, REFERENCE_ADM)
     stored = record.specs or _in_cache(record, cache)
     for name, fingerprint in record.fingerprints.items():
         if name not in stored or fingerprint_of(stored[name]) != fingerprint:
@@ -103,11 +103,19 @@ def read_feature_specs(record: RunRecord, cache: AnyPath | None) -> FeatureSpecs
             )
     origins = sorted({origin for spec in stored.values() if (origin := imported_from(spec))})
     if origins:
-        sizes = [size for spec in stored.values() if isinstance(size := spec.get("size"), int)]
+        sizes = [size for spec in stored.values() if isinstance(size := spec.get("size"), int)] or [record.train_size]
         why = f"the student was trained on imported files ({'; '.join(origins)}); its features are made as in the reference"
         preset: StoredPreset = "dire-center-crop" if any(map(_is_of_dire, stored.values())) else "distildire"
-        return FeatureSpecs(ImageSpec(size=sizes[0], preset=preset), {}, None, why)
+        return FeatureSpecs(_assumed_image(record, sizes[0], preset), {}, None, why)
     return _parsed(record, {name: _SPECS[name] for name in stored if name in _SPECS}, stored)
+
+
+def _assumed_image(record: RunRecord, size: int, preset: StoredPreset = "distildire") -> ImageSpec:
+    """Return the spec of the images of a student that does not say how its images were made."""
+    try:
+        return ImageSpec(size=size, preset=preset)
+    except ValidationError as error:
+        raise UserError(f"run {record.run}: its images have {size} pixels a side, which none here can have.") from error
 
 
 def _is_of_dire(spec: Mapping[str, object]) -> bool:

@@ -111,7 +111,7 @@ def run_swap(
     progress = progress or Silent()
     folder = RunFolder(run)
     record = folder.read()
-    sha256 = folder.load_student()[2]["sha256"]
+    sha256 = folder.load_student().sha256
     detector = Detector.from_run(run, **options)
     name = dataset or record.dataset
     store = Cache.open(cache or record.cache).datasets()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..cache.shards.data import write_data
-from ..cache.shards.registry import FORMATS
+from ..cache.shards.registry import new_format
 from ..cache.spec import Spec
 from ..cache.store import default_tail
 from ..images.spec import ImageSpec
@@ -158,7 +158,7 @@ def _loader(config: BuildConfig, ready: BuildPlan) -> TaskImageLoader:
 def _written(config: BuildConfig, spec: Spec, images: TaskImages) -> float:
     """Return the processor time of one row of a feature, written to a temporary folder."""
     rows = _rows(spec, images.pixels)
-    form = FORMATS[config.format]
+    form = new_format(config.format, config.codec)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"rows{form.suffix}"
         _, spent = _timed(

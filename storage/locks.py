@@ -41,21 +41,24 @@ def try_lock(handle: int) -> bool:
 
 
 @contextmanager
-def waiting_lock(path: Path) -> Iterator[None]:
+def waiting_lock(path: Path) -> Iterator[bool]:
     """Hold a lock while a short block runs, waiting for it if need be; without locks the block just runs.
+
+    Yields whether the lock is held.
 
     Parameters
     ----------
     path
         A folder, or a lock file, which is created if absent.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    flags, locked = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, False
     with ExitStack() as stack:
         with suppress(OSError):
             handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
             stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            locked = True
+        yield locked
 
 
 @contextmanager

@@ -161,6 +161,9 @@ class TrainConfig(BaseModel):
         if not isinstance(values, Mapping):
             return values
         given = {name: value for name, value in values.items() if value is not None}
+        for name in ("method", "preset"):
+            if not isinstance(given.get(name, ""), str):
+                raise ValueError(f"{name}: must be a text.")
         method = find_method(given.get("method", METHOD), given.get("preset", "paper"), given.get("aug_prob"))
         settings = {**vars(method.defaults), "pos_weight": method.pos_weight, "lr_factor": LR_FACTOR, **given}
         unused = [name for name, of in _SERVES.items() if settings["schedule"] not in of and name not in given]

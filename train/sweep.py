@@ -23,6 +23,7 @@ from .engine.distributed import join_process_group
 from .engine.loop import train_run
 from .runs.checkpoint import replace_text
 from .runs.forms import SWEEP, read_sweep
+from .runs.lock import delete_leftovers
 
 LOCK = "sweep.lock"
 
@@ -146,7 +147,9 @@ def _note(folder: Path, grid: Mapping[str, Sequence[str]], plan: Mapping[str, Tr
     """Record the runs in the sweep's folder, after those of other sweeps, which may start at the same time."""
     path = folder / SWEEP
     folder.mkdir(parents=True, exist_ok=True)
-    with waiting_lock(folder / LOCK):
+    with waiting_lock(folder / LOCK) as locked:
+        if locked:
+            delete_leftovers(folder)
         known = read_sweep(path).runs if path_exists(path) else []
         names = dict.fromkeys([*known, *plan])
         record = {"grid": {name: list(values) for name, values in grid.items()}, "runs": list(names)}

@@ -19,6 +19,7 @@ from ...errors import IntegrityError, UsageError, UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...metrics.measures import Array
 from ...metrics.swap import SWAP, Swap, read_swap
+from ...storage import path_exists
 from ...storage.atomic import read_file
 from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
@@ -266,7 +267,7 @@ def _read_run(folder: Path, name: str) -> Run:
     history = saved.progress.history if saved else _lines(metrics) if metrics.is_file() else []
     best = saved.best if saved else None
     calibration = best.calibration if best else read_calibration(own_file(folder / CALIBRATION))
-    found = sorted(path.parent for path in folder.glob("evaluations/*/evaluation.json"))
+    found = sorted(one for one in folder.glob("evaluations/*") if one.is_dir() and path_exists(one / EVALUATION))
     config = as_stored(
         read_record(own_file(path), RUN, "the record of a run", "Train again into a new folder, or leave this run out.")
     )
@@ -280,14 +281,14 @@ def _read_evaluation(folder: Path) -> Evaluation:
     path = folder / "evaluation.json"
     try:
         while True:
-            before = path.stat()
+            before = path.lstat()
             try:
                 found = _read_once(folder)
             except UserError:
-                if os.path.samestat(before, path.stat()):
+                if os.path.samestat(before, path.lstat()):
                     raise
                 continue
-            if os.path.samestat(before, path.stat()):
+            if os.path.samestat(before, path.lstat()):
                 return found
     except FileNotFoundError as problem:
         raise UserError(f"{path}: was deleted while it was read. Write the report again") from problem

@@ -217,7 +217,7 @@ BUILD = (
 )  # fmt: skip
 TRAIN = (
     "train", "--cache", "cache", "--dataset", "pictures", "--run", "run", "--backbone", "small", "--epochs", "2",
-    "--batch-size", "4", "--lr", "0.001", "--device", "cpu", "--resume", "--json",
+    "--batch-size", "4", "--lr", "0.001", "--val-fraction", "0.4", "--device", "cpu", "--resume", "--json",
 )  # fmt: skip
 _Makes = Callable[[Path], dict[str, Any]]
 COMMANDS: dict[str, tuple[tuple[str, ...], _Makes, _Makes, tuple[str, ...]]] = {

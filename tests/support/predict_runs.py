@@ -17,6 +17,7 @@ from distil_cache.progress import Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
+from run_state import newest
 from small_models import STEPS
 
 BATCH = 4
@@ -45,10 +46,11 @@ def train(folder: Path, method: str) -> Path:
 
 def believe(run: Path, balanced_accuracy: float = 0.9) -> None:
     """Let a run's record say that its threshold was reached on a hundred images, with this balanced accuracy."""
-    path = run / "calibration.json"
-    if path.is_file():
-        found = json.loads(path.read_text()) | {"real": 50, "fake": 50, "balanced_accuracy": balanced_accuracy}
-        path.write_text(json.dumps(found))
+    saved = newest(run)
+    if saved.best is not None and saved.best.calibration is not None:
+        changes = {"real": 50, "fake": 50, "balanced_accuracy": balanced_accuracy}
+        saved.best.calibration = saved.best.calibration.model_copy(update=changes)
+        (run / "checkpoints" / "last.json").write_text(saved.model_dump_json())
 
 
 def evaluated(run: Path) -> list[Row]:

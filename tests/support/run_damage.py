@@ -20,7 +20,7 @@ from image_bytes import noise, saved
 from run_state import best, newest
 
 OWN = ("--cache", "cache", "--dataset", "pictures")
-TRAIN = ("train", *OWN, "--method", "cnndet", "--backbone", "small", "--batch-size", "4", "--lr", "0.001",
+TRAIN = ("train", *OWN, "--method", "cnndet", "--backbone", "small", "--batch-size", "4", "--lr", "0.001", "--val-fraction", "0.4",
          "--initial-weights", "scratch", "--schedule", "constant", "--device", "cpu", "--json")  # fmt: skip
 FINE_TUNING = tuple(one for one in TRAIN if one not in ("--initial-weights", "scratch"))
 COMMANDS = {
@@ -60,6 +60,7 @@ def files(run: Path) -> dict[str, Path]:
         "weights": checkpoints / saved_state.weights,
         "optimiser": checkpoints / saved_state.optimiser,
         "best": checkpoints / best(run).weights.name,
+        "scores": checkpoints / best(run).scores.name,
         "evaluation": evaluation / "evaluation.json",
         "journal": run / "metrics.jsonl",
     }
@@ -88,7 +89,7 @@ def _folder(path: Path) -> None:
 
 
 def _link_out(path: Path) -> None:
-    path.rename(path.parents[len(path.parents) - len(_work(path).parents) - 1] / "elsewhere")
+    path.rename(_work(path) / "elsewhere")
     path.symlink_to(_work(path) / "elsewhere")
 
 
@@ -108,7 +109,7 @@ def _link_to_a_device(path: Path) -> None:
 
 def _huge(path: Path) -> None:
     with path.open("r+b") as file:
-        file.truncate(1 << 44)
+        file.truncate(1 << 40)
 
 
 DAMAGES: dict[str, Damage] = {

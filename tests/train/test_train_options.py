@@ -23,7 +23,7 @@ from distil_cache.train.engine.lr_schedule import LrSchedule
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.forms import EpochMetrics, State
-from run_state import best_file
+from run_state import best, best_file
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor
@@ -401,6 +401,8 @@ def test_a_run_of_an_earlier_record_keeps_the_validation_that_it_began_with(tmp_
     run_training(settings(), cache.root, tmp_path / "new")
     new = RunFolder(tmp_path / "new").read()
     assert (new.validation, new.samples) == ("split val", {"train": 40, "val": 8})
-    assert json.loads((tmp_path / "new" / "calibration.json").read_text())["split"] == "val"
+    of_best = best(tmp_path / "new").calibration
+    assert of_best is not None
+    assert of_best.split == "val"
     notes = run_evaluation(tmp_path / "new", cache.root, "pictures", split="val")["notes"]
     assert any("chose its epoch and its threshold on these images" in note for note in notes)

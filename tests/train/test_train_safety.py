@@ -6,9 +6,11 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from distil_cache.train.engine import loop, resume
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation import evaluate
 from distil_cache.train.evaluation.evaluate import run_evaluation
-from distil_cache.train.runs import checkpoint
+from distil_cache.train.runs import checkpoint, reference_checkpoint
 from distil_cache.train.runs import folder as folder_module
 from distil_cache.train.runs.checkpoint import save_weights
 from distil_cache.train.runs.folder import RunFolder
@@ -207,6 +209,25 @@ def test_a_lock_that_is_a_link_out_of_the_run_writes_nothing_there(cache: Path, 
     with pytest.raises(UserError, match=r"training.lock: is a link that leads out of its folder"):
         train(cache, run, resume=True, epochs=3)
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["student", "export.safetensors", "export.pth"])
+def test_a_student_that_cannot_be_written_whole_is_a_sentence_and_nothing_is_left(tmp_path: Path, kind: str) -> None:
+    student, path = build_student("small", 3), tmp_path / kind
+    tensors = student.state_dict()
+    writers: dict[str, Callable[[], object]] = {
+        "student": lambda: save_weights(path, student, {"epoch": "1"}),
+        "export.safetensors": lambda: reference_checkpoint._create(path, partial(checkpoint.save_tensors, tensors)),
+        "export.pth": lambda: reference_checkpoint._create(path, partial(torch.save, tensors)),
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            writers[kind]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Interrupting(Silent):

@@ -11,7 +11,7 @@ from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
-from distil_cache.train.sweep import parse_sweep, plan_sweep, run_sweep
+from distil_cache.train.sweep import _note, parse_sweep, plan_sweep, run_sweep
 from small_cache import make_cache, rows
 
 SHARED = {"dataset": ("pictures",), "backbone": "small", "epochs": 1, "batch_size": 8, "lr": 1e-3}
@@ -46,6 +46,12 @@ def test_a_grid_is_run_once_kept_and_continued_and_the_report_takes_its_folder(c
     report = write_report([tmp_path / "sweep"], tmp_path / "report")
     assert [run["name"] for run in report["runs"]] == [run["name"] for run in found]
     assert [len(one["runs"]) for one in report["comparisons"][0]["over_seeds"]] == [2, 2]
+
+
+def test_what_a_killed_sweep_left_beside_its_list_is_deleted_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-sweep.json-0123456789abcdef").touch()
+    _note(tmp_path, {"seed": ("0",)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json", "sweep.lock"]
 
 
 def test_a_run_with_another_configuration_is_not_overwritten(cache: Path, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from ..runs.forms import EVALUATION, EVALUATION_FORM, own_file
 from .gallery import write_gallery
 from .score import predict, probability
 
+_LONGEST_NAME = 255
 _PLAIN_SPLIT = re.compile(r"[A-Za-z0-9._]{1,64}")
 _SHOWN = {"generators", "mean", "metrics", "counts"}
 """What an evaluation by this version has beside its setting."""
@@ -335,7 +336,7 @@ def evaluation_folder(evaluations: Path, dataset: str, split: str, transform: st
     setting = {"dataset": dataset, "split": split, "transform": transform, "select": select or None}
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
     plain = evaluations / f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")
-    known = _read(plain)
+    known = _read(plain) if len(os.fsencode(plain.name)) <= _LONGEST_NAME else {}
     held = {name: known.get(name) for name in setting} if known else None
     if held == setting or (held is None and _PLAIN_SPLIT.fullmatch(split)):
         return plain

@@ -5,7 +5,6 @@ Loads no torch, so that a report whose runs are all evaluated stays quick.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.store import Cache
-from ...errors import DistilCacheError, UsageError
-from ..config import SWEEP
+from ...errors import DistilCacheError, UsageError, UserError
+from ..runs.forms import SWEEP, known_best
 
 TEST = "test"
-_BEST = Path("checkpoints") / "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,15 +74,19 @@ def pending_evaluations(folders: Sequence[Path], on: Sequence[str] = ()) -> tupl
     for run in (run for folder in folders for run in _runs_of(folder)):
         record = _read(run / "config.json")
         if record is None:
-            continue  # reading the runs says what is wrong
+            continue  # reading the runs for the report says what is wrong
         own = [(str(name), TEST) for name in (record.get("dataset"), *_others(record)) if name]
         wanted = list(dict.fromkeys([*own, *asked]))
-        done = _evaluated(run)
+        try:
+            best = known_best(run)
+        except UserError:
+            continue
+        done = _evaluated(run, best.sha256) if best else set()
         cache = str(record.get("cache") or "")
         for dataset, split in wanted:
             if (dataset, split) in done:
                 continue
-            why = _why_not(run, cache, dataset, split)
+            why = _why_not(cache, dataset, split) if best else "the run has no checkpoint yet"
             if why:
                 without.append(NotEvaluated(run, dataset, split, why))
             else:
@@ -112,24 +114,18 @@ def _others(record: dict[str, Any]) -> Iterator[str]:
         yield other.get("dataset", "")
 
 
-def _evaluated(run: Path) -> set[tuple[str, str]]:
-    """Return dataset and split of each evaluation of all rows by the run's best student."""
-    best = run / _BEST
-    if not best.is_file():
-        return set()
-    digest = hashlib.sha256(best.read_bytes()).hexdigest()
+def _evaluated(run: Path, sha256: str) -> set[tuple[str, str]]:
+    """Return dataset and split of each evaluation of all rows by the student with this digest."""
     infos = [_read(path) or {} for path in run.glob("evaluations/*/evaluation.json")]
     return {
         (str(info.get("dataset")), str(info.get("split")))
         for info in infos
-        if not info.get("select") and (info.get("checkpoint") or {}).get("sha256") == digest
+        if not info.get("select") and (info.get("checkpoint") or {}).get("sha256") == sha256
     }
 
 
-def _why_not(run: Path, cache: str, dataset: str, split: str) -> str | None:
+def _why_not(cache: str, dataset: str, split: str) -> str | None:
     """Return why a run cannot be evaluated on a split; None if nothing speaks against it."""
-    if not (run / _BEST).is_file():
-        return "the run has no checkpoint yet"
     if not cache:
         return "the run does not name its cache (it was imported); use: distil-cache evaluate"
     try:

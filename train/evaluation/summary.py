@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ...metrics.bootstrap import bootstrap, interval
-from ...metrics.calibration import CALIBRATION, read_calibration
+from ...metrics.calibration import Calibration
 from ...metrics.measures import FloatArray, accuracy, average_precision, test_sets
 from ..data.select import column
 
@@ -18,17 +18,17 @@ WHOLE = "all"
 """Name of the row of all images together."""
 
 
-def summarise(run: Path, info: Mapping[str, Any], scores: Path) -> dict[str, Any]:
+def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | None) -> dict[str, Any]:
     """Measure an evaluation per generator and over all images.
 
     Parameters
     ----------
-    run
-        Folder of the run.
     info
         The content of ``evaluation.json``.
     scores
         The ``scores.parquet`` beside it.
+    calibration
+        The threshold of the run's best student, if it has one.
 
     Returns
     -------
@@ -38,9 +38,8 @@ def summarise(run: Path, info: Mapping[str, Any], scores: Path) -> dict[str, Any
     """
     table = pq.read_table(scores)
     labels, values = column(table, "label"), table["score"].to_numpy()
-    found = read_calibration(run / CALIBRATION)
-    same = found is not None and found.checkpoint_sha256 == info["checkpoint"]["sha256"]
-    threshold = found.threshold if found is not None and same else None
+    same = calibration is not None and calibration.checkpoint_sha256 == info["checkpoint"]["sha256"]
+    threshold = calibration.threshold if calibration is not None and same else None
     sets = dict(test_sets(labels, column(table, "generator"), column(table, "group")))
     if len(sets) != 1:
         sets[WHOLE] = np.arange(len(labels))

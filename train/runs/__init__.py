@@ -1,1 +1,1 @@
-"""The files of a run; others use ``folder``, ``checkpoint`` and ``reference_checkpoint``."""
+"""The files of a run; others use ``folder``, ``checkpoint``, ``forms`` and ``reference_checkpoint``."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +35,7 @@ from ...errors import IntegrityError, UserError
 from ...metrics.calibration import calibrate
 from ...models.weights import file_digest
 from ...storage import path_exists
-from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, fsync_folder, link_new, read_file
+from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, cannot_write, fsync_folder, link_new, read_file
 from .forms import BEST, LAST, STATE_FILE, Best, Saved, State, StoredFile, own_file, read_saved
 
 _DIGEST = "tensors_sha256"
@@ -70,7 +72,18 @@ def save_weights(path: Path, student: torch.nn.Module, facts: Mapping[str, str])
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = _tensors(student)
     metadata = {**facts, _DIGEST: tensor_digest(tensors)}
-    replace_file(path, lambda target: save_file(tensors, target, metadata=metadata))
+    replace_file(path, lambda target: save_tensors(tensors, target, metadata))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; a full disk is an OSError, as everywhere, and not an error of the library's own."""
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load_weights(path: Path, student: torch.nn.Module) -> StudentFacts:
@@ -92,20 +105,22 @@ def load_weights(path: Path, student: torch.nn.Module) -> StudentFacts:
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be loaded into this student ({_first_line(error)}). Train again.") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    facts: dict[str, str] = header.get("__metadata__", {})
+    facts: dict[str, str] = header.get("__metadata__") or {}
     if _DIGEST in facts and facts[_DIGEST] != tensor_digest(tensors):
         raise UserError(
             f"{path}: is damaged (its tensors are not those that were written). Copy it again from where it is whole, "
             "or train again."
         )
-    if not facts.get("epoch", "0").isdecimal():
-        raise UserError(f"{path}: is of an epoch {facts['epoch']!r}, which is no number. Train again.")
-    return StudentFacts(facts.get("run", ""), int(facts.get("epoch", "0")), hashlib.sha256(data).hexdigest())
+    epoch = facts.get("epoch", "0")
+    if not re.fullmatch("[0-9]{1,9}", epoch):
+        raise UserError(f"{path}: is of an epoch {epoch[:20]!r}, which is no number. Train again.")
+    return StudentFacts(facts.get("run", ""), int(epoch), hashlib.sha256(data).hexdigest())
 
 
 def _largest(student: torch.nn.Module) -> int:
     """Return more than the size of a student's file, and of its optimiser's with two moments for each weight."""
-    return 4 * sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values()) + _LARGEST_HEADER
+    weights: list[Tensor] = list(student.state_dict().values())
+    return 4 * sum(tensor.numel() * tensor.element_size() for tensor in weights) + _LARGEST_HEADER
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -181,7 +196,7 @@ def save_state(
         for name, value in slots.items()
     }
     save_weights(folder / weights, student, {"epoch": str(progress.epoch), "run": run, "step": str(progress.step)})
-    replace_file(folder / optimiser_file, lambda target: save_file({**tensors, **random_state}, target))
+    replace_file(folder / optimiser_file, lambda target: save_tensors({**tensors, **random_state}, target))
     digests = {name: file_digest(folder / name) for name in (weights, optimiser_file)}
     best = newest.best if newest else None
     if progress.just_best:
@@ -308,9 +323,9 @@ def _restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor], save
         if number.isdigit():
             slots.setdefault(int(number), {})[slot] = tensor
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    for number, of_parameter in slots.items():
-        if any(tensor.shape not in (parameters[number].shape, ()) for tensor in of_parameter.values()):
-            raise ValueError(f"the optimiser's state has another shape than parameter {number}")
+    for place, of_parameter in slots.items():
+        if any(tensor.shape not in (parameters[place].shape, ()) for tensor in of_parameter.values()):
+            raise ValueError(f"the optimiser's state has another shape than parameter {place}")
     rates = [float(group["lr"]) for group in saved.param_groups]
     _load_optimiser(optimiser, slots, rates)
 
@@ -379,10 +394,19 @@ def _set_python_random_state(saved: Mapping[str, Any]) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a temporary file, flush it, and move it into place atomically."""
-    with _temporary_file(path, write) as temporary:
-        temporary.replace(path)
-        fsync_folder(path.parent)
+    """Let ``write`` make a temporary file, flush it, and move it into place atomically.
+
+    Raises
+    ------
+    UserError
+        The file cannot be written.
+    """
+    try:
+        with _temporary_file(path, write) as temporary:
+            temporary.replace(path)
+            fsync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def create_file(path: Path, write: Callable[[Path], object]) -> bool:

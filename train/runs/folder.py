@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, f
 from safetensors import SafetensorError, safe_open
 
 from ... import __version__
-from ...errors import UserError
+from ...errors import UsageError, UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...storage import path_exists
 from ...storage.atomic import append_line as append_bytes
@@ -213,7 +213,12 @@ class RunFolder:
         """Return the run's record. Raises UserError if the folder is not a run."""
         if not path_exists(self.config):
             raise UserError(f"{self.folder}: is not a run (it has no config.json). Create one with: distil-cache train")
-        return read_record(own_file(self.config), _FORM, "a run's configuration", "Train again into a new folder.")
+        try:
+            return read_record(own_file(self.config), _FORM, "a run's configuration", "Train again into a new folder.")
+        except UsageError as error:  # a method that does not exist
+            raise UserError(
+                f"{self.config}: is not a run's configuration ({error}) Train again into a new folder."
+            ) from error
 
     def create(self, record: RunRecord) -> None:
         """Make the existing folder a run. Raises UserError, naming the run, if another command has just done so."""

@@ -6,14 +6,15 @@ its name says, and all that is used of its content is checked where it is read; 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ...errors import UserError
-from ...metrics.calibration import Calibration
+from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...storage.json_record import read_record
 
 BEST = "best.safetensors"
@@ -258,6 +259,35 @@ def read_saved(checkpoints: Path) -> Saved | None:
     """
     path = checkpoints / LAST
     return read_record(own_file(path), _SAVED, "the state of a training", _AGAIN) if is_there(path) else None
+
+
+class KnownBest(NamedTuple):
+    """What a run says of its best student: the digest of its file, and the threshold that validation chose for it."""
+
+    sha256: str
+    calibration: Calibration | None
+
+
+def known_best(run: Path) -> KnownBest | None:
+    """Return what a run says of its best student, without loading it; None if it has none yet.
+
+    Raises
+    ------
+    UserError
+        A record is damaged.
+    """
+    saved = read_saved(run / "checkpoints")
+    if saved is not None and saved.best is not None:
+        return KnownBest(saved.best.weights.sha256, saved.best.calibration)
+    path = own_file(run / "checkpoints" / BEST)  # of an earlier version, or imported
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    calibration = read_calibration(own_file(run / CALIBRATION))
+    return KnownBest(
+        sha256, calibration if calibration is not None and calibration.checkpoint_sha256 == sha256 else None
+    )
 
 
 def read_sweep(path: Path) -> SweepForm:

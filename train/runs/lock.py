@@ -82,7 +82,8 @@ class RunLock:
             os.ftruncate(self._handle, 0)
             since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
             os.pwrite(self._handle, f"process {os.getpid()} on {platform.node()}, since {since} UTC\n".encode(), 0)
-        _delete_leftovers(self.folder)
+        delete_leftovers(self.folder)
+        delete_leftovers(self.folder / "checkpoints")
 
     def _take_lease(self) -> None:
         """Hold a lease. Two commands that take theirs at the same moment both step back, and try again."""
@@ -111,8 +112,9 @@ def leftover(path: Path) -> bool:
     return path.name in (LOCK, FOLDER) or path.name.startswith(TEMPORARY_PREFIX)
 
 
-def _delete_leftovers(folder: Path) -> None:
-    for path in (*folder.glob(f"{TEMPORARY_PREFIX}*"), *folder.glob(f"checkpoints/{TEMPORARY_PREFIX}*")):
+def delete_leftovers(folder: Path) -> None:
+    """Delete the temporary files of killed commands; only the holder of the lock on a folder may call this."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_file():  # an evaluation being written is a folder
             path.unlink(missing_ok=True)
 

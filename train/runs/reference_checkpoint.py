@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...choices import METHOD, Preset
@@ -27,7 +26,7 @@ from ...models.weights import check_state, file_digest, read_state_dict
 from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
 from ..config import TrainConfig
 from ..student import Student, build_student
-from .checkpoint import create_file, save_weights
+from .checkpoint import create_file, save_tensors, save_weights
 from .folder import IMPORTED_EPOCH, RunFolder, RunRecord, new_run_id, now, versions
 from .forms import BEST
 from .lock import RunLock
@@ -156,7 +155,7 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: exists already. Choose another name.")
     state = {name: value for name, value in student.state_dict().items() if not name.startswith("projection.")}
     if path.suffix == ".safetensors":
-        write = partial(save_file, {name: value.contiguous() for name, value in state.items()})
+        write = partial(save_tensors, {name: value.contiguous() for name, value in state.items()})
     else:
         trained = [weight for name, weight in student.named_parameters() if name in state]
         optimiser = torch.optim.Adam(trained, lr=record.config.lr).state_dict()
@@ -183,6 +182,8 @@ def _create(path: Path, write: Callable[[Path], object]) -> bool:
             return create_file(path, temporary.rename)
     except OSError as error:
         raise cannot_write(path, error) from error
+    except RuntimeError as error:  # what torch.save makes of an error of the system
+        raise UserError(f"{path}: cannot be written ({error}). Is there enough space?") from error
 
 
 def official_state(content: Mapping[str, Tensor]) -> dict[str, Tensor]:

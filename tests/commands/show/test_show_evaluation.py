@@ -16,18 +16,18 @@ from distil_cache.train.evaluation.summary import summarise
 
 
 def evaluated(tmp_path: Path, scores: list[tuple[int, str, float]], threshold: float | None) -> dict[str, Any]:
+    found = None
     if threshold is not None:
         found = Calibration(
             threshold=threshold, split="val", transform="crop", real=9, fake=9, checkpoint_sha256="a", accuracy=1.0,
             balanced_accuracy=1.0,
         )  # fmt: skip
-        (tmp_path / "calibration.json").write_text(found.model_dump_json())
     names = ("label", "generator", "score")
     rows = [{**dict(zip(names, row, strict=True)), "group": "g"} for row in scores]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
     counts = {name: sum(row[0] == label for row in scores) for label, name in enumerate(("real", "fake"))}
     info = {"dataset": "d", "split": "test", "transform": "crop", "counts": counts, "checkpoint": {"sha256": "a"}}
-    return {**info, "summary": summarise(tmp_path, info, tmp_path / "scores.parquet"), "next": "distil-cache report r"}
+    return {**info, "summary": summarise(info, tmp_path / "scores.parquet", found), "next": "distil-cache report r"}
 
 
 def test_accuracy_stands_at_a_half_and_at_the_validated_threshold_side_by_side(
