@@ -12,7 +12,7 @@ from ..choices import ADM, BACKBONE, STEPS, Profile
 PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
     "small": {
         "build": {"adm": "demo", "teacher": "efficientnet_lite0", "train_size": 96},
-        "train": {"backbone": "small32", "batch_size": 32, "lr": 1e-3},
+        "train": {"backbone": "small32", "epochs": 40, "batch_size": 16, "lr": 1e-3},
         "bench": {"adm": "demo", "backbone": "small32"},
     },
     "paper": {
@@ -24,7 +24,8 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
 """Profile -> command -> the defaults that it replaces, by the name of the parameter.
 
 ``small`` runs offline on a CPU: the ADM is in this package and the teacher's weights come with ``distil-cache[demo]``.
-At 96 pixels the maps of its teacher and its student have 3x3 positions. The student's batch size and rate are the demo's.
+At 96 pixels the maps of its teacher and its student have 3x3 positions. Small batches and many epochs let a few dozen
+images make enough steps.
 """
 
 
