@@ -28,13 +28,27 @@ At 96 pixels the maps of its teacher and its student have 3x3 positions. Small b
 images make enough steps.
 """
 
+_FILLED_IN = "distil_cache.profile"
+
 
 def _apply(ctx: typer.Context, profile: Profile | None) -> Profile | None:
     """Let a profile fill in what neither the command line nor a recipe says."""
     if profile is not None:
         settings = PROFILES[profile][str(ctx.command.name)]
-        ctx.default_map = {**settings, **(ctx.default_map or {})}
+        recipe = ctx.default_map or {}
+        ctx.default_map = {**settings, **recipe}
+        ctx.meta[_FILLED_IN] = settings.keys() - recipe.keys()
     return profile
+
+
+def filled_in(ctx: typer.Context) -> set[str]:
+    """Return the names of the parameters that have their values from the profile."""
+    return {name for name in ctx.meta.get(_FILLED_IN, ()) if not _is_typed(ctx, name)}
+
+
+def _is_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 ProfileOption = Annotated[
