@@ -12,7 +12,7 @@ from ..choices import ADM, BACKBONE, STEPS, Profile
 PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
     "small": {
         "build": {"adm": "demo", "teacher": "efficientnet_lite0", "train_size": 96},
-        "train": {"backbone": "small32", "batch_size": 32, "lr": 1e-3},
+        "train": {"backbone": "small32", "epochs": 40, "batch_size": 16, "lr": 1e-3},
         "bench": {"adm": "demo", "backbone": "small32"},
     },
     "paper": {
@@ -24,16 +24,31 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
 """Profile -> command -> the defaults that it replaces, by the name of the parameter.
 
 ``small`` runs offline on a CPU: the ADM is in this package and the teacher's weights come with ``distil-cache[demo]``.
-At 96 pixels the maps of its teacher and its student have 3x3 positions. The student's batch size and rate are the demo's.
+At 96 pixels the maps of its teacher and its student have 3x3 positions. Small batches and many epochs let a few dozen
+images make enough steps.
 """
+
+_FILLED_IN = "distil_cache.profile"
 
 
 def _apply(ctx: typer.Context, profile: Profile | None) -> Profile | None:
     """Let a profile fill in what neither the command line nor a recipe says."""
     if profile is not None:
         settings = PROFILES[profile][str(ctx.command.name)]
-        ctx.default_map = {**settings, **(ctx.default_map or {})}
+        recipe = ctx.default_map or {}
+        ctx.default_map = {**settings, **recipe}
+        ctx.meta[_FILLED_IN] = settings.keys() - recipe.keys()
     return profile
+
+
+def filled_in(ctx: typer.Context) -> set[str]:
+    """Return the names of the parameters that have their values from the profile."""
+    return {name for name in ctx.meta.get(_FILLED_IN, ()) if not _is_typed(ctx, name)}
+
+
+def _is_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 ProfileOption = Annotated[

@@ -24,7 +24,7 @@ from .options import (
     open_local_copy,
     render,
 )
-from .profiles import ProfileOption, profile_settings
+from .profiles import ProfileOption, filled_in, profile_settings
 from .recipes import kept_recipe, save_recipe
 
 
@@ -253,35 +253,45 @@ def train(
         for name, value in asked.items()
         if value is not None and value is not False
     }
-    if resume and not sweep:
-        cache, given = _as_stored(run, cache, given)
+    grid = parse_sweep(sweep) if sweep else {}
+    by_profile = filled_in(ctx)
+    if grid:
+        given = {name: value for name, value in given.items() if name not in by_profile & grid.keys()}
+    elif resume:
+        cache, given = _as_stored(run, cache, given, by_profile)
     for option, value in (("--cache", cache), ("--dataset", given.get("dataset"))):
         if value is None and (sweep is None or option == "--cache"):
             raise UsageError(f"train: {option} is missing. Only --resume knows it, from the run.")
     assert cache is not None
     if write_recipe is not None:
-        _ = plan_sweep(given, parse_sweep(sweep)) if sweep else TrainConfig.checked(**given)
+        _ = plan_sweep(given, grid) if grid else TrainConfig.checked(**given)
         save_recipe(ctx, write_recipe)
         return
     copy = open_local_copy(local_copy, local_copy_gib)
     with RichProgress() as progress, kept_recipe(ctx, run):
         how: dict[str, Any] = {"device": device, "workers": workers, "local_copy": copy, "progress": progress}
-        if sweep:
-            result = run_sweep(given, parse_sweep(sweep), cache, run, **how)
+        if grid:
+            result = run_sweep(given, grid, cache, run, **how)
         else:
             result = run_training(TrainConfig.checked(**given), cache, run, resume=resume, **how)
     if result:
-        result["profile"] = profile_settings(ctx, profile)
+        result["profile"] = profile_settings(ctx, None if resume else profile)
         result["next"] = command_line(["report", run, "--out", "report"])
         render(result, as_json, show_sweep if sweep else show_train)
 
 
-def _as_stored(run: Path, cache: str | None, given: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the cache and the settings of a run that is resumed, where they are not given again."""
+def _as_stored(
+    run: Path, cache: str | None, given: dict[str, Any], by_profile: set[str]
+) -> tuple[str | None, dict[str, Any]]:
+    """Return the cache and the settings of a run that is resumed, where they are not given again.
+
+    What only a profile fills in gives way to what the run has.
+    """
     from ..train.runs.folder import RunFolder
 
     folder = RunFolder(run)
     if not folder.config.is_file():
         return cache, given
     record = folder.read()
-    return cache or record.cache, {**record.config.model_dump(exclude_none=True), **given}
+    again = {name: value for name, value in given.items() if name not in by_profile}
+    return cache or record.cache, {**record.config.model_dump(exclude_none=True), **again}

@@ -42,6 +42,12 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     plan = CliRunner().invoke(app, [*build, "--dry-run"])
     assert plan.exit_code == 0, plan.output
     assert "Profile small: --adm demo, --teacher efficientnet_lite0, --train-size 96." in plan.stdout
+    written = CliRunner().invoke(app, [*build, "--write-recipe", "build.toml"])
+    assert "Run it with: distil-cache build build.toml" in written.stdout
+    assert not (tmp_path / "cache").exists()
+    refused = CliRunner().invoke(app, [*build, "--write-recipe", "build.toml"])
+    assert "build.toml: exists already" in str(refused.exception)
+    assert tomllib.loads((tmp_path / "build.toml").read_text())["adm"] == "demo"
     shown = {}
     for command in ([*build, "--steps", "ddim4"], [*train, "--epochs", "2"], report):
         done = CliRunner().invoke(app, command)

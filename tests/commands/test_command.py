@@ -12,7 +12,7 @@ import typer
 from distil_cache.cli import app
 from distil_cache.commands.command import Command
 from distil_cache.commands.help_pages import EXAMPLES, PANELS
-from distil_cache.commands.profiles import PROFILES
+from distil_cache.commands.profiles import PROFILES, filled_in
 from distil_cache.commands.recipes import recipe_bytes
 from distil_cache.errors import UsageError, UserError
 
@@ -89,6 +89,13 @@ def test_a_profile_fills_in_what_is_not_given_and_an_option_wins() -> None:
     changed = parsed("build p --cache c --dataset d --profile small --adm demo-b").params
     assert (changed["adm"], changed["teacher"]) == ("demo-b", "efficientnet_lite0")
     assert parsed("build p --cache c --dataset d").params["adm"] == "adm256"
+
+
+def test_what_a_profile_fills_in_is_told_from_what_was_typed_or_stands_in_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('cache = "c"\ndataset = "d"\nrun = "r"\nprofile = "small"\nbatch-size = 5\n')
+    assert filled_in(parsed(f"train {path} --epochs 3")) == {"backbone", "lr"}
+    assert filled_in(parsed("train --cache c --dataset d --run r --epochs 3")) == set()
 
 
 @pytest.mark.parametrize("line", ["build p q --cache c --dataset d --profile small --no-clip --features image,eps",
