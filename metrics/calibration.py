@@ -166,7 +166,7 @@ def reliability(labels: Array, scores: Array) -> list[Bin]:
     return bins
 
 
-def share_interval(hits: int, images: int) -> Interval:
+def share_interval(hits: float, images: int) -> Interval:
     """Return the 95 % interval of a share (Wilson 1927), which has a sensible width even if all or none are hits."""
     share, z2 = hits / images, _Z * _Z
     centre = (share + z2 / (2 * images)) / (1 + z2 / images)
