@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .bootstrap import REPLICATES, Replicates, bootstrap, interval
+from .bootstrap import REPLICATES, Replicates, bootstrap, cluster_numbers, interval
+from .ends import NO_INTERVAL, interval_near_the_ends
 from .measures import Array, FloatArray, Interval, checked, measures, test_sets, unweighted_mean
 
 UNKNOWN_FAMILY = "unknown"
@@ -28,6 +29,8 @@ class GeneratorScores:
         Value of each of ``measures.MEASURES``; ``None`` where the test set does not define it.
     replicates
         The same measures in every resample.
+    real_units, fake_units, units
+        Independent units (images, or clusters of images) of each class and of both.
     """
 
     generator: str
@@ -36,6 +39,9 @@ class GeneratorScores:
     fake: int
     values: Mapping[str, float | None]
     replicates: Replicates = field(repr=False, compare=False)
+    real_units: int
+    fake_units: int
+    units: int
 
     @property
     def complete(self) -> bool:
@@ -43,8 +49,12 @@ class GeneratorScores:
         return self.real > 0 and self.fake > 0
 
     def interval(self, measure: str) -> Interval | None:
-        """Return the 95 % interval of a measure; ``None`` where it is not defined."""
-        return None if self.values[measure] is None else interval(self.replicates[measure])
+        """Return the 95 % interval of a measure; ``None`` where it is not defined, or none is known to hold."""
+        value = self.values[measure]
+        if value is None:
+            return None
+        drawn = interval(self.replicates[measure])
+        return interval_near_the_ends(measure, value, drawn, self.real_units, self.fake_units, self.units)
 
     @property
     def accuracy(self) -> float | None:
@@ -112,6 +122,7 @@ def per_generator(
     drawn = bootstrap(
         truth, values, sets, clusters, calibrated_threshold=calibrated_threshold, replicates=replicates, seed=seed
     )
+    numbers = cluster_numbers(clusters, len(truth))
     return {
         generator: GeneratorScores(
             generator=generator,
@@ -120,6 +131,9 @@ def per_generator(
             fake=int(np.sum(truth[rows] == 1)),
             values=measures(truth[rows], values[rows], calibrated_threshold),
             replicates=drawn[generator],
+            real_units=len(np.unique(numbers[rows][truth[rows] == 0])),
+            fake_units=len(np.unique(numbers[rows][truth[rows] == 1])),
+            units=len(np.unique(numbers[rows])),
         )
         for generator, rows in sets.items()
     }
@@ -137,9 +151,28 @@ def mean_replicates(results: Mapping[str, GeneratorScores], measure: str) -> Flo
 
 
 def mean_interval(results: Mapping[str, GeneratorScores], measure: str) -> Interval | None:
-    """Return the 95 % interval of the mean over generators."""
+    """Return the 95 % interval of the mean over generators, as `interval_of_mean`."""
     drawn = mean_replicates(results, measure)
-    return None if drawn is None else interval(drawn)
+    own = [r for r in results.values() if r.complete and r.values[measure] is not None]
+    return None if drawn is None else interval_of_mean(drawn, own, measure)
+
+
+def interval_of_mean(drawn: FloatArray, parts: Sequence[GeneratorScores], measure: str) -> Interval | None:
+    """Return the 95 % interval of a mean; where no resample differs, the mean of the intervals of its parts.
+
+    Parameters
+    ----------
+    drawn : ndarray, (replicates,)
+        The mean in every resample.
+    parts : sequence of GeneratorScores
+        What it is the mean of.
+    measure : str
+    """
+    found = interval(drawn)
+    if measure in NO_INTERVAL or found is None or found.high > found.low:
+        return None if measure in NO_INTERVAL else found
+    ends = [own for part in parts if (own := part.interval(measure)) is not None]
+    return Interval(*(float(end) for end in np.mean(ends, axis=0))) if ends else None
 
 
 def by_family(results: Mapping[str, GeneratorScores]) -> dict[str, dict[str, GeneratorScores]]:

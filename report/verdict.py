@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from ..cache.records.audit import HeaderAudit
 from ..errors import UserError
-from ..metrics.bootstrap import interval
 from ..metrics.measures import FloatArray, Interval
+from ..metrics.per_generator import interval_of_mean
 from .differences import (
     Contrast,
     Difference,
@@ -35,6 +35,8 @@ UNSEEN, SEEN, UNKNOWN = "unseen", "seen", "unknown"
 
 FEW_IMAGES = 100
 """Test sets with fewer images of a class are small."""
+FEW_CLUSTERS = 20
+"""Intervals over fewer clusters of a class are too narrow."""
 FEW_SEEDS = 3
 """Fewer seeds give no useful spread."""
 _AP, _AUC = "average_precision", "auc"
@@ -95,8 +97,9 @@ class Standing:
     group : str
         ``UNSEEN``, ``SEEN`` or ``UNKNOWN``.
     generators : tuple of str
-    fewest : int
-        Fewest images of a class in the test set of one of the generators.
+    fewest, fewest_units : int
+        Fewest images, and independent units (images, or clusters of images), of a class in the test set of one of the
+        generators.
     places : tuple of Place
         At least one.
     """
@@ -105,6 +108,7 @@ class Standing:
     group: str
     generators: tuple[str, ...]
     fewest: int
+    fewest_units: int
     places: tuple[Place, ...]
 
     @property
@@ -264,11 +268,11 @@ def standings(setting: Setting, results: Sequence[MeasuredEvaluation], names: Ma
         tested = by_group.get(group, [])
         ranked = sorted(configurations(results), key=lambda side: -(_mean(side, tested).mean or 0.0)) if tested else []
         if ranked:
-            sizes = [
-                size for one in results for name in tested for size in (one.scores[name].real, one.scores[name].fake)
-            ]
+            sets = [one.scores[name] for one in results for name in tested]
+            fewest = min(min(scores.real, scores.fake) for scores in sets)
+            units = min(min(scores.real_units, scores.fake_units) for scores in sets)
             places = tuple(_place(names[side[0].run.configuration()], side, ranked[0], tested) for side in ranked)
-            found.append(Standing(setting, group, tuple(tested), min(sizes), places))
+            found.append(Standing(setting, group, tuple(tested), fewest, units, places))
     return found
 
 
@@ -379,7 +383,8 @@ def _interval(side: Sequence[MeasuredEvaluation], names: Sequence[str], m: str) 
     chosen = [{name: result.scores[name] for name in names} for result in side]
     same = all(result.evaluation.same_images(side[0].evaluation) for result in side)
     drawn: FloatArray | None = resamples_of_side(chosen, m) if same else None
-    return None if drawn is None else interval(drawn)
+    parts = [scores for one in chosen for scores in one.values()]
+    return None if drawn is None else interval_of_mean(drawn, parts, m)
 
 
 def _images(results: Sequence[MeasuredEvaluation]) -> int:

@@ -9,6 +9,7 @@ from ..metrics.swap import Swap
 from .differences import Difference
 from .inputs.runs import Run
 from .verdict import (
+    FEW_CLUSTERS,
     FEW_IMAGES,
     FEW_SEEDS,
     SEEN,
@@ -133,7 +134,7 @@ def shortcut_answer(verdict: Verdict) -> Answer:
     shares = [swap.carried for _, swap in tests if swap.carried is not None]
     if shares:
         most = f"{'up to ' if len(shares) > 1 else ''}{_whole(max(shares))} %"
-        answer += f"; the files' history carries {most} of the verdict"
+        answer += f"; swap test: the files' history carries {most} of the verdict"
     return Answer("Shortcuts", answer, " ".join([*found, *(swap_sentence(name, swap) for name, swap in tests)]))
 
 
@@ -169,6 +170,11 @@ def _missing_tests(verdict: Verdict) -> list[str]:
     small = min((one.fewest for one in verdict.standings), default=FEW_IMAGES)
     if small < FEW_IMAGES:
         found.append(f"The smallest test set has {small} images of a class; below {FEW_IMAGES}, intervals are wide.")
+    units = min((one.fewest_units for one in verdict.standings if one.fewest_units < one.fewest), default=FEW_CLUSTERS)
+    if units < FEW_CLUSTERS:
+        found.append(
+            f"The images of a class are in {units} clusters; intervals over fewer than {FEW_CLUSTERS} are too narrow."
+        )
     if any(place.behind and place.behind.interval is None for one in verdict.standings for place in one.places):
         found.append("Not all runs scored the same images, so some differences have no interval.")
     if any(audit.found for audit in verdict.audits.values()):

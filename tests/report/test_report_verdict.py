@@ -32,7 +32,7 @@ def place(name: str, ap: float, behind: Difference | None = None, auc: Interval 
 
 
 def standing(*places: Place, group: str = UNSEEN) -> Standing:
-    return Standing(SETTING, group, ("adm", "sd"), 250, places)
+    return Standing(SETTING, group, ("adm", "sd"), 250, 250, places)
 
 
 def verdict_of(*runs: Path, out: Path) -> dict[str, Any]:
@@ -278,6 +278,17 @@ def test_sides_that_cannot_be_compared_are_refused_with_the_reason(tmp_path):
         write_report([one], tmp_path / "out", compare=(one, one))
 
 
+def test_images_of_few_scenes_are_said_to_be_few(tmp_path):
+    run = write_run(tmp_path / "kd")
+    scored = rows({"adm-b": 3.0}, **MANY)
+    write_evaluation(run, scored)
+    scenes = {row["key"]: f"scene {number % 12}" for number, row in enumerate(scored)}
+
+    content = write_report([run], tmp_path / "out", clusters=scenes)
+
+    assert any("in 12 clusters; intervals over fewer than 20" in one for one in content["verdict"]["missing"])
+
+
 def test_other_settings_have_a_sentence_each(tmp_path):
     run = write_run(tmp_path / "kd")
     write_evaluation(run, rows({"adm-b": 3.0}, **MANY))
@@ -303,7 +314,10 @@ def test_a_found_shortcut_is_on_the_first_screen_with_the_share_that_the_swap_te
     content = write_report([tested, untested], tmp_path / "out")
 
     answer = answer_to(content["verdict"], "Shortcuts")
-    assert answer["answer"] == "The files of photos give the label away; the files' history carries 62 % of the verdict"
+    assert (
+        answer["answer"]
+        == "The files of photos give the label away; swap test: the files' history carries 62 % of the verdict"
+    )
     assert sentence in answer["numbers"]
     assert "Swap test of tested on photos: 62 % (51 to 70)" in answer["numbers"]
     assert [one for one in content["verdict"]["missing"] if "--swap" in one] == [
