@@ -70,7 +70,7 @@ def coefficients(
         apart = (tl.load(own) - reference) + tl.load(own + GROUPS) - mean
         square += tl.load(own + 2 * GROUPS) + apart * apart * (before * ((after - before) / after))
         mean += apart * ((after - before) / after)
-    deviation = tl.sqrt(square / (positions * WIDTH).to(tl.float32) + eps)
+    deviation = tl.sqrt(square / (positions * WIDTH * 1.0) + eps)  # a product, since Triton makes a 1 a constant
     channels = WIDTH * GROUPS
     channel = group[:, None] * WIDTH + place[None, :]
     present = (place < WIDTH)[None, :] & (group >= 0)[:, None]

@@ -67,6 +67,7 @@ def main() -> None:
         "modulated": error(small, modulated=True, activated=True),
         "three channels a group": error(odd, modulated=True, activated=True),
         "six channels a group": error(wide, modulated=False, activated=True),
+        "one position": error(drawn(3, 64, 1, 1), modulated=True, activated=True),
         "several tiles a chunk": error(large, modulated=True, activated=True),
         "almost constant": error(smooth, modulated=False, activated=False),
         "constant but for a border": error(nearly_constant(), modulated=False, activated=False),

@@ -32,7 +32,7 @@ def test_values_are_those_of_float64_up_to_one_rounding(interpreted: dict[str, A
     errors: dict[str, float] = interpreted["errors"]
     halves = {"bfloat16": 2**-8, "float16": 2**-11}
     assert {name: error for name, error in errors.items() if error > halves.get(name, 5e-7)} == {}
-    assert len(errors) == 10
+    assert len(errors) == 11
 
 
 def test_the_values_of_an_image_do_not_depend_on_its_batch(interpreted: dict[str, Any]) -> None:
@@ -57,6 +57,21 @@ def kernels(map_type: str) -> dict[str, tuple[dict[str, str], dict[str, Any]]]:
             {"ACTIVATED": True, "COLUMNS": 256, "ROWS": 16},
         ),
     }  # fmt: skip
+
+
+def test_the_kernels_compile_for_a_map_of_one_position_whose_numbers_are_constants_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = pytest.importorskip("triton", minversion="3.4")
+    from distil_cache.models.diffusion import norm_kernels
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    types, constants = kernels("*fp32")["coefficients"]
+    constants |= {"positions": 1, "chunks": 1}
+    source = ASTSource(norm_kernels.coefficients, {**types, **dict.fromkeys(constants, "constexpr")}, constants, {})
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
 @pytest.mark.parametrize("capability", [80, 90])
