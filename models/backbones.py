@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -215,6 +216,14 @@ def start_from_imagenet(module: nn.Module, name: str) -> str:
     check_state(module, state, f"{path} for backbone {name}")
     module.load_state_dict(state, strict=True)
     return f"{entry.start.name}{'' if state[entry.stem].shape[1] == 3 else ', the first convolution at random'}"
+
+
+def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return numbers as (C, 1, 1), in the type and on the device of ``like``.
+
+    They are filled in on the device: a copy from the host would wait for the work that is queued there.
+    """
+    return torch.stack([like.new_full((), value) for value in values])[:, None, None]
 
 
 def resize(images: Tensor, size: int) -> Tensor:

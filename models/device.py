@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ STUDENT_PRECISION: Precision = "fp32"
 STUDENT_ARITHMETIC = "float32 without TF32"
 """The same in words, for records."""
 
+_DEVICE_FILES = Path("/dev")
 _NEEDS_AMPERE = ("tf32", "bf16")
 _AMPERE = (8, 0)
 """Compute capability from which on NVIDIA's GPUs have TF32 and bfloat16."""
@@ -68,6 +70,21 @@ def choose_device(name: str) -> torch.device:
             raise UsageError(f"--device {name}: {count} CUDA devices are visible here; use a lower number or cpu.")
         return torch.device("cuda", device.index or 0)
     return device
+
+
+def unusable_gpu() -> str:
+    """Return why CUDA does not start where the system has a GPU of NVIDIA; nothing if it starts or there is none.
+
+    Then ``auto`` means the CPU. A GPU that ``CUDA_VISIBLE_DEVICES`` hides is not missed, nor by a PyTorch without CUDA.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    if torch.version.cuda is None or hidden or torch.cuda.is_available() or not any(_DEVICE_FILES.glob("nvidia[0-9]*")):
+        return ""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().partition("\n")[0]
+    return "no device is found"
 
 
 def device_name(device: torch.device, *, of_machine: bool = False) -> str:

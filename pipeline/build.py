@@ -240,6 +240,7 @@ def _log(
         "host": platform.node(),
         "batch_size": totals.batch_size,
         "compile": config.compile,
+        "normalisation": sorted(totals.normalisation),
         "speed": [
             {"device": name, "adm_calls": calls, "seconds": round(seconds, 3)}
             for name, (calls, seconds) in sorted(totals.speed.items())

@@ -50,6 +50,8 @@ class BuildTotals:
         Feature -> ids of shards.
     batch_size
         Smallest number of images in an ADM call; None without a call.
+    normalisation
+        How the ADM normalised, in words; several if devices or workers differ.
     speed
         Device name -> (ADM calls, seconds).
     workers
@@ -66,6 +68,7 @@ class BuildTotals:
     unusable: dict[str, str] = field(default_factory=dict)
     shards: dict[str, set[str]] = field(default_factory=dict)
     batch_size: int | None = None
+    normalisation: set[str] = field(default_factory=set)
     speed: dict[str, tuple[int, float]] = field(default_factory=dict)
     workers: set[str] = field(default_factory=set)
     seconds: float = 0.0
@@ -94,6 +97,8 @@ class BuildTotals:
             self.shards.setdefault(feature, set()).add(shard)
         if done.batch_size is not None:
             self.batch_size = min(done.batch_size, self.batch_size or done.batch_size)
+        if done.normalisation is not None:
+            self.normalisation.add(done.normalisation)
         if done.adm_calls:
             calls, seconds = self.speed.get(report.device, (0, 0.0))
             self.speed[report.device] = calls + done.adm_calls, seconds + done.seconds

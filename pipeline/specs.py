@@ -29,7 +29,7 @@ from ..cache.spec import Spec, SpecPart
 from ..choices import FloatStorage, ImportKind, NoiseReduction, Precision, Preset
 from ..errors import IntegrityError
 from ..images.spec import ImageSize, ImageSpec
-from ..models.backbones import HALF, Triple, backbone_entry, resize
+from ..models.backbones import HALF, Triple, backbone_entry, per_channel, resize
 from ..models.class_label import ClassLabel
 from ..models.device import HALF_TYPES
 from ..models.diffusion.unet import AdmConfig
@@ -299,8 +299,7 @@ def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tenso
     float16 tensor of shape (B, V, F, h, w)
     """
     images = resize(dire_u8.float() / 255, spec.size)
-    mean = images.new_tensor(spec.mean).view(3, 1, 1)
-    std = images.new_tensor(spec.std).view(3, 1, 1)
+    mean, std = per_channel(spec.mean, images), per_channel(spec.std, images)
     views = []
     half = HALF_TYPES.get(spec.precision)
     with torch.inference_mode(), torch.autocast(images.device.type, dtype=half, enabled=half is not None):

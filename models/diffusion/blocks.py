@@ -29,6 +29,20 @@ class GroupNorm32(nn.GroupNorm):
         wide = x.float()
         return super().forward(_near_zero(wide) if _channels_innermost_on_cpu(wide) else wide).to(x.dtype)
 
+    def activated(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """Normalise x (B, C, H, W), then scale and shift it if there is a modulation (B, 2C), and apply SiLU.
+
+        ``modulation`` has scale - 1 of each channel and then its shift, float32. It is rounded to the dtype of x.
+        """
+        h = self(x)
+        if modulation is not None:
+            scale, shift = modulation.to(h.dtype)[:, :, None, None].chunk(2, dim=1)
+            if torch.is_grad_enabled():
+                h = h * (1 + scale) + shift
+            else:
+                h.mul_(1 + scale).add_(shift)  # the same values, without two more maps in memory
+        return F.silu(h)
+
 
 def _channels_innermost_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.ndim == 4 and not x.is_contiguous()
@@ -123,21 +137,13 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Transform x (B, C, H, W) under emb (B, E) float32."""
-        norm, activation, conv = self.in_layers
-        h = conv(resampled(activation(norm(x)), self.resample))
-        shift = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
-        out_norm, *out_rest = self.out_layers
-        if self.scale_shift:
-            scale, shift = shift.chunk(2, dim=1)
-            h = out_norm(h)
-            if torch.is_grad_enabled():
-                h = h * (1 + scale) + shift
-            else:
-                h.mul_(1 + scale).add_(shift)  # the same values, without two more maps in memory
-        else:
-            h = out_norm(h + shift)
-        for layer in out_rest:
-            h = layer(h)
+        norm, _, conv = cast(tuple[GroupNorm32, nn.SiLU, nn.Conv2d], self.in_layers)
+        h = conv(resampled(norm.activated(x), self.resample))
+        modulation = self.emb_layers(emb)
+        norm, _, dropout, conv = cast(tuple[GroupNorm32, nn.SiLU, nn.Dropout, nn.Conv2d], self.out_layers)
+        added = None if self.scale_shift else modulation.to(h.dtype)[:, :, None, None]
+        h = norm.activated(h, modulation) if added is None else norm.activated(h + added)
+        h = conv(dropout(h))
         return cast(Tensor, self.skip_connection(resampled(x, self.resample)) + h)
 
 

@@ -7,7 +7,7 @@ so small ones can be trained; nothing here depends on training.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -316,7 +316,8 @@ class Adm(nn.Module):
         h = self.middle_block(h, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        result: Tensor = self.out(h.float())
+        norm, _, conv = cast(tuple[GroupNorm32, nn.SiLU, nn.Conv2d], self.out)
+        result: Tensor = conv(norm.activated(h.float()))
         return result
 
     def to_half(self, dtype: torch.dtype) -> Self:

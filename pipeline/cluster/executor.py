@@ -25,6 +25,7 @@ from ..planning.prepare import BuildPlan
 from ..sources.file import SourceFile, printable
 from .client import TaskFailure, TaskOutcome, WorkerPool
 from .dispatcher import Dispatcher, ShardTask
+from .local_workers import kind_of_device
 from .messages import OpenBuild, write_task
 from .placement import Placement
 from .worker import BuildPlugin, measure
@@ -167,7 +168,7 @@ def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> Ope
     if placement.workers is not None:
         changes |= {
             "decode_threads": threads_each(placement.workers),
-            "device": "cpu" if config.device == "cpu" else "auto",
+            "device": kind_of_device(config.device),
         }
     sent = config.model_copy(update=changes)
     return OpenBuild(

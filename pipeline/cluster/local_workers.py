@@ -39,24 +39,43 @@ QUIET_SETTINGS = {
 """Settings of Dask with which a worker that waits for its device does not use the CPU."""
 
 
+def kind_of_device(device: str) -> str:
+    """Return ``cuda`` or ``cpu``: where the processes compute for an option ``--device``.
+
+    It is told to them in place of ``auto``, so that one whose GPU fails says so and does not compute on its CPU.
+
+    Raises
+    ------
+    UsageError
+        If ``device`` names a single GPU.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: with --workers each process uses its own GPU. Leave it out, or use cpu.")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
 def environments(processes: int, device: str) -> list[dict[str, str]]:
-    """Return the environment of each process: one GPU each, or none if ``device`` is cpu or there is no GPU.
+    """Return the environment of each process: one GPU each, or none if they compute on the CPU.
+
+    A process sees one MIG instance, however many its environment names, so these are counted by their names.
 
     Raises
     ------
     UsageError
         If ``device`` names a GPU, or there are fewer GPUs than processes.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {device}: with --workers each process uses its own GPU. Leave it out, or use cpu.")
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    if kind_of_device(device) == "cpu":
         return [{"CUDA_VISIBLE_DEVICES": ""} for _ in range(processes)]
-    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ""
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    instances = bool(names) and names[0].startswith("MIG-")
+    count = len(names) if instances else torch.cuda.device_count()
     if processes > count:
-        raise UsageError(f"--workers {processes}: this machine has {count} GPUs, and each worker needs one.")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in names[:processes]]
+        kind = "MIG instances in CUDA_VISIBLE_DEVICES" if instances else "GPUs"
+        raise UsageError(f"--workers {processes}: this machine has {count} {kind}, and each worker needs one.")
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in (names or [str(number) for number in range(count)])[:processes]]
 
 
 class LocalWorkers:

@@ -6,6 +6,7 @@ computes a third. The device computes one task at a time.
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from ...cache.lease import FOLDER as LEASES
 from ...cache.store import Cache
 from ...errors import UserError
 from ...models.backbones import load_teacher
-from ...models.device import check_precision, choose_device, device_name, keep_freed_memory
+from ...models.device import check_precision, choose_device, device_name, keep_freed_memory, unusable_gpu
 from ...progress import Silent
 from ...storage import path_exists
 from ..config import BuildConfig
@@ -43,7 +44,7 @@ class UnknownBuildError(Exception):
 
 
 class BuildPlugin(WorkerPlugin):
-    """The state of a build on a worker: what its tasks share, opened with the first, and the computing thread."""
+    """The state of a build on a worker: what its tasks share, opened with the first."""
 
     idempotent = True
     """A build that connects to the same scheduler again keeps what its workers have opened."""
@@ -58,11 +59,6 @@ class BuildPlugin(WorkerPlugin):
         self._files: dict[str, SourceFile] = {}
         self._context: TaskContext | None = None
         self._opening = threading.Lock()
-        self._device = ThreadPoolExecutor(1)  # Dask's executor, whose threads do not keep a process alive
-
-    def teardown(self, worker: Worker) -> None:
-        """Stop the device's thread when the build has ended."""
-        self._device.shutdown(wait=False)
 
     def open_build(self, files: Mapping[str, SourceFile]) -> TaskContext:
         """Return what the build's tasks share, without loading a model."""
@@ -78,7 +74,7 @@ class BuildPlugin(WorkerPlugin):
 
     def deviation(self, keys: Sequence[str]) -> str:
         """Compare reduced precision with float32 on these images; return the deviation as JSON."""
-        return json.dumps(asdict(self._device.submit(deviation_on, self._opened(), keys).result()))
+        return json.dumps(asdict(computing_thread().submit(deviation_on, self._opened(), keys).result()))
 
     def _opened(self) -> TaskContext:
         """Return what the tasks share; the first task opens it."""
@@ -101,10 +97,20 @@ class BuildPlugin(WorkerPlugin):
         finally:
             for key in files:
                 self._files.pop(key, None)
-        done = run_task(task, images, context, self._device)
+        done = run_task(task, images, context, computing_thread())
         done.computed.update(found.computed)
         done.shards.update(found.shards)
         return TaskReport(done, self._address, device_name(context.models.device, of_machine=True))
+
+
+@functools.cache
+def computing_thread() -> ThreadPoolExecutor:
+    """Return the executor with the one thread that computes in this process, for all builds that it works on.
+
+    What PyTorch keeps for a thread is kept once, and the arithmetic of two builds never overlaps. It is Dask's executor,
+    whose threads do not keep a process alive.
+    """
+    return ThreadPoolExecutor(1)
 
 
 def make_shard(plugin: str, message: str) -> str:
@@ -141,6 +147,11 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         )
     config = BuildConfig.model_validate(request.config)
     device = choose_device(config.device)
+    if config.device == "auto" and (fault := unusable_gpu()):
+        raise UserError(
+            f"this worker's machine has a GPU, and CUDA does not start there ({fault}), so the worker would compute on its "
+            "CPU. Mend it or end this worker; for a build on CPUs give --device cpu."
+        )
     check_precision(config.precision, device)
     keep_freed_memory(device)
     cache = Cache.open(config.cache)

@@ -16,6 +16,7 @@ from ...models.device import HALF_TYPES, arithmetic
 from ...models.diffusion.checkpoints import find_adm, load_adm
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import NoiseModel
+from ...models.diffusion.fused_norm import fault_on, kind_of, use_fused_norms
 from ...models.diffusion.unet import Adm, AdmConfig
 from ...models.diffusion.winograd import use_winograd
 from ...models.user_cache import user_cache_folder
@@ -36,12 +37,14 @@ def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
 
     The memory format is channels-last: cuDNN's half-precision convolutions need it for full speed, oneDNN's avoid
     copying every feature map, and attention reads feature maps without a copy. On CPU in float32, large 3x3
-    convolutions use Winograd's algorithm.
+    convolutions use Winograd's algorithm. On CUDA, group normalisation uses fused kernels where they work.
     """
     if precision in HALF_TYPES:
         model.to_half(HALF_TYPES[precision])
     elif device.type == "cpu":
         use_winograd(model)
+    if device.type == "cuda" and not fault_on(device):
+        use_fused_norms(model)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -146,6 +149,11 @@ class Models:
     def adm_batch(self) -> BatchSize:
         """Batch size of the ADM."""
         return adm_batch(self._config, self.device, self._eager_adm, self._size)
+
+    @property
+    def normalisation(self) -> str:
+        """How the diffusion model normalises, in words; compiled code fuses the plain operations itself."""
+        return "compiled" if self._config.compile else kind_of(self._eager_adm)
 
     @cached_property
     def _eager_adm(self) -> Adm:

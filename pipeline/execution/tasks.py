@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...cache.store import FeatureStore
-from ...models.device import arithmetic, device_name
+from ...models.device import arithmetic, device_name, is_out_of_memory
 from ...models.transfer import HostArray
 from ...progress import Progress
 from ..config import BuildConfig
@@ -47,6 +47,8 @@ class TaskResult:
         Time of the computation, without loading models.
     batch_size
         Final batch size of the ADM; None without an ADM call.
+    normalisation
+        How the ADM normalised, see :attr:`.networks.Models.normalisation`; None without an ADM call.
     """
 
     computed: dict[str, int] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class TaskResult:
     shards: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     batch_size: int | None = None
+    normalisation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,13 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class _Computed:
-    """What the device computed for a task: feature -> rows, images x ADM calls, seconds, and the final batch size."""
+    """What the device computed for a task: feature -> rows, images x ADM calls, seconds; see also `TaskResult`."""
 
     rows: Mapping[str, HostArray]
     calls: int
     seconds: float
     batch_size: int | None
+    normalisation: str | None
 
 
 def run_tasks(tasks: Sequence[Task], context: TaskContext) -> Iterator[TaskResult]:
@@ -146,8 +150,12 @@ def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Computed:
         load_models(task, images, context)
         began = time.perf_counter()
         rows, calls = compute(task, images, context)
-    _skip_stages(task, images, calls, context)
-    return _Computed(rows, calls, time.perf_counter() - began, context.models.adm_batch.size if calls else None)
+        _skip_stages(task, images, calls, context)
+        seconds = time.perf_counter() - began
+    models = context.models
+    return _Computed(
+        rows, calls, seconds, models.adm_batch.size if calls else None, models.normalisation if calls else None
+    )
 
 
 def _skip_stages(task: Task, images: TaskImages, calls: int, context: TaskContext) -> None:
@@ -190,7 +198,9 @@ def _finish(
             committed[feature] = context.stores[feature].commit(keys, rows).shard
             computed[feature] = len(keys) - taken_over.get(feature, 0)
     unusable = {**images.bad, **images.gone}
-    return TaskResult(computed, taken_over, made.calls, unusable, committed, made.seconds, made.batch_size)
+    return TaskResult(
+        computed, taken_over, made.calls, unusable, committed, made.seconds, made.batch_size, made.normalisation
+    )
 
 
 def _rows_of(feature: str, task: Task, images: TaskImages, made: _Computed) -> HostArray | None:
@@ -215,6 +225,16 @@ class InProcessExecutor:
         name = device_name(self.context.models.device, of_machine=True)
         return (TaskReport(done, "", name) for done in run_tasks(self._tasks, self.context))
 
-    def deviation(self, keys: Sequence[str]) -> Deviation:
-        """Compare reduced precision with float32 on these cached images."""
-        return deviation_on(self.context, keys)
+    def deviation(self, keys: Sequence[str]) -> Deviation | None:
+        """Compare reduced precision with float32 on these cached images; return None, and say so, if that failed.
+
+        It needs memory for two more models when everything is computed and stored.
+        """
+        try:
+            return deviation_on(self.context, keys)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            said = str(error).strip().partition("\n")[0]
+            self.context.progress.say(f"reduced precision could not be compared with float32: {said}")
+            return None

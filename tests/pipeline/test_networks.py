@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError
 from distil_cache.models.diffusion.checkpoints import OFFICIAL
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
-from distil_cache.pipeline.execution import batches
+from distil_cache.pipeline.execution import batches, tasks
 from distil_cache.pipeline.execution.networks import compiled, given_batch
 from predict_runs import build
+from recorded_progress import Recorded
 from small_models import CONFIG, TINY_FLAGS, write_adm, write_images
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,6 +95,24 @@ def test_a_build_with_an_automatic_batch_compiles_once_for_all_timesteps_and_the
         [s for s in Cache.open(tmp_path / "cache").features() if s.feature == name] for name in ("eps", "dire")
     )
     assert len(plain.index().keys) == len(made.index().keys) == 6
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried to allocate 9 GiB", "Unable to find an engine"])
+def test_a_finished_build_stays_good_if_its_deviation_from_float32_needs_too_much_memory(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*arguments: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(tasks, "deviation_on", measured)
+    write_adm(tmp_path / "adm.safetensors")
+    heard = Recorded()
+    build(tmp_path, write_images(tmp_path / "images", {"train": 1}), "image,eps", precision="bf16", progress=heard)
+    assert f"reduced precision could not be compared with float32: {said}" in heard.said
+    (log,) = (tmp_path / "cache" / "features").glob("eps-*/log.jsonl")
+    event = json.loads(log.read_text())
+    assert (event["deviation_from_float32"], event["normalisation"]) == (None, ["plain"])
+    assert len(Cache.open(tmp_path / "cache").builds().ids()) == 1
 
 
 def test_a_process_that_has_compiled_many_models_compiles_the_next(

@@ -13,7 +13,7 @@ from distil_cache.inference import Detector
 from distil_cache.inference.decode import InputItem
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.progress import Silent
+from distil_cache.progress import Progress, Silent
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
@@ -25,13 +25,21 @@ BATCH = 4
 Row = dict[str, Any]
 
 
-def build(folder: Path, images: Path, features: str, *, dataset: str = "d", **options: object) -> None:
+def build(
+    folder: Path,
+    images: Path,
+    features: str,
+    *,
+    dataset: str = "d",
+    progress: Progress | None = None,
+    **options: object,
+) -> None:
     settings: dict[str, object] = {"batch_size": BATCH, "device": "cpu", **options}
     config = BuildConfig.checked(
         sources=(images,), cache=folder / "cache", dataset=dataset, adm=str(folder / "adm.safetensors"), steps=STEPS,
         features=(features,), **settings,
     )  # fmt: skip
-    run_build(config, Silent())
+    run_build(config, progress or Silent())
 
 
 def train(folder: Path, method: str) -> Path:

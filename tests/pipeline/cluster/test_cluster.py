@@ -6,11 +6,13 @@ The workers here are threads of this process; tests/pipeline/cluster/test_cluste
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cluster_help import (
     SHARD,
     BlindPlugin,
@@ -41,6 +43,7 @@ from distil_cache.pipeline.cluster.messages import (
 )
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.cluster.worker import open_build
+from distil_cache.pipeline.execution import tasks
 from distil_cache.pipeline.execution.tasks import TaskReport, TaskResult
 from distil_cache.pipeline.planning.plan import Task
 from distil_cache.pipeline.scan.memory import ScanEntry
@@ -216,6 +219,51 @@ def test_a_worker_must_find_the_same_cache_models_and_version(material: Path, lo
     with pytest.raises(UserError, match="eps: the worker's model files are not those"):
         open_build(other, {})
     (material / "loop" / "builders" / "x.json").unlink()
+
+
+def test_a_worker_whose_gpu_does_not_start_says_so_and_does_not_compute_on_its_cpu(
+    material: Path, loop: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distil_cache import __version__
+    from distil_cache.models import device
+
+    config = config_of(material, material / "loop").model_copy(update={"device": "auto"})
+    told = {feature: row["fingerprint"] for feature, row in loop["features"].items()}
+    request = OpenBuild(
+        version=__version__, config=config.model_dump(mode="json", exclude_unset=True) | {"device": "auto"}, fingerprints=told,
+        lease="x.json", pictures=None,
+    )  # fmt: skip
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(device, "_DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def init() -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system.\nPlease check")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(UserError, match=r"CUDA does not start there \(Found no NVIDIA driver on your system\.\)"):
+        open_build(request, {})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="not the same folder on the worker"):  # the next check: the GPU is hidden
+        open_build(request, {})
+
+
+def test_all_builds_of_a_worker_compute_in_one_thread(
+    material: Path, loop: dict[str, Any], scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+
+    def noted(*arguments: Any) -> Any:
+        threads.add(threading.get_ident())
+        return run(*arguments)
+
+    run = tasks.compute
+    monkeypatch.setattr(tasks, "compute", noted)
+    for number in range(2):
+        config = config_of(material, tmp_path / str(number), features=("image,eps",))
+        run_build(config, Silent(), placement=Placement(scheduler))
+    assert len(threads) == 1
 
 
 def test_a_worker_on_which_everything_fails_is_removed_and_the_others_go_on(material: Path, tmp_path: Path) -> None:

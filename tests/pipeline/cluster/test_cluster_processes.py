@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,11 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.client import WorkerPool, start_local_pool
+from distil_cache.pipeline.cluster.executor import _request
 from distil_cache.pipeline.cluster.local_workers import environments
+from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.config import threads_each
+from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent
 from fault_injection import heed_interrupts
 from maintained_cache import checksums
@@ -79,6 +83,30 @@ def test_a_process_takes_a_gpu_of_its_own_or_none(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="uses its own GPU"):
         environments(1, "cuda:1")
     assert environments(4, "cpu") == [{"CUDA_VISIBLE_DEVICES": ""}] * 4
+
+
+def test_instances_of_a_divided_gpu_are_counted_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)  # a process sees one of them
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a1, MIG-b2,MIG-c3")
+    assert environments(3, "auto") == [{"CUDA_VISIBLE_DEVICES": name} for name in ("MIG-a1", "MIG-b2", "MIG-c3")]
+    with pytest.raises(UsageError, match="this machine has 3 MIG instances in CUDA_VISIBLE_DEVICES"):
+        environments(4, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "told"),
+    [("auto", True, "cuda"), ("cuda", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu")],
+)
+def test_worker_processes_are_told_where_to_compute_so_that_none_takes_its_cpu_in_silence(
+    material: Path, asked: str, there: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(material, tmp_path, device="cpu")
+    with ExitStack() as held:
+        ready = prepare(config, Silent(), held, dry_run=False)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+        request = _request(config.model_copy(update={"device": asked}), ready, Placement(workers=1))
+    assert request.config["device"] == told
 
 
 def test_a_shard_that_kills_its_worker_is_distinguished_from_its_neighbours_and_given_up(

@@ -1,0 +1,161 @@
+"""What a build and a prediction queue on a GPU, on fake CUDA tensors: nothing on the host, no wait, no map reordered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distil_cache.choices import Precision
+from distil_cache.images.spec import ImageSpec
+from distil_cache.models.backbones import build_backbone
+from distil_cache.models.diffusion.checkpoints import OFFICIAL
+from distil_cache.models.diffusion.unet import AdmConfig
+from distil_cache.pipeline.execution import compute
+from distil_cache.pipeline.execution.batches import BatchSize
+from distil_cache.pipeline.execution.networks import given_batch
+from distil_cache.pipeline.specs import (
+    AdmIdentity,
+    DireSpec,
+    EpsSpec,
+    NoiseSpec,
+    ReconSpec,
+    teacher_spec,
+    teacher_views,
+)
+from distil_cache.progress import Silent
+from distil_cache.train.student import build_student
+from fake_cuda import GPU, CudaLog, fake_adm, fake_cuda, on_fake_cuda
+from small_models import CONFIG, TINY_FLAGS
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+ADM256 = OFFICIAL["adm256"].config
+ADDITIVE = CONFIG.model_copy(update={"use_scale_shift_norm": False})
+ONE_LEVEL_MORE = AdmConfig.from_flags(TINY_FLAGS)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    class Leaving:
+        """Stands in for `HostCopy`: keeps the values on their device."""
+
+        def __init__(self, values: Mapping[str, Tensor]) -> None:
+            self.values = dict(values)
+
+        def arrays(self) -> dict[str, Any]:
+            return {
+                name: np.ones(tuple(x.shape), str(x.dtype).removeprefix("torch.")) for name, x in self.values.items()
+            }
+
+    def arriving(rows: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+        with _disable_current_modes():
+            kind = torch.from_numpy(rows[:0].copy()).dtype
+        return torch.empty(rows.shape, dtype=kind, device=device)
+
+    monkeypatch.setattr(compute, "HostCopy", Leaving)
+    monkeypatch.setattr(compute, "to_device", arriving)
+    with fake_cuda(monkeypatch), torch.no_grad():
+        yield
+
+
+def specs_of(config: AdmConfig, precision: Precision) -> dict[str, Any]:
+    image, adm = ImageSpec(size=config.image_size), AdmIdentity.of("0" * 64, config)
+    shared: dict[str, Any] = {"image": image, "adm": adm, "precision": precision}
+    dire = DireSpec(**shared)
+    return {
+        "eps": EpsSpec(**shared), "recon": ReconSpec(**shared), "dire": dire, "noise": NoiseSpec(**shared),
+        "teacher": teacher_spec(
+            dire, backbone="resnet50", weights="0" * 64, preset="paper", image_size=64, train_size=None,
+            precision=precision,
+        ),
+    }  # fmt: skip
+
+
+def run(features: Sequence[str], config: AdmConfig, precision: Precision, images: int, size: int) -> dict[str, Any]:
+    """Run the pass of a task of ``images`` images, in batches of ``size``; return the rows that it made."""
+    keys = [str(number) for number in range(images)]
+    specs = specs_of(config, precision)
+    context = SimpleNamespace(
+        models=SimpleNamespace(adm=fake_adm(config, precision), device=GPU, adm_batch=BatchSize(size)),
+        config=SimpleNamespace(class_label=None, clip=True, real_step=0),
+        schedule=config.schedule("ddim2"),
+        specs={name: specs[name] for name in features},
+        progress=Silent(),
+    )
+    pixels = np.zeros((images, 3, config.image_size, config.image_size), np.uint8)
+    loaded = SimpleNamespace(
+        keys=keys, pixels=pixels, to_compute=lambda task, feature: keys if feature in features else []
+    )
+    made, _ = compute.run_pass(None, loaded, context)  # type: ignore[arg-type]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("features", "config", "precision"),
+    [
+        (["eps"], CONFIG, "bf16"),
+        (["eps", "recon", "dire", "noise"], CONFIG, "fp32"),
+        (["eps", "recon", "dire", "noise"], ONE_LEVEL_MORE, "bf16"),
+        (["dire"], ADDITIVE, "fp16"),
+    ],
+)
+def test_a_pass_keeps_to_the_device_waits_for_nothing_and_copies_no_map(
+    gpu: None, features: list[str], config: AdmConfig, precision: Precision
+) -> None:
+    with CudaLog() as log:
+        made = run(features, config, precision, images=5, size=2)
+    assert {name: rows.dtype for name, rows in made.items()} == {
+        name: np.uint8 if name in ("recon", "dire") else np.float16 for name in features
+    }
+    assert (log.on_host, log.waits, log.reordered) == ([], [], [])
+    assert log.counts["convolution"] > 0
+    assert log.counts["native_group_norm"] == 0
+
+
+def test_a_call_of_adm256_copies_no_map_and_its_largest_batch_has_no_tensor_that_cuda_cannot_count(gpu: None) -> None:
+    model = fake_adm(ADM256, "bf16")
+    images = given_batch(63, GPU, ADM256, 256).size
+    x = torch.empty(images, 3, 256, 256, device=GPU).to(memory_format=torch.channels_last)
+    with CudaLog() as log:
+        made = model(x, torch.full((images,), 950, device=GPU))
+    assert (made.shape, made.dtype, made.device) == ((images, 6, 256, 256), torch.float32, GPU)
+    assert (log.on_host, log.waits, log.reordered) == ([], [], [])
+    assert log.largest == images * ADM256.largest_map(256) < 2**31 <= 64 * ADM256.largest_map(256)
+    assert log.counts["fused_norm"] == 101
+
+
+def test_without_the_kernels_the_maps_of_adm256_are_reordered_which_the_log_sees(
+    gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distil_cache.pipeline.execution.networks.fault_on", lambda here: "Triton is not installed")
+    model = fake_adm(ADM256, "bf16")
+    x = torch.empty(1, 3, 256, 256, device=GPU).to(memory_format=torch.channels_last)
+    with CudaLog() as log:
+        model(x, torch.zeros(1, dtype=torch.int64, device=GPU))
+    assert len(log.reordered) > 80
+    assert log.counts["native_group_norm"] == 101
+
+
+def test_the_teacher_keeps_to_the_device_and_waits_for_nothing(gpu: None) -> None:
+    with _disable_current_modes(), torch.device("meta"):
+        teacher = build_backbone("resnet50").eval()
+    teacher = on_fake_cuda(teacher)
+    dire = torch.empty(2, 3, 64, 64, dtype=torch.uint8, device=GPU)
+    with CudaLog() as log:
+        maps = teacher_views(teacher, dire, specs_of(CONFIG, "fp32")["teacher"])
+    assert (maps.shape, maps.dtype, maps.device) == ((2, 2, 2048, 2, 2), torch.float16, GPU)
+    assert (log.on_host, log.waits, log.reordered) == ([], [], [])
+
+
+def test_a_student_keeps_to_the_device_and_waits_for_nothing(gpu: None) -> None:
+    with _disable_current_modes(), torch.device("meta"):
+        student = build_student("resnet50", 6).eval()
+    student = on_fake_cuda(student)
+    with CudaLog() as log:
+        logit, _ = student(torch.empty(2, 6, 64, 64, device=GPU))
+        assert torch.sigmoid(logit).device == GPU
+    assert (log.on_host, log.waits, log.reordered) == ([], [], [])
