@@ -5,14 +5,11 @@ from __future__ import annotations
 import ctypes
 import platform
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from ..choices import Precision
 from ..errors import UsageError
-
-Network = TypeVar("Network", bound=torch.nn.Module)
 
 HALF_TYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions in which the networks' weights are not float32."""
@@ -87,20 +84,6 @@ def set_precision(precision: Precision, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-
-
-def memory_layout(device: torch.device) -> torch.memory_format:
-    """Return the order in which students and backbones hold their maps: channels innermost on CUDA.
-
-    cuDNN's TF32 and half-precision convolutions read that order; others they copy before and after each call. On a CPU
-    torch's own order stays, and with it every bit of a training.
-    """
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def move_network(network: Network, device: torch.device) -> Network:
-    """Move a student or a backbone to its device, in the order of `memory_layout`, and return it."""
-    return network.to(device, memory_format=memory_layout(device))  # type: ignore[call-overload, no-any-return]
 
 
 def keep_freed_memory(device: torch.device) -> None:

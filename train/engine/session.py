@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
-from ...models.device import move_network
+from ...models.layout import move_network
 from ...models.weights import file_digest
 from ..config import PLATEAUS, TrainConfig
 from ..data.augment import VALIDATION, Degrader
