@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from cluster_help import config_of
 from distil_cache.commands.show.build import show_build
-from distil_cache.errors import UsageError
+from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline import feeding
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
@@ -181,3 +182,14 @@ def test_the_share_of_time_in_which_devices_compute_counts_every_worker() -> Non
     for worker in ("a", "b"):
         totals.add(TaskReport(TaskResult(adm_calls=40, seconds=6.0), worker, "Card"))
     assert totals.busy == pytest.approx(0.6)
+
+
+def test_a_temporary_folder_that_cannot_be_written_ends_a_calibration_in_a_sentence(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(feeding, "write_data", full)
+    with pytest.raises(UserError, match=r"No space left|full"):
+        plan(material, tmp_path / "cache", CostRequest(calibrate=True), features=("image",))
