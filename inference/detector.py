@@ -26,7 +26,8 @@ from ..choices import FRAMES, IMAGE_ALGORITHMS, METHOD, Precision, TestTransform
 from ..errors import UserError
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
-from ..models.device import STUDENT_PRECISION, arithmetic, choose_device, move_network
+from ..models.device import STUDENT_PRECISION, arithmetic, choose_device
+from ..models.layout import move_network
 from ..models.transfer import HostArray, HostCopy, one_behind, to_device
 from ..pipeline.config import default_threads, wrong_option
 from ..storage import AnyPath

@@ -9,14 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from ..choices import Precision
 from ..errors import UsageError
-
-Network = TypeVar("Network", bound=torch.nn.Module)
 
 HALF_TYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions in which the networks' weights are not float32."""
@@ -213,20 +211,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-
-
-def memory_layout(device: torch.device) -> torch.memory_format:
-    """Return the order in which students and backbones hold their maps: channels innermost on CUDA.
-
-    cuDNN's TF32 and half-precision convolutions read that order; others they copy before and after each call. On a CPU
-    torch's own order stays, and with it every bit of a training.
-    """
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def move_network(network: Network, device: torch.device) -> Network:
-    """Move a student or a backbone to its device, in the order of `memory_layout`, and return it."""
-    return network.to(device, memory_format=memory_layout(device))  # type: ignore[call-overload, no-any-return]
 
 
 def keep_freed_memory(device: torch.device) -> None:

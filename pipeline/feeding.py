@@ -23,6 +23,7 @@ from ..cache.store import default_tail
 from ..images.spec import ImageSpec
 from ..models.device import device_name
 from ..models.transfer import HostArray
+from ..storage.atomic import cannot_write
 from .config import BuildConfig, cores, threads_each
 from .execution.load import TaskImageLoader, TaskImages
 from .execution.takeover import Takeover
@@ -111,11 +112,12 @@ def feeding(config: BuildConfig, ready: BuildPlan, processes: int | None, *, mea
 def measured_cost(config: BuildConfig, ready: BuildPlan) -> FeedingCost | None:
     """Decode some of the plan's images and write as many rows of its features, and remember what that takes."""
     task = ready.plan.tasks[0]
-    images, spent = _timed(lambda: _loader(config, ready).load(Task(task.image_shard, task.keys[:SAMPLES], {})))
+    began = time.process_time()
+    images = _loader(config, ready).load(Task(task.image_shard, task.keys[:SAMPLES], {}))
     if not images.keys:
         return None
-    decode = spent / len(images.keys)
-    write = sum(_written(config, ready.specs[name], images) for name in _missing(ready))
+    decode = (time.process_time() - began) / len(images.keys)
+    write = sum(_written(config, name, ready.specs[name], images) for name in _missing(ready))
     here = device_name(torch.device("cpu"), of_machine=True)
     for key, seconds in zip(_keys(config, ready), (decode, write), strict=True):
         remember(here, key, 1 / max(seconds, 1e-9))
@@ -155,16 +157,18 @@ def _loader(config: BuildConfig, ready: BuildPlan) -> TaskImageLoader:
     return TaskImageLoader(image, store, ready.originals, ready.files(), 1, config.limits, Takeover({}))
 
 
-def _written(config: BuildConfig, spec: Spec, images: TaskImages) -> float:
+def _written(config: BuildConfig, feature: str, spec: Spec, images: TaskImages) -> float:
     """Return the processor time of one row of a feature, written to a temporary folder."""
     rows = _rows(spec, images.pixels)
     form = new_format(config.format, config.codec)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"rows{form.suffix}"
-        _, spent = _timed(
-            lambda: write_data(path, form, rows, images.keys, spec.canonical()["feature"], default_tail(rows.shape[1:]))
-        )
-    return spent / len(rows)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"rows{form.suffix}"
+            began = time.process_time()
+            write_data(path, form, rows, images.keys, feature, default_tail(rows.shape[1:]))
+            return (time.process_time() - began) / len(rows)
+    except OSError as error:
+        raise cannot_write(Path(tempfile.gettempdir()), error) from error
 
 
 def _rows(spec: Spec, pixels: HostArray) -> HostArray:
@@ -176,8 +180,3 @@ def _rows(spec: Spec, pixels: HostArray) -> HostArray:
         values = row_bytes(spec) // (2 * len(spec.views))
         return rng.normal(size=(len(pixels), len(spec.views), values, 1, 1)).clip(0).astype(np.float16)
     return pixels
-
-
-def _timed(work: Any) -> tuple[Any, float]:
-    began = time.process_time()
-    return work(), time.process_time() - began

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...choices import Precision
-from ...models.device import STUDENT_PRECISION, arithmetic, check_precision, move_network
+from ...models.device import STUDENT_PRECISION, arithmetic, check_precision
 from ...models.diffusion.checkpoints import read_adm
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import extract
 from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm, AdmConfig
+from ...models.layout import move_network
 from ...models.transfer import to_device
 from ...pipeline.execution.compute import to_signal
 from ...pipeline.execution.networks import placed

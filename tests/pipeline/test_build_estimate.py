@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -200,3 +201,14 @@ def test_a_dry_run_without_the_weights_downloads_nothing_and_counts_all_rows_as_
     assert "not known" in said
     with pytest.raises(UserError, match="--dry-run: downloads nothing"):
         plan(material, tmp_path / "cache", **{**changes, "adm": "hf:owner/repo/adm.pt"})
+
+
+def test_a_temporary_folder_that_cannot_be_written_ends_a_calibration_in_a_sentence(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(feeding, "write_data", full)
+    with pytest.raises(UserError, match=r"No space left|full"):
+        plan(material, tmp_path / "cache", CostRequest(calibrate=True), features=("image",))

@@ -18,7 +18,7 @@ import torch
 from distil_cache.errors import StoppedError, UsageError, UserError
 from distil_cache.models import transfer
 from distil_cache.models.backbones import HALF, build_backbone
-from distil_cache.models.device import memory_layout, move_network
+from distil_cache.models.layout import memory_layout, move_network
 from distil_cache.progress import Silent
 from distil_cache.signals import StopRequest
 from distil_cache.train.config import TrainConfig

@@ -32,7 +32,7 @@ from torch import Tensor
 from ...choices import TEST_TRANSFORMS, TestTransform
 from ...errors import UsageError
 from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, resize
-from ...models.device import memory_layout
+from ...models.layout import memory_layout
 from ...models.transfer import to_device
 from ..methods import Degradation, Method, Scale
 

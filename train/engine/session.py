@@ -14,7 +14,8 @@ from torch.optim import Adam, Optimizer
 from ...cache.lease import lease
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
-from ...models.device import STUDENT_ARITHMETIC, move_network
+from ...models.device import STUDENT_ARITHMETIC
+from ...models.layout import move_network
 from ..config import PLATEAUS, TrainConfig
 from ..data.augment import VALIDATION, Degrader
 from ..data.dataset import Batch, FeatureDataset

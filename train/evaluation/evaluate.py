@@ -29,7 +29,8 @@ from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...errors import UserError
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
-from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory, move_network
+from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory
+from ...models.layout import move_network
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
