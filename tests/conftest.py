@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from counting_store import counted as counted
+from hypothesis import HealthCheck, settings
 from remote_sources import memory_bucket as memory_bucket
 from s3_server import _s3_proxy as _s3_proxy
 from s3_server import s3_bucket as s3_bucket
@@ -18,6 +19,10 @@ from s3_server import s3_server as s3_server
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DISTIL_CACHE_SHARED", ROOT.parent / "shared"))
 
+
+# On a busy machine any example may take long.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError, UsageError, UserError
 from distil_cache.storage.locks import FolderLock
+from fault_injection import signalled_at
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_cache import make_cache, rows
@@ -222,12 +221,9 @@ def test_a_killed_export_leaves_no_folder_of_the_asked_name_and_the_next_one_tak
         "from distil_cache.cache.export.webdataset import export_build\n"
         "export_build(Cache.open(sys.argv[1]), Path(sys.argv[2]), build=sys.argv[3], samples_per_shard=50)"
     )
-    command = [sys.executable, "-c", code, str(cache.root), str(tmp_path / "out"), record.id]
-    process = subprocess.Popen(command)
-    while not list(tmp_path.glob("out.partial/train-000001.tar")) and process.poll() is None:
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    dying = signalled_at("open", "*/out.partial/train-000001.tar*", signal.SIGKILL)
+    command = [sys.executable, "-c", dying + code, str(cache.root), str(tmp_path / "out"), record.id]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").is_dir()
     export_build(cache, tmp_path / "out", build=record.id, samples_per_shard=50)

@@ -32,6 +32,8 @@ STAGES = [
     "before-cache", "before-spec", "before-create", "before-data", "torn-data",
     *(f"fsync-{n}" for n in range(1, FSYNCS + 1)), "before-link", "after-link", "before-unlink",
 ]  # fmt: skip
+PATIENCE = 600
+"""Seconds after which a child is stuck. (As a program, this file does not find the helpers of the tests.)"""
 COMMITTED = ("fsync-10", "after-link", "before-unlink")
 
 
@@ -119,7 +121,7 @@ def race(root: Path, kind: str, racers: int = 3) -> list[str]:
 
         def together(source: Any, target: Any) -> None:
             if Path(target).name.startswith("HEAD-000001") or Path(target).parent.name == "shards":
-                barrier.wait(30)
+                barrier.wait(PATIENCE)
             link(source, target)
 
         os.link = together  # type: ignore[assignment]
@@ -132,7 +134,7 @@ def race(root: Path, kind: str, racers: int = 3) -> list[str]:
     children = [context.Process(target=racer, args=(number,)) for number in range(racers)]
     for child in children:
         child.start()
-    found = [answers.get(timeout=30) for _ in children]
+    found = [answers.get(timeout=PATIENCE) for _ in children]
     for child in children:
         child.join()
     return found
@@ -144,7 +146,7 @@ def table(number: int) -> pa.Table:
 
 
 def run_this_file(*arguments: str) -> Any:
-    result = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -253,7 +255,7 @@ def read_in_fork(root: Path) -> int:
     store.read(shard)
     child = os.fork()
     if child == 0:
-        signal.alarm(30)
+        signal.alarm(PATIENCE)
         os._exit(0 if np.array_equal(store.read(shard), ROWS) else 1)
     return os.waitpid(child, 0)[1]
 

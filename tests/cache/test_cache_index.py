@@ -107,7 +107,7 @@ def histories(draw: st.DrawFn) -> tuple[list[ShardRows], set[str], int]:
     return draw(st.permutations(shards)), present, draw(st.integers(0, len(shards)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(history=histories())
 def test_the_index_answers_as_a_plain_search_through_the_shards(
     history: Any, tmp_path_factory: pytest.TempPathFactory
@@ -366,7 +366,7 @@ rows = st.tuples(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(rows, max_size=6), max_size=4))
 def test_the_revision_is_the_hash_of_the_sorted_rows_as_json(pieces: list[list[tuple[Any, ...]]]) -> None:
     names = ("key", "label", "split", "generator", "group")

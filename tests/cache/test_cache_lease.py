@@ -13,6 +13,7 @@ from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError
 from maintained_cache import SPECS, build, keys_of
+from patience import PATIENCE, until
 
 
 def test_a_lease_names_who_uses_what_and_is_gone_with_the_work(tmp_path: Path) -> None:
@@ -28,9 +29,9 @@ def test_a_lease_names_who_uses_what_and_is_gone_with_the_work(tmp_path: Path) -
 def test_a_thread_gives_signs_of_life_and_writes_the_lease_again_if_it_was_taken_away(tmp_path: Path) -> None:
     with lease(tmp_path, "compact", ["eps-1"], beat=0.02) as path:
         os.utime(path, (0, 0))
-        _wait_for(lambda: path.stat().st_mtime > 0)
+        until(lambda: path.stat().st_mtime > 0)
         path.unlink()
-        _wait_for(path.exists)
+        until(path.exists)
         assert read_leases(tmp_path).features == {"eps-1"}
 
 
@@ -54,7 +55,7 @@ def test_a_fresh_lease_that_cannot_be_parsed_is_an_error_for_every_reader(tmp_pa
 
 def build_and_stay(root: Path) -> None:
     with lease(root, "build", [spec.folder for spec in SPECS.values()], "pictures"):
-        time.sleep(60)
+        time.sleep(PATIENCE)
 
 
 def test_the_lease_of_a_killed_builder_protects_for_a_while_and_then_goes(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_the_lease_of_a_killed_builder_protects_for_a_while_and_then_goes(tmp_pa
     build(root, dict.fromkeys(keys_of(range(6, 9)), "train"))
     builder = multiprocessing.get_context("fork").Process(target=build_and_stay, args=(root,))
     builder.start()
-    _wait_for(lambda: bool(list((root / "builders").glob("*.json"))))
+    until(lambda: list((root / "builders").glob("*.json")))
     builder.kill()
     builder.join()
 
@@ -75,10 +76,3 @@ def test_the_lease_of_a_killed_builder_protects_for_a_while_and_then_goes(tmp_pa
     os.utime(path, (0, 0))
     assert removable() == {"build", "revision", "shard", "data"}
     assert not path.exists()
-
-
-def _wait_for(true) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + 20
-    while not true() and time.monotonic() < end:
-        time.sleep(0.005)
-    assert true()

@@ -24,6 +24,7 @@ from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UserError
 from distil_cache.storage import AnyPath, RemotePath
+from patience import PATIENCE
 
 ROWS, SHARDS = 8, 4
 PLENTY = 1 << 30
@@ -294,6 +295,7 @@ def test_processes_share_a_copy_that_stays_within_its_bound(scene: Scene) -> Non
     while any(reader.poll() is None for reader in readers):
         most = max(most, scene.held())
         time.sleep(0.002)
+    most = max(most, scene.held())  # they may have been faster than these looks
     expected = " ".join(rows.tobytes().hex() for rows in scene.rows.values())
     assert [(one.communicate()[0].strip(), one.returncode) for one in readers] == [(expected, 0)] * 2
     assert 0 < most <= 2 * scene.size
@@ -330,7 +332,7 @@ def test_a_full_disk_is_reported_once_and_the_store_is_read(scene: Scene) -> Non
     LocalCopy.at(scene.folder)
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({scene.size // 2},) * 2)\n"
     reader = start(scene, READ_ALL, before=limit)
-    found, told = reader.communicate(timeout=60)
+    found, told = reader.communicate(timeout=PATIENCE)
     assert found.strip() == " ".join(rows.tobytes().hex() for rows in scene.rows.values())
     assert told.count("cannot be written") == 1
     assert "read from the cache itself" in told

@@ -5,7 +5,6 @@ The same tests run on a disk, in memory and over the real S3 protocol.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError, UserError
 from distil_cache.storage import AnyPath, RemotePath, to_path
 from maintained_cache import NAME, SPECS, checksums, keys_of, rows_lacking, train, values_of
+from patience import until
 from s3_cache import TWO, build, data_of
 
 
@@ -122,9 +122,7 @@ def test_a_lease_is_there_as_long_as_the_work_and_shows_signs_of_life(root: AnyP
     with lease(root, "compact", ["eps-1"], "photos", beat=0.05) as path:
         assert read_leases(root).features == {"eps-1"}
         path.unlink()
-        deadline = time.monotonic() + 20
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(path.exists)
         assert read_leases(root).datasets == {"photos"}
     assert read_leases(root).live == ()
 

@@ -23,6 +23,7 @@ from distil_cache.storage import RemotePath, to_path
 from fault_builder import no_finding
 from faulty_proxy import Chance, FaultyProxy, Kind
 from maintained_cache import NAME, SPECS, checksums, keys_of, rows_lacking, table_of, train, values_of
+from patience import PATIENCE
 from s3_cache import build, data_of
 from s3_server import point_at
 
@@ -62,14 +63,14 @@ def in_processes(*works: Callable[[], Any]) -> list[Any]:
     together = FORK.Barrier(len(works))
 
     def run(number: int) -> None:
-        together.wait(30)
+        together.wait(PATIENCE)
         answers[number].put(works[number]())
 
     processes = [FORK.Process(target=run, args=(number,)) for number in range(len(works))]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
         assert process.exitcode == 0
     return [answer.get() for answer in answers]
 
@@ -129,7 +130,7 @@ def test_a_writer_killed_before_its_marker_leaves_garbage_and_no_shard(
 ) -> None:
     keys = keys_of(range(3))
     store = Cache.create(behind_proxy).feature(SPECS["eps"])
-    s3_proxy.inject("hold", "PUT", MARKER, conditional=True)
+    s3_proxy.inject("hold", "PUT", MARKER, conditional=True, times=10**6)
     writer = FORK.Process(target=lambda: store.commit(keys, values_of("eps", keys)))
     writer.start()
     while not s3_proxy.injected["hold"]:

@@ -251,7 +251,7 @@ def test_log_lines_are_appended_as_json(store: FeatureStore) -> None:
     assert [json.loads(line) for line in lines] == [{"seconds": 1.5}, {"host": "a"}]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rows=any_rows, data=st.data())
 def test_any_rows_come_back_to_the_bit_and_twice_committed_are_the_same_bytes(
     rows: np.ndarray[Any, Any], data: st.DataObject

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from image_bytes import noise, saved
+from patience import PATIENCE
 
 PROGRAM = [sys.executable, "-c", "from distil_cache.cli import main; main()"]
 LOCALES = {
@@ -23,7 +24,7 @@ LOCALES = {
 def run(locale: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))}
     environment = {**kept, "PYTHONPATH": os.pathsep.join(sys.path), **LOCALES[locale]}
-    return subprocess.run([*PROGRAM, *arguments], env=environment, check=False, capture_output=True, timeout=120)
+    return subprocess.run([*PROGRAM, *arguments], env=environment, check=False, capture_output=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("locale", LOCALES)

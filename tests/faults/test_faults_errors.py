@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from fault_checks import folder_in_memory
+from patience import PATIENCE
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -22,7 +23,7 @@ def failures(folder: Path, command: str, calls: str, every: int) -> list[dict[st
     """Let each of these calls of a command fail for as long as it runs, with EACCES and with EIO, or one of ``every``."""
     folder.mkdir()
     program = [sys.executable, str(SUPPORT / "fault_errors.py"), str(folder), command, "EACCES,EIO", "lasting", calls]
-    done = subprocess.run([*program, str(every), "0"], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*program, str(every), "0"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

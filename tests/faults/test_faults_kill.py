@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fault_checks import folder_in_memory
 from fault_injection import STAGES
+from patience import PATIENCE
 
 SUPPORT = Path(__file__).parents[1] / "support"
 BUILD_STAGES = set(STAGES) - {"removal"}
@@ -29,7 +30,7 @@ def kills(request: pytest.FixtureRequest, fast_folder: Path) -> list[dict[str, A
     folder = fast_folder / request.param
     folder.mkdir()
     command = [sys.executable, str(SUPPORT / "fault_kills.py"), str(folder), request.param, "1", "0", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -15,6 +15,7 @@ from distil_cache.images.budget import BUDGET_BYTES, MemoryBudget, decoding_byte
 from distil_cache.images.decode import decode
 from distil_cache.images.spec import ImageSpec
 from image_bytes import noise, saved
+from patience import PATIENCE
 
 
 def most_held(budget: MemoryBudget, requests: list[int]) -> tuple[int, int]:
@@ -63,7 +64,7 @@ def test_a_large_request_is_not_overtaken_for_ever_by_small_ones() -> None:
         thread.start()
     large = threading.Thread(target=lambda: budget.hold(10).__enter__() or served.set())
     large.start()
-    found = served.wait(5)
+    found = served.wait(PATIENCE)
     stop.set()
     assert found
 

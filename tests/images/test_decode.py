@@ -244,7 +244,7 @@ def test_limits_that_pillow_would_not_keep_are_refused() -> None:
         Limits(max_pixels=0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), name=st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]))
 def test_whatever_bytes_are_damaged_the_file_decodes_or_is_refused(data: st.DataObject, name: str) -> None:
     damaged = bytearray(saved(noise(), name))

@@ -77,14 +77,14 @@ def test_a_bench_gives_time_memory_and_the_ratio_to_dire(measured: tuple[dict[st
     result, out = measured
     dire, distildire = result["rows"]
     assert (dire["method"], distildire["method"]) == ("dire", "distildire")
-    assert dire["warm"]["seconds"] > 5 * distildire["warm"]["seconds"]
+    assert dire["warm"]["cpu_seconds"] > 5 * distildire["warm"]["cpu_seconds"]
     assert distildire["dire"]["warm"] == pytest.approx(dire["warm"]["seconds"] / distildire["warm"]["seconds"])
     assert list(distildire["warm"]["stages"]) == ["to the device", "ADM", "student", "to the host"]
     cold = distildire["cold"]
     assert cold["start"] > cold["first"]  # torch alone takes seconds to import
     assert cold["start"] > cold["load"]
     assert 2**27 < cold["peak_bytes"] < 2**33
-    assert 1e-4 < result["decode"] < 1  # seconds of a photograph
+    assert 1e-4 < result["decode"] < 60  # seconds of a photograph
     assert result["conditions"]["weights"] == find_adm(out.parents[1] / "adm.safetensors").digest
 
 

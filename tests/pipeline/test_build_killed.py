@@ -6,20 +6,19 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
-from fault_injection import heed_interrupts
+from fault_injection import heed_interrupts, signalled_at
 from maintained_cache import checksums
 from small_models import STEPS, write_material
 
 
-def command(folder: Path, cache: Path) -> list[str]:
+def command(folder: Path, cache: Path, before: str = "") -> list[str]:
     return [
-        sys.executable, "-c", "from distil_cache.cli import main; main()",
+        sys.executable, "-c", before + "from distil_cache.cli import main; main()",
         "build", str(folder / "images"), "--cache", str(cache), "--dataset", "d", "--json", "--steps", STEPS,
         "--adm", str(folder / "adm.safetensors"), "--teacher", "small",
         "--teacher-weights", str(folder / "teacher.safetensors"), "--shard-size", "8", "--device", "cpu",
@@ -31,33 +30,26 @@ def built(folder: Path, cache: Path) -> dict[str, int]:
     return {name: row["computed"] for name, row in json.loads(done.stdout)["features"].items()}
 
 
-def kill_when(folder: Path, cache: Path, pattern: str) -> None:
-    """Start a build and kill it as soon as a file of this pattern is there."""
-    process = subprocess.Popen(command(folder, cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while not list(cache.glob(pattern)) and process.poll() is None:
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def kill_at(folder: Path, cache: Path, event: str, pattern: str) -> None:
+    """Start a build that dies when it is about to do this to a path of this pattern."""
+    dying = signalled_at(event, f"{cache}/{pattern}", signal.SIGKILL)
+    done = subprocess.run(command(folder, cache, dying), capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_build_says_that_what_was_finished_is_kept(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    write_material(tmp_path, {"train": 40})
+    write_material(tmp_path, {"train": 8})
     cache = tmp_path / "cache"
-    process = subprocess.Popen(
-        command(tmp_path, cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    interrupted = signalled_at("os.link", f"{cache}/features/eps-*/shards/*.json", number)
+    done = subprocess.run(
+        command(tmp_path, cache, interrupted), capture_output=True, text=True, check=False, preexec_fn=heed_interrupts
     )
-    while not list(cache.glob("features/eps-*/shards/*.json")) and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "Finished work is kept" in said
-    assert "Traceback" not in said
+    assert done.returncode == code
+    assert "Finished work is kept" in done.stderr
+    assert "Traceback" not in done.stderr
     assert list((cache / "builders").glob("*.json")) == []
 
 
@@ -67,12 +59,12 @@ def test_a_killed_build_goes_on_where_it_was_and_makes_the_bytes_of_an_undisturb
     computed = built(tmp_path, whole)
     assert computed == {"image": 32, "eps": 32, "dire": 24, "teacher": 24}
 
-    for pattern in (
-        "features/eps-*/shards/*.zarr",
-        "features/dire-*/shards/*.json",
-        "features/teacher-*/shards/*.zarr",
+    for event, pattern in (
+        ("os.mkdir", "features/eps-*/shards/*.zarr/*"),
+        ("os.mkdir", "features/teacher-*/shards/*.zarr"),
+        ("os.link", "features/teacher-*/shards/*.json"),
     ):
-        kill_when(tmp_path, killed, pattern)
+        kill_at(tmp_path, killed, event, pattern)
     kept = {store.feature: len(store.index()) for store in Cache.open(killed).features()}
     assert kept["dire"] >= 8
 

@@ -328,7 +328,7 @@ def test_features_of_a_size_that_is_not_stored_and_images_that_are_none_are_one_
 
 
 @given(position=st.integers(0, 5000), value=st.integers(0, 255), cut=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_changed_pt_file_is_a_tensor_or_a_reject(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int, cut: bool
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from distil_cache.report import Addition, Section, Table, write_report
+from patience import PATIENCE
 from run_folders import rows, write_evaluation, write_run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -55,7 +56,7 @@ def browse(tmp_path: Path, page: Path, *arguments: str) -> subprocess.CompletedP
     """Open the page; with ``--dump-dom`` stdout is the document; stderr is the browser's log."""
     assert BROWSER is not None
     command = [BROWSER, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *arguments, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
 
 
 def title_of(opened: subprocess.CompletedProcess[str]) -> str:

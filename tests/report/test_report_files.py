@@ -16,6 +16,7 @@ from distil_cache.errors import UserError
 from distil_cache.report import Addition, Section, Table, write_report
 from distil_cache.report.output.files import put_files
 from distil_cache.report.output.latex import escaped, latex_document, latex_table
+from patience import PATIENCE
 from run_folders import rows, write_evaluation, write_run
 
 FAKES = {"adm-a": 2.5, "adm-b": 0.8}
@@ -251,7 +252,7 @@ def test_the_tables_compile(runs, tmp_path):
     (tmp_path / "draft.tex").write_text(draft)
 
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "draft.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     assert done.returncode == 0, done.stdout[-2000:]
 
@@ -263,6 +264,6 @@ def test_a_report_loads_no_torch(run, tmp_path):
         "print(sorted(name for name in sys.modules if name.split('.')[0] in ('torch', 'torchvision')))"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
 
     assert done.stdout.strip() == "[]"

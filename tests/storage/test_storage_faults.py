@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from distil_cache.storage import RemotePath, read_many, to_path
+from distil_cache.storage.retry import TRIES
 from faulty_proxy import Chance, FaultyProxy, Kind
 from s3_server import point_at
 
@@ -96,6 +98,11 @@ def fill(acts: Mapping[str, object], folder: RemotePath) -> None:
             (folder / name / file).write(DATA)
 
 
+def most_alike(proxy: FaultyProxy) -> int:
+    """How often the same was asked for, at most."""
+    return max(Counter((request.method, request.target, request.range) for request in proxy.requests).values())
+
+
 @pytest.mark.parametrize("kind", TRANSIENT)
 def test_every_request_may_fail_once(folder: RemotePath, s3_proxy: FaultyProxy, tmp_path: Path, kind: Kind) -> None:
     acts = {**READING, **WRITING}
@@ -118,7 +125,7 @@ def test_faults_of_all_kinds_at_random(folder: RemotePath, s3_proxy: FaultyProxy
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "reset", "slow"])
-def test_a_store_that_never_answers_is_an_os_error_after_a_bounded_time(
+def test_a_store_that_never_answers_is_an_os_error_after_a_bounded_number_of_tries(
     folder: RemotePath, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Kind
 ) -> None:
     acts = {**READING, **WRITING}
@@ -126,9 +133,8 @@ def test_a_store_that_never_answers_is_an_os_error_after_a_bounded_time(
     use(s3_proxy, monkeypatch, attempts=1)
     s3_proxy.calm()
     s3_proxy.chance = Chance(seed=0, share=1, kinds=(kind,), in_a_row=10**6)
-    start = time.monotonic()
     found = outcomes(acts, folder, tmp_path)
-    assert time.monotonic() - start < 30
+    assert TRIES <= most_alike(s3_proxy) <= 2 * TRIES  # aiohttp itself repeats a request whose old connection breaks
     for name, error in found.items():
         assert isinstance(error, OSError), name
         assert not isinstance(error, (FileNotFoundError, FileExistsError, PermissionError)), name
@@ -160,9 +166,8 @@ def test_a_forbidden_object_is_a_permission_error_at_once(
     fill(acts, folder)
     s3_proxy.calm()
     s3_proxy.inject("403", times=10**6)
-    start = time.monotonic()
     found = outcomes(acts, folder, tmp_path)
-    assert time.monotonic() - start < 2
+    assert most_alike(s3_proxy) == 1
     for name, error in found.items():
         assert isinstance(error, PermissionError), name
         assert str(folder) in str(error), name

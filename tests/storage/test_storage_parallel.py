@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from distil_cache.storage import AnyPath, map_ordered, to_path
+from patience import PATIENCE
 
 DISK, STORE = Path("/a"), to_path("memory://a/b")
 
@@ -34,7 +35,7 @@ def test_in_a_store_several_are_in_work_at_a_time_and_never_more_than_allowed() 
         with lock:
             working += 1
             most = max(most, working)
-        together.wait(30)  # goes on when four have come
+        together.wait(PATIENCE)  # goes on when four have come
         with lock:
             working -= 1
         return number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,8 +28,6 @@ from distributed import LocalCluster
 from small_models import STEPS
 
 SHARD = 4
-LONG = 180.0
-"""Seconds after which something is stuck, however busy the machine is."""
 
 
 def config_of(material: Path, cache: AnyPath, **changes: Any) -> BuildConfig:
@@ -90,14 +87,6 @@ def first_shard(cache: Path) -> tuple[str, tuple[str, ...]]:
     (store,) = [store for store in Cache.open(cache).features() if store.feature == "image"]
     first = min(store.markers(), key=lambda marker: marker.keys)
     return first.shard, first.keys
-
-
-def until(happened: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
-    end = time.monotonic() + LONG
-    while not happened():
-        assert time.monotonic() < end, "waited too long"
-        assert process is None or process.poll() is None, "the process ended early"
-        time.sleep(0.02)
 
 
 def wait_for(path: str) -> str:

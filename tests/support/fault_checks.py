@@ -22,6 +22,7 @@ from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.shards.format import checksum
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError
+from patience import PATIENCE
 
 _KNOWN = (
     r"cache\.json",
@@ -37,7 +38,7 @@ _KNOWN = (
 def told_by(script: str, what: str, folder: Path, form: str = "zarr") -> list[dict[str, Any]]:
     """Run a script beside this file in a process of its own, and return what it tells of each try."""
     command = [sys.executable, str(Path(__file__).parent / script), what, str(folder), form]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     assert found

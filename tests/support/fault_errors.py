@@ -40,7 +40,7 @@ from fault_scenarios import OLD, Prepared, prepare
 MODES = ("once", "lasting", "shut")
 """One operation fails; the same one fails from then on; all that lies below one folder is out of reach."""
 SHUTTING = (errno.EACCES, errno.EIO, errno.ESTALE)
-SECONDS = 120
+SECONDS = 300
 """After which a command counts as hung."""
 DOCUMENTED = (0, 1, 4)
 PROGRESS = re.compile(r".*: [\d,]+ done in .*\n")

@@ -287,3 +287,19 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
     if os.WIFEXITED(state) and os.WEXITSTATUS(state):
         raise RuntimeError(json.loads(text))
     return (os.WTERMSIG(state), None) if os.WIFSIGNALED(state) else (0, json.loads(text))
+
+
+def signalled_at(event: str, path: str, number: int) -> str:
+    """Return the beginning of a program that sends itself a signal, once, just before Python's audit event over such a path.
+
+    event : e.g. ``open``, ``os.mkdir`` or ``os.link``. path : a pattern.
+    """
+    return f"""
+import os, sys
+from fnmatch import fnmatchcase
+due = [{number}]
+def hear(event, arguments):
+    if due and event == {event!r} and any(fnmatchcase(str(one), {path!r}) for one in arguments):
+        os.kill(os.getpid(), due.pop())
+sys.addaudithook(hear)
+"""

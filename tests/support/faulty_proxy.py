@@ -13,13 +13,17 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from http import HTTPStatus
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
+
+from patience import PATIENCE
 
 Kind = Literal[
     "500",  # InternalError; not carried out
@@ -218,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             if kind == "unconditional":
                 del self.headers["If-None-Match"]
-            status, headers, data = self._forward(body)
+            status, headers, data = self._forwarded(body)
             if kind == "slow":
                 calmed.wait(30)
                 self._reset()
@@ -234,9 +238,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - named by the standard library
 
+    def _forwarded(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Hand a request on. A client hears from time to time that it is being served, so only a fault tries its patience."""
+        with ThreadPoolExecutor(1) as beside:
+            answer = beside.submit(self._forward, body)
+            while not wait([answer], timeout=0.1).done:
+                self.send_response_only(HTTPStatus.CONTINUE)
+                self.end_headers()
+        return answer.result()
+
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         target = urlsplit(self.server.proxy.server)
-        connection = HTTPConnection(target.hostname or "", target.port, timeout=60)
+        connection = HTTPConnection(target.hostname or "", target.port, timeout=PATIENCE)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():

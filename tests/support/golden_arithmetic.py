@@ -4,8 +4,9 @@
 
 The golden networks are random, not denoisers: over 40 steps they amplify rounding a hundredfold, so that other CPU kernels
 (AVX-512, one thread instead of two, another order of attention's products) move the reconstruction by up to 1e-4. Here the
-kernels are those that made the vectors, and attention is spelled out in the order of the reference. What is left are
-differences of the program. This runs as a process of its own, because the kernels are chosen when torch is imported.
+kernels are as near to those that made the vectors as the CPU allows (MKL's still differ from CPU to CPU), and attention is
+spelled out in the order of the reference. What is left are differences of the program, and the rounding of one call.
+This runs as a process of its own, because the kernels are chosen when torch is imported.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 from distil_cache.progress import Silent
@@ -23,3 +24,18 @@ class Recorded(Silent):
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+
+class Signalling(Silent):
+    """Sends this process a signal when such a share of a stage is done."""
+
+    def __init__(self, share: float, number: int) -> None:
+        self.share, self.number, self.left = share, number, 0.0
+
+    def start(self, stage: str, total: int) -> None:
+        self.left = self.share * total
+
+    def advance(self, stage: str, units: int) -> None:
+        before, self.left = self.left, self.left - units
+        if self.left <= 0 < before:
+            os.kill(os.getpid(), self.number)

@@ -30,6 +30,7 @@ from distil_cache.train.runs.checkpoint import create_file
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.lock import RunLock
 from distil_cache.train.sweep import _note, plan_sweep
+from patience import PATIENCE
 from recorded_progress import Recorded
 from run_state import best
 from small_cache import make_cache, rows
@@ -101,7 +102,7 @@ def test_of_two_trainings_started_at_once_one_is_refused(
 
     def open_session(*arguments: Any) -> Any:
         session = prepared(*arguments)
-        together.wait(60)
+        together.wait(PATIENCE)
         return session
 
     monkeypatch.setattr(loop, "open_session", open_session)
@@ -129,7 +130,7 @@ class Paused(Silent):
     def advance(self, stage: str, units: int) -> None:
         if units:
             self.begun.set()
-            assert self.go.wait(60)
+            assert self.go.wait(PATIENCE)
 
 
 def test_a_run_in_which_a_training_is_at_work_is_not_resumed_and_the_sentence_says_whose_it_is(
@@ -138,7 +139,7 @@ def test_a_run_in_which_a_training_is_at_work_is_not_resumed_and_the_sentence_sa
     run, progress = tmp_path / "run", Paused()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(train, cache, run, progress=progress)
-        assert progress.begun.wait(60)
+        assert progress.begun.wait(PATIENCE)
         try:
             who = rf"{BUSY} \(process {os.getpid()} on {re.escape(platform.node())}, since 20.* UTC\)"
             for resume in (True, False):

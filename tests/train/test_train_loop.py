@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +26,7 @@ from distil_cache.train.loss import losses
 from distil_cache.train.methods import METHODS
 from distil_cache.train.runs.checkpoint import seed_everything
 from distil_cache.train.student import build_student
+from recorded_progress import Signalling
 from safetensors.torch import load_file
 from small_cache import TRAIN_SIDE, make_cache, make_specs, rows, teacher_network, values_of
 from torch import Tensor
@@ -126,18 +124,12 @@ def test_training_stopped_between_epochs_resumes_as_if_uninterrupted(made: Made,
 def test_ctrl_c_in_the_middle_of_an_epoch_saves_and_resuming_leads_to_the_same_weights(
     made: Made, tmp_path: Path
 ) -> None:
-    config = settings(epochs=8)
+    config = settings(epochs=4)
     run_training(config, made[0].root, tmp_path / "whole")
     run = tmp_path / "parts"
-
-    def interrupt_in_the_third_epoch() -> None:
-        while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 2:
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt_in_the_third_epoch, daemon=True).start()
-    with pytest.raises(UserError, match=r"stopped in epoch \d and saved\. Continue with --resume"):
-        run_training(config, made[0].root, run)
+    in_the_third_epoch = Signalling(0.55, signal.SIGINT)
+    with pytest.raises(UserError, match=r"stopped in epoch 3 and saved\. Continue with --resume"):
+        run_training(config, made[0].root, run, progress=in_the_third_epoch)
     assert json.loads((run / "checkpoints" / "last.json").read_text())["progress"]["batch"] > 0
     run_training(config, made[0].root, run, resume=True)
     assert_same(newest_weights(tmp_path / "whole"), newest_weights(run))

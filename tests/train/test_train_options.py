@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from distil_cache.train.engine.lr_schedule import LrSchedule
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.forms import EpochMetrics, State
+from recorded_progress import Signalling
 from run_state import best, best_file
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
@@ -66,38 +64,27 @@ def lines(run: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in found]
 
 
-def stop_in_epoch(run: Path, epoch: int, number: int) -> None:
-    """Send a signal to this process soon after the previous epoch has ended."""
-
-    def send() -> None:
-        path = run / "metrics.jsonl"
-        while not path.exists() or len(path.read_text().splitlines()) < epoch - 1:
-            time.sleep(0.001)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=send, daemon=True).start()
-
-
 def test_sigterm_in_an_epoch_saves_and_a_training_with_every_option_resumes_bit_for_bit(
     made: Made, tmp_path: Path
 ) -> None:
-    changes = {**EVERYTHING, "epochs": 8}
-    train(made, tmp_path / "whole", **changes)
-    stop_in_epoch(tmp_path / "parts", 2, signal.SIGTERM)
-    with pytest.raises(UserError, match=r"stopped in epoch \d and saved"):
-        train(made, tmp_path / "parts", **changes)
+    train(made, tmp_path / "whole", **EVERYTHING)
+    in_the_second_epoch = Signalling(0.4, signal.SIGTERM)
+    with pytest.raises(UserError, match=r"stopped in epoch 2 and saved"):
+        run_training(settings(**EVERYTHING), made[0].root, tmp_path / "parts", progress=in_the_second_epoch)
     saved = json.loads((tmp_path / "parts" / "checkpoints" / "last.json").read_text())["progress"]
     assert saved["batch"] > 0
-    run_training(settings(**changes), made[0].root, tmp_path / "parts", resume=True)
+    run_training(settings(**EVERYTHING), made[0].root, tmp_path / "parts", resume=True)
     whole, parts = newest(tmp_path / "whole"), newest(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
-def test_the_loss_scale_of_an_fp16_training_survives_a_stop(made: Made, tmp_path: Path) -> None:
-    train(made, tmp_path / "whole", amp="fp16", epochs=2)
-    train(made, tmp_path / "parts", amp="fp16")
-    run_training(settings(amp="fp16", epochs=2), made[0].root, tmp_path / "parts", resume=True)
+def test_the_loss_scale_of_an_fp16_training_survives_a_stop(tmp_path: Path) -> None:
+    table = [*rows("train", 4, {"adm": 6}), *rows("val", 1, {"adm": 1})]  # fp16 is slow on a CPU
+    few, batches_of_two = make_cache(tmp_path / "cache", table), {"amp": "fp16", "batch_size": 2}
+    train(few, tmp_path / "whole", **batches_of_two, epochs=2)
+    train(few, tmp_path / "parts", **batches_of_two)
+    run_training(settings(**batches_of_two, epochs=2), few[0].root, tmp_path / "parts", resume=True)
     scalers = [
         json.loads((tmp_path / name / "checkpoints" / "last.json").read_text())["scaler"] for name in ("whole", "parts")
     ]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
+from patience import PATIENCE
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor
@@ -105,7 +106,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Torchrun:
     while process.poll() is None and not lines(runs / STOPPED):
         time.sleep(0.05)
     process.terminate()
-    return Torchrun(cache, runs, process.communicate(timeout=120)[1])
+    return Torchrun(cache, runs, process.communicate(timeout=PATIENCE)[1])
 
 
 def newest(run: Path) -> dict[str, Tensor]:

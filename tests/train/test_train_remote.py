@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from distil_cache.train.data.dataset import FeatureDataset
 from distil_cache.train.data.readers import LoaderOptions, ReaderPool
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
+from patience import PATIENCE
 from small_cache import make_cache, rows
 from typer.testing import CliRunner
 
@@ -74,18 +75,17 @@ def test_the_features_of_several_blocks_are_asked_for_at_once(local: tuple[Path,
     counted.upload(local[0])
     part = part_of(counted)
     list(part.epoch(0, 1, 16))
-    waiting, most = [0], [0]
+    asked, enough = itertools.count(1), threading.Event()
 
     def wait(path: str, data: bytes) -> bytes:
-        waiting[0] += 1
-        most[0] = max(most[0], waiting[0])
-        time.sleep(0.05)
-        waiting[0] -= 1
+        if next(asked) == 6:
+            enough.set()
+        assert enough.wait(PATIENCE), "nothing is answered before six have been asked for"
         return data
 
     CountingStore.answer = staticmethod(wait)
     list(part.epoch(0, 2, 16))
-    assert most[0] >= 6
+    assert enough.is_set()
 
 
 @pytest.mark.parametrize("form", ["zarr", "webdataset"])

@@ -22,6 +22,7 @@ from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError
 from maintained_cache import NAME, SPECS, build, keys_of, rows_lacking, train, values_of
+from patience import PATIENCE
 
 FOLDERS = [spec.folder for spec in SPECS.values()]
 HOUR = 3600
@@ -366,7 +367,7 @@ def build_in_a_loop(root: Path, seed: int, times: int, answers: Any) -> None:
         record, computed = build(root, train(*range(start, start + 5)), name=name, shard_rows=2)
         with lease(root, "build", FOLDERS, name):
             # A gc that decided before this build's record and lease were there may remove a shard for a moment, until it scans again.
-            end = time.monotonic() + 10
+            end = time.monotonic() + PATIENCE
             while (lacking := rows_lacking(root, record)) and time.monotonic() < end:
                 time.sleep(0.1)
         if lacking:
@@ -390,7 +391,7 @@ def test_builders_that_rely_on_unreferenced_shards_never_record_rows_that_gc_rem
     working = [context.Process(target=build_in_a_loop, args=(root, seed, times, answers)) for seed in range(builders)]
     for process in (*collectors, *working):
         process.start()
-    told = [answers.get(timeout=240) for _ in range(times * builders)]
+    told = [answers.get(timeout=PATIENCE) for _ in range(times * builders)]
     for process in working:
         process.join()
         assert process.exitcode == 0
@@ -419,7 +420,7 @@ def test_compaction_gc_and_builds_at_once_lose_nothing(tmp_path: Path) -> None:
     builder = context.Process(target=build_in_a_loop, args=(root, 0, times, answers))
     for process in (*beside, builder):
         process.start()
-    told = [answers.get(timeout=240) for _ in range(times)]
+    told = [answers.get(timeout=PATIENCE) for _ in range(times)]
     builder.join()
     ended.set()
     for process in beside:

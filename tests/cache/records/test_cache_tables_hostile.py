@@ -18,6 +18,7 @@ from distil_cache.storage import parquet
 from distil_cache.storage.parquet import SMALL_ROWS, read_bounded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 ROW = {
     "key": "0" * 32, "source": "s", "path": "p", "label": 0, "split": "train", "generator": "g", "family": "f",
@@ -131,7 +132,7 @@ except IntegrityError as error:
     print(error)
 """
     command = [sys.executable, "-c", program, str(parquet.SMALL_BYTES), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (result.returncode, result.stderr) == (0, "")
     assert " decode to 20,0" in result.stdout
 
@@ -143,7 +144,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store.folder / "d" / f"{store.write('d', table(40, key=keys))}.parquet"
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_mutated_table_is_a_table_of_a_dataset_or_one_clear_error(stored: Path, data: st.DataObject) -> None:
     whole = stored.read_bytes()

@@ -24,6 +24,7 @@ from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UserError
 from maintained_cache import keys_of
+from patience import PATIENCE
 
 Array = np.ndarray[Any, Any]
 
@@ -284,7 +285,7 @@ if all(children):
     sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
     command = [sys.executable, "-c", program, str(store.folder), marker.shard]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=PATIENCE)
 
 
 def test_the_bytes_of_a_tar_are_pinned(tmp_path: Path) -> None:

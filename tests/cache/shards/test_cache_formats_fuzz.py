@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 KEYS = sorted(hashlib.sha256(bytes([number])).hexdigest()[:32] for number in range(6))
 ROWS = np.random.default_rng(0).normal(size=(6, 2, 3, 4, 4)).astype(np.float16)
-quickly = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quickly = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 class Toy(Spec):
@@ -177,7 +177,7 @@ def test_a_mutated_spec_is_the_spec_or_one_clear_error(scene: Scene, data: st.Da
         spec.write_bytes(whole)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=any_rows, form=st.sampled_from(sorted(FORMATS)), data=st.data())
 def test_any_rows_come_back_to_the_bit_from_either_format(
     rows: np.ndarray[Any, Any], form: str, data: st.DataObject

@@ -27,6 +27,7 @@ from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.choices import CodecChoice
 from distil_cache.errors import IntegrityError
+from patience import PATIENCE
 
 SHAPE = (2, 3, 8, 8)
 KEYS = sorted(hashlib.sha256(bytes([number])).hexdigest()[:32] for number in range(4))
@@ -371,7 +372,7 @@ for root in sys.argv[1:]:
         print(error)
 """
     command = [sys.executable, "-c", program, str(scene.cache.root), str(chunks.cache.root)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     header, chunk = result.stdout.splitlines()
     assert (result.returncode, result.stderr) == (0, "")
     assert "an unexpected codec or size" in header

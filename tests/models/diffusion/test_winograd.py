@@ -99,10 +99,11 @@ def test_blocks_cover_every_tile_once_and_stay_below_the_limit(images: int, tile
 
 
 MEMORY = """
-import resource, torch
+import torch
+from distil_cache.inference.bench.cold_start import peak_bytes
 from distil_cache.models.diffusion.winograd import column_sums, convolved
 def highest():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes(torch.device("cpu"))
 torch.set_num_threads(1)
 kernels, bias = column_sums(torch.ones(64, 64, 3, 3)), torch.zeros(64)
 x = torch.ones(4, 64, 256, 256).contiguous(memory_format=torch.channels_last)

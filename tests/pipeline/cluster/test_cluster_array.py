@@ -44,7 +44,7 @@ def parts_of(samples: Samples, of: int, shard_size: int, images: Index) -> list[
     return [make_plan(samples, WANTED, indexes, shard_size, PlanPartition(number, of)) for number in range(1, of + 1)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     count=st.integers(1, 150),
     test_share=st.floats(0, 1),

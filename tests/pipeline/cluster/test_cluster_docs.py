@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from distil_cache.cache.store import Cache
+from patience import PATIENCE
 from small_models import write_images
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "cluster.md"
-SECONDS = 300
 
 
 def commands_under(heading: str) -> list[str]:
@@ -41,7 +41,7 @@ def run(script: str, folder: Path, **environment: str) -> str:
         env={**os.environ, "PATH": f"{shims}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster_help import LONG, LethalPlugin, arguments_of, config_of, first_shard, until, work_on
+from cluster_help import LethalPlugin, arguments_of, config_of, first_shard, work_on
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
@@ -27,6 +27,7 @@ from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent
 from fault_injection import heed_interrupts
 from maintained_cache import checksums
+from patience import PATIENCE, until
 from small_models import write_material
 
 COMMAND = [sys.executable, "-c", "from distil_cache.cli import main; main()"]
@@ -130,10 +131,11 @@ def test_workers_that_are_killed_at_random_cost_time_and_no_byte(
     with work_on(pool, config, tries=50) as work:
         for report in work.reports():
             reports += report.done.computed["image"]
-            if kills < 2:
+            if kills < 2 or not work.failures:  # whom it hits may just be idle
                 chance.choice(workers_of(os.getpid())).kill()
                 kills += 1
-    assert (kills, reports) == (2, 40)
+    assert kills >= 2
+    assert reports == 40
     assert work.failures > 0
     assert checksums(tmp_path / "cache") == checksums(material / "loop")
     assert verify(Cache.open(tmp_path / "cache")) == []
@@ -151,7 +153,7 @@ def test_a_signal_ends_the_workers_and_releases_the_lease(
     until(lambda: list(cache.glob("features/eps-*/shards/*.json")), process)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     os.killpg(process.pid, number)  # as a terminal or a job system does
-    _, said = process.communicate(timeout=LONG)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert "Finished work is kept" in said
     assert "Traceback" not in said

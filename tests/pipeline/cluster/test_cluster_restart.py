@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_help import GatedPlugin, config_of, scheduler_here, until, work_on
+from cluster_help import GatedPlugin, config_of, scheduler_here, work_on
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
@@ -29,6 +29,7 @@ from distil_cache.pipeline.sources.discover import discover
 from distil_cache.progress import Silent
 from distributed import Client, Worker
 from maintained_cache import checksums
+from patience import until
 from recorded_progress import Recorded
 from small_models import write_material
 

@@ -14,6 +14,7 @@ from distil_cache.pipeline.sources.discover import discover
 from distil_cache.storage import to_path
 from hub_parquet import class_label, images, write_shard
 from hub_server import hub_of
+from patience import PATIENCE
 from remote_sources import picture
 
 pytest.importorskip("huggingface_hub")
@@ -43,7 +44,7 @@ def read(source: str, folder: Path, endpoint: str, **environment: str) -> list[s
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1", **environment}
     done = subprocess.run(
         [sys.executable, "-c", READ, source, str(folder / "scan.parquet")],
-        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **settings},
+        capture_output=True, text=True, check=False, timeout=PATIENCE, env={**os.environ, **settings},
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout.splitlines()

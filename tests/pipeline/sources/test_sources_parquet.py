@@ -25,6 +25,7 @@ from distil_cache.pipeline.sources.tables import parquet_rows
 from distil_cache.storage import RemotePath
 from distil_cache.storage import parquet as storage_parquet
 from hub_parquet import class_label, images, write_shard
+from patience import PATIENCE
 from remote_sources import picture
 from tar_bytes import sample, write_tar
 
@@ -245,7 +246,11 @@ def test_a_large_value_that_is_repeated_takes_the_memory_of_one(tmp_path: Path) 
     path = write_shard(tmp_path / "t.parquet", {"image": repeated, "label": ["fake"] * 60}, compression="zstd")
     assert path.stat().st_size < 100_000
     script = subprocess.run(
-        [sys.executable, "-c", HOSTILE, path, str(2 * 2**30)], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", HOSTILE, path, str(2 * 2**30)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert script.stdout.strip() in ("0 ['not-an-image']", "0 ['damaged', 'not-an-image']"), script.stderr
 

@@ -189,7 +189,7 @@ def test_a_tar_that_is_cut_off_compressed_or_no_tar_is_refused(tmp_path: Path) -
 
 
 @given(position=st.integers(0, 3000), value=st.integers(0, 255))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_changed_byte_is_read_or_refused_but_never_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int
 ) -> None:

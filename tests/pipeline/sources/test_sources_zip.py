@@ -223,7 +223,7 @@ def test_zips_in_a_store_give_the_rows_of_those_here(tmp_path: Path, memory_buck
 
 
 @given(position=st.integers(0, 700), value=st.integers(0, 255))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_changed_byte_is_read_refused_or_rejected_but_never_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int
 ) -> None:
