@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import Literal
 
 from ..choices import MAX_PIXELS, MIN_SIDE
-from ..errors import UsageError, UserError
+from ..errors import DistilCacheError, UsageError
 from .sniff import HEAD_BYTES, sniff
 
 EXTENSIONS = frozenset(
@@ -127,15 +128,17 @@ def content_key(data: bytes) -> str:
 
 
 def rejection(data: bytes, error: Exception) -> ImageRejected:
-    """Return the rejection for an exception that a decoder raised on ``data``.
+    """Return the rejection for an exception that reading or decoding one file raised; ``data`` may be empty.
 
-    An error that says nothing about the file, such as a lack of memory, is raised again.
+    Whatever it is, it costs that file alone. One that is not usual for damage is named by its type. An error that says
+    nothing about the file, such as a lack of memory, is raised again.
     """
     if isinstance(error, ImageRejected):
         return error
-    if isinstance(error, MemoryError | UserError):
+    if isinstance(error, MemoryError | DistilCacheError):
         raise error
-    detail = str(error) or type(error).__name__
+    said = str(error).encode(errors="backslashreplace").decode()
+    detail = said if said and isinstance(error, _USUAL) else ": ".join(filter(None, (type(error).__name__, said)))
     kind = sniff(data[:HEAD_BYTES]) or "file"
     if "truncated" in detail.lower() or _ends_early(kind, data):
         return ImageRejected("truncated", f"{kind}, {len(data):,} bytes: the end is missing")
@@ -143,6 +146,9 @@ def rejection(data: bytes, error: Exception) -> ImageRejected:
         return ImageRejected("unsupported-mode", f"{kind}: {detail}")
     return ImageRejected("damaged", f"{kind}: {detail}")
 
+
+_USUAL = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
+"""What Pillow raises for damage in a sentence that says enough."""
 
 _UNSUPPORTED = (
     *("nsupported", "cannot handle", "not supported"),

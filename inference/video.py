@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..images.file import ImageRejected, Limits
 from ..pipeline.sources.read import file_status, path_of_source
+from ..storage.regular import open_regular
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -82,7 +83,7 @@ def sample(path: str, count: int, take: Callable[[Image.Image], T], limits: Limi
     if not file_status(str(source)).st_size:
         raise ImageRejected("empty", "0 bytes")
     try:
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             found = _frames(file, count, take, limits)
     except av.error.FFmpegError as error:
         raise ImageRejected("damaged", f"FFmpeg: {error.strerror}") from None

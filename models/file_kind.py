@@ -22,6 +22,8 @@ _OTHER = (
     (b"ustar", "a tar archive"),
 )
 _TAR_MAGIC = slice(257, 262)
+_MAX_HEADER = 100_000_000
+"""Bytes of a safetensors header, at most, as the library has it."""
 DIFFUSERS = ("model_index.json", "unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 """What a folder of the library diffusers holds."""
 
@@ -30,7 +32,7 @@ def is_safetensors(path: Path) -> bool:
     """Return whether a file begins like one of safetensors: the length of a JSON object, and the object."""
     with path.open("rb") as file:
         head = file.read(9)
-    return len(head) == 9 and head[8:] == b"{" and 1 < int.from_bytes(head[:8], "little") < 1 << 30
+    return len(head) == 9 and head[8:] == b"{" and 1 < int.from_bytes(head[:8], "little") <= _MAX_HEADER
 
 
 def why_folder(path: Path) -> str:
@@ -82,10 +84,13 @@ def why_zip(path: Path) -> str | None:
     """Return the sentence for a zip archive that is not a checkpoint; None if it is one."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     if any(name.endswith("constants.pkl") for name in names):
         return f"{path}: is a TorchScript program, not a state dict. Save the model's state dict alone."
     if not any(name.endswith("data.pkl") for name in names):
         return f"{path}: is a zip archive without PyTorch's weights (first entry: {names[0] if names else 'none'})."
+    if compressed:  # PyTorch stores; a small file could inflate to any size
+        return f"{path}: its entries are compressed, which torch.save never does. Save the state dict with torch.save."
     return None
 
 
@@ -96,7 +101,7 @@ def _why_cut_off(path: Path) -> str | None:
         length = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(length)) if 8 + length <= size else None
-        except ValueError:
+        except (ValueError, RecursionError):
             return None  # the library says what is wrong
     if header is None:
         return f"{path}: is cut off within its header. Download it again."

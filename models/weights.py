@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..storage.regular import regular_status
 from .file_kind import is_safetensors, why_folder, why_unreadable, why_zip
 from .state_dict import choose_set, describe_choice, find_sets
 from .user_cache import read_memory, write_memory
@@ -130,11 +131,14 @@ def read_weights(path: Path, anchor: str, choice: str | None = None, *, purpose:
 
 
 def _check_dense(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError for a tensor that is sparse, quantized, or has no values (``meta``)."""
+    """Raise UserError for a tensor that is sparse or quantized, has no values (``meta``), or stores fewer than it has."""
     for name, value in tensors.items():
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             kind = "quantized" if value.is_quantized else "without values" if value.is_meta else "sparse"
             raise UserError(f"{path}: the tensor {name} is {kind}. Save the state dict of the model in float32.")
+        stored = value.untyped_storage().nbytes() // value.element_size()
+        if value.numel() > stored:  # a few bytes may stand for terabytes
+            raise UserError(f"{path}: the tensor {name} has {value.numel():,} values, of which {stored:,} are stored.")
 
 
 def read_content(path: Path, *, shapes_only: bool = False) -> dict[str, object]:
@@ -154,10 +158,11 @@ def read_content(path: Path, *, shapes_only: bool = False) -> dict[str, object]:
     """
     if path.is_dir():
         raise UserError(why_folder(path))
-    if not path.is_file():
-        raise UserError(f"{path}: weights file not found. Check the path.")
     try:
+        regular_status(path)
         unreadable = why_unreadable(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: weights file not found. Check the path.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     if unreadable:
@@ -188,8 +193,16 @@ def _read_safetensors(path: Path, *, shapes_only: bool) -> object:
             return load_file(path)
         with safe_open(path, framework="pt") as file:
             return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+    except MemoryError as error:
+        raise _too_large(path) from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: is damaged or not a safetensors file ({error}). Download it again.") from error
+
+
+def _too_large(path: Path) -> UserError:
+    return UserError(
+        f"{path}: asks for more memory than there is. If that is more than its size, it is damaged: download it again."
+    )
 
 
 def _read_torch(path: Path) -> object:
@@ -201,6 +214,8 @@ def _read_torch(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
         raise UserError(_why_not_unpickled(path, str(error))) from error
+    except MemoryError as error:
+        raise _too_large(path) from error
     except DAMAGE as error:
         raise UserError(f"{path}: is damaged or not a PyTorch file. Download it again.") from error
 

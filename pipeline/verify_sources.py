@@ -27,7 +27,7 @@ from ..cache.spec import algorithms, fingerprint_without
 from ..cache.store import Cache, FeatureStore
 from ..errors import UserError
 from ..images.decode import decode
-from ..images.file import ImageRejected, content_key
+from ..images.file import ImageRejected, content_key, rejection
 from ..images.spec import ImageSpec
 from ..progress import Progress, Silent
 from ..storage import AnyPath, to_path
@@ -173,8 +173,8 @@ def _dataset_images(cache: Cache, name: str) -> _DatasetImages:
 def _read(file: SourceFile) -> bytes | ImageRejected:
     try:
         return read_image(file)[0]
-    except ImageRejected as rejected:
-        return rejected
+    except Exception as error:  # whatever it is, it costs this file alone
+        return rejection(b"", error)
 
 
 def _check(dataset: _DatasetImages, files: Mapping[str, bytes], decoders: ThreadPoolExecutor) -> None:
@@ -212,8 +212,8 @@ def _decoding_spec(store: FeatureStore) -> ImageSpec:
 def _decoded(data: bytes, spec: ImageSpec) -> NDArray[np.uint8] | ImageRejected:
     try:
         return decode(data, spec)
-    except ImageRejected as rejected:
-        return rejected
+    except Exception as error:
+        return rejection(data, error)
 
 
 def _difference(now: NDArray[np.uint8] | ImageRejected, then: NDArray[np.uint8]) -> str:

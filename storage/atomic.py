@@ -20,8 +20,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import IntegrityError, ReadOnlyError, UserError
+from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
 from . import AnyPath, Entry, RemotePath, list_names, path_exists, read_many, unreachable_on_error
+from .regular import IrregularFileError, open_regular
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -302,18 +303,15 @@ def read_file(path: AnyPath, limit: int) -> bytes:
     if isinstance(path, RemotePath):
         return _read_object(path, limit)
     try:
-        with unreachable_on_error(path):
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would block otherwise
+        with unreachable_on_error(path), open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, limit) + 1)  # read(n) allocates n bytes, however short the file is
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise IntegrityError(f"{path}: is not a regular file.")
-        with unreachable_on_error(path), open(handle, "rb", closefd=False) as file:
-            data = file.read(min(status.st_size, limit) + 1)  # read(n) allocates n bytes, however short the file is
-    finally:
-        os.close(handle)
+    except UnreachableError as error:
+        if isinstance(error.__cause__, IrregularFileError):
+            raise IntegrityError(f"{path}: is not a regular file.") from error
+        raise
     check_size(path, len(data), limit)
     return data
 

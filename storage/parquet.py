@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import AnyPath, RemotePath, unreachable_on_error
+from .regular import regular_status
 
 SMALL_ROWS = 2**20
 SMALL_BYTES = 256 * 2**20
@@ -42,6 +43,8 @@ def fetch_source(path: AnyPath) -> Path | pa.Buffer:
 
 def read_schema(source: Path | pa.Buffer | RemotePath) -> pa.Schema:
     """Return a Parquet file's schema; errors are those of pyarrow."""
+    if not isinstance(source, pa.Buffer):
+        regular_status(source)
     return pq.read_schema(_reopen(source))
 
 
@@ -62,7 +65,7 @@ def read_bounded(source: Path | pa.Buffer | RemotePath, columns: Sequence[str] |
     OSError, pyarrow.ArrowException
         As pyarrow raises them.
     """
-    size = source.size if isinstance(source, pa.Buffer) else source.stat().st_size
+    size = source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
     with pq.ParquetFile(_reopen(source)) as file:
         metadata = file.metadata
         check_declared(metadata, size, columns)
@@ -98,7 +101,7 @@ def read_nested_text(source: Path | pa.Buffer | RemotePath, column: str) -> list
     OSError, pyarrow.ArrowException
         As pyarrow raises them.
     """
-    size = source.size if isinstance(source, pa.Buffer) else source.stat().st_size
+    size = source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
     found: list[str | None] = []
     decoded = 0
     with pq.ParquetFile(_reopen(source), page_checksum_verification=True) as file:

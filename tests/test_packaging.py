@@ -31,7 +31,7 @@ PACKAGES = (
 
 ALLOWED = {
     "storage": {"errors"},
-    "models": {"choices", "errors", "progress"},
+    "models": {"choices", "errors", "progress", "storage"},
     "metrics": {"errors", "storage"},
     "cache": {"choices", "errors", "progress", "storage"},
     "images": {"choices", "errors", "cache"},

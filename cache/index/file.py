@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...errors import UnreachableError
 from ...storage import AnyPath, RemotePath, list_names, symlink_above, unreachable_on_error
 from ...storage.atomic import create_file, make_folder
+from ...storage.regular import open_regular
 from ..shards.keys import BINARY
 from ..shards.marker import Key
 from .index import MAX_ROWS, Index, IndexSegment
@@ -246,7 +247,7 @@ def read(path: AnyPath, fingerprint: str) -> IndexSegment:
 def _open_mappable(path: AnyPath) -> IO[bytes]:
     """Open a file that can be mapped: the file itself, or an anonymous local copy of an object."""
     if not isinstance(path, RemotePath):
-        return path.open("rb")
+        return open_regular(path)
     copy: IO[bytes] = tempfile.TemporaryFile(prefix="distil-cache-")  # noqa: SIM115  (the caller closes it)
     with unreachable_on_error(path):
         source = path.open()

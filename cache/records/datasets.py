@@ -25,6 +25,7 @@ from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, list_folders, list_matching, list_names, path_exists, unreachable_error
 from ...storage.atomic import create_file, make_folder, read_file
 from ...storage.parquet import fetch_source, read_bounded, read_schema
+from ...storage.regular import IrregularFileError
 from ..shards.keys import hex_keys, keys_of_column
 from .audit import MOST_BYTES, HeaderAudit, parse_audit
 from .sources import SourceRecords, parse_sources
@@ -259,6 +260,8 @@ def _read_table(path: AnyPath, columns: Sequence[str] | None) -> pa.Table:
         _check_values(table)
     except FileNotFoundError:
         raise
+    except IrregularFileError as error:
+        raise IntegrityError(f"{path}: is not a regular file.") from error
     except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own errors have no errno
             raise unreachable_error(path, error) from error

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from ...choices import BENCH_METHODS
 from ...errors import UserError
+from ...storage.regular import read_regular
 
 METHODS_IN_ORDER = BENCH_METHODS
 """Rows of the table; the first four in the order of DistilDIRE's paper."""
@@ -260,9 +261,7 @@ def read_costs(path: Path) -> Costs:
     """
     hint = "Make one with: distil-cache bench --out FILE"
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: is too large for a result of bench. {hint}")
-        return Costs.model_validate_json(path.read_bytes())
+        return Costs.model_validate_json(read_regular(path, MAX_BYTES))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). {hint}") from error
     except ValidationError as error:

@@ -19,6 +19,7 @@ import torch
 
 from ...errors import UsageError, UserError
 from ...progress import Progress
+from ...storage.regular import read_regular
 from ..addresses import check_sha256, is_remote
 from ..class_label import ClassLabel
 from ..download import WeightsFile, download, weights_folder
@@ -46,6 +47,9 @@ NOMINAL_SIZE = 1024
 
 FLAG_ENTRIES = ("flags", "args", "config", "model_config", "hparams", "hyper_parameters")
 """Entries of a checkpoint in which training scripts keep the flags."""
+
+_MAX_FLAGS = 1 << 20
+"""Bytes of a file with flags; guided-diffusion has about thirty of them."""
 
 
 @dataclass(frozen=True)
@@ -455,9 +459,10 @@ def read_config(path: Path) -> AdmConfig:
 
 def _read_flags(path: Path) -> dict[str, object]:
     try:
-        return _parse_flags(path.read_text(encoding="utf-8-sig"), str(path))
+        return _parse_flags(read_regular(path, _MAX_FLAGS).decode("utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the ADM's flags cannot be read ({error}). Pass a JSON file.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: the ADM's flags cannot be read ({reason}). Pass a JSON file.") from error
 
 
 def _parse_flags(text: str, where: str) -> dict[str, object]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ...cache.store import Cache
 from ...choices import AUDIT_SAMPLE
 from ...errors import UsageError, UserError
-from ...images.file import ImageRejected
+from ...images.file import ImageRejected, rejection
 from ...progress import Progress, Silent
 from ...storage import AnyPath, to_path
 from ..accounting import account_for, notes_of, warnings_of
@@ -262,8 +262,8 @@ def _read(
     def read_one(row: ScannedRow) -> T | ImageRejected:
         try:
             return examine(row)
-        except ImageRejected as rejected:
-            return rejected
+        except Exception as error:  # whatever it is, it costs this file alone
+            return rejection(b"", error)
 
     progress.start(stage, len(rows))
     found = []

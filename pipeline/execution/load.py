@@ -14,7 +14,7 @@ from ...cache.gather import gather
 from ...cache.store import FeatureStore
 from ...errors import UserError
 from ...images.decode import decode
-from ...images.file import ImageRejected, Limits
+from ...images.file import ImageRejected, Limits, rejection
 from ...images.perturb import perturb
 from ...images.spec import ImageSpec
 from ...models.transfer import HostArray
@@ -121,14 +121,17 @@ class TaskImageLoader:
         def load_one(key: str) -> NDArray[np.uint8] | None:
             try:
                 data = read_source(self.files[key], key)
-            except ImageRejected as rejected:
-                gone[key] = str(rejected)
+            except Exception as error:  # whatever it is, it costs this image alone
+                gone[key] = str(rejection(b"", error))
                 return None
             try:
                 with decoding:
                     return decode(data, self.spec, self.limits)
             except ImageRejected as rejected:
                 bad[key] = str(rejected)
+                return None
+            except Exception as error:  # it may not be the file's fault: the next build tries again
+                gone[key] = str(rejection(data, error))
                 return None
 
         threads = readers((self.files[key] for key in keys), self.threads)

@@ -24,7 +24,7 @@ from ...cache.set_aside import read_set_aside
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...errors import UsageError, UserError
-from ...images.file import ImageRejected, Reason
+from ...images.file import ImageRejected, Reason, rejection
 from ...models.backbones import load_teacher
 from ...models.device import arithmetic, choose_device, keep_freed_memory
 from ...progress import Progress
@@ -320,7 +320,8 @@ def _compare(context: _ImportContext, config: ImportConfig) -> None:
         for key in stored[:: max(1, len(stored) // _COMPARED)][:_COMPARED]:
             try:
                 row = context.read(feature, key)
-            except ImageRejected:
+            except Exception as error:
+                rejection(b"", error)  # raises what is not the file's fault
                 continue
             if not np.array_equal(row, gather(store, [key])[0]):
                 raise UserError(
@@ -363,8 +364,8 @@ def _import_task(task: Task, context: _ImportContext, totals: _ImportTotals) -> 
     def read_one(key: str) -> dict[str, NDArray[Any]] | ImageRejected:
         try:
             return {feature: context.read(feature, key) for feature, keys in lacking.items() if key in keys}
-        except ImageRejected as rejected:
-            return rejected
+        except Exception as error:  # whatever it is, it costs this image alone
+            return rejection(b"", error)
 
     with ThreadPoolExecutor(max_workers=context.decode_threads) as pool:
         outcomes = dict(zip(task.keys, pool.map(read_one, task.keys), strict=True))

@@ -34,10 +34,11 @@ from torch import Tensor
 from ...choices import FloatStorage, ImportKind
 from ...errors import UserError
 from ...images.decode import decode
-from ...images.file import ImageRejected
+from ...images.file import ImageRejected, rejection
 from ...images.opening import format_name, open_image, orientation
 from ...images.spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from ...models.weights import DAMAGE
+from ...storage.regular import IrregularFileError, regular_status
 from ..scan.conflicts import ScannedRow
 from ..sources.discover import discover, files_below
 from ..sources.file import SourceFile
@@ -252,7 +253,7 @@ def load_tensor(path: str) -> Tensor:
         If the file is missing, too large, damaged, in PyTorch's old format, or not a single tensor.
     """
     try:
-        if os.path.getsize(path) > MAX_EPS_BYTES:  # noqa: PTH202
+        if regular_status(path).st_size > MAX_EPS_BYTES:
             raise ImageRejected("too-large", f"{path} is larger than {MAX_EPS_BYTES:,} bytes")
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -265,6 +266,10 @@ def load_tensor(path: str) -> Tensor:
         raise ImageRejected("damaged", f"{path} holds more than a tensor; loading it could run code") from None
     except FileNotFoundError:
         raise ImageRejected("missing", f"there is no {path}") from None
+    except IrregularFileError as error:
+        raise ImageRejected("not-a-file", f"{path}: {error.strerror}") from None
+    except MemoryError:
+        raise ImageRejected("damaged", f"{path} asks for more memory than there is") from None
     except DAMAGE as error:
         raise ImageRejected("damaged", f"{path} cannot be loaded ({type(error).__name__})") from None
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
@@ -283,8 +288,8 @@ def common_side(samples: Sequence[LooseSample], features: Sequence[str]) -> int:
             if feature in sample.parts:
                 try:
                     sides[_side(feature, sample.parts[feature])] += 1
-                except ImageRejected as rejected:
-                    why = f" ({rejected})"
+                except Exception as error:  # whatever it is, it costs this file alone
+                    why = f" ({rejection(b'', error)})"
     if not sides:
         raise UserError(f"{samples[0].file.root}: none of the sampled feature files can be read{why}.")
     side = sides.most_common(1)[0][0]

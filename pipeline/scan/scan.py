@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ...errors import UserError
-from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key
+from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key, rejection
 from ...images.headers import read_header
 from ...progress import Progress, Silent
 from ...storage import AnyPath
@@ -183,7 +183,10 @@ def memory_key(root: str, file: SourceFile) -> bytes:
 
 def _memory_key(prefix: str, file: SourceFile) -> bytes:
     """Return the same for a root that ends in a slash."""
-    key = os.fsencode(prefix + file.path)
+    try:
+        key = os.fsencode(prefix + file.path)
+    except UnicodeEncodeError:  # no file can have such a name: it is rejected, and not remembered
+        key = (prefix + file.path).encode(errors="surrogatepass")
     return key if file.member is None else key + file.member.stamp
 
 
@@ -191,17 +194,21 @@ def scan_file(file: SourceFile, known: ScanEntry | None) -> ScanEntry | ImageRej
     """Return the entry of a file, reading it unless ``known`` is still valid; ImageRejected if it cannot be read."""
     if not is_storable(file.path):
         return ImageRejected("unreadable-name", "the name is not valid UTF-8: rename the file")
+    if not all(map(is_storable, (file.generator, file.family, file.group))):
+        return ImageRejected("unreadable-name", "its generator, family or group is not valid Unicode")
     try:
         if known is not None and _is_unchanged(known, file):
             return known
         data, mtime_ns = read_image(file)
-    except ImageRejected as rejected:
-        return rejected
+    except Exception as error:  # whatever it is, it costs this file alone
+        return rejection(b"", error)
     key = content_key(data)
     try:
         header = read_header(data)
     except ImageRejected as rejected:
         return ScanEntry(len(data), mtime_ns, key, reason=rejected.reason, detail=rejected.detail)
+    except Exception as error:  # it may not be the file's fault: the next scan reads it again
+        return rejection(data, error)
     width, height = (header.height, header.width) if header.turned else (header.width, header.height)
     return ScanEntry(
         len(data),

@@ -312,7 +312,10 @@ def is_storable(name: str) -> bool:
 
 def printable(name: str) -> str:
     r"""Return a name that can be stored and displayed: invalid bytes become ``\xNN``."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    try:
+        return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return name.encode(errors="backslashreplace").decode()
 
 
 def is_url(text: str) -> bool:

@@ -9,15 +9,14 @@ needed.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 from ...errors import UserError
 from ...images.file import MAX_BYTES, ImageRejected, content_key
-from ...storage import AnyPath, RemotePath, to_path
+from ...storage import AnyPath, RemotePath, regular, to_path
+from ...storage.regular import FileStatus, open_regular, regular_status
 from .archives.zip_index import inflate, request_size
 from .file import ListedObject, ParquetMember, SourceFile, TarMember, ZipMember, is_storable, is_url, source_place
 from .tables.parquet_rows import read_row
@@ -30,18 +29,6 @@ PARQUET_READERS = 8
 
 MAX_UNREADABLE = 64
 """Unreadable objects in a row after which the store itself, or access to it, is assumed to be lost."""
-
-
-class FileStatus(Protocol):
-    """The part of a file's status that is used: size in bytes and modification time in ns."""
-
-    @property
-    def st_size(self) -> int:
-        """Bytes."""
-
-    @property
-    def st_mtime_ns(self) -> int:
-        """Modification time in ns."""
 
 
 def read_image(file: SourceFile) -> tuple[bytes, int]:
@@ -128,14 +115,9 @@ def file_status(location: str) -> FileStatus:
     if is_url(location):
         return _object_status(RemotePath(location))
     try:
-        status = os.stat(location)  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageRejected("missing", "there is no such file") from None
+        return regular_status(location)
     except OSError as error:
         raise _unreadable(error) from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageRejected("not-a-file", "it is a folder or a device")
-    return status
 
 
 def read_stable(location: str) -> tuple[bytes, os.stat_result]:
@@ -147,26 +129,9 @@ def read_stable(location: str) -> tuple[bytes, os.stat_result]:
         As :func:`read_image`.
     """
     try:
-        handle = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would else wait for a writer
-    except OSError as error:
-        file_status(location)
-        raise _unreadable(error) from None
-    try:
-        for _ in range(2):
-            before = os.fstat(handle)
-            if not stat.S_ISREG(before.st_mode):
-                raise ImageRejected("not-a-file", "it is a folder or a device")
-            _check_size(before.st_size)
-            data = _read_whole(handle, before.st_size)
-            after = os.fstat(handle)
-            if len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
-                return data, after
-            os.lseek(handle, 0, os.SEEK_SET)
+        return regular.read_stable(location, MAX_BYTES)
     except OSError as error:
         raise _unreadable(error) from None
-    finally:
-        os.close(handle)
-    raise ImageRejected("changed-while-reading", "another program is writing it: build again when it has finished")
 
 
 def altered_archives(files: Iterable[SourceFile]) -> set[tuple[str, str]]:
@@ -174,17 +139,6 @@ def altered_archives(files: Iterable[SourceFile]) -> set[tuple[str, str]]:
     held = {(file.root, file.member.archive): file for file in files if file.member is not None and file.is_remote}
     with ThreadPoolExecutor(REMOTE_READERS) as pool:
         return {place for place, altered in zip(held, pool.map(_is_altered, held.values()), strict=True) if altered}
-
-
-def _read_whole(handle: int, size: int) -> bytes:
-    """Return the next ``size`` bytes, one more if the file has grown, or fewer if it ends early."""
-    data = os.read(handle, size + 1)
-    if len(data) >= size:
-        return data
-    pieces = [data]  # a single read may return less, at most 2 GiB
-    while pieces[-1] and (lacking := size + 1 - sum(map(len, pieces))):
-        pieces.append(os.read(handle, lacking))
-    return b"".join(pieces)
 
 
 def _read_object(path: RemotePath, listed: ListedObject | None) -> tuple[bytes, ListedObject]:
@@ -250,7 +204,7 @@ def _archive_range(file: SourceFile, offset: int, length: int) -> bytes:
     assert member is not None
     if file.is_remote:
         return file.holder.read_range(offset, offset + length)
-    with open(os.path.join(file.root, member.archive), "rb") as archive:  # noqa: PTH118, PTH123
+    with open_regular(os.path.join(file.root, member.archive)) as archive:  # noqa: PTH118
         status = os.fstat(archive.fileno())
         if (status.st_size, status.st_mtime_ns) != (member.archive_bytes, member.archive_mtime_ns):
             raise _changed(file)
@@ -285,4 +239,13 @@ def _changed(file: SourceFile) -> ImageRejected:
 
 
 def _unreadable(error: OSError) -> ImageRejected:
+    """Return the rejection of a file that could not be read."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ImageRejected("missing", "there is no such file")
+    if isinstance(error, regular.IrregularFileError):
+        return ImageRejected("not-a-file", error.strerror)
+    if isinstance(error, regular.LargeFileError):
+        return ImageRejected("too-large", error.strerror)
+    if isinstance(error, regular.ChangedFileError):
+        return ImageRejected("changed-while-reading", "another program is writing it: build again when it has finished")
     return ImageRejected("unreadable", error.strerror or str(error))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ...errors import UserError
 from ...storage import AnyPath, RemotePath, to_path
+from ...storage.regular import regular_status
 from .archives import tar
 from .archives.tar_index import read_tar_index
 from .archives.zip_index import SUFFIX as ZIP_SUFFIX
@@ -75,7 +76,7 @@ def _in_zip(path: AnyPath, archive: str) -> _Finder:
 
 
 def _in_parquet(path: AnyPath, archive: str) -> _Finder:
-    status = path.stat()
+    status = regular_status(path)
     with pq.ParquetFile(pa.PythonFile(path.open()) if isinstance(path, RemotePath) else path) as file:
         columns, footer = parquet.leaf_columns(file.schema_arrow), file.metadata
     groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]

@@ -16,7 +16,6 @@ On a local disk, links to folders are followed, real folders first:
 from __future__ import annotations
 
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from typing import NamedTuple
 from ...errors import UserError
 from ...images.sniff import HEAD_BYTES
 from ...storage import AnyPath, Entry, RemotePath
+from ...storage.regular import IrregularFileError, open_regular
 from .file import ListedObject, UnreadablePlace, printable
 from .words import SPLITS
 
@@ -343,12 +343,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _head(path: str) -> bytes | OSError:
     """Return the first bytes of a local file, or the error; a pipe or a device has none."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_regular(path) as file:
+            return file.read(HEAD_BYTES)
+    except IrregularFileError:
+        return b""
     except OSError as error:
         return error
-    try:
-        return os.read(handle, HEAD_BYTES) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
-    except OSError as error:
-        return error
-    finally:
-        os.close(handle)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,41 @@ def test_weights_that_are_no_floats_are_refused_by_name(dtype: torch.dtype) -> N
     state = {"weight": torch.ones(2, 3), "bias": torch.ones(2).to(dtype)}
     with pytest.raises(UserError, match=r"w\.pt: bias has values of the type"):
         weights.load_frozen(lambda: nn.Linear(3, 2), state, "w.pt")
+
+
+def test_a_file_that_stands_for_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.zeros(1).expand(2**20, 2**20)}, path)
+    with pytest.raises(UserError, match=r"the tensor w has 1,099,511,627,776 values, of which 1 are stored"):
+        weights.read_state_dict(path)
+    torch.save({"w": torch.zeros(4)}, stored := tmp_path / "stored.pt")
+    with zipfile.ZipFile(stored) as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(UserError, match="its entries are compressed"):
+        weights.read_state_dict(path)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**40, 2**30 - 1, 100_000_001])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
+def test_a_header_of_absurd_length_is_not_read(name: str, length: int, tmp_path: Path) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.write(struct.pack("<Q", length) + b"{")
+        file.truncate(2**31)
+    with pytest.raises(UserError, match=r"not a (weights|safetensors) file"):
+        weights.read_state_dict(tmp_path / name)
+
+
+def test_a_safetensors_header_that_is_nested_without_end_is_damage(tmp_path: Path) -> None:
+    header = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    (path := tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(UserError, match="is damaged or not a safetensors file"):
+        weights.read_state_dict(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=rf"cannot be read \(it is a (named )?{kind}, not a file\)"):
+        weights.read_state_dict(path)

@@ -14,11 +14,14 @@ from typing import BinaryIO, NamedTuple
 
 from ....errors import UserError
 from ....storage import AnyPath
+from ....storage.regular import open_regular, regular_status
 from ..file import printable
 
 _BLOCK = 512
 _READ = 1 << 20
 """Bytes behind an end marker that are read at a time; a multiple of a block."""
+_MAX_ZEROS = 1 << 26
+"""Most bytes that pad a tar: records have some kilobytes, and a file of nothing but zeros takes no room on a disk."""
 _MAX_EXTENSION = 1 << 16
 """Largest header extension (a long name, pax records) that is read, in bytes."""
 
@@ -60,8 +63,8 @@ def read_tar_index(path: AnyPath, wanted: Callable[[str, int], bool] = lambda na
         If the tar cannot be read, is damaged or compressed, or has members that are not accepted.
     """
     try:
-        status = path.stat()
-        with path.open("rb") as file:
+        status = regular_status(path)
+        with open_regular(path) as file:
             entries = list(_entries(path, file, status.st_size, wanted))
         after = path.stat()
     except OSError as error:
@@ -89,7 +92,7 @@ def _entries(path: AnyPath, file: BinaryIO, size: int, wanted: Callable[[str, in
         file.seek(position)
         block = file.read(_BLOCK)
         if len(block) == _BLOCK and not any(block):
-            following = _behind_zeros(file, position + _BLOCK)
+            following = _behind_zeros(path, file, position + _BLOCK)
             if following is None:
                 return
             position, ended = following, True
@@ -120,10 +123,15 @@ def _entries(path: AnyPath, file: BinaryIO, size: int, wanted: Callable[[str, in
         extension = {}
 
 
-def _behind_zeros(file: BinaryIO, position: int) -> int | None:
+def _behind_zeros(path: AnyPath, file: BinaryIO, position: int) -> int | None:
     """Return the position of the next block that is not zero; None if there is none, so that the tar ends here."""
     file.seek(position)
+    stop = position + _MAX_ZEROS
     while data := file.read(_READ):
+        if position >= stop:
+            raise UserError(
+                f"{path}: has more than {_MAX_ZEROS:,} zeros behind its end, which no tar has. Write it again."
+            )
         if data.count(0) < len(data):
             first = len(data) - len(data.lstrip(b"\0"))
             return position + first // _BLOCK * _BLOCK

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ....errors import UserError
 from ....images.file import MAX_BYTES, ImageRejected
 from ....storage import AnyPath
+from ....storage.regular import open_regular, regular_status
 from ..file import ZipMember
 
 SUFFIX = ".zip"
@@ -57,8 +58,8 @@ def read_zip_index(path: AnyPath, archive: str) -> list[ZipEntry]:
         If it cannot be read, or is no zip.
     """
     try:
-        status = path.stat()
-        with path.open("rb") as file, zipfile.ZipFile(file) as opened:
+        status = regular_status(path)
+        with open_regular(path) as file, zipfile.ZipFile(file) as opened:
             infos = opened.infolist()
         after = path.stat()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:

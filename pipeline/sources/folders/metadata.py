@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ....storage import AnyPath
+from ....storage.regular import open_regular
 from ..account import Leftovers
 from ..file import DiscoveredSource, ReadingOptions, SourceAccount, SourceFile, printable
 from ..tables.table import discover_table
@@ -139,7 +140,7 @@ def _placed(file: SourceFile, census: Census, table: MetadataTable) -> SourceFil
 
 def column_names(path: AnyPath) -> list[str]:
     """Return the names of a table's columns by its first line; none if they cannot be read."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(_HEAD)
     encoding, mark = encoding_of(head)
     line = head[mark:].decode(encoding, "replace").lstrip().partition("\n")[0].strip()

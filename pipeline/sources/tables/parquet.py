@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ....errors import UserError
 from ....storage import AnyPath, RemotePath
 from ....storage.parquet import check_declared, read_bounded, read_nested_text
+from ....storage.regular import regular_status
 from ..file import ParquetMember, ReadingOptions
 from ..words import label_of_word, normalised, split_of_word
 from .table_columns import ALIASES, meaning_of, names_splits
@@ -78,7 +79,7 @@ def read_parquet_table(source: AnyPath, archive: str, reading: ReadingOptions) -
         If it cannot be read, declares more than a file of its size may, or has several columns of images.
     """
     try:
-        status = source.stat()
+        status = regular_status(source)
         with pq.ParquetFile(pa.PythonFile(source.open()) if isinstance(source, RemotePath) else source) as file:
             schema, footer = file.schema_arrow, file.metadata
         image = _image_column(source, schema, reading)

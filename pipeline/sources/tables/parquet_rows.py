@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from ....images.file import MAX_BYTES, ImageRejected
 from ....storage import AnyPath, RemotePath
+from ....storage.regular import regular_status
 from ..file import ParquetMember
 
 PASSED_BYTES = 256 * 2**20
@@ -141,7 +142,7 @@ class _Rows:
 
     def _open(self, path: AnyPath, group: _Group) -> pq.ParquetFile:
         """Open a file, with its footer from before if there is one."""
-        status = path.stat()
+        status = regular_status(path)
         if (status.st_size, status.st_mtime_ns) != (group.bytes, group.mtime_ns):
             raise ImageRejected("changed-while-reading", _CHANGED)
         version = group[:3]

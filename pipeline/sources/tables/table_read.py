@@ -19,6 +19,7 @@ import pyarrow.csv
 
 from ....errors import UserError
 from ....storage import AnyPath
+from ....storage.regular import read_regular
 from ..words import NUMBERS, label_of_word
 from .table_columns import meaning_of
 from .text import decode_text
@@ -27,6 +28,8 @@ Columns = dict[str, list[str]]
 """The table's name of a column -> its cells."""
 
 _SEPARATORS = (",", ";", "\t", "|")
+MAX_TABLE_BYTES = 2 * 1024**3
+"""Largest table of text that is read: some twenty million rows."""
 
 
 def read_text_table(source: AnyPath) -> Columns:
@@ -38,7 +41,7 @@ def read_text_table(source: AnyPath) -> Columns:
         If it cannot be read, or is not what its suffix says.
     """
     try:
-        text = decode_text(source.read_bytes())
+        text = decode_text(read_regular(source, MAX_TABLE_BYTES))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{source}: is not {error.encoding.upper()} text (byte {error.start:,}: {error.reason}). Save it as UTF-8."

@@ -50,6 +50,15 @@ def test_images_in_a_tar_are_read_where_they_lie_with_what_the_json_says(tmp_pat
     assert [child.name for child in tmp_path.iterdir()] == ["a.tar"]
 
 
+def test_a_tar_that_goes_on_in_zeros_is_not_read_to_their_end(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", sample("one", picture(1), label=0))
+    os.truncate(path, 2**26)
+    assert len(read_tar_index(path).entries) == 2
+    os.truncate(path, 2**42)
+    with pytest.raises(UserError, match="has more than 67,108,864 zeros behind its end"):
+        read_tar_index(path)
+
+
 def test_what_the_webdataset_package_writes_is_read(tmp_path: Path) -> None:
     with webdataset.ShardWriter(str(tmp_path / "train-%06d.tar"), maxcount=2, verbose=0) as sink:
         for number in range(5):
