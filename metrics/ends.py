@@ -22,7 +22,13 @@ _RATES = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
 
 
 def interval_near_the_ends(
-    measure: str, value: float, drawn: Interval | None, real: int, fake: int, units: int
+    measure: str,
+    value: float,
+    drawn: Interval | None,
+    real: int,
+    fake: int,
+    units: int,
+    images_per_unit: float = 1.0,
 ) -> Interval | None:
     """Return the 95 % interval of a measure: the bootstrap's, or one that holds where the bootstrap's does not.
 
@@ -35,6 +41,7 @@ def interval_near_the_ends(
         The bootstrap's interval.
     real, fake, units : int
         Independent units (images, or clusters of images) of each class, and of both together.
+    images_per_unit : float
     """
     if measure in NO_INTERVAL or drawn is None or not units:
         return None
@@ -42,7 +49,7 @@ def interval_near_the_ends(
         return None  # one real image is more than the rate, so the threshold that keeps it is not measured
     number = {"fake_accuracy": fake, **dict.fromkeys(_OF_ALL, units), "real_accuracy": real}.get(measure)
     if number is not None:
-        few = min(value, 1 - value) * number < FEW
+        few = min(value, 1 - value) * number * images_per_unit < FEW
         return share_interval(value * number, number) if few else drawn
     if drawn.high > drawn.low or not real or not fake:
         return drawn

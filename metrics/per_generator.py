@@ -54,7 +54,8 @@ class GeneratorScores:
         if value is None:
             return None
         drawn = interval(self.replicates[measure])
-        return interval_near_the_ends(measure, value, drawn, self.real_units, self.fake_units, self.units)
+        size = (self.real + self.fake) / max(1, self.units)
+        return interval_near_the_ends(measure, value, drawn, self.real_units, self.fake_units, self.units, size)
 
     @property
     def accuracy(self) -> float | None:

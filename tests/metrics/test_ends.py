@@ -58,6 +58,8 @@ def test_few_errors_have_wilsons_interval_and_many_that_of_the_resamples() -> No
 
     assert interval_near_the_ends("accuracy", 0.99, drawn, 100, 100, 200) == share_interval(198, 200)
     assert interval_near_the_ends("accuracy", 0.9, drawn, 100, 100, 200) == drawn
+    assert interval_near_the_ends("accuracy", 0.8, drawn, 10, 10, 20) == share_interval(16, 20)
+    assert interval_near_the_ends("accuracy", 0.8, drawn, 10, 10, 20, 8) == drawn  # 32 errors in 20 scenes
     assert interval_near_the_ends("auc", 0.99, drawn, 100, 100, 200) == drawn
 
 
