@@ -56,8 +56,8 @@ def open_worker_pool(placement: Placement, device: str, progress: Progress) -> I
     opened = (
         connect(placement.scheduler, progress.say)
         if placement.scheduler
-        else start_local_pool(placement.workers or 1, device)
+        else start_local_pool(placement.workers or 1, device, progress.say)
     )
     with opened as pool:
-        progress.say(f"{pool.name}; dashboard: {pool.dashboard}")
+        progress.say(f"{pool.name}; dashboard: {pool.dashboard}" if pool.dashboard else pool.name)
         yield pool

@@ -76,7 +76,7 @@ class WorkerPool:
     name
         Description of the workers.
     dashboard
-        URL of Dask's dashboard.
+        URL of Dask's dashboard; empty if it has none.
     """
 
     def __init__(self, connection: Connection, name: str, local: LocalWorkers | None = None) -> None:
@@ -84,7 +84,7 @@ class WorkerPool:
         self._local = local
         self._revived = time.monotonic()
         self.name = name
-        self.dashboard = str(connection.client.dashboard_link)
+        self.dashboard = "" if local else str(connection.client.dashboard_link or "")
         self._ended: queue.SimpleQueue[Future[str]] = queue.SimpleQueue()
         self._futures: dict[str, Future[str]] = {}
         self._limited: dict[str, frozenset[str]] = {}
@@ -240,10 +240,12 @@ def connect(address: str, say: Callable[[str], None] = lambda text: None) -> Ite
 
 
 @contextmanager
-def start_local_pool(processes: int, device: str) -> Iterator[WorkerPool]:
-    """Start workers on this machine for the length of a ``with`` block."""
+def start_local_pool(
+    processes: int, device: str, say: Callable[[str], None] = lambda text: None
+) -> Iterator[WorkerPool]:
+    """Start workers on this machine for the length of a ``with`` block; see :func:`.local_workers.local_workers`."""
     with ExitStack() as held:
-        local = held.enter_context(local_workers(processes, device))
+        local = held.enter_context(local_workers(processes, device, say))
         client = held.enter_context(Client(local.cluster, set_as_default=False))
         address = str(local.cluster.scheduler_address)
         yield WorkerPool(Connection(client, address), f"{processes} worker processes on this machine", local)

@@ -2,6 +2,7 @@
 
 All sockets listen on the loopback interface only, and connections are encrypted with a key that exists as long as the
 build: any process that can connect to a Dask scheduler can run code as its user, and a machine may have other users.
+Dask's dashboard, which asks nobody for a key and whose server also passes requests on to others, is not served.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
 import torch
-from distributed import Nanny, Scheduler, SpecCluster, Status
+from distributed import Nanny, Scheduler, SpecCluster, Status, Worker
 from distributed.security import Security
 
 from ...errors import UsageError, UserError
 from ..config import threads_each
 
 LOOPBACK = "127.0.0.1"
+STARTS = 3
+"""How often workers are started before a build without any ends."""
 OVERLAP = 3
 """Tasks of a worker: one reads, one is computed, one is written."""
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -78,22 +82,66 @@ def environments(processes: int, device: str) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": name} for name in (names or [str(number) for number in range(count)])[:processes]]
 
 
+class UnservedScheduler(Scheduler):
+    """A scheduler without a server for HTTP."""
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """Bind nothing."""
+
+
+class UnservedWorker(Worker):
+    """A worker without a server for HTTP."""
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """Bind nothing."""
+
+
 class LocalWorkers:
     """The worker processes of this machine. A nanny in this process restarts each when it dies."""
 
     def __init__(self, cluster: SpecCluster) -> None:
         self.cluster = cluster
 
+    def start(self, workers: Mapping[int, Mapping[str, Any]], say: Callable[[str], None]) -> None:
+        """Start workers, and wait until at least one runs. One that dies while it starts is started again later.
+
+        Raises
+        ------
+        UserError
+            If none of them starts.
+        """
+        self.cluster.worker_spec.update(workers)
+        for _ in range(STARTS):
+            error = self.cluster.sync(self._start_lacking)
+            running = sum(nanny.status is Status.running for nanny in self.cluster.workers.values())
+            if running == len(workers):
+                return
+            if running:
+                say(
+                    f"{len(workers) - running} of {len(workers)} workers died while they started; they are started again"
+                )
+                return
+        raise UserError(f"--workers {len(workers)}: the workers did not start ({error}).")
+
     def revive(self) -> None:
-        """Start workers again whose nanny gave up, as it does when a worker dies while it starts."""
+        """Start workers again whose nanny gave up, as it does when a worker dies while it starts. Does not wait for them."""
+        self.cluster.loop.add_callback(self._start_lacking)
 
-        async def replace() -> None:
-            for name, nanny in list(self.cluster.workers.items()):
-                if nanny.status in (Status.closed, Status.failed):
-                    del self.cluster.workers[name]
-            self.cluster.scale(len(self.cluster.worker_spec))
+    async def _start_lacking(self) -> Exception | None:
+        """Start the workers that are lacking; return what went wrong with the first that did not start."""
+        self._drop_closed()
+        try:
+            await self.cluster._correct_state()  # what `scale` leaves to itself, and whose errors nobody would hear
+        except (OSError, RuntimeError, TimeoutError) as error:
+            self._drop_closed()  # a client waits for every nanny that is there
+            return error
+        return None
 
-        self.cluster.sync(replace)
+    def _drop_closed(self) -> None:
+        """Forget the nannies that gave up, so that workers are started in their place."""
+        for name, nanny in list(self.cluster.workers.items()):
+            if nanny.status in (Status.closed, Status.failed):
+                del self.cluster.workers[name]
 
     def dismiss(self, address: str) -> None:
         """Stop a worker for good."""
@@ -108,8 +156,23 @@ class LocalWorkers:
 
 
 @contextmanager
-def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
-    """Run a scheduler and workers for the length of a ``with`` block. Raises UserError if they do not start."""
+def local_workers(processes: int, device: str, say: Callable[[str], None]) -> Iterator[LocalWorkers]:
+    """Run a scheduler and workers for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    processes
+        Number of workers.
+    device
+        The ``--device`` option.
+    say
+        Called with a message if some of the workers do not start at once.
+
+    Raises
+    ------
+    UserError
+        If none of them starts.
+    """
     security = Security.temporary()
     threads = str(threads_each(processes))
     common: dict[str, Any] = {"host": LOOPBACK, "protocol": "tls://", "security": security}
@@ -120,7 +183,7 @@ def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
                 **common,
                 "nthreads": OVERLAP,
                 "memory_limit": 0,  # data goes to the cache and never stays in a worker
-                "dashboard_address": f"{LOOPBACK}:0",
+                "worker_class": UnservedWorker,
                 "preload": [_IGNORE_ENDINGS],
                 "env": environment,
                 "silence_logs": logging.CRITICAL,
@@ -128,7 +191,7 @@ def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
         }
         for number, environment in enumerate(environments(processes, device))
     }
-    scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{LOOPBACK}:0"}}
+    scheduler = {"cls": UnservedScheduler, "options": {**common, "port": 0, "dashboard": False}}
     settings = {
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_LIMITS, threads),
         "distributed.scheduler.allowed-failures": 0,  # the dispatcher counts failures itself
@@ -137,20 +200,29 @@ def local_workers(processes: int, device: str) -> Iterator[LocalWorkers]:
         "distributed.logging.distributed": "critical",
         **QUIET_SETTINGS,
     }
+    _start_quiet_tracker()
     with _restored(THREAD_LIMITS), dask.config.set(settings):
         try:
-            cluster = SpecCluster(
-                workers=workers, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL
-            )
+            cluster = SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL)
         except (OSError, RuntimeError, TimeoutError) as error:
-            raise UserError(f"--workers {processes}: the workers did not start ({error}).") from error
+            raise UserError(f"--workers {processes}: Dask's scheduler did not start ({error}).") from error
         with cluster:
-            yield LocalWorkers(cluster)
+            local = LocalWorkers(cluster)
+            local.start(workers, say)
+            yield local
+
+
+def _start_quiet_tracker() -> None:
+    """Start Python's tracker of semaphores, which removes what a killed worker left, without its lines on how many."""
+    with _restored(("PYTHONWARNINGS",)), suppress(OSError):
+        asked = os.environ.get("PYTHONWARNINGS")
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (asked, "ignore:resource_tracker")))
+        resource_tracker.ensure_running()
 
 
 @contextmanager
 def _restored(names: tuple[str, ...]) -> Iterator[None]:
-    """Restore environment variables afterwards: Dask sets them here for the processes that it starts."""
+    """Restore environment variables afterwards: they are set for the processes that are started meanwhile."""
     before: Mapping[str, str | None] = {name: os.environ.get(name) for name in names}
     try:
         yield

@@ -240,12 +240,13 @@ def _changed(file: SourceFile) -> ImageRejected:
 
 def _unreadable(error: OSError) -> ImageRejected:
     """Return the rejection of a file that could not be read."""
+    said = error.strerror or str(error)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ImageRejected("missing", "there is no such file")
     if isinstance(error, regular.IrregularFileError):
-        return ImageRejected("not-a-file", error.strerror)
+        return ImageRejected("not-a-file", said)
     if isinstance(error, regular.LargeFileError):
-        return ImageRejected("too-large", error.strerror)
+        return ImageRejected("too-large", said)
     if isinstance(error, regular.ChangedFileError):
         return ImageRejected("changed-while-reading", "another program is writing it: build again when it has finished")
-    return ImageRejected("unreadable", error.strerror or str(error))
+    return ImageRejected("unreadable", said)

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
 from distil_cache.pipeline.build import run_build
+from distil_cache.pipeline.cluster import local_workers
 from distil_cache.pipeline.cluster.client import WorkerPool, start_local_pool
 from distil_cache.pipeline.cluster.executor import _request
 from distil_cache.pipeline.cluster.local_workers import environments
@@ -64,7 +66,8 @@ def test_everything_of_a_local_cluster_listens_on_loopback_alone_and_threads_are
     listening = [c.laddr.ip for one in everybody for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(listening) >= 3
     assert set(listening) == {"127.0.0.1"}
-    assert pool.dashboard.startswith("http://127.0.0.1:")
+    assert len(listening) == len(everybody) + 2  # a socket of each, and of each worker's nanny here; none speaks HTTP
+    assert pool.dashboard == ""
     assert all(address.startswith("tls://127.0.0.1:") for address in pool.workers())
     for worker in everybody[1:]:
         there = worker.environ()
@@ -159,3 +162,48 @@ def test_a_signal_ends_the_workers_and_releases_the_lease(
     assert "Traceback" not in said
     until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))
     assert list((cache / "builders").glob("*.json")) == []
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_started_again_and_the_build_goes_on_with_the_others(
+    material: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {one.pid for one in workers_of(os.getpid())}  # those of the pool of this module
+    said: list[str] = []
+
+    def kill_one() -> None:
+        until(lambda: {one.pid for one in workers_of(os.getpid())} - before)
+        next(one for one in workers_of(os.getpid()) if one.pid not in before).kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with start_local_pool(2, "cpu", said.append) as pool, work_on(pool, config_of(material, tmp_path)) as work:
+        killer.join()
+        list(work.reports())
+        assert said == ["1 of 2 workers died while they started; they are started again"]
+        until(lambda: pool.ended() or len(pool.workers()) == 2)
+    assert checksums(tmp_path) == checksums(material / "loop")
+    assert "Traceback" not in (printed := capfd.readouterr().err)
+    assert "never retrieved" not in printed
+
+
+def test_workers_of_which_none_starts_end_the_build_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_workers, "_IGNORE_ENDINGS", "import os; os._exit(3)")
+    monkeypatch.setattr(local_workers, "STARTS", 2)
+    with pytest.raises(UserError, match=r"--workers 1: the workers did not start \("), start_local_pool(1, "cpu"):
+        pass
+
+
+def test_semaphores_that_killed_workers_leave_are_removed_without_a_word(tmp_path: Path) -> None:
+    program = """
+import multiprocessing, os, signal
+from distil_cache.pipeline.cluster.local_workers import _start_quiet_tracker
+_start_quiet_tracker()
+lock = multiprocessing.get_context("spawn").Lock()
+assert "PYTHONWARNINGS" not in os.environ
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=LONG, env=environment
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
