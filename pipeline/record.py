@@ -77,6 +77,8 @@ def write_record(
     cache.builds().write(record)
     if moves_head:
         datasets.move_head(dataset, revision)
+    for name, feature in built.items():  # gc may have been killed between taking a marker away and reading the head
+        ensure_shards(stores[name], feature.shards)
     return record
 
 

@@ -91,6 +91,22 @@ def fsync_folder(folder: AnyPath) -> None:
         os.close(handle)
 
 
+def flush_name(path: AnyPath) -> None:
+    """Flush the name of a file that another process created, since that process may not have come to it.
+
+    What relies on such a file would otherwise be on disk without it after a power failure.
+
+    Raises
+    ------
+    UserError
+        If the file's folder cannot be flushed.
+    """
+    try:
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def fsync_file(handle: int, path: Path) -> None:
     """Flush an open file to disk. Raises UserError if its file system cannot do so."""
     try:
@@ -166,7 +182,7 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
     """Create ``path`` atomically with the given bytes, unless it exists.
 
     A process that is killed leaves at most a temporary file. If the file exists, nothing is written, so a read-only
-    folder is no error then.
+    folder is no error then. Its name is flushed all the same, since who created it may not have come to that.
 
     Parameters
     ----------
@@ -178,7 +194,7 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
     Returns
     -------
     bool
-        Whether this call created the file. If so, it is on disk.
+        Whether this call created the file. Either way it is on disk.
 
     Raises
     ------
@@ -192,6 +208,7 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
         except OSError as error:
             raise cannot_write(path, error) from error
     if path_exists(path):
+        flush_name(path)
         return False
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
     try:
@@ -389,6 +406,7 @@ def link_new(temporary: Path, path: Path) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         if temporary.stat().st_nlink == 1:
+            fsync_folder(path.parent)
             return False  # 2 means that our link exists: a network file system lost the first answer and retried
     except OSError as error:
         if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):

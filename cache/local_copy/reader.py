@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import IntegrityError, UnreachableError, UserError
 from ...storage import AnyPath, path_exists
-from ...storage.atomic import cannot_write, fsync_tree
+from ...storage.atomic import cannot_write, fsync_folder, fsync_tree
 from ..shards.data import remove_data
 from ..shards.format import Rows, ShardReader, checksum, data_files
 from ..shards.marker import Marker, check_hint, read_marker
@@ -95,6 +95,7 @@ class LocalCopy:
                 )
             (folder / LOCKS).mkdir(exist_ok=True)
             mark.touch()
+            fsync_folder(folder)  # without the mark, what a power failure leaves would be refused
             copy = cls(folder, max_bytes or 0)
             with copy._budget.exclusive():
                 if max_bytes is not None:

@@ -228,10 +228,11 @@ def _data_item(folder: AnyPath, path: AnyPath, now: float) -> Garbage:
     size, age = _size_and_age(path, now)
     record = folder / REMOVED / f"{path.name[:32]}.json"
     try:
+        with unreachable_on_error(record):
+            since = now - record.stat().st_mtime
         if read_marker(record).data == path.name:
-            with unreachable_on_error(record):
-                since = now - record.stat().st_mtime
             return Garbage(path, "its shard was removed", size, since, folder.name, record=record)
+        age = min(age, since)  # an earlier marker in the trash, replaced by this one, may have named these data
     except (IntegrityError, FileNotFoundError):
         pass  # gc did not remove the shard: a writer was killed
     return Garbage(path, KILLED, size, age, folder.name)

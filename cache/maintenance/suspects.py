@@ -53,10 +53,13 @@ def remove_rows(cache: Cache, dataset: str, reasons: Mapping[str, str]) -> str:
             raise UserError(f"{dataset}: every image would be set aside, so nothing was. Build it from other files.")
         rejects = [*datasets.rejects(dataset, before), *(_reject(row, reasons) for row in removed.to_pylist())]
         revision = datasets.add(dataset, rest, rejects)
-        for record in records:
-            if record.revision == before and revision != before:
-                cache.builds().write(_record(cache, record, revision, rest))
+        old = [record for record in records if record.revision == before and revision != before]
+        new = [_record(cache, record, revision, rest) for record in old]
+        for record in new:
+            cache.builds().write(record)
         datasets.move_head(dataset, revision)
+        for feature in (feature for record in new for feature in record.features.values()):
+            ensure_shards(cache.open_feature(feature.folder), feature.shards)  # as a build does
     return revision
 
 

@@ -16,7 +16,7 @@ from itertools import compress
 
 from ...errors import IntegrityError
 from ...storage import AnyPath, RemotePath, list_folders, list_matching, map_ordered, path_exists, symlink_above
-from ...storage.atomic import cannot_write, create_file, fsync_folder, make_folder
+from ...storage.atomic import cannot_write, create_file, flush_name, fsync_folder, make_folder
 from ..shards.marker import MARKER_NAME, Marker, check_hint, read_marker
 from ..store import Cache, FeatureStore
 
@@ -212,7 +212,9 @@ def _removed_markers(store: FeatureStore, shards: Iterable[str]) -> Iterator[Mar
 
 
 def ensure_shards(store: FeatureStore, shards: Iterable[str]) -> None:
-    """Make sure that shards exist before a build record names them: as they are, restored, or merged into others.
+    """Make sure that shards exist, durably, before a build record names them: as they are, restored, or merged.
+
+    A marker that another process linked may not be on disk yet, so the folder is flushed.
 
     Raises
     ------
@@ -220,10 +222,10 @@ def ensure_shards(store: FeatureStore, shards: Iterable[str]) -> None:
         If the rows of a shard are gone.
     """
     wanted = list(shards)
-    if set(wanted).issubset(store.marker_ids()):
-        return
-    restore_shards(store, wanted)
     present = set(store.marker_ids())
+    if not present.issuperset(wanted):
+        restore_shards(store, wanted)
+        present = set(store.marker_ids())
     missing = [shard for shard in wanted if shard not in present]
     merged = {name for marker in store.markers() for name in marker.merged} if missing else set()
     for shard in missing:
@@ -232,3 +234,5 @@ def ensure_shards(store: FeatureStore, shards: Iterable[str]) -> None:
                 f"{store.folder}: shard {shard} was removed while this build relied on it. Run the build again. "
                 f"{check_hint(store.folder)}"
             )
+    if wanted:
+        flush_name(store.shards / "any")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, list_folders, list_matching, list_names, path_exists, unreachable_error
-from ...storage.atomic import create_file, make_folder, read_file
+from ...storage.atomic import create_file, flush_name, make_folder, read_file
 from ...storage.parquet import fetch_source, read_bounded, read_schema
 from ...storage.regular import IrregularFileError
 from ..shards.keys import hex_keys, keys_of_column
@@ -111,7 +111,7 @@ class DatasetStore:
         make_folder(folder)
         revision = revision_of(table)
         target = folder / f"{revision}.parquet"
-        if not path_exists(target):
+        if not path_exists(target):  # the head, in the same folder, flushes what another process left unflushed
             lines = "".join(json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects)
             create_file(folder / f"{revision}.rejects.jsonl", lines.encode())
             buffer = pa.BufferOutputStream()
@@ -124,6 +124,7 @@ class DatasetStore:
         while True:
             number, current = self._head(name)
             if current == revision:
+                flush_name(self._folder(name) / _head_name(number))
                 return
             target = self._folder(name) / _head_name(number + 1)
             if create_file(target, json.dumps({"revision": revision}).encode() + b"\n"):
