@@ -76,6 +76,9 @@ def _evaluate_missing(runs: Sequence[Path], on: Sequence[str], device: str) -> d
     from .show.progress import RichProgress
 
     pending, without = pending_evaluations(runs, on)
+    for impossible in without:
+        if impossible.asked:
+            raise UserError(f"--on {impossible.dataset}:{impossible.split}: {impossible.run}: {impossible.why}.")
     evaluated = []
     with RichProgress() as progress:
         for one in pending:
@@ -88,7 +91,7 @@ def _evaluate_missing(runs: Sequence[Path], on: Sequence[str], device: str) -> d
             except UserError as error:
                 if one.asked:
                     raise
-                without.append(NotEvaluated(one.run, one.dataset, one.split, str(error)))
+                without.append(NotEvaluated(one.run, one.dataset, one.split, str(error), one.asked))
             else:
                 evaluated.append({"run": str(one.run), "dataset": one.dataset, "split": one.split})
         for each in without:

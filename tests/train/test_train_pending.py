@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from distil_cache.errors import UsageError
+from distil_cache.commands.report import report
+from distil_cache.errors import UsageError, UserError
 from distil_cache.train.evaluation.pending import pending_evaluations
 from run_folders import rows as scored
 from run_folders import write_evaluation, write_run
@@ -60,6 +61,8 @@ def test_further_datasets_are_evaluated_on_request(cache: Path, tmp_path: Path) 
     assert shown(run, "other:val") == ([("photos", "test"), ("other", "val")], [])
     (why,) = shown(run, "other")[1]
     assert why.startswith("the dataset has no split test, only val; build it with --split-by 70/15/15")
+    with pytest.raises(UserError, match=r"--on other:test: .*the dataset has no split test"):
+        report([run], tmp_path / "out", on=["other"])
     with pytest.raises(UsageError, match="name a dataset of the cache"):
         pending_evaluations([run], [":test"])
 

@@ -43,12 +43,13 @@ class Pending:
 
 @dataclass(frozen=True)
 class NotEvaluated:
-    """Something that a run was not evaluated on, and why, as a sentence's end."""
+    """Something that a run was not evaluated on, why (a sentence's end), and whether the user named it."""
 
     run: Path
     dataset: str
     split: str
     why: str
+    asked: bool
 
 
 def pending_evaluations(folders: Sequence[Path], on: Sequence[str] = ()) -> tuple[list[Pending], list[NotEvaluated]]:
@@ -87,10 +88,11 @@ def pending_evaluations(folders: Sequence[Path], on: Sequence[str] = ()) -> tupl
             if (dataset, split) in done:
                 continue
             why = _why_not(cache, dataset, split) if best else "the run has no checkpoint yet"
+            named = (dataset, split) in asked
             if why:
-                without.append(NotEvaluated(run, dataset, split, why))
+                without.append(NotEvaluated(run, dataset, split, why, named))
             else:
-                found.append(Pending(run, cache, dataset, split, (dataset, split) in asked))
+                found.append(Pending(run, cache, dataset, split, named))
     return found, without
 
 
