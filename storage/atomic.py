@@ -310,6 +310,7 @@ def read_file(path: AnyPath, limit: int) -> bytes:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise IntegrityError(f"{path}: is not a regular file.")
+        check_size(path, status.st_size, limit)
         with unreachable_on_error(path), open(handle, "rb", closefd=False) as file:
             data = file.read(min(status.st_size, limit) + 1)  # read(n) allocates n bytes, however short the file is
     finally:
