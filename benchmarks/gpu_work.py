@@ -29,7 +29,7 @@ from distil_cache.models.diffusion.ddim import NoiseModel, extract
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.transfer import HostArray
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.batches import BatchSize, find_size
+from distil_cache.pipeline.execution.batches import BatchSize, find_size, most_images
 from distil_cache.pipeline.execution.compute import compute, to_signal
 from distil_cache.pipeline.execution.context import TaskContext
 from distil_cache.pipeline.execution.deviation import SAMPLES, Deviation, measure_deviation
@@ -144,7 +144,7 @@ def adm_subject(device: torch.device, adm: str | None) -> Subject:
     """Return ADM-256 with random weights, or the model of a file or name with its own."""
     flags = OFFICIAL["adm256"].config if adm is None else load_adm(adm).config
     make = (lambda: random_adm(flags)) if adm is None else (lambda: load_adm(adm).model)
-    return Subject(device, flags, make, "resnet50", "ddim20", "ddim5", lambda m: compiled(m), 8192, 1.0)
+    return Subject(device, flags, make, "resnet50", "ddim20", "ddim5", compiled, 8192, 1.0)
 
 
 def tiny_subject(device: torch.device) -> Subject:
@@ -170,7 +170,7 @@ def best_batch(subject: Subject, model: NoiseModel, precision: Precision) -> int
             model(x, torch.zeros(images, dtype=torch.int64, device=subject.device))
 
     with arithmetic(precision, subject.device):
-        return find_size(subject.device, attempt)
+        return find_size(subject.device, attempt, most_images(subject.flags.largest_map(subject.side), subject.device))
 
 
 def call_rate(subject: Subject, model: NoiseModel, precision: Precision, batch: int) -> float:

@@ -322,6 +322,7 @@ def read_file(path: AnyPath, limit: int) -> bytes:
     try:
         with unreachable_on_error(path), open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
+            check_size(path, size, limit)
             data = file.read(min(size, limit) + 1)  # read(n) allocates n bytes, however short the file is
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error

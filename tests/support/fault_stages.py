@@ -33,7 +33,7 @@ from fault_injection import ACTS, Watch, in_child, lose_unflushed
 from fault_scenarios import TRAIN, cache_to_train_from, run_made
 
 OWN = ("--cache", "cache", "--dataset", "pictures")
-DIGITS = re.compile(r"[0-9a-f]{8,}")
+DIGITS = re.compile(r"[0-9a-f]{8,}|\d{3,}")
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,9 @@ def test_a_wrong_value_in_any_place_of_a_run_is_a_sentence_or_does_not_matter(co
     text, whole = path.read_text(), json.loads(path.read_text())
     refused = 0
     for number, place in enumerate(places(whole)):
-        for value in (..., VALUES[number % len(VALUES)]):
-            path.write_text(changed(text, place, value))
-            refused += sum(ends_with_a_sentence(read, copy) for read in READERS.values())
+        value = ... if number % 3 == 0 else VALUES[number % len(VALUES)]
+        path.write_text(changed(text, place, value))
+        refused += sum(ends_with_a_sentence(read, copy) for read in READERS.values())
     assert refused > 30
 
 

@@ -18,7 +18,7 @@ happen where the rows are read. CNNDet's code also blurs and compresses validati
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ...choices import TEST_TRANSFORMS, TestTransform
 from ...errors import UsageError
-from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, resize
+from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, per_channel, resize
 from ...models.layout import memory_layout
 from ...models.transfer import to_device
 from ..methods import Degradation, Method, Scale
@@ -213,14 +213,6 @@ def flipped(x: Tensor, flip: Tensor) -> Tensor:
 def normalize(x: Tensor) -> Tensor:
     """Normalise (B, 3, H, W) in 0..1 by ImageNet's mean and standard deviation."""
     return (x - per_channel(IMAGENET_MEAN, x)) / per_channel(IMAGENET_STD, x)
-
-
-def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
-    """Return numbers as (C, 1, 1), in the type and on the device of ``like``.
-
-    They are filled in on the device: a copy from the host would wait in each step for the work that is queued there.
-    """
-    return torch.stack([like.new_full((), value) for value in values])[:, None, None]
 
 
 def scaled(x: Tensor, scale: Scale) -> Tensor:

@@ -204,6 +204,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     ended = subprocess.run(
-        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=LONG, env=environment
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=PATIENCE, env=environment
     )
     assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
