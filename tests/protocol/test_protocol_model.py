@@ -21,9 +21,7 @@ def test_in_every_state_all_holds_and_the_builders_can_still_finish(scope: Scope
 @pytest.mark.parametrize("bug", [field.name for field in fields(Protocol)])
 def test_a_planted_bug_is_found_and_the_way_to_it_can_be_walked(bug: str) -> None:
     protocol = Protocol(**{bug: True})
-    found = [(scope, result) for scope in QUICK if (result := explore(protocol, scope)).fault]
-    assert found
-    scope, result = found[0]
+    scope, result = next((scope, result) for scope in QUICK if (result := explore(protocol, scope)).fault)
     states = set(initial_states(scope))
     for step in result.trace:
         states = {after for state in states for name, after in successors(state, protocol, scope) if name == step}
