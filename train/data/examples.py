@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from ...choices import BACKBONE
 from ...errors import UserError
-from ...models.backbones import HALF, Triple, backbone_entry, load_teacher, resize
+from ...models.backbones import HALF, Triple, backbone_entry, load_teacher, per_channel, resize
 from ...models.layout import memory_layout
 from ..config import TrainConfig
 from ..methods import Method
-from .augment import cutmix, flipped, mix_draws, per_channel, sample_draws, train_input
+from .augment import cutmix, flipped, mix_draws, sample_draws, train_input
 from .dataset import Batch
 
 
