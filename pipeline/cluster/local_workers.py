@@ -125,7 +125,9 @@ class LocalWorkers:
 
     def revive(self) -> None:
         """Start workers again whose nanny gave up, as it does when a worker dies while it starts. Does not wait for them."""
-        self.cluster.loop.add_callback(self._start_lacking)
+        loop = self.cluster.loop
+        assert loop is not None  # the cluster is running
+        loop.add_callback(self._start_lacking)
 
     async def _start_lacking(self) -> Exception | None:
         """Start the workers that are lacking; return what went wrong with the first that did not start."""
