@@ -24,7 +24,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Image": ("image_size", "image_preset", "harmonize"),
         "Diffusion model": (*_ADM, "steps", "real_step", "clip", "noise", "precision"),
         "Teacher": ("teacher", "teacher_weights", "train_size", "preset"),
-        "Speed and storage": ("device", "batch_size", "compile_adm", "shard_size", "form"),
+        "Speed and storage": ("device", "batch_size", "compile_adm", "shard_size", "form", "codec"),
         "Several processes": ("workers", "scheduler", "array", "tries"),
         "Planning": ("dry_run", "price", "calibrate", "write_recipe"),
     },
@@ -46,12 +46,13 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Speed": ("device", "local_copy", "local_copy_gib"),
     },
     "report": {
-        "What to compare": ("runs", "out", "bench"),
+        "What to compare": ("runs", "compare", "out", "bench"),
         "Missing evaluations": ("evaluate", "on", "device"),
     },
     "audit": {
         "What to audit": ("sources", "cache", "dataset", "sample"),
         "Reading the sources": _SOURCE_READING,
+        "A trained detector": ("swap", "adm"),
     },
     "predict": {
         "What to score": ("paths", "frames"),
@@ -82,7 +83,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "What to import": ("cache", "sources", "dataset", "kind", "origin", "features", "layout"),
         "Images": ("resize", "lossy"),
         "Teacher": ("teacher", "teacher_weights", "preset", "train_size", "device"),
-        "Storage": ("storage", "shard_size", "form"),
+        "Storage": ("storage", "shard_size", "form", "codec"),
     },
     "checkpoint import": {"What to import": ("file", "run", "method")},
     "checkpoint export": {"What to export": ("run", "file")},
@@ -104,11 +105,11 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "report": (
         "distil-cache report runs/a runs/b --out report",
-        "distil-cache report sweep --out report --on other --on mine:val",
+        "distil-cache report --compare sweep-a sweep-b --out report",
     ),
     "audit": (
         "distil-cache audit photos",
-        "distil-cache audit --cache c --dataset mine --sample 1000",
+        "distil-cache audit --swap runs/a",
     ),
     "predict": (
         "distil-cache predict holiday.jpg album/ --run runs/a",
