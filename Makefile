@@ -19,7 +19,7 @@ test: $(VENV)/.dev-installed
 
 # The tests that need no torch, where it is not installed: quickly, with another Python (PYTHON=python3.13 VENV=.venv313).
 test-no-torch: $(VENV)/.no-torch-installed
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(TESTS)
 
 # With the oldest versions that pyproject.toml allows, on the oldest Python: about 6 GB. Tests of object stores skip.
 test-oldest: $(VENV)/.oldest-installed
