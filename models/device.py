@@ -116,14 +116,19 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     """
     if precision == "tf32" and device.type != "cuda":
         raise UsageError(f"--precision tf32 needs a CUDA device, this build runs on {device.type}; use fp32.")
-    if precision not in _NEEDS_AMPERE or device.type != "cuda" or torch.version.hip is not None:
-        return
-    capability = torch.cuda.get_device_capability(device)
-    if capability < _AMPERE:
+    if is_older_than(precision, device):
+        major, minor = torch.cuda.get_device_capability(device)
         raise UsageError(
             f"--precision {precision}: {device_name(device)} does not have it (compute capability "
-            f"{capability[0]}.{capability[1]}, and {precision} needs {_AMPERE[0]}.{_AMPERE[1]}); use fp16 or fp32."
+            f"{major}.{minor}, and {precision} needs {_AMPERE[0]}.{_AMPERE[1]}); use fp16 or fp32."
         )
+
+
+def is_older_than(kind: str, device: torch.device) -> bool:
+    """Return whether a device is a GPU of NVIDIA that is older than ``tf32`` or ``bf16``; no GPU is for other kinds."""
+    if kind not in _NEEDS_AMPERE or device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) < _AMPERE
 
 
 @contextmanager

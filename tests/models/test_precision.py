@@ -157,7 +157,7 @@ class Blocks:
         self.open.pop()
 
     def note(self, module: torch.nn.Module, inputs: Any) -> None:
-        if type(module) in KINDS:
+        if type(module) in KINDS and not inputs[0].is_meta:  # where shapes are asked for, nothing is computed
             self.seen.setdefault(KINDS[type(module)], set()).add(tuple(dict.fromkeys(self.open)))
 
     def taken(self) -> dict[str, set[tuple[Precision, ...]]]:

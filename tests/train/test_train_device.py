@@ -322,7 +322,7 @@ def test_the_moments_of_a_saved_state_take_the_layout_of_the_weights(tmp_path: P
 
     plain, saved = made(torch.contiguous_format)
     ranks = ProcessGroup(torch.device("cpu"))
-    save_state(tmp_path, plain, saved, State(), random_state=ranks.random_state(), scaler={})
+    save_state(tmp_path, plain, saved, State(), run="r", random_state=ranks.random_state(), scaler={})
     student, optimiser = made(torch.channels_last)
     optimiser.param_groups[0]["fused"] = True
     load_state(tmp_path, student, optimiser)

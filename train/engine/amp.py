@@ -11,10 +11,7 @@ from torch.optim import Optimizer
 
 from ...choices import Amp
 from ...errors import UsageError
-
-BF16_CARDS = (8, 0)
-"""Compute capability of NVIDIA's first cards with bfloat16 arithmetic."""
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from ...models.device import HALF_TYPES, device_name, is_older_than
 
 
 class MixedPrecision:
@@ -36,10 +33,13 @@ class MixedPrecision:
     """
 
     def __init__(self, amp: Amp, device: torch.device) -> None:
-        if amp == "bf16" and device.type == "cuda" and torch.version.hip is None:
-            _check_bfloat16(device)
+        if is_older_than(amp, device):
+            raise UsageError(
+                f"--amp {amp}: {device_name(device)} has no bfloat16 arithmetic and would only imitate it. "
+                "Use --amp fp16 or off."
+            )
         self._device_type = device.type
-        self._dtype = _DTYPES.get(amp)
+        self._dtype = HALF_TYPES.get(amp)
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
     def forward(self) -> AbstractContextManager[object]:
@@ -67,11 +67,3 @@ class MixedPrecision:
         """Restore a state of `state`."""
         if state:
             self._scaler.load_state_dict(state)
-
-
-def _check_bfloat16(device: torch.device) -> None:
-    if torch.cuda.get_device_capability(device) < BF16_CARDS:
-        raise UsageError(
-            f"--amp bf16: {torch.cuda.get_device_name(device)} has no bfloat16 arithmetic and would only imitate it. "
-            "Use --amp fp16 or off."
-        )
