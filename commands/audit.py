@@ -64,10 +64,9 @@ def audit(
 ) -> None:
     """Check whether real and generated images can be told apart without looking at their content.
 
-    Examines file headers, compression and resampling traces, and duplicates. Writes nothing.
-
-    With --swap, measures instead how much of a trained detector's verdict follows from the history of the files, and
-    stores that in the run for the report.
+    Examines file headers, compression and resampling traces, and duplicates. Writes nothing. With --swap, measures instead
+    how much of a trained detector's verdict follows from the history of the files, and stores that in the run for the
+    report.
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged,
     5 the label is given away (with --strict).

@@ -288,7 +288,7 @@ def test_whatever_a_decoder_raises_sets_one_item_aside(monkeypatch: pytest.Monke
     monkeypatch.setattr(InputDecoder, "_from_source", fail)
     (found,) = decoder.decode([InputItem.of(1, "a.png")], 8)
     assert found.rejected is not None
-    assert found.rejected.detail == "file: none of its own"
+    assert found.rejected.detail == "file: AttributeError: none of its own"
 
 
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:

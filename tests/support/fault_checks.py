@@ -28,6 +28,7 @@ _KNOWN = (
     r"cache\.json",
     r"datasets/[^/]+/(HEAD-\d{6}\.json|scan\.parquet|[0-9a-f]{16}\.(parquet|rejects\.jsonl|(audit|sources)\.json))",
     r"(builds|refs)/[^/.]+\.json",
+    r"builds/[0-9a-f]+\.toml",
     r"builders/[^/]+\.json",
     r"features/[^/]+/(spec\.json|log\.jsonl|(shards|removed)/[0-9a-f]{32}\.json|index/\d{6}\.index)",
     r"(builds|datasets/[^/]+)/(removed|damaged)/[^/]+",

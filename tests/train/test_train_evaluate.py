@@ -13,7 +13,7 @@ from distil_cache.errors import UserError
 from distil_cache.report.inputs.runs import read_runs
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
-from distil_cache.train.evaluation.evaluate import _folder_of, run_evaluation
+from distil_cache.train.evaluation.evaluate import evaluation_folder, run_evaluation
 from distil_cache.train.evaluation.gallery import as_pixels, chosen_rows
 from PIL import Image
 from small_cache import make_cache, make_specs, rows, values_of
@@ -132,14 +132,14 @@ def test_no_two_settings_share_the_folder_of_an_evaluation(tmp_path: Path) -> No
         setting("a", "b"),
         setting("a", "b", "generator=x"),
     ]
-    assert len({_folder_of(tmp_path, one) for one in settings}) == len(settings)
-    assert _folder_of(tmp_path, setting("photos-2", "test")).name == "photos-2-test-crop"
-    assert _folder_of(tmp_path, setting("a", "x" * 300)).name.startswith("a-crop~")
+    assert len({evaluation_folder(tmp_path, **one) for one in settings}) == len(settings)
+    assert evaluation_folder(tmp_path, **setting("photos-2", "test")).name == "photos-2-test-crop"
+    assert evaluation_folder(tmp_path, **setting("a", "x" * 300)).name.startswith("a-crop~")
 
 
 def test_a_folder_that_an_earlier_version_named_stays_that_of_its_setting(tmp_path: Path) -> None:
     (tmp_path / "a-b-c-crop").mkdir()
     stored = {**setting("a", "b-c"), "revision": "r", "build": "b"}
     (tmp_path / "a-b-c-crop" / "evaluation.json").write_text(json.dumps(stored))
-    assert _folder_of(tmp_path, setting("a", "b-c")).name == "a-b-c-crop"
-    assert _folder_of(tmp_path, setting("a-b", "c")).name != "a-b-c-crop"
+    assert evaluation_folder(tmp_path, **setting("a", "b-c")).name == "a-b-c-crop"
+    assert evaluation_folder(tmp_path, **setting("a-b", "c")).name != "a-b-c-crop"
