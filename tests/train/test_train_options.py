@@ -142,7 +142,8 @@ def newest_of_no_training(made: Made, tmp_path: Path) -> Tensor:
 )
 def test_the_learning_rate_follows_its_schedule(options: dict[str, object], expected: list[float]) -> None:
     schedule = LrSchedule(settings(lr=1.0, epochs=4, **options), steps=2)
-    rates = [schedule.rate(State(step=step, epoch=step // 2, history=[{}] * (step // 2))) for step in range(8)]
+    line: EpochMetrics = dict.fromkeys(("epoch", "step", "loss", "val_bce", "val_ap", "val_acc", "seconds"), 1)
+    rates = [schedule.rate(State(step=step, epoch=step // 2, history=[line] * (step // 2))) for step in range(8)]
     assert rates == pytest.approx(expected)
 
 
