@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.cuda.amp.common as amp_common
 from distil_cache.errors import StoppedError, UsageError, UserError
 from distil_cache.models import transfer
 from distil_cache.models.backbones import HALF, build_backbone
@@ -31,9 +32,11 @@ from distil_cache.train.engine.amp import MixedPrecision
 from distil_cache.train.engine.distributed import ProcessGroup
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.engine.session import Session, make_optimiser
+from distil_cache.train.evaluation.score import predict
 from distil_cache.train.loss import losses
 from distil_cache.train.runs.checkpoint import State, load_state, save_state
 from distil_cache.train.student import Student, build_student
+from fake_cuda import CudaLog, fake_cuda
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor, nn
@@ -255,14 +258,21 @@ def fake_batch(features: dict[str, tuple[int, ...]]) -> Batch:
 
 
 @pytest.mark.parametrize(
-    ("method", "backbone"), [("distildire", "small"), ("distildire", "resnet50"), ("cnndet", "small")]
+    ("changes", "backbone"),
+    [
+        ({}, "small"),
+        ({}, "resnet50"),
+        ({"teacher_online": True}, "small"),
+        ({"preset": "official-code", "seed": 3}, "small"),  # with this seed, the batch is mixed
+        ({"method": "cnndet"}, "small"),
+    ],
 )
 def test_a_step_on_cuda_stays_there_and_its_maps_keep_their_channels_innermost(
-    monkeypatch: pytest.MonkeyPatch, method: str, backbone: str
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], backbone: str
 ) -> None:
-    config = TrainConfig.checked(**SETTINGS, method=method)
+    config = TrainConfig.checked(**SETTINGS, **changes)
     definition = config.definition
-    student, teacher = build_student(backbone, definition.channels, 64), build_backbone("small")
+    student, teacher = build_student(backbone, definition.channels, 128), build_backbone("small")
     with FakeTensorMode():
         monkeypatch.setattr(
             augment, "to_device", lambda rows, device: torch.empty(rows.shape, dtype=torch.int64, device=device)
@@ -274,17 +284,47 @@ def test_a_step_on_cuda_stays_there_and_its_maps_keep_their_channels_innermost(
             else None
         )
         batch = fake_batch(dict.fromkeys(("image", "eps", "dire"), (3, 64, 64)))
-        prepare = ExampleBuilder(definition, 32, 0, online)
+        prepare = ExampleBuilder(definition, 32, config.seed, online)
         with Watch("cuda") as watch:
             example = prepare(batch, 1)
             with MixedPrecision("off", CUDA).forward():
                 logit, features = student(example.x)
                 mapped = student.projection(features)
-            found = losses(logit, example.label, mapped, None, 1.0, 2.0)
+            found = losses(logit, example.label, mapped, example.teacher, 1.0, 2.0)
+            assert (example.teacher is None) == (online is None)
             assert torch.stack(found).device == CUDA
             student.eval()
             student(make_test_input(batch.features, definition, 32, "crop"))
         assert watch.convolutions > 5
+
+
+def test_an_evaluation_stays_on_cuda_and_copies_by_pinned_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rows:
+        """Two batches as the readers make them for CUDA."""
+
+        def __len__(self) -> int:
+            return 4
+
+        def in_order(self, *_: Any) -> Iterator[Batch]:
+            shape = (2, 3, 64, 64)
+            for first in (0, 2):
+                features = {
+                    "image": torch.empty(shape, dtype=torch.uint8, pin_memory=True),
+                    "eps": torch.empty(shape, dtype=torch.float16, pin_memory=True),
+                }
+                nothing: Any = None
+                yield Batch(np.arange(first, first + 2), nothing, nothing, features, 2)
+
+    method = TrainConfig.checked(**SETTINGS).definition
+    with fake_cuda(monkeypatch), torch.no_grad():
+        student = on_fake_card(build_student("small", method.channels))
+        rows: Any = Rows()
+        with CudaLog() as log:
+            logits = predict(student, rows, method, size=32, transform="crop", batch_size=2, device=CUDA)
+    assert logits.tolist() == [1.0] * 4
+    assert (log.on_host, log.waits, log.reordered) == ([], [], [])
+    assert log.tf32 == {(False, False)}
+    assert log.copies == 2 * 3, "image, eps; logits"
 
 
 def test_students_and_teachers_are_placed_with_channels_innermost_on_cuda_alone() -> None:
@@ -297,15 +337,20 @@ def test_students_and_teachers_are_placed_with_channels_innermost_on_cuda_alone(
         assert move_network(Noted(), device).asked == ((device,), {"memory_format": layout})
 
 
-def test_the_update_on_cuda_is_one_kernel_that_asks_for_no_value() -> None:
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_the_update_on_cuda_is_one_kernel_that_asks_for_no_value(monkeypatch: pytest.MonkeyPatch, amp: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(amp_common, "amp_definitely_not_available", lambda: False)
     student = build_student("small", 3)
     with FakeTensorMode():
         on_fake_card(student)
         optimiser = make_optimiser(student, TrainConfig.checked(**SETTINGS), CUDA)
         for weight in student.parameters():
             weight.grad = torch.empty_like(weight)
+        precision = MixedPrecision(amp, CUDA)
+        precision._scaler.scale(torch.ones((), device=CUDA))  # backwards, autograd needs a card: `meta` stands in above
         with Watch("cuda"):
-            MixedPrecision("off", CUDA).step(optimiser, student, clip_grad=1.0)
+            precision.step(optimiser, student, clip_grad=1.0)
         assert all(group["fused"] for group in optimiser.param_groups)
         moments = [slots["exp_avg"] for slots in optimiser.state.values()]
         assert any(moment.dim() == 4 and not moment.is_contiguous() for moment in moments)
