@@ -168,14 +168,14 @@ class _Placed(NamedTuple):
 
 
 def on_fake_cuda(model: Any, memory_format: torch.memory_format = torch.preserve_format) -> Any:
-    """Replace the parameters and buffers of a network on the meta device by fake CUDA tensors."""
+    """Replace the parameters and buffers of a network, in place, by fake CUDA tensors in this order of maps."""
     for module in model.modules():
         for held in (module._parameters, module._buffers):
             for name, value in held.items():
                 if value is not None:
                     format_of = memory_format if value.ndim == 4 else torch.preserve_format
                     fake = torch.empty(value.shape, dtype=value.dtype, device=GPU).to(memory_format=format_of)
-                    held[name] = nn.Parameter(fake, requires_grad=False) if held is module._parameters else fake
+                    held[name] = nn.Parameter(fake, value.requires_grad) if held is module._parameters else fake
     return model
 
 

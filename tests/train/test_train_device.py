@@ -36,7 +36,8 @@ from distil_cache.train.evaluation.score import predict
 from distil_cache.train.loss import losses
 from distil_cache.train.runs.checkpoint import State, load_state, save_state
 from distil_cache.train.student import Student, build_student
-from fake_cuda import CudaLog, fake_cuda
+from fake_cuda import GPU as CUDA
+from fake_cuda import CudaLog, fake_cuda, on_fake_cuda
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor, nn
@@ -46,7 +47,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 2, "batch_size": 16, "lr": 1e-3}
-CUDA = torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="module")
@@ -239,18 +239,6 @@ def test_a_whole_step_asks_the_device_for_no_value_and_copies_nothing_to_it(
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
-def on_fake_card(network: nn.Module) -> nn.Module:
-    """Replace a network's tensors by fake ones on a card, as `move_network` would lay them out there."""
-    for module in network.modules():
-        for held in (module._parameters, module._buffers):
-            for name, value in held.items():
-                if value is not None:
-                    layout = memory_layout(CUDA) if value.dim() == 4 else torch.contiguous_format
-                    fake = torch.empty(value.shape, dtype=value.dtype, device=CUDA, memory_format=layout)
-                    held[name] = nn.Parameter(fake) if held is module._parameters else fake
-    return network
-
-
 def fake_batch(features: dict[str, tuple[int, ...]]) -> Batch:
     made = {name: torch.empty(4, *shape, dtype=torch.uint8, device=CUDA) for name, shape in features.items()}
     label, flip = torch.empty(4, device=CUDA), torch.empty(4, dtype=torch.bool, device=CUDA)
@@ -277,9 +265,9 @@ def test_a_step_on_cuda_stays_there_and_its_maps_keep_their_channels_innermost(
         monkeypatch.setattr(
             augment, "to_device", lambda rows, device: torch.empty(rows.shape, dtype=torch.int64, device=device)
         )
-        on_fake_card(student).train()
+        on_fake_cuda(student, memory_layout(CUDA)).train()
         online = (
-            OnlineTeacher(on_fake_card(teacher).eval(), 32, HALF, HALF, {})
+            OnlineTeacher(on_fake_cuda(teacher, memory_layout(CUDA)).eval(), 32, HALF, HALF, {})
             if "dire" in config.training_features
             else None
         )
@@ -317,7 +305,7 @@ def test_an_evaluation_stays_on_cuda_and_copies_by_pinned_memory_alone(monkeypat
 
     method = TrainConfig.checked(**SETTINGS).definition
     with fake_cuda(monkeypatch), torch.no_grad():
-        student = on_fake_card(build_student("small", method.channels))
+        student = on_fake_cuda(build_student("small", method.channels), memory_layout(CUDA))
         rows: Any = Rows()
         with CudaLog() as log:
             logits = predict(student, rows, method, size=32, transform="crop", batch_size=2, device=CUDA)
@@ -343,7 +331,7 @@ def test_the_update_on_cuda_is_one_kernel_that_asks_for_no_value(monkeypatch: py
     monkeypatch.setattr(amp_common, "amp_definitely_not_available", lambda: False)
     student = build_student("small", 3)
     with FakeTensorMode():
-        on_fake_card(student)
+        on_fake_cuda(student, memory_layout(CUDA))
         optimiser = make_optimiser(student, TrainConfig.checked(**SETTINGS), CUDA)
         for weight in student.parameters():
             weight.grad = torch.empty_like(weight)
