@@ -27,6 +27,7 @@ from distil_cache.models.device import HALF_TYPES, arithmetic
 from distil_cache.models.diffusion.checkpoints import OFFICIAL, load_adm
 from distil_cache.models.diffusion.ddim import NoiseModel, extract
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
+from distil_cache.models.layout import move_network
 from distil_cache.models.transfer import HostArray
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.execution.batches import BatchSize, find_size, most_images
@@ -105,7 +106,7 @@ class Subject:
         """The teacher on the device, always the same."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build_backbone(self.backbone).eval().requires_grad_(False).to(self.device)
+            return move_network(build_backbone(self.backbone).eval().requires_grad_(False), self.device)
 
     def images(self, count: int) -> HostArray:
         """Return random images, uint8 (count, 3, S, S); the first ones do not depend on ``count``."""
@@ -251,13 +252,14 @@ def plain_rate(subject: Subject, precision: Precision | None) -> float:
     """Measure images a second of the plain procedure; ``precision`` None is what the papers' scripts do by default.
 
     One image after another: eps by itself, DIRE by itself, then the teacher on it, each fetched before the next begins.
-    The network has its channels outermost and computes attention as two einsums. The loop around it is this package's:
+    The networks have their channels outermost, and attention is two einsums. The loop around it is this package's:
     the scripts' own copies its coefficients to the device in each step, which is not counted against them here.
     """
     model, half = plain_adm(subject.source), HALF_TYPES.get(precision or "")
     if half is not None:
         model.to_half(half)
     model = model.to(subject.device)
+    teacher = copy.deepcopy(subject.teacher).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     schedule, images = subject.flags.schedule(subject.spacing), subject.images(PLAIN_IMAGES)
 
     def one(row: HostArray) -> None:
@@ -273,7 +275,7 @@ def plain_rate(subject: Subject, precision: Precision | None) -> float:
         )
         with torch.autocast(subject.device.type, dtype=half, enabled=half is not None):
             for view in (seen, seen.flip(-1)):
-                subject.teacher(view).cpu()
+                teacher(view).cpu()
 
     settings = script_arithmetic() if precision is None else arithmetic(precision, subject.device)
     with settings, torch.inference_mode():

@@ -34,6 +34,7 @@ from ..models.class_label import ClassLabel
 from ..models.device import HALF_TYPES
 from ..models.diffusion.unet import AdmConfig
 from ..models.input_size import paper_size
+from ..models.layout import memory_layout
 
 
 class AdmIdentity(SpecPart):
@@ -305,7 +306,8 @@ def teacher_views(model: nn.Module, dire_u8: Tensor, spec: TeacherSpec) -> Tenso
     with torch.inference_mode(), torch.autocast(images.device.type, dtype=half, enabled=half is not None):
         for view in spec.views:
             flipped = images.flip(-1) if view == "hflip" else images
-            views.append(model((flipped - mean) / std).half())
+            x = ((flipped - mean) / std).contiguous(memory_format=memory_layout(images.device))
+            views.append(model(x).half())
     return torch.stack(views, dim=1)
 
 

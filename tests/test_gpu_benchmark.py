@@ -52,6 +52,8 @@ def test_one_command_fills_the_table_and_writes_it_for_programs_and_for_the_page
 ) -> None:
     monkeypatch.setenv("PATH", "")  # no git, nor any other program
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu.work, "BATCHES", 2)
+    monkeypatch.setattr(gpu.work, "PLAIN_IMAGES", 1)
     gpu.main(["--self-test", "--precision", "bf16", "--minutes", "1000"])
     files = tmp_path / "gpu.json", tmp_path / "gpu.md"
     found, text = json.loads(files[0].read_text()), files[1].read_text()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..class_label import ClassLabel
+from ..transfer import to_device
 from .ddim import NoiseModel
 
 
@@ -27,7 +29,7 @@ def with_classes(model: NoiseModel, label: str | None, keys: Sequence[str], devi
     """
     if label is None:
         return model
-    classes = torch.tensor(ClassLabel.parse(label).classes(keys), dtype=torch.int64, device=device)
+    classes = to_device(np.array(ClassLabel.parse(label).classes(keys), np.int64), device)
 
     def conditioned(x: Tensor, t: Tensor) -> Tensor:
         return model(x, t, classes)  # type: ignore[call-arg]

@@ -19,6 +19,7 @@ from ...models.diffusion.ddim import NoiseModel
 from ...models.diffusion.fused_norm import fault_on, kind_of, use_fused_norms
 from ...models.diffusion.unet import Adm, AdmConfig
 from ...models.diffusion.winograd import use_winograd
+from ...models.layout import move_network
 from ...models.user_cache import user_cache_folder
 from ..config import BuildConfig
 from .batches import CPU_BATCH, CUDA_VALUES, BatchSize, most_images, remembered_size
@@ -68,7 +69,7 @@ def compiled(model: Adm) -> NoiseModel:
 
 def teacher_on(config: BuildConfig, device: torch.device) -> nn.Module:
     """Load the frozen backbone onto the device."""
-    return load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).model.to(device)
+    return move_network(load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).model, device)
 
 
 def adm_batch(config: BuildConfig, device: torch.device, model: Adm, size: int) -> BatchSize:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,9 +26,11 @@ from ...errors import UsageError, UserError
 from ...images.file import ImageRejected, Reason, rejection
 from ...models.backbones import load_teacher
 from ...models.device import arithmetic, choose_device, keep_freed_memory
+from ...models.layout import move_network
+from ...models.transfer import HostArray, HostCopy, to_device
 from ...progress import Progress
 from ..audit.summary import summarise
-from ..execution.batches import pad_batch
+from ..execution.batches import BatchSize, pad_batch, run_batches
 from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
 from ..record import write_record
 from ..scan.conflicts import Reject, ScannedRow
@@ -340,7 +341,7 @@ def _run(
     if teacher is not None:
         device = choose_device(config.device)
         keep_freed_memory(device)
-        teacher = teacher.to(device)
+        teacher, size = move_network(teacher, device), BatchSize(config.batch_size)
         progress.start("teacher", plan.missing["teacher"])
     for task in plan.tasks:
         fresh = _import_task(task, context, totals)
@@ -348,7 +349,7 @@ def _run(
         wanted = [key for key in task.missing.get("teacher", ()) if key not in totals.unusable]
         if teacher is not None and wanted:
             with arithmetic(config.precision, device):
-                _run_teacher(teacher, wanted, fresh, context, config.batch_size)
+                _run_teacher(teacher, wanted, fresh, context, size)
             totals.imported["teacher"] += len(wanted)
             progress.advance("teacher", len(wanted))
     return totals
@@ -380,7 +381,7 @@ def _import_task(task: Task, context: _ImportContext, totals: _ImportTotals) -> 
 
 
 def _run_teacher(
-    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, NDArray[Any]], context: _ImportContext, batch_size: int
+    model: nn.Module, keys: Sequence[str], fresh: Mapping[str, NDArray[Any]], context: _ImportContext, size: BatchSize
 ) -> None:
     """Compute and commit the teacher's features of imported DIRE images."""
     spec = context.specs["teacher"]
@@ -388,11 +389,16 @@ def _run_teacher(
     device = next(model.parameters()).device
     old = [key for key in keys if key not in fresh]
     dire = dict(fresh) | (dict(zip(old, gather(context.stores["dire"], old), strict=True)) if old else {})
-    parts = []
-    for start in range(0, len(keys), batch_size):
-        batch = keys[start : start + batch_size]
-        pixels = torch.from_numpy(np.stack([dire[key] for key in pad_batch(batch, batch_size)])).to(device)
-        parts.append(teacher_views(model, pixels, spec).cpu().numpy()[: len(batch)])
+    parts: list[NDArray[Any]] = []
+
+    def launch(batch: Sequence[str], images: int) -> HostCopy:
+        pixels = to_device(np.stack([dire[key] for key in pad_batch(batch, images)]), device)
+        return HostCopy({"teacher": teacher_views(model, pixels, spec)})
+
+    def land(batch: Sequence[str], values: dict[str, HostArray]) -> None:
+        parts.append(values["teacher"][: len(batch)])
+
+    run_batches(keys, size, launch, land)
     rows = np.concatenate(parts)
     check_teacher(rows, spec)
     context.stores["teacher"].commit(keys, rows)

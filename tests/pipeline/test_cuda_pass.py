@@ -1,8 +1,8 @@
-"""What a build and a prediction queue on a GPU, on fake CUDA tensors: nothing on the host, no wait, no map reordered."""
+"""What a build queues on a GPU, on fake CUDA tensors: nothing on the host, no wait, no map reordered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from distil_cache.choices import Precision
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import build_backbone
+from distil_cache.models.device import HALF_TYPES, arithmetic
 from distil_cache.models.diffusion.checkpoints import OFFICIAL
 from distil_cache.models.diffusion.unet import AdmConfig
-from distil_cache.pipeline.execution import compute
+from distil_cache.models.layout import memory_layout
+from distil_cache.pipeline.execution import compute, networks
 from distil_cache.pipeline.execution.batches import BatchSize
 from distil_cache.pipeline.execution.networks import given_batch
 from distil_cache.pipeline.specs import (
@@ -30,34 +32,16 @@ from distil_cache.progress import Silent
 from distil_cache.train.student import build_student
 from fake_cuda import GPU, CudaLog, fake_adm, fake_cuda, on_fake_cuda
 from small_models import CONFIG, TINY_FLAGS
-from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 ADM256 = OFFICIAL["adm256"].config
 ADDITIVE = CONFIG.model_copy(update={"use_scale_shift_norm": False})
 ONE_LEVEL_MORE = AdmConfig.from_flags(TINY_FLAGS)
+CONDITIONAL = CONFIG.model_copy(update={"class_cond": True})
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    class Leaving:
-        """Stands in for `HostCopy`: keeps the values on their device."""
-
-        def __init__(self, values: Mapping[str, Tensor]) -> None:
-            self.values = dict(values)
-
-        def arrays(self) -> dict[str, Any]:
-            return {
-                name: np.ones(tuple(x.shape), str(x.dtype).removeprefix("torch.")) for name, x in self.values.items()
-            }
-
-    def arriving(rows: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-        with _disable_current_modes():
-            kind = torch.from_numpy(rows[:0].copy()).dtype
-        return torch.empty(rows.shape, dtype=kind, device=device)
-
-    monkeypatch.setattr(compute, "HostCopy", Leaving)
-    monkeypatch.setattr(compute, "to_device", arriving)
     with fake_cuda(monkeypatch), torch.no_grad():
         yield
 
@@ -81,7 +65,7 @@ def run(features: Sequence[str], config: AdmConfig, precision: Precision, images
     specs = specs_of(config, precision)
     context = SimpleNamespace(
         models=SimpleNamespace(adm=fake_adm(config, precision), device=GPU, adm_batch=BatchSize(size)),
-        config=SimpleNamespace(class_label=None, clip=True, real_step=0),
+        config=SimpleNamespace(class_label="random:0" if config.class_cond else None, clip=True, real_step=0),
         schedule=config.schedule("ddim2"),
         specs={name: specs[name] for name in features},
         progress=Silent(),
@@ -90,7 +74,8 @@ def run(features: Sequence[str], config: AdmConfig, precision: Precision, images
     loaded = SimpleNamespace(
         keys=keys, pixels=pixels, to_compute=lambda task, feature: keys if feature in features else []
     )
-    made, _ = compute.run_pass(None, loaded, context)  # type: ignore[arg-type]
+    with arithmetic(precision, GPU):
+        made, _ = compute.run_pass(None, loaded, context)  # type: ignore[arg-type]
     return made
 
 
@@ -101,6 +86,10 @@ def run(features: Sequence[str], config: AdmConfig, precision: Precision, images
         (["eps", "recon", "dire", "noise"], CONFIG, "fp32"),
         (["eps", "recon", "dire", "noise"], ONE_LEVEL_MORE, "bf16"),
         (["dire"], ADDITIVE, "fp16"),
+        (["eps"], CONDITIONAL, "fp32"),
+        (["dire"], CONDITIONAL, "tf32"),
+        (["eps"], CONDITIONAL, "bf16"),
+        (["eps"], CONDITIONAL, "fp16"),
     ],
 )
 def test_a_pass_keeps_to_the_device_waits_for_nothing_and_copies_no_map(
@@ -112,19 +101,29 @@ def test_a_pass_keeps_to_the_device_waits_for_nothing_and_copies_no_map(
         name: np.uint8 if name in ("recon", "dire") else np.float16 for name in features
     }
     assert (log.on_host, log.waits, log.reordered) == ([], [], [])
-    assert log.counts["convolution"] > 0
     assert log.counts["native_group_norm"] == 0
+    assert log.dtypes == {torch.float32, HALF_TYPES.get(precision, torch.float32)}
+    assert log.tf32 == {(precision == "tf32",) * 2}
+    batches = 3
+    assert log.copies == batches * (1 + config.class_cond + len(features) + 1), (
+        "pixels, classes; features, whether finite"
+    )
 
 
-def test_a_call_of_adm256_copies_no_map_and_its_largest_batch_has_no_tensor_that_cuda_cannot_count(gpu: None) -> None:
-    model = fake_adm(ADM256, "bf16")
-    images = given_batch(63, GPU, ADM256, 256).size
+@pytest.mark.parametrize("name", ["adm256", "adm256-cond"])
+def test_a_call_of_adm256_copies_no_map_and_its_largest_batch_has_no_tensor_that_cuda_cannot_count(
+    gpu: None, name: str
+) -> None:
+    config = OFFICIAL[name].config
+    model = fake_adm(config, "bf16")
+    images = given_batch(63, GPU, config, 256).size
     x = torch.empty(images, 3, 256, 256, device=GPU).to(memory_format=torch.channels_last)
+    classes = (torch.zeros(images, dtype=torch.int64, device=GPU),) if config.class_cond else ()
     with CudaLog() as log:
-        made = model(x, torch.full((images,), 950, device=GPU))
+        made = model(x, torch.full((images,), 950, device=GPU), *classes)
     assert (made.shape, made.dtype, made.device) == ((images, 6, 256, 256), torch.float32, GPU)
     assert (log.on_host, log.waits, log.reordered) == ([], [], [])
-    assert log.largest == images * ADM256.largest_map(256) < 2**31 <= 64 * ADM256.largest_map(256)
+    assert log.largest == images * config.largest_map(256) < 2**31 <= 64 * config.largest_map(256)
     assert log.counts["fused_norm"] == 101
 
 
@@ -143,7 +142,7 @@ def test_without_the_kernels_the_maps_of_adm256_are_reordered_which_the_log_sees
 def test_the_teacher_keeps_to_the_device_and_waits_for_nothing(gpu: None) -> None:
     with _disable_current_modes(), torch.device("meta"):
         teacher = build_backbone("resnet50").eval()
-    teacher = on_fake_cuda(teacher)
+    teacher = on_fake_cuda(teacher, memory_layout(GPU))
     dire = torch.empty(2, 3, 64, 64, dtype=torch.uint8, device=GPU)
     with CudaLog() as log:
         maps = teacher_views(teacher, dire, specs_of(CONFIG, "fp32")["teacher"])
@@ -151,11 +150,21 @@ def test_the_teacher_keeps_to_the_device_and_waits_for_nothing(gpu: None) -> Non
     assert (log.on_host, log.waits, log.reordered) == ([], [], [])
 
 
+def test_a_teacher_is_placed_with_channels_innermost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noted:
+        def to(self, device: torch.device, memory_format: torch.memory_format) -> tuple[object, ...]:
+            return device, memory_format
+
+    monkeypatch.setattr(networks, "load_teacher", lambda *_, sha256: SimpleNamespace(model=Noted()))
+    config: Any = SimpleNamespace(teacher="small", teacher_weights=None, sha256=())
+    assert networks.teacher_on(config, GPU) == (GPU, torch.channels_last)
+
+
 def test_a_student_keeps_to_the_device_and_waits_for_nothing(gpu: None) -> None:
     with _disable_current_modes(), torch.device("meta"):
         student = build_student("resnet50", 6).eval()
-    student = on_fake_cuda(student)
+    student = on_fake_cuda(student, memory_layout(GPU))
     with CudaLog() as log:
-        logit, _ = student(torch.empty(2, 6, 64, 64, device=GPU))
+        logit, _ = student(torch.empty(2, 6, 64, 64, device=GPU).to(memory_format=memory_layout(GPU)))
         assert torch.sigmoid(logit).device == GPU
     assert (log.on_host, log.waits, log.reordered) == ([], [], [])

@@ -296,6 +296,26 @@ def test_the_teacher_is_computed_from_imported_dire_if_asked(tmp_path: Path) -> 
     assert imported_from(store.spec) == "distildire: not told"
 
 
+def test_a_batch_of_the_teacher_is_halved_for_good_when_memory_does_not_suffice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = write_teacher(tmp_path / "teacher.safetensors")
+    sizes: list[int] = []
+
+    def small(model: torch.nn.Module, dire: torch.Tensor, spec: TeacherSpec) -> torch.Tensor:
+        sizes.append(len(dire))
+        if len(dire) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return teacher_views(model, dire, spec)
+
+    monkeypatch.setattr("distil_cache.pipeline.importing.importer.teacher_views", small)
+    source = write_distildire(tmp_path / "data", {"train": 3})
+    asked = {"teacher": "small", "teacher_weights": weights, "batch_size": 4, "shard_size": 3}
+    result = imported(tmp_path / "c", source, **asked)
+    assert result["features"]["teacher"]["imported"] == 6
+    assert sizes == [4, 2, 2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "sentence"),
     [

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.cuda.amp.common as amp_common
 from distil_cache.errors import StoppedError, UsageError, UserError
 from distil_cache.models import transfer
 from distil_cache.models.backbones import HALF, build_backbone
@@ -31,9 +32,12 @@ from distil_cache.train.engine.amp import MixedPrecision
 from distil_cache.train.engine.distributed import ProcessGroup
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.engine.session import Session, make_optimiser
+from distil_cache.train.evaluation.score import predict
 from distil_cache.train.loss import losses
 from distil_cache.train.runs.checkpoint import State, load_state, save_state
 from distil_cache.train.student import Student, build_student
+from fake_cuda import GPU as CUDA
+from fake_cuda import CudaLog, fake_cuda, on_fake_cuda
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
 from torch import Tensor, nn
@@ -43,7 +47,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 SETTINGS: dict[str, Any] = {"dataset": "pictures", "backbone": "small", "epochs": 2, "batch_size": 16, "lr": 1e-3}
-CUDA = torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="module")
@@ -236,18 +239,6 @@ def test_a_whole_step_asks_the_device_for_no_value_and_copies_nothing_to_it(
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
-def on_fake_card(network: nn.Module) -> nn.Module:
-    """Replace a network's tensors by fake ones on a card, as `move_network` would lay them out there."""
-    for module in network.modules():
-        for held in (module._parameters, module._buffers):
-            for name, value in held.items():
-                if value is not None:
-                    layout = memory_layout(CUDA) if value.dim() == 4 else torch.contiguous_format
-                    fake = torch.empty(value.shape, dtype=value.dtype, device=CUDA, memory_format=layout)
-                    held[name] = nn.Parameter(fake) if held is module._parameters else fake
-    return network
-
-
 def fake_batch(features: dict[str, tuple[int, ...]]) -> Batch:
     made = {name: torch.empty(4, *shape, dtype=torch.uint8, device=CUDA) for name, shape in features.items()}
     label, flip = torch.empty(4, device=CUDA), torch.empty(4, dtype=torch.bool, device=CUDA)
@@ -255,36 +246,73 @@ def fake_batch(features: dict[str, tuple[int, ...]]) -> Batch:
 
 
 @pytest.mark.parametrize(
-    ("method", "backbone"), [("distildire", "small"), ("distildire", "resnet50"), ("cnndet", "small")]
+    ("changes", "backbone"),
+    [
+        ({}, "small"),
+        ({}, "resnet50"),
+        ({"teacher_online": True}, "small"),
+        ({"preset": "official-code", "seed": 3}, "small"),  # with this seed, the batch is mixed
+        ({"method": "cnndet"}, "small"),
+    ],
 )
 def test_a_step_on_cuda_stays_there_and_its_maps_keep_their_channels_innermost(
-    monkeypatch: pytest.MonkeyPatch, method: str, backbone: str
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], backbone: str
 ) -> None:
-    config = TrainConfig.checked(**SETTINGS, method=method)
+    config = TrainConfig.checked(**SETTINGS, **changes)
     definition = config.definition
-    student, teacher = build_student(backbone, definition.channels, 64), build_backbone("small")
+    student, teacher = build_student(backbone, definition.channels, 128), build_backbone("small")
     with FakeTensorMode():
         monkeypatch.setattr(
             augment, "to_device", lambda rows, device: torch.empty(rows.shape, dtype=torch.int64, device=device)
         )
-        on_fake_card(student).train()
+        on_fake_cuda(student, memory_layout(CUDA)).train()
         online = (
-            OnlineTeacher(on_fake_card(teacher).eval(), 32, HALF, HALF, {})
+            OnlineTeacher(on_fake_cuda(teacher, memory_layout(CUDA)).eval(), 32, HALF, HALF, {})
             if "dire" in config.training_features
             else None
         )
         batch = fake_batch(dict.fromkeys(("image", "eps", "dire"), (3, 64, 64)))
-        prepare = ExampleBuilder(definition, 32, 0, online)
+        prepare = ExampleBuilder(definition, 32, config.seed, online)
         with Watch("cuda") as watch:
             example = prepare(batch, 1)
             with MixedPrecision("off", CUDA).forward():
                 logit, features = student(example.x)
                 mapped = student.projection(features)
-            found = losses(logit, example.label, mapped, None, 1.0, 2.0)
+            found = losses(logit, example.label, mapped, example.teacher, 1.0, 2.0)
+            assert (example.teacher is None) == (online is None)
             assert torch.stack(found).device == CUDA
             student.eval()
             student(make_test_input(batch.features, definition, 32, "crop"))
         assert watch.convolutions > 5
+
+
+def test_an_evaluation_stays_on_cuda_and_copies_by_pinned_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rows:
+        """Two batches as the readers make them for CUDA."""
+
+        def __len__(self) -> int:
+            return 4
+
+        def in_order(self, *_: Any) -> Iterator[Batch]:
+            shape = (2, 3, 64, 64)
+            for first in (0, 2):
+                features = {
+                    "image": torch.empty(shape, dtype=torch.uint8, pin_memory=True),
+                    "eps": torch.empty(shape, dtype=torch.float16, pin_memory=True),
+                }
+                nothing: Any = None
+                yield Batch(np.arange(first, first + 2), nothing, nothing, features, 2)
+
+    method = TrainConfig.checked(**SETTINGS).definition
+    with fake_cuda(monkeypatch), torch.no_grad():
+        student = on_fake_cuda(build_student("small", method.channels), memory_layout(CUDA))
+        rows: Any = Rows()
+        with CudaLog() as log:
+            logits = predict(student, rows, method, size=32, transform="crop", batch_size=2, device=CUDA)
+    assert logits.tolist() == [1.0] * 4
+    assert (log.on_host, log.waits, log.reordered) == ([], [], [])
+    assert log.tf32 == {(False, False)}
+    assert log.copies == 2 * 3, "image, eps; logits"
 
 
 def test_students_and_teachers_are_placed_with_channels_innermost_on_cuda_alone() -> None:
@@ -297,15 +325,20 @@ def test_students_and_teachers_are_placed_with_channels_innermost_on_cuda_alone(
         assert move_network(Noted(), device).asked == ((device,), {"memory_format": layout})
 
 
-def test_the_update_on_cuda_is_one_kernel_that_asks_for_no_value() -> None:
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_the_update_on_cuda_is_one_kernel_that_asks_for_no_value(monkeypatch: pytest.MonkeyPatch, amp: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(amp_common, "amp_definitely_not_available", lambda: False)
     student = build_student("small", 3)
     with FakeTensorMode():
-        on_fake_card(student)
+        on_fake_cuda(student, memory_layout(CUDA))
         optimiser = make_optimiser(student, TrainConfig.checked(**SETTINGS), CUDA)
         for weight in student.parameters():
             weight.grad = torch.empty_like(weight)
+        precision = MixedPrecision(amp, CUDA)
+        precision._scaler.scale(torch.ones((), device=CUDA))  # backwards, autograd needs a card: `meta` stands in above
         with Watch("cuda"):
-            MixedPrecision("off", CUDA).step(optimiser, student, clip_grad=1.0)
+            precision.step(optimiser, student, clip_grad=1.0)
         assert all(group["fused"] for group in optimiser.param_groups)
         moments = [slots["exp_avg"] for slots in optimiser.state.values()]
         assert any(moment.dim() == 4 and not moment.is_contiguous() for moment in moments)
