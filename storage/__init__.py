@@ -2,12 +2,13 @@
 
 A cache and the sources of a dataset may be either, so most code takes an ``AnyPath``: a :class:`pathlib.Path`, or a
 :class:`RemotePath` for ``s3://``, ``gs://`` and other fsspec URLs. Other folders use what is exported here and the
-modules :mod:`.atomic`, :mod:`.parquet` and :mod:`.pydantic_field`.
+modules :mod:`.atomic`, :mod:`.trees`, :mod:`.parquet` and :mod:`.pydantic_field`.
 """
 
 from .parallel import map_ordered
 from .paths import (
     AnyPath,
+    has_links,
     list_folders,
     list_matching,
     list_names,
@@ -24,6 +25,7 @@ __all__ = [
     "AnyPath",
     "Entry",
     "RemotePath",
+    "has_links",
     "list_folders",
     "list_matching",
     "list_names",

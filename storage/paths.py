@@ -146,6 +146,11 @@ def _refuse_dangling(path: Path, absent: FileNotFoundError) -> None:
             raise OSError(errno.ENOLINK, _DANGLING, str(path)) from absent
 
 
+def has_links(path: AnyPath) -> bool:
+    """Return whether there can be symbolic links: an object store has none."""
+    return isinstance(path, Path)
+
+
 def symlink_above(path: AnyPath, root: AnyPath) -> Path | None:
     """Return the uppermost folder between ``root`` and ``path`` that is a symbolic link, or None.
 

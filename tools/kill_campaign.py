@@ -6,6 +6,13 @@ kills hit each stage, and ends with 1 if anything differed. Needs no torch. 660 
 
     python tools/kill_campaign.py [--per-stage 8] [--random 12] [--in-a-row 11] [--formats zarr webdataset]
 
+With --store compactions and collections of a cache on S3 (a server on loopback, which needs moto and s3fs) are killed: at
+requests that write and at requests of any kind, before the store sees them and once it has carried them out, and at random
+moments. The cache must be sound then, hold all that is needed, and after another run equal the undisturbed one. A kill takes
+a second or two of one core:
+
+    python tools/kill_campaign.py --store [--per-stage 8] [--random 12] [--formats zarr webdataset]
+
 With --errors nothing is killed: one file operation after the other of gc, compact, verify and a build or a training fails
 with an error of the operating system (see tests/support/fault_errors.py for what must hold), once, from then on, or for all that lies
 below one folder. Prints how the commands ended, and everything that was wrong. ``--every 10`` draws a tenth. A failure of gc,
@@ -119,6 +126,31 @@ def run_stages(asked: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
+def run_store(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Kill compactions and collections of a cache on S3."""
+    import fault_store_kills
+
+    def disturb(folder: Path) -> Iterable[dict[str, Any]]:
+        with fault_store_kills.serving_through_proxy() as server:
+            for form in asked.formats:
+                place = folder / form
+                yield from fault_store_kills.campaign(place, server, form, asked.per_stage, asked.random, asked.seed)
+
+    return collected(disturb)
+
+
+def store_table(results: list[dict[str, Any]]) -> str:
+    """Return kills by work and request: before it, after it, and at random moments."""
+    moments = ("before", "after", "random")
+    counts = Counter((result["work"], result["request"], result["moment"]) for result in results if result["killed"])
+    lines: list[list[Any]] = []
+    for work, request in sorted({(work, request) for work, request, _ in counts}):
+        row = [counts[work, request, moment] for moment in moments]
+        lines.append([work, request, *row, sum(row)])
+    lines.append(["together", "", *(sum(line[n] for line in lines) for n in range(2, 6))])
+    return aligned(["work", "request", *moments, "together"], lines)
+
+
 def stage_table(results: list[dict[str, Any]]) -> str:
     """Return kills at chosen events, at random moments, full disks, and how many of them something was wrong with."""
     lines: list[list[Any]] = []
@@ -195,6 +227,9 @@ def main() -> None:
     )
     parser.add_argument("--formats", nargs="+", default=["zarr", "webdataset"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--store", action="store_true", help="kill compactions and collections of a cache on S3 instead"
+    )
     parser.add_argument("--errors", action="store_true", help="let file operations fail instead")
     parser.add_argument("--commands", type=parts, default=LIGHT, help="with --errors: " + ",".join(COMMANDS))
     parser.add_argument("--errno", type=parts, default=list(ERRORS), help="with --errors: " + ",".join(ERRORS))
@@ -222,6 +257,13 @@ def main() -> None:
         print(
             f"\n{len(results)} disturbances in {time.monotonic() - began:.0f} s; something was wrong with {len(wrong)}"
         )
+        raise SystemExit(1 if wrong else 0)
+    if asked.store:
+        results = run_store(asked)
+        print(store_table(results))
+        wrong = [result for result in results if result["wrong"]]
+        killed = sum(result["killed"] for result in results)
+        print(f"\n{killed} kills in {time.monotonic() - began:.0f} s; something was wrong after {len(wrong)}")
         raise SystemExit(1 if wrong else 0)
     results = run(asked.formats, asked.per_stage, asked.random, asked.in_a_row, asked.seed)
     wrong = [result for result in results if result["wrong"]]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import shutil
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from ...errors import IntegrityError
 from ...storage import (
     AnyPath,
-    RemotePath,
     list_folders,
     list_matching,
     list_names,
@@ -22,6 +20,7 @@ from ...storage import (
     unreachable_on_error,
 )
 from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
+from ...storage.trees import moved_time, remove_tree, tree_size_and_time
 from ..lease import FOLDER as BUILDERS
 from ..lease import STALE_SECONDS, file_time, read_leases
 from ..records.builds import RECIPE_NAME, RECORD_NAME, REF_NAME
@@ -149,12 +148,7 @@ def delete_garbage(root: AnyPath, item: Garbage) -> bool:
             item.record.unlink(missing_ok=True)
         if path.parent.name == "shards" and path.name in _named(path.parent, path.name[:32]):
             return False
-        if isinstance(path, RemotePath):
-            path.remove()
-        elif stat.S_ISDIR(path.lstat().st_mode):
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove_tree(path)
     except FileNotFoundError:
         return True  # another gc has deleted it
     except OSError as error:
@@ -250,32 +244,13 @@ def _owner(path: AnyPath) -> tuple[str | None, str | None]:
 
 def _size_and_age(path: AnyPath, now: float) -> tuple[int, float]:
     """Return the bytes of a file or tree and the seconds since any of it was last written."""
-    with unreachable_on_error(path):
-        if isinstance(path, RemotePath):
-            entries = path.below()
-            return sum(entry.size for entry in entries), now - max((entry.mtime for entry in entries), default=now)
-        size, newest, pending = 0, 0.0, [path]
-        while pending:
-            item = pending.pop()
-            try:
-                status = item.lstat()
-            except FileNotFoundError:
-                continue  # another gc is deleting it
-            newest = max(newest, status.st_mtime)
-            if stat.S_ISDIR(status.st_mode):
-                pending += [item / name for name in list_names(item)]
-            else:
-                size += status.st_size
-        return size, now - newest
+    size, written = tree_size_and_time(path)
+    return size, 0.0 if written is None else now - written
 
 
 def _size_and_time_in_trash(path: AnyPath, now: float) -> tuple[int, float]:
     """Return the bytes of a file or tree in the trash and the seconds since it was moved there."""
-    size, age = _size_and_age(path, now)
-    if isinstance(path, RemotePath):
-        return size, age  # the copy was made when it was moved
-    try:
-        with unreachable_on_error(path):
-            return size, now - path.lstat().st_mtime
-    except FileNotFoundError:
-        return size, age  # another gc is deleting it
+    size, written = tree_size_and_time(path)
+    with contextlib.suppress(FileNotFoundError):  # another gc is deleting it
+        written = moved_time(path, written)
+    return size, 0.0 if written is None else now - written

@@ -14,11 +14,11 @@ from typing import Any
 from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, path_exists, relative_name
 from ...storage.atomic import cannot_write, create_file, fsync_folder, make_folder
+from ...storage.trees import move_tree
 from .. import set_aside
 from ..index import file as index_file
 from ..records.builds import BuildRecord
 from ..records.datasets import OF_REVISION
-from ..shards.data import move_data
 from ..shards.marker import read_marker
 from ..store import Cache, FeatureStore
 from .gc import trash_folder
@@ -129,7 +129,7 @@ def _trash_shard(cache: Cache, name: str, shard: str) -> Iterator[str]:
     if marker is not None:
         data = path.parent / marker.data
         try:
-            move_data(data, folder / DAMAGED / data.name)
+            move_tree(data, folder / DAMAGED / data.name)
         except FileNotFoundError:
             pass  # the damage was that the data are missing
         except OSError as error:

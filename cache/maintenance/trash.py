@@ -2,21 +2,20 @@
 
 A removed file moves to a folder ``removed`` (or ``damaged``) near its old path, and its time is set to that of the
 move. Until it is deleted there it can be restored by a link at its old name, which fails if a new file has that name.
-An object store can neither move nor link: there the file is copied and then deleted, and restored by a conditional put.
-So it may exist in both places for a moment, but is never missing from both.
+In an object store it may exist in both places for a moment, but is never missing from both (:mod:`...storage.trees`).
 
 Nothing is moved, restored or deleted through a symbolic link, since files behind one do not belong to the cache.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 
 from ...errors import IntegrityError
-from ...storage import AnyPath, RemotePath, list_folders, list_matching, map_ordered, path_exists, symlink_above
-from ...storage.atomic import cannot_write, create_file, flush_name, fsync_folder, make_folder
+from ...storage import AnyPath, has_links, list_folders, list_matching, map_ordered, symlink_above
+from ...storage.atomic import cannot_write, flush_name, make_folder
+from ...storage.trees import move_file, put_back
 from ..shards.marker import MARKER_NAME, Marker, check_hint, read_marker
 from ..store import Cache, FeatureStore
 
@@ -32,8 +31,8 @@ class SymlinkError(IntegrityError):
 
 def symlinked_folders(cache: Cache) -> list[AnyPath]:
     """Return the folders of a cache that are symbolic links, upper ones first; their content is left alone."""
-    if isinstance(cache.root, RemotePath):
-        return []  # an object store has no links
+    if not has_links(cache.root):
+        return []
     top = [cache.root / name for name in _OF_CACHE]
     datasets, features = list_folders(cache.root / "datasets"), list_folders(cache.root / "features")
     below = [folder / name for folder in [*top, *datasets] for name in (REMOVED, DAMAGED)]
@@ -81,12 +80,7 @@ def move_to_trash(root: AnyPath, path: AnyPath, folder: AnyPath) -> bool:
     refuse_symlinks(root, path, target)
     make_folder(folder)
     try:
-        if isinstance(path, RemotePath):
-            path.copy_to(target)
-            path.unlink()
-            return True
-        os.utime(path, follow_symlinks=False)
-        path.rename(str(target))
+        move_file(path, target)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -119,28 +113,10 @@ def restore(root: AnyPath, trashed: AnyPath, path: AnyPath) -> bool:
         If the file cannot be restored.
     """
     refuse_symlinks(root, trashed, path)
-    if isinstance(trashed, RemotePath):
-        return _restore_object(trashed, path)
     try:
-        os.link(trashed, str(path), follow_symlinks=False)
-    except FileExistsError:
-        return True
-    except FileNotFoundError:
-        return False
+        return put_back(trashed, path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    fsync_folder(path.parent)
-    return True
-
-
-def _restore_object(trashed: RemotePath, path: AnyPath) -> bool:
-    try:
-        create_file(path, trashed.read_bytes())
-    except FileNotFoundError:
-        return path_exists(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    return True
 
 
 def restore_shard(store: FeatureStore, shard: str) -> bool:

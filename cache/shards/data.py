@@ -1,21 +1,16 @@
-"""A shard's data, a file or a folder of files: check, write, move and delete, on a disk or in an object store."""
+"""A shard's data, a file or a folder of files: check, write and delete, on a disk or in an object store."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import stat
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
 
 from ...errors import UserError
-from ...storage import AnyPath, RemotePath
-from ...storage.atomic import fsync_folder, fsync_tree, make_folder
+from ...storage import AnyPath
+from ...storage.trees import new_tree, remove_tree
 from .format import Rows, ShardFormat, checksum
 from .marker import MAX_ROW_BYTES, MAX_ROWS, MAX_SHARD_BYTES, DType, check_keys
 
@@ -115,49 +110,12 @@ def write_data(
     OSError
         If the data cannot be written.
     """
-    if isinstance(data, RemotePath):
-        with tempfile.TemporaryDirectory(prefix="distil-cache-") as folder:
-            local = Path(folder) / data.name
-            codec, offsets = form.write(local, rows, keys, feature, chunk_tail)
-            written = Written(codec, offsets, *checksum(local))
-            data.upload(local)
-            return written
-    codec, offsets = form.write(data, rows, keys, feature, chunk_tail)
-    fsync_tree(data)
-    fsync_folder(data.parent)
-    return Written(codec, offsets, *checksum(data))
+    with new_tree(data) as local:
+        codec, offsets = form.write(local, rows, keys, feature, chunk_tail)
+        return Written(codec, offsets, *checksum(local))
 
 
 def remove_data(data: AnyPath) -> None:
     """Delete a shard's data if they exist; errors are ignored, since leftover data are garbage that ``gc`` deletes."""
     with contextlib.suppress(OSError):
-        if isinstance(data, RemotePath):
-            data.remove()
-        elif stat.S_ISDIR(data.lstat().st_mode):
-            shutil.rmtree(data, ignore_errors=True)
-        else:
-            data.unlink()
-
-
-def move_data(data: AnyPath, target: AnyPath) -> None:
-    """Move a shard's data within its store and set the target's time to now.
-
-    In an object store the data are copied, then deleted. An interrupted move can be repeated.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are no data.
-    OSError
-        If they cannot be moved.
-    """
-    make_folder(target.parent)
-    if isinstance(data, RemotePath):
-        entries = data.below()
-        if not entries:
-            raise FileNotFoundError(str(data))
-        for entry in entries:
-            entry.path.copy_to(target / entry.path.relative_to(data))
-        data.remove()
-    else:
-        os.utime(data.rename(str(target)), follow_symlinks=False)
+        remove_tree(data, ignore_errors=True)

@@ -7,7 +7,6 @@ flushing, markers and checksums are the store's task, alike for all formats.
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,9 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ...errors import IntegrityError
-from ...storage import AnyPath, RemotePath, list_names, unreachable_on_error
+from ...storage import AnyPath, unreachable_on_error
+from ...storage.regular import IrregularFileError
+from ...storage.trees import tree_files
 from .marker import Marker
 
 Rows = NDArray[Any]
@@ -120,37 +121,13 @@ def data_files(path: AnyPath) -> DataFiles:
     UnreachableError
         If it cannot be read at the moment.
     """
-    if isinstance(path, RemotePath):
-        return _objects(path)
-    found: DataFiles = []
-    pending = [path]
-    while pending:
-        item = pending.pop()
-        try:
-            with unreachable_on_error(item):
-                status = item.lstat()
-        except FileNotFoundError as error:
-            raise IntegrityError(f"{item}: the shard's data is missing ({error.strerror}).") from error
-        if stat.S_ISDIR(status.st_mode):
-            pending.extend(item / name for name in list_names(item))
-        elif stat.S_ISREG(status.st_mode):
-            name = "" if item == path else item.relative_to(path).as_posix()
-            found.append((name, item, status.st_size))
-        else:
-            raise IntegrityError(f"{item}: is neither a file nor a folder, so it cannot be part of a shard.")
-    return sorted(found)
-
-
-def _objects(path: RemotePath) -> DataFiles:
-    with unreachable_on_error(path):
-        below = path.below()
-    if not below:
-        raise IntegrityError(f"{path}: the shard's data is missing.")
-    return sorted((_name_in(path, entry.path), entry.path, entry.size) for entry in below)
-
-
-def _name_in(path: RemotePath, item: RemotePath) -> str:
-    return "" if item == path else item.relative_to(path).as_posix()
+    try:
+        return tree_files(path)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{error.filename}: the shard's data is missing ({error.strerror}).") from error
+    except IrregularFileError as error:
+        what = "is neither a file nor a folder, so it cannot be part of a shard"
+        raise IntegrityError(f"{error.filename}: {what}.") from error
 
 
 def checksum(path: AnyPath) -> tuple[int, str]:

@@ -56,8 +56,8 @@ def test_a_power_failure_lost_something_and_nothing_that_matters(kills: list[dic
 def test_a_commit_that_flushes_nothing_is_found_out_by_the_power_failure(fast_folder: Path) -> None:
     """The check itself can fail: with flushing switched off, a power failure damages the cache."""
     code = (
-        "import json, sys; from pathlib import Path; import distil_cache.cache.shards.data as data\n"
-        "data.fsync_tree = data.fsync_folder = lambda path: None\n"
+        "import json, sys; from pathlib import Path; import distil_cache.storage.trees as trees\n"
+        "trees.fsync_tree = trees.fsync_folder = lambda path: None\n"
         "from fault_kills import scenarios, kill; folder = Path(sys.argv[1]); folder.mkdir()\n"
         "print(json.dumps(kill(next(scenarios(folder, 'zarr')), folder / 'x', at='head:1', power=True)))"
     )

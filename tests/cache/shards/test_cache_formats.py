@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from distil_cache.cache.gather import gather
 from distil_cache.cache.maintenance.verify import list_garbage, verify
-from distil_cache.cache.shards import data as data_object
 from distil_cache.cache.shards import registry
 from distil_cache.cache.shards.marker import Marker
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UserError
+from distil_cache.storage import trees
 from maintained_cache import keys_of
 from patience import PATIENCE
 
@@ -228,7 +228,7 @@ def test_a_failed_write_leaves_nothing(store: FeatureStore, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(data_object, "fsync_tree", full)
+    monkeypatch.setattr(trees, "fsync_tree", full)
     with pytest.raises(UserError, match="No space left on device"):
         store.commit(keys(3), some_rows(3))
     assert list(store.shards.iterdir()) == []
