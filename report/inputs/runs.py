@@ -183,6 +183,16 @@ class Run:
         revisions = [self.get("revision"), *(other.get("revision") for other in self.get("others") or ())]
         return json.dumps([kept, revisions, read], sort_keys=True, default=str)
 
+    @property
+    def harmonization(self) -> str | None:
+        """The compression that the build gave all images first, such as ``jpeg:95``; empty for none, None if not known."""
+        for spec in (self.get("specs") or {}).values():
+            image = spec if spec.get("feature") == "image" else spec.get("image")
+            if isinstance(image, dict):
+                given = image.get("harmonize") or {}
+                return ":".join(str(given[name]) for name in ("codec", "quality") if name in given)
+        return None
+
     def threshold(self, evaluation: Evaluation) -> float | None:
         """Return the threshold that validation chose for the evaluated student, or None."""
         checkpoint = evaluation.info.get("checkpoint") or {}
