@@ -102,3 +102,7 @@ def _print_error(sentence: str, details: Sequence[str] = ()) -> None:
     from .storage.text import visible  # brings `storage` with it, which a command line that is right may never need
 
     print(f"distil-cache: {visible(sentence)}", *map(visible, details), sep="\n", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -83,7 +83,8 @@ def audit(
             found = run_swap(
                 swap, cache=cache, dataset=dataset, sample=sample or sys.maxsize, adm=adm, progress=progress
             )
-        render(found, as_json, show_swap)
+        following = command_line(["report", swap, "--out", "report"])
+        render({**found, "next": following}, as_json, show_swap)
         return
     if adm is not None:
         raise UsageError("--adm belongs to --swap.")
@@ -95,7 +96,8 @@ def audit(
             cache=cache, dataset=dataset, sample=sample, progress=progress,
         )  # fmt: skip
     following = ["train", "--cache", cache, "--dataset", dataset] if cache else ["build", *(sources or ())]
-    more = ["--run", f"runs/{dataset}"] if cache else ["--cache", "CACHE", "--dataset", "NAME"]
+    new = ["--cache", "CACHE", "--dataset", "NAME", "--split-by", "70/15/15"]
+    more = ["--run", f"runs/{dataset}"] if cache else new
     render({**result, "next": command_line([*following, *more])}, as_json, show_audit)
     if strict and result["found"]:
         raise typer.Exit(5)

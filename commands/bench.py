@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from ..choices import ADM, BACKBONE, BENCH_METHODS, ROUNDS, Precision
-from .options import AdmConfigOption, AdmOption, ClassLabelOption, DeviceOption, JsonOption, Sha256Option, render
+from .options import (
+    AdmConfigOption,
+    AdmOption,
+    ClassLabelOption,
+    DeviceOption,
+    JsonOption,
+    Sha256Option,
+    command_line,
+    render,
+)
 from .profiles import ProfileOption
 
 
@@ -68,4 +77,7 @@ def bench(
     )  # fmt: skip
     with RichProgress() as progress:
         result = run_bench(config, progress, out)
-    render(result, as_json, show_bench)
+    shown = command_line(["report", "RUN", "--out", "report", "--bench", out or "FILE"])
+    following = shown if out else f"the same command with --out FILE, then {shown}"
+    # the JSON is the content of --out, which `report --bench` reads
+    render(result if as_json else {**result, "next": following}, as_json, show_bench)

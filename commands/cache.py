@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from .options import (
     LabelsOption,
     LayoutOption,
     PathPrefixOption,
+    command_line,
     render,
 )
 
@@ -39,7 +40,10 @@ def cache_ls(cache: CacheArgument, as_json: JsonOption = False) -> None:
     from ..cache import Cache, summary
     from .show.cache import show_listing
 
-    render(summary(Cache.open(cache)), as_json, show_listing)
+    listing = summary(Cache.open(cache))
+    names = [dataset["name"] for dataset in listing["datasets"] if "problem" not in dataset]
+    train = ["train", "--cache", cache, "--dataset", names[0], "--run", f"runs/{names[0]}"] if names else None
+    render({**listing, "next": train and command_line(train)}, as_json, show_listing)
 
 
 @cache_app.command("diff", cls=Command)
@@ -68,7 +72,7 @@ def cache_diff(
     from .show.cache import show_difference
 
     result = diff(cache, a) if b is None else diff(a, b, cache)
-    render(result, as_json, show_difference)
+    render({**result, "next": command_line(["cache", "ls", cache])}, as_json, show_difference)
 
 
 @cache_app.command("verify", cls=Command)
@@ -131,9 +135,16 @@ def cache_verify(
         if value:
             raise typer.BadParameter("needs --sources.", param_hint=option)
     result = repair_cache(opened) if repair else verification(opened)
-    render(result, as_json, show_verification)
+    render({**result, "next": _after_verification(cache, result, repair=repair)}, as_json, show_verification)
     if result["problems"]:
         raise typer.Exit(4)
+
+
+def _after_verification(cache: str, result: dict[str, Any], *, repair: bool) -> str | None:
+    """Return the command to type next; None where the result itself names the builds to run, or damage is left."""
+    if repair:
+        return None if result["problems"] or result["to_build"] else command_line(["cache", "ls", cache])
+    return command_line(["cache", "verify", cache, "--repair"] if result["problems"] else ["cache", "ls", cache])
 
 
 def _verify_sources(

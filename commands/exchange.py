@@ -50,7 +50,8 @@ def cache_export(
             Cache.open(cache), out, build=build, dataset=dataset, features=_names(features), splits=split,
             samples_per_shard=samples_per_shard, seed=seed, progress=progress,
         )  # fmt: skip
-    render(result, as_json, show_export)
+    following = f"read {out / 'README.md'}, which says what is in the tars and how to load them"
+    render({**result, "next": following}, as_json, show_export)
 
 
 def cache_import(

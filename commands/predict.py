@@ -17,6 +17,7 @@ from .options import (
     JsonOption,
     Sha256Option,
     TransformOption,
+    command_line,
     number_or_auto,
 )
 
@@ -135,6 +136,8 @@ def predict(
     lines = (sys.stdout, form) if form else None
     with RichProgress("Interrupted.") as progress:
         result = run_predict(paths, load, progress, listed=sys.stdin.buffer, out=out, lines=lines)
+    if run is not None:
+        result["next"] = command_line(["report", run, "--out", "report"])
     if as_json:
         write_object(sys.stdout, result)
     elif not form:

@@ -132,7 +132,7 @@ def record_result(
         first = f"{rejects[0].path}: {rejects[0].reason}, {rejects[0].detail}"
         raise UserError(f"{config.dataset}: none of the {len(rejects):,} images can be used (the first, {first}).")
     if config.origin is None:
-        refuse_one_class(config, rows, rejects)
+        refuse_one_class(config, rows, rejects, ready.sources)
     set_aside = [*rejects, *ready.scanned.leaks]
     accounts = account_for(ready.sources, len(rows), rejects, ready.scanned.leaks)
     record = write_record(

@@ -23,7 +23,16 @@ from .verdict import (
     is_above,
     is_below,
 )
-from .wording import bounds, generator_title, listed, percent, setting_title, signed, signed_bounds
+from .wording import (
+    bounds,
+    generator_title,
+    harmonization_sentence,
+    listed,
+    percent,
+    setting_title,
+    signed,
+    signed_bounds,
+)
 
 _GROUPS = {UNSEEN: "Unseen generators", SEEN: "Seen generators", UNKNOWN: "Generators"}
 _WHERE = {UNSEEN: "unseen", SEEN: "seen", UNKNOWN: "the tested"}
@@ -118,9 +127,7 @@ def shortcut_answer(verdict: Verdict) -> Answer:
     found = [f"{dataset}: {audit.sentence}" for (dataset, _), audit in verdict.audits.items() if audit.found]
     quiet = [dataset for (dataset, _), audit in verdict.audits.items() if not audit.found]
     if found:
-        found.append(
-            "A detector may use that in place of the content, unless the build compressed all images alike (--harmonize)."
-        )
+        found.append(harmonization_sentence(verdict.runs))
     if quiet:
         found.append(
             f"None in the file headers of {listed(quiet)}. Traces in the pixels and the images' subjects were not examined."

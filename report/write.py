@@ -14,9 +14,10 @@ from typing import Any
 
 from .. import __version__
 from ..errors import UserError
+from ..train.runs.forms import runs_of
 from .inputs.measured import measure
 from .inputs.provenance import provenance, summary_lines
-from .inputs.runs import Run, read_runs, runs_of
+from .inputs.runs import Run, read_runs
 from .layout.figures import training_figure
 from .layout.matrix import matrices
 from .layout.overview import overview_figure
@@ -135,7 +136,7 @@ def write_report(
 
 def _side(runs: Sequence[Run], folder: Path) -> list[Run]:
     """Return the runs that a folder stands for."""
-    wanted = runs_of(folder)
+    wanted = runs_of(folder.resolve())
     return [run for run in runs if run.folder in wanted]
 
 

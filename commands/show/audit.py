@@ -74,6 +74,7 @@ def show_swap(result: Result) -> None:
         console.print(Text(text, style="yellow"), soft_wrap=True)
     if result["carried"] is None:
         console.print(Text(f"No verdict: {result['reason']}.", style="bold"), soft_wrap=True)
+        show_next(console, result)
         return
     low, high = result["interval"]
     console.print(
@@ -84,6 +85,7 @@ def show_swap(result: Result) -> None:
         ),
         soft_wrap=True,
     )
+    show_next(console, result)
 
 
 def _short(reason: str) -> str:

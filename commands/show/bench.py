@@ -6,12 +6,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ...inference.bench.result import CONVENTION, Costs, format_ratio, shares
-from .format import Result, new_console, new_table, size_of
+from .format import Result, new_console, new_table, show_next, size_of
 
 
 def show_bench(result: Result) -> None:
     """Print the cost of each method, where its time goes, and the conditions of the measurement."""
-    costs = Costs.model_validate(result)
+    costs = Costs.model_validate({name: value for name, value in result.items() if name != "next"})
     console = new_console()
     console.print(_counted(costs))
     console.print(Text(f"{CONVENTION} Columns x: DIRE's value divided by the method's."), soft_wrap=True)
@@ -21,6 +21,7 @@ def show_bench(result: Result) -> None:
             console.print(table)
         console.print(Text(f"Time from file ({costs.decoded}) to verdict, with everything warm."), soft_wrap=True)
     console.print(Text(_conditions(costs)), soft_wrap=True)
+    show_next(console, result)
 
 
 def amount(value: float) -> str:

@@ -52,6 +52,7 @@ def show_listing(result: Result) -> None:
         console.print(Text(f"running, or killed recently: {lease['lease']}"), soft_wrap=True)
     total = sum(row["bytes"] + row["merged_away"]["bytes"] for row in result["features"] if "bytes" in row)
     console.print(f"\nAll features: {size_of(total)}.", highlight=False)
+    show_next(console, result)
 
 
 def show_difference(result: Result) -> None:
@@ -65,6 +66,7 @@ def show_difference(result: Result) -> None:
         by_thing.setdefault(difference["about"], []).append(difference["what"])
     for about, what in by_thing.items():
         console.print(Text.assemble((about, "bold"), f": {'; '.join(what)}"))
+    show_next(console, result)
 
 
 def show_verification(result: Result) -> None:
@@ -87,7 +89,9 @@ def show_verification(result: Result) -> None:
         f"{count(result['shards'], 'shard')}, {size_of(result['bytes'])}, checked: {verdict}."
         f" {count(len(result['garbage']), 'leftover file')} of interrupted writes (harmless).",
         highlight=False,
+        soft_wrap=True,
     )
+    show_next(console, result)
 
 
 def show_suspects(result: Result) -> None:
@@ -176,6 +180,7 @@ def show_export(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    show_next(console, result)
 
 
 def show_import(result: Result) -> None:

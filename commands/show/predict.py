@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from .format import Result, count, new_console
+from .format import Result, count, new_console, show_next
 
 _STYLES = {"generated": "red", "real": "green"}
 
@@ -31,9 +31,10 @@ def show_predictions(result: Result, out: Path | None) -> None:
         highlight=False,
     )
     for note in result["notes"]:
-        console.print(Text(f"Note: {note}."))
+        console.print(Text(f"Note: {note}."), soft_wrap=True)
     if out is not None:
         console.print(Text(f"Written to {out}", style="bold"), soft_wrap=True)
+    show_next(console, result)
 
 
 def _verdict(row: Result) -> Text:

@@ -39,6 +39,7 @@ from .make_specs import flags_and_digest, make_specs
 from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
 from .predecessors import find_predecessors
 
+_FOLDERS_NAMED = 5
 UNKNOWN_WEIGHTS = "0" * 64
 """Stands for the digest of weights that a dry run has not got."""
 
@@ -169,7 +170,7 @@ def prepare(
             f"(the first, {first.path}: {first.reason}, {first.detail})."
         )
     if origin is None:
-        refuse_one_class(config, scanned.rows, scanned.rejects)
+        refuse_one_class(config, scanned.rows, scanned.rejects, sources)
     wanted = wanted_features(lists, (row.file.split for row in scanned.rows))
     digest = None
     if "teacher" in wanted:
@@ -244,8 +245,16 @@ def _flags_without_weights(config: BuildConfig, absent: AbsentWeightsError) -> A
     ) from absent
 
 
-def refuse_one_class(config: BuildConfig, rows: Sequence[ScannedRow], rejects: Sequence[Reject]) -> None:
-    """Raise UserError if all images are real or all generated, unless the user has said that this is meant."""
+def refuse_one_class(
+    config: BuildConfig,
+    rows: Sequence[ScannedRow],
+    rejects: Sequence[Reject],
+    sources: Sequence[DiscoveredSource],
+) -> None:
+    """Raise UserError if all images are real or all generated, unless the user has said that this is meant.
+
+    Folders of the sources that no class was known of are named, with the options that declare them.
+    """
     labels = {row.file.label for row in rows}
     if config.one_class or len(labels) != 1:
         return
@@ -254,8 +263,24 @@ def refuse_one_class(config: BuildConfig, rows: Sequence[ScannedRow], rejects: S
     lost = f" The {of_other:,} images of the other class were all rejected." if of_other else ""
     raise UserError(
         f"{config.dataset}: has only one class: all of its {len(rows):,} images are {('real', 'generated')[label]} (such as "
-        f"{printable(rows[0].file.location)}), and no detector can be trained with them.{lost} Add a source with the other class, such "
-        f"as {('--fake NAME=DIR', '--real DIR')[label]}, or say --one-class if this is meant."
+        f"{printable(rows[0].file.location)}), and no detector can be trained with them.{lost}"
+        f"{_unclassed(sources)} Add a source with the other class, such as {('--fake NAME=DIR', '--real DIR')[label]}, or say "
+        "--one-class if this is meant."
+    )
+
+
+def _unclassed(sources: Sequence[DiscoveredSource]) -> str:
+    """Name the folders with images that belong to no class, and how to declare them; empty if there are none."""
+    left = [
+        (printable(entry.folder), entry.images) for one in sources for entry in one.account.uncovered if entry.folder
+    ]
+    if not left:
+        return ""
+    folders = ", ".join(f"{folder}/ ({images:,})" for folder, images in left[:_FOLDERS_NAMED])
+    more = f" and {len(left) - _FOLDERS_NAMED:,} more" if len(left) > _FOLDERS_NAMED else ""
+    return (
+        f" Images in these folders were not used, since nothing says what they are: {folders}{more}. If each is a "
+        "generator, declare all folders in place of the source: --real DIR --fake NAME=DIR --fake NAME=DIR."
     )
 
 

@@ -443,10 +443,23 @@ def _unknown(census: Census, layouts: Collection[FolderLayout], name: str | None
     shown = ", ".join(printable(folder) + "/" for folder in folders[:8]) + (", ..." if len(folders) > 8 else "")
     return (
         f"{root}: unknown structure: {census.total:,} images, and no folder that says which of them are real and which "
-        f"generated. Found {shown or 'no folders'}. Expected {expected}.{_unread(census)} Declare the folders with --real DIR and "
-        "--fake NAME=DIR, give a pattern such as --layout '{generator}/{split}/{label}' and the meaning of words with --labels, "
-        "or list the images in a table with the columns path and label."
+        f"generated. Found {shown or 'no folders'}.{_unread(census)} Name the folders `real` and `fake`, declare them in place of "
+        f"the source with --real DIR and --fake NAME=DIR{_example(census)}, give a pattern such as "
+        "--layout '{generator}/{split}/{label}' and the meaning of words with --labels, or list the images in a table with the "
+        f"columns path and label. Expected {expected}."
     )
+
+
+def _example(census: Census) -> str:
+    """Return how the first two top folders would be declared, in brackets; empty if there are not two."""
+    children = [printable(child) for child in census.children() if census.below_each[child]]
+    if len(children) < 2:
+        return ""
+    root = printable(str(census.tree.root))
+    first, second = (
+        shlex.quote(f"{name}{root}/{child}") for name, child in zip(("", f"{children[1]}="), children, strict=False)
+    )
+    return f" (if {children[0]}/ is real: --real {first} --fake {second})"
 
 
 def _tables(census: Census) -> list[str]:

@@ -26,7 +26,7 @@ from ...storage.json_record import first_fault, read_record
 from ...storage.parquet import read_bounded
 from ...storage.text import harmless, visible
 from ...train.config import TrainConfig
-from ...train.runs.forms import EVALUATION, EVALUATION_FORM, SWEEP, own_file, read_saved, read_sweep
+from ...train.runs.forms import EVALUATION, EVALUATION_FORM, own_file, read_saved, runs_of
 from .records import GALLERY, LINE, RUN, as_stored
 
 SETTING = ("dataset", "revision", "split", "transform", "select")
@@ -183,6 +183,16 @@ class Run:
         revisions = [self.get("revision"), *(other.get("revision") for other in self.get("others") or ())]
         return json.dumps([kept, revisions, read], sort_keys=True, default=str)
 
+    @property
+    def harmonization(self) -> str | None:
+        """The compression that the build gave all images first, such as ``jpeg:95``; empty for none, None if not known."""
+        for spec in (self.get("specs") or {}).values():
+            image = spec if spec.get("feature") == "image" else spec.get("image")
+            if isinstance(image, dict):
+                given = image.get("harmonize") or {}
+                return ":".join(str(given[name]) for name in ("codec", "quality") if name in given)
+        return None
+
     def threshold(self, evaluation: Evaluation) -> float | None:
         """Return the threshold that validation chose for the evaluated student, or None."""
         checkpoint = evaluation.info.get("checkpoint") or {}
@@ -222,8 +232,8 @@ def read_runs(folders: Sequence[Path], also: Sequence[Path] = ()) -> tuple[Run, 
     """
     if not folders and not also:
         raise UsageError("no run was given. Name at least one run folder")
-    resolved = [run for folder in folders for run in runs_of(folder)]
-    resolved += [run for folder in also for run in runs_of(folder) if run not in resolved]
+    resolved = [run for folder in folders for run in runs_of(folder.resolve())]
+    resolved += [run for folder in also for run in runs_of(folder.resolve()) if run not in resolved]
     twice = [str(folder) for folder, times in Counter(resolved).items() if times > 1]
     if twice:
         raise UsageError(f"{twice[0]}: the run was given twice. Name it once")
@@ -234,16 +244,6 @@ def read_runs(folders: Sequence[Path], also: Sequence[Path] = ()) -> tuple[Run, 
         )
         for folder in resolved
     )
-
-
-def runs_of(folder: Path) -> list[Path]:
-    """Return the folder itself, or the runs of a sweep's folder that have begun; resolved."""
-    folder = folder.resolve()
-    path = folder / SWEEP
-    if not path.is_file():
-        return [folder]
-    names = [name for name in read_sweep(path).runs if Path(name).name == name]
-    return [folder / name for name in names if (folder / name / "config.json").is_file()]
 
 
 def _settings(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from ...cache.records.audit import Check, HeaderAudit
 from ..inputs.runs import Run
 from ..layout.page import Addition, Section
 from ..layout.tables import Table
-from ..wording import MISSING
+from ..wording import MISSING, harmonization_sentence
 
 _Audits = Mapping[tuple[str, str], HeaderAudit]
 
@@ -38,7 +38,7 @@ def header_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> A
         {"dataset": dataset, "revision": revision, **audit.model_dump(mode="json")}
         for (dataset, revision), audit in audits.items()
     ]
-    return Addition("audit", [Section("Does the file give the label away?", _text(audits), table)], content)
+    return Addition("audit", [Section("Does the file give the label away?", _text(audits, runs), table)], content)
 
 
 def audits_of(runs: Sequence[Run]) -> _Audits:
@@ -52,7 +52,7 @@ def audits_of(runs: Sequence[Run]) -> _Audits:
     return dict(sorted(found.items()))
 
 
-def _text(audits: _Audits) -> str:
+def _text(audits: _Audits, runs: Sequence[Run]) -> str:
     given_away = {key: audit for key, audit in audits.items() if audit.found}
     if not given_away:
         return (
@@ -63,8 +63,7 @@ def _text(audits: _Audits) -> str:
         f"{dataset} (revision {revision}): {audit.sentence}" for (dataset, revision), audit in given_away.items()
     ]
     consequence = (
-        "A detector can classify these images without looking at their content, so its figures above say little about "
-        "other images, unless the build gave all images the same compression history (--harmonize). "
+        f"{harmonization_sentence(runs)} Figures of a detector that does so say little about other images. "
         "`distil-cache audit` searches for further shortcuts."
     )
     return "\n\n".join([*paragraphs, consequence])

@@ -40,6 +40,12 @@ def test_help_and_version_import_nothing_heavy(option: str) -> None:
     assert imported_by(option).isdisjoint(HEAVY)
 
 
+def test_the_program_runs_as_a_module() -> None:
+    for module in ("distil_cache", "distil_cache.cli"):
+        done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("distil-cache ")
+
+
 @pytest.mark.parametrize("command", ["bench", "build", "train", "evaluate", "report", "demo"])
 def test_the_help_of_a_command_imports_nothing_heavy_but_what_typer_itself_does(command: str) -> None:
     assert imported_by(command, "--help").isdisjoint(set(HEAVY) - {"pydantic"})

@@ -64,6 +64,15 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert "Next: distil-cache report runs/mine --out report" in shown["train"]
     assert "Evaluated runs/mine on mine, split test." in shown["report"]
     assert "Next: distil-cache predict IMAGE --run runs/mine" in shown["report"]
+    image = str(tmp_path / "photos" / "real" / "0.bmp")
+    for command, following in (
+        (["predict", image, "--run", "runs/mine"], "distil-cache report runs/mine --out report"),
+        (["cache", "ls", "cache"], "distil-cache train --cache cache --dataset mine --run runs/mine"),
+        (["cache", "verify", "cache"], "distil-cache cache ls cache"),
+        (["cache", "diff", "cache", "cache"], "distil-cache cache ls cache"),
+        (["cache", "export", "cache", "--dataset", "mine", "--out", "tars"], "read tars/README.md, which says"),
+    ):
+        assert f"\nNext: {following}" in CliRunner().invoke(app, command).stdout
 
     kept = tomllib.loads((tmp_path / "runs" / "mine" / "recipe.toml").read_text())
     assert (kept["command"], kept["backbone"], kept["epochs"]) == ("train", "small32", 2)

@@ -133,6 +133,12 @@ def test_a_source_of_one_class_is_refused_unless_it_is_meant(adm: Path, tmp_path
     assert built(adm, tmp_path / "c", sources=(real, fake), dataset="both")["notes"] == []
 
 
+def test_folders_of_no_class_are_named_where_a_class_is_missing(adm: Path, tmp_path: Path) -> None:
+    source = written(tmp_path / "s", {"real/a.png": picture(1), "one/b.png": picture(2), "other/c.png": picture(3)})
+    with pytest.raises(UserError, match=r"one/ \(1\), other/ \(1\)\. .*--real DIR --fake NAME=DIR --fake NAME=DIR"):
+        built(adm, tmp_path / "c", sources=(source,), dry_run=True)
+
+
 def test_a_class_that_is_rejected_whole_is_named(adm: Path, tmp_path: Path) -> None:
     source = written(tmp_path / "s", {"real/a.png": picture(1)[:900], "fake/b.png": picture(2)})
     with pytest.raises(UserError, match="The 1 images of the other class were all rejected"):

@@ -327,6 +327,33 @@ def test_a_found_shortcut_is_on_the_first_screen_with_the_share_that_the_swap_te
     assert content["runs"][1]["swap"] is None
 
 
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({"feature": "image", "size": 32}, "the build did not compress all images alike (--harmonize)."),
+        (
+            {"feature": "image", "harmonize": {"codec": "jpeg", "quality": 95}},
+            "The build compressed all images alike (--harmonize jpeg:95), but their sizes and earlier compression may still show.",
+        ),
+        (None, "unless the build compressed all images alike (--harmonize)."),
+    ],
+)
+def test_the_report_knows_whether_the_build_compressed_all_images_alike(
+    tmp_path: Path, image: dict[str, Any] | None, expected: str
+) -> None:
+    run = write_run(tmp_path / "run")
+    record = json.loads((run / "config.json").read_text())
+    specs = {"eps": {"feature": "eps", "image": image}} if image else {}
+    (run / "config.json").write_text(json.dumps(record | {"specs": specs}))
+    folder = write_evaluation(run, rows({"adm-a": 1.0}))
+    (folder / "audit.json").write_text(json.dumps(AUDIT | {"sentence": "Told by format."}))
+
+    content = write_report([run], tmp_path / "out")
+
+    assert expected in answer_to(content["verdict"], "Shortcuts")["numbers"]
+    assert expected in (tmp_path / "out" / "report.md").read_text().partition("Does the file give the label away")[2]
+
+
 AUDIT = {"real": 40, "fake": 60, "sample": 500, "found": True, "checks": [], "told": []}
 SWAPPED = {
     "dataset": "photos", "revision": "abcdef", "split": "test", "checkpoint_sha256": "4" * 64, "real": 40, "fake": 60,

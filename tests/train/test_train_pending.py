@@ -62,7 +62,7 @@ def test_further_datasets_are_evaluated_on_request(cache: Path, tmp_path: Path) 
     (why,) = shown(run, "other")[1]
     assert why.startswith("the dataset has no split test, only val; build it with --split-by 70/15/15")
     with pytest.raises(UserError, match=r"--on other:test: .*the dataset has no split test"):
-        report([run], tmp_path / "out", on=["other"])
+        report(tmp_path / "out", [run], on=["other"])
     with pytest.raises(UsageError, match="name a dataset of the cache"):
         pending_evaluations([run], [":test"])
 

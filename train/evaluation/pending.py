@@ -13,7 +13,7 @@ from typing import Any
 
 from ...cache.store import Cache
 from ...errors import DistilCacheError, UsageError, UserError
-from ..runs.forms import SWEEP, known_best
+from ..runs.forms import known_best, runs_of
 
 TEST = "test"
 
@@ -68,11 +68,13 @@ def pending_evaluations(folders: Sequence[Path], on: Sequence[str] = ()) -> tupl
     ------
     UsageError
         A text of ``on`` names no dataset.
+    UserError
+        The list of a sweep is damaged.
     """
     asked = [_parse(text) for text in on]
     found: list[Pending] = []
     without: list[NotEvaluated] = []
-    for run in (run for folder in folders for run in _runs_of(folder)):
+    for run in (run for folder in folders for run in runs_of(folder)):
         record = _read(run / "config.json")
         if record is None:
             continue  # reading the runs for the report says what is wrong
@@ -101,14 +103,6 @@ def _parse(text: str) -> tuple[str, str]:
     if not dataset:
         raise UsageError(f"--on {text}: name a dataset of the cache, as DATASET or DATASET:SPLIT.")
     return dataset, split or TEST
-
-
-def _runs_of(folder: Path) -> list[Path]:
-    """Return the folder itself, or the runs of a sweep's folder that have begun."""
-    sweep = _read(folder / SWEEP)
-    if sweep is None:
-        return [folder]
-    return [folder / str(name) for name in sweep.get("runs", ()) if (folder / str(name) / "config.json").is_file()]
 
 
 def _others(record: dict[str, Any]) -> Iterator[str]:

@@ -293,3 +293,12 @@ def known_best(run: Path) -> KnownBest | None:
 def read_sweep(path: Path) -> SweepForm:
     """Return the list of a sweep. Raises UserError if it is damaged."""
     return read_record(own_file(path), _SWEEP, "the list of a sweep", "Delete it and run the sweep again.")
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """Return the folder itself, or the runs of a sweep's folder that have begun. Raises UserError as `read_sweep`."""
+    path = folder / SWEEP
+    if not path.is_file():
+        return [folder]
+    names = [name for name in read_sweep(path).runs if Path(name).name == name]
+    return [folder / name for name in names if (folder / name / "config.json").is_file()]

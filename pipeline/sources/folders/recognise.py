@@ -380,11 +380,23 @@ def _guesses(fit: LayoutFit) -> list[str]:
     if inside:
         notes.append(
             f"Generated images in subfolders ({_shown(inside)}) all have the generator `fake`. If the subfolders are "
-            "generators, say so with a pattern such as --layout '{split}/{label}/{generator}'."
+            f"generators, {_declare(fit, min(inside))}"
         )
     if odd := [join(census.base, path) for path in census.images if _means_other(fit, path)]:
         notes.append(f"Folders whose names mean the other class than the folder that they are in: {_shown(odd)}.")
     return notes
+
+
+def _declare(fit: LayoutFit, name: str) -> str:
+    """Say how subfolders of generated images, such as ``name``, are declared to be generators."""
+    folders = fit.folders.values()
+    if any(folder.split for folder in folders) or any(
+        fit.census.subfolders[one.folder] for one in folders if not one.label
+    ):
+        pattern = "{split}/{label}/{generator}" if any(folder.split for folder in folders) else "{label}/{generator}"
+        return f"say so with a pattern such as --layout '{pattern}'."
+    named = printable(name)
+    return f"declare each in place of the source: --real DIR --fake {shlex.quote(f'{named}=DIR')}."
 
 
 def _means_other(fit: LayoutFit, path: str) -> bool:

@@ -248,6 +248,19 @@ def test_subfolders_of_fakes_that_are_no_known_generators_stay_fake_and_that_is_
     found = discover(plant(tmp_path, ["real/a.png", "fake/part1/b.png", "fake/part2/c.png"]))
     assert {file.generator for file in found.files} == {"real", "fake"}
     assert "part1, part2" in found.account.notes[0]
+    assert "--real DIR --fake part1=DIR" in found.account.notes[0]
+    assert "--layout" not in found.account.notes[0]
+    for files, pattern in (
+        (["real/r/a.png", "fake/part1/b.png"], "'{label}/{generator}'"),
+        (["train/real/r/a.png", "train/fake/part1/b.png"], "'{split}/{label}/{generator}'"),
+    ):
+        assert f"--layout {pattern}" in discover(plant(tmp_path / files[0][:4], files)).account.notes[0]
+
+
+def test_folders_of_unknown_words_are_answered_with_the_options_that_declare_them(tmp_path: Path) -> None:
+    root = plant(tmp_path, ["midway/a.png", "snaps/b.png"])
+    with pytest.raises(UserError, match=f"--real {root}/midway --fake snaps={root}/snaps"):
+        discover(root)
 
 
 def test_several_data_sets_in_a_folder_are_answered_with_the_command(tmp_path: Path) -> None:
