@@ -26,8 +26,8 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
-from ..storage import AnyPath, RemotePath, list_matching, path_exists, unreachable_on_error
-from ..storage.atomic import TEMPORARY_PREFIX, create_file, make_folder, new_file_time, read_file
+from ..storage import AnyPath, list_matching, path_exists, unreachable_on_error
+from ..storage.atomic import TEMPORARY_PREFIX, create_file, make_folder, new_file_time, read_file, set_time
 
 FOLDER = "builders"
 BEAT_SECONDS = 30.0
@@ -192,7 +192,7 @@ def _beat(path: AnyPath, content: bytes, ended: threading.Event, seconds: float)
     """Touch the file until the work ends; write it again if another process deleted it as stale."""
     while not ended.wait(seconds):
         try:
-            path.write(content) if isinstance(path, RemotePath) else os.utime(path)
+            set_time(path, content)
         except FileNotFoundError:
             with contextlib.suppress(UserError):
                 create_file(path, content)

@@ -365,6 +365,22 @@ def new_file_time(path: AnyPath) -> float:
         raise cannot_write(path, error) from error
 
 
+def set_time(path: AnyPath, content: bytes) -> None:
+    """Set the time of a file to now; in a store an object with ``content`` is put in its place.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none on the disk.
+    OSError
+        If the time cannot be set.
+    """
+    if isinstance(path, RemotePath):
+        path.write(content)
+    else:
+        os.utime(path)
+
+
 def _read_object(path: RemotePath, limit: int) -> bytes:
     try:
         with unreachable_on_error(path):

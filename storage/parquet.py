@@ -45,7 +45,7 @@ def read_schema(source: Path | pa.Buffer | RemotePath) -> pa.Schema:
     """Return a Parquet file's schema; errors are those of pyarrow."""
     if not isinstance(source, pa.Buffer):
         regular_status(source)
-    return pq.read_schema(_reopen(source))
+    return pq.read_schema(for_pyarrow(source))
 
 
 def read_bounded(source: Path | pa.Buffer | RemotePath, columns: Sequence[str] | None = None) -> pa.Table:
@@ -66,13 +66,13 @@ def read_bounded(source: Path | pa.Buffer | RemotePath, columns: Sequence[str] |
         As pyarrow raises them.
     """
     size = source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
-    with pq.ParquetFile(_reopen(source)) as file:
+    with pq.ParquetFile(for_pyarrow(source)) as file:
         metadata = file.metadata
         check_declared(metadata, size, columns)
         encoded = _dictionary_columns(metadata, columns)
     try:
         with pq.ParquetFile(
-            _reopen(source), read_dictionary=encoded, metadata=metadata, page_checksum_verification=True
+            for_pyarrow(source), read_dictionary=encoded, metadata=metadata, page_checksum_verification=True
         ) as file:
             table = file.read(None if columns is None else list(columns))
     except KeyError as error:
@@ -104,7 +104,7 @@ def read_nested_text(source: Path | pa.Buffer | RemotePath, column: str) -> list
     size = source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
     found: list[str | None] = []
     decoded = 0
-    with pq.ParquetFile(_reopen(source), page_checksum_verification=True) as file:
+    with pq.ParquetFile(for_pyarrow(source), page_checksum_verification=True) as file:
         check_declared(file.metadata, size, [column])
         # Few rows at a time: a dictionary within a structure cannot be left undecoded over several row groups.
         for batch in file.iter_batches(columns=[column], batch_size=64, use_threads=False):
@@ -117,7 +117,7 @@ def read_nested_text(source: Path | pa.Buffer | RemotePath, column: str) -> list
     return found
 
 
-def _reopen(source: Path | pa.Buffer | RemotePath) -> Any:
+def for_pyarrow(source: Path | pa.Buffer | RemotePath) -> Any:
     """Return what pyarrow takes: a path, or a new reader over the bytes or the object."""
     if isinstance(source, RemotePath):
         return pa.PythonFile(source.open())

@@ -14,11 +14,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from .atomic import create_file, fsync_folder, fsync_tree, make_folder
-from .paths import AnyPath, list_names, path_exists, unreachable_on_error
-from .regular import IrregularFileError
+from .paths import AnyPath, list_names, path_exists, relative_name, unreachable_on_error
+from .regular import IrregularFileError, open_regular
 from .remote import RemotePath
+
+_BLOCK = 64 << 20
 
 
 def tree_files(path: AnyPath) -> list[tuple[str, AnyPath, int]]:
@@ -60,7 +63,7 @@ def tree_files(path: AnyPath) -> list[tuple[str, AnyPath, int]]:
 
 
 def _name_below(item: AnyPath, path: AnyPath) -> str:
-    return "" if item == path else item.relative_to(path).as_posix()
+    return "" if item == path else relative_name(item, path)
 
 
 def tree_size_and_time(path: AnyPath) -> tuple[int, float | None]:
@@ -234,3 +237,33 @@ def put_back(moved: AnyPath, path: AnyPath) -> bool:
         return False
     fsync_folder(path.parent)
     return True
+
+
+def open_mappable(path: AnyPath) -> IO[bytes]:
+    """Open a file that can be mapped into memory: the file itself, or an anonymous local copy of an object.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    OSError
+        If it cannot be opened, or not copied to the local disk.
+    UnreachableError
+        If the store cannot be read at the moment.
+    """
+    if not isinstance(path, RemotePath):
+        return open_regular(path)
+    copy: IO[bytes] = tempfile.TemporaryFile(prefix="distil-cache-")  # noqa: SIM115  (the caller closes it)
+    with unreachable_on_error(path):
+        source = path.open()
+    with source:
+        while block := _fetch(source, path):
+            copy.write(block)
+    copy.seek(0)
+    return copy
+
+
+def _fetch(source: IO[bytes], path: RemotePath) -> bytes:
+    """Return the next block of an object. An error of the local copy is not one of the store."""
+    with unreachable_on_error(path):
+        return source.read(_BLOCK)

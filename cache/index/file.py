@@ -21,7 +21,6 @@ import contextlib
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from typing import IO, Annotated, Any, Literal, Self
 
@@ -30,9 +29,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...errors import UnreachableError
-from ...storage import AnyPath, RemotePath, list_names, symlink_above, unreachable_on_error
+from ...storage import AnyPath, list_names, symlink_above
 from ...storage.atomic import create_file, make_folder
-from ...storage.regular import open_regular
+from ...storage.trees import open_mappable
 from ..shards.keys import BINARY
 from ..shards.marker import Key
 from .index import MAX_ROWS, Index, IndexSegment
@@ -209,7 +208,7 @@ def read(path: AnyPath, fingerprint: str) -> IndexSegment:
     ValueError, OSError
         If it is not a valid index of the feature with this fingerprint.
     """
-    with _open_mappable(path) as file:
+    with open_mappable(path) as file:
         preamble = file.read(_PREAMBLE)
         length = int.from_bytes(preamble[len(_MAGIC) : len(_MAGIC) + 8], "little")
         size = os.fstat(file.fileno()).st_size
@@ -242,26 +241,6 @@ def read(path: AnyPath, fingerprint: str) -> IndexSegment:
         rejected=header.rejected,
         merged=header.merged,
     )
-
-
-def _open_mappable(path: AnyPath) -> IO[bytes]:
-    """Open a file that can be mapped: the file itself, or an anonymous local copy of an object."""
-    if not isinstance(path, RemotePath):
-        return open_regular(path)
-    copy: IO[bytes] = tempfile.TemporaryFile(prefix="distil-cache-")  # noqa: SIM115  (the caller closes it)
-    with unreachable_on_error(path):
-        source = path.open()
-    with source:
-        while block := _fetch(source, path):
-            copy.write(block)
-    copy.seek(0)
-    return copy
-
-
-def _fetch(source: IO[bytes], path: RemotePath) -> bytes:
-    """Return the next block of an object. An error of the local copy is not one of the store."""
-    with unreachable_on_error(path):
-        return source.read(_BLOCK * _ALIGNMENT)
 
 
 def _blocks(file: IO[bytes], total: int, dtype: np.dtype[Any], digest: hashlib._Hash) -> Iterator[NDArray[Any]]:

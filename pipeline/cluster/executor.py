@@ -156,9 +156,7 @@ class Throughput:
 def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> OpenBuild:
     """Return what a worker must know. Settings that were not given take the defaults of the worker's machine."""
     assert ready.cache is not None
-    changes: dict[str, object] = {}
-    if isinstance(config.cache, Path):  # a URL means the same everywhere
-        changes["cache"] = config.cache.absolute()
+    changes: dict[str, object] = {"cache": config.cache.absolute()}
     if config.adm_config is not None:
         changes["adm_config"] = config.adm_config.absolute()
     if config.teacher_weights is not None and not is_remote(str(config.teacher_weights)):

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import UserError
-from ...storage import AnyPath, RemotePath, to_path
+from ...storage import AnyPath, to_path
+from ...storage.parquet import for_pyarrow
 from ...storage.regular import regular_status
 from .archives import tar
 from .archives.tar_index import read_tar_index
@@ -77,7 +78,7 @@ def _in_zip(path: AnyPath, archive: str) -> _Finder:
 
 def _in_parquet(path: AnyPath, archive: str) -> _Finder:
     status = regular_status(path)
-    with pq.ParquetFile(pa.PythonFile(path.open()) if isinstance(path, RemotePath) else path) as file:
+    with pq.ParquetFile(for_pyarrow(path)) as file:
         columns, footer = parquet.leaf_columns(file.schema_arrow), file.metadata
     groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
 

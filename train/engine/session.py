@@ -189,7 +189,7 @@ def open_session(
         version=max(2, known.version) if known else RECORD_VERSION,
         run=known.run if known else new_run_id(run.folder),
         config=config,
-        cache=str(cache.root.resolve() if isinstance(cache.root, Path) else cache.root),
+        cache=str(cache.root.resolve()),
         fingerprints={name: build.features[name].fingerprint for name in features},
         specs={name: dict(cache.open_feature(build.features[name].folder).spec) for name in features},
         train_size=size,

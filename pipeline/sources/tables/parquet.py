@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ....errors import UserError
-from ....storage import AnyPath, RemotePath
-from ....storage.parquet import check_declared, read_bounded, read_nested_text
+from ....storage import AnyPath
+from ....storage.parquet import check_declared, for_pyarrow, read_bounded, read_nested_text
 from ....storage.regular import regular_status
 from ..file import ParquetMember, ReadingOptions
 from ..words import label_of_word, normalised, split_of_word
@@ -80,7 +80,7 @@ def read_parquet_table(source: AnyPath, archive: str, reading: ReadingOptions) -
     """
     try:
         status = regular_status(source)
-        with pq.ParquetFile(pa.PythonFile(source.open()) if isinstance(source, RemotePath) else source) as file:
+        with pq.ParquetFile(for_pyarrow(source)) as file:
             schema, footer = file.schema_arrow, file.metadata
         image = _image_column(source, schema, reading)
         if image is not None and _is_empty(footer, image):
