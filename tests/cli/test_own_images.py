@@ -85,6 +85,7 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     again = CliRunner().invoke(app, ["build", str(recipe)])
     assert again.exit_code == 0, again.output
     assert "Nothing to compute" in again.stdout
+    assert "--run runs/mine --profile small" in again.stdout
     resumed = CliRunner().invoke(app, ["train", "--run", "runs/mine", "--resume", "--epochs", "2"])
     assert resumed.exit_code == 0, resumed.output
     assert "small32" in (tmp_path / "runs" / "mine" / "config.json").read_text()
