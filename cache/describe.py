@@ -12,23 +12,26 @@ from .store import Cache
 def describe(cache: Cache, records: Sequence[BuildRecord]) -> list[str]:
     """Return a line for each build: its option, date, ADM, steps and size, features, and settings in which they differ."""
     settings = [_settings(cache, record) for record in records]
-    return [_line(record, own, settings) for record, own in zip(records, settings, strict=True)]
+    names = [cache.builds().adm_name(record.id) for record in records]
+    return [_line(record, name, own, settings) for record, name, own in zip(records, names, settings, strict=True)]
 
 
-def _line(record: BuildRecord, own: Mapping[str, str], all_settings: Sequence[Mapping[str, str]]) -> str:
+def _line(
+    record: BuildRecord, name: str | None, own: Mapping[str, str], all_settings: Sequence[Mapping[str, str]]
+) -> str:
     facts = [f"{record.created:%Y-%m-%d %H:%M}"]
     if "adm.weights" in own:
-        facts.append(f"ADM {own['adm.weights'][:12]} of {own.get('flags.image_size', '?')} pixels")
-    steps = next((value for name, value in own.items() if name.endswith(".steps")), None)
+        digest = own["adm.weights"][:12]
+        shown = digest if name is None else f"{name} ({digest})"
+        facts.append(f"ADM {shown} of {own.get('flags.image_size', '?')} pixels")
+    steps = next((value for key, value in own.items() if key.endswith(".steps")), None)
     facts += [steps] if steps else []
     facts += [f"images of {own['image.size']} pixels"] if "image.size" in own else []
-    facts.append(", ".join(f"{name} ({'+'.join(built.splits)})" for name, built in record.features.items()))
+    facts.append(", ".join(f"{one} ({'+'.join(built.splits)})" for one, built in record.features.items()))
     named = {"adm.weights", "flags.image_size", "image.size"}
-    differing = [
-        name for name in own if name not in named and any(other.get(name) != own[name] for other in all_settings)
-    ]
+    differing = [key for key in own if key not in named and any(other.get(key) != own[key] for other in all_settings)]
     if differing:
-        facts.append("with " + ", ".join(f"{name}={own[name]:.12}" for name in differing))
+        facts.append("with " + ", ".join(f"{key}={own[key]:.12}" for key in differing))
     return f"  --build {record.id}  {'; '.join(facts)}"
 
 

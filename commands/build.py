@@ -46,7 +46,7 @@ from .options import (
     number_or_auto,
     render,
 )
-from .profiles import ProfileOption, profile_settings
+from .profiles import ProfileOption, chosen_profile, profile_settings
 from .recipes import recipe_bytes, save_recipe
 
 
@@ -269,7 +269,7 @@ def build(
         if result["build"] is not None:
             with suppress(UserError):  # a cache that may only be read, or a name that no recipe can hold
                 Cache.open(cache).builds().write_recipe(result["build"], recipe_bytes(ctx))
-        result["next"] = _next(cache, result, profile)
+        result["next"] = _next(cache, result, chosen_profile(ctx, profile))
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
     if strict and any(result["rejected"] or result["warnings"] for result in results):
         raise typer.Exit(3)

@@ -58,7 +58,7 @@ def cache_diff(
         ),
     ],
     b: Annotated[
-        str | None, typer.Argument(metavar="[B]", help="Build or feature to compare with A.", show_default=False)
+        str | None, typer.Argument(metavar="B", help="Build or feature to compare with A.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,7 +80,7 @@ def cache_verify(
     cache: CacheArgument,
     more_sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SOURCE]...", help="Further sources for --sources.", show_default=False),
+        typer.Argument(metavar="SOURCE", help="Further sources for --sources.", show_default=False),
     ] = None,
     repair: Annotated[
         bool,

@@ -19,7 +19,8 @@ checkpoint_app = typer.Typer(
 @checkpoint_app.command("import", cls=Command)
 def checkpoint_import(
     file: Annotated[
-        Path, typer.Argument(help="Checkpoint of the reference implementation (.pth).", show_default=False)
+        Path,
+        typer.Argument(metavar="FILE", help="Checkpoint of the reference implementation (.pth).", show_default=False),
     ],
     run: Annotated[Path, typer.Option(help="Folder for the run; must be new or empty.", show_default=False)],
     method: Annotated[str, typer.Option(help="Input of the student: distildire (image and eps) or eps.")] = METHOD,
@@ -40,11 +41,13 @@ def checkpoint_import(
 
 @checkpoint_app.command("export", cls=Command)
 def checkpoint_export(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.", show_default=False)],
     file: Annotated[
         Path,
         typer.Argument(
-            help="File to write: .pth or .pt for the reference's loader, or .safetensors.", show_default=False
+            metavar="FILE",
+            help="File to write: .pth or .pt for the reference's loader, or .safetensors.",
+            show_default=False,
         ),
     ],
     as_json: JsonOption = False,

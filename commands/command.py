@@ -38,7 +38,8 @@ class Command(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the line of usage."""
         recipe = [f"[RECIPE{SUFFIX}]"] if self.name in RECIPES else []
-        return [*recipe, *super().collect_usage_pieces(ctx)]
+        pieces = super().collect_usage_pieces(ctx)
+        return [*recipe, *(re.sub(r"\{(\w+)\}", r"\1", piece) for piece in pieces)]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help page: what the command does, its options in groups, and examples."""

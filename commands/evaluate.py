@@ -23,7 +23,7 @@ from .options import (
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.", show_default=False)],
     cache: CacheOption,
     dataset: DatasetOption,
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",

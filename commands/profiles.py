@@ -64,6 +64,12 @@ ProfileOption = Annotated[
 ]
 
 
+def chosen_profile(ctx: typer.Context, profile: Profile | None) -> Profile | None:
+    """Return the profile that was named or, as in a recipe that ``small`` wrote, whose values all stand; else None."""
+    small = PROFILES["small"][str(ctx.command.name)]
+    return profile or ("small" if all(ctx.params[name] == value for name, value in small.items()) else None)
+
+
 def profile_settings(ctx: typer.Context, profile: Profile | None) -> dict[str, Any] | None:
     """Return the profile and the values that its options have now, for the result of a command; None without one."""
     if profile is None:

@@ -55,6 +55,7 @@ def report(
     """
     from ..report import write_report
     from ..report.sections.bench import additions as costs
+    from ..train.runs.forms import runs_of
     from .show.train import show_report
 
     if on and not evaluate:
@@ -62,8 +63,8 @@ def report(
     folders = [*(runs or ()), *(compare or ())]
     done = _evaluate_missing(folders, on or (), device) if evaluate else {"evaluated": [], "not_evaluated": []}
     content = write_report(runs or [], out, additions=[costs(bench)] if bench else [], compare=compare)
-    is_run = (folders[0] / "config.json").is_file()  # and not the folder of a sweep
-    following = command_line(["predict", "IMAGE", "--run", folders[0]]) if is_run else None
+    begun = [run for folder in folders for run in runs_of(folder)]
+    following = command_line(["predict", "IMAGE", "--run", begun[0]]) if begun else None
     render({**content, **done, "html": str(out / "report.html"), "next": following}, as_json, show_report)
 
 

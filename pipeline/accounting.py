@@ -120,6 +120,16 @@ def one_class_note(rows: Sequence[ScannedRow]) -> list[str]:
     return [f"The data set has only one class: {('real', 'generated')[labels.pop()]} images."]
 
 
+def untested_note(rows: Sequence[ScannedRow]) -> str | None:
+    """Say how to have test images if all rows are in train; None otherwise."""
+    if {row.file.split for row in rows} != {"train"}:
+        return None
+    return (
+        "All images are in train, so none is left to test a student. Divide them with --split-by 70/15/15, "
+        "or build test images of their own with --split test."
+    )
+
+
 def image_counts(rows: Sequence[ScannedRow]) -> list[dict[str, Any]]:
     """Return the number of images of each split, label and generator, sorted."""
     found = Counter((row.file.split, row.file.label, row.file.generator) for row in rows)

@@ -16,7 +16,7 @@ from ..cache.spec import Spec
 from ..choices import IMAGE_ALGORITHMS
 from ..errors import UserError
 from ..images.file import Reason
-from .accounting import account_for, image_counts, notes_of, one_class_note, warnings_of
+from .accounting import account_for, image_counts, notes_of, one_class_note, untested_note, warnings_of
 from .audit.summary import audit_result, summarise
 from .config import BuildConfig
 from .execution.tasks import TaskReport
@@ -243,6 +243,7 @@ def _scan_result(
         "opened": ready.scanned.opened,
         "sources": [account.model_dump(mode="json") for account in accounts.sources],
         "counts": image_counts(rows),
+        "untested": untested_note(rows),
         "warnings": warnings_of(accounts),
         "notes": [*notes_of(accounts), *one_class_note(rows), *_notes(config, ready)],
         "audit": None,

@@ -117,6 +117,7 @@ def _build(cache: Cache, build: str, runs: list[object]) -> _Item:
         "revision": record.revision,
         "created": record.created.isoformat(),
         "origin": record.origin.model_dump() if record.origin else None,
+        "adm": cache.builds().adm_name(build) if set(record.features) - {"image"} else None,
         "features": {
             name: {"folder": feature.folder, "shards": len(feature.shards), "splits": list(feature.splits)}
             for name, feature in record.features.items()

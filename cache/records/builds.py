@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from ...errors import IntegrityError, UserError
+from ...errors import IntegrityError, UnreachableError, UserError
 from ...storage import AnyPath, list_matching, path_exists
 from ...storage.atomic import create_file, make_folder, read_file
 from ..shards.marker import Key, first_error
@@ -17,6 +18,7 @@ from ..spec import fingerprint_of
 
 BUILD_DIGITS = 16
 _MAX_RECORD = 2**30
+_MAX_RECIPE = 2**20
 _BUILD = re.compile(r"[0-9a-f]{16}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RECORD_NAME = re.compile(rf"{_BUILD.pattern}\.json")
@@ -163,6 +165,15 @@ class BuildStore:
     def write_recipe(self, build_id: str, recipe: bytes) -> None:
         """Store the recipe of a build beside its record; that of an earlier build with the same record is kept."""
         create_file(self.folder / f"{build_id}.toml", recipe)
+
+    def adm_name(self, build_id: str) -> str | None:
+        """Return the file or name of the ADM that the recipe of a build gives; None without a recipe that does."""
+        path = self.folder / f"{build_id}.toml"
+        try:
+            named = tomllib.loads(read_file(path, _MAX_RECIPE).decode()).get("adm")
+        except (ValueError, IntegrityError, UnreachableError):  # it is a convenience: the record has the digest
+            return None
+        return named if isinstance(named, str) else None
 
     def read(self, build_id: str) -> BuildRecord:
         """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""

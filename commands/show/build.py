@@ -33,14 +33,8 @@ def show_build(result: Result) -> None:
     for note in result["notes"]:
         console.print(Text(f"Note: {note}"), soft_wrap=True)
     show_counts(console, result["counts"])
-    if {row["split"] for row in result["counts"]} == {"train"}:
-        console.print(
-            Text(
-                "Note: All images are in train, so none is left to test a student. Divide them with --split-by 70/15/15, "
-                "or build test images of their own with --split test."
-            ),
-            soft_wrap=True,
-        )
+    if result["untested"]:
+        console.print(Text(f"Note: {result['untested']}"), soft_wrap=True)
     console.print(table)
     console.print(Text(" ".join([f"{count(result['samples'], 'sample')}.", *_left_out(result)])))
     if result["adm_calls"] == 0:

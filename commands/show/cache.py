@@ -25,6 +25,8 @@ def show_listing(result: Result) -> None:
             _more(console, f"{split}: {classes['real']:,} real, {classes['fake']:,} generated")
     for row in _sound(console, "builds", result["builds"]):
         _line(console, row["id"], f"{row['dataset']} at {row['revision']}, {row['created'][:16].replace('T', ' ')}")
+        if row["adm"]:
+            _more(console, f"ADM {row['adm']}")
         if row["origin"]:
             _more(console, f"derived from {row['origin']['dataset']} by {row['origin']['perturbation']}")
         by_splits = defaultdict(list)

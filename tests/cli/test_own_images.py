@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distil_cache.cache import Cache
+from distil_cache.cache.describe import describe
 from distil_cache.cli import app
 from PIL import Image
 from typer.testing import CliRunner
@@ -65,6 +67,9 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert "Evaluated runs/mine on mine, split test." in shown["report"]
     assert "Next: distil-cache predict IMAGE --run runs/mine" in shown["report"]
     image = str(tmp_path / "photos" / "real" / "0.bmp")
+    assert "\n      ADM demo" in CliRunner().invoke(app, ["cache", "ls", "cache"]).stdout
+    (line,) = describe(Cache.open("cache"), Cache.open("cache").builds().all())
+    assert re.search(r"; ADM demo \([0-9a-f]{12}\) of 32 pixels; ", line)
     for command, following in (
         (["predict", image, "--run", "runs/mine"], "distil-cache report runs/mine --out report"),
         (["cache", "ls", "cache"], "distil-cache train --cache cache --dataset mine --run runs/mine"),
@@ -80,6 +85,7 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     again = CliRunner().invoke(app, ["build", str(recipe)])
     assert again.exit_code == 0, again.output
     assert "Nothing to compute" in again.stdout
+    assert "--run runs/mine --profile small" in again.stdout
     resumed = CliRunner().invoke(app, ["train", "--run", "runs/mine", "--resume", "--epochs", "2"])
     assert resumed.exit_code == 0, resumed.output
     assert "small32" in (tmp_path / "runs" / "mine" / "config.json").read_text()

@@ -67,6 +67,7 @@ def test_at_80_columns_no_help_is_cut_and_every_text_has_30_columns(
     options = page.partition("\nExamples")[0]
     assert "…" not in options.replace("…)", "")
     assert max(map(len, options.splitlines())) <= 80
+    assert not re.search(r"[{}]|\[\[", options.partition("\n\n")[0])
     for parameter in COMMANDS[name].params:
         first = str(parameter.help).split()[:4]
         assert re.search(r"\s+".join(map(re.escape, first)), options), f"{name} {parameter.name}"

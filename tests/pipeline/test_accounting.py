@@ -123,6 +123,9 @@ def test_revisions_without_accounts_open_and_a_damaged_account_is_found(adm: Pat
     assert isinstance(parse_sources(whole, "x"), SourceRecords)
 
 
+SPLIT_CLASSES = [("train", "real"), ("train", "fake"), ("test", "real"), ("test", "fake")]
+
+
 def test_a_source_of_one_class_is_refused_unless_it_is_meant(adm: Path, tmp_path: Path) -> None:
     real = written(tmp_path / "r", {"real/a.png": picture(1)})
     fake = written(tmp_path / "f", {"fake/b.png": picture(2)})
@@ -131,6 +134,14 @@ def test_a_source_of_one_class_is_refused_unless_it_is_meant(adm: Path, tmp_path
             built(adm, tmp_path / "c", sources=(real,), dry_run=dry_run)
     assert "only one class: generated" in built(adm, tmp_path / "c", sources=(fake,), one_class=True)["notes"][0]
     assert built(adm, tmp_path / "c", sources=(real, fake), dataset="both")["notes"] == []
+
+
+def test_a_build_without_test_images_says_how_to_have_some(adm: Path, tmp_path: Path) -> None:
+    pictures = {f"{split}/{name}/{split}.png": picture(n) for n, (split, name) in enumerate(SPLIT_CLASSES)}
+    source = written(tmp_path / "s", {name: data for name, data in pictures.items() if name.startswith("train")})
+    told = built(adm, tmp_path / "c", sources=(source,), dry_run=True)["untested"]
+    assert "none is left to test a student. Divide them with --split-by 70/15/15" in told
+    assert built(adm, tmp_path / "c", sources=(written(source, pictures),), dry_run=True)["untested"] is None
 
 
 def test_folders_of_no_class_are_named_where_a_class_is_missing(adm: Path, tmp_path: Path) -> None:

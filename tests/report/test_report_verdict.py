@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distil_cache.cli import app
 from distil_cache.errors import UserError
 from distil_cache.metrics.measures import Interval
 from distil_cache.report import write_report
@@ -15,6 +16,7 @@ from distil_cache.report.inputs.runs import Run
 from distil_cache.report.verdict import SEEN, UNSEEN, Effect, Place, Standing, is_above, is_below
 from distil_cache.report.verdict_words import distillation_answer, standing_answer
 from run_folders import rows, write_evaluation, write_run
+from typer.testing import CliRunner
 
 SETTING = ("photos", "abcdef", "test", "crop", "")
 RUN = Run("a-run", {"config": {}}, (), ())
@@ -265,6 +267,14 @@ def test_sweeps_over_seeds_can_be_compared_and_other_sweeps_cannot(tmp_path):
     (tmp_path / "plain/sweep.json").write_text(json.dumps({"runs": ["s0", "other"]}))
     with pytest.raises(UserError, match="differ in more than the seed"):
         write_report([], tmp_path / "out", compare=sides)
+
+
+def test_the_report_of_a_sweep_ends_with_the_use_of_its_first_run(tmp_path):
+    run = write_run(tmp_path / "sweep/s0")
+    write_evaluation(run, rows({"adm-b": 1.0}))
+    (tmp_path / "sweep/sweep.json").write_text(json.dumps({"runs": ["s0", "s1"]}))
+    shown = CliRunner().invoke(app, ["report", str(run.parent), "--out", str(tmp_path / "out"), "--no-evaluate"])
+    assert shown.stdout.endswith(f"Next: distil-cache predict IMAGE --run {run}\n"), shown.output
 
 
 def test_sides_that_cannot_be_compared_are_refused_with_the_reason(tmp_path):

@@ -13,6 +13,7 @@ def test_the_recipe_of_a_build_is_garbage_once_its_record_is_neither_there_nor_t
     cache.builds().write_recipe(build.id, b'command = "build"\n')
     cache.builds().write_recipe(build.id, b"another\n")
     recipe = cache.root / "builds" / f"{build.id}.toml"
+    assert cache.builds().adm_name(build.id) is None
     assert recipe.read_text() == 'command = "build"\n'
     record = recipe.with_suffix(".json")
     assert recipe not in [item.path for item in find_garbage(cache)]
