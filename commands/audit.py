@@ -84,8 +84,7 @@ def audit(
             found = run_swap(
                 swap, cache=cache, dataset=dataset, sample=sample or sys.maxsize, adm=adm, progress=progress
             )
-        following = command_line(["report", swap, "--out", "report"])
-        render({**found, "next": following}, as_json, show_swap)
+        render({**found, "next": command_line(["report", swap, "--out", "report"])}, as_json, show_swap)
         return
     if adm is not None:
         raise UsageError("--adm belongs to --swap.")
