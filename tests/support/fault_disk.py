@@ -5,6 +5,7 @@ As a program it does what its first argument names and prints one JSON list: ``p
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -86,6 +87,8 @@ def small_disk(folder: Path, size: int) -> Iterator[Callable[[str], None]]:
     try:
         yield lambda options: mount("-o", f"remount,{options}")
     finally:
+        gc.unfreeze()  # a build freezes what is there, so the files that an error's traceback holds would stay open
+        gc.collect()
         subprocess.run(["umount", str(folder)], check=True, capture_output=True)
 
 
