@@ -241,6 +241,7 @@ def test_a_second_dataset_computes_only_what_it_does_not_share(scene: Scene) -> 
     assert scene.cache.datasets().names() == ["noise", "other"]
 
 
+@pytest.mark.slow
 def test_fifty_increments_are_usable_whole_and_the_same_as_one_build(models: Path, tmp_path: Path) -> None:
     scene = Scene(tmp_path / "increments", models)
     write_images(scene.images, {"train": 1, "test": 1})

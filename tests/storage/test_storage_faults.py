@@ -31,6 +31,10 @@ def folder(s3_bucket: str, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatc
     return remote
 
 
+SLOW = pytest.param("slow", marks=pytest.mark.slow)
+"""Answers that come only after the time that a client waits."""
+
+
 def use(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
     patience = {"read_timeout": WAIT, "connect_timeout": WAIT, "retries": {"total_max_attempts": attempts}}
     point_at(proxy.address, monkeypatch, config_kwargs=patience)
@@ -103,7 +107,7 @@ def most_alike(proxy: FaultyProxy) -> int:
     return max(Counter((request.method, request.target, request.range) for request in proxy.requests).values())
 
 
-@pytest.mark.parametrize("kind", TRANSIENT)
+@pytest.mark.parametrize("kind", [*(kind for kind in TRANSIENT if kind != "slow"), SLOW])
 def test_every_request_may_fail_once(folder: RemotePath, s3_proxy: FaultyProxy, tmp_path: Path, kind: Kind) -> None:
     acts = {**READING, **WRITING}
     fill(acts, folder)
@@ -124,7 +128,7 @@ def test_faults_of_all_kinds_at_random(folder: RemotePath, s3_proxy: FaultyProxy
     assert len(s3_proxy.injected) > 3
 
 
-@pytest.mark.parametrize("kind", ["500", "503", "reset", "slow"])
+@pytest.mark.parametrize("kind", ["500", "503", "reset", SLOW])
 def test_a_store_that_never_answers_is_an_os_error_after_a_bounded_number_of_tries(
     folder: RemotePath, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Kind
 ) -> None:

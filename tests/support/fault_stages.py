@@ -128,7 +128,9 @@ STAGES: dict[str, Stage] = {
         ("predict", "../beside/images", "--run", "cnn", "--out", "predictions.jsonl", "--device", "cpu"),
         ("cnndet",), _predicted,
     ),
-    "export": Stage(("cache", "export", "cache", "--dataset", "pictures", "--out", "exported", "--json"), (), _files("exported"), "exported"),
+    "export": Stage(
+        ("cache", "export", "cache", "--dataset", "pictures", "--out", "exported", "--json"), (), _files("exported"), "exported"
+    ),
     "import": Stage(
         ("cache", "import", "imported", "../beside/loose", "--dataset", "d", "--kind", "distildire", "--json"),
         (), _imported,

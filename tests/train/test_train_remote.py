@@ -102,6 +102,7 @@ def test_batches_by_way_of_a_copy_are_those_of_the_cache(tmp_path: Path, counted
         assert held <= most
 
 
+@pytest.mark.slow
 def test_over_s3_worker_processes_fill_a_copy_and_an_interrupted_run_resumes_with_it(
     tmp_path: Path, local: tuple[Path, Path], s3_bucket: str
 ) -> None:

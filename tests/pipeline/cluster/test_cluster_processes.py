@@ -144,7 +144,9 @@ def test_workers_that_are_killed_at_random_cost_time_and_no_byte(
     assert verify(Cache.open(tmp_path / "cache")) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_ends_the_workers_and_releases_the_lease(
     material: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
