@@ -142,7 +142,7 @@ def test_what_decoding_and_writing_give_is_held_against_what_the_devices_will_as
     quoted = CostRequest(processes=4, on_one_machine=4)
     planned = plan(material, tmp_path / "cache", quoted)
     found = planned["estimate"]
-    assert found["feeding"] | {"source": ""} == measured | {"source": ""}
+    assert found["feeding"] | {"source": ""} == pytest.approx(measured | {"source": ""})  # the sum has another order
     devices = {device["device"]: device for device in found["devices"]}
     fast, slow = devices["Fast card"], devices["Slow card"]
     assert fast["busy"] == pytest.approx(measured["images_per_second"] / (4 * fast["images_per_second"]["plan"]))

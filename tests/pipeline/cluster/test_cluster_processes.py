@@ -42,8 +42,20 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def listening(process: psutil.Process) -> set[tuple[str, int]]:
+    """Return host and port of the sockets on which a process listens."""
+    found = process.net_connections("inet")
+    return {(c.laddr.ip, c.laddr.port) for c in found if c.status == psutil.CONN_LISTEN}
+
+
 @pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
+def of_others() -> set[tuple[str, int]]:
+    """The sockets of this process before the pool is there: servers of other tests."""
+    return listening(psutil.Process())
+
+
+@pytest.fixture(scope="module")
+def pool(of_others: set[tuple[str, int]]) -> Iterator[WorkerPool]:
     with start_local_pool(2, "cpu") as pool:
         yield pool
 
@@ -60,13 +72,14 @@ def workers_of(process: int) -> list[psutil.Process]:
     return found
 
 
-def test_everything_of_a_local_cluster_listens_on_loopback_alone_and_threads_are_bounded(pool: WorkerPool) -> None:
+def test_everything_of_a_local_cluster_listens_on_loopback_alone_and_threads_are_bounded(
+    pool: WorkerPool, of_others: set[tuple[str, int]]
+) -> None:
     everybody = [psutil.Process(), *workers_of(os.getpid())]
     assert len(everybody) == 3
-    listening = [c.laddr.ip for one in everybody for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert len(listening) >= 3
-    assert set(listening) == {"127.0.0.1"}
-    assert len(listening) == len(everybody) + 2  # a socket of each, and of each worker's nanny here; none speaks HTTP
+    sockets = set.union(*map(listening, everybody)) - of_others
+    assert {host for host, _ in sockets} == {"127.0.0.1"}
+    assert len(sockets) == len(everybody) + 2  # a socket of each, and of each worker's nanny here; none speaks HTTP
     assert pool.dashboard == ""
     assert all(address.startswith("tls://127.0.0.1:") for address in pool.workers())
     for worker in everybody[1:]:
