@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SUFFIX = ".toml"
 RECIPE = "recipe.toml"
 """Name of the recipe in the folder of a run or a sweep."""
+_MOST_BYTES = 1 << 20
 NOT_SETTINGS = frozenset(
     {"help", "profile", "write_recipe", "as_json", "strict", "dry_run", "price", "calibrate", "resume"}
 )
@@ -49,8 +50,10 @@ def read_recipe(path: Path, parameters: Sequence[Any], command: str) -> dict[str
     UserError, UsageError
         The file cannot be read, or names something that is no option of the command.
     """
+    from ..storage.regular import read_regular
+
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_regular(path, _MOST_BYTES).decode())
     except OSError as error:
         raise UserError(f"{path}: the recipe cannot be read ({error.strerror}).") from error
     except ValueError as error:  # of TOML, or of UTF-8

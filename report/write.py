@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import UserError
+from ..storage import resolved
 from ..train.runs.forms import runs_of
 from .inputs.measured import measure
 from .inputs.provenance import provenance, summary_lines
@@ -136,7 +137,7 @@ def write_report(
 
 def _side(runs: Sequence[Run], folder: Path) -> list[Run]:
     """Return the runs that a folder stands for."""
-    wanted = runs_of(folder.resolve())
+    wanted = runs_of(resolved(folder))
     return [run for run in runs if run.folder in wanted]
 
 

@@ -146,6 +146,11 @@ def _refuse_dangling(path: Path, absent: FileNotFoundError) -> None:
             raise OSError(errno.ENOLINK, _DANGLING, str(path)) from absent
 
 
+def resolved(path: Path) -> Path:
+    """Return the real path of a local path, which need not exist; links that form a loop are left in it."""
+    return Path(os.path.realpath(path))
+
+
 def has_links(path: AnyPath) -> bool:
     """Return whether there can be symbolic links: an object store has none."""
     return isinstance(path, Path)

@@ -1,4 +1,4 @@
-"""The form of the JSON files in a run's folder, as far as a report uses them.
+"""The form of the JSON files in a run's folder that a report alone reads; :mod:`...train.runs.forms` has the others.
 
 A run may come from a stranger or from another version, so every value that is used has its type checked where it is
 read; fields that are not named here pass unchecked and are only copied to ``report.json``.
@@ -14,40 +14,6 @@ from ...storage.text import harmless
 from ...train.runs.forms import EpochMetrics, Finite, Open
 
 
-class _Trained(Open):
-    dataset: str
-    revision: str
-    build: str
-
-
-class _Settings(Open):
-    method: str
-    dataset: str | list[str]
-    seed: int | None = None
-    preset: str | None = None
-    backbone: str | None = None
-    kd_weight: Finite | None = None
-
-
-class RunForm(Open):
-    """``config.json``."""
-
-    config: _Settings
-    version: int = 1
-    run: str | None = None
-    dataset: str | None = None
-    revision: str | None = None
-    build: str | None = None
-    created: str | None = None
-    others: list[_Trained] | None = None
-    fingerprints: dict[str, str] | None = None
-    versions: dict[str, str] | None = None
-    samples: dict[str, int] | None = None
-    seen_generators: list[str] | None = None
-    groups: list[str] | None = None
-    imported: dict[str, str] | None = None
-
-
 class GalleryForm(Open):
     """An entry of ``gallery.json``; images are names of PNG files."""
 
@@ -60,7 +26,6 @@ class GalleryForm(Open):
     dire: str | None = None
 
 
-RUN: TypeAdapter[RunForm] = TypeAdapter(RunForm)
 GALLERY: TypeAdapter[list[GalleryForm]] = TypeAdapter(list[GalleryForm])
 LINE: TypeAdapter[EpochMetrics] = TypeAdapter(EpochMetrics)
 

@@ -19,15 +19,15 @@ from ...errors import IntegrityError, UsageError, UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...metrics.measures import Array
 from ...metrics.swap import SWAP, Swap, read_swap
-from ...storage import path_exists
+from ...storage import path_exists, resolved
 from ...storage.atomic import read_file
 from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
 from ...storage.parquet import read_bounded
 from ...storage.text import harmless, visible
 from ...train.config import TrainConfig
-from ...train.runs.forms import EVALUATION, EVALUATION_FORM, own_file, read_saved, runs_of
-from .records import GALLERY, LINE, RUN, as_stored
+from ...train.runs.forms import EVALUATION, EVALUATION_FORM, RUN_FORM, own_file, read_saved, runs_of
+from .records import GALLERY, LINE, as_stored
 
 SETTING = ("dataset", "revision", "split", "transform", "select")
 """Names of the parts of a setting: results of one setting are compared with each other."""
@@ -232,17 +232,17 @@ def read_runs(folders: Sequence[Path], also: Sequence[Path] = ()) -> tuple[Run, 
     """
     if not folders and not also:
         raise UsageError("no run was given. Name at least one run folder")
-    resolved = [run for folder in folders for run in runs_of(folder.resolve())]
-    resolved += [run for folder in also for run in runs_of(folder.resolve()) if run not in resolved]
-    twice = [str(folder) for folder, times in Counter(resolved).items() if times > 1]
+    found = [run for folder in folders for run in runs_of(resolved(folder))]
+    found += [run for folder in also for run in runs_of(resolved(folder)) if run not in found]
+    twice = [str(folder) for folder, times in Counter(found).items() if times > 1]
     if twice:
         raise UsageError(f"{twice[0]}: the run was given twice. Name it once")
-    same_name = Counter(folder.name for folder in resolved)
+    same_name = Counter(folder.name for folder in found)
     return tuple(
         _read_run(
             folder, visible(folder.name if same_name[folder.name] == 1 else f"{folder.parent.name}/{folder.name}")
         )
-        for folder in resolved
+        for folder in found
     )
 
 
@@ -269,7 +269,9 @@ def _read_run(folder: Path, name: str) -> Run:
     calibration = best.calibration if best else read_calibration(own_file(folder / CALIBRATION))
     found = sorted(one for one in folder.glob("evaluations/*") if one.is_dir() and path_exists(one / EVALUATION))
     config = as_stored(
-        read_record(own_file(path), RUN, "the record of a run", "Train again into a new folder, or leave this run out.")
+        read_record(
+            own_file(path), RUN_FORM, "the record of a run", "Train again into a new folder, or leave this run out."
+        )
     )
     evaluations = sorted((_read_evaluation(one) for one in found), key=lambda one: (-len(one.keys), one.name))
     swap = read_swap(own_file(folder / SWAP))

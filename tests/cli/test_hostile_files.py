@@ -20,7 +20,7 @@ BUILD = f"--cache {{out}} --dataset d --adm {{m}}/adm.safetensors --steps {STEPS
 ADM = "--cache {out} --dataset d --features image,eps"
 TRAIN = "--dataset d --method eps --backbone small --epochs 1"
 PREDICT = "predict --adm {m}/adm.safetensors {m}/one.png"
-IMPORT = "cache import {{tree}} --kind {kind} --cache {{out}} --dataset d"
+IMPORT = "cache import {{out}} {{tree}} --kind {kind} --dataset d"
 BENCH = "--method eps --backbone small --no-timing"
 
 # Name -> folder of the material that is copied to {tree} (empty: an empty one), place of the file {bad} in it, command.
@@ -58,7 +58,7 @@ PLACES = {
         for part in ("images", "recons", "dire")
     },
     "imported eps": ("loose", "train/eps", IMPORT.format(kind="distildire")),
-    "import": ("", "source", "cache import {bad} --kind dire --cache {out} --dataset d"),
+    "import": ("", "source", "cache import {out} {bad} --kind dire --dataset d"),
     **{f"predict {s}": ("", f"new{s}", f"{PREDICT} --run {{m}}/run {{bad}}") for s in (".png", "")},
     "a video": ("", "new.mp4", f"{PREDICT} --run {{m}}/run {{bad}}"),
     "a folder to predict": ("", "new.png", f"{PREDICT} --run {{m}}/run {{tree}}"),
@@ -76,8 +76,9 @@ PLACES = {
     "--out of a report": ("", "report", "report {m}/run --out {bad}"),
     "a checkpoint": ("", "w.pth", "checkpoint import {bad} --run {out}"),
     "an exported run": ("", "run", "checkpoint export {bad} {out}.pth"),
-    "an exported cache": ("", "cache", "cache export --cache {bad} --dataset d --out {out}"),
-    "--out of an export": ("", "export", "cache export --cache {m}/cache --dataset d --out {bad}"),
+    "an exported cache": ("", "cache", "cache export {bad} --dataset d --out {out}"),
+    "--out of an export": ("", "export", "cache export {m}/cache --dataset d --out {bad}"),
+    "a recipe": ("", "recipe.toml", "build {bad}"),
     "bench": ("", "adm.pt", f"bench --adm {{bad}} {BENCH}"),
     "flags of bench": ("", "adm.json", f"bench --random-adm --adm-config {{bad}} {BENCH}"),
     **{
@@ -91,7 +92,7 @@ PLACES = {
 }  # fmt: skip
 USUAL = (
     "a table", "Parquet", "a tar", "a zip", "metadata", "a table beside images", "--adm", "--adm-config", "an imported eps",
-    "a video", "--bench", "a checkpoint", "datasets/d/*.parquet of a cache, verify",
+    "a video", "a recipe", "--bench", "a checkpoint", "datasets/d/*.parquet of a cache, verify",
 )  # fmt: skip
 """Places for the tests that always run: one of each reader."""
 
@@ -146,6 +147,7 @@ def check(place: str, kind: str, commands: Commands, material: Path, folder: Pat
     ended = commands.run(*command.format(m=material, out=folder / "new", tree=tree, bad=bad).split())
     assert ended.code is not None, f"{place} waits for a {kind}"
     assert ended.code not in (TRACEBACK, -9), f"{place}, {kind}: {ended.text}"
+    assert "No such option" not in ended.text, f"{place} is never read: {ended.text}"
     if ended.code in (1, 2):
         assert "distil-cache: " in ended.text or "Usage: " in ended.text, ended
     assert "Traceback" not in ended.text

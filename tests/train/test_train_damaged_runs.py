@@ -14,9 +14,10 @@ from distil_cache.errors import DistilCacheError, UserError
 from distil_cache.report.inputs.runs import read_runs
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
-from distil_cache.train.evaluation.evaluate import _read, run_evaluation
+from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.checkpoint import load_state
 from distil_cache.train.runs.folder import RunFolder
+from distil_cache.train.runs.forms import read_evaluation
 from distil_cache.train.student import build_student
 from distil_cache.train.sweep import _note
 from run_damage import DAMAGES, VALUES, changed, files, outcome, places, prepare
@@ -100,9 +101,9 @@ def test_a_damaged_file_is_a_sentence_for_whatever_needs_it_and_nothing_for_the_
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_evaluation_counts_as_none_and_is_made_again(copy: Path, damage: str) -> None:
     path = files(copy)["evaluation"]
-    assert _read(path.parent)
+    assert read_evaluation(path.parent)
     DAMAGES[damage](path)
-    assert _read(path.parent) == {}
+    assert read_evaluation(path.parent) == {}
 
 
 @pytest.mark.parametrize("file", ["configuration", "record"])

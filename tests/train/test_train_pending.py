@@ -94,3 +94,16 @@ def test_a_report_with_nothing_to_evaluate_loads_no_torch(cache: Path, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "not evaluated on photos, split test: the run has no checkpoint yet." in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("record", ['{"others": ["x"]}', "[" * 100_000, '{"dataset": 7}', "\xff"])
+def test_a_damaged_run_is_left_to_those_who_read_it(cache: Path, tmp_path: Path, record: str) -> None:
+    run = run_of(cache, tmp_path / "run")
+    whole = (run / "config.json").read_text()
+    (run / "config.json").write_bytes(record.encode("latin-1"))
+    assert shown(run) == ([], [])
+    (run / "config.json").write_text(whole)
+    evaluation = run / "evaluations" / "odd"
+    evaluation.mkdir(parents=True)
+    (evaluation / "evaluation.json").write_bytes(record.encode("latin-1"))
+    assert shown(run) == ([("photos", "test")], [])

@@ -27,14 +27,12 @@ from ...cache.records.audit import AUDIT, HeaderAudit
 from ...cache.records.builds import BuildRecord
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
-from ...errors import UserError
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory
 from ...models.layout import move_network
 from ...progress import Progress, Silent
 from ...storage import AnyPath
 from ...storage.atomic import TEMPORARY_PREFIX, exchange, fsync_folder, fsync_tree
-from ...storage.json_record import read_record
 from ...storage.locks import temporary_folder
 from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
@@ -42,7 +40,7 @@ from ..data.readers import LoaderOptions
 from ..data.rows import OWN_VAL
 from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
 from ..runs.folder import RunFolder, RunRecord, versions
-from ..runs.forms import EVALUATION, EVALUATION_FORM, own_file
+from ..runs.forms import EVALUATION, read_evaluation
 from .gallery import write_gallery
 from .score import predict, probability
 
@@ -132,7 +130,7 @@ def run_evaluation(
         "checkpoint": {"file": best.file, "epoch": best.epoch, "sha256": best.sha256},
         "run": record.run,
     }
-    known = _read(target)
+    known = read_evaluation(target)
     if all(known.get(field) == value for field, value in identity.items()) and known.keys() >= _SHOWN:
         return known
 
@@ -337,19 +335,9 @@ def evaluation_folder(evaluations: Path, dataset: str, split: str, transform: st
     setting = {"dataset": dataset, "split": split, "transform": transform, "select": select or None}
     chosen = f"-{hashlib.sha256(select.encode()).hexdigest()[:8]}" if select else ""
     plain = evaluations / f"{dataset}-{split}-{transform}{chosen}".replace(os.sep, "-")
-    known = _read(plain) if len(os.fsencode(plain.name)) <= _LONGEST_NAME else {}
+    known = read_evaluation(plain) if len(os.fsencode(plain.name)) <= _LONGEST_NAME else {}
     held = {name: known.get(name) for name in setting} if known else None
     if held == setting or (held is None and _PLAIN_SPLIT.fullmatch(split)):
         return plain
     digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
     return evaluations / f"{dataset}-{transform}~{digest[:16]}"
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    """Read a stored evaluation; empty if there is none that can be read."""
-    try:
-        found = read_record(own_file(folder / EVALUATION), EVALUATION_FORM, "an evaluation", "")
-    except UserError:
-        return {}
-    content: dict[str, Any] = found.model_dump(mode="json", exclude_unset=True)
-    return content

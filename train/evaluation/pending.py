@@ -5,15 +5,14 @@ Loads no torch, so that a report whose runs are all evaluated stays quick.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...cache.store import Cache
 from ...errors import DistilCacheError, UsageError, UserError
-from ..runs.forms import known_best, runs_of
+from ...storage.json_record import read_record
+from ..runs.forms import RUN_FORM, known_best, own_file, read_evaluation, runs_of
 
 TEST = "test"
 
@@ -75,17 +74,15 @@ def pending_evaluations(folders: Sequence[Path], on: Sequence[str] = ()) -> tupl
     found: list[Pending] = []
     without: list[NotEvaluated] = []
     for run in (run for folder in folders for run in runs_of(folder)):
-        record = _read(run / "config.json")
-        if record is None:
-            continue  # reading the runs for the report says what is wrong
-        own = [(str(name), TEST) for name in (record.get("dataset"), *_others(record)) if name]
-        wanted = list(dict.fromkeys([*own, *asked]))
         try:
+            record = read_record(own_file(run / "config.json"), RUN_FORM, "the record of a run", "")
             best = known_best(run)
         except UserError:
-            continue
+            continue  # reading the runs for the report says what is wrong
+        names = (record.dataset, *(other.dataset for other in record.others or ()))
+        wanted = list(dict.fromkeys([*((name, TEST) for name in names if name), *asked]))
         done = _evaluated(run, best.sha256) if best else set()
-        cache = str(record.get("cache") or "")
+        cache = record.cache or ""
         for dataset, split in wanted:
             if (dataset, split) in done:
                 continue
@@ -105,14 +102,9 @@ def _parse(text: str) -> tuple[str, str]:
     return dataset, split or TEST
 
 
-def _others(record: dict[str, Any]) -> Iterator[str]:
-    for other in record.get("others") or ():
-        yield other.get("dataset", "")
-
-
 def _evaluated(run: Path, sha256: str) -> set[tuple[str, str]]:
     """Return dataset and split of each evaluation of all rows by the student with this digest."""
-    infos = [_read(path) or {} for path in run.glob("evaluations/*/evaluation.json")]
+    infos = [read_evaluation(folder) for folder in run.glob("evaluations/*")]
     return {
         (str(info.get("dataset")), str(info.get("split")))
         for info in infos
@@ -137,12 +129,3 @@ def _why_not(cache: str, dataset: str, split: str) -> str | None:
             "one, or name what to evaluate on with --on DATASET[:SPLIT]"
         )
     return None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None if there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ... import __version__
 from ...errors import UsageError, UserError
-from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
+from ...metrics.calibration import Calibration
 from ...storage import path_exists
 from ...storage.atomic import append_line as append_bytes
 from ...storage.atomic import cannot_write
@@ -26,7 +26,7 @@ from ..config import TrainConfig
 from ..methods import Method
 from ..student import SCRATCH, Student, build_student
 from .checkpoint import create_file, load_weights, replace_text
-from .forms import BEST, own_file, read_saved
+from .forms import BEST, own_file, read_saved, stored_calibration
 from .lock import leftover
 
 RECORD_VERSION = 3
@@ -302,7 +302,7 @@ class RunFolder:
                 f"{path}: is damaged (it is not the file that was written). Copy it again from where it is whole, or train "
                 "again into a new folder."
             )
-        calibration = best.calibration if best else self._calibration(facts.sha256)
+        calibration = best.calibration if best else stored_calibration(self.folder, facts.sha256)
         return BestStudent(student.eval(), record, path.name, facts.sha256, facts.epoch, calibration)
 
     def _no_student(self, path: Path, *, missing: bool) -> UserError:
@@ -311,11 +311,6 @@ class RunFolder:
         return UserError(
             f"{self.folder}: has no checkpoint yet. Finish its first epoch with: distil-cache train --resume"
         )
-
-    def _calibration(self, sha256: str) -> Calibration | None:
-        """Return the threshold that an earlier version stored in a file, if it is that of the student with this digest."""
-        calibration = read_calibration(own_file(self.folder / CALIBRATION))
-        return calibration if calibration is not None and calibration.checkpoint_sha256 == sha256 else None
 
 
 def _unfinished_import(checkpoints: Path) -> bool:

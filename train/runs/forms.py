@@ -222,6 +222,41 @@ class EvaluationForm(Open):
     versions: dict[str, str] | None = None
 
 
+class _Trained(Open):
+    dataset: str
+    revision: str
+    build: str
+
+
+class _Settings(Open):
+    method: str
+    dataset: str | list[str]
+    seed: int | None = None
+    preset: str | None = None
+    backbone: str | None = None
+    kd_weight: Finite | None = None
+
+
+class RunForm(Open):
+    """``config.json``, as far as it is used without torch; `folder.RunRecord` is all of it."""
+
+    config: _Settings
+    version: int = 1
+    run: str | None = None
+    cache: str | None = None
+    dataset: str | None = None
+    revision: str | None = None
+    build: str | None = None
+    created: str | None = None
+    others: list[_Trained] | None = None
+    fingerprints: dict[str, str] | None = None
+    versions: dict[str, str] | None = None
+    samples: dict[str, int] | None = None
+    seen_generators: list[str] | None = None
+    groups: list[str] | None = None
+    imported: dict[str, str] | None = None
+
+
 class SweepForm(Open):
     """The content of ``sweep.json``: the names of the runs."""
 
@@ -229,6 +264,7 @@ class SweepForm(Open):
 
 
 _SAVED: TypeAdapter[Saved] = TypeAdapter(Saved)
+RUN_FORM: TypeAdapter[RunForm] = TypeAdapter(RunForm)
 EVALUATION_FORM: TypeAdapter[EvaluationForm] = TypeAdapter(EvaluationForm)
 _SWEEP: TypeAdapter[SweepForm] = TypeAdapter(SweepForm)
 
@@ -284,10 +320,23 @@ def known_best(run: Path) -> KnownBest | None:
         return None
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return KnownBest(sha256, stored_calibration(run, sha256))
+
+
+def stored_calibration(run: Path, sha256: str) -> Calibration | None:
+    """Return the threshold that an earlier version stored in a file, if it is that of the student with this digest."""
     calibration = read_calibration(own_file(run / CALIBRATION))
-    return KnownBest(
-        sha256, calibration if calibration is not None and calibration.checkpoint_sha256 == sha256 else None
-    )
+    return calibration if calibration is not None and calibration.checkpoint_sha256 == sha256 else None
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Return the record of a stored evaluation; empty if there is none that can be read."""
+    try:
+        found = read_record(own_file(folder / EVALUATION), EVALUATION_FORM, "an evaluation", "")
+    except UserError:
+        return {}
+    content: dict[str, Any] = found.model_dump(mode="json", exclude_unset=True)
+    return content
 
 
 def read_sweep(path: Path) -> SweepForm:
