@@ -33,6 +33,7 @@ from ..progress import Progress, Silent
 from ..storage import AnyPath
 from ..train.runs.checkpoint import replace_text
 from ..train.runs.folder import RunFolder
+from ..train.runs.forms import known_best
 from .detector import Detector
 
 TEST = "test"
@@ -109,10 +110,10 @@ def run_swap(
     """
     began = time.monotonic()
     progress = progress or Silent()
-    folder = RunFolder(run)
-    record = folder.read()
-    sha256 = folder.load_student().sha256
+    record = RunFolder(run).read()
     detector = Detector.from_run(run, **options)
+    best = known_best(run)
+    assert best is not None  # the detector has it
     name = dataset or record.dataset
     store = Cache.open(cache or record.cache).datasets()
     revision = next((one.revision for one in record.trained_on if one.dataset == name), None)
@@ -134,7 +135,7 @@ def run_swap(
         dataset=name,
         revision=store.head(name) if revision is None else revision,
         split=TEST,
-        checkpoint_sha256=sha256,
+        checkpoint_sha256=best.sha256,
         real=int(np.sum(labels == 0)),
         fake=int(np.sum(labels == 1)),
         moved_real=int(np.sum(moved & (labels == 0))),

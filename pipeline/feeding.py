@@ -142,7 +142,8 @@ def _keys(config: BuildConfig, ready: BuildPlan) -> tuple[dict[str, object], dic
         "image": image.fingerprint(),
         "cached": ready.plan.tasks[0].image_shard is not None,
     }
-    return reads, {"write": _missing(ready), "size": image_size(ready.specs), "format": config.format}
+    writes = {"write": _missing(ready), "size": image_size(ready.specs), "format": config.format, "codec": config.codec}
+    return reads, writes
 
 
 def _missing(ready: BuildPlan) -> list[str]:

@@ -72,14 +72,13 @@ class BuildTotals:
     speed: dict[str, tuple[int, float]] = field(default_factory=dict)
     workers: set[str] = field(default_factory=set)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def busy(self) -> float | None:
         """Share of the time in which the devices computed, models' loading not counted as that; None without ADM calls."""
         computed = sum(seconds for _, seconds in self.speed.values())
         return computed / (self.seconds * len(self.workers)) if self.speed and self.seconds else None
-
-    notes: list[str] = field(default_factory=list)
 
     def new(self, feature: str) -> int:
         """Return the number of rows of a feature that the build added."""

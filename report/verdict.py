@@ -250,6 +250,14 @@ def groups(results: Sequence[MeasuredEvaluation]) -> dict[str, str]:
     return found
 
 
+def _by_group(results: Sequence[MeasuredEvaluation]) -> dict[str, list[str]]:
+    """Return the generators of each group of `groups`."""
+    found: dict[str, list[str]] = {}
+    for name, group in groups(results).items():
+        found.setdefault(group, []).append(name)
+    return found
+
+
 def standings(setting: Setting, results: Sequence[MeasuredEvaluation], names: Mapping[str, str]) -> list[Standing]:
     """Rank the configurations of a setting on its unseen and on its seen generators.
 
@@ -260,9 +268,7 @@ def standings(setting: Setting, results: Sequence[MeasuredEvaluation], names: Ma
     names : Mapping
         Names of the configurations, as of `configuration_names`.
     """
-    by_group: dict[str, list[str]] = {}
-    for name, group in groups(results).items():
-        by_group.setdefault(group, []).append(name)
+    by_group = _by_group(results)
     found = []
     for group in (UNSEEN, SEEN, UNKNOWN):
         tested = by_group.get(group, [])
@@ -320,9 +326,7 @@ def compare_sides(
         )
     setting = max(shared, key=lambda one: min(_images(side) for side in shared[one]))
     one, other = shared[setting]
-    by_group: dict[str, list[str]] = {}
-    for name, group in groups([*one, *other]).items():
-        by_group.setdefault(group, []).append(name)
+    by_group = _by_group([*one, *other])
     titles = [side[0].name if len(side) == 1 else f"{method_title(side[0])} ({len(side)} seeds)" for side in sides]
     return Pair(
         first=titles[0],

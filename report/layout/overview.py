@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...metrics.measures import Interval
-from ..verdict import SEEN, UNKNOWN, UNSEEN, Place, Standing
+from ..verdict import SEEN, UNKNOWN, UNSEEN, GeneratorAP, Place, Standing
 from ..wording import bounds, generator_title, percent
 from .panels import SERIES, Dot, Figure, Panel, dots_panel
 
@@ -32,14 +32,10 @@ def _panel(standing: Standing, shown: dict[str, int], x_range: Interval) -> Pane
         (place for place in standing.places if place.name in shown),
         key=lambda place: shown[place.name],
     )
-    rows: dict[str, list[Dot]] = {}
-    for name in standing.generators:
-        dots = [
-            _dot(shown[place.name], one.ap.mean, one.interval, one.by_seed)
-            for place in places
-            if (one := place.generators[name])
-        ]
-        rows[generator_title(name)] = dots
+    rows = {
+        generator_title(name): [_generator_dot(shown[place.name], place.generators[name]) for place in places]
+        for name in standing.generators
+    }
     if len(standing.generators) > 1:
         rows["mean"] = [_dot(shown[place.name], place.ap.mean, place.interval) for place in places]
     names = {shown[place.name]: place.name for place in places}
@@ -47,6 +43,10 @@ def _panel(standing: Standing, shown: dict[str, int], x_range: Interval) -> Pane
         f"{row}: {', '.join(_described(names[dot.series], dot) for dot in dots)}" for row, dots in rows.items()
     )
     return dots_panel(_TITLES[standing.group], f"{alt}.", rows, "AP in percent", x_range)
+
+
+def _generator_dot(series: int, one: GeneratorAP) -> Dot:
+    return _dot(series, one.ap.mean, one.interval, one.by_seed)
 
 
 def _dot(series: int, value: float | None, interval: Interval | None, by_seed: Sequence[float] = ()) -> Dot:
