@@ -100,11 +100,11 @@ def _options(ctx: Any, parameters: list[Any]) -> Padding:
     for parameter in parameters:
         record = parameter.get_help_record(ctx)
         if record is not None:
-            table.add_row(*map(Text, _readable(*record)))
+            table.add_row(*map(Text, readable(*record)))
     return Padding(table, (0, 0, 0, 2))
 
 
-def _readable(names: str, text: str) -> tuple[str, str]:
+def readable(names: str, text: str) -> tuple[str, str]:
     """Return names and help of an option as one types them: types as placeholders, choices that may break between two."""
     names = re.sub(r"<(?:list\[)?(\w+)\]?>", lambda found: _PLACEHOLDERS.get(found[1], found[0]), names)
     text = re.sub(r"\[default: \((.*?)\)(?=[];])", r"[default: \1", text.replace("\\[", "["))
