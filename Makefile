@@ -9,7 +9,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-no-torch test-oldest lint types docs bench clean
+.PHONY: demo test test-no-torch test-oldest lint types docs coverage bench dist lock clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/distil-cache demo --out demo-out
@@ -40,8 +40,25 @@ types: $(VENV)/.dev-installed
 docs: $(VENV)/.docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# The figure that the README gives is the total in the last line; coverage.json has it by file.
+coverage: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --cov --cov-report=term --cov-report=json
+
 bench: $(VENV)/.dev-installed
 	$(BIN)/python benchmarks/run.py
+
+# What a release consists of, into dist/, checked as the package index checks it.
+dist: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build .
+	$(BIN)/python -m twine check --strict dist/*
+
+# Choose the newest versions of everything that CI installs, for all Pythons and systems that it runs on.
+lock: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --quiet --upgrade \
+	    --constraint .ci/pins.txt --custom-compile-command "make lock" --output-file .ci/constraints.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -73,4 +90,4 @@ $(VENV)/.oldest-installed: pyproject.toml .ci/oldest.py | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf build dist site .cache *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .cache .coverage coverage.json *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,7 +7,7 @@ from pathlib import Path
 LEFT_OUT = {
     *("torch", "torchvision"),  # gigabytes
     *("bokeh", "tensorboard"),  # only what needs torch imports these
-    *("axe-core-python", "build", "mypy", "pre-commit", "ruff"),  # tools of other checks
+    *("axe-core-python", "build", "mypy", "pre-commit", "pytest-cov", "ruff"),  # tools of other checks
 }
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]

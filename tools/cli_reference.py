@@ -5,6 +5,7 @@ python tools/cli_reference.py
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "cli.md"
 INTRODUCTION = """\
 # Command line
 
-Every command of `distil-cache`, as `distil-cache COMMAND --help` shows it. [Exit codes](exit-codes.md) and [recipes](../how-to/training.md#recipes), files that hold the
-options of `build` and `train`, have pages of their own.
+Every command of `distil-cache`, as `distil-cache COMMAND --help` shows it. [Exit codes](exit-codes.md) have a page
+of their own. [Recipes](../how-to/training.md#recipes) are files that hold the options of `build` and `train`.
 """
 
 
@@ -58,8 +59,10 @@ def _section(ctx: Any) -> str:
 
 
 def _row(names: str, text: str) -> str:
-    escaped = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
-    return f"| `{names.replace('|', chr(92) + '|')}` | {escaped} |"
+    """Return a row of a table; GitHub and the site disagree about a bar in a code span, so such names are HTML."""
+    code = f"<code>{html.escape(names).replace('|', '&#124;')}</code>" if "|" in names else f"`{names}`"
+    escaped = " ".join(text.split()).replace("|", "&#124;").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    return f"| {code} | {escaped} |"
 
 
 if __name__ == "__main__":
