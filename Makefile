@@ -37,7 +37,7 @@ types: $(VENV)/.dev-installed
 	status=$$?; rm -rf "$$folder"; exit $$status
 
 # The site, into site/. Strict: a page that the navigation lacks, or a link that leads nowhere, is an error.
-docs: $(VENV)/.docs-installed
+docs: $(VENV)/.dev-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The figure that the README gives is the total in the last line; coverage.json has it by file.
@@ -70,10 +70,6 @@ $(VENV)/.demo-installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[demo,dev]"
 	@touch $@ $(VENV)/.demo-installed
-
-$(VENV)/.docs-installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
-	@touch $@
 
 # Not compiled: most of it is never imported, and compiling takes longer than the rest of the installation.
 $(VENV)/.no-torch-installed: pyproject.toml .ci/without_torch.py | $(VENV)/bin/python
