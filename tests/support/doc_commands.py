@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def words_of(line: str) -> tuple[list[str], bool]:
 def check(line: str) -> None:
     """Raise what the command line's parser raises for a line of the documentation, without running the command."""
     words, short = words_of(line)
-    command: Any = typer.main.get_command(app)
+    command = _program()
     context = command.make_context(words.pop(0), list(words), resilient_parsing=True)
     while hasattr(command, "commands"):
         name = words.pop(0)
@@ -60,6 +61,11 @@ def check(line: str) -> None:
     from_recipe = words[:1] and words[0].endswith(SUFFIX)
     if not short and not from_recipe and "--resume" not in words:
         command.make_context(command.name, words, parent=context)
+
+
+@cache
+def _program() -> Any:
+    return typer.main.get_command(app)
 
 
 def _options(parameter: Any) -> list[str]:
