@@ -189,10 +189,10 @@ def _missing_tests(verdict: Verdict) -> list[str]:
     if any(audit.found for audit in verdict.audits.values()):
         untested = [run for run in verdict.runs if run.swap is None and run.evaluations]
         if untested:
-            others = ", and the same for the others" if len(untested) > 1 else ""
+            each = " for each of them, such as" if len(untested) > 1 else ""
             found.append(
                 f"{_names([run.name for run in untested])}: how much of the verdict the files' history carries was not "
-                f"measured. Run: {_swap_command(untested[0])}{others}"
+                f"measured. Run{each}: {_swap_command(untested[0])}"
             )
     for name in verdict.unaudited:
         found.append(f"{name}: shortcuts were not searched for. Run: {_audit_command(name, verdict.runs)}")

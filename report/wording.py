@@ -240,6 +240,12 @@ def command_line(*words: str) -> str:
     return shlex.join(["distil-cache", *words])
 
 
+def with_command(sentence: str) -> tuple[str, str]:
+    """Split a sentence before the command that ends it; without one, the command is empty."""
+    text, _, command = sentence.partition(": distil-cache ")
+    return (f"{text}:", f"distil-cache {command}") if command else (sentence, "")
+
+
 def shown_path(folder: Path) -> str:
     """Return a path as one types it here: relative to the current folder if it is below it."""
     here = Path.cwd()

@@ -243,9 +243,11 @@ def _section(protocol: Protocol, curves: Sequence[RunCurves]) -> Section:
     )
     if lacking:
         first = command_line("evaluate", shown_path(lacking[0].folder), "--dataset", dataset, "--split", rest[0])
-        others = ", and the same for the others" if len(lacking) > 1 else ""
+        each = " for each of them, such as" if len(lacking) > 1 else ""
         names = ", ".join(run.name for run in lacking)
-        text += f"\n\n{names}: no evaluation on the same images unperturbed, so the changes are unknown. Run: {first}{others}"
+        text += (
+            f"\n\n{names}: no evaluation on the same images unperturbed, so the changes are unknown. Run{each}: {first}"
+        )
     return Section(f"Robustness: {title}", text, _table(title, curves), _figures(title, curves))
 
 

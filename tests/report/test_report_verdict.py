@@ -335,6 +335,8 @@ def test_a_found_shortcut_is_on_the_first_screen_with_the_share_that_the_swap_te
         "untested: how much of the verdict the files' history carries was not measured. Run: distil-cache audit --swap "
         f"{tmp_path / 'untested'}"
     ]
+    page = (tmp_path / "out/report.html").read_text()
+    assert f"Run: <code>distil-cache audit --swap {tmp_path / 'untested'}</code></li>" in page
     assert content["runs"][0]["swap"]["carried"] == 0.62
     assert content["runs"][1]["swap"] is None
 
