@@ -19,6 +19,7 @@ from .options import (
     command_line,
     render,
 )
+from .profiles import PROFILES
 
 if TYPE_CHECKING:
     from ..cache import Cache
@@ -41,10 +42,21 @@ def cache_ls(cache: CacheArgument, as_json: JsonOption = False) -> None:
     from .show.cache import show_listing
 
     listing = summary(Cache.open(cache))
+    render({**listing, "next": _after_listing(cache, listing)}, as_json, show_listing)
+
+
+def _after_listing(cache: str, listing: dict[str, Any]) -> str:
+    """Return the command to type next: train on the first dataset that no run uses; without datasets, build one."""
     names = [dataset["name"] for dataset in listing["datasets"] if "problem" not in dataset]
-    build = ["build", "SOURCE", "--cache", cache, "--dataset", "NAME", "--dry-run"]
-    train = ["train", "--cache", cache, "--dataset", names[0], "--run", f"runs/{names[0]}"] if names else build
-    render({**listing, "next": command_line(train)}, as_json, show_listing)
+    if not names:
+        return command_line(["build", "SOURCE", "--cache", cache, "--dataset", "NAME", "--dry-run"])
+    used = {build["dataset"] for build in listing["builds"] if build.get("runs")}
+    unused = [name for name in names if name not in used]
+    if not unused:
+        return command_line(["cache", "verify", cache])
+    adms = [build.get("adm") for build in listing["builds"] if build.get("dataset") == unused[0]]
+    small = ["--profile", "small"] if adms[-1:] == [PROFILES["small"]["build"]["adm"]] else []
+    return command_line(["train", "--cache", cache, "--dataset", unused[0], "--run", f"runs/{unused[0]}", *small])
 
 
 @cache_app.command("diff", cls=Command)

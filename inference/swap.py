@@ -240,7 +240,8 @@ def _score(
             found[index] = dict.fromkeys(("own", *lent), prediction.logit)
             progress.advance("scores", 1)
         found[index][which] = prediction.logit
-    progress.advance("scores", len(rejects))
+    if rejects:
+        progress.advance("scores", len(rejects))
     return found, rejects
 
 

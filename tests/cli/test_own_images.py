@@ -58,6 +58,9 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
         shown[command[0]] = done.output
+        if command[0] == "build":
+            listed = CliRunner().invoke(app, ["cache", "ls", "cache"]).stdout
+            assert listed.endswith(f"\nNext: {shlex.join(['distil-cache', *train])}\n")
         if "--dry-run" in command:
             shown["plan"] = done.stdout
             assert not (tmp_path / "runs").exists()
@@ -86,7 +89,7 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert re.search(r"; ADM demo \([0-9a-f]{12}\) of 32 pixels; ", line)
     for command, following in (
         (["predict", image, "--run", "runs/mine"], "distil-cache report runs/mine --out report"),
-        (["cache", "ls", "cache"], "distil-cache train --cache cache --dataset mine --run runs/mine"),
+        (["cache", "ls", "cache"], "distil-cache cache verify cache"),
         (["cache", "verify", "cache"], "distil-cache cache ls cache"),
         (["cache", "diff", "cache", "cache"], "distil-cache cache ls cache"),
         (["cache", "compact", "cache"], "distil-cache cache ls cache"),
