@@ -136,6 +136,6 @@ def _options(ctx: Any, parameters: list[Any]) -> Padding:
 
 def _readable(names: str, text: str) -> tuple[str, str]:
     """Return names and help of an option as one types them: types as placeholders, choices that may break between two."""
-    names = re.sub(r"<(?:list\[)?(\w+)\]?>", lambda found: _PLACEHOLDERS.get(found[1], found[0]), names)
+    names = re.sub(r"<(?:list\[)?(\w+)(?: range)?\]?>", lambda found: _PLACEHOLDERS.get(found[1], found[0]), names)
     text = re.sub(r"\[default: \((.*?)\)(?=[];])", r"[default: \1", text.replace("\\[", "["))
     return re.sub(r"\s*\|\s*", " | ", names).strip(), text

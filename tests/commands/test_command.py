@@ -66,6 +66,7 @@ def test_at_80_columns_no_help_is_cut_and_every_text_has_30_columns(
     page = help_page(name, 80, monkeypatch, capsys)
     options = page.partition("\nExamples")[0]
     assert "…" not in options.replace("…)", "")
+    assert "range>" not in options
     assert max(map(len, options.splitlines())) <= 80
     assert not re.search(r"[{}]|\[\[", options.partition("\n\n")[0])
     for parameter in COMMANDS[name].params:

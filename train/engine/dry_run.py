@@ -6,6 +6,7 @@ Everything that a training checks before its first step is checked here as well,
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _initial(config: TrainConfig) -> tuple[str, list[str]]:
     return start.name, _absent(lambda: start.fetch(None))
 
 
-def _absent(find: Any) -> list[str]:
+def _absent(find: Callable[[], object]) -> list[str]:
     """Return why weights would be downloaded, a sentence; nothing if they are here."""
     try:
         with no_downloads():
