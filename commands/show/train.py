@@ -46,7 +46,7 @@ def show_plans(result: Result) -> None:
     console.print(Text(f"Validates on {validated}."))
     if left := first["samples"].get("left_out"):
         console.print(f"{count(left, 'image')} left out, which another dataset reserves.", highlight=False)
-    settings = ((name, value) for name, value in first["settings"].items() if value not in ([], False))
+    settings = ((name, value) for name, value in first["settings"].items() if value != [] and value is not False)
     table = new_table("Settings", ["", "value", "chosen by"])
     filled = (result["profile"] or {}).get("settings", {})
     for name, value in settings:

@@ -74,6 +74,7 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert "epochs 2 you" in plan_of_training
     assert "backbone small32 the profile" in plan_of_training
     assert "kd-weight 0.5 default" in plan_of_training
+    assert "seed 0 default" in plan_of_training
     assert "Validates on split val. " in plan_of_training
     assert "Teacher: cached maps of efficientnet_lite0." in plan_of_training
     assert "runs/mine: a new run." in shown["plan"]
