@@ -170,7 +170,7 @@ def stored_floats(x: Tensor, storage: FloatStorage) -> Tensor:
     if packed is None:
         return x.to(getattr(torch, storage))
     bits, values = BITS[packed], x[0].numel()
-    block = functional.pad(x.half().float().flatten(1), (0, -values % BLOCK)).unflatten(1, (-1, BLOCK))
+    block = functional.pad(x.half().float().flatten(1), (0, -values % BLOCK)).reshape(len(x), -1, BLOCK)
     exponent = torch.frexp(block.abs().amax(-1, keepdim=True)).exponent - (bits - 1)
     exponent = exponent.clamp(LEAST_EXPONENT, most_exponent(packed))
     most = 2 ** (bits - 1) - 1

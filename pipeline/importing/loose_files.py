@@ -242,7 +242,8 @@ class LooseFileReader:
         rows: NDArray[Any] = value.reshape(3, self.size, self.size).float().numpy()
         if not (np.abs(rows) <= MAX_EPS).all():  # NaN is not
             raise ImageRejected("out-of-range", f"{path} has values that are not finite, or beyond {MAX_EPS:g}")
-        return as_stored(rows[None], self.storage)[0]
+        stored: NDArray[Any] = as_stored(rows[None], self.storage)[0]
+        return stored
 
 
 def load_tensor(path: str) -> Tensor:
