@@ -25,8 +25,10 @@ NoiseReduction = Literal["mean", "first"]
 """The DNF noise: the mean over the inversion, or its first step."""
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Precision of ADM and teacher; part of what a feature is."""
-FloatStorage = Literal["float16", "float32"]
-"""Type in which a feature of floats is stored."""
+PackedStorage = Literal["int8", "int4"]
+"""Floats stored as integers, with one scale for each block of them."""
+FloatStorage = Literal["float16", "float32", "int8", "int4"]
+"""How a feature of floats is stored; part of what the feature is, since integers round its values."""
 ShardForm = Literal["zarr", "webdataset"]
 """Format of new shards. It decides no value, and shards of the other format are reused."""
 CodecChoice = Literal["auto", "none", "lz4", "zstd"]

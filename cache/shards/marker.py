@@ -20,9 +20,11 @@ from pydantic import (
     model_validator,
 )
 
+from ...choices import PackedStorage
 from ...errors import IntegrityError
 from ...storage import AnyPath, RemotePath, read_many, unreachable_error
 from ...storage.atomic import check_size, read_file
+from .packed import packed_bytes
 
 MAX_SHARD_BYTES = 16 * 2**30
 """Largest shard, uncompressed, that is written or accepted."""
@@ -61,7 +63,9 @@ class Marker(BaseModel):
     rejected
         Reason for each planned key that has no row.
     dtype, shape
-        Those of one row.
+        Those of one row as it is read.
+    packed
+        How the data hold the rows, if not as they are read; see :mod:`.packed`. Left out of the JSON if None.
     codec
         How the rows are compressed.
     bytes, sha256
@@ -82,6 +86,7 @@ class Marker(BaseModel):
     rejected: dict[Key, str] = {}
     dtype: DType
     shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
+    packed: PackedStorage | None = None
     codec: str
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
@@ -102,6 +107,8 @@ class Marker(BaseModel):
             raise ValueError(f"{self.row_bytes:,} bytes of a row are more than {MAX_ROW_BYTES:,}")
         if len({self.shard, *self.merged}) != 1 + len(self.merged):
             raise ValueError("a merged shard is named twice, or is this one")
+        if self.packed is not None and self.dtype != "float16":
+            raise ValueError(f"rows of {self.dtype} are never packed")
         if self.offsets:
             self._check_offsets()
         return self
@@ -110,13 +117,20 @@ class Marker(BaseModel):
         if len(self.offsets) != self.rows:
             raise ValueError(f"{len(self.offsets)} offsets for {self.rows} rows")
         sizes = (after - before for before, after in pairwise((*self.offsets, self.bytes)))
-        if self.offsets[0] < 0 or min(sizes) < self.row_bytes:
+        if self.offsets[0] < 0 or min(sizes) < self.of_data().row_bytes:
             raise ValueError("the offsets make rows overlap or leave the file")
 
     @model_serializer(mode="wrap")
     def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = dump(self)
-        return {name: value for name, value in fields.items() if value or name not in ("merged", "offsets")}
+        return {name: value for name, value in fields.items() if value or name not in ("merged", "offsets", "packed")}
+
+    def of_data(self) -> Marker:
+        """Return the marker with the dtype and shape that the rows have in the data."""
+        if self.packed is None:
+            return self
+        shape = (packed_bytes(self.shape, self.packed),)
+        return self.model_copy(update={"dtype": "uint8", "shape": shape, "packed": None})
 
     @property
     def rows(self) -> int:
