@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import logging
 import os
 import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
 from . import AnyPath, Entry, RemotePath, list_names, path_exists, read_many, unreachable_on_error
@@ -207,13 +209,32 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
             return path.create(*data)
         except OSError as error:
             raise cannot_write(path, error) from error
+    return _create_local(path, lambda file: file.writelines(data))
+
+
+def create_written(path: AnyPath, write: Callable[[IO[bytes]], None]) -> bool:
+    """Create a file as :func:`create_file` does, with what ``write`` writes to an open file; called only if it is absent.
+
+    A large file is not held in memory, unless it is put into an object store.
+    """
+    if not isinstance(path, RemotePath):
+        return _create_local(path, write)
+    buffer = io.BytesIO()
+    write(buffer)
+    return create_file(path, buffer.getbuffer())
+
+
+def _create_local(path: Path, write: Callable[[IO[bytes]], None]) -> bool:
     if path_exists(path):
         flush_name(path)
         return False
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
     try:
         try:
-            _write_new(temporary, data)
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                fsync_file(file.fileno(), temporary)
             return link_new(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -395,13 +416,6 @@ def check_size(path: AnyPath, size: int, limit: int) -> None:
     """Raise IntegrityError if a cache file is larger than any valid file of its kind."""
     if size > limit:
         raise IntegrityError(f"{path}: is larger than {limit:,} bytes, more than a valid file of this kind.")
-
-
-def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
-    with path.open("xb") as file:
-        file.writelines(data)
-        file.flush()
-        fsync_file(file.fileno(), path)
 
 
 def link_new(temporary: Path, path: Path) -> bool:

@@ -8,13 +8,14 @@ added to the origin itself. No source file is opened, so the sources may be gone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...cache.index.index import Index
 from ...cache.records.builds import Derived
 from ...cache.records.datasets import SCHEMA
 from ...cache.spec import imported_from
@@ -22,11 +23,13 @@ from ...cache.store import Cache, FeatureStore
 from ...choices import IMAGE_ALGORITHMS, preset_name
 from ...errors import UsageError, UserError
 from ...images.spec import ImageSpec
+from ...storage.lazy_sequence import ITEMS
 from ..config import BuildConfig
-from ..scan.conflicts import ScannedRow
+from ..scan.rows import RowTable, ScannedRow
 from ..scan.scan import ScanResult
 from ..sources.file import SourceFile
 from ..specs import with_image_algorithm
+from .plan import Samples
 
 
 class CachedSource(NamedTuple):
@@ -59,7 +62,7 @@ def read_origin(config: BuildConfig) -> CachedSource:
     return CachedSource(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
 
 
-def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> tuple[FeatureStore, int]:
+def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, samples: Samples) -> tuple[FeatureStore, int]:
     """Find the origin's images, decoded by today's rules or, if the cache has no such image of a key, by those before.
 
     Returns
@@ -74,30 +77,36 @@ def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequ
     UserError
         If no store has an image for every key.
     """
-    wanted = list(dict.fromkeys(keys))
     there = {folder.name for folder in cache.feature_folders()}
     lacking = []
     for algorithm in IMAGE_ALGORITHMS:
         found = with_image_algorithm(spec, algorithm)
         store = cache.feature(found) if found.folder in there else None
-        lacking.append(len(wanted) if store is None else int(np.count_nonzero(store.index().locate(wanted)[0] < 0)))
+        lacking.append(len(samples) if store is None else _lacking(store.index(), samples))
         if store is not None and not lacking[-1]:
             return store, algorithm
     raise UserError(
-        f"{config.origin}: the cache lacks {min(lacking):,} of its {len(wanted):,} images for these "
+        f"{config.origin}: the cache lacks {min(lacking):,} of its {len(samples):,} images for these "
         f"options ({_description(spec)}). Use the options of its build; {_known(cache, config)}."
     )
 
 
+def _lacking(index: Index, samples: Samples) -> int:
+    return sum(int(np.count_nonzero(index.locate(block["key"])[0] < 0)) for block in samples.blocks())
+
+
 def _scanned(table: pa.Table) -> ScanResult:
-    columns = [table.column(name).to_pylist() for name in SCHEMA.names]
-    rows = [
-        ScannedRow(SourceFile(source, path, label, split, generator, family, group), key, width, height, form, size)
-        for key, source, path, label, split, generator, family, group, width, height, form, size in zip(
-            *columns, strict=True
-        )
-    ]
+    rows = RowTable.of(row for batch in table.to_batches(max_chunksize=ITEMS) for row in _rows(batch))
     return ScanResult(rows, rejects=[], opened=0, remembered=len(rows), label_conflicts=0, leaks=[])
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[ScannedRow]:
+    columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
+    for key, source, path, label, split, generator, family, group, width, height, form, size in zip(
+        *columns, strict=True
+    ):
+        file = SourceFile(source, path, label, split, generator, family, group)
+        yield ScannedRow(file, key, width, height, form, size)
 
 
 def _refuse_derived(cache: Cache, origin: str) -> None:
