@@ -15,18 +15,20 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, list_folders, list_matching, list_names, path_exists, unreachable_error
 from ...storage.atomic import create_file, create_written, flush_name, make_folder, read_file
 from ...storage.disk_array import Records, group_starts, sort_records, whole_groups
-from ...storage.parquet import fetch_source, read_bounded, read_schema
+from ...storage.parquet import fetch_source, read_batches, read_bounded, read_schema
 from ...storage.regular import IrregularFileError
 from ..shards.keys import BINARY, hex_keys, keys_of_column
 from .audit import MOST_BYTES, HeaderAudit, parse_audit
@@ -180,6 +182,23 @@ class DatasetStore:
                 return _read_table(path, columns)
         raise IntegrityError(f"{path}: cannot be used (it moved each time it was read). Run the command again.")
 
+    def pieces(
+        self, name: str, revision: str | None = None, *, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield the table of a revision in pieces, at least one; arguments and errors as for :meth:`read`."""
+        revision = self.head(name) if revision is None else revision
+        for _ in range(_ATTEMPTS):
+            path = self._path(name, revision, ".parquet")
+            pieces = _read_pieces(path, columns)
+            try:
+                first = next(pieces)
+            except FileNotFoundError:  # gc has just moved it to the trash, or back
+                continue
+            yield first
+            yield from pieces
+            return
+        raise IntegrityError(f"{path}: cannot be used (it moved each time it was read). Run the command again.")
+
     def rejects(self, name: str, revision: str | None = None) -> list[dict[str, object]]:
         """Return the rejected files of a revision (default: the head), as recorded when it was first written."""
         path = self._path(name, revision, ".rejects.jsonl")
@@ -277,14 +296,42 @@ def _write_table(file: IO[bytes], pieces: Iterable[pa.Table]) -> None:
 
 def _read_table(path: AnyPath, columns: Sequence[str] | None) -> pa.Table:
     """Read and check a revision's table; FileNotFoundError if it is gone, IntegrityError if it is damaged."""
+    with _damage_of(path):
+        source = _checked_source(path)
+        return _checked_piece(read_bounded(source, columns))
+
+
+def _read_pieces(path: AnyPath, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    """Yield the same in pieces, at least one."""
+    with _damage_of(path):
+        source = _checked_source(path)
+        empty = True
+        for piece in read_batches(source, columns):
+            empty = False
+            yield _checked_piece(piece)
+        if empty:
+            yield _checked_piece(read_bounded(source, columns))
+
+
+def _checked_source(path: AnyPath) -> Path | pa.Buffer:
+    source = fetch_source(path)
+    found = read_schema(source)
+    if found.names != SCHEMA.names or found.types != SCHEMA.types:
+        raise ValueError(f"its columns are not those of a dataset: {_schema_difference(found)}")
+    return source
+
+
+def _checked_piece(table: pa.Table) -> pa.Table:
+    table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
+    _check_values(table)
+    return table
+
+
+@contextlib.contextmanager
+def _damage_of(path: AnyPath) -> Iterator[None]:
+    """Turn the errors of reading a table into IntegrityError, or UnreachableError if it may be sound."""
     try:
-        source = fetch_source(path)
-        found = read_schema(source)
-        if found.names != SCHEMA.names or found.types != SCHEMA.types:
-            raise ValueError(f"its columns are not those of a dataset: {_schema_difference(found)}")
-        table = read_bounded(source, columns)
-        table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
-        _check_values(table)
+        yield
     except FileNotFoundError:
         raise
     except IrregularFileError as error:
@@ -293,7 +340,6 @@ def _read_table(path: AnyPath, columns: Sequence[str] | None) -> pa.Table:
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own errors have no errno
             raise unreachable_error(path, error) from error
         raise IntegrityError(f"{path}: cannot be used ({error}).") from error
-    return table
 
 
 def _head_name(number: int) -> str:
@@ -357,11 +403,12 @@ def revision_of(table: pa.Table | Iterable[pa.Table]) -> str:
     ValueError
         If a key is not 32 hex digits.
     """
-    kinds: dict[_Kind, int] = {}
+    kinds = RowKinds(("label", "split", "generator", "group"))
     rows = sort_records(_keys_and_kinds([table] if isinstance(table, pa.Table) else table, kinds), _ROW)
-    endings = [json.dumps(kind, separators=(",", ":"))[1:] for kind in kinds]
-    rank = np.empty(len(kinds), np.int64)
-    rank[sorted(range(len(kinds)), key=list(kinds).__getitem__)] = np.arange(len(kinds))
+    found = list(kinds.found)
+    endings = [json.dumps(kind, separators=(",", ":"))[1:] for kind in found]
+    rank = np.empty(len(found), np.int64)
+    rank[sorted(range(len(found)), key=found.__getitem__)] = np.arange(len(found))
     digest = hashlib.sha256()
     for block in whole_groups(rows.blocks(), "key"):
         keys, kind = block["key"], block["kind"]
@@ -375,26 +422,44 @@ def revision_of(table: pa.Table | Iterable[pa.Table]) -> str:
     return digest.hexdigest()[:REVISION_DIGITS]
 
 
-_Kind = tuple[int, str, str, str]
-"""Label, split, generator and group of a row."""
+class RowKinds:
+    """Numbers the distinct values that rows have in some columns, in the order in which they are met.
 
+    Parameters
+    ----------
+    columns
+        Names of the columns.
 
-def _keys_and_kinds(pieces: Iterable[pa.Table], kinds: dict[_Kind, int]) -> Iterator[Records]:
-    """Yield keys and the numbers of their kinds; new kinds are added to ``kinds``."""
-    for piece in pieces:
+    Attributes
+    ----------
+    found : dict
+        Values -> number.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self.found: dict[tuple[Any, ...], int] = {}
+
+    def numbers(self, piece: pa.Table) -> NDArray[np.int64]:
+        """Return the number of each row's values, (rows,)."""
         code = np.zeros(piece.num_rows, np.int64)
         values: list[list[Any]] = []
-        for name in ("label", "split", "generator", "group"):
-            encoded = piece.column(name).combine_chunks().dictionary_encode()
+        for name in self.columns:
+            column = piece.column(name).combine_chunks()
+            encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
             values.append(encoded.dictionary.to_pylist())
-            code = code * len(values[-1]) + encoded.indices.to_numpy()
+            code = code * max(len(values[-1]), 1) + encoded.indices.to_numpy()
         distinct, kind = np.unique(code, return_inverse=True)
-        sizes = [len(column) for column in values]
-        places = zip(*np.unravel_index(distinct, sizes), strict=True) if len(distinct) else ()
+        places = np.unravel_index(distinct, [max(len(column), 1) for column in values])
         numbers = np.empty(len(distinct), np.int64)
-        for number, place in enumerate(places):
-            label, split, generator, group = (column[at] for column, at in zip(values, place, strict=True))
-            numbers[number] = kinds.setdefault((label, split, generator, group), len(kinds))
+        for number, place in enumerate(zip(*places, strict=True)):
+            key = tuple(column[at] for column, at in zip(values, place, strict=True))
+            numbers[number] = self.found.setdefault(key, len(self.found))
+        return numbers[kind]
+
+
+def _keys_and_kinds(pieces: Iterable[pa.Table], kinds: RowKinds) -> Iterator[Records]:
+    for piece in pieces:
         records = np.empty(piece.num_rows, _ROW)
-        records["key"], records["kind"] = keys_of_column(piece.column("key")), numbers[kind]
+        records["key"], records["kind"] = keys_of_column(piece.column("key")), kinds.numbers(piece)
         yield records

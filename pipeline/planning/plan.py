@@ -19,7 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ...cache.index.index import Index
-from ...cache.shards.keys import BINARY, KeyArray, binary_keys, hex_keys
+from ...cache.records.datasets import RowKinds
+from ...cache.shards.keys import BINARY, KeyArray, binary_keys, hex_keys, keys_of_column
 from ...errors import UsageError
 from ...storage.disk_array import DiskArray, Records, group_starts, sort_records, whole_groups
 from ...storage.lazy_sequence import LazySequence
@@ -143,19 +144,26 @@ _OCCURRENCE = np.dtype([("key", BINARY), ("row", ">u8"), ("split", ">u2")])
 class Samples:
     """The samples of a dataset, sorted by key; on disk, see :mod:`...storage.disk_array`.
 
+    Parameters
+    ----------
+    occurrences
+        Sorted records of the rows, with the fields ``key``, ``row`` and ``split``. The first row of a key counts.
+    splits
+        The names that the numbers in ``split`` stand for.
+
     Attributes
     ----------
     splits
         Names of the splits, sorted.
     """
 
-    def __init__(self, occurrences: Iterable[Records], splits: Sequence[str]) -> None:
+    def __init__(self, occurrences: DiskArray, splits: Sequence[str]) -> None:
         self.splits = tuple(sorted(set(splits)))
         number_of = {name: number for number, name in enumerate(self.splits)}
         renumber = np.array([number_of[name] for name in splits], np.uint16)
         self._samples = DiskArray(_SAMPLE)
         last = np.empty(0, BINARY)
-        for block in sort_records(occurrences, _OCCURRENCE).blocks():
+        for block in occurrences.blocks():
             keys = np.concatenate([last, block["key"]])
             first = np.concatenate([np.ones(1 - len(last), bool), keys[1:] != keys[:-1]])
             samples = np.empty(np.count_nonzero(first), _SAMPLE)
@@ -168,7 +176,22 @@ class Samples:
         """Make samples from two columns of equal length, in any order. A key that occurs repeatedly is in one split."""
         names = pa.chunked_array([splits]) if not isinstance(splits, pa.ChunkedArray) else splits
         coded = names.combine_chunks().dictionary_encode()
-        return cls([_occurrences(binary_keys(keys), coded.indices.to_numpy(), 0)], coded.dictionary.to_pylist())
+        occurrences = _occurrences(binary_keys(keys), coded.indices.to_numpy(), 0)
+        return cls(sort_records([occurrences], _OCCURRENCE), coded.dictionary.to_pylist())
+
+    @classmethod
+    def of_pieces(cls, pieces: Iterable[pa.Table]) -> Samples:
+        """Make samples from the pieces of a dataset's table, with the columns ``key`` and ``split``."""
+        kinds = RowKinds(("split",))
+
+        def occurrences() -> Iterator[Records]:
+            start = 0
+            for piece in pieces:
+                yield _occurrences(keys_of_column(piece["key"]), kinds.numbers(piece), start)
+                start += len(piece)
+
+        ordered = sort_records(occurrences(), _OCCURRENCE)
+        return cls(ordered, [split for (split,) in kinds.found])
 
     @classmethod
     def of_rows(cls, rows: Iterable[ScannedRow], without: Collection[str] = ()) -> Samples:
@@ -185,7 +208,7 @@ class Samples:
                 start += len(block)
                 yield found[~np.isin(block["key"], left_out)] if len(left_out) else found
 
-        return cls(occurrences(), names)
+        return cls(sort_records(occurrences(), _OCCURRENCE), names)
 
     def __len__(self) -> int:
         """Return the number of samples, which are distinct."""

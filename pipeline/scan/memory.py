@@ -23,14 +23,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ...cache.shards.keys import BINARY, binary_keys, hex_keys
+from ...cache.records.datasets import RowKinds
+from ...cache.shards.keys import BINARY, binary_keys, hex_keys, keys_of_column
 from ...errors import UserError
 from ...images.file import ImageRejected, Reason
 from ...images.headers import parse_traits
 from ...storage import AnyPath, RemotePath
 from ...storage.atomic import TEMPORARY_PREFIX, make_folder
 from ...storage.disk_array import DiskArray, Records, group_starts, sort_records, whole_groups
-from ...storage.lazy_sequence import LazySequence, batched
+from ...storage.lazy_sequence import ITEMS, LazySequence, batched
 from ...storage.parquet import fetch_source, read_batches, read_schema
 
 _SCHEMA = pa.schema(
@@ -50,8 +51,8 @@ _SCHEMA = pa.schema(
     ],
     metadata={"distil_cache.scan": "3"},  # raised when files are refused by other rules
 )
-_REPEATED = ("format", "reason", "detail", "traits")
-"""Columns with few distinct values."""
+_LOOK = ("format", "reason", "detail", "turned", "traits")
+"""Columns with few distinct values, which memory holds once."""
 _GROUP_ROWS = 2**18
 """Rows of a row group."""
 _NUMBERS = ("size", "mtime_ns", "width", "height", "metadata_bytes")
@@ -105,31 +106,18 @@ class ScanEntry(NamedTuple):
         return ImageRejected(cast(Reason, self.reason), self.detail)
 
 
-def _is_storable(entry: ScanEntry) -> bool:
-    """Return whether the columns of a scan memory can hold an entry's numbers."""
-    return all(-(2**63) <= value < 2**63 for value in (entry.size, entry.mtime_ns, entry.metadata_bytes)) and (
-        max(entry.width, entry.height) < 2**31
-    )
-
-
-def _look(entry: ScanEntry) -> tuple[str, str, str, bool, str]:
-    """Return what an entry has in common with many others."""
-    return entry.format, entry.reason, entry.detail, entry.turned, entry.traits
-
-
 _NONE = -1
 """In place of the number of a look: there is no entry."""
 
 
 class EntryTable(LazySequence["ScanEntry | None"]):
-    """Entries in the order of their files, None for a file without one; memory holds the distinct looks alone.
+    """Entries in the order of their files, None for a file without one; memory holds what many share once.
 
     An entry with a number that the scan memory cannot store, such as a date before 1678 or after 2262, becomes None.
     """
 
     def __init__(self) -> None:
-        self.looks: list[tuple[str, str, str, bool, str]] = []
-        self._number_of: dict[tuple[str, str, str, bool, str], int] = {}
+        self._looks: dict[tuple[Any, ...], int] = {}
         self.records = DiskArray(_ENTRY)
         self.stored = 0
         """Number of entries that are not None."""
@@ -142,15 +130,55 @@ class EntryTable(LazySequence["ScanEntry | None"]):
         """Add entries at the end."""
         records = np.zeros(len(entries), _ENTRY)
         records["look"] = _NONE
-        numbers = [number for number, entry in enumerate(entries) if entry is not None and _is_storable(entry)]
-        held = [entry for entry in entries if entry is not None and _is_storable(entry)]
+        numbers, held = [], []
+        for number, entry in enumerate(entries):
+            if (
+                entry is not None
+                and -(2**63) <= entry.mtime_ns < 2**63
+                and entry.width < 2**31
+                and entry.height < 2**31
+            ):
+                numbers.append(number)
+                held.append(entry)
         if held:
+            columns = dict(zip(ScanEntry._fields, zip(*held, strict=True), strict=True))
             for name in _NUMBERS:
-                records[name][numbers] = [getattr(entry, name) for entry in held]
-            records["key"][numbers] = binary_keys([entry.key for entry in held])
-            records["look"][numbers] = [self._number(_look(entry)) for entry in held]
+                records[name][numbers] = columns[name]
+            records["key"][numbers] = binary_keys(columns["key"])
+            looks = zip(*(columns[name] for name in _LOOK), strict=True)
+            records["look"][numbers] = [self._looks.setdefault(look, len(self._looks)) for look in looks]
         self.records.append(records)
         self.stored += len(held)
+
+    def append_table(self, table: pa.Table) -> None:
+        """Add the entries of a piece of a scan memory at the end. Raises ValueError for impossible values."""
+        kinds = RowKinds(_LOOK)
+        numbers = kinds.numbers(table)
+        for look in kinds.found:
+            if look[-1]:
+                parse_traits(look[-1])
+        own = np.array([self._looks.setdefault(look, len(self._looks)) for look in kinds.found], np.int64)
+        records = np.empty(len(table), _ENTRY)
+        for name in _NUMBERS:
+            records[name] = table.column(name).to_numpy()
+        records["key"] = keys_of_column(table.column("key"))
+        records["look"] = own[numbers]
+        self.records.append(records)
+        self.stored += len(records)
+
+    def table(self, paths: Sequence[bytes], start: int) -> pa.Table:
+        """Return a piece of a scan memory: the entries from ``start``, with the keys of their files."""
+        records = self.records.read(start, start + len(paths))
+        there = np.flatnonzero(records["look"] != _NONE)
+        records = records[there]
+        columns: dict[str, pa.Array] = {name: pa.array(records[name]) for name in _NUMBERS}
+        columns["path"] = pa.array([paths[number] for number in there.tolist()], pa.binary())
+        columns["key"] = pa.array(hex_keys(records["key"]), pa.string())
+        looks = list(self._looks)
+        for place, name in enumerate(_LOOK):
+            values = pa.array([look[place] for look in looks], _SCHEMA.field(name).type)
+            columns[name] = values.take(pa.array(records["look"]))
+        return pa.table([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
 
     def items(self, start: int, stop: int) -> list[ScanEntry | None]:
         """See :class:`LazySequence`."""
@@ -159,25 +187,19 @@ class EntryTable(LazySequence["ScanEntry | None"]):
     def made(self, records: Records) -> list[ScanEntry | None]:
         """Return the entries that these records stand for."""
         columns = [records[name].tolist() for name in (*_NUMBERS, "look")]
+        looks = list(self._looks)
         found: list[ScanEntry | None] = []
-        for key, (size, mtime_ns, width, height, metadata_bytes, look) in zip(
-            hex_keys(records["key"]), zip(*columns, strict=True), strict=True
+        for key, size, mtime_ns, width, height, metadata_bytes, look in zip(
+            hex_keys(records["key"]), *columns, strict=True
         ):
             if look == _NONE:
                 found.append(None)
                 continue
-            kind, reason, detail, turned, traits = self.looks[look]
+            kind, reason, detail, turned, traits = looks[look]
             found.append(
                 ScanEntry(size, mtime_ns, key, width, height, kind, reason, detail, turned, metadata_bytes, traits)
             )
         return found
-
-    def _number(self, look: tuple[str, str, str, bool, str]) -> int:
-        number = self._number_of.get(look)
-        if number is None:
-            number = self._number_of[look] = len(self.looks)
-            self.looks.append(look)
-        return number
 
 
 class KnownEntries(LazySequence["ScanEntry | None"]):
@@ -239,17 +261,14 @@ def known_entries(memory: AnyPath, files: int, paths: Callable[[], Iterable[byte
     digests, entries = DiskArray(_DIGEST), EntryTable()
     try:
         for table in _tables(memory):
-            held, *columns = (_values(table.column(name), name in _REPEATED) for name in _SCHEMA.names)
-            for traits in set(columns[-1]) - {""}:
-                parse_traits(traits)
-            digests.append(_digests(held))
-            entries.append(list(map(ScanEntry._make, zip(*columns, strict=True))))
+            entries.append_table(table)
+            digests.append(_digests(table.column("path").to_pylist()))
     except (OSError, ValueError, pa.ArrowException):
         return nothing_known(files)
     if not len(entries):
         return nothing_known(files)
     wanted = DiskArray(_DIGEST)
-    for block in batched(paths()):
+    for block in batched(paths(), 8 * ITEMS):
         wanted.append(_digests(block))
     if len(digests) == len(wanted) and all(map(np.array_equal, digests.blocks(), wanted.blocks())):
         return KnownEntries(files, entries)
@@ -305,16 +324,6 @@ def _tables(memory: AnyPath) -> Iterator[pa.Table]:
         yield table
 
 
-def _values(column: pa.ChunkedArray, repeated: bool) -> Sequence[Any]:
-    """Return a column as Python values; with ``repeated``, equal values share one object."""
-    if not repeated:
-        values: list[Any] = column.to_pylist()
-        return values
-    coded = column.combine_chunks().dictionary_encode()
-    names = coded.dictionary.to_pylist()
-    return [names[number] for number in coded.indices.to_pylist()]
-
-
 def save_scan_memory(memory: AnyPath, paths: Iterable[bytes], entries: EntryTable) -> None:
     """Replace a scan memory. It only saves time, so errors in writing are ignored.
 
@@ -329,11 +338,10 @@ def save_scan_memory(memory: AnyPath, paths: Iterable[bytes], entries: EntryTabl
     """
 
     def tables() -> Iterator[pa.Table]:
-        for block, here in zip(batched(paths), batched(entries), strict=True):
-            held = [(path, *entry) for path, entry in zip(block, here, strict=True) if entry is not None]
-            columns = zip(*held, strict=True) if held else [()] * len(_SCHEMA)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-            yield pa.table(arrays, schema=_SCHEMA)
+        start = 0
+        for block in batched(paths, 8 * ITEMS):
+            yield entries.table(block, start)
+            start += len(block)
 
     with contextlib.suppress(OSError, UserError):
         _replace(memory, tables())

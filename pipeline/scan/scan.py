@@ -227,17 +227,8 @@ def _scanned_blocks(files: FileTable, trusted: Sequence[ScanEntry | None], worke
 
 def _memory_keys(files: FileTable) -> Iterator[bytes]:
     """Yield the key of each file in the scan memory."""
-    prefixes = {kind.root: os.path.join(absolute_root(kind.root), "") for kind in files.kinds}  # noqa: PTH118
-    return (_memory_key(prefixes[file.root], file) for file in files)
-
-
-def _memory_key(prefix: str, file: SourceFile) -> bytes:
-    """Return the key in the scan memory of a file, or an image in an archive; ``prefix`` is its absolute root and a slash."""
-    try:
-        key = os.fsencode(prefix + file.path)
-    except UnicodeEncodeError:  # no file can have such a name: it is rejected, and not remembered
-        key = (prefix + file.path).encode(errors="surrogatepass")
-    return key if file.member is None else key + file.member.stamp
+    roots = (os.path.join(absolute_root(kind.root), "") for kind in files.kinds)  # noqa: PTH118
+    return files.keys([root.encode(errors="surrogatepass") for root in roots])
 
 
 def scan_file(file: SourceFile, known: ScanEntry | None) -> ScanEntry | ImageRejected:

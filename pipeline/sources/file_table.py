@@ -11,11 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...storage.disk_array import DiskArray, Records
-from ...storage.lazy_sequence import LazySequence, batched
+from ...storage.lazy_sequence import ITEMS, LazySequence, batched
 from .file import MEMBER_KINDS, ListedObject, Member, SourceFile
 
-_FILE = np.dtype([("start", "<i8"), ("path", "<i4"), ("place", "<i4"), ("kind", "<i4")])
-"""Where a file's text starts, the bytes of its path and, behind it, of its place, and the number of its kind."""
+_FILE = np.dtype(
+    [
+        *(("start", "<i8"), ("path", "<i4"), ("place", "<i4"), ("kind", "<i4")),
+        *(("listed", "?"), ("bytes", "<i8"), ("mtime_ns", "<i8")),
+    ]
+)
+"""Where a file's text starts, the bytes of its path and, behind it, of its place, the number of its kind, its listing."""
 _NEAR_BYTES = 2**12
 """Text to read over between two files rather than read twice."""
 
@@ -85,6 +90,19 @@ class FileTable(LazySequence[SourceFile]):
         """Return the number of the kind of each of these files, (N,)."""
         return np.array(self._files.take(numbers)["kind"])
 
+    def keys(self, prefixes: Sequence[bytes]) -> Iterator[bytes]:
+        """Yield for each file the prefix of its kind, its path in UTF-8, and its stamp if it is in an archive.
+
+        This makes no :class:`.file.SourceFile`.
+        """
+        for block in self._files.blocks(ITEMS):
+            text, starts = self._text_of(block)
+            columns = (block[name].tolist() for name in ("path", "place", "kind"))
+            for start, path_bytes, place_bytes, kind in zip(starts, *columns, strict=True):
+                middle = start + path_bytes
+                stamp = _parse_place(text[middle : middle + place_bytes]).stamp if place_bytes else b""
+                yield prefixes[kind] + text[start:middle] + stamp
+
     def counts(self) -> dict[FileKind, int]:
         """Return the number of files of each kind."""
         found = np.zeros(len(self.kinds), np.int64)
@@ -99,13 +117,16 @@ class FileTable(LazySequence[SourceFile]):
 
     def _append(self, files: Sequence[SourceFile]) -> None:
         paths = [file.path.encode(errors="surrogatepass") for file in files]
-        places = [_place(file) for file in files]
+        places = [_place(file.member) for file in files]
+        listings = [file.listed for file in files]
         records = np.empty(len(files), _FILE)
         records["path"] = list(map(len, paths))
         records["place"] = list(map(len, places))
         sizes = records["path"].astype(np.int64) + records["place"]
         records["start"] = len(self._text) + np.cumsum(sizes) - sizes
         records["kind"] = [self._kind(file) for file in files]
+        records["listed"] = [listing is not None for listing in listings]
+        records["bytes"], records["mtime_ns"] = zip(*(listing or (0, 0) for listing in listings), strict=True)
         text = b"".join(part for pair in zip(paths, places, strict=True) for part in pair)
         self._text.append(np.frombuffer(text, np.uint8))
         self._files.append(records)
@@ -121,29 +142,28 @@ class FileTable(LazySequence[SourceFile]):
     def _made(self, records: Records) -> Iterator[SourceFile]:
         if not len(records):
             return
-        first = int(records["start"][0])
-        last = int(records["start"][-1]) + int(records["path"][-1]) + int(records["place"][-1])
-        text = self._text.read(first, last).tobytes()
-        columns = (records[name].tolist() for name in ("start", "path", "place", "kind"))
-        for start, path_bytes, place_bytes, kind in zip(*columns, strict=True):
-            middle = start - first + path_bytes
-            path = text[start - first : middle].decode(errors="surrogatepass")
-            member, listed = _parse_place(text[middle : middle + place_bytes]) if place_bytes else (None, None)
+        text, starts = self._text_of(records)
+        columns = (records[name].tolist() for name in ("path", "place", "kind", "listed", "bytes", "mtime_ns"))
+        for start, path_bytes, place_bytes, kind, is_listed, size, mtime_ns in zip(starts, *columns, strict=True):
+            middle = start + path_bytes
+            path = text[start:middle].decode(errors="surrogatepass")
+            member = _parse_place(text[middle : middle + place_bytes]) if place_bytes else None
+            listed = ListedObject(size, mtime_ns) if is_listed else None
             root, label, split, generator, family, group = self.kinds[kind]
             yield SourceFile(root, path, label, split, generator, family, group, member, listed)
 
-
-def _place(file: SourceFile) -> bytes:
-    """Return where an image is in an archive, and its listing, as JSON; empty for most files."""
-    if file.member is None and file.listed is None:
-        return b""
-    member = file.member and [file.member.kind, *astuple(file.member)]
-    return json.dumps([member, file.listed], separators=(",", ":")).encode()
+    def _text_of(self, records: Records) -> tuple[bytes, list[int]]:
+        """Return the text of files in ascending order, some of it between them, and where each begins in it."""
+        first, last = int(records["start"][0]), records[-1]
+        text = self._text.read(first, int(last["start"]) + int(last["path"]) + int(last["place"]))
+        return text.tobytes(), (records["start"] - first).tolist()
 
 
-def _parse_place(text: bytes) -> tuple[Member | None, ListedObject | None]:
-    member, listed = json.loads(text)
-    return (
-        None if member is None else MEMBER_KINDS[member[0]](*member[1:]),
-        None if listed is None else ListedObject(*listed),
-    )
+def _place(member: Member | None) -> bytes:
+    """Return where an image is in an archive, as JSON; empty for most files."""
+    return b"" if member is None else json.dumps([member.kind, *astuple(member)], separators=(",", ":")).encode()
+
+
+def _parse_place(text: bytes) -> Member:
+    kind, *fields = json.loads(text)
+    return MEMBER_KINDS[kind](*fields)
