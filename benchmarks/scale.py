@@ -4,10 +4,10 @@
 
 A cache with real markers and tables of four features is written below a temporary folder (about 160 bytes a sample and
 feature), then each step runs in a process of its own. Scans take as many simulated files, whose entries come from the
-scan memory or, if all are new, from a function in place of a reader; one file in a hundred has the bytes of another. ``CPU s`` is the processor time of all its threads, which other work on the machine
-lengthens less than the time on the clock. Peak memory is that of the whole process, imports included; ``start`` is what it
-had before the step. Markers have 512 rows. The files were written a moment ago, so they are read from the system's
-cache.
+scan memory or, if all are new, from a function in place of a reader; one file in a hundred has the bytes of another.
+``CPU s`` is the processor time of all its threads, which other work on the machine lengthens less than the time on the
+clock. Peak memory is that of the whole process, imports included; ``start`` is what it had before the step. Markers
+have 512 rows. The files were written a moment ago, so they are read from the system's cache. ``--steps`` chooses some.
 """
 
 from __future__ import annotations
@@ -237,6 +237,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--steps", nargs="+", choices=list(STEPS), default=list(STEPS), metavar="STEP", help="by default all"
+    )
     parser.add_argument("--make", nargs=2, metavar=("CACHE", "SAMPLES"), help="only write a cache")
     parser.add_argument(
         "--measure", nargs=3, metavar=("STEP", "CACHE", "SAMPLES"), help="run one step alone, print JSON"
@@ -254,7 +257,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             subprocess.run([sys.executable, __file__, "--make", name, str(samples)], check=True)
             print(f"\n{samples:,} samples\n{'':42}{'s':>8}{'CPU s':>8}{'start MiB':>11}{'peak MiB':>10}")
-            for step in STEPS:
+            for step in options.steps:
                 command = [sys.executable, __file__, "--measure", step, name, str(samples)]
                 found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 times = f"{found['seconds']:8.2f}{found['cpu']:8.2f}"

@@ -24,7 +24,7 @@ Records = NDArray[Any]
 
 SPOOL_BYTES = 2**20
 """Bytes of an array that are kept in memory before it is written to disk."""
-RUN_BYTES = 2**26
+RUN_BYTES = 2**25
 """Bytes that are sorted in memory at a time."""
 BLOCK_BYTES = 2**22
 """Bytes that are read at a time."""
@@ -63,10 +63,7 @@ class DiskArray:
                 self._file.seek(0, 2)
                 self._file.write(data.view(np.uint8).data)
             except OSError as error:
-                raise UserError(
-                    f"{tempfile.gettempdir()}: temporary data cannot be written there ({error.strerror or error}). Free "
-                    "some space there, or set TMPDIR to another folder, and run the command again."
-                ) from error
+                raise cannot_write_temporary(error) from error
             self._length += len(data)
 
     def read(self, start: int, stop: int) -> Records:
@@ -95,6 +92,14 @@ class DiskArray:
         step = rows or _block_rows(self.dtype)
         for start in range(0, self._length, step):
             yield self.read(start, start + step)
+
+
+def cannot_write_temporary(error: OSError) -> UserError:
+    """Return the error for temporary data that could not be written."""
+    return UserError(
+        f"{tempfile.gettempdir()}: temporary data cannot be written there ({error.strerror or error}). Free some space "
+        "there, or set TMPDIR to another folder, and run the command again."
+    )
 
 
 def sort_records(blocks: Iterable[Records], dtype: DTypeLike) -> DiskArray:

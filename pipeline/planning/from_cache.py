@@ -8,12 +8,11 @@ added to the origin itself. No source file is opened, so the sources may be gone
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ...cache.index.index import Index
 from ...cache.records.builds import Derived
@@ -23,7 +22,6 @@ from ...cache.store import Cache, FeatureStore
 from ...choices import IMAGE_ALGORITHMS, preset_name
 from ...errors import UsageError, UserError
 from ...images.spec import ImageSpec
-from ...storage.lazy_sequence import ITEMS
 from ..config import BuildConfig
 from ..scan.rows import RowTable, ScannedRow
 from ..scan.scan import ScanResult
@@ -53,13 +51,15 @@ def read_origin(config: BuildConfig) -> CachedSource:
     cache = Cache.open(config.cache)
     revision = cache.datasets().head(config.origin)
     _refuse_derived(cache, config.origin)
-    table = cache.datasets().read(config.origin, revision)
+    rows = _rows(cache.datasets().pieces(config.origin, revision))
     if config.perturb is None:
-        return CachedSource(cache, _scanned(table), None)
+        return CachedSource(cache, _scanned(rows), None)
     derived = Derived(dataset=config.origin, revision=revision, perturbation=config.perturb)
     _check_name(cache, config.dataset, derived)
-    chosen = _splits(sorted(set(table.column("split").to_pylist())), config)
-    return CachedSource(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
+    whole = RowTable.of(rows)
+    chosen = _splits(sorted({kind.split for kind in whole.counts()}), config)
+    in_chosen = np.array([kind.split in chosen for kind in whole.kinds], bool)
+    return CachedSource(cache, _scanned(whole.chosen(in_chosen[block["kind"]] for block in whole.blocks())), derived)
 
 
 def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, samples: Samples) -> tuple[FeatureStore, int]:
@@ -95,18 +95,20 @@ def _lacking(index: Index, samples: Samples) -> int:
     return sum(int(np.count_nonzero(index.locate(block["key"])[0] < 0)) for block in samples.blocks())
 
 
-def _scanned(table: pa.Table) -> ScanResult:
-    rows = RowTable.of(row for batch in table.to_batches(max_chunksize=ITEMS) for row in _rows(batch))
+def _scanned(found: Iterable[ScannedRow]) -> ScanResult:
+    rows = RowTable.of(found)
     return ScanResult(rows, rejects=[], opened=0, remembered=len(rows), label_conflicts=0, leaks=[])
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[ScannedRow]:
-    columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
-    for key, source, path, label, split, generator, family, group, width, height, form, size in zip(
-        *columns, strict=True
-    ):
-        file = SourceFile(source, path, label, split, generator, family, group)
-        yield ScannedRow(file, key, width, height, form, size)
+def _rows(pieces: Iterable[pa.Table]) -> Iterator[ScannedRow]:
+    """Yield the rows of a dataset's table as those of a scan."""
+    for piece in pieces:
+        columns = (piece.column(name).to_pylist() for name in SCHEMA.names)
+        for key, source, path, label, split, generator, family, group, width, height, form, size in zip(
+            *columns, strict=True
+        ):
+            file = SourceFile(source, path, label, split, generator, family, group)
+            yield ScannedRow(file, key, width, height, form, size)
 
 
 def _refuse_derived(cache: Cache, origin: str) -> None:

@@ -26,6 +26,7 @@ from ...cache.store import Cache
 from ...choices import IMAGE_ALGORITHMS
 from ...errors import ChoiceError, UsageError, UserError
 from ...metrics.measures import test_sets
+from ...storage.disk_table import DiskTable
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -200,7 +201,10 @@ def evaluation_rows(pieces: TablePieces, split: str, selection: Selection, datas
     kinds = _Kinds(pieces)
     of_split = select_rows(split_rows(kinds.table, split, dataset), selection, f"{dataset}, split {split}")
     is_chosen = kinds.chosen(of_split)
-    return _joined([piece.filter(pa.array(is_chosen(piece))) for piece in pieces()])
+    rows = DiskTable(_first_schema(pieces))
+    for piece in pieces():
+        rows.append(piece.filter(pa.array(is_chosen(piece))))
+    return rows.finished()
 
 
 def training_parts(
@@ -234,7 +238,7 @@ def training_parts(
     if own_val and "val" in set(column(kinds.table, "split")):
         of_val = select_rows(split_rows(kinds.table, "val", dataset), selection, f"{dataset}, split val")
         in_val = kinds.chosen(of_val)
-    train, val = [], []
+    train, val = (DiskTable(_first_schema(pieces)) for _ in range(2))
     for piece in pieces():
         rows = in_train(piece)
         if in_val is None:
@@ -244,7 +248,7 @@ def training_parts(
         else:
             train.append(piece.filter(pa.array(rows)))
             val.append(piece.filter(pa.array(in_val(piece))))
-    parts = TrainingSplit(_joined(train), _joined(val), "train" if in_val is None else "val")
+    parts = TrainingSplit(train.finished(), val.finished(), "train" if in_val is None else "val")
     labels = set(pc.unique(parts.train["label"]).to_pylist())
     if labels != {0, 1}:
         missing = "real" if 0 not in labels else "generated"
@@ -252,9 +256,8 @@ def training_parts(
     return parts
 
 
-def _joined(pieces: Sequence[pa.Table]) -> pa.Table:
-    """Return the pieces as one table without empty chunks."""
-    return pa.concat_tables([piece for piece in pieces if len(piece)] or pieces[:1])
+def _first_schema(pieces: TablePieces) -> pa.Schema:
+    return next(iter(pieces())).schema
 
 
 def held_out(keys: KeyArray | npt.NDArray[Any], fraction: float) -> _Mask:
