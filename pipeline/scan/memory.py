@@ -53,7 +53,7 @@ _SCHEMA = pa.schema(
 )
 _LOOK = ("format", "reason", "detail", "turned", "traits")
 """Columns with few distinct values, which memory holds once."""
-_GROUP_ROWS = 2**18
+_GROUP_ROWS = 2**16
 """Rows of a row group."""
 _NUMBERS = ("size", "mtime_ns", "width", "height", "metadata_bytes")
 _ENTRY = np.dtype(
@@ -375,7 +375,8 @@ def _replace(memory: AnyPath, tables: Iterable[pa.Table]) -> None:
 def _write(file: IO[bytes], tables: Iterable[pa.Table]) -> None:
     """Write tables to an open Parquet file, some of them in each of its row groups."""
     held: list[pa.Table] = []
-    with pq.ParquetWriter(file, _SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+    coded = [name for name in _LOOK if pa.types.is_string(_SCHEMA.field(name).type)]
+    with pq.ParquetWriter(file, _SCHEMA, compression="zstd", use_dictionary=coded, write_page_checksum=True) as writer:
         for table in tables:
             held.append(table)
             if sum(map(len, held)) >= _GROUP_ROWS:
