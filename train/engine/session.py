@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.optim import Adam, Optimizer
 
@@ -24,7 +25,7 @@ from ..data.dataset import Batch, FeatureDataset
 from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
 from ..data.rows import TrainingRows, find_rows
-from ..data.select import column
+from ..data.select import distinct
 from ..data.shuffle import batch_sizes
 from ..methods import Method
 from ..runs.checkpoint import seed_everything
@@ -192,7 +193,9 @@ def open_session(
         specs={name: dict(cache.open_feature(build.features[name].folder).spec) for name in features},
         train_size=size,
         teacher_channels=shape[0] if shape else None,
-        seen_generators=tuple(sorted(set(column(train.table, "generator")[train.label == 1].tolist()))),
+        seen_generators=tuple(
+            distinct(train.table.select(["generator"]).filter(pa.array(train.label == 1)), "generator")
+        ),
         samples={"train": len(train), "val": len(val)} | ({"left_out": rows.left_out} if rows.left_out else {}),
         validation=rows.validation,
         created=known.created if known else now(),
@@ -201,7 +204,7 @@ def open_session(
         teacher=dict(online.facts) if online else None,
         pos_weight=pos_weight,
         begun_as=begun_as,
-        groups=tuple(sorted(set(column(train.table, "group").tolist()))),
+        groups=tuple(distinct(train.table, "group")),
         arithmetic=STUDENT_ARITHMETIC,
         **_datasets(rows),
     )
