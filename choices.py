@@ -47,6 +47,8 @@ ScheduleName = Literal["constant", "cosine", "step", "plateau", "accuracy-platea
 """Schedule of the learning rate."""
 ValSource = Literal["val", "train"]
 """Split of the validation rows: the dataset's own ``val`` where it has one, or rows held out of ``train``."""
+Reader = Literal["cache", "webdataset"]
+"""What reads the training rows: the cache's own reader, or webdataset from tars."""
 Amp = Literal["off", "bf16", "fp16"]
 """Automatic mixed precision of the student."""
 TestTransform = Literal["crop", "resize"]

@@ -18,6 +18,7 @@ from ..choices import (
     NoiseReduction,
     Precision,
     Preset,
+    Reader,
     ScheduleName,
     ShardForm,
     Split,
@@ -103,3 +104,5 @@ class TrainSettings(TypedDict, total=False):
     train_size: int | None
     val_from: ValSource
     val_fraction: float
+    reader: Reader
+    export: str | None

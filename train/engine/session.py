@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..data.readers import LoaderOptions, ReaderPool
 from ..data.rows import TrainingRows, find_rows
 from ..data.select import column
 from ..data.shuffle import batch_sizes
+from ..data.streamed import StreamedDataset
 from ..methods import Method
 from ..runs.checkpoint import seed_everything
 from ..runs.folder import RECORD_VERSION, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
@@ -159,7 +160,7 @@ def open_session(
     if ranks.first:  # before any shard is looked for: see `cache.lease`
         folders = {source.features[name].folder for source in rows.builds for name in {*features, *method.inputs}}
         held.enter_context(lease(cache.root, "train", folders))
-    train = FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose)
+    train = _training_data(config, cache, rows, features, purpose, ranks, readers)
     val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
     steps = _steps(config, len(train), len(val), ranks)
 
@@ -222,6 +223,25 @@ def open_session(
         ranks=ranks,
         loading=LoaderOptions(readers, ranks.share, pin=ranks.device.type == "cuda"),
     )
+
+
+def _training_data(
+    config: TrainConfig,
+    cache: Cache,
+    rows: TrainingRows,
+    features: Sequence[str],
+    purpose: str,
+    ranks: ProcessGroup,
+    readers: ReaderPool,
+) -> FeatureDataset:
+    """Open the training rows with the configured reader. Raises UsageError for what webdataset's stream cannot do."""
+    if config.reader == "cache":
+        return FeatureDataset(cache, rows.builds[0], rows.train, features, split="train", purpose=purpose)
+    if ranks.several or readers.workers:
+        what = "several processes" if ranks.several else f"--workers {readers.workers}"
+        raise UsageError(f"--reader webdataset: streams in one thread of one process, not with {what}.")
+    export = Path(config.export) if config.export else None
+    return StreamedDataset(cache, rows.builds[0], rows.train, features, split="train", purpose=purpose, export=export)
 
 
 def _steps(config: TrainConfig, train: int, val: int, ranks: ProcessGroup) -> int:
