@@ -7,7 +7,9 @@ programs must know is the features' names and side. It holds no pickle and refer
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,7 +166,10 @@ def _examples(inputs: Sequence[str], stored: int) -> tuple[Tensor, ...]:
 
 def _program(module: ScoredFeatures, inputs: Sequence[str], examples: tuple[Tensor, ...]) -> torch.onnx.ONNXProgram:
     batch = torch.export.Dim("batch", min=1)
-    try:
+    with _explained(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "# The axis name: batch", UserWarning
+        )  # one name for the same axis of all inputs
         program = torch.onnx.export(
             module,
             examples,
@@ -176,17 +181,25 @@ def _program(module: ScoredFeatures, inputs: Sequence[str], examples: tuple[Tens
             external_data=False,
             verbose=False,
         )
-    except ImportError as error:
-        raise UserError(
-            "checkpoint export: a library for ONNX is missing. Install it with: pip install 'distil-cache[onnx]'"
-        ) from error
     assert program is not None
     return program
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn the absence of a library into a UserError that says how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            "checkpoint export: a library for ONNX is missing. Install it with: pip install 'distil-cache[onnx]'"
+        ) from error
+
+
 def _difference(content: bytes, module: ScoredFeatures, inputs: Sequence[str], examples: tuple[Tensor, ...]) -> float:
     """Return by how much the file's logits differ from the student's, relative to those that are larger than 1."""
-    import onnxruntime
+    with _explained():
+        import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     largest = 0.0
