@@ -26,6 +26,7 @@ def _run(code: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for kind, grain in (("real", 12), ("fake", 2)):
@@ -45,6 +46,7 @@ def test_the_page_names_every_public_name() -> None:
     assert [name for name in dc.__all__ if name not in text and name != "__version__"] == []
 
 
+@pytest.mark.slow
 def test_the_cells_of_the_notebook_run_in_one_process(tmp_path: Path) -> None:
     content = json.loads((DOCS / "notebook.ipynb").read_text())
     assert all(cell["outputs"] == [] for cell in content["cells"] if cell["cell_type"] == "code")
