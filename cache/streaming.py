@@ -156,7 +156,7 @@ def _shard(store: FeatureStore, shard: str) -> _Shard:
     if marker.format != TarFormat.name:
         raise UserError(
             f"{store.folder}: holds {marker.format} shards, and webdataset reads tars. Build with --format webdataset into "
-            "a new cache, or write an export: distil-cache cache export"
+            "a new cache, or write an export, distil-cache cache export, and name that"
         )
     return _Shard(store.folder, store.feature, marker)
 

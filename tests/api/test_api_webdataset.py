@@ -77,7 +77,7 @@ def test_a_pipeline_takes_webdatasets_own_stages(root: Path) -> None:
 
 def test_zarr_shards_are_refused_with_what_to_do(tmp_path: Path) -> None:
     make_cache(tmp_path / "cache", TABLE)
-    with pytest.raises(dc.UserError, match=r"holds zarr shards.*--format webdataset.*cache export"):
+    with pytest.raises(dc.UserError, match=r"holds zarr shards.*--format webdataset.*cache export, and name that"):
         dc.open(tmp_path / "cache").dataset("pictures").feature("eps").to_webdataset()
 
 
