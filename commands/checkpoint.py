@@ -78,4 +78,7 @@ def checkpoint_export(
         result = export_checkpoint(run, file)
     if card:
         result["card"] = str(write_card(run, file))
-    render(result, as_json, show_checkpoint)
+    # what the reference implementation has can be predicted with from the file itself
+    readable = file.suffix != ".onnx" and result["method"] in ("distildire", "eps")
+    student = ["--weights", file, "--method", result["method"]] if readable else ["--run", run]
+    render({**result, "next": command_line(["predict", "IMAGE", *student])}, as_json, show_checkpoint)
