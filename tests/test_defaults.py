@@ -80,7 +80,7 @@ BEHIND = {
     "cache export": Behind((export_build,), {"split": "splits"}),
     "cache import": Behind((ImportConfig,), {"form": "format"}),
     "checkpoint import": Behind((import_checkpoint,)),
-    "checkpoint export": Behind((export_checkpoint,)),
+    "checkpoint export": Behind((export_checkpoint,), own={"card"}),
 }
 
 
