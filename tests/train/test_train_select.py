@@ -22,6 +22,7 @@ from distil_cache.train.data.select import (
     split_rows,
     training_parts,
     with_codes,
+    with_texts,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,6 +196,9 @@ def test_rows_that_are_read_in_pieces_are_selected_as_those_of_a_table_in_memory
     keys = [hashlib.sha256(bytes([number])).hexdigest()[:32] for number in range(len(kinds))]
     table = as_table([{**more, **kind, "key": key} for kind, key in zip(kinds, keys, strict=True)])
     selection = parse_select(chosen)
+
+    assert with_texts(with_codes(table)).equals(table, check_metadata=True)
+    assert with_texts(with_codes(table)).schema.field("group").nullable == table.schema.field("group").nullable
 
     def pieces() -> Iterator[pa.Table]:
         return (with_codes(table.slice(start, 3)) for start in range(0, len(table), 3))

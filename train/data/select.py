@@ -114,7 +114,9 @@ def with_codes(table: pa.Table) -> pa.Table:
     """Return a table whose repeated texts are dictionary-encoded: four bytes a row and column."""
     for name in _CODED:
         if name in table.column_names and not pa.types.is_dictionary(table[name].type):
-            table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+            coded = table[name].dictionary_encode()
+            place = table.column_names.index(name)
+            table = table.set_column(place, table.schema.field(name).with_type(coded.type), coded)
     return table
 
 
