@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS
-from .command import Command
+from .command import Command, Group
 from .exchange import cache_export, cache_import
 from .options import (
     CacheArgument,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..cache import Cache
 
 cache_app = typer.Typer(
+    cls=Group,
     help="Inspect, verify, repair and clean up a cache; export and import its features.",
     no_args_is_help=True,
 )
