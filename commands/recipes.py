@@ -56,7 +56,7 @@ def read_recipe(path: Path, parameters: Sequence[Any], command: str) -> dict[str
         content = tomllib.loads(read_regular(path, _MOST_BYTES).decode())
     except OSError as error:
         raise UserError(f"{path}: the recipe cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # of TOML, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, or of UTF-8
         raise UserError(f"{path}: is not a recipe in TOML ({error}).") from error
     stated = content.pop("command", command)
     if stated != command:
@@ -105,12 +105,13 @@ def recipe_bytes(ctx: typer.Context) -> bytes:
 def save_recipe(ctx: typer.Context, path: Path) -> None:
     """Write the recipe of the command that is running to a new file. Raises UserError if the file exists."""
     from ..storage.atomic import create_file
+    from ..storage.text import visible
 
     if path.suffix != SUFFIX:
         raise UsageError(f"--write-recipe {path}: a recipe's name ends with {SUFFIX}.")
     if not create_file(path, recipe_bytes(ctx)):
         raise UserError(f"{path}: exists already. Choose another name for the recipe.")
-    print(f"Wrote {path}. Run it with: distil-cache {ctx.command.name} {path}")
+    print(visible(f"Wrote {path}. Run it with: distil-cache {ctx.command.name} {path}"))
 
 
 @contextmanager
