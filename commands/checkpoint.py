@@ -61,4 +61,7 @@ def checkpoint_export(
     from ..train.runs.reference_checkpoint import export_checkpoint
     from .show.train import show_checkpoint
 
-    render(export_checkpoint(run, file), as_json, show_checkpoint)
+    result = export_checkpoint(run, file)
+    readable = result["method"] in ("distildire", "eps")  # what the reference implementation has
+    student = ["--weights", file, "--method", result["method"]] if readable else ["--run", run]
+    render({**result, "next": command_line(["predict", "IMAGE", *student])}, as_json, show_checkpoint)

@@ -38,7 +38,8 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             *("beta1", "weight_decay"),
         ),
         "Validation": ("val_from", "val_fraction"),
-        "Several runs, and again": ("sweep", "resume", "write_recipe"),
+        "Several runs, and again": ("sweep", "resume"),
+        "Planning": ("dry_run", "write_recipe"),
         "Speed": ("device", "workers", "local_copy", "local_copy_gib"),
     },
     "evaluate": {
@@ -96,12 +97,12 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "distil-cache build data/genimage --cache c --dataset genimage --dry-run",
     ),
     "train": (
-        "distil-cache train --cache c --dataset mine --run runs/a --profile small",
+        "distil-cache train --cache c --dataset mine --run runs/a --profile small --dry-run",
         "distil-cache train --cache c --dataset mine --run sweep --sweep kd_weight=0,0.5 --sweep seed=0,1,2",
     ),
     "evaluate": (
-        "distil-cache evaluate runs/a --cache c --dataset mine",
-        "distil-cache evaluate runs/a --cache c --dataset other --select 'generator=adm|ldm'",
+        "distil-cache evaluate runs/a",
+        "distil-cache evaluate runs/a --dataset other --select 'generator=adm|ldm'",
     ),
     "report": (
         "distil-cache report runs/a runs/b --out report",
@@ -109,7 +110,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "audit": (
         "distil-cache audit photos",
-        "distil-cache audit --swap runs/a",
+        "distil-cache audit --swap runs/a --sample 200",
     ),
     "predict": (
         "distil-cache predict holiday.jpg album/ --run runs/a",

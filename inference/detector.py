@@ -150,8 +150,8 @@ class Threshold(NamedTuple):
         if calibration.beats_chance:
             return cls(value, "validation", description, calibration.transform)
         description += (
-            "; that is no better than chance for so many images, so no verdict is given. Train on more or other images, "
-            "or give --threshold to have one anyway"
+            f"; with {min(calibration.real, calibration.fake):,} images of the smaller class that may be chance, so no "
+            "verdict is given. Train on more or other images, or give --threshold to have one anyway"
         )
         return cls(value, "validation", description, calibration.transform, withheld=True)
 

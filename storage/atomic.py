@@ -17,7 +17,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
@@ -211,15 +211,57 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
     if path_exists(path):
         flush_name(path)
         return False
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
+    return create_with(path, lambda temporary: _write_new(temporary, data))
+
+
+def create_with(path: Path, write: Callable[[Path], object], *, needs_links: bool = True) -> bool:
+    """Let ``write`` make a file under a temporary name next to ``path``, and give it that name unless it exists.
+
+    Parameters
+    ----------
+    path
+        The new file, on a local disk.
+    write
+        Writes the content to the path that it is given, and flushes it.
+    needs_links
+        Refuse a file system without hard links, on which two processes that create the file at the same moment could
+        both believe to have done so. Otherwise the file is moved into place there.
+
+    Returns
+    -------
+    bool
+        Whether this call created the file.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written, or has no hard links that it needs (NoHardLinksError).
+    """
     try:
-        try:
-            _write_new(temporary, data)
-            return link_new(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with temporary_file(path, write) as temporary:
+            try:
+                return link_new(temporary, path)
+            except NoHardLinksError:
+                if needs_links:
+                    raise
+                if path_exists(path):
+                    return False
+                temporary.replace(path)
+                fsync_folder(path.parent)
+                return True
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def temporary_file(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
+    """Let ``write`` make and flush a file with a unique name next to ``path``, and delete it after the block."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
+    try:
+        write(temporary)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def append_line(path: AnyPath, line: bytes) -> None:

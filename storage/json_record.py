@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from ..errors import IntegrityError, UserError
-from . import AnyPath
+from . import AnyPath, path_exists
 from .atomic import read_file
 from .text import visible
 
@@ -51,6 +51,17 @@ def read_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> 
         raise UserError(f"{error} {advice}") from error
     except ValidationError as error:
         raise UserError(f"{path}: is not {what} ({first_fault(error)}). {advice}") from error
+
+
+def find_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> T | None:
+    """Read and validate a JSON file that need not be there, as `read_record`; None without it.
+
+    Raises
+    ------
+    UserError
+        If the file is there and damaged.
+    """
+    return read_record(path, form, what, advice) if path_exists(path) else None
 
 
 def first_fault(error: ValidationError) -> str:

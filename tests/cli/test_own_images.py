@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -44,23 +45,40 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     plan = CliRunner().invoke(app, [*build, "--dry-run"])
     assert plan.exit_code == 0, plan.output
     assert "Profile small: --adm demo, --teacher efficientnet_lite0, --train-size 96." in plan.stdout
+    assert plan.stdout.endswith(f"\nNext: {shlex.join(['distil-cache', *build])}\n")
     written = CliRunner().invoke(app, [*build, "--write-recipe", "build.toml"])
-    assert "Run it with: distil-cache build build.toml" in written.stdout
+    assert written.stdout.endswith("\nNext: distil-cache build build.toml\n")
     assert not (tmp_path / "cache").exists()
     refused = CliRunner().invoke(app, [*build, "--write-recipe", "build.toml"])
     assert "build.toml: exists already" in str(refused.exception)
     assert tomllib.loads((tmp_path / "build.toml").read_text())["adm"] == "demo"
     shown = {}
-    for command in ([*build, "--steps", "ddim4"], [*train, "--epochs", "2"], report):
+    asked = [[*build, "--steps", "ddim4"], [*train, "--epochs", "2", "--dry-run"], [*train, "--epochs", "2"], report]
+    for command in asked:
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
         shown[command[0]] = done.output
+        if command[0] == "build":
+            listed = CliRunner().invoke(app, ["cache", "ls", "cache"]).stdout
+            assert listed.endswith(f"\nNext: {shlex.join(['distil-cache', *train])}\n")
+        if "--dry-run" in command:
+            shown["plan"] = done.stdout
+            assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "weights").exists()
     assert (tmp_path / "report" / "report.html").is_file()
     assert "Next: distil-cache train --cache cache --dataset mine --run runs/mine --profile small" in shown["build"]
     assert re.search(
         r"Training on \d+ images \(\d+ real, \d+ generated\)\. Validation on .*, split val\.", shown["train"]
     )
+    plan_of_training = " ".join(shown["plan"].split())
+    assert "epochs 2 you" in plan_of_training
+    assert "backbone small32 the profile" in plan_of_training
+    assert "kd-weight 0.5 default" in plan_of_training
+    assert "seed 0 default" in plan_of_training
+    assert "Validates on split val. " in plan_of_training
+    assert "Teacher: cached maps of efficientnet_lite0." in plan_of_training
+    assert "runs/mine: a new run." in shown["plan"]
+    assert shown["plan"].endswith(f"\nNext: {shlex.join(['distil-cache', *train, '--epochs', '2'])}\n")
     assert "validated on" in shown["train"]
     assert "split val" in shown["train"]
     assert "Next: distil-cache report runs/mine --out report" in shown["train"]
@@ -72,12 +90,20 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert re.search(r"; ADM demo \([0-9a-f]{12}\) of 32 pixels; ", line)
     for command, following in (
         (["predict", image, "--run", "runs/mine"], "distil-cache report runs/mine --out report"),
-        (["cache", "ls", "cache"], "distil-cache train --cache cache --dataset mine --run runs/mine"),
+        (["cache", "ls", "cache"], "distil-cache cache verify cache"),
         (["cache", "verify", "cache"], "distil-cache cache ls cache"),
         (["cache", "diff", "cache", "cache"], "distil-cache cache ls cache"),
+        (["cache", "compact", "cache"], "distil-cache cache ls cache"),
+        (["cache", "gc", "cache"], "distil-cache cache ls cache"),
+        (["evaluate", "runs/mine"], "distil-cache report runs/mine --out report"),
         (["cache", "export", "cache", "--dataset", "mine", "--out", "tars"], "read tars/README.md, which says"),
     ):
         assert f"\nNext: {following}" in CliRunner().invoke(app, command).stdout
+
+    evaluated = json.loads(CliRunner().invoke(app, ["evaluate", "runs/mine", "--json"]).stdout)
+    assert evaluated["defaults"] == {"cache": str((tmp_path / "cache").resolve()), "dataset": "mine"}
+    refused = CliRunner().invoke(app, ["train", "--run", "runs/mine", *train[1:5], "--dry-run"])
+    assert "holds a training with" in str(refused.exception)
 
     kept = tomllib.loads((tmp_path / "runs" / "mine" / "recipe.toml").read_text())
     assert (kept["command"], kept["backbone"], kept["epochs"]) == ("train", "small32", 2)

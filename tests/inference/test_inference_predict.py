@@ -251,7 +251,7 @@ def test_a_student_no_better_than_chance_on_its_validation_gives_scores_without_
     (found,) = weak.predict(file)
     assert (found.verdict, found.generated) == (None, None)
     assert found.score == detector(folder).predict(file)[0].score
-    assert "no better than chance for so many images, so no verdict is given" in weak.notes[0]
+    assert "images of the smaller class that may be chance, so no verdict is given" in weak.notes[0]
     assert detector(tmp_path, threshold=0).predict(file)[0].verdict == "generated"
 
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from ...choices import METHOD, Preset
 from ...errors import UsageError, UserError
 from ...models.weights import check_state, file_digest, read_state_dict
-from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
+from ...storage.atomic import TEMPORARY_PREFIX, cannot_write, create_with
 from ..config import TrainConfig
 from ..student import Student, build_student
-from .checkpoint import create_file, save_tensors, save_weights
+from .checkpoint import flushed, save_tensors, save_weights
 from .folder import IMPORTED_EPOCH, RunFolder, RunRecord, new_run_id, now, versions
 from .forms import BEST
 from .lock import RunLock
@@ -179,7 +179,7 @@ def _create(path: Path, write: Callable[[Path], object]) -> bool:
         with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             write(temporary)
-            return create_file(path, temporary.rename)
+            return create_with(path, flushed(temporary.rename), needs_links=False)
     except OSError as error:
         raise cannot_write(path, error) from error
     except RuntimeError as error:  # what torch.save makes of an error of the system
