@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from ..choices import METHOD
-from .command import Command
+from .command import Command, Group
 from .options import JsonOption, command_line, render
 
 checkpoint_app = typer.Typer(
-    help="Exchange trained students with other programs: the reference implementation, and ONNX.", no_args_is_help=True
+    cls=Group,
+    help="Exchange trained students with other programs: the reference implementation, and ONNX.",
+    no_args_is_help=True,
 )
 
 

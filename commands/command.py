@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from .help_pages import EXAMPLES, PANELS, RECIPES
 from .options import command_line
@@ -28,6 +29,29 @@ _OTHER = "Output"
 """The last group of every command, with what no other group names."""
 
 
+UsageProblem: Any = typer.BadParameter.__mro__[1]
+"""What the parser of the command line raises; typer names just this kind of it."""
+
+
+def visible_problem(problem: Any) -> Any:
+    """Return an error of the command line with its text made harmless: it quotes arguments, which may be names of files."""
+    from ..storage.text import visible
+
+    problem.message = visible(problem.message)
+    return problem
+
+
+class Group(TyperGroup):
+    """The program, or its commands on one subject."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before a command's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except UsageProblem as problem:
+            raise visible_problem(problem) from None
+
+
 class Command(TyperCommand):
     """A command of the program; its groups and examples are in :mod:`.help_pages`."""
 
@@ -39,7 +63,10 @@ class Command(TyperCommand):
         if self.name in RECIPES and args and args[0].endswith(SUFFIX) and not ctx.resilient_parsing:
             path, *args = args
             ctx.default_map = read_recipe(Path(path), self.params, str(self.name))
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except UsageProblem as problem:
+            raise visible_problem(problem) from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the line of usage."""
