@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS
+from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS, PROFILES
 from .command import Command, Group, typed_again
 from .exchange import cache_export, cache_import
 from .options import (
@@ -19,7 +19,6 @@ from .options import (
     command_line,
     render,
 )
-from .profiles import PROFILES
 
 if TYPE_CHECKING:
     from ..cache import Cache

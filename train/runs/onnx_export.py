@@ -54,6 +54,8 @@ class ScoredFeatures(nn.Module):
         Side of the stored features and of the student's input in pixels.
     """
 
+    _weights: Tensor
+
     def __init__(self, student: Student, method: Method, stored: int, size: int) -> None:
         super().__init__()
         self._student, self._method, self._size = student, method, size
