@@ -8,7 +8,11 @@ modules :mod:`.atomic`, :mod:`.trees`, :mod:`.parquet` and :mod:`.pydantic_field
 from .parallel import map_ordered
 from .paths import (
     AnyPath,
+    by_requests,
+    file_in_place,
     has_links,
+    is_inside,
+    is_url,
     list_folders,
     list_matching,
     list_names,
@@ -26,7 +30,11 @@ __all__ = [
     "AnyPath",
     "Entry",
     "RemotePath",
+    "by_requests",
+    "file_in_place",
     "has_links",
+    "is_inside",
+    "is_url",
     "list_folders",
     "list_matching",
     "list_names",

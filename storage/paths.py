@@ -146,6 +146,30 @@ def _refuse_dangling(path: Path, absent: FileNotFoundError) -> None:
             raise OSError(errno.ENOLINK, _DANGLING, str(path)) from absent
 
 
+def by_requests(path: AnyPath | str) -> bool:
+    """Return whether each access to a path, or to the path or URL of a string, is a request to an object store.
+
+    One for a byte then takes as long as one for a mebibyte, several at once are faster, and a failure says more about
+    the store than about the file.
+    """
+    return is_url(path) if isinstance(path, str) else isinstance(path, RemotePath)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a string is a URL rather than a path; a normalised path has no ``//``."""
+    return "://" in text
+
+
+def file_in_place(folder: AnyPath) -> bool:
+    """Return whether a file is where a folder is to be; in an object store both may have one name."""
+    return not isinstance(folder, RemotePath) and folder.is_file()
+
+
+def is_inside(path: Path, folder: AnyPath) -> bool:
+    """Return whether a local path is in a folder once links are followed."""
+    return not isinstance(folder, RemotePath) and resolved(path).is_relative_to(resolved(folder))
+
+
 def resolved(path: Path) -> Path:
     """Return the real path of a local path, which need not exist; links that form a loop are left in it."""
     return Path(os.path.realpath(path))
