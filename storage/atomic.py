@@ -223,6 +223,29 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
         raise cannot_write(path, error) from error
 
 
+def replace_file(path: AnyPath, data: bytes) -> None:
+    """Write a file, replacing any that exists: a reader finds the old or the new one, whole.
+
+    Raises
+    ------
+    OSError, UserError
+        If it cannot be written.
+    """
+    if isinstance(path, RemotePath):
+        path.write(data)
+        return
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
+    make_folder(path.parent)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def append_line(path: AnyPath, line: bytes) -> None:
     """Append a line to a log file, which is created if absent. The line is not flushed to disk.
 

@@ -7,8 +7,6 @@ path or URL. A memory that is damaged, or of another version, counts as empty.
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -18,8 +16,8 @@ import pyarrow.parquet
 from ...errors import UserError
 from ...images.file import ImageRejected, Reason
 from ...images.headers import parse_traits
-from ...storage import AnyPath, RemotePath
-from ...storage.atomic import TEMPORARY_PREFIX, make_folder
+from ...storage import AnyPath
+from ...storage.atomic import replace_file
 from ...storage.parquet import fetch_source, read_bounded, read_schema
 
 _SCHEMA = pa.schema(
@@ -124,23 +122,7 @@ def save_scan_memory(memory: AnyPath, entries: Mapping[bytes, ScanEntry]) -> Non
     buffer = pa.BufferOutputStream()
     pa.parquet.write_table(pa.table(arrays, schema=_SCHEMA), buffer, compression="zstd", write_page_checksum=True)
     with contextlib.suppress(OSError, UserError):
-        _replace(memory, buffer.getvalue().to_pybytes())
-
-
-def _replace(memory: AnyPath, data: bytes) -> None:
-    if isinstance(memory, RemotePath):
-        memory.write(data)
-        return
-    temporary = memory.with_name(f"{TEMPORARY_PREFIX}{memory.name}-{secrets.token_hex(8)}")
-    make_folder(memory.parent)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(memory)
-    finally:
-        temporary.unlink(missing_ok=True)
+        replace_file(memory, buffer.getvalue().to_pybytes())
 
 
 def drop_scan_entries(memory: AnyPath, keys: Collection[bytes]) -> None:

@@ -24,8 +24,8 @@ from ...errors import UserError
 from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key, rejection
 from ...images.headers import read_header
 from ...progress import Progress, Silent
-from ...storage import AnyPath
-from ..sources.file import SourceFile, absolute_root, is_storable, is_url
+from ...storage import AnyPath, by_requests
+from ..sources.file import SourceFile, absolute_root, is_storable
 from ..sources.read import MAX_UNREADABLE, altered_archives, file_status, read_image, readers, reading_blocks
 from .conflicts import Reject, ScannedRow, resolve_conflicts
 from .memory import ScanEntry, drop_scan_entries, load_scan_memory, save_scan_memory
@@ -131,7 +131,7 @@ def scan(
                 unreadable = 0
             else:
                 rejects.append(outcome)
-                unreadable = unreadable + 1 if is_url(outcome.path) and outcome.reason == "unreadable" else 0
+                unreadable = unreadable + 1 if by_requests(outcome.path) and outcome.reason == "unreadable" else 0
         if unreadable >= MAX_UNREADABLE:
             _save(memory, known | entries, known)
             raise _store_unreadable(rejects[-1])
@@ -242,7 +242,7 @@ def _is_unchanged(known: ScanEntry, file: SourceFile) -> bool:
     else:
         status = file_status(file.location)
         now = status.st_size, status.st_mtime_ns
-    return (known.size, known.mtime_ns) == now and (now[1] > 0 or not file.is_remote)
+    return (known.size, known.mtime_ns) == now and (now[1] > 0 or not file.by_requests)
 
 
 def _save(memory: AnyPath | None, entries: Mapping[bytes, ScanEntry], known: Mapping[bytes, ScanEntry]) -> None:
