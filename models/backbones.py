@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..progress import Progress
-from .addresses import is_remote
 from .download import WeightsFile, download, weights_folder
 from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
-from .remote_weights import fetch_weights
+from .remote_weights import weights_path
 from .weights import check_state, load_frozen, read_state_dict, read_weights, split_choice, weights_digest
 
 Triple = tuple[float, float, float]
@@ -178,7 +177,7 @@ def load_teacher(
     else:
         source = str(weights)
         location, choice = split_choice(source)
-        path = fetch_weights(location, sha256, progress) if is_remote(location) else Path(location)
+        path = weights_path(location, sha256, progress)
     stored = read_weights(path, entry.stem, choice, purpose=f" for teacher {name}")
     if stored.note and progress is not None:
         progress.say(f"{source}: {stored.note}.")
