@@ -272,17 +272,17 @@ def located(path: str | AnyPath, folder: AnyPath) -> tuple[str, str]:
     UserError
         If ``..`` leads out of a bucket.
     """
-    if not isinstance(path, RemotePath):
-        path = PurePosixPath(path)
-        if not isinstance(folder, RemotePath):
-            if not path.is_absolute():
-                return str(folder), str(path)
-            if path.is_relative_to(folder.absolute()):
-                return str(folder), str(path.relative_to(folder.absolute()))
-        if path.is_absolute():
-            return path.anchor, str(path.relative_to(path.anchor))
-        path = folder / path.as_posix()
-    return _located_in_store(path, folder)
+    if isinstance(path, RemotePath):
+        return _located_in_store(path, folder)
+    local = PurePosixPath(path)
+    if not isinstance(folder, RemotePath):
+        if not local.is_absolute():
+            return str(folder), str(local)
+        if local.is_relative_to(folder.absolute()):
+            return str(folder), str(local.relative_to(folder.absolute()))
+    elif not local.is_absolute():
+        return _located_in_store(folder / local.as_posix(), folder)
+    return local.anchor, str(local.relative_to(local.anchor))
 
 
 def _located_in_store(path: RemotePath, folder: AnyPath) -> tuple[str, str]:

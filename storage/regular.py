@@ -68,8 +68,9 @@ def regular_status(path: AnyPath | str) -> FileStatus:
     OSError
         If there is none, or its status cannot be read.
     """
-    if (stored := _object_at(path)) is not None:
-        return stored.stat()
+    path = _parsed(path)
+    if isinstance(path, RemotePath):
+        return path.stat()
     status = os.stat(path)  # noqa: PTH116  (a million strings: Path is slow)
     _check_regular(status, path)
     return status
@@ -77,8 +78,9 @@ def regular_status(path: AnyPath | str) -> FileStatus:
 
 def open_regular(path: AnyPath | str) -> BinaryIO:
     """Open a file or an object for buffered reading, never waiting for a writer; errors as :func:`regular_status`."""
-    if (stored := _object_at(path)) is not None:
-        return stored.open()
+    path = _parsed(path)
+    if isinstance(path, RemotePath):
+        return path.open()
     handle = _opened(path)
     try:
         _check_regular(os.fstat(handle), path)
@@ -125,8 +127,9 @@ def read_stable(path: AnyPath | str, limit: int, listed: FileStatus | None = Non
     OSError
         If there is none, or it cannot be read.
     """
-    if (stored := _object_at(path)) is not None:
-        return _read_object(stored, limit, listed)
+    path = _parsed(path)
+    if isinstance(path, RemotePath):
+        return _read_object(path, limit, listed)
     handle = _opened(path)
     try:
         for _ in range(2):
@@ -175,8 +178,9 @@ def read_range(path: AnyPath | str, start: int, stop: int, listed: FileStatus) -
     OSError
         If there is none, or it cannot be read.
     """
-    if (stored := _object_at(path)) is not None:
-        return stored.read_range(start, stop)
+    path = _parsed(path)
+    if isinstance(path, RemotePath):
+        return path.read_range(start, stop)
     with open_regular(path) as file:
         _check_version(os.fstat(file.fileno()), listed, path)
         file.seek(start)
@@ -214,11 +218,9 @@ def _check_version(status: FileStatus, listed: FileStatus, path: AnyPath | str) 
         raise AlteredFileError(errno.ESTALE, "it changed after it was listed", str(path))
 
 
-def _object_at(path: AnyPath | str) -> RemotePath | None:
-    """Return the object that a path or a URL names; None for a local file."""
-    if isinstance(path, str):
-        return RemotePath(path) if is_url(path) else None
-    return path if isinstance(path, RemotePath) else None
+def _parsed(path: AnyPath | str) -> AnyPath | str:
+    """Return a path with a URL parsed; a local path may stay a string, as a million of them are faster."""
+    return RemotePath(path) if isinstance(path, str) and is_url(path) else path
 
 
 def _opened(path: str | Path) -> int:
