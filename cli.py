@@ -75,7 +75,9 @@ def main() -> None:
     except OSError as error:
         if error.errno is None:
             raise  # not from the operating system
-        what = "the store cannot be used" if "://" in str(error.filename) else "cannot be used"
+        from .storage import is_url  # as below
+
+        what = "the store cannot be used" if is_url(str(error.filename)) else "cannot be used"
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(f"{where}{what} ({error.strerror}). What was finished is kept.")
         raise SystemExit(1) from None

@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     found = []
     with delayed_store(options.delay_ms) as (address, asked):
         environment = {**os.environ, "AWS_ENDPOINT_URL": address}
-        ways = (1, parallel.AT_ONCE)
+        ways = (1, parallel.MAX_WORKERS)
         for way in ways:
             to_path(f"{BUCKET}/{way}").upload(folder / "cache")  # type: ignore[union-attr]
         for work in WORK:
@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.work:
         work, root, at_once = options.work
-        parallel.AT_ONCE = int(at_once)
+        parallel.MAX_WORKERS = int(at_once)
         cache = Cache.open(to_path(root))
         began, cpu = time.perf_counter(), time.process_time()
         WORK[work](cache)

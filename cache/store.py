@@ -19,7 +19,7 @@ import numpy as np
 
 from ..choices import CodecChoice
 from ..errors import IntegrityError, UnreachableError, UserError
-from ..storage import AnyPath, RemotePath, list_folders, list_names, map_ordered, path_exists, to_path
+from ..storage import AnyPath, by_requests, file_in_place, list_folders, list_names, map_ordered, path_exists, to_path
 from ..storage.atomic import (
     TEMPORARY_PREFIX,
     append_line,
@@ -28,6 +28,7 @@ from ..storage.atomic import (
     make_folder,
     probe_conditional_put,
     read_file,
+    read_files,
 )
 from .index import file as index_file
 from .index.index import EMPTY, Index
@@ -38,7 +39,16 @@ from .records.datasets import DatasetStore
 from .shards.data import check_rows, remove_data, write_data
 from .shards.format import Rows, ShardReader
 from .shards.keys import KeyArray
-from .shards.marker import DType, Marker, check_hint, fetch_markers, is_id, read_marker, shard_id_of
+from .shards.marker import (
+    MAX_MARKER_BYTES,
+    DType,
+    Marker,
+    check_hint,
+    is_id,
+    parse_marker,
+    read_marker,
+    shard_id_of,
+)
 from .shards.packed import pack, packing_of
 from .shards.registry import FORMATS, MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards, new_format, open_data
 from .spec import Spec, fingerprint_of, folder_name
@@ -84,7 +94,7 @@ class Cache:
     @staticmethod
     def refuse_other_content(root: AnyPath) -> None:
         """Raise UserError if ``root`` is a file, or a folder with content that is not a cache; write nothing."""
-        if not isinstance(root, RemotePath) and root.is_file():
+        if file_in_place(root):
             raise UserError(f"{root}: is a file. Give a new folder for the cache, or an existing cache.")
         others = [name for name in list_names(root) if not name.startswith(TEMPORARY_PREFIX)]
         if others and not path_exists(root / "cache.json"):
@@ -239,12 +249,12 @@ class FeatureStore:
         if folder.name != folder_name(self.feature, self.fingerprint):
             raise IntegrityError(f"{folder / 'spec.json'}: does not belong to this folder. {check_hint(folder)}")
         self._index: Index | None = None
-        self._opened = OpenShards(COPIES_OPEN if local_copy else REMOTE_OPEN if self.is_remote else None)
+        self._opened = OpenShards(COPIES_OPEN if local_copy else REMOTE_OPEN if self.by_requests else None)
 
     @property
-    def is_remote(self) -> bool:
-        """Whether reads cost requests to an object store."""
-        return isinstance(self.folder, RemotePath)
+    def by_requests(self) -> bool:
+        """Whether each read is a request, as :func:`..storage.by_requests` says."""
+        return by_requests(self.folder)
 
     def shard_id(self, planned_keys: Sequence[str]) -> str:
         """Return the id, 32 hex digits, of the shard with these keys in this order."""
@@ -379,12 +389,14 @@ class FeatureStore:
         IntegrityError
             If a marker is damaged.
         """
-        if isinstance(self.shards, RemotePath):
-            yield from (self._checked(marker.shard, marker) for marker in fetch_markers(self.shards, set(listed)))
-            return
-        for shard in listed:
+        names = (f"{shard}.json" for shard in listed)
+        for name, text in read_files(self.shards, names, MAX_MARKER_BYTES):
+            shard = name[:-5]
             try:
-                yield self.marker(shard)
+                if text is None:
+                    yield self.marker(shard)
+                else:
+                    yield self._checked(shard, parse_marker(text, self._marker_path(shard)))
             except IntegrityError:
                 if self.has(shard):
                     raise

@@ -262,7 +262,7 @@ def train(
     asked: dict[str, Any] = {
         "dataset": tuple(dataset) if dataset else None, "select": select, "build": tuple(build) if build else None,
         "method": method, "preset": preset,
-        "aug_prob": aug_prob, "backbone": backbone, "initial_weights": initial_weights, "init_from": init_from,
+        "aug_prob": aug_prob, "backbone": backbone, "initial_weights": initial_weights, "init_from": str(init_from) if init_from else None,
         "train_size": train_size, "seed": seed, "epochs": epochs, "batch_size": batch_size, "kd_weight": kd_weight,
         "pos_weight": pos_weight, "teacher_online": teacher_online, "teacher": teacher,
         "teacher_weights": teacher_weights, "lr": lr, "schedule": schedule, "warmup_steps": warmup_steps,
@@ -271,11 +271,7 @@ def train(
         "val_from": val_from, "val_fraction": val_fraction, "stop_after": stop_after,
         "reader": reader, "export": export,
     }  # fmt: skip
-    given = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asked.items()
-        if value is not None and value is not False
-    }
+    given = {name: value for name, value in asked.items() if value is not None and value is not False}
     grid = parse_sweep(sweep) if sweep else {}
     by_profile = filled_in(ctx)
     if grid:

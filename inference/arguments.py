@@ -18,10 +18,10 @@ from typing import BinaryIO
 
 from ..errors import UsageError, UserError
 from ..images.file import EXTENSIONS
-from ..pipeline.sources.file import is_storable, is_url, printable, source_place
+from ..pipeline.sources.file import is_storable, printable, source_place
 from ..pipeline.sources.tables.text import encoding_of
 from ..pipeline.sources.tree import DENIED, LocalTree, RemoteTree, Tree, is_clutter
-from ..storage import RemotePath
+from ..storage import AnyPath, is_url, list_objects, to_path
 
 STDIN = "-"
 
@@ -96,7 +96,7 @@ def is_video(path: str) -> bool:
 def _files_of(name: str) -> list[str]:
     if is_url(name) and is_storable(name):
         path = source_place(name)
-        return _in_store(path) if isinstance(path, RemotePath) else _files_of(str(path))
+        return _files_of(str(path)) if (found := _in_store(path)) is None else found
     if os.path.isdir(name):  # noqa: PTH112  (Path.is_dir raises where a link leads to itself)
         return _in_folder(LocalTree(Path(name)), name)
     if has_magic(name) and not os.path.lexists(name):
@@ -104,10 +104,12 @@ def _files_of(name: str) -> list[str]:
     return [name]
 
 
-def _in_store(path: RemotePath) -> list[str]:
-    """Return what a path in an object store stands for."""
+def _in_store(path: AnyPath) -> list[str] | None:
+    """Return what a path in an object store stands for; None for a path of this machine."""
     try:
-        entries = path.below()
+        entries = list_objects(path)
+        if entries is None:
+            return None
         if entries and entries[0].path != path:
             return _in_folder(RemoteTree(path, entries), str(path))
         return [str(path)] if entries or not has_magic(str(path)) else _matching_in_store(path)
@@ -134,7 +136,7 @@ def _not_listed(error: OSError, path: str) -> UserError:
     return UserError(f"{printable(error.filename or path)}: cannot be listed ({error.strerror or error}).")
 
 
-def _matching_in_store(pattern: RemotePath) -> list[str]:
+def _matching_in_store(pattern: AnyPath) -> list[str]:
     """Return the objects that a pattern matches component by component, from one listing below its fixed prefix."""
     parts = pattern.parts
     fixed = next(number for number, part in enumerate(parts) if has_magic(part))
@@ -142,9 +144,9 @@ def _matching_in_store(pattern: RemotePath) -> list[str]:
         raise UsageError(
             f"{pattern}: is not a valid pattern for an object store. Name a folder to get everything below it."
         )
-    root, wanted = RemotePath("/".join(parts[:fixed])), parts[fixed:]
+    root, wanted = to_path("/".join(parts[:fixed])), parts[fixed:]
     found = []
-    for path in sorted(RemoteTree(root, root.below()).walk()):
+    for path in sorted(RemoteTree(root, list_objects(root) or []).walk()):
         names = path.split("/")
         if len(names) == len(wanted) and all(map(fnmatchcase, names, wanted)):
             found.append(f"{root}/{path}")

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..progress import Progress
-from .addresses import is_remote
 from .download import WeightsFile, download, weights_folder
 from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
-from .remote_weights import fetch_weights
+from .remote_weights import weights_path
 from .weights import check_state, load_frozen, read_state_dict, read_weights, split_choice, weights_digest
 
 Triple = tuple[float, float, float]
@@ -193,8 +192,7 @@ def teacher_file(
             raise UserError(f"teacher {name}: has no published weights. Pass its weights with --teacher-weights FILE.")
         return published.fetch(progress), f"{name} {published.name}", None
     location, choice = split_choice(str(weights))
-    path = fetch_weights(location, sha256, progress) if is_remote(location) else Path(location)
-    return path, str(weights), choice
+    return weights_path(location, sha256, progress), str(weights), choice
 
 
 def start_from_imagenet(module: nn.Module, name: str) -> str:

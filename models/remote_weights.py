@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import UsageError, UserError
 from ..progress import Progress
-from .addresses import check_sha256
+from .addresses import check_sha256, is_address
 from .download import WeightsFile, download, weights_folder
 from .weights import file_sha256
 
@@ -49,6 +49,11 @@ def fetch_weights(name: str, sha256: Sequence[str] = (), progress: Progress | No
     if fresh and not digests and progress is not None:
         progress.say(unchecked(name, path))
     return path
+
+
+def weights_path(name: str, sha256: Sequence[str] = (), progress: Progress | None = None) -> Path:
+    """Return the path of weights, which are downloaded if the name is an address; see :func:`fetch_weights`."""
+    return fetch_weights(name, sha256, progress) if is_address(name) else Path(name)
 
 
 def unchecked(name: str, path: Path) -> str:

@@ -30,7 +30,7 @@ from ..choices import (
 from ..errors import UsageError
 from ..images.file import Limits
 from ..images.spec import ImageSize, parse_harmonization, parse_perturbation
-from ..models.addresses import check_sha256, is_remote
+from ..models.addresses import check_sha256, is_address
 from ..models.class_label import ClassLabel
 from ..storage import AnyPath, to_path
 from ..storage.pydantic_field import PathField
@@ -171,7 +171,7 @@ class BuildConfig(BaseModel):
         parse_harmonization(self.harmonize)
         if self.class_label is not None:
             ClassLabel.parse(self.class_label)
-        if check_sha256(self.sha256) and Path(self.adm).exists() and not is_remote(str(self.teacher_weights)):
+        if check_sha256(self.sha256) and Path(self.adm).exists() and not is_address(str(self.teacher_weights)):
             raise UsageError("--sha256: applies to weights that are downloaded, and these are local files.")
         parse_reading(self.labels, self.columns, self.path_prefix)
         check_layout(self.layout)

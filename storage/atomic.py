@@ -17,17 +17,20 @@ import os
 import secrets
 import stat
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
-from . import AnyPath, Entry, RemotePath, list_names, path_exists, read_many, unreachable_on_error
+from . import AnyPath, Entry, RemotePath, list_names, path_exists, read_many, unreachable_error, unreachable_on_error
 from .regular import IrregularFileError, open_regular
 from .text import visible
 
 TEMPORARY_PREFIX = ".tmp-"
+_BATCH = 256
+"""Objects that are fetched at a time."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -282,6 +285,25 @@ def temporary_file(path: Path, write: Callable[[Path], object]) -> Iterator[Path
         temporary.unlink(missing_ok=True)
 
 
+def replace_with(path: AnyPath, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` make a file that replaces any that exists: a reader finds the old or the new one, whole.
+
+    Raises
+    ------
+    OSError, UserError
+        If it cannot be written.
+    """
+    if isinstance(path, RemotePath):
+        with tempfile.NamedTemporaryFile() as file:
+            write(file)
+            file.flush()
+            path.upload(Path(file.name))
+        return
+    make_folder(path.parent)
+    with temporary_file(path, lambda temporary: _write_new(temporary, write)) as temporary:
+        temporary.replace(path)
+
+
 def append_line(path: AnyPath, line: bytes) -> None:
     """Append a line to a log file, which is created if absent. The line is not flushed to disk.
 
@@ -395,6 +417,54 @@ def read_file(path: AnyPath, limit: int) -> bytes:
     return data
 
 
+def read_files(folder: AnyPath, names: Iterable[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
+    """Yield small files of a folder; in an object store it is listed once, and several are fetched at a time.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    names
+        The files' names.
+    limit
+        The most bytes that a valid file of their kind has.
+
+    Yields
+    ------
+    tuple of (str, bytes or None)
+        Name and content, in the order of ``names``. None for what :func:`read_file` refuses as absent or damaged.
+
+    Raises
+    ------
+    UnreachableError
+        If a file exists and cannot be read at the moment, or the folder of a store not be listed.
+    """
+    if isinstance(folder, RemotePath):
+        yield from _read_objects(folder, list(names), limit)
+        return
+    for name in names:
+        try:
+            data = read_file(folder / name, limit)
+        except IntegrityError:
+            yield name, None
+        else:
+            yield name, data
+
+
+def _read_objects(folder: RemotePath, names: list[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
+    with unreachable_on_error(folder):
+        listed = {entry.path.name: entry for entry in folder.children() if entry.size <= limit}
+    for start in range(0, len(names), _BATCH):
+        block = names[start : start + _BATCH]
+        there = [listed[name] for name in block if name in listed]
+        found = {entry.path.name: data for entry, data in zip(there, read_many(there), strict=True)}
+        for name in block:
+            data = found.get(name)
+            if isinstance(data, OSError) and not isinstance(data, FileNotFoundError):
+                raise unreachable_error(folder / name, data)
+            yield name, data if isinstance(data, bytes) else None
+
+
 def new_file_time(path: AnyPath) -> float:
     """Return the current time of a file system: the modification time of a new file, which is deleted again.
 
@@ -458,7 +528,7 @@ def check_size(path: AnyPath, size: int, limit: int) -> None:
         raise IntegrityError(f"{path}: is larger than {limit:,} bytes, more than a valid file of this kind.")
 
 
-def _write_new(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def _write_new(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     with path.open("xb") as file:
         write(file)
         file.flush()

@@ -21,6 +21,9 @@ from .regular import regular_status
 SMALL_ROWS = 2**20
 SMALL_BYTES = 256 * 2**20
 """Decoded rows and bytes that a file of any size may hold."""
+_BUFFER = 2**20
+"""Bytes that are read of a local file at a time."""
+_REMOTE_BUFFER = 16 * 2**20
 RATIO = 100
 """Decoded bytes allowed per byte of a larger file. The tables of a cache have about 15."""
 BATCH_ROWS = 2**15
@@ -164,6 +167,30 @@ def for_pyarrow(source: Path | pa.Buffer | RemotePath) -> Any:
     if isinstance(source, RemotePath):
         return pa.PythonFile(source.open())
     return source if isinstance(source, Path) else pa.BufferReader(source)
+
+
+def open_rows(path: AnyPath, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a file or an object to decode it a few rows at a time, in bounded memory.
+
+    Parameters
+    ----------
+    path
+        The file or object.
+    metadata
+        Its footer, if it was read before.
+
+    Raises
+    ------
+    OSError, pyarrow.ArrowException
+        As pyarrow raises them.
+    """
+    return pq.ParquetFile(
+        for_pyarrow(path),
+        metadata=metadata,
+        pre_buffer=False,
+        buffer_size=_REMOTE_BUFFER if isinstance(path, RemotePath) else _BUFFER,
+        page_checksum_verification=True,
+    )
 
 
 def check_declared(metadata: pq.FileMetaData, size: int, columns: Sequence[str] | None = None) -> None:

@@ -8,12 +8,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from urllib.parse import unquote
 
 from ..errors import UnreachableError, UserError
-from .remote import RemotePath
+from .remote import Entry, RemotePath
 
 AnyPath: TypeAlias = Path | RemotePath
 """A file or folder, local or in an object store."""
@@ -49,6 +49,18 @@ def to_path(text: str | AnyPath) -> AnyPath:
     if "::" in text:
         raise UserError(f"{text}: chained URLs (with ::) are not supported. Give the URL of the folder itself.")
     return RemotePath(f"{protocol}://{rest}")
+
+
+def absent_error(path: AnyPath) -> UserError:
+    """Return the error for a path at which there is nothing."""
+    if isinstance(path, RemotePath):
+        return UserError(f"{path}: not found in the object store; or its bucket does not exist.")
+    return UserError(f"{path}: no such file or folder.")
+
+
+def access_hint(path: AnyPath) -> str:
+    """Return the sentence that follows in an error of access to a store, after a space; empty for a disk."""
+    return " Check the URL, the credentials and what they allow." if isinstance(path, RemotePath) else ""
 
 
 def unreachable_error(path: AnyPath, error: OSError) -> UnreachableError:
@@ -95,6 +107,31 @@ def list_names(folder: AnyPath) -> list[str]:
         except FileNotFoundError as error:
             _refuse_dangling(folder, error)
             return []
+
+
+def list_objects(path: AnyPath, *, deep: bool = True) -> list[Entry] | None:
+    """Return the objects below a path with size and time, by one listing of their store.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    deep
+        List objects at any depth, and the one at ``path`` itself if there is one; otherwise what is directly below.
+
+    Returns
+    -------
+    list of Entry, or None
+        Sorted by path. None on a disk, where a folder is listed at a time and names alone.
+
+    Raises
+    ------
+    OSError
+        If the store cannot be listed.
+    """
+    if not isinstance(path, RemotePath):
+        return None
+    return path.below() if deep else path.children()
 
 
 def list_matching(folder: AnyPath, pattern: re.Pattern[str]) -> list[AnyPath]:
@@ -146,6 +183,30 @@ def _refuse_dangling(path: Path, absent: FileNotFoundError) -> None:
             raise OSError(errno.ENOLINK, _DANGLING, str(path)) from absent
 
 
+def by_requests(path: AnyPath | str) -> bool:
+    """Return whether each access to a path, or to the path or URL of a string, is a request to an object store.
+
+    One for a byte then takes as long as one for a mebibyte, several at once are faster, and a failure says more about
+    the store than about the file.
+    """
+    return is_url(path) if isinstance(path, str) else isinstance(path, RemotePath)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a string is a URL rather than a path; a normalised path has no ``//``."""
+    return "://" in text
+
+
+def file_in_place(folder: AnyPath) -> bool:
+    """Return whether a file is where a folder is to be; in an object store both may have one name."""
+    return not isinstance(folder, RemotePath) and folder.is_file()
+
+
+def is_inside(path: Path, folder: AnyPath) -> bool:
+    """Return whether a local path is in a folder once links are followed."""
+    return not isinstance(folder, RemotePath) and resolved(path).is_relative_to(resolved(folder))
+
+
 def resolved(path: Path) -> Path:
     """Return the real path of a local path, which need not exist; links that form a loop are left in it."""
     return Path(os.path.realpath(path))
@@ -177,6 +238,67 @@ def symlink_above(path: AnyPath, root: AnyPath) -> Path | None:
 
 def _prefixes(parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     return (parts[:length] for length in range(1, len(parts) + 1))
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """Return a path that does not depend on the working folder, without ``.`` and ``..``; links are not followed."""
+    return path if isinstance(path, RemotePath) else Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def protocol_of(path: AnyPath) -> str:
+    """Return the kind of store, such as ``s3``; ``file`` for a path of this machine."""
+    return path.protocol if isinstance(path, RemotePath) else "file"
+
+
+def located(path: str | AnyPath, folder: AnyPath) -> tuple[str, str]:
+    """Return what a path names that is written in a file.
+
+    Parameters
+    ----------
+    path
+        The path. A relative one starts at ``folder``.
+    folder
+        The folder of the file in which it is written.
+
+    Returns
+    -------
+    root : str
+        ``folder`` if the path is below it; else the top of its disk, or its bucket.
+    relative : str
+        Posix path relative to it.
+
+    Raises
+    ------
+    UserError
+        If ``..`` leads out of a bucket.
+    """
+    if isinstance(path, RemotePath):
+        return _located_in_store(path, folder)
+    local = PurePosixPath(path)
+    if not isinstance(folder, RemotePath):
+        if not local.is_absolute():
+            return str(folder), str(local)
+        if local.is_relative_to(folder.absolute()):
+            return str(folder), str(local.relative_to(folder.absolute()))
+    elif not local.is_absolute():
+        return _located_in_store(folder / local.as_posix(), folder)
+    return local.anchor, str(local.relative_to(local.anchor))
+
+
+def _located_in_store(path: RemotePath, folder: AnyPath) -> tuple[str, str]:
+    """Return root and relative path of an object; ``..`` goes up a folder, but not out of the bucket."""
+    bucket, *names = path.parts
+    kept: list[str] = []
+    for name in names:
+        if name != "..":
+            kept.append(name)
+        elif kept:
+            kept.pop()
+        else:
+            raise UserError(f"the path {path} leads out of its bucket.")
+    found = RemotePath("/".join([bucket, *kept]))
+    root = folder if isinstance(folder, RemotePath) and found.is_relative_to(folder) else RemotePath(bucket)
+    return str(root), found.relative_to(root).as_posix()
 
 
 def relative_name(path: AnyPath, folder: AnyPath) -> str:

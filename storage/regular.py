@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from .paths import AnyPath
+from .paths import AnyPath, is_url
 from .remote import RemotePath
 
 _KINDS = {
@@ -37,6 +37,10 @@ class ChangedFileError(OSError):
     """It changed while it was read."""
 
 
+class AlteredFileError(OSError):
+    """It is not the version that was listed."""
+
+
 class FileStatus(Protocol):
     """The part of a file's status that is used: size in bytes and modification time in ns."""
 
@@ -52,6 +56,11 @@ class FileStatus(Protocol):
 def regular_status(path: AnyPath | str) -> FileStatus:
     """Return size and time of a file or an object, without opening it.
 
+    Parameters
+    ----------
+    path
+        The file or object; a string is a path or a URL.
+
     Raises
     ------
     IrregularFileError
@@ -59,14 +68,17 @@ def regular_status(path: AnyPath | str) -> FileStatus:
     OSError
         If there is none, or its status cannot be read.
     """
-    status = os.stat(path) if isinstance(path, str) else path.stat()  # noqa: PTH116  (a million: Path is slow)
-    if isinstance(status, os.stat_result):
-        _check_regular(status, path)
+    path = _parsed(path)
+    if isinstance(path, RemotePath):
+        return path.stat()
+    status = os.stat(path)  # noqa: PTH116  (a million strings: Path is slow)
+    _check_regular(status, path)
     return status
 
 
 def open_regular(path: AnyPath | str) -> BinaryIO:
     """Open a file or an object for buffered reading, never waiting for a writer; errors as :func:`regular_status`."""
+    path = _parsed(path)
     if isinstance(path, RemotePath):
         return path.open()
     handle = _opened(path)
@@ -87,23 +99,37 @@ def read_regular(path: AnyPath, limit: int) -> bytes:
     return read_stable(path, limit)[0]
 
 
-def read_stable(path: str | Path, limit: int) -> tuple[bytes, os.stat_result]:
-    """Read a whole local file, once more if it changed during the read; return its bytes and their status.
+def read_stable(path: AnyPath | str, limit: int, listed: FileStatus | None = None) -> tuple[bytes, FileStatus]:
+    """Read one version of a whole file or object, a file once more if it changed during the read.
 
     Parameters
     ----------
     path
-        The file.
+        The file or object; a string is a path or a URL.
     limit
         The most bytes that a file of its kind has. More are never held.
+    listed
+        An object's status from a listing, which saves asking for it.
+
+    Returns
+    -------
+    tuple of (bytes, FileStatus)
+        The content, and its status.
 
     Raises
     ------
-    IrregularFileError, LargeFileError, ChangedFileError
-        If it is no regular file, too large, or changed during both reads.
+    IrregularFileError, LargeFileError
+        If it is no regular file, or too large.
+    ChangedFileError
+        If a file changed during both reads.
+    AlteredFileError
+        If an object has not the listed size.
     OSError
         If there is none, or it cannot be read.
     """
+    path = _parsed(path)
+    if isinstance(path, RemotePath):
+        return _read_object(path, limit, listed)
     handle = _opened(path)
     try:
         for _ in range(2):
@@ -118,6 +144,83 @@ def read_stable(path: str | Path, limit: int) -> tuple[bytes, os.stat_result]:
     finally:
         os.close(handle)
     raise ChangedFileError(errno.EAGAIN, "it changed while it was read", str(path))
+
+
+def _read_object(path: RemotePath, limit: int, listed: FileStatus | None) -> tuple[bytes, FileStatus]:
+    status = path.stat() if listed is None else listed
+    _check_size(status.st_size, limit, path)
+    try:
+        return path.read_range(0, status.st_size), status
+    except OSError as error:
+        if path.stat().st_size != status.st_size:
+            raise AlteredFileError(errno.ESTALE, "it changed after it was listed", str(path)) from error
+        raise
+
+
+def read_range(path: AnyPath | str, start: int, stop: int, listed: FileStatus) -> bytes:
+    """Return the bytes of a file or an object from ``start`` up to ``stop``.
+
+    Parameters
+    ----------
+    path
+        The file or object; a string is a path or a URL.
+    start, stop
+        The range in bytes.
+    listed
+        The version that is wanted. An object is not asked for it, which would be a request: see :func:`is_altered`.
+
+    Raises
+    ------
+    AlteredFileError
+        If a file is another version.
+    IrregularFileError
+        If it is no regular file.
+    OSError
+        If there is none, or it cannot be read.
+    """
+    path = _parsed(path)
+    if isinstance(path, RemotePath):
+        return path.read_range(start, stop)
+    with open_regular(path) as file:
+        _check_version(os.fstat(file.fileno()), listed, path)
+        file.seek(start)
+        data = file.read(stop - start)
+    if len(data) != stop - start:
+        raise AlteredFileError(errno.ESTALE, "it is shorter than when it was listed", str(path))
+    return data
+
+
+def check_version(path: AnyPath, listed: FileStatus) -> None:
+    """Raise AlteredFileError if a file is not the listed version; an object is not asked for, see :func:`is_altered`.
+
+    Raises
+    ------
+    OSError
+        If there is no such file, or its status cannot be read.
+    """
+    if not isinstance(path, RemotePath):
+        _check_version(path.stat(), listed, path)
+
+
+def is_altered(path: AnyPath | str, listed: FileStatus) -> bool:
+    """Return whether a file or an object is gone or another version; False if that cannot be determined."""
+    try:
+        _check_version(regular_status(path), listed, path)
+    except (FileNotFoundError, IrregularFileError, AlteredFileError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _check_version(status: FileStatus, listed: FileStatus, path: AnyPath | str) -> None:
+    if (status.st_size, status.st_mtime_ns) != (listed.st_size, listed.st_mtime_ns):
+        raise AlteredFileError(errno.ESTALE, "it changed after it was listed", str(path))
+
+
+def _parsed(path: AnyPath | str) -> AnyPath | str:
+    """Return a path with a URL parsed; a local path may stay a string, as a million of them are faster."""
+    return RemotePath(path) if isinstance(path, str) and is_url(path) else path
 
 
 def _opened(path: str | Path) -> int:

@@ -29,7 +29,7 @@ import numpy as np
 from ...choices import SAMPLES_PER_TAR
 from ...errors import ChoiceError, IntegrityError, UsageError, UserError
 from ...progress import Progress, Silent
-from ...storage import resolved
+from ...storage import is_inside
 from ...storage.atomic import fsync_folder, fsync_tree, make_folder
 from ...storage.locks import FolderLock
 from ..describe import describe
@@ -187,7 +187,7 @@ def _reserve(cache: Cache, out: Path) -> tuple[Path, FolderLock]:
     ``out`` must be absent or empty, and outside the cache.
     """
     partial = out.with_name(f"{out.name}.partial")
-    if isinstance(cache.root, Path) and resolved(out).is_relative_to(cache.root.resolve()):
+    if is_inside(out, cache.root):
         raise UsageError(f"--out {out}: is inside the cache. Give a folder elsewhere.")
     if out.is_symlink() and not out.exists():
         raise UserError(f"{out}: is a link that leads nowhere. Give a new folder, or delete it.")

@@ -29,11 +29,11 @@ from pathlib import Path, PurePosixPath
 from ...errors import IntegrityError, UnreachableError, UserError
 from ...storage import AnyPath, path_exists
 from ...storage.atomic import cannot_write, fsync_folder, fsync_tree
+from ...storage.ranges import open_ranges
 from ...storage.text import visible
 from ..shards.data import remove_data
 from ..shards.format import Rows, ShardReader, checksum, data_files
 from ..shards.marker import Marker, check_hint, read_marker
-from ..shards.open_file import open_file
 from .space import LOCKS, DiskBudget, marker_path
 
 NAME = "local-copy.json"
@@ -276,7 +276,7 @@ def _copy(data: AnyPath, target: Path, marker: Marker) -> None:
     for name, path, length in files:
         local = target / name if name else target
         local.parent.mkdir(parents=True, exist_ok=True)
-        source = open_file(path, length)
+        source = open_ranges(path, length, check_hint(path))
         with local.open("xb") as file:
             for start in range(0, length, _BLOCK):
                 file.write(source.read(start, min(_BLOCK, length - start)))

@@ -16,7 +16,7 @@ import numpy as np
 from ...errors import IntegrityError, UnreachableError, UserError
 from ...storage import (
     AnyPath,
-    RemotePath,
+    by_requests,
     list_folders,
     list_matching,
     list_names,
@@ -136,7 +136,7 @@ def _checked(where: AnyPath, check: Callable[[], _Result]) -> _Result | _Failure
     except UserError as error:
         return _Failure(str(error), "damage")
     except UnreachableError as error:
-        if isinstance(where, RemotePath):
+        if by_requests(where):
             raise
         return _Failure(str(error), "unreadable")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -23,8 +23,8 @@ from pydantic import (
 
 from ...choices import PackedStorage
 from ...errors import IntegrityError
-from ...storage import AnyPath, RemotePath, read_many, unreachable_error
-from ...storage.atomic import check_size, read_file
+from ...storage import AnyPath
+from ...storage.atomic import read_file
 from ...storage.json_record import entries, first_fault
 from .packed import packed_bytes
 
@@ -35,8 +35,6 @@ MAX_ROW_BYTES = 256 * 2**20
 MAX_ROWS = 2**20
 MAX_MARKER_BYTES = 64 * 2**20
 ID_DIGITS = 32
-_BATCH = 256
-"""Markers fetched from an object store at a time."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 MARKER_NAME = re.compile(r"[0-9a-f]{32}\.json")
@@ -199,35 +197,6 @@ def parse_marker(text: bytes, path: AnyPath) -> Marker:
     if path.name != f"{marker.shard}.json":
         raise IntegrityError(f"{path}: is the marker of another shard, {marker.shard}. {check_hint(path)}")
     return marker
-
-
-def fetch_markers(shards: RemotePath, wanted: Collection[str]) -> Iterator[Marker]:
-    """Read markers from an object store with concurrent requests.
-
-    Parameters
-    ----------
-    shards
-        The folder.
-    wanted
-        Ids of the shards. Those without a marker are skipped.
-
-    Raises
-    ------
-    IntegrityError
-        If a marker is not valid.
-    UnreachableError
-        If the store cannot be read.
-    """
-    listed = [entry for entry in shards.children() if entry.path.suffix == ".json" and entry.path.stem in wanted]
-    for start in range(0, len(listed), _BATCH):
-        block = listed[start : start + _BATCH]
-        for entry in block:
-            check_size(entry.path, entry.size, MAX_MARKER_BYTES)
-        for entry, data in zip(block, read_many(block), strict=True):
-            if isinstance(data, bytes):
-                yield parse_marker(data, entry.path)
-            elif not isinstance(data, FileNotFoundError):
-                raise unreachable_error(entry.path, data)
 
 
 def check_hint(path: AnyPath) -> str:

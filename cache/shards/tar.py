@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 
 from ...storage import AnyPath
+from ...storage.ranges import WINDOW_BYTES, RangeFile, open_ranges
 from .format import DataFiles, Rows
-from .marker import Marker
-from .open_file import WINDOW_BYTES, ShardFile, open_file
+from .marker import Marker, check_hint
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -55,7 +55,8 @@ class TarFormat:
 
     def open(self, path: AnyPath, files: DataFiles, marker: Marker, feature: str) -> TarReader:
         """Open the file; IntegrityError if its size, or the marker's offsets, are not those of such a tar."""
-        file = open_file(path, next((size for name, _, size in files if not name), None))
+        size = next((size for name, _, size in files if not name), None)
+        file = open_ranges(path, size, check_hint(path))
         layout = TarLayout(feature, np.dtype(marker.dtype), marker.shape)
         if file.size != marker.rows * layout.stride + len(_END):
             raise file.unusable(f"its size is not that of {marker.rows} rows")
@@ -118,7 +119,7 @@ class TarLayout:
 class TarReader:
     """An open tar shard."""
 
-    def __init__(self, file: ShardFile, marker: Marker, layout: TarLayout) -> None:
+    def __init__(self, file: RangeFile, marker: Marker, layout: TarLayout) -> None:
         self._file = file
         self._layout = layout
         self._keys = bytes.fromhex("".join(marker.keys))
@@ -154,7 +155,7 @@ class TarReader:
             yield file.read(row * stride, stride)
         yield bytearray(_END)
 
-    def _check_header(self, file: ShardFile, row: int) -> int:
+    def _check_header(self, file: RangeFile, row: int) -> int:
         """Return the byte offset of a row's data; IntegrityError unless the member's header is that of this row."""
         begin = row * self._layout.stride
         key = self._keys[16 * row : 16 * row + 16].hex()

@@ -29,9 +29,9 @@ from zarr.codecs import BloscCodec
 from ...choices import CodecChoice
 from ...errors import IntegrityError
 from ...storage import AnyPath
+from ...storage.ranges import WINDOW_BYTES, RangeFile, open_ranges
 from .format import DataFiles, Rows
 from .marker import Marker, check_hint
-from .open_file import WINDOW_BYTES, ShardFile, open_file
 
 CHUNK_BYTES = 256 * 2**10
 """Target size of an inner chunk before compression, in bytes."""
@@ -153,7 +153,7 @@ class ZarrFormat:
             raise IntegrityError(f"{path}: its files are not those of a shard. {check_hint(path)}")
         if not marker.rows:
             return ZarrReader(None, np.empty(0, np.uint64), inner, marker)
-        file = open_file(*found[data])
+        file = open_ranges(*found[data], check_hint(found[data][0]))
         grid = tuple(whole // part for part, whole in zip(inner, outer, strict=True))
         return ZarrReader(file, _read_index(file, grid), inner, marker)
 
@@ -174,7 +174,7 @@ class ZarrReader:
     """
 
     def __init__(
-        self, file: ShardFile | None, index: NDArray[np.uint64], inner: tuple[int, ...], marker: Marker
+        self, file: RangeFile | None, index: NDArray[np.uint64], inner: tuple[int, ...], marker: Marker
     ) -> None:
         self._file = file
         self._index = index
@@ -207,7 +207,7 @@ class ZarrReader:
                 block[...] = self._chunk(file, position)[tuple(source)]
         return rows if view is None else rows[:, 0]
 
-    def _with_files(self, positions: Iterable[tuple[int, ...]]) -> Iterator[tuple[ShardFile, tuple[int, ...]]]:
+    def _with_files(self, positions: Iterable[tuple[int, ...]]) -> Iterator[tuple[RangeFile, tuple[int, ...]]]:
         """Yield each chunk's position with the file to read it from: the shard's own, or a fetched window."""
         file = self._file
         if file is None:
@@ -228,13 +228,13 @@ class ZarrReader:
         yield from self._from_window(file, group)
 
     def _from_window(
-        self, file: ShardFile, positions: Sequence[tuple[int, ...]]
-    ) -> Iterator[tuple[ShardFile, tuple[int, ...]]]:
+        self, file: RangeFile, positions: Sequence[tuple[int, ...]]
+    ) -> Iterator[tuple[RangeFile, tuple[int, ...]]]:
         window = file.window([(int(self._index[position][0]), int(self._index[position][1])) for position in positions])
         for position in positions:
             yield window, position
 
-    def _chunk(self, file: ShardFile, position: tuple[int, ...], out: Rows | None = None) -> Rows:
+    def _chunk(self, file: RangeFile, position: tuple[int, ...], out: Rows | None = None) -> Rows:
         """Read and decode one inner chunk. Its header is checked first, since blosc trusts it."""
         offset, length = (int(number) for number in self._index[position])
         size = math.prod(self._inner) * self._dtype.itemsize
@@ -315,7 +315,7 @@ def _chunk_shapes(path: AnyPath, size: int, marker: Marker) -> tuple[tuple[int, 
         raise IntegrityError(
             f"{path}: is larger than {_MAX_METADATA:,} bytes, too large for metadata. {check_hint(path)}"
         )
-    text = open_file(path, size).read(0, size)
+    text = open_ranges(path, size, check_hint(path)).read(0, size)
     try:
         meta = json.loads(text)
         if (meta["zarr_format"], meta["node_type"]) != (3, "array"):
@@ -362,7 +362,7 @@ def _check_chunks(inner: list[int], outer: list[int], marker: Marker) -> None:
         raise ValueError("the chunks are too many")
 
 
-def _read_index(file: ShardFile, grid: tuple[int, ...]) -> NDArray[np.uint64]:
+def _read_index(file: RangeFile, grid: tuple[int, ...]) -> NDArray[np.uint64]:
     """Return (offset, length) per inner chunk, (*grid, 2) uint64; IntegrityError unless the chunks fill the file.
 
     Chunks that are contiguous from the first byte of the file to the index can neither overlap nor reach outside it,

@@ -20,10 +20,10 @@ import torch
 from ...errors import UsageError, UserError
 from ...progress import Progress
 from ...storage.regular import read_regular
-from ..addresses import check_sha256, is_remote
+from ..addresses import check_sha256
 from ..class_label import ClassLabel
 from ..download import WeightsFile, download, weights_folder
-from ..remote_weights import fetch_weights, unchecked
+from ..remote_weights import unchecked, weights_path
 from ..state_dict import choose_set, describe_choice, find_sets, tensor_names
 from ..weights import (
     file_sha256,
@@ -266,9 +266,7 @@ def locate_adm(name: str, progress: Progress | None = None, sha256: Sequence[str
         return _shipped(name)
     if name in OFFICIAL and not Path(name).is_file():
         return _official_file(name, progress, check_sha256(sha256))
-    if is_remote(name):
-        return fetch_weights(name, sha256, progress)
-    path = Path(name)
+    path = weights_path(name, sha256, progress)
     if not path.exists():
         names = ", ".join([*SHIPPED, *OFFICIAL])
         raise UserError(f"--adm {name}: no such file, and not one of the names {names}.")

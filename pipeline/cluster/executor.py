@@ -8,12 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from ... import __version__
 from ...cache.store import FeatureStore
 from ...errors import UserError
-from ...models.addresses import is_remote
+from ...models.addresses import absolute_name
 from ...models.diffusion.checkpoints import OFFICIAL, SHIPPED
 from ...models.weights import split_choice
 from ...progress import Progress
@@ -164,10 +163,10 @@ def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> Ope
     changes: dict[str, object] = {"cache": config.cache.absolute()}
     if config.adm_config is not None:
         changes["adm_config"] = config.adm_config.absolute()
-    if config.teacher_weights is not None and not is_remote(str(config.teacher_weights)):
-        changes["teacher_weights"] = str(Path(config.teacher_weights).absolute())
-    if split_choice(config.adm)[0] not in (*SHIPPED, *OFFICIAL) and not is_remote(config.adm):
-        changes["adm"] = str(Path(config.adm).absolute())
+    if config.teacher_weights is not None:
+        changes["teacher_weights"] = absolute_name(str(config.teacher_weights))
+    if split_choice(config.adm)[0] not in (*SHIPPED, *OFFICIAL):
+        changes["adm"] = absolute_name(config.adm)
     if placement.workers is not None:
         changes |= {
             "decode_threads": threads_each(placement.workers),

@@ -146,7 +146,7 @@ class TaskImageLoader:
 
     def _check_store(self, gone: Mapping[str, str]) -> None:
         """Raise UserError if so many objects are unreadable that the store itself must have failed."""
-        unread = [key for key, why in gone.items() if why.startswith("unreadable:") and self.files[key].is_remote]
+        unread = [key for key, why in gone.items() if why.startswith("unreadable:") and self.files[key].by_requests]
         if len(unread) >= MAX_UNREADABLE:
             first = self.files[unread[0]]
             raise UserError(

@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import secrets
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
@@ -28,8 +24,8 @@ from ...cache.shards.keys import BINARY, binary_keys, hex_keys, keys_of_column
 from ...errors import UserError
 from ...images.file import ImageRejected, Reason
 from ...images.headers import parse_traits
-from ...storage import AnyPath, RemotePath
-from ...storage.atomic import TEMPORARY_PREFIX, make_folder
+from ...storage import AnyPath
+from ...storage.atomic import replace_with
 from ...storage.disk_array import DiskArray, Records, group_starts, sort_records, whole_groups
 from ...storage.lazy_sequence import ITEMS, LazySequence, batched
 from ...storage.parquet import fetch_source, read_batches, read_schema
@@ -344,7 +340,7 @@ def save_scan_memory(memory: AnyPath, paths: Iterable[bytes], entries: EntryTabl
             start += len(block)
 
     with contextlib.suppress(OSError, UserError):
-        _replace(memory, tables())
+        replace_with(memory, lambda file: _write(file, tables()))
 
 
 def drop_scan_entries(memory: AnyPath, paths: Collection[bytes]) -> None:
@@ -352,24 +348,7 @@ def drop_scan_entries(memory: AnyPath, paths: Collection[bytes]) -> None:
     dropped = pa.array(list(paths), pa.binary())
     kept = (table.filter(pc.invert(pc.is_in(table.column("path"), dropped))) for table in _tables(memory))
     with contextlib.suppress(OSError, UserError, ValueError, pa.ArrowException):
-        _replace(memory, kept)
-
-
-def _replace(memory: AnyPath, tables: Iterable[pa.Table]) -> None:
-    if isinstance(memory, RemotePath):
-        with tempfile.NamedTemporaryFile() as file:
-            _write(file, tables)
-            memory.upload(Path(file.name))
-        return
-    temporary = memory.with_name(f"{TEMPORARY_PREFIX}{memory.name}-{secrets.token_hex(8)}")
-    make_folder(memory.parent)
-    try:
-        with temporary.open("wb") as file:
-            _write(file, tables)
-            os.fsync(file.fileno())
-        temporary.replace(memory)
-    finally:
-        temporary.unlink(missing_ok=True)
+        replace_with(memory, lambda file: _write(file, kept))
 
 
 def _write(file: IO[bytes], tables: Iterable[pa.Table]) -> None:
@@ -383,4 +362,3 @@ def _write(file: IO[bytes], tables: Iterable[pa.Table]) -> None:
                 writer.write_table(pa.concat_tables(held))
                 held = []
         writer.write_table(pa.concat_tables([_SCHEMA.empty_table(), *held]))
-    file.flush()

@@ -30,9 +30,9 @@ from ...errors import UserError
 from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key, rejection
 from ...images.headers import read_header
 from ...progress import Progress, Silent
-from ...storage import AnyPath
+from ...storage import AnyPath, by_requests
 from ...storage.lazy_sequence import ITEMS
-from ..sources.file import SourceFile, absolute_root, is_storable, is_url
+from ..sources.file import SourceFile, absolute_root, is_storable
 from ..sources.file_table import FileTable
 from ..sources.read import MAX_UNREADABLE, altered_archives, file_status, read_image, readers, reading_blocks
 from .conflicts import Reject, resolve_conflicts
@@ -161,7 +161,7 @@ def scan(
                 unreadable = 0
             else:
                 rejects.append(outcome)
-                unreadable = unreadable + 1 if is_url(outcome.path) and outcome.reason == "unreadable" else 0
+                unreadable = unreadable + 1 if by_requests(outcome.path) and outcome.reason == "unreadable" else 0
         table.add(rows, np.array(numbers, np.int64))
         entries.append(here)
         if remembered - before < len(here):
@@ -195,7 +195,7 @@ def drop_files(memory: AnyPath, files: Iterable[SourceFile]) -> None:
 
 def _scanned_blocks(files: FileTable, trusted: Sequence[ScanEntry | None], workers: int) -> Iterator[list[ScannedFile]]:
     """Yield blocks of scanned files, in their order, reading several blocks at a time."""
-    any_remote = any(is_url(kind.root) for kind in files.kinds)
+    any_remote = any(by_requests(kind.root) for kind in files.kinds)
     workers = readers(files if any_remote else (), workers)
 
     def scan_block(block: tuple[Sequence[SourceFile], Sequence[ScanEntry | None]]) -> list[ScannedFile]:
@@ -283,7 +283,7 @@ def _is_unchanged(known: ScanEntry, file: SourceFile) -> bool:
     else:
         status = file_status(file.location)
         now = status.st_size, status.st_mtime_ns
-    return (known.size, known.mtime_ns) == now and (now[1] > 0 or not file.is_remote)
+    return (known.size, known.mtime_ns) == now and (now[1] > 0 or not file.by_requests)
 
 
 def _save(memory: AnyPath | None, paths: Callable[[], Iterable[bytes]], entries: EntryTable) -> None:
@@ -300,7 +300,7 @@ def _store_unreadable(last: Reject) -> UserError:
 
 def _without_altered_archives(rows: RowTable) -> tuple[RowTable, list[Reject]]:
     """Reject images of archives in an object store that changed after the listing: their places may be wrong."""
-    if not any(is_url(kind.root) for kind in rows.kinds):
+    if not any(by_requests(kind.root) for kind in rows.kinds):
         return rows, []
     altered = altered_archives(row.file for row in rows)
     if not altered:

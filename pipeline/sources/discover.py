@@ -21,15 +21,13 @@ A source may be in an object store. A folder there is listed once, recursively; 
 from __future__ import annotations
 
 import heapq
-import os
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ...choices import LAYOUT_NAMES
 from ...errors import UsageError, UserError
-from ...storage import AnyPath, RemotePath
+from ...storage import AnyPath, absent_error, absolute, access_hint
 from .account import Leftovers
 from .archives.tar import PATTERN, SUFFIX, WEBDATASET, discover_tars
 from .archives.zip import ZIP, ZipTree, discover_zips
@@ -107,11 +105,10 @@ def discover(
         elif source.exists():
             found = _discover_file(source, layout, reading)
         else:
-            raise UserError(_absent(source))
+            raise absent_error(source)
     except OSError as error:
         shown = printable(error.filename or str(source))
-        hint = " Check the URL, the credentials and what they allow." if isinstance(source, RemotePath) else ""
-        raise UserError(f"{shown}: cannot be listed ({error.strerror or error}).{hint}") from error
+        raise UserError(f"{shown}: cannot be listed ({error.strerror or error}).{access_hint(source)}") from error
     found.account.check()
     return found
 
@@ -138,12 +135,6 @@ def _discover_file(source: AnyPath, layout: str | None, reading: ReadingOptions)
         suffixes = ", ".join(TABLE_SUFFIXES)
         raise UserError(f"{source}: is a file. Give a folder, a table ({suffixes}), a {SUFFIX} or a {ZIP_SUFFIX}.")
     return discover_table(source, reading)
-
-
-def _absent(source: AnyPath) -> str:
-    if isinstance(source, RemotePath):
-        return f"{source}: not found in the object store; or its bucket does not exist."
-    return f"{source}: no such file or folder."
 
 
 def _discover_folder(tree: Tree, layout: str | None, reading: ReadingOptions) -> DiscoveredSource:
@@ -325,7 +316,7 @@ def _default_split(base: AnyPath, fit: LayoutFit, reading: ReadingOptions) -> tu
         return "train", ["--split changes nothing: the folders name the split of every image."] if unused else []
     if reading.split is not None:
         return reading.split, []
-    name = base.name if isinstance(base, RemotePath) else Path(os.path.abspath(base)).name  # noqa: PTH100
+    name = absolute(base).name
     named = split_of_word(name)
     if named is None:
         return "train", _beside_splits(fit)
@@ -345,7 +336,7 @@ def _beside_splits(fit: LayoutFit) -> list[str]:
 
 def _refuse_features(root: AnyPath) -> None:
     """Raise UserError for a folder that holds what DIRE's scripts compute."""
-    *above, name = _path_names(root) or [""]
+    *above, name = absolute(root).parts[1:] or [""]
     if split_of_word(name) is not None and above:
         name = above[-1]
     if name in _FEATURE_ROOTS:
@@ -428,7 +419,7 @@ def _unknown(census: Census, layouts: Collection[FolderLayout], name: str | None
     if (
         name is None
         and not census.children()
-        and is_known_generator(folder := (_path_names(census.tree.root) or [""])[-1])
+        and is_known_generator(folder := (absolute(census.tree.root).parts[1:] or [""])[-1])
     ):
         declared = shlex.quote(f"{printable(folder)}={root}")
         return (
@@ -483,19 +474,13 @@ def _tables(census: Census) -> list[str]:
 
 def _folder_above(root: AnyPath) -> str | None:
     """Return the folder to give if the root is, or is in, the folder of a class."""
-    names = _path_names(root)
-    place = root if isinstance(root, RemotePath) else Path(os.path.abspath(root))  # noqa: PTH100
+    place = absolute(root)
+    names = place.parts[1:]
     for up in range(min(3, len(names) - 1)):
         if label_of_word(names[-1 - up]) is not None:
             above = [*place.parents][up]
             return str(above.parent if split_of_word(names[-2 - up]) is not None else above)
     return None
-
-
-def _path_names(root: AnyPath) -> list[str]:
-    if isinstance(root, RemotePath):
-        return list(root.parts[1:])
-    return [name for name in os.path.abspath(root).split("/") if name]  # noqa: PTH100
 
 
 def _unread(census: Census) -> str:

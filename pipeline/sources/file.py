@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from ...errors import UserError
-from ...storage import AnyPath, RemotePath, to_path
+from ...storage import AnyPath, absolute, by_requests, protocol_of, to_path
 
 _HUB = re.compile(r"hf://datasets/[\w.-]+/[\w.-]+(@[^/]+)?(/.*)?", re.ASCII | re.DOTALL)
 """URL of a data set of the Hub, of a revision, or of something in it."""
 
 
 class ListedObject(NamedTuple):
-    """Size in bytes and modification time in ns (0 if unknown) of an object, from a listing of its store."""
+    """Size in bytes and modification time in ns (0 if unknown) of a file or an object when it was listed."""
 
     bytes: int
     mtime_ns: int
+
+    @property
+    def st_size(self) -> int:
+        """Bytes, as :class:`...storage.regular.FileStatus` calls it."""
+        return self.bytes
+
+    @property
+    def st_mtime_ns(self) -> int:
+        """Modification time in ns."""
+        return self.mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,11 @@ class Member:
     archive: str
     archive_bytes: int
     archive_mtime_ns: int
+
+    @property
+    def listed_archive(self) -> ListedObject:
+        """The version of the archive."""
+        return ListedObject(self.archive_bytes, self.archive_mtime_ns)
 
     @property
     def size(self) -> int | None:
@@ -178,21 +192,25 @@ class SourceFile:
     listed: ListedObject | None = None
 
     @property
-    def is_remote(self) -> bool:
-        """Whether the image is in an object store."""
-        return is_url(self.root)
+    def by_requests(self) -> bool:
+        """Whether each read is a request, as :func:`...storage.by_requests` says."""
+        return by_requests(self.root)
 
     @property
-    def holder(self) -> RemotePath:
-        """The object that holds the image: the image itself, or its archive."""
-        return RemotePath(self.root) / (self.path if self.member is None else self.member.archive)
+    def holder(self) -> str:
+        """Path or URL of the file that holds the image: the image itself, or its archive."""
+        return self.location if self.member is None else _below(self.root, self.member.archive)
 
     @property
     def location(self) -> str:
         """Path or URL of the image, as the user would write it."""
-        if not self.root or self.root[-1] == "/":
-            return self.root + self.path
-        return f"{self.root}/{self.path}"  # a million of them: os.path.join is three times slower, Path thirty times
+        return _below(self.root, self.path)
+
+
+def _below(root: str, path: str) -> str:
+    if not root or root[-1] == "/":
+        return root + path
+    return f"{root}/{path}"  # a million of them: os.path.join is three times slower, Path thirty times
 
 
 class Uncovered(NamedTuple):
@@ -318,11 +336,6 @@ def printable(name: str) -> str:
         return name.encode(errors="backslashreplace").decode()
 
 
-def is_url(text: str) -> bool:
-    """Check whether a root or a location is a URL; a normalised path has no ``//``."""
-    return "://" in text
-
-
 def source_place(text: str | AnyPath) -> AnyPath:
     """Parse the path or URL of a source.
 
@@ -333,13 +346,13 @@ def source_place(text: str | AnyPath) -> AnyPath:
         anywhere.
     """
     path = to_path(text)
-    if isinstance(path, RemotePath) and path.protocol in ("http", "https", "ftp"):
+    if protocol_of(path) in ("http", "https", "ftp"):
         raise UserError(f"{path}: is a web address, not an object store. Download it and give the folder.")
-    if isinstance(path, RemotePath) and path.protocol == "hf" and not _HUB.fullmatch(str(path)):
+    if protocol_of(path) == "hf" and not _HUB.fullmatch(str(path)):
         raise UserError(f"{path}: names no data set of the Hub. Write hf://datasets/OWNER/NAME.")
     return path
 
 
 def absolute_root(root: str) -> str:
     """Return a root that is independent of the working folder."""
-    return root if is_url(root) else os.path.abspath(root)  # noqa: PTH100
+    return str(absolute(to_path(root)))

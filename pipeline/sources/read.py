@@ -8,17 +8,16 @@ needed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ...errors import UserError
 from ...images.file import MAX_BYTES, ImageRejected, content_key
-from ...storage import AnyPath, RemotePath, regular, to_path
-from ...storage.regular import FileStatus, open_regular, regular_status
+from ...storage import AnyPath, is_url, regular, to_path
+from ...storage.regular import FileStatus, is_altered, read_range, regular_status
 from .archives.zip_index import inflate, request_size
-from .file import ListedObject, ParquetMember, SourceFile, TarMember, ZipMember, is_storable, is_url, source_place
+from .file import ListedObject, ParquetMember, SourceFile, TarMember, ZipMember, is_storable, source_place
 from .tables.parquet_rows import read_row
 
 REMOTE_READERS = 64
@@ -41,10 +40,9 @@ def read_image(file: SourceFile) -> tuple[bytes, int]:
     """
     if file.member is not None:
         return _read_member(file), file.member.archive_mtime_ns
-    if file.is_remote:
-        data, listed = _read_object(file.holder, file.listed)
-        return data, listed.mtime_ns
-    data, status = read_stable(file.location)
+    if file.listed is not None:
+        _check_size(file.listed.bytes)
+    data, status = read_stable(file.location, listed=file.listed)
     return data, status.st_mtime_ns
 
 
@@ -64,7 +62,7 @@ def read_source(file: SourceFile, expected_key: str) -> bytes:
 
 def readers(files: Iterable[SourceFile], workers: int) -> int:
     """Return how many threads to read files with: ``workers``, or more if some are in an object store."""
-    remote = {type(file.member) for file in files if file.is_remote}
+    remote = {type(file.member) for file in files if file.by_requests}
     if not remote:
         return workers
     return max(workers, PARQUET_READERS if remote == {ParquetMember} else REMOTE_READERS)
@@ -107,22 +105,19 @@ def path_of_source(location: str) -> AnyPath:
 
 def read_source_bytes(location: str) -> bytes:
     """Return the bytes of the file at a path or a URL. Raises ImageRejected as :func:`read_image` does."""
-    path = path_of_source(location)
-    return _read_object(path, None)[0] if isinstance(path, RemotePath) else read_stable(str(path))[0]
+    return read_stable(str(path_of_source(location)))[0]
 
 
 def file_status(location: str) -> FileStatus:
     """Return the status of a file or an object. Raises ImageRejected if it is missing, unreadable or not a file."""
-    if is_url(location):
-        return _object_status(RemotePath(location))
     try:
         return regular_status(location)
     except OSError as error:
         raise _unreadable(error) from None
 
 
-def read_stable(location: str) -> tuple[bytes, os.stat_result]:
-    """Read a whole local file, once more if it changed during the read; return its bytes and their status.
+def read_stable(location: str, listed: ListedObject | None = None) -> tuple[bytes, FileStatus]:
+    """Return the bytes of a file or an object, and their status; see :func:`...storage.regular.read_stable`.
 
     Raises
     ------
@@ -130,39 +125,16 @@ def read_stable(location: str) -> tuple[bytes, os.stat_result]:
         As :func:`read_image`.
     """
     try:
-        return regular.read_stable(location, MAX_BYTES)
+        return regular.read_stable(location, MAX_BYTES, listed)
     except OSError as error:
         raise _unreadable(error) from None
 
 
 def altered_archives(files: Iterable[SourceFile]) -> set[tuple[str, str]]:
     """Return (root, archive) of the archives of ``files`` in object stores that changed since they were listed."""
-    held = {(file.root, file.member.archive): file for file in files if file.member is not None and file.is_remote}
+    held = {(file.root, file.member.archive): file for file in files if file.member is not None and file.by_requests}
     with ThreadPoolExecutor(REMOTE_READERS) as pool:
         return {place for place, altered in zip(held, pool.map(_is_altered, held.values()), strict=True) if altered}
-
-
-def _read_object(path: RemotePath, listed: ListedObject | None) -> tuple[bytes, ListedObject]:
-    """Return an object's bytes, and its size and time from the listing, or else from a request."""
-    if listed is None:
-        status = _object_status(path)
-        listed = ListedObject(status.st_size, status.st_mtime_ns)
-    _check_size(listed.bytes)
-    try:
-        return path.read_range(0, listed.bytes), listed
-    except OSError as error:
-        if _object_status(path).st_size != listed.bytes:
-            raise ImageRejected("changed-while-reading", "it changed after it was listed: build again") from None
-        raise _unreadable(error) from None
-
-
-def _object_status(path: RemotePath) -> FileStatus:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        raise ImageRejected("missing", "there is no such file") from None
-    except OSError as error:
-        raise _unreadable(error) from None
 
 
 def _read_member(file: SourceFile) -> bytes:
@@ -179,6 +151,8 @@ def _read_member(file: SourceFile) -> bytes:
         return _zip_member(file, member)
     except FileNotFoundError:
         raise ImageRejected("missing", f"its {member.kind} is gone") from None
+    except regular.AlteredFileError:
+        raise _changed(file) from None
     except OSError as error:
         if _is_altered(file):
             raise _changed(file) from None
@@ -203,30 +177,13 @@ def _archive_range(file: SourceFile, offset: int, length: int) -> bytes:
     """
     member = file.member
     assert member is not None
-    if file.is_remote:
-        return file.holder.read_range(offset, offset + length)
-    with open_regular(os.path.join(file.root, member.archive)) as archive:  # noqa: PTH118
-        status = os.fstat(archive.fileno())
-        if (status.st_size, status.st_mtime_ns) != (member.archive_bytes, member.archive_mtime_ns):
-            raise _changed(file)
-        archive.seek(offset)
-        data = archive.read(length)
-    if len(data) != length:
-        raise _changed(file)
-    return data
+    return read_range(file.holder, offset, offset + length, member.listed_archive)
 
 
 def _is_altered(file: SourceFile) -> bool:
-    """Check whether an archive has changed since it was listed; False if that is unknown."""
-    member = file.member
-    assert member is not None
-    try:
-        status = (to_path(file.root) / member.archive).stat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return (status.st_size, status.st_mtime_ns) != (member.archive_bytes, member.archive_mtime_ns)
+    """Check whether the archive of an image has changed since it was listed."""
+    assert file.member is not None
+    return is_altered(file.holder, file.member.listed_archive)
 
 
 def _check_size(size: int) -> None:
@@ -248,6 +205,8 @@ def _unreadable(error: OSError) -> ImageRejected:
         return ImageRejected("not-a-file", said)
     if isinstance(error, regular.LargeFileError):
         return ImageRejected("too-large", said)
+    if isinstance(error, regular.AlteredFileError):
+        return ImageRejected("changed-while-reading", f"{said}: build again")
     if isinstance(error, regular.ChangedFileError):
         return ImageRejected("changed-while-reading", "another program is writing it: build again when it has finished")
     return ImageRejected("unreadable", said)

@@ -20,13 +20,12 @@ from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import UserError
 from ...images.sniff import HEAD_BYTES
-from ...storage import AnyPath, Entry, RemotePath
-from ...storage.regular import IrregularFileError, open_regular
+from ...storage import AnyPath, Entry, list_objects
+from ...storage.regular import IrregularFileError, open_regular, read_range
 from .file import ListedObject, UnreadablePlace, printable
 from .words import SPLITS
 
@@ -92,6 +91,9 @@ class Tree(ABC):
         Links out of the root: not entered, or entered if the tree follows them.
     """
 
+    opens_cheaply = False
+    """Whether the first bytes of a file cost next to nothing, so that files of every extension are looked into."""
+
     def __init__(self, root: AnyPath) -> None:
         self.root = root
         self.hidden = 0
@@ -142,9 +144,11 @@ class LocalTree(Tree):
         Whether to enter links that lead out of it. Only for folders that the user vouches for.
     """
 
-    def __init__(self, root: Path, *, follow_out: bool = False) -> None:
+    opens_cheaply = True
+
+    def __init__(self, root: AnyPath, *, follow_out: bool = False) -> None:
         super().__init__(root)
-        self._top = os.fspath(root)
+        self._top = str(root)
         self._follow_out = follow_out
         self._real_root: str | None = None
         self._targets_outside: dict[_Identity, bool] = {}
@@ -251,9 +255,8 @@ class LocalTree(Tree):
 class RemoteTree(Tree):
     """The objects below a URL, from a listing of its store. There are no links."""
 
-    def __init__(self, root: RemotePath, entries: Iterable[Entry]) -> None:
+    def __init__(self, root: AnyPath, entries: Iterable[Entry]) -> None:
         super().__init__(root)
-        self._remote = root
         self._objects: dict[str, dict[str, ListedObject]] = defaultdict(dict)
         start = len(str(root)) + 1
         for entry in entries:
@@ -275,9 +278,9 @@ class RemoteTree(Tree):
 
     def _head(self, path: str) -> bytes | OSError:
         listed = self.listed(path)
-        length = min(HEAD_BYTES, listed.bytes if listed else HEAD_BYTES)
+        assert listed is not None, f"{path} is not in the listing"
         try:
-            return (self._remote / path).read_range(0, length) if length else b""
+            return read_range(self.root / path, 0, min(HEAD_BYTES, listed.bytes), listed)
         except OSError as error:
             return error
 
@@ -311,9 +314,9 @@ def _path(folder: _Pending) -> str:
 
 def tree_of(root: AnyPath, *, follow_out: bool = False) -> Tree | None:
     """Return the tree of a folder; None if it is not one. Raises OSError if an object store cannot be listed."""
-    if isinstance(root, Path):
+    entries = list_objects(root)
+    if entries is None:
         return LocalTree(root, follow_out=follow_out) if root.is_dir() else None
-    entries = root.below()
     return RemoteTree(root, entries) if entries and entries[0].path != root else None
 
 

@@ -277,7 +277,7 @@ def _decoded(cache: Cache, build: BuildRecord, table: pa.Table) -> pa.Table:
 
 
 def _read_over(store: FeatureStore) -> int:
-    return READ_OVER_REMOTE_BYTES if store.is_remote else READ_OVER_BYTES
+    return READ_OVER_REMOTE_BYTES if store.by_requests else READ_OVER_BYTES
 
 
 def _views(store: FeatureStore) -> IntArray:

@@ -136,7 +136,7 @@ class ReaderPool:
             A worker process was killed, or there is too little shared memory.
         """
         if not self.workers:
-            threads = REMOTE_THREADS if any(store.is_remote for store in stores.values()) else 1
+            threads = REMOTE_THREADS if any(store.by_requests for store in stores.values()) else 1
             with ThreadPoolExecutor(threads) as pool:
                 read_here = functools.partial(read_request, stores, change, pin)
                 yield from _in_order(pool, read_here, requests, threads - 1 + AHEAD)
@@ -195,7 +195,7 @@ def read_request(
         out = rows[name].numpy()
         read_rows(stores[name], at.shards, at.shard, at.row, at.view, max_gap=at.max_gap, out=out)
 
-    remote = [name for name in rows if stores[name].is_remote]
+    remote = [name for name in rows if stores[name].by_requests]
     if len(remote) > 1:
         with ThreadPoolExecutor(len(remote)) as pool:
             list(pool.map(fill, remote))

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from ....errors import UserError
 from ....images.file import EXTENSIONS
-from ....storage import AnyPath
+from ....storage import AnyPath, map_ordered
 from ..file import (
     AS_RECOGNISED,
     DiscoveredSource,
@@ -111,12 +109,9 @@ def discover_tars(root: AnyPath, tars: Sequence[str], reading: ReadingOptions = 
 
 
 def _indexes(root: AnyPath, tars: Sequence[str]) -> Iterator[tuple[str, TarIndex]]:
-    """Yield each tar with its index, which includes the bytes of metadata members."""
-    pool = ThreadPoolExecutor(1 if isinstance(root, Path) else _REMOTE_TARS)
-    try:
-        yield from zip(tars, pool.map(lambda tar: read_tar_index(root / tar, _is_metadata), tars), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """Return each tar with its index, which includes the bytes of metadata members."""
+    indexes = map_ordered(lambda tar: read_tar_index(root / tar, _is_metadata), tars, root, max_workers=_REMOTE_TARS)
+    return zip(tars, indexes, strict=True)
 
 
 def _is_metadata(name: str, length: int) -> bool:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 from ....images.file import ImageRejected
 from ....images.sniff import HEAD_BYTES
-from ....storage import AnyPath
+from ....storage import AnyPath, map_ordered
 from ..file import DiscoveredSource, ListedObject, SourceFile, Uncovered, printable
 from ..file_table import FileTable
 from ..read import read_image
@@ -134,8 +132,7 @@ def discover_zips(
 
 
 def _zip_tree(root: AnyPath, zips: Sequence[str], shown: AnyPath) -> ZipTree:
-    with ThreadPoolExecutor(1 if isinstance(root, Path) else _REMOTE_ZIPS) as pool:
-        indexes = list(pool.map(lambda path: read_zip_index(root / path, path), zips))
+    indexes = list(map_ordered(lambda path: read_zip_index(root / path, path), zips, root, max_workers=_REMOTE_ZIPS))
     folders = [_stands_for(path, entries) for path, entries in zip(zips, indexes, strict=True)]
     if len(zips) == 1 and split_of_word(zips[0][: -len(SUFFIX)].rpartition("/")[2]) is None:
         folders = [""]

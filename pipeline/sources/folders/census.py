@@ -13,7 +13,7 @@ from functools import cached_property
 from ....images.file import EXTENSIONS
 from ....images.sniff import sniff
 from ..file import UnreadablePlace, printable
-from ..tree import LocalTree, Tree, join
+from ..tree import Tree, join
 
 OTHER_EXTENSIONS = frozenset(
     (
@@ -152,7 +152,7 @@ def take_census(tree: Tree) -> Census:
     others: dict[str, list[str]] = {}
     doubtful: list[tuple[str, str]] = []
     unread = 0
-    look = isinstance(tree, LocalTree)
+    look = tree.opens_cheaply
     for folder in tree.listings():
         for above in reversed(list(_upwards(folder.path))):  # a store lists no folder without objects of its own
             if above not in images:

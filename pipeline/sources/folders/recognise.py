@@ -7,7 +7,6 @@ inside it (``imagenet_ai_0508_adm/`` of GenImage), or the tree may start one fol
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from fnmatch import fnmatch
 from typing import NamedTuple
 
 from ....errors import UserError
-from ....storage import AnyPath, RemotePath
+from ....storage import AnyPath, absolute
 from ..file import printable
 from ..tree import join
 from ..words import label_of_word, normalised, split_of_word
@@ -178,7 +177,7 @@ def best_fit(census: Census, layouts: Iterable[FolderLayout], root: AnyPath) -> 
     fits.sort(key=lambda fit: -fit.covered)
     best = fits[0] if fits else None
     if best is None or not best.is_complete:
-        above = _names(root)
+        above = absolute(root).parts[1:]
         inside = [
             fit
             for layout in known
@@ -446,10 +445,3 @@ def _owners(one: LayoutFit, other: LayoutFit) -> Iterator[tuple[ImageFolder, Ima
     for folder in {**one.folders, **other.folders}:
         if (owner := one.owner(folder)) is not None:
             yield owner, other.owner(folder)
-
-
-def _names(root: AnyPath) -> list[str]:
-    """Return the names of a root's path, whatever the working folder is."""
-    if isinstance(root, RemotePath):
-        return list(root.parts[1:])
-    return [name for name in os.path.abspath(root).split("/") if name]  # noqa: PTH100

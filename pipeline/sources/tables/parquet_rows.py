@@ -21,17 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ....images.file import MAX_BYTES, ImageRejected
-from ....storage import AnyPath, RemotePath
-from ....storage.regular import regular_status
+from ....storage import AnyPath
+from ....storage.parquet import open_rows
+from ....storage.regular import AlteredFileError, check_version, regular_status
 from ..file import ParquetMember
 
 PASSED_BYTES = 256 * 2**20
 """Bytes of passed cells that are kept."""
 MAX_CURSORS = 16
 """Cursors that are kept open."""
-_BUFFER = 2**20
-"""Bytes that are read of a local file at a time."""
-_REMOTE_BUFFER = 16 * 2**20
 _CHANGED = "its Parquet file changed after it was listed: build again"
 
 
@@ -148,14 +146,7 @@ class _Rows:
         version = group[:3]
         with self._lock:
             footer = self._footers.get(version)
-        remote = isinstance(path, RemotePath)
-        file = pq.ParquetFile(
-            pa.PythonFile(path.open()) if remote else path,
-            metadata=footer,
-            pre_buffer=False,
-            buffer_size=_REMOTE_BUFFER if remote else _BUFFER,
-            page_checksum_verification=True,
-        )
+        file = open_rows(path, footer)
         with self._lock:
             self._footers[version] = file.metadata
             while len(self._footers) > MAX_CURSORS:
@@ -192,10 +183,10 @@ def read_row(path: AnyPath, member: ParquetMember) -> bytes:
             raise
         said = str(error).splitlines()[0] if str(error) else "there is no such row"
         raise ImageRejected("damaged", f"its Parquet file cannot be decoded here ({said})") from None
-    if not isinstance(path, RemotePath):
-        status = path.stat()
-        if (status.st_size, status.st_mtime_ns) != (member.archive_bytes, member.archive_mtime_ns):
-            raise ImageRejected("changed-while-reading", _CHANGED)
+    try:
+        check_version(path, member.listed_archive)
+    except AlteredFileError:
+        raise ImageRejected("changed-while-reading", _CHANGED) from None
     if data is None:
         raise ImageRejected("missing", "the cell of its Parquet file is empty")
     if len(data) > MAX_BYTES:

@@ -14,15 +14,15 @@ its own.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import PurePosixPath
 
 from ....errors import UserError
-from ....storage import AnyPath, RemotePath
+from ....storage import AnyPath, absolute, by_requests, is_url, list_objects, located, map_ordered, to_path
 from ..file import (
     AS_RECOGNISED,
     DiscoveredSource,
@@ -32,7 +32,6 @@ from ..file import (
     SourceAccount,
     SourceFile,
     Uncovered,
-    is_url,
     printable,
     source_place,
 )
@@ -113,8 +112,8 @@ def discover_shards(
     UserError
         As :func:`discover_table` does.
     """
-    with ThreadPoolExecutor(1 if isinstance(root, Path) else REMOTE_READERS // 8) as pool:
-        parts = list(pool.map(lambda path: _read_part(root, path, reading), sorted(shards)))
+    read = partial(_read_part, root, reading=reading)
+    parts = list(map_ordered(read, sorted(shards), root, max_workers=REMOTE_READERS // 8))
     useful = [part for part in parts if part.members is not None]
     if not useful:
         return None
@@ -308,9 +307,9 @@ def _exists(path: str, folder: AnyPath) -> bool:
 
 def _start(folder: AnyPath, paths: Sequence[str]) -> tuple[AnyPath, list[str]]:
     """Return the folder at which relative paths start: the table's, or the one above if only that has the files."""
-    if isinstance(folder, RemotePath) or not paths or any(is_url(path) or path.startswith("/") for path in paths):
+    if by_requests(folder) or not paths or any(is_url(path) or path.startswith("/") for path in paths):
         return folder, []
-    above = Path(os.path.abspath(folder)).parent  # noqa: PTH100  (resolve would follow links)
+    above = absolute(folder).parent
     if any(_exists(path, folder) for path in paths) or not all(_exists(path, above) for path in paths):
         return folder, []
     return above, [f"The paths start at {above}, the folder above the table's."]
@@ -443,41 +442,16 @@ def _uncovered(part: str, reason: str, rows: Sequence[tuple[int, str]]) -> Uncov
 
 
 def _located(text: str, folder: AnyPath) -> tuple[str, str]:
-    """Return root and relative path; the root is the table's folder if the file is below it, else ``/``."""
-    path = source_place(text) if is_url(text) else PurePosixPath(text)
-    if not isinstance(path, RemotePath) and isinstance(folder, RemotePath) and not path.is_absolute():
-        path = folder / path.as_posix()
-    if isinstance(path, RemotePath):
-        return _in_store(path, folder)
-    if not path.is_absolute():
-        return str(folder), str(path)
-    if not isinstance(folder, RemotePath) and path.is_relative_to(folder.absolute()):
-        return str(folder), str(path.relative_to(folder.absolute()))
-    return path.anchor, str(path.relative_to(path.anchor))
-
-
-def _in_store(path: RemotePath, folder: AnyPath) -> tuple[str, str]:
-    """Return root and path of an object; ``..`` goes up a folder, but not out of the bucket."""
-    bucket, *names = path.parts
-    kept: list[str] = []
-    for name in names:
-        if name != "..":
-            kept.append(name)
-        elif kept:
-            kept.pop()
-        else:
-            raise UserError(f"the path {path} leads out of its bucket.")
-    found = RemotePath("/".join([bucket, *kept]))
-    root = folder if isinstance(folder, RemotePath) and found.is_relative_to(folder) else RemotePath(bucket)
-    return str(root), found.relative_to(root).as_posix()
+    """Return root and relative path of what a table names."""
+    return located(source_place(text) if is_url(text) else text, folder)
 
 
 def _with_listings(files: list[SourceFile]) -> list[SourceFile]:
     """Add size and time from listings of their folders to the files in object stores."""
-    listed = _listings({file.location.rpartition("/")[0] for file in files if file.is_remote})
+    listed = _listings({file.location.rpartition("/")[0] for file in files if file.by_requests})
     if not listed:
         return files
-    return [replace(file, listed=listed.get(file.location)) if file.is_remote else file for file in files]
+    return [replace(file, listed=listed.get(file.location)) if file.by_requests else file for file in files]
 
 
 def _listings(folders: Iterable[str]) -> dict[str, ListedObject]:
@@ -485,7 +459,7 @@ def _listings(folders: Iterable[str]) -> dict[str, ListedObject]:
 
     def objects(folder: str) -> list[tuple[str, ListedObject]]:
         try:
-            entries = RemotePath(folder).children()
+            entries = list_objects(to_path(folder), deep=False) or []
             return [(str(entry.path), listing_name(entry)) for entry in entries if not entry.is_folder]
         except PermissionError:
             return []

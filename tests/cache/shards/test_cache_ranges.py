@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from counting_store import CountingStore, change, operations
 from distil_cache.cache.gather import read_rows
-from distil_cache.cache.shards.open_file import MAX_GAP, merge_ranges, open_file
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.errors import IntegrityError, UnreachableError
 from distil_cache.storage import RemotePath
+from distil_cache.storage.ranges import MAX_GAP, merge_ranges, open_ranges
 
 KEYS = tuple(sorted(f"{number * 7919:032x}" for number in range(48)))
 
@@ -83,8 +83,8 @@ def test_large_reads_go_in_windows_of_bounded_size(
     tmp_path: Path, counted: RemotePath, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     most = 600_000
-    for module in ("open_file", "tar", "zarr"):
-        monkeypatch.setattr(f"distil_cache.cache.shards.{module}.WINDOW_BYTES", most)
+    for module in ("cache.shards.tar", "cache.shards.zarr"):
+        monkeypatch.setattr(f"distil_cache.{module}.WINDOW_BYTES", most)
     here, there, shard = make(tmp_path, counted, form, (3, 128, 128))
     np.testing.assert_array_equal(there.read(shard), here.read(shard))
     sizes = [(stop or 0) - (start or 0) for operation, _, start, stop in CountingStore.asked if operation == "read"]
@@ -146,7 +146,7 @@ def test_a_store_that_fails_is_no_damage(
 
 def test_no_read_goes_beyond_the_end_of_an_object(counted: RemotePath) -> None:
     (counted / "a").write(b"0123456789")
-    file = open_file(counted / "a")
+    file = open_ranges(counted / "a")
     assert file.read(7, 3) == b"789"
     operations()
     with pytest.raises(IntegrityError, match="has 2 of 3 bytes at offset 8"):

@@ -1,4 +1,4 @@
-"""One open file of a shard: positioned reads, safe across threads and forks, closed with the last reference.
+"""One open file for reading at any offset, safe across threads and forks, closed with the last reference.
 
 In an object store a request for one byte takes as long as one for a mebibyte. So a reader first fetches a window that
 covers all it is about to read. A local file is read directly.
@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...errors import IntegrityError
-from ...storage import AnyPath, RemotePath, unreachable_error, unreachable_on_error
-from .marker import check_hint
+from ..errors import IntegrityError
+from .paths import AnyPath, unreachable_error, unreachable_on_error
+from .remote import RemotePath
 
 MAX_GAP = 1 << 20
 """Largest gap in bytes between two ranges that are fetched with one request."""
@@ -24,7 +24,7 @@ WINDOW_BYTES = 64 << 20
 """Most bytes that a reader should ask for in one window, which bounds its memory."""
 
 
-class ShardFile(ABC):
+class RangeFile(ABC):
     """A file opened for positioned reads; there is no shared position.
 
     Attributes
@@ -33,12 +33,15 @@ class ShardFile(ABC):
         The file.
     size
         Its size in bytes.
+    hint
+        The sentence that follows in an error of damage, such as how to check the folder.
     by_requests
         Whether each read is a request, so that bundling reads with :meth:`window` pays.
     """
 
     path: AnyPath
     size: int
+    hint: str
     by_requests = False
 
     @abstractmethod
@@ -51,7 +54,7 @@ class ShardFile(ABC):
         self.fill(data, offset)
         return data
 
-    def window(self, spans: Sequence[tuple[int, int]]) -> ShardFile:
+    def window(self, spans: Sequence[tuple[int, int]]) -> RangeFile:
         """Return a file from which the given ranges can be read without further requests.
 
         Parameters
@@ -62,11 +65,11 @@ class ShardFile(ABC):
         return self
 
     def unusable(self, why: str) -> IntegrityError:
-        """Return the error that names the file and the problem, and says how to check the cache."""
-        return IntegrityError(f"{self.path}: cannot be used ({why}). {check_hint(self.path)}")
+        """Return the error that names the file and the problem, with the hint."""
+        return IntegrityError(f"{self.path}: cannot be used ({why}). {self.hint}".rstrip())
 
 
-class LocalFile(ShardFile):
+class LocalFile(RangeFile):
     """A file on a local disk, closed with the last reference to it.
 
     So a reader that one thread evicts stays usable in another, as does one whose file is deleted.
@@ -81,8 +84,9 @@ class LocalFile(ShardFile):
 
     path: Path
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, hint: str) -> None:
         self.path = path
+        self.hint = hint
         try:
             with unreachable_on_error(path):
                 self._handle = os.open(path, os.O_RDONLY)
@@ -100,7 +104,7 @@ class LocalFile(ShardFile):
             raise self.unusable(f"has {got:,} of {size:,} bytes at offset {offset:,}")
 
 
-class RemoteFile(ShardFile):
+class RemoteFile(RangeFile):
     """An object in a store. Nothing stays open: each read is a request.
 
     An object that is missing, or whose size has changed, is an IntegrityError. A store or network that still fails
@@ -112,20 +116,23 @@ class RemoteFile(ShardFile):
         The object.
     size
         Its size in bytes, if a listing has given it; otherwise the store is asked.
+    hint
+        As in :class:`RangeFile`.
     """
 
     path: RemotePath
     by_requests = True
 
-    def __init__(self, path: RemotePath, size: int | None = None) -> None:
+    def __init__(self, path: RemotePath, size: int | None, hint: str) -> None:
         self.path = path
+        self.hint = hint
         self.size = self._size() if size is None else size
 
     def fill(self, buffer: bytearray | memoryview, offset: int) -> None:
         """Fetch the range with one request."""
         buffer[:] = self._fetch(offset, len(buffer))
 
-    def window(self, spans: Sequence[tuple[int, int]]) -> ShardFile:
+    def window(self, spans: Sequence[tuple[int, int]]) -> RangeFile:
         """Fetch the ranges; those close to each other share a request."""
         return RangeWindow(self, [(start, self._fetch(start, stop - start)) for start, stop in merge_ranges(spans)])
 
@@ -148,7 +155,7 @@ class RemoteFile(ShardFile):
             raise self.unusable(f"cannot be opened: {os.strerror(2)}") from error
 
 
-class RangeWindow(ShardFile):
+class RangeWindow(RangeFile):
     """Ranges of an object that were fetched.
 
     Parameters
@@ -159,9 +166,10 @@ class RangeWindow(ShardFile):
         (offset, bytes) of each range, in ascending order.
     """
 
-    def __init__(self, file: ShardFile, parts: Sequence[tuple[int, bytes]]) -> None:
+    def __init__(self, file: RangeFile, parts: Sequence[tuple[int, bytes]]) -> None:
         self.path = file.path
         self.size = file.size
+        self.hint = file.hint
         self._parts = parts
 
     def fill(self, buffer: bytearray | memoryview, offset: int) -> None:
@@ -173,7 +181,7 @@ class RangeWindow(ShardFile):
         raise ValueError(f"{len(buffer):,} bytes at offset {offset:,} were not asked for")
 
 
-def open_file(path: AnyPath, size: int | None = None) -> ShardFile:
+def open_ranges(path: AnyPath, size: int | None = None, hint: str = "") -> RangeFile:
     """Open a file for positioned reads.
 
     Parameters
@@ -182,6 +190,8 @@ def open_file(path: AnyPath, size: int | None = None) -> ShardFile:
         The file or object.
     size
         An object's size in bytes, if a listing has given it; otherwise the store is asked.
+    hint
+        The sentence that follows in an error of damage.
 
     Raises
     ------
@@ -190,7 +200,7 @@ def open_file(path: AnyPath, size: int | None = None) -> ShardFile:
     UnreachableError
         If it cannot be opened at the moment.
     """
-    return RemoteFile(path, size) if isinstance(path, RemotePath) else LocalFile(path)
+    return RemoteFile(path, size, hint) if isinstance(path, RemotePath) else LocalFile(path, hint)
 
 
 def merge_ranges(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
