@@ -42,6 +42,7 @@ from .options import (
     PathPrefixOption,
     Sha256Option,
     SourcesArgument,
+    StorageOption,
     TeacherWeightsOption,
     WriteRecipeOption,
     command_line,
@@ -161,6 +162,7 @@ def build(
     precision: Annotated[
         Precision, typer.Option(help="Precision of ADM and teacher; part of a feature's fingerprint.")
     ] = "fp32",
+    storage: StorageOption = "float16",
     device: DeviceOption = "auto",
     batch_size: AdmBatchOption = "auto",
     compile_adm: Annotated[
@@ -252,7 +254,7 @@ def build(
         adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()),
         preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
-        teacher=teacher, teacher_weights=teacher_weights, precision=precision, device=device,
+        teacher=teacher, teacher_weights=teacher_weights, precision=precision, storage=storage, device=device,
         batch_size=number_or_auto("--batch-size", batch_size), shard_size=shard_size, compile=compile_adm,
         format=form, codec=codec, min_side=min_side, max_pixels=max_pixels, rehash=rehash, one_class=one_class,
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..cache.index.index import Index
 from ..cache.records.audit import HeaderAudit
 from ..cache.shards.keys import binary_keys
+from ..cache.shards.packed import BITS, BLOCK, packing_of
 from ..cache.spec import Spec
 from ..choices import IMAGE_ALGORITHMS
 from ..errors import UserError
@@ -254,12 +255,14 @@ def _scan_result(config: BuildConfig, ready: BuildPlan, rows: RowTable, rejects:
 
 
 def _notes(config: BuildConfig, ready: BuildPlan) -> list[str]:
-    """Say if the teacher's map has a single position, which weights are not here, and which old rules decoded images."""
+    """Say if the teacher's map has a single position, what is rounded, which weights are not here, and which old rules
+    decoded images.
+    """
     algorithm = ready.specs["image"].algorithm
     teacher = ready.specs.get("teacher")
     maps = single_position(teacher) if isinstance(teacher, TeacherSpec) else []
     unknown = "What the cache has of these features is not known, so all rows count as missing."
-    notes = [*maps, *ready.absent, *([unknown] if ready.absent else [])]
+    notes = [*maps, *_rounded(ready.specs), *ready.absent, *([unknown] if ready.absent else [])]
     if algorithm == IMAGE_ALGORITHMS[0]:
         return notes
     return [
@@ -267,6 +270,17 @@ def _notes(config: BuildConfig, ready: BuildPlan) -> list[str]:
         f"The images of {config.origin} were decoded by the rules of algorithm {algorithm}, and this build uses them as "
         "they are. Build from the sources to have them decoded by today's.",
     ]
+
+
+def _rounded(specs: Mapping[str, Spec]) -> Iterator[str]:
+    """Say which features are stored as integers."""
+    for name, spec in specs.items():
+        packed = packing_of(getattr(spec, "storage", None))
+        if packed is not None:
+            yield (
+                f"{name} is stored as {packed}: each value is rounded to {BITS[packed]} bits, with a scale for each "
+                f"{BLOCK} values. It is another feature than {name} as float16."
+            )
 
 
 def _needs_unknown_weights(spec: Spec) -> bool:

@@ -25,6 +25,7 @@ from typing import IO
 from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
 from . import AnyPath, Entry, RemotePath, list_names, path_exists, read_many, unreachable_on_error
 from .regular import IrregularFileError, open_regular
+from .text import visible
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -141,7 +142,7 @@ def _note_once(what: str, handle: int, text: str) -> None:
     key = what, os.fstat(handle).st_dev
     if key not in _noted:
         _noted.add(key)
-        _log.warning("distil-cache: %s", text)
+        _log.warning("distil-cache: %s", visible(text))
 
 
 def fsync_tree(path: AnyPath) -> None:
@@ -355,7 +356,7 @@ def read_lines(path: AnyPath, max_bytes: int) -> bytes:
                 break
             entries.append(entry)
         return b"".join(data for data in read_many(entries[::-1]) if isinstance(data, bytes))
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - max_bytes))
         return file.read(max_bytes)
 

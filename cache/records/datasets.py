@@ -54,11 +54,12 @@ REPEATED = ["source", "split", "generator", "family", "group", "format"]
 """Columns stored with a dictionary; in the others few values repeat."""
 OF_REVISION = (".parquet", ".rejects.jsonl", ".audit.json", ".sources.json")
 """Suffixes of a revision's files. Not every revision has an audit, or accounts of its sources."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
+DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
+"""Names of datasets."""
 _REVISION = re.compile(r"[0-9a-f]{16}")
 _TABLE = re.compile(r"[0-9a-f]{16}\.parquet")
 REVISION_NAME = re.compile(r"[0-9a-f]{16}\.(parquet|rejects\.jsonl|audit\.json|sources\.json)")
-HEAD_NAME = re.compile(r"HEAD-(\d{6,})\.json")
+HEAD_NAME = re.compile(r"HEAD-([0-9]{6,})\.json")
 TablePieces = Callable[[], Iterable[pa.Table]]
 """Yields a table in pieces whenever it is called."""
 GROUP_ROWS = 2**20
@@ -232,7 +233,7 @@ class DatasetStore:
 
     def names(self) -> list[str]:
         """Return the datasets that have a head, sorted."""
-        names = [folder.name for folder in list_folders(self.folder) if _NAME.fullmatch(folder.name)]
+        names = [folder.name for folder in list_folders(self.folder) if DATASET.fullmatch(folder.name)]
         return [name for name in names if self._head_numbers(name)]
 
     def revisions(self, name: str) -> list[str]:
@@ -244,7 +245,7 @@ class DatasetStore:
         return self._folder(name) / "scan.parquet"
 
     def _folder(self, name: str) -> AnyPath:
-        if not _NAME.fullmatch(name):
+        if not DATASET.fullmatch(name):
             raise UserError(
                 f"{name!r}: is not a valid dataset name. Use letters, digits, dots, dashes and underscores."
             )

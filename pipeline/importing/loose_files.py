@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...cache.shards.packed import as_stored
 from ...choices import FloatStorage, ImportKind
 from ...errors import UserError
 from ...images.decode import decode
@@ -190,7 +191,7 @@ class LooseFileReader:
     lossy
         Whether JPEG and WebP are accepted for DIRE and reconstructions.
     storage
-        dtype of eps.
+        How eps is stored, and so how its values are rounded.
     """
 
     size: int
@@ -241,7 +242,8 @@ class LooseFileReader:
         rows: NDArray[Any] = value.reshape(3, self.size, self.size).float().numpy()
         if not (np.abs(rows) <= MAX_EPS).all():  # NaN is not
             raise ImageRejected("out-of-range", f"{path} has values that are not finite, or beyond {MAX_EPS:g}")
-        return rows.astype(self.storage)
+        stored: NDArray[Any] = as_stored(rows[None], self.storage)[0]
+        return stored
 
 
 def load_tensor(path: str) -> Tensor:

@@ -27,6 +27,7 @@ from ..data.readers import LoaderOptions, ReaderPool
 from ..data.rows import TrainingRows, find_rows
 from ..data.select import distinct
 from ..data.shuffle import batch_sizes
+from ..data.streamed import StreamedDataset
 from ..methods import Method
 from ..runs.checkpoint import seed_everything
 from ..runs.folder import RECORD_VERSION, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
@@ -159,6 +160,8 @@ def open_session(
     if ranks.first:  # before any shard is looked for: see `cache.lease`
         folders = {source.features[name].folder for source in rows.builds for name in {*features, *method.inputs}}
         held.enter_context(lease(cache.root, "train", folders))
+    if config.reader == "webdataset":
+        _check_stream(ranks, readers)
     train, val = open_rows(config, cache, rows)
     steps = steps_of_epoch(config, len(train), len(val), ranks.share.ranks)
 
@@ -225,6 +228,13 @@ def open_session(
     )
 
 
+def _check_stream(ranks: ProcessGroup, readers: ReaderPool) -> None:
+    """Raise UsageError for what webdataset's stream cannot do."""
+    if ranks.several or readers.workers:
+        what = "several processes" if ranks.several else f"--workers {readers.workers}"
+        raise UsageError(f"--reader webdataset: streams in one thread of one process, not with {what}.")
+
+
 def rows_of(config: TrainConfig, cache: Cache, known: RunRecord | None) -> TrainingRows:
     """Find the rows and builds of a training; one that resumes (``known``) keeps its builds. Raises UserError."""
     builds = {source.dataset: source.build for source in known.trained_on} if known else {}
@@ -234,13 +244,15 @@ def rows_of(config: TrainConfig, cache: Cache, known: RunRecord | None) -> Train
 
 
 def open_rows(config: TrainConfig, cache: Cache, rows: TrainingRows) -> tuple[FeatureDataset, FeatureDataset]:
-    """Open the features of the training and of the validation rows. Raises UserError if a row lacks one."""
+    """Open the features of the training and of the validation rows. Raises UserError if a row lacks one, or a shard is no tar."""
     method, build = config.definition, rows.builds[0]
     purpose = f"method {method.name}"
-    return (
-        FeatureDataset(cache, build, rows.train, config.training_features, split="train", purpose=purpose),
-        FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose),
-    )
+    val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
+    features = config.training_features
+    if config.reader == "cache":
+        return FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose), val
+    export = Path(config.export) if config.export else None
+    return StreamedDataset(cache, build, rows.train, features, split="train", purpose=purpose, export=export), val
 
 
 def spec_of_teacher(cache: Cache, build: BuildRecord) -> Mapping[str, Any] | None:

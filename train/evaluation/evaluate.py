@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,10 @@ from ..data.select import (
     with_texts,
 )
 from ..runs.folder import RunFolder, RunRecord, versions
-from ..runs.forms import EVALUATION, read_evaluation
+from ..runs.forms import EVALUATION, known_best, read_evaluation
 from .gallery import write_gallery
 from .score import predict, probability
+from .summary import summarise
 
 _LONGEST_NAME = 255
 _PLAIN_SPLIT = re.compile(r"[A-Za-z0-9._]{1,64}")
@@ -334,6 +336,14 @@ def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, A
     complete = [row for row in results if row["real"] and row["fake"]]
     names = ("accuracy", "average_precision", "auc")
     return {"generators": results, "mean": {name: unweighted_mean(row[name] for row in complete) for name in names}}
+
+
+def stored_summary(run: Path, info: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of an evaluation that `run_evaluation` returned, and its `summarise`."""
+    names = ("dataset", "split", "transform", "select")
+    folder = evaluation_folder(RunFolder(run).evaluations, *(info[name] for name in names))
+    best = known_best(run)
+    return folder, summarise(info, folder / "scores.parquet", best.calibration if best else None)
 
 
 def evaluation_folder(evaluations: Path, dataset: str, split: str, transform: str, select: str | None) -> Path:
