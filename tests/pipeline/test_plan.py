@@ -89,7 +89,7 @@ def situations(draw: st.DrawFn) -> tuple[dict[str, str], dict[str, frozenset[str
     return split_of, wanted, indexes, draw(st.integers(1, 7))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(situations())
 def test_the_plan_is_that_of_the_plain_procedure(situation: Any) -> None:
     split_of, wanted, indexes, size = situation
