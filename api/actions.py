@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..progress import Progress
 from .progress import Logged
 from .results import BuildSummary, EvaluationSummary, ReportSummary, TrainingSummary
-from .settings import BuildSettings, StrPath, TrainSettings
+from .settings import BuildSettings, StrPath, TrainSettings, several
 
 _LISTS = ("real", "fake", "sha256", "path_prefix", "features")
 """Settings of a build that are lists; a single text is a list of one."""
@@ -84,8 +84,8 @@ def build(
     from ..pipeline.config import build_requests
 
     given: dict[str, Any] = dict(_with_profile(profile, "build", settings))
-    given |= {key: (given[key],) for key in _LISTS if isinstance(given.get(key), str | os.PathLike)}
-    chosen = (sources,) if isinstance(sources, str | os.PathLike) else tuple(sources)
+    given |= {key: several(given[key]) for key in _LISTS if given.get(key) is not None}
+    chosen = several(sources)
     (config,) = build_requests(
         sources=chosen, cache=cache, dataset=dataset, device=device, from_cache=from_cache,
         perturb=(perturb,) if perturb else (), splits=splits, name=name, **given,
@@ -257,7 +257,7 @@ def report(
 
     if on and not evaluate:
         raise UsageError("report: `on` asks for evaluations, and evaluate=False forbids them. Leave one of them out.")
-    chosen = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
+    chosen = [Path(run) for run in several(runs)]
     pair = (Path(compare[0]), Path(compare[1])) if compare else None
     done: dict[str, list[dict[str, str]]] = {"evaluated": [], "not_evaluated": []}
     if evaluate:

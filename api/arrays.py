@@ -13,9 +13,8 @@ from .extras import needs
 from .rows import RowReader
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import xarray
-
-    from .views import FeatureView
 
 SAMPLE = "sample"
 _AXES = {1: ("value",), 2: ("view", "value"), 3: ("channel", "y", "x"), 4: ("view", "channel", "y", "x")}
@@ -35,34 +34,39 @@ def to_dask(rows: RowReader, chunk: int, name: str) -> da.Array:
     return joined
 
 
-def to_array(feature: FeatureView, chunk: int) -> xarray.DataArray:
-    """Return a feature as an xarray DataArray."""
-    (array,) = to_dataset({feature.name: feature}, chunk).data_vars.values()
-    return array
-
-
-def to_dataset(features: Mapping[str, FeatureView], chunk: int) -> xarray.Dataset:
+def to_dataset(
+    arrays: Mapping[str, da.Array], fingerprints: Mapping[str, str], table: pa.Table, attributes: Mapping[str, str]
+) -> xarray.Dataset:
     """Return features of the same rows as an xarray Dataset.
 
     Axes of the same name and length are shared. Where a feature's length is another, its name comes before the axis',
     such as ``teacher_y``.
+
+    Parameters
+    ----------
+    arrays
+        Rows of each feature, (N, *shape).
+    fingerprints
+        Fingerprint of each feature, an attribute of its variable.
+    table
+        Columns with the N rows' labels and splits, which become coordinates.
+    attributes
+        Attributes of the dataset.
     """
     with needs("xarray"):
         import xarray
 
     lengths: dict[str, int] = {}
     variables = {}
-    for name, feature in features.items():
+    for name, array in arrays.items():
         axes = []
-        for number, length in enumerate(feature.shape):
-            known = _AXES.get(len(feature.shape), ())
+        shape = array.shape[1:]
+        for number, length in enumerate(shape):
+            known = _AXES.get(len(shape), ())
             plain = known[number] if known else f"axis_{number}"
             axis = plain if lengths.get(plain, length) == length else f"{name}_{plain}"
             lengths[axis] = length
             axes.append(axis)
-        attributes = {"fingerprint": feature.fingerprint}
-        variables[name] = xarray.Variable((SAMPLE, *axes), feature.to_dask(chunk), attributes)
-    view = next(iter(features.values())).dataset
-    coordinates = {column: (SAMPLE, view.table[column].to_numpy()) for column in view.table.column_names}
-    attributes = {"dataset": view.name, "revision": view.revision, "build": str(view.build)}
-    return xarray.Dataset(variables, coordinates, attributes)
+        variables[name] = xarray.Variable((SAMPLE, *axes), array, {"fingerprint": fingerprints[name]})
+    coordinates = {column: (SAMPLE, table[column].to_numpy()) for column in table.column_names}
+    return xarray.Dataset(variables, coordinates, dict(attributes))

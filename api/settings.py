@@ -6,13 +6,14 @@ docstrings describe them. A setting that is left out takes its default, or that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Literal, TypedDict
 
 from ..choices import (
     Amp,
     CodecChoice,
+    FloatStorage,
     ImagePreset,
     InitialWeights,
     NoiseReduction,
@@ -26,6 +27,11 @@ from ..choices import (
 )
 
 StrPath = str | PathLike[str]
+
+
+def several(values: StrPath | Iterable[StrPath]) -> tuple[StrPath, ...]:
+    """Return values that are given one or many at a time as a tuple."""
+    return (values,) if isinstance(values, str) or not isinstance(values, Iterable) else tuple(values)
 
 
 class BuildSettings(TypedDict, total=False):
@@ -66,6 +72,7 @@ class BuildSettings(TypedDict, total=False):
     shard_size: int
     format: ShardForm
     codec: CodecChoice
+    storage: FloatStorage
     decode_threads: int
 
 

@@ -292,9 +292,7 @@ class DatasetView:
         UserError
             If a feature lacks rows, several builds fit, or xarray is not installed.
         """
-        from .arrays import to_dataset
-
-        return to_dataset(self._joined(features), chunk)
+        return _to_xarray(self._joined(features), chunk)
 
     def to_webdataset(self, *features: str, export: StrPath | None = None) -> webdataset.DataPipeline:
         """Return a webdataset pipeline over tars, to which ``.shuffle``, ``.batched`` and so on can be added.
@@ -514,9 +512,8 @@ class FeatureView:
         UserError
             If xarray is not installed.
         """
-        from .arrays import to_array
-
-        return to_array(self, chunk)
+        (array,) = _to_xarray({self.name: self}, chunk).data_vars.values()
+        return array
 
     def to_torch(self, *, columns: Sequence[str] = COLUMNS) -> FeatureRows:
         """Return a ``torch.utils.data.Dataset`` of this feature and the table; see :meth:`DatasetView.to_torch`."""
@@ -527,3 +524,15 @@ class FeatureView:
     def to_webdataset(self, *, export: StrPath | None = None) -> webdataset.DataPipeline:
         """Return a webdataset pipeline over this feature's tars; see :meth:`DatasetView.to_webdataset`."""
         return self.dataset.to_webdataset(self.name, export=export)
+
+
+def _to_xarray(features: Mapping[str, FeatureView], chunk: int) -> xarray.Dataset:
+    from .arrays import to_dataset
+
+    view = next(iter(features.values())).dataset
+    return to_dataset(
+        {name: feature.to_dask(chunk) for name, feature in features.items()},
+        {name: feature.fingerprint for name, feature in features.items()},
+        view.table,
+        {"dataset": view.name, "revision": view.revision, "build": str(view.build)},
+    )

@@ -38,7 +38,7 @@ def parsed(line: str) -> Any:
     while hasattr(command, "commands"):
         name = words.pop(0)
         command = command.commands[name]
-        context = command.make_context(name, list(words), parent=context) if isinstance(command, Command) else context
+        context = command.make_context(name, list(words), parent=context, resilient_parsing=not words)
     return context
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from distil_cache.commands.show.build import show_build, show_estimate, show_rejects
+from distil_cache.commands.show.build import show_build, show_builds, show_estimate, show_rejects
 from rich.console import Console
 
 
@@ -97,7 +97,7 @@ def test_a_data_set_without_test_images_says_how_to_have_some(capsys: pytest.Cap
 
 def test_the_values_of_a_profile_and_the_next_command_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     profile = {"name": "small", "settings": {"adm": "demo", "train-size": 96}}
-    show_build(_result(profile=profile, next="distil-cache train --cache c"))
+    show_builds(_result(profile=profile, next="distil-cache train --cache c"))
     shown = capsys.readouterr().out
     assert shown.startswith("Profile small: --adm demo, --train-size 96.\n")
     assert shown.endswith("Next: distil-cache train --cache c\n")
