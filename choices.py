@@ -5,7 +5,7 @@ This module imports nothing but ``typing``: ``--help`` needs its names and must 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Preset = Literal["paper", "official-code"]
 """Follow the paper's text, or the code that was published with it."""
@@ -49,6 +49,8 @@ ScheduleName = Literal["constant", "cosine", "step", "plateau", "accuracy-platea
 """Schedule of the learning rate."""
 ValSource = Literal["val", "train"]
 """Split of the validation rows: the dataset's own ``val`` where it has one, or rows held out of ``train``."""
+Reader = Literal["cache", "webdataset"]
+"""What reads the training rows: the cache's own reader, or webdataset from tars."""
 Amp = Literal["off", "bf16", "fp16"]
 """Automatic mixed precision of the student."""
 TestTransform = Literal["crop", "resize"]
@@ -108,3 +110,22 @@ FRAMES = 16
 """Frames that are scored of a video."""
 ROUNDS = 5
 """Rounds of measurements in a bench."""
+
+PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
+    "small": {
+        "build": {"adm": "demo", "teacher": "efficientnet_lite0", "train_size": 96},
+        "train": {"backbone": "small32", "epochs": 40, "batch_size": 16, "lr": 1e-3},
+        "bench": {"adm": "demo", "backbone": "small32"},
+    },
+    "paper": {
+        "build": {"adm": ADM, "teacher": BACKBONE, "steps": STEPS},
+        "train": {"backbone": BACKBONE},
+        "bench": {"adm": ADM, "backbone": BACKBONE},
+    },
+}
+"""Profile -> command -> the defaults that it replaces, by the name of the parameter.
+
+``small`` runs offline on a CPU: the ADM is in this package and the teacher's weights come with ``distil-cache[demo]``.
+At 96 pixels the maps of its teacher and its student have 3x3 positions. Small batches and many epochs let a few dozen
+images make enough steps.
+"""

@@ -37,6 +37,7 @@ from .records.builds import BuildStore, BuiltFeature
 from .records.datasets import DatasetStore
 from .shards.data import check_rows, remove_data, write_data
 from .shards.format import Rows, ShardReader
+from .shards.keys import KeyArray
 from .shards.marker import DType, Marker, check_hint, fetch_markers, is_id, read_marker, shard_id_of
 from .shards.packed import pack, packing_of
 from .shards.registry import FORMATS, MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards, new_format, open_data
@@ -425,22 +426,25 @@ class FeatureStore:
             self._index = None  # next time it is mapped from the file instead of held in memory
         return written
 
-    def built(self, split_of: Mapping[str, str], splits: Collection[str]) -> BuiltFeature:
+    def built(self, keys: Iterable[KeyArray], splits: Collection[str]) -> BuiltFeature:
         """Return what a build record says of this feature.
 
         Parameters
         ----------
-        split_of
-            Key -> split of a dataset's rows.
+        keys
+            Binary keys of a dataset's rows in these splits, in any number of arrays.
         splits
             The splits for which the feature was built.
         """
         index = self.index(refresh=True)
-        numbers, _ = index.locate([key for key, split in split_of.items() if split in splits])
+        used = np.zeros(len(index.shards), bool)
+        for block in keys:
+            shard = index.locate(block)[0]
+            used[shard[shard >= 0]] = True
         return BuiltFeature(
             fingerprint=self.fingerprint,
             folder=self.folder.name,
-            shards=tuple(index.shards[number] for number in sorted(set(numbers.tolist()))),
+            shards=tuple(index.shards[number] for number in np.flatnonzero(used)),
             splits=tuple(sorted(splits)),
         )
 

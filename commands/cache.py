@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS
-from .command import Command, typed_again
+from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS, PROFILES
+from .command import Command, Group, typed_again
 from .exchange import cache_export, cache_import
 from .options import (
     CacheArgument,
@@ -19,12 +19,12 @@ from .options import (
     command_line,
     render,
 )
-from .profiles import PROFILES
 
 if TYPE_CHECKING:
     from ..cache import Cache
 
 cache_app = typer.Typer(
+    cls=Group,
     help="Inspect, verify, repair and clean up a cache; export and import its features.",
     no_args_is_help=True,
 )

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from .help_pages import EXAMPLES, PANELS, RECIPES
 from .options import command_line
@@ -28,6 +29,29 @@ _OTHER = "Output"
 """The last group of every command, with what no other group names."""
 
 
+UsageProblem: Any = typer.BadParameter.__mro__[1]
+"""What the parser of the command line raises; typer names just this kind of it."""
+
+
+def visible_problem(problem: Any) -> Any:
+    """Return an error of the command line with its text made harmless: it quotes arguments, which may be names of files."""
+    from ..storage.text import visible
+
+    problem.message = visible(problem.message)
+    return problem
+
+
+class Group(TyperGroup):
+    """The program, or its commands on one subject."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before a command's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except UsageProblem as problem:
+            raise visible_problem(problem) from None
+
+
 class Command(TyperCommand):
     """A command of the program; its groups and examples are in :mod:`.help_pages`."""
 
@@ -39,7 +63,10 @@ class Command(TyperCommand):
         if self.name in RECIPES and args and args[0].endswith(SUFFIX) and not ctx.resilient_parsing:
             path, *args = args
             ctx.default_map = read_recipe(Path(path), self.params, str(self.name))
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except UsageProblem as problem:
+            raise visible_problem(problem) from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the line of usage."""
@@ -130,11 +157,11 @@ def _options(ctx: Any, parameters: list[Any]) -> Padding:
     for parameter in parameters:
         record = parameter.get_help_record(ctx)
         if record is not None:
-            table.add_row(*map(Text, _readable(*record)))
+            table.add_row(*map(Text, readable(*record)))
     return Padding(table, (0, 0, 0, 2))
 
 
-def _readable(names: str, text: str) -> tuple[str, str]:
+def readable(names: str, text: str) -> tuple[str, str]:
     """Return names and help of an option as one types them: types as placeholders, choices that may break between two."""
     names = re.sub(r"<(?:list\[)?(\w+)(?: range)?\]?>", lambda found: _PLACEHOLDERS.get(found[1], found[0]), names)
     text = re.sub(r"\[default: \((.*?)\)(?=[];])", r"[default: \1", text.replace("\\[", "["))

@@ -53,10 +53,7 @@ def evaluate(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..train.evaluation.evaluate import evaluation_folder, run_evaluation
-    from ..train.evaluation.summary import summarise
-    from ..train.runs.folder import RunFolder
-    from ..train.runs.forms import known_best
+    from ..train.evaluation.evaluate import run_evaluation, stored_summary
     from .show.progress import RichProgress
     from .show.train import show_evaluation
 
@@ -66,9 +63,7 @@ def evaluate(
             run, root, name, split=split, select=select, transform=test_transform, build=build_id,
             device=device, local_copy=open_local_copy(local_copy, local_copy_gib), progress=progress,
         )  # fmt: skip
-    folder = evaluation_folder(RunFolder(run).evaluations, name, split, test_transform, select)
-    best = known_best(run)
-    summary = summarise(result, folder / "scores.parquet", best.calibration if best else None)
+    _, summary = stored_summary(run, result)
     following = ["report", run, "--out", "report"]
     told = {**result, "defaults": defaults, "summary": summary, "next": command_line(following)}
     render(told, as_json, show_evaluation)

@@ -40,7 +40,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Validation": ("val_from", "val_fraction"),
         "Several runs, and again": ("sweep", "resume"),
         "Planning": ("dry_run", "write_recipe"),
-        "Speed": ("device", "workers", "local_copy", "local_copy_gib"),
+        "Reading": ("device", "workers", "reader", "export", "local_copy", "local_copy_gib"),
     },
     "evaluate": {
         "What to score": ("run", "cache", "dataset", "split", "select", "build_id", "test_transform"),
@@ -87,7 +87,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Storage": ("storage", "shard_size", "form", "codec"),
     },
     "checkpoint import": {"What to import": ("file", "run", "method")},
-    "checkpoint export": {"What to export": ("run", "file")},
+    "checkpoint export": {"What to export": ("run", "file", "card")},
 }
 """Command -> title of a group -> the names of its parameters, in their order."""
 
@@ -146,7 +146,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "checkpoint export": (
         "distil-cache checkpoint export runs/a student.pth",
-        "distil-cache checkpoint export runs/a student.safetensors",
+        "distil-cache checkpoint export runs/a model/student.onnx --card",
     ),
 }
 """Command -> two examples."""

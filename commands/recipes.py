@@ -57,7 +57,7 @@ def read_recipe(path: Path, parameters: Sequence[Any], command: str) -> dict[str
         content = tomllib.loads(read_regular(path, _MOST_BYTES).decode())
     except OSError as error:
         raise UserError(f"{path}: the recipe cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # of TOML, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, or of UTF-8
         raise UserError(f"{path}: is not a recipe in TOML ({error}).") from error
     stated = content.pop("command", command)
     if stated != command:

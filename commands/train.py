@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName, ValSource
+from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Reader, ScheduleName, ValSource
 from ..errors import UsageError
 from .command import typed_again
 from .options import (
@@ -216,6 +216,20 @@ def train(
     ] = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that read the cache; 0 reads in a thread.")] = 0,
+    reader: Annotated[
+        Reader | None,
+        typer.Option(
+            help="What reads the training rows: the cache's own reader, or webdataset from tar shards or an export.",
+            show_default="cache",
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --reader webdataset: stream the tars of this cache export instead of the cache's shards.",
+            show_default=False,
+        ),
+    ] = None,
     local_copy: LocalCopyOption = None,
     local_copy_gib: LocalCopyGibOption = None,
     resume: Annotated[
@@ -255,6 +269,7 @@ def train(
         "drop_every": drop_every, "patience": patience, "lr_factor": lr_factor, "min_lr": min_lr, "beta1": beta1,
         "weight_decay": weight_decay, "accumulate": accumulate, "clip_grad": clip_grad, "amp": amp,
         "val_from": val_from, "val_fraction": val_fraction, "stop_after": stop_after,
+        "reader": reader, "export": export,
     }  # fmt: skip
     given = {
         name: str(value) if isinstance(value, Path) else value

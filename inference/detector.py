@@ -1,7 +1,7 @@
 """A trained student as a detector of generated images and videos.
 
-    from distil_cache.inference import Detector
-    detector = Detector.from_run("RUN")
+    import distil_cache as dc
+    detector = dc.Detector.from_run("RUN")
     predictions = detector.predict(["a.jpg", "b.png"])
 
 The models are loaded once and stay loaded. An image is decoded, its features are computed with the specs of the

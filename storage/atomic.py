@@ -11,18 +11,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import logging
 import os
 import secrets
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
 from . import AnyPath, Entry, RemotePath, list_names, path_exists, read_many, unreachable_on_error
 from .regular import IrregularFileError, open_regular
+from .text import visible
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -139,7 +142,7 @@ def _note_once(what: str, handle: int, text: str) -> None:
     key = what, os.fstat(handle).st_dev
     if key not in _noted:
         _noted.add(key)
-        _log.warning("distil-cache: %s", text)
+        _log.warning("distil-cache: %s", visible(text))
 
 
 def fsync_tree(path: AnyPath) -> None:
@@ -207,10 +210,26 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
             return path.create(*data)
         except OSError as error:
             raise cannot_write(path, error) from error
+    return _create_local(path, lambda file: file.writelines(data))
+
+
+def create_written(path: AnyPath, write: Callable[[IO[bytes]], None]) -> bool:
+    """Create a file as :func:`create_file` does, with what ``write`` writes to an open file; called only if it is absent.
+
+    A large file is not held in memory, unless it is put into an object store.
+    """
+    if not isinstance(path, RemotePath):
+        return _create_local(path, write)
+    buffer = io.BytesIO()
+    write(buffer)
+    return create_file(path, buffer.getbuffer())
+
+
+def _create_local(path: Path, write: Callable[[IO[bytes]], None]) -> bool:
     if path_exists(path):
         flush_name(path)
         return False
-    return create_with(path, lambda temporary: _write_new(temporary, data))
+    return create_with(path, lambda temporary: _write_new(temporary, write))
 
 
 def create_with(path: Path, write: Callable[[Path], object], *, needs_links: bool = True) -> bool:
@@ -337,7 +356,7 @@ def read_lines(path: AnyPath, max_bytes: int) -> bytes:
                 break
             entries.append(entry)
         return b"".join(data for data in read_many(entries[::-1]) if isinstance(data, bytes))
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - max_bytes))
         return file.read(max_bytes)
 
@@ -439,9 +458,9 @@ def check_size(path: AnyPath, size: int, limit: int) -> None:
         raise IntegrityError(f"{path}: is larger than {limit:,} bytes, more than a valid file of this kind.")
 
 
-def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
+def _write_new(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     with path.open("xb") as file:
-        file.writelines(data)
+        write(file)
         file.flush()
         fsync_file(file.fileno(), path)
 

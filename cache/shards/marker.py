@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -24,6 +25,7 @@ from ...choices import PackedStorage
 from ...errors import IntegrityError
 from ...storage import AnyPath, RemotePath, read_many, unreachable_error
 from ...storage.atomic import check_size, read_file
+from ...storage.json_record import entries, first_fault
 from .packed import packed_bytes
 
 MAX_SHARD_BYTES = 16 * 2**30
@@ -41,8 +43,20 @@ MARKER_NAME = re.compile(r"[0-9a-f]{32}\.json")
 DATA_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{16}\.[a-z]{1,8}")
 """File names of a shard's marker and data. Both begin with the shard's id."""
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
+Name = Annotated[str, Field(pattern=r"\A[a-z0-9-]{1,64}\z")]
 DType = Literal["uint8", "float16", "float32"]
 Size = Annotated[int, Field(ge=1, le=MAX_SHARD_BYTES)]
+Keys = Annotated[tuple[Key, ...], FailFast()]
+"""Keys or shard ids."""
+
+
+def is_id(text: str) -> bool:
+    """Return whether ``text`` is a key or a shard id: 32 lower-case hex digits."""
+    return _ID.fullmatch(text) is not None
+
+
+Reasons = Annotated[dict[Key, str], entries(is_id, str)]
+"""Key -> why it has no row."""
 
 
 class Marker(BaseModel):
@@ -81,17 +95,17 @@ class Marker(BaseModel):
     version: Literal[1] = 1
     shard: Key
     data: Annotated[str, Field(pattern=r"\A[0-9a-f]{32}-[0-9a-f]{16}\.[a-z]{1,8}\z")]
-    format: str
-    keys: Annotated[tuple[Key, ...], Field(max_length=MAX_ROWS)]
-    rejected: dict[Key, str] = {}
+    format: Name
+    keys: Annotated[Keys, Field(max_length=MAX_ROWS)]
+    rejected: Reasons = {}
     dtype: DType
-    shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
+    shape: Annotated[tuple[Size, ...], FailFast(), Field(min_length=1, max_length=8)]
     packed: PackedStorage | None = None
-    codec: str
+    codec: Name
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
-    merged: tuple[Key, ...] = ()
-    offsets: tuple[int, ...] = ()
+    merged: Keys = ()
+    offsets: Annotated[tuple[int, ...], FailFast()] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -153,11 +167,6 @@ class Marker(BaseModel):
         return planned_keys(self.keys, self.rejected)
 
 
-def is_id(text: str) -> bool:
-    """Return whether ``text`` is a key or a shard id: 32 lower-case hex digits."""
-    return _ID.fullmatch(text) is not None
-
-
 def planned_keys(keys: Sequence[str], rejected: Collection[str]) -> list[str]:
     """Return the keys that name a shard: the stored ones in order or, if some were rejected, all of them sorted."""
     return sorted((*keys, *rejected)) if rejected else list(keys)
@@ -186,7 +195,7 @@ def parse_marker(text: bytes, path: AnyPath) -> Marker:
     try:
         marker = Marker.model_validate_json(text)
     except ValidationError as error:
-        raise IntegrityError(f"{path}: is not a valid marker ({first_error(error)}). {check_hint(path)}") from error
+        raise IntegrityError(f"{path}: is not a valid marker ({first_fault(error)}). {check_hint(path)}") from error
     if path.name != f"{marker.shard}.json":
         raise IntegrityError(f"{path}: is the marker of another shard, {marker.shard}. {check_hint(path)}")
     return marker
@@ -224,13 +233,6 @@ def fetch_markers(shards: RemotePath, wanted: Collection[str]) -> Iterator[Marke
 def check_hint(path: AnyPath) -> str:
     """Return the sentence that says how to check the cache to which ``path``, a path in a feature's folder, belongs."""
     return f"Check the cache with: distil-cache cache verify {_cache_root(path)}"
-
-
-def first_error(error: ValidationError) -> str:
-    """Return pydantic's first error as ``field: message``."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def check_keys(keys: Iterable[str]) -> None:

@@ -40,7 +40,7 @@ from ...images.opening import format_name, open_image, orientation
 from ...images.spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from ...models.weights import DAMAGE
 from ...storage.regular import IrregularFileError, regular_status
-from ..scan.conflicts import ScannedRow
+from ..scan.rows import ScannedRow
 from ..sources.discover import discover, files_below
 from ..sources.file import SourceFile
 from ..sources.folders.layouts import ImageFolder
@@ -124,14 +124,14 @@ def wanted_parts(samples: Iterable[LooseSample], requested: Collection[str]) -> 
 def _distildire_images(source: Path) -> list[SourceFile]:
     """List the images in the split folders of ``source``, or in ``source`` if it is a split folder itself."""
     if not (source / "images").is_dir():
-        return discover(source, "distildire", follow_out=False).files
+        return list(discover(source, "distildire", follow_out=False).files)
     split = SPLITS.get(source.absolute().name, "train")
     leaves = [
         ImageFolder(f"images/{name}", label, split, ("real", "fake")[label])
         for label, name in enumerate(("reals", "fakes"))
         if (source / "images" / name).is_dir()
     ]
-    files, _ = files_below(LocalTree(source), leaves)
+    files = list(files_below(LocalTree(source), leaves)[0])
     if not files:
         raise UserError(f"{source}: has no image in images/reals and images/fakes.")
     return files
@@ -140,7 +140,7 @@ def _distildire_images(source: Path) -> list[SourceFile]:
 def _dire_images(source: Path, layout: str | None) -> list[SourceFile]:
     if not (source / "images").is_dir():
         raise UserError(f"{source}: has no folder `images`. The kind dire needs images, and recons or dire beside it.")
-    return discover(source / "images", layout, follow_out=False).files
+    return list(discover(source / "images", layout, follow_out=False).files)
 
 
 def _candidates(file: SourceFile, kind: ImportKind, feature: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The three commands of README's "Your own images", on a folder of images, without a network."""
+"""The three commands of README's "Your own images", and those of the tutorial, on a folder of images, without a network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ import pytest
 from distil_cache.cache import Cache
 from distil_cache.cache.describe import describe
 from distil_cache.cli import app
+from doc_commands import command_lines, shell_blocks
 from PIL import Image
 from typer.testing import CliRunner
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+TUTORIAL = ROOT / "docs" / "tutorial" / "own-images.md"
 
 
 def commands() -> list[list[str]]:
     section = README.read_text(encoding="utf-8").partition("## Your own images\n")[2].partition("\n## ")[0]
     return [shlex.split(line)[1:] for line in re.findall(r"^    (distil-cache .*)$", section, re.MULTILINE)]
+
+
+def tutorial() -> list[list[str]]:
+    lines = [line for block in shell_blocks(TUTORIAL, "bash") for line in command_lines(block)]
+    return [shlex.split(line)[1:] for line in lines]
 
 
 def write_photos(folder: Path) -> None:
@@ -42,7 +50,11 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     monkeypatch.setenv("DISTIL_CACHE_WEIGHTS", str(tmp_path / "weights"))
     write_photos(tmp_path / "photos")
     build, train, report = commands()
-    plan = CliRunner().invoke(app, [*build, "--dry-run"])
+    audit, planned, *in_readme, predict, listing, verify = tutorial()
+    assert in_readme == [build, train, report]
+    assert planned == [*build, "--dry-run"]
+    assert CliRunner().invoke(app, audit).exit_code == 0
+    plan = CliRunner().invoke(app, planned)
     assert plan.exit_code == 0, plan.output
     assert "Profile small: --adm demo, --teacher efficientnet_lite0, --train-size 96." in plan.stdout
     assert plan.stdout.endswith(f"\nNext: {shlex.join(['distil-cache', *build])}\n")
@@ -84,14 +96,13 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert "Next: distil-cache report runs/mine --out report" in shown["train"]
     assert "Evaluated runs/mine on mine, split test." in shown["report"]
     assert "Next: distil-cache predict IMAGE --run runs/mine" in shown["report"]
-    image = str(tmp_path / "photos" / "real" / "0.bmp")
     assert "\n      ADM demo" in CliRunner().invoke(app, ["cache", "ls", "cache"]).stdout
     (line,) = describe(Cache.open("cache"), Cache.open("cache").builds().all())
     assert re.search(r"; ADM demo \([0-9a-f]{12}\) of 32 pixels; ", line)
     for command, following in (
-        (["predict", image, "--run", "runs/mine"], "distil-cache report runs/mine --out report"),
-        (["cache", "ls", "cache"], "distil-cache cache verify cache"),
-        (["cache", "verify", "cache"], "distil-cache cache ls cache"),
+        (predict, "distil-cache report runs/mine --out report"),
+        (listing, "distil-cache cache verify cache"),
+        (verify, "distil-cache cache ls cache"),
         (["cache", "diff", "cache", "cache"], "distil-cache cache ls cache"),
         (["cache", "compact", "cache"], "distil-cache cache ls cache"),
         (["cache", "gc", "cache"], "distil-cache cache ls cache"),

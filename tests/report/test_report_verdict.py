@@ -173,7 +173,7 @@ def test_the_verdict_is_on_the_page_in_markdown_and_in_json_in_the_same_words(tm
         assert f"<dt>{answer['question']}</dt><dd><strong>{answer['answer']}.</strong>" in page
         assert f"**{answer['question']}: " in text
     for sentence in verdict["missing"]:
-        assert f"<li>{sentence}</li>" in page
+        assert f"<li>{sentence}</li>" in page.replace("<code>", "").replace("</code>", "")
         assert sentence in text
     assert page.index('<dl class="answers">') < page.index("<nav") < page.index("<table")
 

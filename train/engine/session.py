@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.optim import Adam, Optimizer
 
@@ -24,8 +25,9 @@ from ..data.dataset import Batch, FeatureDataset
 from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
 from ..data.rows import TrainingRows, find_rows
-from ..data.select import column
+from ..data.select import distinct
 from ..data.shuffle import batch_sizes
+from ..data.streamed import StreamedDataset
 from ..methods import Method
 from ..runs.checkpoint import seed_everything
 from ..runs.folder import RECORD_VERSION, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
@@ -158,6 +160,8 @@ def open_session(
     if ranks.first:  # before any shard is looked for: see `cache.lease`
         folders = {source.features[name].folder for source in rows.builds for name in {*features, *method.inputs}}
         held.enter_context(lease(cache.root, "train", folders))
+    if config.reader == "webdataset":
+        _check_stream(ranks, readers)
     train, val = open_rows(config, cache, rows)
     steps = steps_of_epoch(config, len(train), len(val), ranks.share.ranks)
 
@@ -192,7 +196,9 @@ def open_session(
         specs={name: dict(cache.open_feature(build.features[name].folder).spec) for name in features},
         train_size=size,
         teacher_channels=shape[0] if shape else None,
-        seen_generators=tuple(sorted(set(column(train.table, "generator")[train.label == 1].tolist()))),
+        seen_generators=tuple(
+            distinct(train.table.select(["generator"]).filter(pa.array(train.label == 1)), "generator")
+        ),
         samples={"train": len(train), "val": len(val)} | ({"left_out": rows.left_out} if rows.left_out else {}),
         validation=rows.validation,
         created=known.created if known else now(),
@@ -201,7 +207,7 @@ def open_session(
         teacher=dict(online.facts) if online else None,
         pos_weight=pos_weight,
         begun_as=begun_as,
-        groups=tuple(sorted(set(column(train.table, "group").tolist()))),
+        groups=tuple(distinct(train.table, "group")),
         arithmetic=STUDENT_ARITHMETIC,
         **_datasets(rows),
     )
@@ -222,6 +228,13 @@ def open_session(
     )
 
 
+def _check_stream(ranks: ProcessGroup, readers: ReaderPool) -> None:
+    """Raise UsageError for what webdataset's stream cannot do."""
+    if ranks.several or readers.workers:
+        what = "several processes" if ranks.several else f"--workers {readers.workers}"
+        raise UsageError(f"--reader webdataset: streams in one thread of one process, not with {what}.")
+
+
 def rows_of(config: TrainConfig, cache: Cache, known: RunRecord | None) -> TrainingRows:
     """Find the rows and builds of a training; one that resumes (``known``) keeps its builds. Raises UserError."""
     builds = {source.dataset: source.build for source in known.trained_on} if known else {}
@@ -231,13 +244,15 @@ def rows_of(config: TrainConfig, cache: Cache, known: RunRecord | None) -> Train
 
 
 def open_rows(config: TrainConfig, cache: Cache, rows: TrainingRows) -> tuple[FeatureDataset, FeatureDataset]:
-    """Open the features of the training and of the validation rows. Raises UserError if a row lacks one."""
+    """Open the features of the training and of the validation rows. Raises UserError if a row lacks one, or a shard is no tar."""
     method, build = config.definition, rows.builds[0]
     purpose = f"method {method.name}"
-    return (
-        FeatureDataset(cache, build, rows.train, config.training_features, split="train", purpose=purpose),
-        FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose),
-    )
+    val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
+    features = config.training_features
+    if config.reader == "cache":
+        return FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose), val
+    export = Path(config.export) if config.export else None
+    return StreamedDataset(cache, build, rows.train, features, split="train", purpose=purpose, export=export), val
 
 
 def spec_of_teacher(cache: Cache, build: BuildRecord) -> Mapping[str, Any] | None:

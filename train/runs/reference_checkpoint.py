@@ -150,7 +150,7 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
             f"{run}: its student is {record.config.backbone}, the reference implementation has only {ARCHITECTURE}."
         )
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UserError(f"{path}: its name must end with .pth, .pt or .safetensors, which selects the format.")
+        raise UserError(f"{path}: its name must end with .pth, .pt, .safetensors or .onnx, which selects the format.")
     if path.exists():
         raise UserError(f"{path}: exists already. Choose another name.")
     state = {name: value for name, value in student.state_dict().items() if not name.startswith("projection.")}
@@ -160,7 +160,7 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
         trained = [weight for name, weight in student.named_parameters() if name in state]
         optimiser = torch.optim.Adam(trained, lr=record.config.lr).state_dict()
         write = partial(torch.save, {"model": state, "optimizer": optimiser, "total_steps": 0})
-    if not _create(path, write):
+    if not create_whole(path, write):
         raise UserError(f"{path}: exists already. Choose another name.")
     scale = ", ".join(f"{name} {scaled}" for name, scaled in record.method.scales.items())
     input_format = f"{scale}, at {record.train_size} pixels"
@@ -173,7 +173,7 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
     }
 
 
-def _create(path: Path, write: Callable[[Path], object]) -> bool:
+def create_whole(path: Path, write: Callable[[Path], object]) -> bool:
     """Write a complete file unless it exists; return whether it was created. ``torch.save`` stores the file name."""
     try:
         with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as folder:
