@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from distil_cache.cache.records.builds import BuildRecord
+from distil_cache.cache.shards.keys import keys_of_column
 from distil_cache.cache.shards.packed import BITS, PackedStorage, pack, unpack
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.metrics.measures import average_precision
@@ -115,14 +118,14 @@ def first_rows(store: FeatureStore, count: int) -> Rows:
 def stored_as(cache: Cache, record: BuildRecord, storage: str) -> BuildRecord:
     """Store the rows of a build's eps and noise once more, and record the build that has them."""
     table = cache.datasets().read(record.dataset, record.revision)
-    split_of = dict(zip(table.column("key").to_pylist(), table.column("split").to_pylist(), strict=True))
     features = dict(record.features)
     for name in SPECS.keys() & features.keys():
         source = cache.open_feature(features[name].folder)
         target = cache.feature(SPECS[name].model_validate({**source.spec, "storage": storage}))
         for marker in source.markers():
             target.commit(marker.planned, source.read(marker.shard), keys=marker.keys, rejected=marker.rejected)
-        features[name] = target.built(split_of, features[name].splits)
+        inside = table.filter(pc.is_in(table["split"], pa.array(features[name].splits)))
+        features[name] = target.built([keys_of_column(inside["key"])], features[name].splits)
     made = BuildRecord.new(record.dataset, record.revision, features, record.versions)
     cache.builds().write(made)
     return made
