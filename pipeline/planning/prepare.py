@@ -206,7 +206,7 @@ def prepare(
             f"{config.cache}: may only be read, and this build has rows to add. "
             "Get write permission, or use another folder."
         )
-    if plan.tasks and scanner is None:
+    if plan.tasks:
         check_memory(config, device, specs)
     derived = origin.derived if origin is not None else None
     return BuildPlan(
