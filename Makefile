@@ -9,7 +9,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-no-torch test-oldest lint types bench clean
+.PHONY: demo test test-no-torch test-oldest lint types docs bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/distil-cache demo --out demo-out
@@ -36,6 +36,10 @@ types: $(VENV)/.dev-installed
 	    --cache-dir "$$folder/mypy" -p distil_cache; \
 	status=$$?; rm -rf "$$folder"; exit $$status
 
+# The site, into site/. Strict: a page that the navigation lacks, or a link that leads nowhere, is an error.
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.dev-installed
 	$(BIN)/python benchmarks/run.py
 
@@ -49,6 +53,10 @@ $(VENV)/.demo-installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[demo,dev]"
 	@touch $@ $(VENV)/.demo-installed
+
+$(VENV)/.docs-installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@
 
 # Not compiled: most of it is never imported, and compiling takes longer than the rest of the installation.
 $(VENV)/.no-torch-installed: pyproject.toml .ci/without_torch.py | $(VENV)/bin/python
@@ -65,4 +73,4 @@ $(VENV)/.oldest-installed: pyproject.toml .ci/oldest.py | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .cache *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -29,7 +29,9 @@ class Command(TyperCommand):
     """A command of the program; its groups and examples are in :mod:`.help_pages`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the values of a recipe, the first argument, as defaults; then parse."""
+        """Take the values of a recipe, the first argument, as defaults, and ``--cache`` also for an argument; then parse."""
+        if self.params and self.params[0].name == "cache" and self.params[0].param_type_name == "argument":
+            args = cache_first(args)
         if self.name in RECIPES and args and args[0].endswith(SUFFIX) and not ctx.resilient_parsing:
             path, *args = args
             ctx.default_map = read_recipe(Path(path), self.params, str(self.name))
@@ -65,6 +67,21 @@ class Command(TyperCommand):
         titles = PANELS[command_name(ctx)]
         groups = [(title, [by_name.pop(name) for name in names]) for title, names in titles.items()]
         return [*groups, (_OTHER, list(by_name.values()))]
+
+
+def cache_first(args: list[str]) -> list[str]:
+    """Return the words of a command that takes the cache as its first argument, where they name it by ``--cache`` as others do.
+
+    Words without ``--cache`` are returned as they are.
+    """
+    for place, word in enumerate(args):
+        if word == "--":
+            return args
+        if word == "--cache" and place + 1 < len(args):
+            return [args[place + 1], *args[:place], *args[place + 2 :]]
+        if word.startswith("--cache="):
+            return [word.removeprefix("--cache="), *args[:place], *args[place + 1 :]]
+    return args
 
 
 def command_name(ctx: Any) -> str:

@@ -1,7 +1,7 @@
 """Write the report of finished runs: HTML, Markdown, LaTeX, JSON, CSV tables and every score.
 
 Only run folders are read: no cache, no model. report.json holds the whole content as plain values; the other files lay
-it out. Two reports of the same runs differ only in their date. docs/report.md describes the files.
+it out. Two reports of the same runs differ only in their date. docs/reference/report.md describes the files.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Without options both instruments run as shortly as in the tests. ``--model`` vis
 readers and a crash at any step: minutes, and some gigabytes of memory. ``--schedules`` draws so many schedules for the
 real code on a simulated disk and in a simulated store, a fifth of a second each. ``--bugs`` plants each bug in the real
 code and draws at most so many schedules until it shows itself. Ends with 1 if the protocol as it is fails anywhere, or
-a planted bug stays hidden. docs/protocol.md says what is checked. Needs no torch.
+a planted bug stays hidden. docs/explanation/protocol.md says what is checked. Needs no torch.
 """
 
 from __future__ import annotations

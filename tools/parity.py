@@ -1,7 +1,7 @@
 """Measure how far this program is from the papers' public code, on vectors that their code made.
 
-    python tools/parity.py             # print the table of docs/parity.md
-    python tools/parity.py --write     # print it, and put it into docs/parity.md
+    python tools/parity.py             # print the table of docs/measurements/parity.md
+    python tools/parity.py --write     # print it, and put it into docs/measurements/parity.md
     python tools/parity.py --images FOLDER   # also measure on photographs what the rounding before the ADM changes
 
 The vectors are in tests/reference; its README says how they were made. Each row compares what the program does now with
@@ -52,7 +52,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "tests" / "reference"
-PAGE = ROOT / "docs" / "parity.md"
+PAGE = ROOT / "docs" / "measurements" / "parity.md"
 BEGIN, END = "<!-- table: python tools/parity.py --write -->", "<!-- end of the table -->"
 
 Array = NDArray[Any]
@@ -80,7 +80,7 @@ class Row:
     bound, most
         Largest allowed deviation and share.
     on_purpose
-        Whether the program differs deliberately; docs/differences.md then says why.
+        Whether the program differs deliberately; docs/explanation/differences.md then says why.
     exact
         Whether every machine gives the same numbers. Floating point in a network depends on the processor's kernels.
     """
@@ -504,7 +504,7 @@ def table(measured: list[Row]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs, to measure the effect of rounding")
-    parser.add_argument("--write", action="store_true", help="replace the table in docs/parity.md")
+    parser.add_argument("--write", action="store_true", help="replace the table in docs/measurements/parity.md")
     torch.set_num_threads(1)
     arguments = parser.parse_args()
     measured = rows()

@@ -1,7 +1,7 @@
 """The methods: what a student learns from and how, one definition each, to be read next to its paper.
 
 A definition names the cached features and their scaling, the window and the augmentation of a training example, the
-student's initial weights, the loss, and the default settings of a training. ``docs/methods.md`` gives the source of
+student's initial weights, the loss, and the default settings of a training. ``docs/reference/methods.md`` gives the source of
 each number.
 
 DistilDIRE (arXiv 2406.00856) has two presets. ``paper`` is what the text describes and what the cached teacher serves.

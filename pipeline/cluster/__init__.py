@@ -1,6 +1,6 @@
 """Run a build on many processes: Dask distributes the tasks of the plan to workers that hold the models.
 
-A worker runs a task as :mod:`..execution.tasks` does; docs/cluster.md describes the use. ``distributed`` is an optional
+A worker runs a task as :mod:`..execution.tasks` does; docs/how-to/cluster.md describes the use. ``distributed`` is an optional
 dependency that is imported only for a build with workers. Other folders use ``Placement``; the build uses
 ``open_worker_pool``.
 """

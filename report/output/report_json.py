@@ -1,4 +1,4 @@
-"""The content of report.json: every number of the report as plain values (docs/report.md describes the fields)."""
+"""The content of report.json: every number of the report as plain values (docs/reference/report.md describes the fields)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 from distil_cache.cli import app
-from distil_cache.commands.command import Command
+from distil_cache.commands.command import Command, cache_first
 from distil_cache.commands.help_pages import EXAMPLES, PANELS
 from distil_cache.commands.profiles import PROFILES, filled_in
 from distil_cache.commands.recipes import recipe_bytes
@@ -135,3 +135,27 @@ def test_a_wrong_recipe_is_refused_with_a_sentence(
         parsed(f"build {path}")
     with pytest.raises(UserError, match="cannot be read"):
         parsed(f"build {tmp_path / 'none.toml'}")
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("--cache c --dataset d --out o", "c --dataset d --out o"),
+        ("--dataset d --cache=c --out o", "c --dataset d --out o"),
+        ("SOURCE --dataset d --cache c", "c SOURCE --dataset d"),
+        ("c --dataset d --out o", "c --dataset d --out o"),
+        ("c -- --cache", "c -- --cache"),
+        ("--cache", "--cache"),
+    ],
+)
+def test_the_cache_is_the_first_argument_or_named_by_an_option_as_elsewhere(words: str, first: str) -> None:
+    assert cache_first(words.split()) == first.split()
+
+
+def test_every_cache_command_understands_the_option_of_the_other_commands() -> None:
+    lines = {name: example for name, (example, *_) in EXAMPLES.items() if name.startswith("cache ")}
+    assert len(lines) >= 7
+    for name, example in lines.items():
+        words = shlex.split(example)[1 + len(name.split()) :]
+        named = parsed(shlex.join([*name.split(), *words[1:], "--cache", words[0]]))
+        assert named.params == parsed(shlex.join([*name.split(), *words])).params, name

@@ -8,7 +8,7 @@ import pytest
 from protocol_model import QUICK, SOUND, Protocol, Scope, explore, initial_states, successors
 
 STATES = {Scope(builders=1): 37_311, Scope(gc=False): 17_074}
-"""As docs/protocol.md says."""
+"""As docs/explanation/protocol.md says."""
 
 
 @pytest.mark.parametrize("scope", QUICK)

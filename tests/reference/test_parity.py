@@ -1,4 +1,4 @@
-"""The program against vectors that the papers' code made, and docs/parity.md against what the program does."""
+"""The program against vectors that the papers' code made, and docs/measurements/parity.md against what the program does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_deviation_from_the_papers_code_is_within_its_bound(measured: list
 
 
 def test_the_page_holds_what_the_command_prints(tool: ModuleType, measured: list[Any]) -> None:
-    page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "measurements" / "parity.md").read_text(encoding="utf-8")
     printed = tool.table(measured).splitlines()
     written = page.split(tool.BEGIN)[1].split(tool.END)[0].strip().splitlines()
     assert written[:2] == printed[:2]

@@ -6,6 +6,7 @@ its name says, and all that is used of its content is checked where it is read; 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
@@ -272,8 +273,10 @@ _SWEEP: TypeAdapter[SweepForm] = TypeAdapter(SweepForm)
 def own_file(path: Path) -> Path:
     """Return a path of a run's file. Raises UserError if it is a link that leads out of the file's folder."""
     try:
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()  # fails for a link to itself, which `resolve` leaves as it is since Python 3.13
         inside = path.resolve().is_relative_to(path.parent.resolve())
-    except (OSError, RuntimeError):  # a link to itself
+    except OSError:
         inside = False
     if not inside:
         raise UserError(f"{path}: is a link that leads out of its folder. Put the file itself there.")

@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md, as a reader would run them."""
+"""The commands of docs/how-to/cluster.md, as a reader would run them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distil_cache.cache.store import Cache
 from patience import PATIENCE
 from small_models import write_images
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "cluster.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "cluster.md"
 
 
 def commands_under(heading: str) -> list[str]:
