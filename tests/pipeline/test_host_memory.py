@@ -75,7 +75,7 @@ def test_a_size_has_a_unit(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["8", "8G", "0GiB", "-1GiB", "50%", "GiB", "1e9MB", "8 kB", "", "٨GiB"])
 def test_what_is_no_size_is_refused_before_anything_starts(text: str) -> None:
-    with pytest.raises(UsageError, match="--memory .*is not a size. Write a number and a unit"):
+    with pytest.raises(UsageError, match=r"--memory .*is not a size\. Write a number and a unit"):
         BuildConfig.checked(cache="c", dataset="d", sources=("s",), memory=text)
 
 
