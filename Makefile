@@ -9,7 +9,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-no-torch test-oldest lint types docs bench clean
+.PHONY: demo test test-no-torch test-oldest lint types docs coverage bench dist lock clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/distil-cache demo --out demo-out
@@ -37,11 +37,28 @@ types: $(VENV)/.dev-installed
 	status=$$?; rm -rf "$$folder"; exit $$status
 
 # The site, into site/. Strict: a page that the navigation lacks, or a link that leads nowhere, is an error.
-docs: $(VENV)/.docs-installed
+docs: $(VENV)/.dev-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The figure that the README gives is the total in the last line; coverage.json has it by file.
+coverage: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --cov --cov-report=term --cov-report=json
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python benchmarks/run.py
+
+# What a release consists of, into dist/, checked as the package index checks it.
+dist: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build .
+	$(BIN)/python -m twine check --strict dist/*
+
+# Choose the newest versions of everything that CI installs, for all Pythons and systems that it runs on.
+lock: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --quiet --upgrade \
+	    --constraint .ci/pins.txt --custom-compile-command "make lock" --output-file .ci/constraints.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,10 +70,6 @@ $(VENV)/.demo-installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[demo,dev]"
 	@touch $@ $(VENV)/.demo-installed
-
-$(VENV)/.docs-installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
-	@touch $@
 
 # Not compiled: most of it is never imported, and compiling takes longer than the rest of the installation.
 $(VENV)/.no-torch-installed: pyproject.toml .ci/without_torch.py | $(VENV)/bin/python
@@ -73,4 +86,4 @@ $(VENV)/.oldest-installed: pyproject.toml .ci/oldest.py | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf build dist site .cache *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .cache .coverage coverage.json *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ This module imports nothing but ``typing``: ``--help`` needs its names and must 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Preset = Literal["paper", "official-code"]
 """Follow the paper's text, or the code that was published with it."""
@@ -25,8 +25,10 @@ NoiseReduction = Literal["mean", "first"]
 """The DNF noise: the mean over the inversion, or its first step."""
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Precision of ADM and teacher; part of what a feature is."""
-FloatStorage = Literal["float16", "float32"]
-"""Type in which a feature of floats is stored."""
+PackedStorage = Literal["int8", "int4"]
+"""Floats stored as integers, with one scale for each block of them."""
+FloatStorage = Literal["float16", "float32", "int8", "int4"]
+"""How a feature of floats is stored; part of what the feature is, since integers round its values."""
 ShardForm = Literal["zarr", "webdataset"]
 """Format of new shards. It decides no value, and shards of the other format are reused."""
 CodecChoice = Literal["auto", "none", "lz4", "zstd"]
@@ -47,6 +49,8 @@ ScheduleName = Literal["constant", "cosine", "step", "plateau", "accuracy-platea
 """Schedule of the learning rate."""
 ValSource = Literal["val", "train"]
 """Split of the validation rows: the dataset's own ``val`` where it has one, or rows held out of ``train``."""
+Reader = Literal["cache", "webdataset"]
+"""What reads the training rows: the cache's own reader, or webdataset from tars."""
 Amp = Literal["off", "bf16", "fp16"]
 """Automatic mixed precision of the student."""
 TestTransform = Literal["crop", "resize"]
@@ -106,3 +110,22 @@ FRAMES = 16
 """Frames that are scored of a video."""
 ROUNDS = 5
 """Rounds of measurements in a bench."""
+
+PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
+    "small": {
+        "build": {"adm": "demo", "teacher": "efficientnet_lite0", "train_size": 96},
+        "train": {"backbone": "small32", "epochs": 40, "batch_size": 16, "lr": 1e-3},
+        "bench": {"adm": "demo", "backbone": "small32"},
+    },
+    "paper": {
+        "build": {"adm": ADM, "teacher": BACKBONE, "steps": STEPS},
+        "train": {"backbone": BACKBONE},
+        "bench": {"adm": ADM, "backbone": BACKBONE},
+    },
+}
+"""Profile -> command -> the defaults that it replaces, by the name of the parameter.
+
+``small`` runs offline on a CPU: the ADM is in this package and the teacher's weights come with ``distil-cache[demo]``.
+At 96 pixels the maps of its teacher and its student have 3x3 positions. Small batches and many epochs let a few dozen
+images make enough steps.
+"""

@@ -17,7 +17,7 @@ from .commands.bench import bench
 from .commands.build import build
 from .commands.cache import cache_app
 from .commands.checkpoint import checkpoint_app
-from .commands.command import Command
+from .commands.command import Command, Group
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.predict import predict
@@ -28,6 +28,7 @@ from .signals import ended_by_signals
 
 app = typer.Typer(
     name="distil-cache",
+    cls=Group,
     help="Compute the expensive features of diffusion-image detectors once; train, evaluate and compare students from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import distil_cache
 
-EXTRAS = {"dask": "distil_cache.pipeline.cluster.", "distributed": "distil_cache.pipeline.cluster."}
+EXTRAS = {"distributed": "distil_cache.pipeline.cluster."}
 
 modules = [found.name for found in pkgutil.walk_packages(distil_cache.__path__, "distil_cache.")]
 for name in modules:

@@ -13,5 +13,5 @@ EXTRAS = ("cluster", "demo", "video")
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 needed = [*project["dependencies"], *(one for extra in EXTRAS for one in project["optional-dependencies"][extra])]
 for requirement in needed:
-    name, _, version = re.fullmatch(r"([\w.-]+)(>=)([\w.]+)", requirement).groups()
+    name, _, version = re.fullmatch(r"([\w.-]+)(>=|==)([\w.]+)", requirement).groups()
     print(f"{name}=={version}")

@@ -13,7 +13,7 @@ holds client and scheduler), and of the workers.
 
 ``real``: builds with the demo's ADM in worker processes, whole and tasks alone, against the loop with one thread.
 
-``table``: markdown of hours and cost from a rate in ADM calls a second and a price per device-hour, as in docs/how-to/cluster.md.
+``table``: markdown of hours and cost from a rate in ADM calls a second and a price per device-hour, as in docs/measurements/cluster.md.
 """
 
 from __future__ import annotations

@@ -151,7 +151,9 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, numcodecs {numcodecs.__version__}\n")
     lines = []
     with tempfile.TemporaryDirectory() as name:
-        for store in (store for cache in options.caches for store in Cache.open(cache).features()):
+        for store in (
+            store for cache in options.caches for store in Cache.open(cache).features() if store.marker_ids()
+        ):
             found = measure(store, first_rows(store, options.rows), Path(name), options.rounds)
             show(found)
             lines += found

@@ -1,4 +1,4 @@
-"""Batches for a training of DistilDIRE at 256 pixels: this loader against flat files and against the papers' data set.
+"""Batches for a training of DistilDIRE at 256 pixels: this loader, flat files, other programs, the papers' data set.
 
 A sample is the image, eps and one view of the teacher's features. The papers' code reads a PNG image, a PNG DIRE and a
 float32 ``.pt`` of eps, one file each, and runs the teacher. Then a whole step: with the teacher's features from the
@@ -19,7 +19,7 @@ from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.shards.zarr import CODECS
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
-from distil_cache.choices import CodecChoice
+from distil_cache.choices import CodecChoice, FloatStorage
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, TeacherSpec
@@ -29,12 +29,18 @@ from distil_cache.train.data.examples import OnlineTeacher
 from distil_cache.train.loss import losses
 from distil_cache.train.methods import METHODS
 from distil_cache.train.student import build_student
+from loader_peers import Loading, peers
 from PIL import Image
 
 SIDE, TRAIN_SIDE = 256, 224
 ROWS, BATCH = 192, 64
 STEP_BATCH = 4
-FORMS: tuple[tuple[str, CodecChoice], ...] = (("webdataset", "none"), *(("zarr", codec) for codec in CODECS))
+FORMS: tuple[tuple[str, CodecChoice, FloatStorage], ...] = (
+    ("webdataset", "none", "float16"),
+    *(("zarr", codec, "float16") for codec in CODECS),
+    ("zarr", "auto", "int8"),
+    ("zarr", "auto", "int4"),
+)
 METHOD = METHODS["distildire"]
 Values = dict[str, np.ndarray]
 
@@ -44,13 +50,15 @@ def loader_comparisons(folder: Path) -> list[Comparison]:
     values = _values()
     keys = [f"{number:032x}" for number in range(ROWS)]
     parts = {}
-    for form, codec in FORMS:
-        root = folder / f"{form}-{codec}"
-        part = _part(root, form, keys, values, ("image", "eps", "teacher"), codec)
-        parts[f"{form} {codec}, {_bytes_per_sample(root):,} bytes"] = part
+    for form, codec, storage in FORMS:
+        root = folder / f"{form}-{codec}-{storage}"
+        part = _part(root, form, keys, values, ("image", "eps", "teacher"), codec, storage)
+        parts[f"{form} {codec} {storage}, {_bytes_per_sample(root):,} bytes"] = part
     ways: Ways = {"numpy.memmap, blocks of 64": _mapped(folder, values)}
     ways["PNG, PNG and .pt, as the papers' code"] = _papers(folder / "loose", values)
     ways |= {name: _epoch(part) for name, part in parts.items()}
+    samples = {"image": values["image"], "eps": values["eps"], "teacher": values["teacher"][:, 0]}
+    others = peers(folder / "peers", samples, BATCH)
     resized = {f"{name}, resized": _resized(way) for name, way in ways.items()}
     online = _part(
         folder / "online",
@@ -60,9 +68,13 @@ def loader_comparisons(folder: Path) -> list[Comparison]:
         ("image", "eps", "dire"),
     )
     return [
-        Comparison("a sample: image, eps, one teacher view", {name: _drained(way) for name, way in ways.items()}, ROWS),
+        Comparison(
+            "a sample: image, eps, one teacher view",
+            {name: _drained(way) for name, way in (ways | others).items()},
+            ROWS,
+        ),
         Comparison("the same, resized to 224", {name: _drained(way) for name, way in resized.items()}, ROWS),
-        _steps(next(part for name, part in parts.items() if name.startswith("zarr auto")), online),
+        _steps(next(part for name, part in parts.items() if name.startswith("zarr auto float16")), online),
     ]
 
 
@@ -73,7 +85,7 @@ def _values() -> Values:
     smooth = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic").numpy()
     image = (smooth + rng.normal(0, 4, smooth.shape)).clip(0, 255).astype(np.uint8)
     dire = np.abs(rng.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8)
-    eps = rng.normal(size=image.shape).astype(np.float16)
+    eps = rng.normal(0, 0.5, image.shape).astype(np.float16)  # as wide as the demo's
     teacher = (rng.normal(size=(ROWS, 2, 2048, 7, 7)) - 0.8).clip(min=0).astype(np.float16)
     return {"image": image, "eps": eps, "dire": dire, "teacher": teacher}
 
@@ -85,8 +97,9 @@ def _part(
     values: Values,
     features: tuple[str, ...],
     codec: CodecChoice = "auto",
+    storage: FloatStorage = "float16",
 ) -> FeatureDataset:
-    cache, specs = Cache.create(root), _specs()
+    cache, specs = Cache.create(root), _specs(storage)
     table = pa.Table.from_pylist([_row(number, key) for number, key in enumerate(keys)], schema=SCHEMA)
     revision = cache.datasets().write("pictures", table)
     built = {}
@@ -101,24 +114,26 @@ def _part(
 
 
 def _bytes_per_sample(root: Path) -> int:
-    return sum(path.stat().st_size for path in root.glob("features/*/shards/**/*") if path.is_file()) // ROWS
+    """Return the bytes of what is read: of the two views of a teacher, one."""
+    sizes = {
+        folder.name: sum(path.stat().st_size for path in folder.rglob("shards/**/*") if path.is_file())
+        for folder in root.glob("features/*")
+    }
+    return sum(size // 2 if name.startswith("teacher") else size for name, size in sizes.items()) // ROWS
 
 
-def _specs() -> dict[str, Spec]:
+def _specs(storage: FloatStorage) -> dict[str, Spec]:
     image, adm = ImageSpec(size=SIDE), AdmIdentity(weights="0" * 64, flags={})
     dire = DireSpec(image=image, adm=adm)
     teacher = TeacherSpec(
         dire=dire, backbone="resnet50", weights="1" * 64, size=TRAIN_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
-    return {"image": image, "eps": EpsSpec(image=image, adm=adm), "dire": dire, "teacher": teacher}
+    return {"image": image, "eps": EpsSpec(image=image, adm=adm, storage=storage), "dire": dire, "teacher": teacher}
 
 
 def _row(number: int, key: str) -> dict[str, object]:
     fixed = {"source": "", "split": "train", "generator": "", "family": "", "group": "", "format": "PNG", "bytes": 1}
     return fixed | {"key": key, "path": f"{number}.png", "label": number % 2, "width": SIDE, "height": SIDE}
-
-
-Loading = Callable[[], Iterator[dict[str, torch.Tensor]]]
 
 
 def _mapped(folder: Path, values: Values) -> Loading:

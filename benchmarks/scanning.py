@@ -35,7 +35,7 @@ def cold_scans(folder: Path, images: int = 2000) -> list[Comparison]:
     """One file of 15 kB, read and hashed as barely as Python can, and scanned with the facts that an audit asks for."""
     comparisons = []
     for kind, (suffix, side, options) in KINDS.items():
-        files = discover(_write(folder / kind, images, kind, suffix, side, options)).files
+        files = discover(write_pictures(folder / kind, images, kind, suffix, side, options)).files
         ways = {
             "reading and SHA-256 alone": lambda files=files: bare(files),
             "cold scan, 1 thread": lambda files=files: scan(files, workers=1),
@@ -54,7 +54,7 @@ def bare(files: Sequence[SourceFile]) -> None:
 
 def warm_builds(folder: Path, images: int, rounds: int) -> None:
     """Time the command that builds ``images`` unchanged images, and check that it opens and decodes none."""
-    sources = _write(folder / "tiny", images, "PNG", "png", 16, {"compress_level": 1})
+    sources = write_pictures(folder / "tiny", images, "PNG", "png", 16, {"compress_level": 1})
     first = _build(sources, folder / "cache")
     print(
         f"{images:,} images: the first build takes {first[0]:.1f} s ({first[1]:.1f} CPU), {first[2]['opened']:,} opened"
@@ -83,7 +83,7 @@ def _build(sources: Path, cache: Path) -> tuple[float, float, dict[str, int]]:
     return time.perf_counter() - wall, cpu, json.loads(done.stdout)
 
 
-def _write(folder: Path, images: int, kind: str, suffix: str, side: int, options: dict[str, int]) -> Path:
+def write_pictures(folder: Path, images: int, kind: str, suffix: str, side: int, options: dict[str, int]) -> Path:
     """Save distinct pictures, half of them in each class, in the layout of ForenSynths; smooth ones where that is possible."""
     rng = np.random.default_rng(0)
     for label in ("0_real", "1_fake"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IntegrityError
+from ..storage import AnyPath
+from .local_copy.reader import LocalCopy
 from .shards.format import Rows
 from .shards.marker import check_hint
 from .store import FeatureStore
@@ -112,3 +115,21 @@ def read_rows(
     if out is None:
         raise ValueError("no rows were asked for")
     return out
+
+
+@functools.lru_cache(maxsize=32)
+def open_store(folder: AnyPath, local_copy: LocalCopy | None = None) -> FeatureStore:
+    """Return an existing feature, opened once in each process that reads it, with its index.
+
+    With the index, the store notices a shard that holds other keys than its index says.
+
+    Parameters
+    ----------
+    folder
+        The feature's folder.
+    local_copy
+        A local copy through which shards are read.
+    """
+    store = FeatureStore(folder, local_copy=local_copy)
+    store.index()
+    return store

@@ -21,9 +21,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, ValidationError
 
 from ..errors import IntegrityError, ReadOnlyError, UserError
 from ..storage import AnyPath, list_matching, path_exists, unreachable_on_error
@@ -64,7 +64,7 @@ class Lease(BaseModel):
     host: str
     pid: int
     dataset: str | None
-    features: tuple[str, ...]
+    features: Annotated[tuple[str, ...], FailFast()]
     started: AwareDatetime
 
 

@@ -37,7 +37,9 @@ from .records.builds import BuildStore, BuiltFeature
 from .records.datasets import DatasetStore
 from .shards.data import check_rows, remove_data, write_data
 from .shards.format import Rows, ShardReader
+from .shards.keys import KeyArray
 from .shards.marker import DType, Marker, check_hint, fetch_markers, is_id, read_marker, shard_id_of
+from .shards.packed import pack, packing_of
 from .shards.registry import FORMATS, MAX_OPEN, REMOTE_OPEN, OpenShard, OpenShards, new_format, open_data
 from .spec import Spec, fingerprint_of, folder_name
 
@@ -264,7 +266,8 @@ class FeatureStore:
         planned_keys
             The keys that name the shard, sorted if some are rejected.
         rows
-            (N, *shape) uint8, float16 or float32, finite; one row for each of ``keys``.
+            (N, *shape) uint8, float16 or float32, finite; one row for each of ``keys``. Rows of float16 are rounded to
+            integers if the spec's ``storage`` says so.
         keys
             The keys of the rows, in order; ``planned_keys`` by default.
         rejected
@@ -293,15 +296,17 @@ class FeatureStore:
 
         form = new_format(self.form, self.codec)
         rows = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
+        packed = packing_of(self.spec.get("storage"))
+        data_rows = rows if packed is None else pack(rows, packed)
         make_folder(self.shards)
         data = self.shards / f"{shard}-{secrets.token_hex(8)}{form.suffix}"
         created = False
         try:
-            tail = default_tail(rows.shape[1:])
-            codec, offsets, size, sha256 = write_data(data, form, rows, stored, self.feature, tail)
+            tail = default_tail(data_rows.shape[1:])
+            codec, offsets, size, sha256 = write_data(data, form, data_rows, stored, self.feature, tail)
             marker = Marker(
                 shard=shard, data=data.name, format=form.name, keys=stored, rejected=reasons,
-                dtype=cast(DType, rows.dtype.name), shape=rows.shape[1:], codec=codec, bytes=size, sha256=sha256,
+                dtype=cast(DType, rows.dtype.name), shape=rows.shape[1:], packed=packed, codec=codec, bytes=size, sha256=sha256,
                 merged=tuple(merged), offsets=offsets,
             )  # fmt: skip
             created = create_file(self._marker_path(shard), marker.model_dump_json().encode() + b"\n")
@@ -421,22 +426,25 @@ class FeatureStore:
             self._index = None  # next time it is mapped from the file instead of held in memory
         return written
 
-    def built(self, split_of: Mapping[str, str], splits: Collection[str]) -> BuiltFeature:
+    def built(self, keys: Iterable[KeyArray], splits: Collection[str]) -> BuiltFeature:
         """Return what a build record says of this feature.
 
         Parameters
         ----------
-        split_of
-            Key -> split of a dataset's rows.
+        keys
+            Binary keys of a dataset's rows in these splits, in any number of arrays.
         splits
             The splits for which the feature was built.
         """
         index = self.index(refresh=True)
-        numbers, _ = index.locate([key for key, split in split_of.items() if split in splits])
+        used = np.zeros(len(index.shards), bool)
+        for block in keys:
+            shard = index.locate(block)[0]
+            used[shard[shard >= 0]] = True
         return BuiltFeature(
             fingerprint=self.fingerprint,
             folder=self.folder.name,
-            shards=tuple(index.shards[number] for number in sorted(set(numbers.tolist()))),
+            shards=tuple(index.shards[number] for number in np.flatnonzero(used)),
             splits=tuple(sorted(splits)),
         )
 

@@ -94,9 +94,22 @@ def audit(
             tuple(sources or ()), layout=layout, labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()),
             cache=cache, dataset=dataset, sample=sample, progress=progress,
         )  # fmt: skip
-    following = ["train", "--cache", cache, "--dataset", dataset] if cache else ["build", *(sources or ())]
-    new = ["--cache", "CACHE", "--dataset", "NAME", "--split-by", "70/15/15"]
-    more = ["--run", f"runs/{dataset}"] if cache else new
-    render({**result, "next": command_line([*following, *more])}, as_json, show_audit)
+    if cache:
+        following = ["train", "--cache", cache, "--dataset", dataset, "--run", f"runs/{dataset}"]
+    else:
+        files = any(check["found"] and check["features"] == "headers" for check in result["checks"])
+        alike = ["--harmonize", "jpeg:95"] if files else []
+        following = ["build", *_reading(sources, layout, labels, columns, path_prefix)]
+        following += ["--cache", "cache", "--dataset", "mine", "--split-by", "70/15/15", *alike, "--dry-run"]
+    render({**result, "next": command_line(following)}, as_json, show_audit)
     if strict and result["found"]:
         raise typer.Exit(5)
+
+
+def _reading(
+    sources: list[str] | None, layout: str | None, labels: str | None, columns: str | None, prefixes: list[str] | None
+) -> list[str]:
+    """Return the sources and how to read them, as arguments of ``build``."""
+    options = (("--layout", layout), ("--labels", labels), ("--columns", columns))
+    given = [word for option, value in options if value for word in (option, value)]
+    return [*(sources or ()), *given, *(word for prefix in prefixes or () for word in ("--path-prefix", prefix))]

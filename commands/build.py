@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from ..choices import (
     Split,
 )
 from ..errors import UserError
+from .command import typed_again
 from .options import (
     AdmBatchOption,
     AdmConfigOption,
@@ -40,6 +42,7 @@ from .options import (
     PathPrefixOption,
     Sha256Option,
     SourcesArgument,
+    StorageOption,
     TeacherWeightsOption,
     WriteRecipeOption,
     command_line,
@@ -47,7 +50,7 @@ from .options import (
     render,
 )
 from .profiles import ProfileOption, chosen_profile, profile_settings
-from .recipes import recipe_bytes, save_recipe
+from .recipes import recipe_bytes, save_recipe, show_recipe
 
 
 def build(
@@ -159,6 +162,7 @@ def build(
     precision: Annotated[
         Precision, typer.Option(help="Precision of ADM and teacher; part of a feature's fingerprint.")
     ] = "fp32",
+    storage: StorageOption = "float16",
     device: DeviceOption = "auto",
     batch_size: AdmBatchOption = "auto",
     memory: Annotated[
@@ -244,7 +248,6 @@ def build(
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 3 an image was rejected, is in no class folder or could not be
     reached (with --strict), 4 the cache is damaged.
     """
-    from ..cache import Cache
     from ..pipeline.build import run_builds
     from ..pipeline.cluster.placement import Placement
     from ..pipeline.config import build_requests
@@ -260,7 +263,7 @@ def build(
         adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()),
         preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
-        teacher=teacher, teacher_weights=teacher_weights, precision=precision, device=device,
+        teacher=teacher, teacher_weights=teacher_weights, precision=precision, storage=storage, device=device,
         batch_size=number_or_auto("--batch-size", batch_size), memory=memory, shard_size=shard_size, compile=compile_adm,
         format=form, codec=codec, min_side=min_side, max_pixels=max_pixels, rehash=rehash, one_class=one_class,
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,
@@ -268,27 +271,39 @@ def build(
     placement = Placement.checked(scheduler, workers, array, tries)
     quote = CostRequest.checked(price, calibrate, placement.processes, placement.workers, dry_run=dry_run)
     if write_recipe is not None:
-        save_recipe(ctx, write_recipe)
+        render(save_recipe(ctx, write_recipe), as_json, show_recipe)
         return
     with RichProgress() as progress:
         results = run_builds(configs, progress, dry_run=dry_run, placement=placement, cost_request=quote)
     chosen = profile_settings(ctx, profile)
+    with suppress(UserError):  # a cache that may only be read, or a name that no recipe can hold
+        _keep_recipe(ctx, cache, results)
     for result in results:
         result["profile"] = chosen
-        if result["build"] is not None:
-            with suppress(UserError):  # a cache that may only be read, or a name that no recipe can hold
-                Cache.open(cache).builds().write_recipe(result["build"], recipe_bytes(ctx))
-        result["next"] = _next(cache, result, chosen_profile(ctx, profile))
+        result["next"] = _next(ctx, cache, result, chosen_profile(ctx, profile))
     render(results[0] if len(results) == 1 else {"builds": results}, as_json, show_builds)
     if strict and any(result["rejected"] or result["warnings"] for result in results):
         raise typer.Exit(3)
 
 
-def _next(cache: str, result: dict[str, Any], profile: str | None) -> str | None:
-    """Return the command to type after a build; None where nothing was recorded."""
+def _keep_recipe(ctx: typer.Context, cache: str, results: Sequence[dict[str, Any]]) -> None:
+    """Leave the recipe of the command that is running beside the build records that it wrote."""
+    from ..cache import Cache
+
+    builds = [result["build"] for result in results if result["build"] is not None]
+    if builds:
+        recipe, store = recipe_bytes(ctx), Cache.open(cache).builds()
+        for build_id in builds:
+            store.write_recipe(build_id, recipe)
+
+
+def _next(ctx: typer.Context, cache: str, result: dict[str, Any], profile: str | None) -> str:
+    """Return the command to type after a build, a dry run, or a part of a build that other parts must complete."""
     dataset, splits = result["dataset"], {row["split"] for row in result["counts"]}
+    if result["dry_run"]:
+        return typed_again(ctx, without=("--dry-run", "--price", "--calibrate"))
     if result["build"] is None:
-        return None
+        return typed_again(ctx, without=("--array",))
     if "train" in splits and result["origin"] is None:
         chosen = ["--profile", profile] if profile else []
         return command_line(["train", "--cache", cache, "--dataset", dataset, "--run", f"runs/{dataset}", *chosen])

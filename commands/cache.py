@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS
-from .command import Command
+from ..choices import COMPACT_ROWS, GRACE_HOURS, KEEP_REVISIONS, PROFILES
+from .command import Command, Group, typed_again
 from .exchange import cache_export, cache_import
 from .options import (
     CacheArgument,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..cache import Cache
 
 cache_app = typer.Typer(
+    cls=Group,
     help="Inspect, verify, repair and clean up a cache; export and import its features.",
     no_args_is_help=True,
 )
@@ -41,9 +42,21 @@ def cache_ls(cache: CacheArgument, as_json: JsonOption = False) -> None:
     from .show.cache import show_listing
 
     listing = summary(Cache.open(cache))
+    render({**listing, "next": _after_listing(cache, listing)}, as_json, show_listing)
+
+
+def _after_listing(cache: str, listing: dict[str, Any]) -> str:
+    """Return the command to type next: train on the first dataset that no run uses; without datasets, build one."""
     names = [dataset["name"] for dataset in listing["datasets"] if "problem" not in dataset]
-    train = ["train", "--cache", cache, "--dataset", names[0], "--run", f"runs/{names[0]}"] if names else None
-    render({**listing, "next": train and command_line(train)}, as_json, show_listing)
+    if not names:
+        return command_line(["build", "SOURCE", "--cache", cache, "--dataset", "NAME", "--dry-run"])
+    used = {build["dataset"] for build in listing["builds"] if build.get("runs")}
+    unused = [name for name in names if name not in used]
+    if not unused:
+        return command_line(["cache", "verify", cache])
+    adms = [build.get("adm") for build in listing["builds"] if build.get("dataset") == unused[0]]
+    small = ["--profile", "small"] if adms[-1:] == [PROFILES["small"]["build"]["adm"]] else []
+    return command_line(["train", "--cache", cache, "--dataset", unused[0], "--run", f"runs/{unused[0]}", *small])
 
 
 @cache_app.command("diff", cls=Command)
@@ -77,6 +90,7 @@ def cache_diff(
 
 @cache_app.command("verify", cls=Command)
 def cache_verify(
+    ctx: typer.Context,
     cache: CacheArgument,
     more_sources: Annotated[
         list[str] | None,
@@ -125,7 +139,7 @@ def cache_verify(
         if repair:
             raise typer.BadParameter("does not go with --sources, which has --set-aside.", param_hint="--repair")
         _verify_sources(
-            opened, [*sources, *(more_sources or ())], layout, labels, columns, path_prefix, set_aside, as_json
+            ctx, opened, [*sources, *(more_sources or ())], layout, labels, columns, path_prefix, set_aside, as_json
         )
         return
     for option, value in (
@@ -148,6 +162,7 @@ def _after_verification(cache: str, result: dict[str, Any], *, repair: bool) -> 
 
 
 def _verify_sources(
+    ctx: typer.Context,
     cache: Cache,
     sources: list[str],
     layout: str | None,
@@ -170,13 +185,16 @@ def _verify_sources(
             reading=parse_reading(labels, columns, tuple(path_prefix or ())), set_aside=set_aside,
             threads=default_threads(), progress=progress,
         )  # fmt: skip
-    render(result, as_json, show_suspects)
+    again = result["suspects"] and not set_aside
+    following = typed_again(ctx, "--set-aside") if again else command_line(["cache", "ls", cache.root])
+    render({**result, "next": following}, as_json, show_suspects)
     if (result["suspects"] and not set_aside) or result["left"]:
         raise typer.Exit(4)
 
 
 @cache_app.command("gc", cls=Command)
 def cache_gc(
+    ctx: typer.Context,
     cache: CacheArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Delete the data. Without it, only list them.")] = False,
     grace: Annotated[
@@ -206,7 +224,10 @@ def cache_gc(
     from .show.cache import show_collection
 
     result = collect(Cache.open(cache), delete_them=yes, grace_hours=grace, keep_revisions=keep_revisions)
-    render(result, as_json, show_collection)
+    following = (
+        typed_again(ctx, "--yes") if result["dry_run"] and result["items"] else command_line(["cache", "ls", cache])
+    )
+    render({**result, "next": following}, as_json, show_collection)
 
 
 @cache_app.command("compact", cls=Command)
@@ -230,7 +251,11 @@ def cache_compact(
 
     with RichProgress() as progress:
         result = compact(Cache.open(cache), rows, progress)
-    render(result, as_json, show_compaction)
+    merged = any(feature["into"] for feature in result["features"].values())
+    following = command_line(["cache", "gc" if merged else "ls", cache])
+    if any(feature["damaged"] for feature in result["features"].values()):
+        following = command_line(["cache", "verify", cache, "--repair"])
+    render({**result, "next": following}, as_json, show_compaction)
     if any(feature["damaged"] for feature in result["features"].values()):
         raise typer.Exit(4)
 

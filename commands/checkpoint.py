@@ -1,4 +1,4 @@
-"""The commands ``checkpoint import`` and ``checkpoint export``: students from and for the reference implementation."""
+"""The commands ``checkpoint import`` and ``checkpoint export``: students from and for other programs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from ..choices import METHOD
-from .command import Command
+from .command import Command, Group
 from .options import JsonOption, command_line, render
 
 checkpoint_app = typer.Typer(
-    help="Exchange trained students with the reference implementation of DistilDIRE.", no_args_is_help=True
+    cls=Group,
+    help="Exchange trained students with other programs: the reference implementation, and ONNX.",
+    no_args_is_help=True,
 )
 
 
@@ -46,19 +48,39 @@ def checkpoint_export(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="File to write: .pth or .pt for the reference's loader, or .safetensors.",
+            help="File to write: .pth or .pt for the reference's loader, .safetensors, or .onnx for programs without torch.",
             show_default=False,
         ),
     ],
+    card: Annotated[
+        bool,
+        typer.Option("--card", help="Also write a model card, README.md with YAML front matter, beside the file."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export the best student of a run for the reference implementation.
+    """Export the best student of a run: for the reference implementation, or as ONNX.
 
-    Writes one checkpoint file; an existing file is not overwritten.
+    Writes one file; an existing file is not overwritten. An ONNX file is compared with the student first.
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """
-    from ..train.runs.reference_checkpoint import export_checkpoint
     from .show.train import show_checkpoint
 
-    render(export_checkpoint(run, file), as_json, show_checkpoint)
+    if card:
+        from ..report.output.card import card_path, write_card
+
+        card_path(file)  # refuses before anything is written
+    if file.suffix == ".onnx":
+        from ..train.runs.onnx_export import export_onnx
+
+        result = export_onnx(run, file)
+    else:
+        from ..train.runs.reference_checkpoint import export_checkpoint
+
+        result = export_checkpoint(run, file)
+    if card:
+        result["card"] = str(write_card(run, file))
+    # what the reference implementation has can be predicted with from the file itself
+    readable = file.suffix != ".onnx" and result["method"] in ("distildire", "eps")
+    student = ["--weights", file, "--method", result["method"]] if readable else ["--run", run]
+    render({**result, "next": command_line(["predict", "IMAGE", *student])}, as_json, show_checkpoint)

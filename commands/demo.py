@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonOption, render
+from .options import JsonOption, command_line, render
 
 
 def demo(
@@ -27,4 +27,5 @@ def demo(
 
     with RichProgress() as progress:
         result = run_demo(out, progress)
-    render(result, as_json, show_demo)
+    own = ["build", "FOLDER", "--cache", "cache", "--dataset", "mine", "--split-by", "70/15/15", "--profile", "small"]
+    render({**result, "next": command_line(own)}, as_json, show_demo)

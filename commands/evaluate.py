@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
 from .options import (
-    CacheOption,
-    DatasetOption,
+    CACHE_HELP,
     DeviceOption,
     JsonOption,
     LocalCopyGibOption,
@@ -24,8 +24,18 @@ from .options import (
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.", show_default=False)],
-    cache: CacheOption,
-    dataset: DatasetOption,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache", metavar="FOLDER", help=f"{CACHE_HELP} Default: that of the training.", show_default=False
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset", help="Name of the dataset in the cache. Default: that of the training.", show_default=False
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     select: SelectOption = None,
     test_transform: TransformOption = "crop",
@@ -43,20 +53,42 @@ def evaluate(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..train.evaluation.evaluate import evaluation_folder, run_evaluation
-    from ..train.evaluation.summary import summarise
-    from ..train.runs.folder import RunFolder
-    from ..train.runs.forms import known_best
+    from ..train.evaluation.evaluate import run_evaluation, stored_summary
     from .show.progress import RichProgress
     from .show.train import show_evaluation
 
+    root, name, defaults = _where(run, cache, dataset)
     with RichProgress() as progress:
         result = run_evaluation(
-            run, cache, dataset, split=split, select=select, transform=test_transform, build=build_id,
+            run, root, name, split=split, select=select, transform=test_transform, build=build_id,
             device=device, local_copy=open_local_copy(local_copy, local_copy_gib), progress=progress,
         )  # fmt: skip
-    folder = evaluation_folder(RunFolder(run).evaluations, dataset, split, test_transform, select)
-    best = known_best(run)
-    summary = summarise(result, folder / "scores.parquet", best.calibration if best else None)
+    _, summary = stored_summary(run, result)
     following = ["report", run, "--out", "report"]
-    render({**result, "summary": summary, "next": command_line(following)}, as_json, show_evaluation)
+    told = {**result, "defaults": defaults, "summary": summary, "next": command_line(following)}
+    render(told, as_json, show_evaluation)
+
+
+def _where(run: Path, cache: str | None, dataset: str | None) -> tuple[str, str, dict[str, str]]:
+    """Return the cache and the dataset to evaluate on, and which of them are the run's own because none was named.
+
+    Raises
+    ------
+    UserError
+        The folder is not a run.
+    UsageError
+        The run names none, or was trained on several datasets.
+    """
+    from ..train.runs.folder import RunFolder
+
+    record = RunFolder(run).read()
+    names = [source.dataset for source in record.trained_on if source.dataset]
+    if not dataset and len(names) > 1:
+        raise UsageError(f"evaluate: {run} was trained on {', '.join(names)}. Choose one with --dataset.")
+    own = {"cache": record.cache, "dataset": "".join(names[:1])}
+    given = {name: value for name, value in (("cache", cache), ("dataset", dataset)) if value}
+    lacking = [f"--{name}" for name, value in own.items() if not (value or name in given)]
+    if lacking:
+        raise UsageError(f"evaluate: {run} was imported and names no data. Give {' and '.join(lacking)}.")
+    chosen = {**own, **given}
+    return chosen["cache"], chosen["dataset"], {name: own[name] for name in own if name not in given}

@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from ..choices import SAMPLES_PER_TAR, SHARD_SIZE, FloatStorage, ImportKind, Preset, ShardForm
-from .options import CacheArgument, CodecOption, JsonOption, TeacherWeightsOption, command_line, render
+from ..choices import SAMPLES_PER_TAR, SHARD_SIZE, ImportKind, Preset, ShardForm
+from .options import (
+    CacheArgument,
+    CodecOption,
+    JsonOption,
+    StorageOption,
+    TeacherWeightsOption,
+    command_line,
+    render,
+)
 
 
 def cache_export(
@@ -85,7 +93,7 @@ def cache_import(
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Also accept DIRE and reconstructions stored as JPEG or WebP.")
     ] = False,
-    storage: Annotated[FloatStorage, typer.Option(help="Type in which eps is stored.")] = "float16",
+    storage: StorageOption = "float16",
     teacher: Annotated[
         str | None, typer.Option(help="Also compute this teacher's features of the imported DIRE.", show_default=False)
     ] = None,

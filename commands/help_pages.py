@@ -22,7 +22,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "Instead of sources": ("from_cache", "perturb", "splits", "derived_name"),
         "Image": ("image_size", "image_preset", "harmonize"),
-        "Diffusion model": (*_ADM, "steps", "real_step", "clip", "noise", "precision"),
+        "Diffusion model": (*_ADM, "steps", "real_step", "clip", "noise", "precision", "storage"),
         "Teacher": ("teacher", "teacher_weights", "train_size", "preset"),
         "Speed and storage": ("device", "batch_size", "memory", "compile_adm", "shard_size", "form", "codec"),
         "Several processes": ("workers", "scheduler", "array", "tries"),
@@ -38,8 +38,9 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             *("beta1", "weight_decay"),
         ),
         "Validation": ("val_from", "val_fraction"),
-        "Several runs, and again": ("sweep", "resume", "write_recipe"),
-        "Speed": ("device", "workers", "local_copy", "local_copy_gib"),
+        "Several runs, and again": ("sweep", "resume"),
+        "Planning": ("dry_run", "write_recipe"),
+        "Reading": ("device", "workers", "reader", "export", "local_copy", "local_copy_gib"),
     },
     "evaluate": {
         "What to score": ("run", "cache", "dataset", "split", "select", "build_id", "test_transform"),
@@ -86,7 +87,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Storage": ("storage", "shard_size", "form", "codec"),
     },
     "checkpoint import": {"What to import": ("file", "run", "method")},
-    "checkpoint export": {"What to export": ("run", "file")},
+    "checkpoint export": {"What to export": ("run", "file", "card")},
 }
 """Command -> title of a group -> the names of its parameters, in their order."""
 
@@ -96,12 +97,12 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "distil-cache build data/genimage --cache c --dataset genimage --dry-run",
     ),
     "train": (
-        "distil-cache train --cache c --dataset mine --run runs/a --profile small",
+        "distil-cache train --cache c --dataset mine --run runs/a --profile small --dry-run",
         "distil-cache train --cache c --dataset mine --run sweep --sweep kd_weight=0,0.5 --sweep seed=0,1,2",
     ),
     "evaluate": (
-        "distil-cache evaluate runs/a --cache c --dataset mine",
-        "distil-cache evaluate runs/a --cache c --dataset other --select 'generator=adm|ldm'",
+        "distil-cache evaluate runs/a",
+        "distil-cache evaluate runs/a --dataset other --select 'generator=adm|ldm'",
     ),
     "report": (
         "distil-cache report runs/a runs/b --out report",
@@ -109,7 +110,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "audit": (
         "distil-cache audit photos",
-        "distil-cache audit --swap runs/a",
+        "distil-cache audit --swap runs/a --sample 200",
     ),
     "predict": (
         "distil-cache predict holiday.jpg album/ --run runs/a",
@@ -145,7 +146,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "checkpoint export": (
         "distil-cache checkpoint export runs/a student.pth",
-        "distil-cache checkpoint export runs/a student.safetensors",
+        "distil-cache checkpoint export runs/a model/student.onnx --card",
     ),
 }
 """Command -> two examples."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..choices import LAYOUT_NAMES, CodecChoice, TestTransform
+from ..choices import LAYOUT_NAMES, CodecChoice, FloatStorage, TestTransform
 
 if TYPE_CHECKING:
     from ..cache.local_copy.reader import LocalCopy
@@ -128,6 +128,14 @@ TeacherWeightsOption = Annotated[
 ]
 AdmBatchOption = Annotated[
     str, typer.Option("--batch-size", help="Images per ADM call: a number, or auto to find what fits in memory.")
+]
+StorageOption = Annotated[
+    FloatStorage,
+    typer.Option(
+        "--storage",
+        help="How eps and noise are stored: as floats, or rounded to integers of 8 or 4 bits with a scale for each 32 values. "
+        "Part of a feature's fingerprint.",
+    ),
 ]
 CodecOption = Annotated[
     CodecChoice,

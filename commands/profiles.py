@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from ..choices import ADM, BACKBONE, STEPS, Profile
-
-PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
-    "small": {
-        "build": {"adm": "demo", "teacher": "efficientnet_lite0", "train_size": 96},
-        "train": {"backbone": "small32", "epochs": 40, "batch_size": 16, "lr": 1e-3},
-        "bench": {"adm": "demo", "backbone": "small32"},
-    },
-    "paper": {
-        "build": {"adm": ADM, "teacher": BACKBONE, "steps": STEPS},
-        "train": {"backbone": BACKBONE},
-        "bench": {"adm": ADM, "backbone": BACKBONE},
-    },
-}
-"""Profile -> command -> the defaults that it replaces, by the name of the parameter.
-
-``small`` runs offline on a CPU: the ADM is in this package and the teacher's weights come with ``distil-cache[demo]``.
-At 96 pixels the maps of its teacher and its student have 3x3 positions. Small batches and many epochs let a few dozen
-images make enough steps.
-"""
+from ..choices import PROFILES, Profile
 
 _FILLED_IN = "distil_cache.profile"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, UserError
+from .options import command_line
 
 if TYPE_CHECKING:
     import typer
@@ -56,7 +57,7 @@ def read_recipe(path: Path, parameters: Sequence[Any], command: str) -> dict[str
         content = tomllib.loads(read_regular(path, _MOST_BYTES).decode())
     except OSError as error:
         raise UserError(f"{path}: the recipe cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # of TOML, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, or of UTF-8
         raise UserError(f"{path}: is not a recipe in TOML ({error}).") from error
     stated = content.pop("command", command)
     if stated != command:
@@ -102,15 +103,30 @@ def recipe_bytes(ctx: typer.Context) -> bytes:
         raise UserError("A recipe cannot hold these options: a name in them is not UTF-8.") from error
 
 
-def save_recipe(ctx: typer.Context, path: Path) -> None:
-    """Write the recipe of the command that is running to a new file. Raises UserError if the file exists."""
+def save_recipe(ctx: typer.Context, path: Path) -> dict[str, Any]:
+    """Write the recipe of the command that is running to a new file; return what was written and the next command.
+
+    Raises
+    ------
+    UserError
+        The file exists.
+    """
     from ..storage.atomic import create_file
 
     if path.suffix != SUFFIX:
         raise UsageError(f"--write-recipe {path}: a recipe's name ends with {SUFFIX}.")
     if not create_file(path, recipe_bytes(ctx)):
         raise UserError(f"{path}: exists already. Choose another name for the recipe.")
-    print(f"Wrote {path}. Run it with: distil-cache {ctx.command.name} {path}")
+    return {"recipe": str(path), "next": command_line([str(ctx.command.name), path])}
+
+
+def show_recipe(result: dict[str, Any]) -> None:
+    """Print where a recipe was written, and how to run it."""
+    from .show.format import new_console, show_next
+
+    console = new_console()
+    console.print(f"Wrote {result['recipe']}.", highlight=False, soft_wrap=True)
+    show_next(console, result)
 
 
 @contextmanager

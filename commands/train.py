@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName, ValSource
+from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Reader, ScheduleName, ValSource
 from ..errors import UsageError
+from .command import typed_again
 from .options import (
     CACHE_HELP,
     DeviceOption,
@@ -25,7 +26,7 @@ from .options import (
     render,
 )
 from .profiles import ProfileOption, filled_in, profile_settings
-from .recipes import kept_recipe, save_recipe
+from .recipes import kept_recipe, save_recipe, show_recipe
 
 
 def train(
@@ -215,11 +216,32 @@ def train(
     ] = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that read the cache; 0 reads in a thread.")] = 0,
+    reader: Annotated[
+        Reader | None,
+        typer.Option(
+            help="What reads the training rows: the cache's own reader, or webdataset from tar shards or an export.",
+            show_default="cache",
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --reader webdataset: stream the tars of this cache export instead of the cache's shards.",
+            show_default=False,
+        ),
+    ] = None,
     local_copy: LocalCopyOption = None,
     local_copy_gib: LocalCopyGibOption = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Resume an interrupted run. Its cache and settings need not be given again."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show the settings, the images of each split, and what validates. Computes, downloads and writes nothing.",
+        ),
     ] = False,
     write_recipe: WriteRecipeOption = None,
     as_json: JsonOption = False,
@@ -247,6 +269,7 @@ def train(
         "drop_every": drop_every, "patience": patience, "lr_factor": lr_factor, "min_lr": min_lr, "beta1": beta1,
         "weight_decay": weight_decay, "accumulate": accumulate, "clip_grad": clip_grad, "amp": amp,
         "val_from": val_from, "val_fraction": val_fraction, "stop_after": stop_after,
+        "reader": reader, "export": export,
     }  # fmt: skip
     given = {
         name: str(value) if isinstance(value, Path) else value
@@ -265,7 +288,23 @@ def train(
     assert cache is not None
     if write_recipe is not None:
         _ = plan_sweep(given, grid) if grid else TrainConfig.checked(**given)
-        save_recipe(ctx, write_recipe)
+        render(save_recipe(ctx, write_recipe), as_json, show_recipe)
+        return
+    if dry_run:
+        from ..train.engine.dry_run import plan_training
+        from .show.train import show_plans
+
+        plan = plan_sweep(given, grid) if grid else {"": TrainConfig.checked(**given)}
+        again = resume or bool(grid)
+        plans = [plan_training(config, cache, run / name, resume=again) for name, config in plan.items()]
+        told = {
+            "dry_run": True,
+            "profile": profile_settings(ctx, None if resume else profile),
+            "given": sorted({*given, *grid} - by_profile),
+            "runs": plans,
+            "next": typed_again(ctx, without=("--dry-run",)),
+        }
+        render(told, as_json, show_plans)
         return
     copy = open_local_copy(local_copy, local_copy_gib)
     with RichProgress() as progress, kept_recipe(ctx, run):

@@ -1,7 +1,7 @@
 """A trained student as a detector of generated images and videos.
 
-    from distil_cache.inference import Detector
-    detector = Detector.from_run("RUN")
+    import distil_cache as dc
+    detector = dc.Detector.from_run("RUN")
     predictions = detector.predict(["a.jpg", "b.png"])
 
 The models are loaded once and stay loaded. An image is decoded, its features are computed with the specs of the
@@ -150,8 +150,8 @@ class Threshold(NamedTuple):
         if calibration.beats_chance:
             return cls(value, "validation", description, calibration.transform)
         description += (
-            "; that is no better than chance for so many images, so no verdict is given. Train on more or other images, "
-            "or give --threshold to have one anyway"
+            f"; with {min(calibration.real, calibration.fake):,} images of the smaller class that may be chance, so no "
+            "verdict is given. Train on more or other images, or give --threshold to have one anyway"
         )
         return cls(value, "validation", description, calibration.transform, withheld=True)
 

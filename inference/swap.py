@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from .detector import Detector
 
 TEST = "test"
 _LIMITS = Limits(min_side=1)
-_PASSES = {"own": "as they are", "again": "histories of their class", "swapped": "histories of the other class"}
 
 
 @dataclass(frozen=True, order=True)
@@ -118,18 +117,15 @@ def run_swap(
     store = Cache.open(cache or record.cache).datasets()
     revision = next((one.revision for one in record.trained_on if one.dataset == name), None)
     rows = [row for row in store.read(name, revision).to_pylist() if row["split"] == TEST]
-    images, rejects = _images(rows, sample, progress)
-    labels = np.array([image.file.label for image in images])
-    if len(set(labels.tolist())) < 2:
-        first = (
-            f" The first of {len(rejects):,} that cannot be used: {'; '.join(rejects[0].values())}." if rejects else ""
-        )
-        raise UserError(f"--swap: dataset {name} needs usable {TEST} images of both classes.{first}")
-    lent = {"again": lend(images, of_other=False), "swapped": lend(images, of_other=True)}
-    logits = {"own": _logits(detector, images, [None] * len(images), "own", progress)}
-    for which, histories in lent.items():
-        logits[which] = _logits(detector, images, histories, which, progress, known=logits["own"])
-    moved = np.array([history.given for history in lent["swapped"]])
+    headers, rejects = _images(rows, sample, progress)
+    _check_classes(headers, rejects, name)
+    lent = {"again": lend(headers, of_other=False), "swapped": lend(headers, of_other=True)}
+    scored, undecodable = _score(detector, headers, lent, progress)
+    rejects += undecodable
+    images = [headers[index] for index in scored]
+    labels = _check_classes(images, rejects, name)
+    logits = {which: np.array([found[which] for found in scored.values()]) for which in ("own", *lent)}
+    moved = np.array([lent["swapped"][index].given for index in scored])
     share, within = carried_by_history(labels, **logits, moved=moved, clusters=[image.key for image in images])
     result = Swap(
         dataset=name,
@@ -185,46 +181,83 @@ def _images(
     for index in chosen:
         file, key = files[index], keys[index]
         try:
-            data = read_source(file, key)
-            load_rgb(data, _LIMITS)
-            facts = header_facts(data, file.path)
+            facts = header_facts(read_source(file, key), file.path)
             images.append(SwapImage(file, key, History(facts.format, facts.jpeg_quality or 0)))
         except ImageRejected as error:
-            rejects.append({"path": printable(file.location), "reason": error.reason, "detail": error.detail})
+            rejects.append(_reject(file, error))
         progress.advance("headers", 1)
     return images, rejects
 
 
-def _logits(
+def _score(
     detector: Detector,
     images: Sequence[SwapImage],
-    histories: Sequence[History | None],
-    which: str,
+    lent: Mapping[str, Sequence[History]],
     progress: Progress,
-    known: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
-    """Return the logits of the images with histories; where one cannot be given, that of the image as it is."""
-    found = np.full(len(images), np.nan) if known is None else known.copy()
-    wanted = [i for i, history in enumerate(histories) if known is None or (history is not None and history.given)]
+) -> tuple[dict[int, dict[str, float]], list[dict[str, str]]]:
+    """Score the images as they are and with each history, and decode each of them once.
 
-    def pixels() -> Iterator[NDArray[np.uint8]]:
-        for index in wanted:
-            yield _with_history(images[index], histories[index])
+    Parameters
+    ----------
+    detector : Detector
+    images : sequence of SwapImage
+    lent : Mapping
+        Name of a pass -> the history of each image in it.
+    progress : Progress
 
-    stage = f"scores: {_PASSES[which]}"
-    progress.start(stage, len(wanted))
-    for index, prediction in zip(wanted, detector.stream(pixels()), strict=True):
+    Returns
+    -------
+    dict
+        Index of an image that could be decoded -> its logit ``own``, and that of each pass; where a history cannot be
+        given, that of the image as it is.
+    list of dict
+        The images that cannot be decoded, with the reason.
+    """
+    asked: list[tuple[int, str]] = []
+    rejects: list[dict[str, str]] = []
+
+    def variants() -> Iterator[NDArray[np.uint8]]:
+        for index, image in enumerate(images):
+            try:
+                pixels = load_rgb(read_source(image.file, image.key), _LIMITS)
+            except ImageRejected as error:
+                rejects.append(_reject(image.file, error))
+                continue
+            asked.append((index, "own"))
+            yield pixels
+            for which, histories in lent.items():
+                if histories[index].given:
+                    asked.append((index, which))
+                    yield recompress_jpeg(pixels, histories[index].quality)
+
+    progress.start("scores", len(images))
+    found: dict[int, dict[str, float]] = {}
+    for number, prediction in enumerate(detector.stream(variants())):
+        index, which = asked[number]
         if prediction.logit is None:
             raise UserError(f"{printable(images[index].file.location)}: {prediction.reason} ({prediction.detail}).")
-        found[index] = prediction.logit
-        progress.advance(stage, 1)
-    return found
+        if which == "own":
+            found[index] = dict.fromkeys(("own", *lent), prediction.logit)
+            progress.advance("scores", 1)
+        found[index][which] = prediction.logit
+    if rejects:
+        progress.advance("scores", len(rejects))
+    return found, rejects
 
 
-def _with_history(image: SwapImage, history: History | None) -> NDArray[np.uint8]:
-    """Return the pixels of an image, saved once more as a JPEG if a history asks for it."""
-    pixels = load_rgb(read_source(image.file, image.key), _LIMITS)
-    return pixels if history is None or not history.given else recompress_jpeg(pixels, history.quality)
+def _check_classes(images: Sequence[SwapImage], rejects: Sequence[dict[str, str]], dataset: str) -> NDArray[np.int64]:
+    """Return the labels of the images. Raises UserError, with the first reject, unless both classes are there."""
+    labels = np.array([image.file.label for image in images], dtype=np.int64)
+    if len(set(labels.tolist())) < 2:
+        first = (
+            f" The first of {len(rejects):,} that cannot be used: {'; '.join(rejects[0].values())}." if rejects else ""
+        )
+        raise UserError(f"--swap: dataset {dataset} needs usable {TEST} images of both classes.{first}")
+    return labels
+
+
+def _reject(file: SourceFile, error: ImageRejected) -> dict[str, str]:
+    return {"path": printable(file.location), "reason": error.reason, "detail": error.detail}
 
 
 def _counted(images: Sequence[SwapImage]) -> tuple[ClassHistory, ...]:

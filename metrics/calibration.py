@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ..storage import path_exists
-from ..storage.json_record import read_record
+from ..storage.json_record import find_record
 from .measures import CALIBRATION_BINS, Array, Interval, accuracy, calibration_bin
 
 CALIBRATION = "calibration.json"
@@ -132,10 +131,8 @@ def read_calibration(path: Path) -> Calibration | None:
     UserError
         The file is damaged.
     """
-    if not path_exists(path):
-        return None
     advice = "It is damaged: delete it to use a threshold of 0.5, or train again to restore it."
-    return read_record(path, _FORM, "the threshold of a validation", advice)
+    return find_record(path, _FORM, "the threshold of a validation", advice)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .bootstrap import REPLICATES, Replicates, bootstrap, cluster_numbers, interval
 from .ends import NO_INTERVAL, interval_near_the_ends
-from .measures import Array, FloatArray, Interval, checked, measures, test_sets, unweighted_mean
+from .measures import Array, FloatArray, IndexArray, Interval, checked, measures, test_sets, unweighted_mean
 
 UNKNOWN_FAMILY = "unknown"
 
@@ -117,9 +117,46 @@ def per_generator(
     dict
         The scores by the generator's name, in sorted order.
     """
+    sets = test_sets(labels, generators, groups)
+    return score_sets(
+        labels,
+        scores,
+        sets,
+        families=families,
+        clusters=clusters,
+        calibrated_threshold=calibrated_threshold,
+        replicates=replicates,
+        seed=seed,
+    )
+
+
+def score_sets(
+    labels: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    sets: Mapping[str, IndexArray],
+    *,
+    families: Sequence[str] | Array | None = None,
+    clusters: Sequence[str] | Array | None = None,
+    calibrated_threshold: float | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> dict[str, GeneratorScores]:
+    """Compute the measures on given sets of rows, with their resamples; else as `per_generator`.
+
+    Parameters
+    ----------
+    labels, scores, families, clusters, calibrated_threshold, replicates, seed
+        As for `per_generator`.
+    sets
+        Row numbers of each set, by name.
+
+    Returns
+    -------
+    dict
+        The scores by the set's name.
+    """
     truth, values = checked(labels, scores)
     names = np.full(len(truth), "") if families is None else np.asarray(families, dtype=str)
-    sets = test_sets(truth, generators, groups)
     drawn = bootstrap(
         truth, values, sets, clusters, calibrated_threshold=calibrated_threshold, replicates=replicates, seed=seed
     )
@@ -188,4 +225,4 @@ def by_family(results: Mapping[str, GeneratorScores]) -> dict[str, dict[str, Gen
 def _family(names: Iterable[str]) -> str:
     """Return the family of most of a generator's images; ``unknown`` if they name none."""
     known, times = np.unique(np.asarray(list(names), dtype=str), return_counts=True)
-    return str(known[np.argmax(times)]) or UNKNOWN_FAMILY
+    return str(known[np.argmax(times)]) if len(known) and known[np.argmax(times)] else UNKNOWN_FAMILY

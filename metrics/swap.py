@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ..storage import path_exists
-from ..storage.json_record import read_record
+from ..storage.json_record import find_record
 from .bootstrap import REPLICATES, cluster_numbers, interval, resamples
 from .measures import FloatArray, Interval
 
@@ -88,9 +87,7 @@ def read_swap(path: Path) -> Swap | None:
     UserError
         The file is damaged.
     """
-    if not path_exists(path):
-        return None
-    return read_record(path, _FORM, "a swap test", "Delete it and run: distil-cache audit --swap RUN")
+    return find_record(path, _FORM, "a swap test", "Delete it and run: distil-cache audit --swap RUN")
 
 
 def carried_by_history(

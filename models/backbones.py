@@ -171,20 +171,30 @@ def load_teacher(
         The weights cannot be obtained or belong to another network.
     """
     entry = backbone_entry(name)
-    if weights is None:
-        if entry.published is None:
-            raise UserError(f"teacher {name}: has no published weights. Pass its weights with --teacher-weights FILE.")
-        path, source, choice = entry.published.fetch(progress), f"{name} {entry.published.name}", None
-    else:
-        source = str(weights)
-        location, choice = split_choice(source)
-        path = fetch_weights(location, sha256, progress) if is_remote(location) else Path(location)
+    path, source, choice = teacher_file(name, weights, progress, sha256=sha256)
     stored = read_weights(path, entry.stem, choice, purpose=f" for teacher {name}")
     if stored.note and progress is not None:
         progress.say(f"{source}: {stored.note}.")
     state = {key: value for key, value in stored.tensors.items() if not key.startswith(entry.classifier)}
     model = load_frozen(lambda: entry.build(3), state, f"{path} for teacher {name}")
     return LoadedTeacher(model, weights_digest(state), source)
+
+
+def teacher_file(
+    name: str, weights: str | Path | None = None, progress: Progress | None = None, *, sha256: Sequence[str] = ()
+) -> tuple[Path, str, str | None]:
+    """Return the file with a teacher's weights, what to call it, and which of its sets was chosen.
+
+    Parameters and errors are those of `load_teacher`. A file that is not here is downloaded, unless that is forbidden.
+    """
+    if weights is None:
+        published = backbone_entry(name).published
+        if published is None:
+            raise UserError(f"teacher {name}: has no published weights. Pass its weights with --teacher-weights FILE.")
+        return published.fetch(progress), f"{name} {published.name}", None
+    location, choice = split_choice(str(weights))
+    path = fetch_weights(location, sha256, progress) if is_remote(location) else Path(location)
+    return path, str(weights), choice
 
 
 def start_from_imagenet(module: nn.Module, name: str) -> str:

@@ -24,6 +24,8 @@ _OTHER = (
 _TAR_MAGIC = slice(257, 262)
 _MAX_HEADER = 100_000_000
 """Bytes of a safetensors header, at most, as the library has it."""
+_LONG_HEADER = 2**24
+"""More than that of any network: of some 100,000 tensors."""
 DIFFUSERS = ("model_index.json", "unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 """What a folder of the library diffusers holds."""
 
@@ -95,10 +97,14 @@ def why_zip(path: Path) -> str | None:
 
 
 def _why_cut_off(path: Path) -> str | None:
-    """Return the sentence for a safetensors file that is shorter than its header says; None if it is whole."""
+    """Return the sentence for a safetensors file with an absurd header, or shorter than that says; None if it is whole."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if length > _LONG_HEADER:
+            return (
+                f"{path}: has a header of {length:,} bytes, more than that of any network. Check where it comes from."
+            )
         try:
             header = json.loads(file.read(length)) if 8 + length <= size else None
         except (ValueError, RecursionError):

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..cache.records.sources import SourceRecord, SourceRecords
-from .scan.conflicts import Reject, ScannedRow
+from .scan.conflicts import Reject
+from .scan.rows import RowTable
 from .sources.file import UNASSIGNED, DiscoveredSource, SourceFile
+from .sources.file_table import FileTable
 from .sources.tree import DENIED
 
 _SHOWN = 5
@@ -34,7 +36,8 @@ def account_for(
     AssertionError
         If a file is counted nowhere, or twice.
     """
-    identity = _without_split if any(file.split == UNASSIGNED for one in sources for file in one.files) else _itself
+    kinds = (kind for one in sources for kind in FileTable.of(one.files).kinds)
+    identity = _without_split if any(kind.split == UNASSIGNED for kind in kinds) else _itself
     waiting: dict[SourceFile, list[Reject]] = {}
     for reject in [*rejects, *leaks]:
         if reject.file is not None:
@@ -112,17 +115,17 @@ def warnings_of(records: SourceRecords) -> list[str]:
     return warnings
 
 
-def one_class_note(rows: Sequence[ScannedRow]) -> list[str]:
+def one_class_note(rows: RowTable) -> list[str]:
     """Return a note if all rows have the same label."""
-    labels = {row.file.label for row in rows}
+    labels = {kind.label for kind in rows.counts()}
     if len(labels) != 1:
         return []
     return [f"The data set has only one class: {('real', 'generated')[labels.pop()]} images."]
 
 
-def untested_note(rows: Sequence[ScannedRow]) -> str | None:
+def untested_note(rows: RowTable) -> str | None:
     """Say how to have test images if all rows are in train; None otherwise."""
-    if {row.file.split for row in rows} != {"train"}:
+    if {kind.split for kind in rows.counts()} != {"train"}:
         return None
     return (
         "All images are in train, so none is left to test a student. Divide them with --split-by 70/15/15, "
@@ -130,9 +133,11 @@ def untested_note(rows: Sequence[ScannedRow]) -> str | None:
     )
 
 
-def image_counts(rows: Sequence[ScannedRow]) -> list[dict[str, Any]]:
+def image_counts(rows: RowTable) -> list[dict[str, Any]]:
     """Return the number of images of each split, label and generator, sorted."""
-    found = Counter((row.file.split, row.file.label, row.file.generator) for row in rows)
+    found: Counter[tuple[str, int, str]] = Counter()
+    for kind, count in rows.counts().items():
+        found[kind.split, kind.label, kind.generator] += count
     return [
         {"split": split, "label": label, "generator": generator, "images": count}
         for (split, label, generator), count in sorted(found.items())

@@ -19,6 +19,7 @@ from ..choices import (
     SHARD_SIZE,
     STEPS,
     CodecChoice,
+    FloatStorage,
     ImagePreset,
     NoiseReduction,
     Precision,
@@ -149,6 +150,7 @@ class BuildConfig(BaseModel):
     teacher_weights: str | Path | None = None
     train_size: ImageSize | None = None
     precision: Precision = "fp32"
+    storage: FloatStorage = "float16"
 
     sources: tuple[PathField, ...] = ()
     real: tuple[PathField, ...] = ()

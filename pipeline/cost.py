@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..cache.spec import Spec
@@ -134,8 +135,9 @@ def _memory(config: BuildConfig, ready: BuildPlan) -> dict[str, Any] | None:
     if ready.device.type != "cpu" or not ready.plan.tasks:
         return None
     decodes = ready.plan.missing["image"] and ready.originals is None
-    sizes = [decoding_bytes(row.width, row.height) for row in ready.scanned.rows] if decodes else []
-    return planned_memory(config, ready.specs, config.decode_threads * max(sizes, default=0))
+    blocks = ready.scanned.rows.blocks() if decodes else ()
+    pixels = max((int((block["width"].astype(np.int64) * block["height"]).max()) for block in blocks), default=0)
+    return planned_memory(config, ready.specs, config.decode_threads * decoding_bytes(pixels, 1))
 
 
 def _on_device(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..cache.shards.data import write_data
+from ..cache.shards.packed import pack, packing_of
 from ..cache.shards.registry import new_format
 from ..cache.spec import Spec
 from ..cache.store import default_tail
@@ -176,7 +177,8 @@ def _rows(spec: Spec, pixels: HostArray) -> HostArray:
     """Return rows that compress about as a feature's do: noise for eps, pictures for what has 8 bits, half zeros for maps."""
     rng = np.random.default_rng(0)
     if isinstance(spec, EpsSpec | NoiseSpec):
-        return rng.normal(size=pixels.shape).astype(spec.storage)
+        noise, packed = rng.normal(size=pixels.shape), packing_of(spec.storage)
+        return pack(noise.astype(np.float16), packed) if packed else noise.astype(spec.storage)
     if isinstance(spec, TeacherSpec):
         values = row_bytes(spec) // (2 * len(spec.views))
         return rng.normal(size=(len(pixels), len(spec.views), values, 1, 1)).clip(0).astype(np.float16)

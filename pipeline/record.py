@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +13,9 @@ from ..cache.records.audit import HeaderAudit
 from ..cache.records.builds import BuildRecord, Derived
 from ..cache.records.sources import SourceRecords
 from ..cache.store import Cache, FeatureStore
-from .scan.conflicts import Reject, ScannedRow, to_table
+from .planning.plan import Samples
+from .scan.conflicts import Reject
+from .scan.rows import RowTable, ScannedRow
 
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "zarr", "numcodecs")
 
@@ -21,7 +23,7 @@ VERSIONS = ("torch", "torchvision", "numpy", "pillow", "zarr", "numcodecs")
 def write_record(
     cache: Cache,
     dataset: str,
-    rows: Sequence[ScannedRow],
+    rows: Iterable[ScannedRow],
     set_aside: Sequence[Reject],
     wanted: Mapping[str, frozenset[str]],
     stores: Mapping[str, FeatureStore],
@@ -64,13 +66,14 @@ def write_record(
         The record as written.
     """
     datasets = cache.datasets()
-    revision = datasets.add(dataset, to_table(rows), [reject.as_json() for reject in set_aside])
+    table = RowTable.of(rows)
+    revision = datasets.add(dataset, table.tables, [reject.as_json() for reject in set_aside])
     if datasets.audit(dataset, revision) is None and (found := audit()) is not None:
         datasets.add_audit(dataset, revision, found)
     if sources is not None:
         datasets.add_sources(dataset, revision, sources)
-    split_of = {row.key: row.file.split for row in rows}
-    built = {name: stores[name].built(split_of, splits) for name, splits in wanted.items()}
+    samples = Samples.of_rows(table)
+    built = {name: stores[name].built(samples.keys_within(splits), splits) for name, splits in wanted.items()}
     for name, feature in built.items():
         ensure_shards(stores[name], feature.shards)
     record = BuildRecord.new(dataset, revision, built, versions(), origin)

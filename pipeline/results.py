@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..cache.index.index import Index
 from ..cache.records.audit import HeaderAudit
+from ..cache.shards.keys import binary_keys
+from ..cache.shards.packed import BITS, BLOCK, packing_of
 from ..cache.spec import Spec
 from ..choices import IMAGE_ALGORITHMS
 from ..errors import UserError
@@ -21,11 +24,12 @@ from .audit.summary import audit_result, summarise
 from .config import BuildConfig
 from .execution.tasks import TaskReport
 from .planning.estimate import predicted_calls, row_bytes
-from .planning.plan import Plan, PlanPartition
+from .planning.plan import Plan, PlanPartition, Samples
 from .planning.predecessors import without_predecessors
 from .planning.prepare import UNKNOWN_WEIGHTS, BuildPlan, refuse_one_class
 from .record import write_record
-from .scan.conflicts import Reject, ScannedRow
+from .scan.conflicts import Reject
+from .scan.rows import RowTable
 from .specs import TeacherSpec
 from .teacher_map import single_position
 
@@ -139,13 +143,14 @@ def record_result(
         audit=lambda: audit if audit is not None and not undecodable else summarise(rows),
         sources=accounts if ready.sources else None, origin=ready.derived, moves_head=config.dataset != config.origin,
     )  # fmt: skip
-    split_of = {row.key: row.file.split for row in rows}
+    samples = Samples.of_rows(rows)
+    counts = samples.counts()
     features = {
         name: {
             "fingerprint": feature.fingerprint,
             "computed": totals.computed[name],
             "taken_over": totals.taken_over[name],
-            "reused": sum(split in feature.splits for split in split_of.values()) - totals.new(name),
+            "reused": sum(counts.get(split, 0) for split in feature.splits) - totals.new(name),
             "bytes": ready.stores[name].index().stored_bytes(feature.shards),
         }
         for name, feature in record.features.items()
@@ -157,7 +162,7 @@ def record_result(
         "dry_run": False,
         "revision": record.revision,
         "build": record.id,
-        "samples": len(split_of),
+        "samples": len(samples),
         "occurrences": len(rows),
         "decoded": totals.new("image"),
         "adm_calls": totals.adm_calls,
@@ -229,9 +234,7 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
     }
 
 
-def _scan_result(
-    config: BuildConfig, ready: BuildPlan, rows: Sequence[ScannedRow], rejects: Sequence[Reject]
-) -> BuildResult:
+def _scan_result(config: BuildConfig, ready: BuildPlan, rows: RowTable, rejects: Sequence[Reject]) -> BuildResult:
     accounts = account_for(ready.sources, len(rows), rejects, ready.scanned.leaks)
     return {
         "dataset": config.dataset,
@@ -252,12 +255,14 @@ def _scan_result(
 
 
 def _notes(config: BuildConfig, ready: BuildPlan) -> list[str]:
-    """Say if the teacher's map has a single position, which weights are not here, and which old rules decoded images."""
+    """Say if the teacher's map has a single position, what is rounded, which weights are not here, and which old rules
+    decoded images.
+    """
     algorithm = ready.specs["image"].algorithm
     teacher = ready.specs.get("teacher")
     maps = single_position(teacher) if isinstance(teacher, TeacherSpec) else []
     unknown = "What the cache has of these features is not known, so all rows count as missing."
-    notes = [*maps, *ready.absent, *([unknown] if ready.absent else [])]
+    notes = [*maps, *_rounded(ready.specs), *ready.absent, *([unknown] if ready.absent else [])]
     if algorithm == IMAGE_ALGORITHMS[0]:
         return notes
     return [
@@ -265,6 +270,17 @@ def _notes(config: BuildConfig, ready: BuildPlan) -> list[str]:
         f"The images of {config.origin} were decoded by the rules of algorithm {algorithm}, and this build uses them as "
         "they are. Build from the sources to have them decoded by today's.",
     ]
+
+
+def _rounded(specs: Mapping[str, Spec]) -> Iterator[str]:
+    """Say which features are stored as integers."""
+    for name, spec in specs.items():
+        packed = packing_of(getattr(spec, "storage", None))
+        if packed is not None:
+            yield (
+                f"{name} is stored as {packed}: each value is rounded to {BITS[packed]} bits, with a scale for each "
+                f"{BLOCK} values. It is another feature than {name} as float16."
+            )
 
 
 def _needs_unknown_weights(spec: Spec) -> bool:
@@ -278,39 +294,34 @@ def _part(part: PlanPartition | None, left: int) -> BuildResult | None:
 
 
 def _usable(
-    rows: Sequence[ScannedRow], image: Index, unusable: Mapping[str, str], set_aside: Mapping[str, str]
-) -> tuple[list[ScannedRow], list[Reject]]:
+    rows: RowTable, image: Index, unusable: Mapping[str, str], set_aside: Mapping[str, str]
+) -> tuple[RowTable, list[Reject]]:
     """Divide the rows into those with an image and rejects for those without, or whose image is set aside."""
-    present = image.locate([row.key for row in rows])[0] >= 0
-    if set_aside:
-        present &= np.array([row.key not in set_aside for row in rows])
-    if present.all():
-        return list(rows), []
-    without = {row.key for row, there in zip(rows, present.tolist(), strict=True) if not there}
-    return _divided(rows, without, {**unusable, **image.rejected, **set_aside})
+    aside = binary_keys(list(set_aside))
+    masks = [(image.locate(block["key"])[0] >= 0) & ~np.isin(block["key"], aside) for block in rows.blocks()]
+    return _divided(rows, masks, {**unusable, **image.rejected, **set_aside})
 
 
-def _known_usable(ready: BuildPlan) -> tuple[list[ScannedRow], list[Reject]]:
+def _known_usable(ready: BuildPlan) -> tuple[RowTable, list[Reject]]:
     """Divide the rows of a plan into those that may be usable, and rejects: an earlier build could not decode them."""
     store = ready.stores.get("image")
     image = Index.empty() if store is None else store.index()
     known = {**image.rejected, **ready.set_aside}
-    rows, undecodable = _divided(ready.scanned.rows, known.keys(), known)
+    unusable = binary_keys(list(known))
+    masks = [~np.isin(block["key"], unusable) for block in ready.scanned.rows.blocks()] if known else []
+    rows, undecodable = _divided(ready.scanned.rows, masks, known)
     return rows, [*ready.scanned.rejects, *undecodable]
 
 
 def _divided(
-    rows: Sequence[ScannedRow], without: Collection[str], why: Mapping[str, str]
-) -> tuple[list[ScannedRow], list[Reject]]:
-    """Divide the rows into usable ones and rejects, whose keys are in ``without``; ``why`` has ``reason: detail`` by key."""
-    if not without:
-        return list(rows), []
-    usable: list[ScannedRow] = []
+    rows: RowTable, usable: Sequence[NDArray[np.bool_]], why: Mapping[str, str]
+) -> tuple[RowTable, list[Reject]]:
+    """Divide the rows into usable ones, by masks of their blocks, and rejects; ``why`` has ``reason: detail`` by key."""
+    if all(mask.all() for mask in usable):
+        return rows, []
     rejects: list[Reject] = []
-    for row in rows:
-        if row.key not in without:
-            usable.append(row)
-            continue
-        reason, _, detail = why[row.key].partition(": ")
-        rejects.append(Reject.of(row.file, cast(Reason, reason), detail))
-    return usable, rejects
+    for block, mask in zip(rows.blocks(), usable, strict=True):
+        for row in rows.made(block[~mask]):
+            reason, _, detail = why[row.key].partition(": ")
+            rejects.append(Reject.of(row.file, cast(Reason, reason), detail))
+    return rows.chosen(usable), rejects

@@ -61,6 +61,7 @@ class EpsSpec(Spec):
     """The noise that the ADM predicts at the first inversion step, t = 0 (DistilDIRE, section 3.2).
 
     float16 or float32 of shape (3, S, S). It is the same for every respacing, so the spec has no number of steps.
+    With a ``storage`` of int8 or int4 the rows are float16 that :mod:`..cache.shards.packed` has rounded.
     """
 
     feature: Literal["eps"] = "eps"

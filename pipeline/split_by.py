@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..images.file import ImageRejected
 from ..progress import Progress
 from .audit.duplicates import PerceptualHash, groups, near_pairs, perceptual_hash
-from .scan.conflicts import ScannedRow
+from .scan.rows import RowTable, ScannedRow
 from .sources.file import UNASSIGNED
 from .sources.read import read_source, readers
 
@@ -57,9 +57,7 @@ def parse_shares(text: str, seed: int) -> SplitShares:
     return SplitShares((train, val, test), seed)
 
 
-def assign_splits(
-    rows: Sequence[ScannedRow], wanted: SplitShares, *, workers: int, progress: Progress
-) -> list[ScannedRow]:
+def assign_splits(rows: RowTable, wanted: SplitShares, *, workers: int, progress: Progress) -> RowTable:
     """Return the rows, each with a split.
 
     Parameters
@@ -76,7 +74,7 @@ def assign_splits(
     distinct = list({row.key: row for row in rows if row.file.split == UNASSIGNED}.values())
     if not distinct:
         progress.say("Note: --split-by changes nothing: the sources name the split of every image.")
-        return list(rows)
+        return rows
     number = {row.key: index for index, row in enumerate(distinct)}
     pairs = _near(distinct, workers, progress)
     leaders: dict[str, int] = {}
@@ -90,10 +88,10 @@ def assign_splits(
         names[leader[index]] = min(names.get(leader[index], name), name)
     split = {key: _split(names[leader[index]], wanted) for key, index in number.items()}
     _say_what_lacks(split.values(), wanted, len(names), progress)
-    return [
+    return RowTable.of(
         row._replace(file=replace(row.file, split=split[row.key])) if row.file.split == UNASSIGNED else row
         for row in rows
-    ]
+    )
 
 
 def _split(name: str, wanted: SplitShares) -> str:

@@ -25,11 +25,13 @@ from .verdict import (
 )
 from .wording import (
     bounds,
+    command_line,
     generator_title,
     harmonization_sentence,
     listed,
     percent,
     setting_title,
+    shown_path,
     signed,
     signed_bounds,
 )
@@ -37,7 +39,7 @@ from .wording import (
 _GROUPS = {UNSEEN: "Unseen generators", SEEN: "Seen generators", UNKNOWN: "Generators"}
 _WHERE = {UNSEEN: "unseen", SEEN: "seen", UNKNOWN: "the tested"}
 _MOST_NAMES = 4
-_ONE_SEED = "one seed each, so this holds for these trainings only"
+_ONE_SEED = "one seed in common, so this holds for these trainings only"
 
 
 @dataclass(frozen=True)
@@ -185,15 +187,31 @@ def _missing_tests(verdict: Verdict) -> list[str]:
     if any(place.behind and place.behind.interval is None for one in verdict.standings for place in one.places):
         found.append("Not all runs scored the same images, so some differences have no interval.")
     if any(audit.found for audit in verdict.audits.values()):
-        untested = [run.name for run in verdict.runs if run.swap is None and run.evaluations]
+        untested = [run for run in verdict.runs if run.swap is None and run.evaluations]
         if untested:
+            each = " for each of them, such as" if len(untested) > 1 else ""
             found.append(
-                f"{_names(untested)}: how much of the verdict the files' history carries was not measured. "
-                "Run: distil-cache audit --swap RUN"
+                f"{_names([run.name for run in untested])}: how much of the verdict the files' history carries was not "
+                f"measured. Run{each}: {_swap_command(untested[0])}"
             )
-    if verdict.unaudited:
-        found.append(f"{_names(verdict.unaudited)}: shortcuts were not searched for. Run: distil-cache audit")
+    for name in verdict.unaudited:
+        found.append(f"{name}: shortcuts were not searched for. Run: {_audit_command(name, verdict.runs)}")
     return found
+
+
+def _swap_command(run: Run) -> str:
+    """Return the command of the swap test of a run, on the dataset whose files give the label away."""
+    found = [str(one.info["dataset"]) for one in run.evaluations if one.audit is not None and one.audit.found]
+    own = str(run.get("dataset"))
+    other = [] if own in found or not found else ["--dataset", found[0]]
+    return command_line("audit", "--swap", shown_path(run.folder), *other)
+
+
+def _audit_command(dataset: str, runs: Sequence[Run]) -> str:
+    """Return the command that audits a dataset in the cache of a run that was evaluated on it."""
+    tested = [run for run in runs if any(str(one.info["dataset"]) == dataset for one in run.evaluations)]
+    cache = next((str(run.get("cache")) for run in tested if run.get("cache")), "CACHE")
+    return command_line("audit", "--cache", cache, "--dataset", dataset)
 
 
 def _missing_trainings(verdict: Verdict) -> list[str]:

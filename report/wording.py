@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -231,3 +233,20 @@ def listed(names: Sequence[str]) -> str:
 def slug(text: str) -> str:
     """Return the letters and digits of a text in lower case, with dashes for everything between them."""
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def command_line(*words: str) -> str:
+    """Return the command with these words as one types it."""
+    return shlex.join(["distil-cache", *words])
+
+
+def with_command(sentence: str) -> tuple[str, str]:
+    """Split a sentence before the command that ends it; without one, the command is empty."""
+    text, _, command = sentence.partition(": distil-cache ")
+    return (f"{text}:", f"distil-cache {command}") if command else (sentence, "")
+
+
+def shown_path(folder: Path) -> str:
+    """Return a path as one types it here: relative to the current folder if it is below it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)

@@ -94,7 +94,7 @@ def write_report(
     if not any(run.evaluations for run in read):
         raise UserError(
             f"no evaluation in {', '.join(str(run) for run in (*runs, *(compare or ())))}: there is nothing to compare. "
-            "Run: distil-cache evaluate RUN --cache DIR --dataset NAME"
+            "Run: distil-cache evaluate RUN"
         )
     measured = measure(map(unperturbed, read), clusters)
     comparisons = [compared(setting_title(setting, measured), found, clusters) for setting, found in measured.items()]

@@ -11,18 +11,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import logging
 import os
 import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
 from . import AnyPath, Entry, RemotePath, list_names, path_exists, read_many, unreachable_on_error
 from .regular import IrregularFileError, open_regular
+from .text import visible
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -139,7 +142,7 @@ def _note_once(what: str, handle: int, text: str) -> None:
     key = what, os.fstat(handle).st_dev
     if key not in _noted:
         _noted.add(key)
-        _log.warning("distil-cache: %s", text)
+        _log.warning("distil-cache: %s", visible(text))
 
 
 def fsync_tree(path: AnyPath) -> None:
@@ -207,18 +210,76 @@ def create_file(path: AnyPath, *data: bytes | memoryview) -> bool:
             return path.create(*data)
         except OSError as error:
             raise cannot_write(path, error) from error
+    return _create_local(path, lambda file: file.writelines(data))
+
+
+def create_written(path: AnyPath, write: Callable[[IO[bytes]], None]) -> bool:
+    """Create a file as :func:`create_file` does, with what ``write`` writes to an open file; called only if it is absent.
+
+    A large file is not held in memory, unless it is put into an object store.
+    """
+    if not isinstance(path, RemotePath):
+        return _create_local(path, write)
+    buffer = io.BytesIO()
+    write(buffer)
+    return create_file(path, buffer.getbuffer())
+
+
+def _create_local(path: Path, write: Callable[[IO[bytes]], None]) -> bool:
     if path_exists(path):
         flush_name(path)
         return False
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
+    return create_with(path, lambda temporary: _write_new(temporary, write))
+
+
+def create_with(path: Path, write: Callable[[Path], object], *, needs_links: bool = True) -> bool:
+    """Let ``write`` make a file under a temporary name next to ``path``, and give it that name unless it exists.
+
+    Parameters
+    ----------
+    path
+        The new file, on a local disk.
+    write
+        Writes the content to the path that it is given, and flushes it.
+    needs_links
+        Refuse a file system without hard links, on which two processes that create the file at the same moment could
+        both believe to have done so. Otherwise the file is moved into place there.
+
+    Returns
+    -------
+    bool
+        Whether this call created the file.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written, or has no hard links that it needs (NoHardLinksError).
+    """
     try:
-        try:
-            _write_new(temporary, data)
-            return link_new(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with temporary_file(path, write) as temporary:
+            try:
+                return link_new(temporary, path)
+            except NoHardLinksError:
+                if needs_links:
+                    raise
+                if path_exists(path):
+                    return False
+                temporary.replace(path)
+                fsync_folder(path.parent)
+                return True
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def temporary_file(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
+    """Let ``write`` make and flush a file with a unique name next to ``path``, and delete it after the block."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
+    try:
+        write(temporary)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def append_line(path: AnyPath, line: bytes) -> None:
@@ -295,7 +356,7 @@ def read_lines(path: AnyPath, max_bytes: int) -> bytes:
                 break
             entries.append(entry)
         return b"".join(data for data in read_many(entries[::-1]) if isinstance(data, bytes))
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - max_bytes))
         return file.read(max_bytes)
 
@@ -397,9 +458,9 @@ def check_size(path: AnyPath, size: int, limit: int) -> None:
         raise IntegrityError(f"{path}: is larger than {limit:,} bytes, more than a valid file of this kind.")
 
 
-def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
+def _write_new(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     with path.open("xb") as file:
-        file.writelines(data)
+        write(file)
         file.flush()
         fsync_file(file.fileno(), path)
 

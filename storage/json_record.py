@@ -1,17 +1,27 @@
-"""Read a JSON file that somebody else may have written: bounded, a regular file, and of the expected form."""
+"""Read a JSON file that somebody else may have written: bounded, a regular file, and of the expected form.
+
+pydantic keeps an error for each wrong item of a list or a mapping, some hundred bytes for every few bytes of a file. So
+lists of items that are all alike are declared with ``FailFast``, mappings with :func:`entries`, and the errors of a file
+that has very many are not listed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from ..errors import IntegrityError, UserError
-from . import AnyPath
+from . import AnyPath, path_exists
 from .atomic import read_file
+from .text import visible
 
 MOST_BYTES = 64 * 2**20
 """Largest record that is read."""
+_MOST_FAULTS = 1000
+_LONGEST_NAME = 200
+"""Characters of a name in a message: the name of a field that does not exist may be as long as the file."""
 
 T = TypeVar("T")
 
@@ -43,9 +53,46 @@ def read_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> 
         raise UserError(f"{path}: is not {what} ({first_fault(error)}). {advice}") from error
 
 
+def find_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> T | None:
+    """Read and validate a JSON file that need not be there, as `read_record`; None without it.
+
+    Raises
+    ------
+    UserError
+        If the file is there and damaged.
+    """
+    return read_record(path, form, what, advice) if path_exists(path) else None
+
+
 def first_fault(error: ValidationError) -> str:
     """Return the first fault of a validation in a few words, such as ``epochs: input should be a valid integer``."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
+    if error.error_count() > _MOST_FAULTS:
+        return f"{error.error_count():,} of its values are wrong"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = _shortened(".".join(map(str, first["loc"])))
     message = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
     return f"{where}: {message}" if where else message
+
+
+def entries(is_name: Callable[[str], object], kind: type | tuple[type, ...]) -> BeforeValidator:
+    """Return a validator of a mapping that stops at the first wrong entry, before pydantic looks at each.
+
+    Parameters
+    ----------
+    is_name
+        Whether a text may be the name of an entry.
+    kind
+        The type of the JSON values.
+    """
+
+    def check(content: object) -> object:
+        for name, value in content.items() if isinstance(content, dict) else ():
+            if not is_name(name) or not isinstance(value, kind):
+                raise ValueError(f"the entry {_shortened(name)} is not one of these")
+        return content
+
+    return BeforeValidator(check)
+
+
+def _shortened(name: str) -> str:
+    return visible(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")

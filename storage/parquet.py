@@ -7,7 +7,7 @@ expanded only once their decoded length is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ SMALL_BYTES = 256 * 2**20
 """Decoded rows and bytes that a file of any size may hold."""
 RATIO = 100
 """Decoded bytes allowed per byte of a larger file. The tables of a cache have about 15."""
+BATCH_ROWS = 2**15
+"""Rows of a piece of a table that is read in pieces."""
 
 
 def fetch_source(path: AnyPath) -> Path | pa.Buffer:
@@ -80,8 +82,48 @@ def read_bounded(source: Path | pa.Buffer | RemotePath, columns: Sequence[str] |
     _check_bytes(
         table.nbytes + sum(_text_bytes(table.column(name)) for name in encoded if name in table.column_names), size
     )
-    plain = [field.with_type(field.type.value_type) if _is_dictionary(field.type) else field for field in table.schema]
-    return table.cast(pa.schema(plain, table.schema.metadata))
+    return table.cast(_plain(table.schema))
+
+
+def read_batches(
+    source: Path | pa.Buffer | RemotePath, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS
+) -> Iterator[pa.Table]:
+    """Yield a Parquet file's table in pieces; otherwise as :func:`read_bounded`.
+
+    Parameters
+    ----------
+    source, columns
+        As for :func:`read_bounded`.
+    rows
+        Rows of a piece.
+
+    Raises
+    ------
+    ValueError
+        If the file declares or holds more than a file of its size may; perhaps after the first pieces.
+    OSError, pyarrow.ArrowException
+        As pyarrow raises them.
+    """
+    size = source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
+    with pq.ParquetFile(for_pyarrow(source)) as file:
+        metadata = file.metadata
+        check_declared(metadata, size, columns)
+        encoded = _dictionary_columns(metadata, columns)
+    decoded = 0
+    try:
+        with pq.ParquetFile(
+            for_pyarrow(source), read_dictionary=encoded, metadata=metadata, page_checksum_verification=True
+        ) as file:
+            wanted = None if columns is None else list(columns)
+            for batch in file.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
+                piece = pa.Table.from_batches([batch])
+                for column in piece.columns:
+                    is_text = _is_dictionary(column.type)
+                    decoded += 4 * len(column) + _text_bytes(column) if is_text else column.nbytes
+                _check_bytes(decoded, size)
+                yield piece.cast(_plain(piece.schema))
+    except KeyError as error:
+        raise ValueError(f"its two schemas differ in the column {error}") from error
 
 
 def read_nested_text(source: Path | pa.Buffer | RemotePath, column: str) -> list[str | None]:
@@ -168,6 +210,12 @@ def _dictionary_columns(metadata: pq.FileMetaData, columns: Sequence[str] | None
 
 def _is_dictionary(dtype: pa.DataType) -> bool:
     return bool(pa.types.is_dictionary(dtype))
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with the types of the values in place of dictionaries."""
+    fields = [field.with_type(field.type.value_type) if _is_dictionary(field.type) else field for field in schema]
+    return pa.schema(fields, schema.metadata)
 
 
 def _text_bytes(column: pa.ChunkedArray) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import UserError
+from .text import visible
 
 _Result = TypeVar("_Result")
 
@@ -59,7 +60,7 @@ def with_retries(call: Callable[[], _Result], what: str) -> _Result:
         except Exception as error:  # each library defines its own exceptions
             if not left or _is_final(error):
                 raise OSError(_errno(error), _message(error), what) from error
-            _log.warning("%s: %s; trying again", what, _message(error))
+            _log.warning("%s: %s; trying again", visible(what), visible(_message(error)))
         time.sleep(pause * random.uniform(0.75, 1.25))
         pause *= 2
     raise AssertionError("no tries")

@@ -15,6 +15,7 @@ from s3_server import _s3_proxy as _s3_proxy
 from s3_server import s3_bucket as s3_bucket
 from s3_server import s3_proxy as s3_proxy
 from s3_server import s3_server as s3_server
+from skip_budget import pytest_configure as pytest_configure
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DISTIL_CACHE_SHARED", ROOT.parent / "shared"))

@@ -59,9 +59,15 @@ BEHIND = {
         {"form": "format", "compile_adm": "compile", "derived_name": "name"},
     ),
     "train": Behind(
-        (TrainConfig, run_training), own={"local_copy_gib", "sweep", "cache"}, open=set(TrainConfig.model_fields)
+        (TrainConfig, run_training),
+        own={"local_copy_gib", "sweep", "cache", "dry_run"},
+        open=set(TrainConfig.model_fields),
     ),
-    "evaluate": Behind((run_evaluation,), {"test_transform": "transform", "build_id": "build"}, own={"local_copy_gib"}),
+    "evaluate": Behind(
+        (run_evaluation,),
+        {"test_transform": "transform", "build_id": "build"},
+        own={"local_copy_gib", "cache", "dataset"},
+    ),
     "report": Behind((write_report,), own={"bench", "evaluate", "on", "device"}),
     "audit": Behind((run_audit, Options), own={"swap"}),
     "predict": Behind(
@@ -80,7 +86,7 @@ BEHIND = {
     "cache export": Behind((export_build,), {"split": "splits"}),
     "cache import": Behind((ImportConfig,), {"form": "format"}),
     "checkpoint import": Behind((import_checkpoint,)),
-    "checkpoint export": Behind((export_checkpoint,)),
+    "checkpoint export": Behind((export_checkpoint,), own={"card"}),
 }
 
 

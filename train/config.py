@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, ScheduleName, ValSource
+from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Reader, ScheduleName, ValSource
 from ..errors import UsageError
 from .methods import Method, find_method
 
@@ -82,6 +82,9 @@ class TrainConfig(BaseModel):
         ``val``: validate on the split ``val`` of each dataset that has one. ``train``: never.
     val_fraction
         Share of the keys of ``train`` held out for validation where ``val`` does not serve.
+    reader, export
+        ``cache``: read the training rows with the cache's own reader. ``webdataset``: stream them from the tar shards of the
+        cache or, if named, from the tars of an export; the order of the rows is then webdataset's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -119,6 +122,8 @@ class TrainConfig(BaseModel):
     train_size: int | None = Field(default=None, ge=8)
     val_from: ValSource = "val"
     val_fraction: float = Field(default=0.1, ge=0, le=0.5)
+    reader: Reader = "cache"
+    export: str | None = None
 
     @classmethod
     def checked(cls, **values: Any) -> Self:
@@ -194,6 +199,10 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "init_from: the student starts from another run, so initial_weights has no effect. Omit one of them."
             )
+        if self.export and self.reader != "webdataset":
+            raise ValueError("export: is only read by the reader webdataset. Add --reader webdataset.")
+        if self.export and len(self.dataset) > 1:
+            raise ValueError("export: holds one dataset, and the training joins several. Leave it out.")
         if len(set(self.dataset)) < len(self.dataset) or not all(self.dataset):
             raise ValueError(f"dataset: {', '.join(self.dataset)} contains a name twice or an empty one.")
         if len(self.build) > len(self.dataset):

@@ -26,24 +26,26 @@ from typing import IO, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from ...errors import UnreachableError
 from ...storage import AnyPath, list_names, symlink_above
 from ...storage.atomic import create_file, make_folder
+from ...storage.json_record import entries
 from ...storage.trees import open_mappable
 from ..shards.keys import BINARY
-from ..shards.marker import Key
+from ..shards.marker import Key, Keys, Reasons, is_id
 from .index import MAX_ROWS, Index, IndexSegment
 
 FOLDER = "index"
 SUFFIX = ".index"
-_NAME = re.compile(r"(\d{6,12})\.index")
+_NAME = re.compile(r"([0-9]{6,12})\.index")
 _MAGIC = b"dcindex1"
 _ROW_NUMBER = np.dtype("<i4")
 _PREAMBLE = len(_MAGIC) + 8 + 32
 _ALIGNMENT = 64
-_MAX_HEADER = 2**30
+_MAX_HEADER = 2**26
+"""That of a million shards."""
 _FEW_MARKERS = 64
 _BLOCK = 1 << 20
 
@@ -71,11 +73,11 @@ class Header(BaseModel):
 
     version: Literal[1] = 1
     fingerprint: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
-    shards: list[Key]
-    rows: list[Annotated[int, Field(ge=0, le=MAX_ROWS)]]
-    bytes: list[Annotated[int, Field(ge=0, lt=2**63)]]
-    rejected: dict[Key, dict[Key, str]]
-    merged: dict[Key, tuple[Key, ...]]
+    shards: Annotated[list[Key], FailFast()]
+    rows: Annotated[list[Annotated[int, Field(ge=0, le=MAX_ROWS)]], FailFast()]
+    bytes: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], FailFast()]
+    rejected: Annotated[dict[Key, Reasons], entries(is_id, dict)]
+    merged: Annotated[dict[Key, Annotated[Keys, Field(strict=False)]], entries(is_id, (list, tuple))]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

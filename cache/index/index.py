@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ _Int32 = NDArray[np.int32]
 MAX_ROWS = 2**31 - 1
 """Most rows of one feature that an index can number."""
 _BLOCK = 1 << 20
+_MANY = 1 << 16
+"""Keys of a look-up that touches most pages of an index or a range of it, so they are not left in memory."""
 _ABSENT = np.int32(-1)
 
 
@@ -110,6 +113,15 @@ class IndexSegment:
     def rows_of(self, shard: int) -> int:
         """Return the number of rows of the shard at this index."""
         return int(self.starts[shard + 1] - self.starts[shard])
+
+    def forget_pages(self) -> None:
+        """Give back the memory of what was read from a mapped file; the next look-up reads it again."""
+        for array in (self.keys, self.row_numbers):
+            base: object = array
+            while isinstance(base, np.ndarray):
+                base = base.base
+            if isinstance(base, mmap.mmap):
+                base.madvise(mmap.MADV_DONTNEED)
 
     def find(self, wanted: KeyArray, position: _Int32) -> tuple[_Int32, _Int32]:
         """Look up keys.
@@ -259,6 +271,8 @@ class Index:
                 better = (shard_here >= 0) & ((found[block] < 0) | (shard_here < found[block]))
                 found[block[better]] = shard_here[better]
                 row[block[better]] = row_here[better]
+                if len(order) >= _MANY:
+                    segment.forget_pages()
         return found, row
 
     def agrees_with(self, marker: Marker) -> bool:

@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import IntegrityError, UnreachableError, UserError
 from ...storage import AnyPath, path_exists
 from ...storage.atomic import cannot_write, fsync_folder, fsync_tree
+from ...storage.text import visible
 from ..shards.data import remove_data
 from ..shards.format import Rows, ShardReader, checksum, data_files
 from ..shards.marker import Marker, check_hint, read_marker
@@ -173,7 +174,8 @@ class LocalCopy:
                     return target
         except OSError as error:
             if not self._full:
-                _log.warning("%s Until then shards are read from the cache itself.", cannot_write(self.folder, error))
+                why = visible(str(cannot_write(self.folder, error)))
+                _log.warning("%s Until then shards are read from the cache itself.", why)
             self._full[:] = [time.monotonic() + _FULL_SECONDS]
         return None
 

@@ -25,7 +25,7 @@ from ..lease import FOLDER as BUILDERS
 from ..lease import STALE_SECONDS, file_time, read_leases
 from ..records.builds import RECIPE_NAME, RECORD_NAME, REF_NAME
 from ..records.datasets import HEAD_NAME, REVISION_NAME
-from ..shards.marker import DATA_NAME, MARKER_NAME, Marker, read_marker
+from ..shards.marker import DATA_NAME, MARKER_NAME, read_marker
 from ..spec import FOLDER_NAME
 from ..store import Cache
 from .trash import DAMAGED, REMOVED, refuse_symlinks
@@ -205,11 +205,10 @@ def _named(shards: AnyPath, shard: str) -> set[str]:
     """Return the names of the data that a shard's marker names; all candidates if it is damaged."""
     path = shards / f"{shard}.json"
     try:
-        with unreachable_on_error(path):
-            return {Marker.model_validate_json(path.read_bytes()).data}
-    except FileNotFoundError:
-        return set()
-    except ValueError:
+        return {read_marker(path).data}
+    except IntegrityError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return set()
         return {name for name in list_names(shards) if name.startswith(f"{shard}-")}
 
 

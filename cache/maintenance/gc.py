@@ -19,7 +19,7 @@ from ...errors import IntegrityError
 from ...storage import AnyPath, list_matching, map_ordered, path_exists, relative_name, unreachable_on_error
 from ...storage.atomic import fsync_folder
 from ..lease import Leases, file_time, read_leases
-from ..records.builds import RECORD_NAME, BuildRecord
+from ..records.builds import RECORD_NAME, read_build
 from ..records.datasets import OF_REVISION, REVISION_NAME
 from ..shards.format import checksum
 from ..store import Cache, FeatureStore
@@ -311,10 +311,11 @@ def _dataset_and_revision(path: AnyPath) -> tuple[str, str] | None:
     """Return the dataset and revision of a removed build record; None if another process has deleted it."""
     removed = trash_folder(path) / path.name
     try:
-        with unreachable_on_error(removed):
-            record = BuildRecord.model_validate_json(removed.read_bytes())
-    except FileNotFoundError:
-        return None
+        record = read_build(removed)
+    except IntegrityError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
     return record.dataset, record.revision
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from ...errors import UserError
 from ..lease import lease
 from ..records.builds import BuildRecord
+from ..shards.keys import keys_of_column
 from ..store import Cache
 from .trash import ensure_shards
 
@@ -70,10 +71,10 @@ def _reject(row: Mapping[str, str], reasons: Mapping[str, str]) -> dict[str, obj
 
 def _record(cache: Cache, record: BuildRecord, revision: str, table: pa.Table) -> BuildRecord:
     """Return the record of the same features for another revision."""
-    split_of = dict(zip(table.column("key").to_pylist(), table.column("split").to_pylist(), strict=True))
     built = {}
     for name, feature in record.features.items():
         store = cache.open_feature(feature.folder)
-        built[name] = store.built(split_of, feature.splits)
+        inside = table.filter(pc.is_in(table.column("split"), pa.array(feature.splits, pa.string())))
+        built[name] = store.built([keys_of_column(inside.column("key"))], feature.splits)
         ensure_shards(store, built[name].shards)
     return BuildRecord.new(record.dataset, revision, built, record.versions, record.origin)

@@ -248,7 +248,7 @@ def _verify_dataset(cache: Cache, name: str) -> Iterator[Problem]:
 
 
 def _check_table(store: DatasetStore, name: str, revision: str) -> None:
-    if revision_of(store.read(name, revision)) != revision:
+    if revision_of(store.pieces(name, revision)) != revision:
         raise IntegrityError(f"datasets/{name}/{revision}.parquet: its rows are not those of this revision.")
 
 

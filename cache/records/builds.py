@@ -8,23 +8,32 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from ...errors import IntegrityError, UnreachableError, UserError
 from ...storage import AnyPath, list_matching, path_exists
 from ...storage.atomic import create_file, make_folder, read_file
-from ..shards.marker import Key, first_error
+from ...storage.json_record import entries, first_fault
+from ..shards.marker import Keys
 from ..spec import fingerprint_of
+from .datasets import DATASET
 
 BUILD_DIGITS = 16
-_MAX_RECORD = 2**30
-_MAX_RECIPE = 2**20
+_MAX_RECORD = 2**26
+"""That of a build with more than a million shards."""
+_MAX_REF = 2**20
+_MAX_RECIPE = 2**16
+"""tomllib takes the square of the length for a name with many dots."""
+_LONGEST_NAME = 4096
 _BUILD = re.compile(r"[0-9a-f]{16}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RECORD_NAME = re.compile(rf"{_BUILD.pattern}\.json")
 RECIPE_NAME = re.compile(rf"{_BUILD.pattern}\.toml")
 REF_NAME = re.compile(rf"{_RUN.pattern}\.json")
+_FEATURE = re.compile(r"[a-z0-9_]+")
 _Model = TypeVar("_Model", bound=BaseModel)
+DatasetName = Annotated[str, Field(pattern=rf"\A{DATASET.pattern}\z")]
+BuildId = Annotated[str, Field(pattern=rf"\A{_BUILD.pattern}\z")]
 
 
 class BuiltFeature(BaseModel):
@@ -46,8 +55,8 @@ class BuiltFeature(BaseModel):
 
     fingerprint: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
     folder: Annotated[str, Field(pattern=r"\A[a-z0-9_]+-[0-9a-f]{16}\z")]
-    shards: tuple[Key, ...]
-    splits: tuple[str, ...]
+    shards: Keys
+    splits: Annotated[tuple[str, ...], FailFast()]
 
 
 class Derived(BaseModel):
@@ -63,7 +72,7 @@ class Derived(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str
+    dataset: DatasetName
     revision: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
     perturbation: Annotated[str, Field(pattern=r"\A[a-z]+:[0-9.]+\z")]
 
@@ -92,12 +101,12 @@ class BuildRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
-    dataset: str
+    id: BuildId
+    dataset: DatasetName
     revision: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
-    features: dict[str, BuiltFeature]
+    features: Annotated[dict[str, BuiltFeature], entries(_FEATURE.fullmatch, (dict, BuiltFeature))]
     created: AwareDatetime
-    versions: dict[str, str]
+    versions: Annotated[dict[str, str], entries(bool, str)]
     origin: Derived | None = None
 
     @classmethod
@@ -136,8 +145,8 @@ class Ref(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: str
-    build: str
+    run: Annotated[str, Field(pattern=rf"\A{_RUN.pattern}\z")]
+    build: BuildId
     path: str
 
 
@@ -171,9 +180,14 @@ class BuildStore:
         path = self.folder / f"{build_id}.toml"
         try:
             named = tomllib.loads(read_file(path, _MAX_RECIPE).decode()).get("adm")
-        except (ValueError, IntegrityError, UnreachableError):  # it is a convenience: the record has the digest
+        except (
+            ValueError,
+            RecursionError,
+            IntegrityError,
+            UnreachableError,
+        ):  # it is a convenience: the record has the digest
             return None
-        return named if isinstance(named, str) else None
+        return named if isinstance(named, str) and len(named) <= _LONGEST_NAME else None
 
     def read(self, build_id: str) -> BuildRecord:
         """Return a record; UserError if it does not exist, IntegrityError if it is damaged."""
@@ -181,7 +195,7 @@ class BuildStore:
         if not _BUILD.fullmatch(build_id) or not path_exists(path):
             hint = f"List them with: distil-cache cache ls {self._root}"
             raise UserError(f"{self._root}: has no build {build_id}. {hint}")
-        record = _read(path, BuildRecord)
+        record = read_build(path)
         if record.id != build_id or record.id != _id_of(record.dataset, record.revision, record.features):
             raise IntegrityError(f"{path}: the content does not belong to this build's id, so the file is damaged.")
         return record
@@ -221,7 +235,7 @@ class BuildStore:
         target = self.refs_folder / f"{run_id}.json"
         ref = Ref(run=run_id, build=self.read(build_id).id, path=str(path))
         if not create_file(target, ref.model_dump_json(indent=2).encode() + b"\n"):
-            existing = _read(target, Ref)
+            existing = read_ref(target)
             if existing.build != ref.build:
                 raise UserError(f"{target}: run {run_id} already uses build {existing.build}. Give the run a new name.")
 
@@ -231,8 +245,16 @@ class BuildStore:
 
 
 def read_ref(path: AnyPath) -> Ref:
-    """Read one reference; IntegrityError if the file is damaged."""
-    return _read(path, Ref)
+    """Read one reference; IntegrityError if the file is damaged, or is that of another run."""
+    ref = _read(path, Ref, _MAX_REF)
+    if path.name != f"{ref.run}.json":
+        raise IntegrityError(f"{path}: is the reference of another run, {ref.run}, so the file is damaged.")
+    return ref
+
+
+def read_build(path: AnyPath) -> BuildRecord:
+    """Read one build record, wherever it lies; IntegrityError if the file is absent or damaged."""
+    return _read(path, BuildRecord, _MAX_RECORD)
 
 
 def _id_of(dataset: str, revision: str, features: Mapping[str, BuiltFeature]) -> str:
@@ -240,8 +262,8 @@ def _id_of(dataset: str, revision: str, features: Mapping[str, BuiltFeature]) ->
     return fingerprint_of({"dataset": dataset, "revision": revision, "features": plain})[:BUILD_DIGITS]
 
 
-def _read(path: AnyPath, model: type[_Model]) -> _Model:
+def _read(path: AnyPath, model: type[_Model], most_bytes: int) -> _Model:
     try:
-        return model.model_validate_json(read_file(path, _MAX_RECORD))
+        return model.model_validate_json(read_file(path, most_bytes))
     except ValidationError as error:
-        raise IntegrityError(f"{path}: is not a valid record ({first_error(error)}).") from error
+        raise IntegrityError(f"{path}: is not a valid record ({first_fault(error)}).") from error

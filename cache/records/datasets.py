@@ -13,7 +13,10 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +26,11 @@ from numpy.typing import NDArray
 
 from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, list_folders, list_matching, list_names, path_exists, unreachable_error
-from ...storage.atomic import create_file, flush_name, make_folder, read_file
-from ...storage.parquet import fetch_source, read_bounded, read_schema
+from ...storage.atomic import create_file, create_written, flush_name, make_folder, read_file
+from ...storage.disk_array import Records, group_starts, sort_records, whole_groups
+from ...storage.parquet import fetch_source, read_batches, read_bounded, read_schema
 from ...storage.regular import IrregularFileError
-from ..shards.keys import hex_keys, keys_of_column
+from ..shards.keys import BINARY, hex_keys, keys_of_column
 from .audit import MOST_BYTES, HeaderAudit, parse_audit
 from .sources import SourceRecords, parse_sources
 
@@ -50,11 +54,16 @@ REPEATED = ["source", "split", "generator", "family", "group", "format"]
 """Columns stored with a dictionary; in the others few values repeat."""
 OF_REVISION = (".parquet", ".rejects.jsonl", ".audit.json", ".sources.json")
 """Suffixes of a revision's files. Not every revision has an audit, or accounts of its sources."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
+DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
+"""Names of datasets."""
 _REVISION = re.compile(r"[0-9a-f]{16}")
 _TABLE = re.compile(r"[0-9a-f]{16}\.parquet")
 REVISION_NAME = re.compile(r"[0-9a-f]{16}\.(parquet|rejects\.jsonl|audit\.json|sources\.json)")
-HEAD_NAME = re.compile(r"HEAD-(\d{6,})\.json")
+HEAD_NAME = re.compile(r"HEAD-([0-9]{6,})\.json")
+TablePieces = Callable[[], Iterable[pa.Table]]
+"""Yields a table in pieces whenever it is called."""
+GROUP_ROWS = 2**20
+"""Rows of a row group."""
 _MAX_REJECTS = 2**30
 REVISION_DIGITS = 16
 _BLOCK = 1 << 18
@@ -81,7 +90,7 @@ class DatasetStore:
         self.move_head(name, revision)
         return revision
 
-    def add(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
+    def add(self, name: str, table: pa.Table | TablePieces, rejects: Sequence[Mapping[str, object]] = ()) -> str:
         """Store a table without moving the head. An existing revision keeps the files it was first written with.
 
         Parameters
@@ -89,7 +98,7 @@ class DatasetStore:
         name
             The dataset.
         table
-            With the columns of ``SCHEMA``.
+            With the columns of ``SCHEMA``; or what yields its pieces, which is called more than once.
         rejects
             A JSON object for each rejected file.
 
@@ -105,18 +114,15 @@ class DatasetStore:
         UserError
             If the name is not allowed, or the files cannot be written.
         """
-        table = table.select(SCHEMA.names).cast(SCHEMA)
-        _check_values(table)
+        pieces = partial(_valid, (lambda: [table]) if isinstance(table, pa.Table) else table)
         folder = self._folder(name)
         make_folder(folder)
-        revision = revision_of(table)
+        revision = revision_of(pieces())
         target = folder / f"{revision}.parquet"
         if not path_exists(target):  # the head, in the same folder, flushes what another process left unflushed
             lines = "".join(json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects)
             create_file(folder / f"{revision}.rejects.jsonl", lines.encode())
-            buffer = pa.BufferOutputStream()
-            pq.write_table(table, buffer, compression="zstd", use_dictionary=REPEATED, write_page_checksum=True)
-            create_file(target, memoryview(buffer.getvalue()))
+            create_written(target, lambda file: _write_table(file, pieces()))
         return revision
 
     def move_head(self, name: str, revision: str) -> None:
@@ -177,6 +183,23 @@ class DatasetStore:
                 return _read_table(path, columns)
         raise IntegrityError(f"{path}: cannot be used (it moved each time it was read). Run the command again.")
 
+    def pieces(
+        self, name: str, revision: str | None = None, *, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield the table of a revision in pieces, at least one; arguments and errors as for :meth:`read`."""
+        revision = self.head(name) if revision is None else revision
+        for _ in range(_ATTEMPTS):
+            path = self._path(name, revision, ".parquet")
+            pieces = _read_pieces(path, columns)
+            try:
+                first = next(pieces)
+            except FileNotFoundError:  # gc has just moved it to the trash, or back
+                continue
+            yield first
+            yield from pieces
+            return
+        raise IntegrityError(f"{path}: cannot be used (it moved each time it was read). Run the command again.")
+
     def rejects(self, name: str, revision: str | None = None) -> list[dict[str, object]]:
         """Return the rejected files of a revision (default: the head), as recorded when it was first written."""
         path = self._path(name, revision, ".rejects.jsonl")
@@ -210,7 +233,7 @@ class DatasetStore:
 
     def names(self) -> list[str]:
         """Return the datasets that have a head, sorted."""
-        names = [folder.name for folder in list_folders(self.folder) if _NAME.fullmatch(folder.name)]
+        names = [folder.name for folder in list_folders(self.folder) if DATASET.fullmatch(folder.name)]
         return [name for name in names if self._head_numbers(name)]
 
     def revisions(self, name: str) -> list[str]:
@@ -222,7 +245,7 @@ class DatasetStore:
         return self._folder(name) / "scan.parquet"
 
     def _folder(self, name: str) -> AnyPath:
-        if not _NAME.fullmatch(name):
+        if not DATASET.fullmatch(name):
             raise UserError(
                 f"{name!r}: is not a valid dataset name. Use letters, digits, dots, dashes and underscores."
             )
@@ -249,16 +272,67 @@ class DatasetStore:
         return number, named_revision(self._folder(name) / _head_name(number))
 
 
+def _valid(pieces: TablePieces) -> Iterator[pa.Table]:
+    """Yield the pieces of a table with the types of ``SCHEMA``; ValueError for impossible values."""
+    for piece in pieces():
+        table = piece.select(SCHEMA.names).cast(SCHEMA)
+        _check_values(table)
+        yield table
+
+
+def _write_table(file: IO[bytes], pieces: Iterable[pa.Table]) -> None:
+    """Write a table as ``pyarrow.parquet.write_table`` does, holding the rows of one row group in memory."""
+    held = SCHEMA.empty_table()
+    with pq.ParquetWriter(
+        file, SCHEMA, compression="zstd", use_dictionary=REPEATED, write_page_checksum=True
+    ) as writer:
+        for piece in pieces:
+            held = pa.concat_tables([held, piece])
+            while len(held) >= GROUP_ROWS:
+                writer.write_table(held.slice(0, GROUP_ROWS).combine_chunks(), row_group_size=GROUP_ROWS)
+                held = held.slice(GROUP_ROWS)
+        if len(held) or not writer.writer_is_open:
+            writer.write_table(held.combine_chunks(), row_group_size=GROUP_ROWS)
+
+
 def _read_table(path: AnyPath, columns: Sequence[str] | None) -> pa.Table:
     """Read and check a revision's table; FileNotFoundError if it is gone, IntegrityError if it is damaged."""
+    with _damage_of(path):
+        source = _checked_source(path)
+        return _checked_piece(read_bounded(source, columns))
+
+
+def _read_pieces(path: AnyPath, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    """Yield the same in pieces, at least one."""
+    with _damage_of(path):
+        source = _checked_source(path)
+        empty = True
+        for piece in read_batches(source, columns):
+            empty = False
+            yield _checked_piece(piece)
+        if empty:
+            yield _checked_piece(read_bounded(source, columns))
+
+
+def _checked_source(path: AnyPath) -> Path | pa.Buffer:
+    source = fetch_source(path)
+    found = read_schema(source)
+    if found.names != SCHEMA.names or found.types != SCHEMA.types:
+        raise ValueError(f"its columns are not those of a dataset: {_schema_difference(found)}")
+    return source
+
+
+def _checked_piece(table: pa.Table) -> pa.Table:
+    table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
+    _check_values(table)
+    return table
+
+
+@contextlib.contextmanager
+def _damage_of(path: AnyPath) -> Iterator[None]:
+    """Turn the errors of reading a table into IntegrityError, or UnreachableError if it may be sound."""
     try:
-        source = fetch_source(path)
-        found = read_schema(source)
-        if found.names != SCHEMA.names or found.types != SCHEMA.types:
-            raise ValueError(f"its columns are not those of a dataset: {_schema_difference(found)}")
-        table = read_bounded(source, columns)
-        table = table.cast(pa.schema([SCHEMA.field(column) for column in table.column_names]))
-        _check_values(table)
+        yield
     except FileNotFoundError:
         raise
     except IrregularFileError as error:
@@ -267,7 +341,6 @@ def _read_table(path: AnyPath, columns: Sequence[str] | None) -> pa.Table:
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own errors have no errno
             raise unreachable_error(path, error) from error
         raise IntegrityError(f"{path}: cannot be used ({error}).") from error
-    return table
 
 
 def _head_name(number: int) -> str:
@@ -306,15 +379,19 @@ def _all(values: pa.ChunkedArray) -> bool:
     return bool(pc.all(values, min_count=0).as_py())
 
 
-def revision_of(table: pa.Table) -> str:
+_ROW = np.dtype([("key", BINARY), ("kind", ">u4")])
+
+
+def revision_of(table: pa.Table | Iterable[pa.Table]) -> str:
     """Return the revision of a table: a hash of its rows.
 
-    Paths, sizes and the order of the rows do not enter, so moving or touching a file changes nothing.
+    Paths, sizes and the order of the rows do not enter, so moving or touching a file changes nothing. The rows are
+    sorted on disk, see :mod:`...storage.disk_array`.
 
     Parameters
     ----------
     table
-        With at least the columns ``key``, ``label``, ``split``, ``generator`` and ``group``.
+        With at least the columns ``key``, ``label``, ``split``, ``generator`` and ``group``; or its pieces.
 
     Returns
     -------
@@ -327,29 +404,63 @@ def revision_of(table: pa.Table) -> str:
     ValueError
         If a key is not 32 hex digits.
     """
-    keys = keys_of_column(table.column("key"))
-    endings, kind = _row_kinds(table)
-    order = np.lexsort((kind, keys))
+    kinds = RowKinds(("label", "split", "generator", "group"))
+    rows = sort_records(_keys_and_kinds([table] if isinstance(table, pa.Table) else table, kinds), _ROW)
+    found = list(kinds.found)
+    endings = [json.dumps(kind, separators=(",", ":"))[1:] for kind in found]
+    rank = np.empty(len(found), np.int64)
+    rank[sorted(range(len(found)), key=found.__getitem__)] = np.arange(len(found))
     digest = hashlib.sha256()
-    for start in range(0, len(order), _BLOCK):
-        rows = order[start : start + _BLOCK]
-        pairs = zip(hex_keys(keys[rows]), kind[rows].tolist(), strict=True)
-        digest.update("".join([f'["{key}",{endings[number]}\n' for key, number in pairs]).encode())
+    for block in whole_groups(rows.blocks(), "key"):
+        keys, kind = block["key"], block["kind"]
+        if len(group_starts(keys)) < len(keys):  # several rows of a key are in the order of their kinds
+            order = np.lexsort((rank[kind], keys))
+            keys, kind = keys[order], kind[order]
+        for start in range(0, len(keys), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            pairs = zip(hex_keys(keys[part]), kind[part].tolist(), strict=True)
+            digest.update("".join([f'["{key}",{endings[number]}\n' for key, number in pairs]).encode())
     return digest.hexdigest()[:REVISION_DIGITS]
 
 
-def _row_kinds(table: pa.Table) -> tuple[list[str], NDArray[np.intp]]:
-    """Return the distinct (label, split, generator, group), sorted, as the ends of JSON rows, and each row's index."""
-    code = np.zeros(table.num_rows, np.int64)
-    values: list[list[str | int]] = []
-    for name in ("label", "split", "generator", "group"):
-        encoded = table.column(name).combine_chunks().dictionary_encode()
-        found = encoded.dictionary.to_pylist()
-        values.append(sorted(found))
-        rank = {value: number for number, value in enumerate(values[-1])}
-        code = code * len(found) + np.array([rank[value] for value in found], np.int64)[encoded.indices.to_numpy()]
-    distinct, kind = np.unique(code, return_inverse=True)
-    sizes = [len(column) for column in values]
-    ranks = np.unravel_index(distinct, sizes) if len(distinct) else ()
-    columns = ([column[n] for n in rank.tolist()] for column, rank in zip(values, ranks, strict=False))
-    return [json.dumps(row, separators=(",", ":"))[1:] for row in zip(*columns, strict=True)], kind
+class RowKinds:
+    """Numbers the distinct values that rows have in some columns, in the order in which they are met.
+
+    Parameters
+    ----------
+    columns
+        Names of the columns.
+
+    Attributes
+    ----------
+    found : dict
+        Values -> number.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self.found: dict[tuple[Any, ...], int] = {}
+
+    def numbers(self, piece: pa.Table) -> NDArray[np.int64]:
+        """Return the number of each row's values, (rows,)."""
+        code = np.zeros(piece.num_rows, np.int64)
+        values: list[list[Any]] = []
+        for name in self.columns:
+            column = piece.column(name).combine_chunks()
+            encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+            values.append(encoded.dictionary.to_pylist())
+            code = code * max(len(values[-1]), 1) + encoded.indices.to_numpy()
+        distinct, kind = np.unique(code, return_inverse=True)
+        places = np.unravel_index(distinct, [max(len(column), 1) for column in values])
+        numbers = np.empty(len(distinct), np.int64)
+        for number, place in enumerate(zip(*places, strict=True)):
+            key = tuple(column[at] for column, at in zip(values, place, strict=True))
+            numbers[number] = self.found.setdefault(key, len(self.found))
+        return numbers[kind]
+
+
+def _keys_and_kinds(pieces: Iterable[pa.Table], kinds: RowKinds) -> Iterator[Records]:
+    for piece in pieces:
+        records = np.empty(piece.num_rows, _ROW)
+        records["key"], records["kind"] = keys_of_column(piece.column("key")), kinds.numbers(piece)
+        yield records

@@ -7,6 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ...errors import IntegrityError
+from ...storage.json_record import first_fault
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -31,7 +32,6 @@ def parse_record(record: type[Record], data: bytes, name: str, what: str) -> Rec
     try:
         return record.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        fault = f"{where}: {first['msg']}" if where else first["msg"]
-        raise IntegrityError(f"{name}: is not a valid {what} ({fault.lower()}), so the file is damaged.") from error
+        raise IntegrityError(
+            f"{name}: is not a valid {what} ({first_fault(error)}), so the file is damaged."
+        ) from error

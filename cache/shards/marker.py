@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -20,9 +21,12 @@ from pydantic import (
     model_validator,
 )
 
+from ...choices import PackedStorage
 from ...errors import IntegrityError
 from ...storage import AnyPath, RemotePath, read_many, unreachable_error
 from ...storage.atomic import check_size, read_file
+from ...storage.json_record import entries, first_fault
+from .packed import packed_bytes
 
 MAX_SHARD_BYTES = 16 * 2**30
 """Largest shard, uncompressed, that is written or accepted."""
@@ -39,8 +43,20 @@ MARKER_NAME = re.compile(r"[0-9a-f]{32}\.json")
 DATA_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{16}\.[a-z]{1,8}")
 """File names of a shard's marker and data. Both begin with the shard's id."""
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
+Name = Annotated[str, Field(pattern=r"\A[a-z0-9-]{1,64}\z")]
 DType = Literal["uint8", "float16", "float32"]
 Size = Annotated[int, Field(ge=1, le=MAX_SHARD_BYTES)]
+Keys = Annotated[tuple[Key, ...], FailFast()]
+"""Keys or shard ids."""
+
+
+def is_id(text: str) -> bool:
+    """Return whether ``text`` is a key or a shard id: 32 lower-case hex digits."""
+    return _ID.fullmatch(text) is not None
+
+
+Reasons = Annotated[dict[Key, str], entries(is_id, str)]
+"""Key -> why it has no row."""
 
 
 class Marker(BaseModel):
@@ -61,7 +77,9 @@ class Marker(BaseModel):
     rejected
         Reason for each planned key that has no row.
     dtype, shape
-        Those of one row.
+        Those of one row as it is read.
+    packed
+        How the data hold the rows, if not as they are read; see :mod:`.packed`. Left out of the JSON if None.
     codec
         How the rows are compressed.
     bytes, sha256
@@ -77,16 +95,17 @@ class Marker(BaseModel):
     version: Literal[1] = 1
     shard: Key
     data: Annotated[str, Field(pattern=r"\A[0-9a-f]{32}-[0-9a-f]{16}\.[a-z]{1,8}\z")]
-    format: str
-    keys: Annotated[tuple[Key, ...], Field(max_length=MAX_ROWS)]
-    rejected: dict[Key, str] = {}
+    format: Name
+    keys: Annotated[Keys, Field(max_length=MAX_ROWS)]
+    rejected: Reasons = {}
     dtype: DType
-    shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
-    codec: str
+    shape: Annotated[tuple[Size, ...], FailFast(), Field(min_length=1, max_length=8)]
+    packed: PackedStorage | None = None
+    codec: Name
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
-    merged: tuple[Key, ...] = ()
-    offsets: tuple[int, ...] = ()
+    merged: Keys = ()
+    offsets: Annotated[tuple[int, ...], FailFast()] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -102,6 +121,8 @@ class Marker(BaseModel):
             raise ValueError(f"{self.row_bytes:,} bytes of a row are more than {MAX_ROW_BYTES:,}")
         if len({self.shard, *self.merged}) != 1 + len(self.merged):
             raise ValueError("a merged shard is named twice, or is this one")
+        if self.packed is not None and self.dtype != "float16":
+            raise ValueError(f"rows of {self.dtype} are never packed")
         if self.offsets:
             self._check_offsets()
         return self
@@ -110,13 +131,20 @@ class Marker(BaseModel):
         if len(self.offsets) != self.rows:
             raise ValueError(f"{len(self.offsets)} offsets for {self.rows} rows")
         sizes = (after - before for before, after in pairwise((*self.offsets, self.bytes)))
-        if self.offsets[0] < 0 or min(sizes) < self.row_bytes:
+        if self.offsets[0] < 0 or min(sizes) < self.of_data().row_bytes:
             raise ValueError("the offsets make rows overlap or leave the file")
 
     @model_serializer(mode="wrap")
     def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = dump(self)
-        return {name: value for name, value in fields.items() if value or name not in ("merged", "offsets")}
+        return {name: value for name, value in fields.items() if value or name not in ("merged", "offsets", "packed")}
+
+    def of_data(self) -> Marker:
+        """Return the marker with the dtype and shape that the rows have in the data."""
+        if self.packed is None:
+            return self
+        shape = (packed_bytes(self.shape, self.packed),)
+        return self.model_copy(update={"dtype": "uint8", "shape": shape, "packed": None})
 
     @property
     def rows(self) -> int:
@@ -137,11 +165,6 @@ class Marker(BaseModel):
     def planned(self) -> list[str]:
         """The keys that name the shard, see :func:`planned_keys`."""
         return planned_keys(self.keys, self.rejected)
-
-
-def is_id(text: str) -> bool:
-    """Return whether ``text`` is a key or a shard id: 32 lower-case hex digits."""
-    return _ID.fullmatch(text) is not None
 
 
 def planned_keys(keys: Sequence[str], rejected: Collection[str]) -> list[str]:
@@ -172,7 +195,7 @@ def parse_marker(text: bytes, path: AnyPath) -> Marker:
     try:
         marker = Marker.model_validate_json(text)
     except ValidationError as error:
-        raise IntegrityError(f"{path}: is not a valid marker ({first_error(error)}). {check_hint(path)}") from error
+        raise IntegrityError(f"{path}: is not a valid marker ({first_fault(error)}). {check_hint(path)}") from error
     if path.name != f"{marker.shard}.json":
         raise IntegrityError(f"{path}: is the marker of another shard, {marker.shard}. {check_hint(path)}")
     return marker
@@ -210,13 +233,6 @@ def fetch_markers(shards: RemotePath, wanted: Collection[str]) -> Iterator[Marke
 def check_hint(path: AnyPath) -> str:
     """Return the sentence that says how to check the cache to which ``path``, a path in a feature's folder, belongs."""
     return f"Check the cache with: distil-cache cache verify {_cache_root(path)}"
-
-
-def first_error(error: ValidationError) -> str:
-    """Return pydantic's first error as ``field: message``."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def check_keys(keys: Iterable[str]) -> None:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...choices import CodecChoice
+from ...choices import CodecChoice, PackedStorage
 from ...errors import IntegrityError
 from ...storage import AnyPath
-from .format import ShardFormat, ShardReader, data_files
+from .format import Rows, ShardFormat, ShardReader, data_files
 from .marker import Marker, check_hint
+from .packed import unpack
 from .tar import TarFormat
 from .zarr import ZarrFormat
 
@@ -69,7 +70,38 @@ def open_data(path: AnyPath, marker: Marker, feature: str, folder: AnyPath) -> S
         raise IntegrityError(
             f"{what}: {path} has {size:,} bytes, its marker says {marker.bytes:,}. {check_hint(folder)}"
         )
-    return form.open(path, files, marker, feature)
+    reader = form.open(path, files, marker.of_data(), feature)
+    return reader if marker.packed is None else UnpackingReader(reader, marker.shape, marker.packed)
+
+
+class UnpackingReader:
+    """An open shard of packed rows, read as float16.
+
+    Parameters
+    ----------
+    packed
+        Reads the packed rows.
+    shape
+        Shape of an unpacked row.
+    storage
+        The packing.
+    """
+
+    def __init__(self, packed: ShardReader, shape: tuple[int, ...], storage: PackedStorage) -> None:
+        self._packed = packed
+        self._shape = shape
+        self._storage: PackedStorage = storage
+
+    def read(self, start: int, stop: int, view: int | None, out: Rows | None = None) -> Rows:
+        """Return rows ``start`` to ``stop``; see :meth:`.format.ShardReader.read`."""
+        whole = out if out is not None and view is None else np.empty((stop - start, *self._shape), np.float16)
+        unpack(self._packed.read(start, stop, None), self._storage, whole)
+        if view is None:
+            return whole
+        if out is None:
+            return np.ascontiguousarray(whole[:, view])
+        out[...] = whole[:, view]
+        return out
 
 
 class OpenShard(NamedTuple):

@@ -8,11 +8,13 @@ written. Links, paths, sparse files, extended headers, and members of other name
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from ...storage import AnyPath
 from .format import DataFiles, Rows
 from .marker import Marker
 from .open_file import WINDOW_BYTES, ShardFile, open_file
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
@@ -57,6 +62,21 @@ class TarFormat:
         if marker.offsets != layout.offsets(marker.rows):
             raise file.unusable("the offsets in its marker are not those of its rows")
         return TarReader(file, marker, layout)
+
+
+def open_stream(path: AnyPath, marker: Marker, feature: str) -> BinaryIO:
+    """Open a tar shard as a stream of its bytes, for other programs' tar readers.
+
+    What is handed on is checked first, member by member, as a row is by :class:`TarReader`: so the stream holds plain
+    files of the size and names that the marker implies, and nothing else.
+
+    Raises
+    ------
+    IntegrityError
+        If the shard is absent or its size is not that of such a tar; while reading, if a member is not its row.
+    """
+    reader = TarFormat().open(path, [], marker, feature)
+    return cast(BinaryIO, io.BufferedReader(_MemberStream(reader.members()), 1 << 20))
 
 
 class TarLayout:
@@ -122,6 +142,18 @@ class TarReader:
             rows.byteswap(inplace=True)
         return rows
 
+    def members(self) -> Iterator[bytearray]:
+        """Yield the bytes of each member, checked, and then the end of the tar."""
+        stride, rows = self._layout.stride, len(self._keys) // 16
+        rows_per_window = max(1, WINDOW_BYTES // stride)
+        file = self._file
+        for row in range(rows):
+            if self._file.by_requests and row % rows_per_window == 0:
+                file = self._file.window([(row * stride, min(rows - row, rows_per_window) * stride)])
+            self._check_header(file, row)
+            yield file.read(row * stride, stride)
+        yield bytearray(_END)
+
     def _check_header(self, file: ShardFile, row: int) -> int:
         """Return the byte offset of a row's data; IntegrityError unless the member's header is that of this row."""
         begin = row * self._layout.stride
@@ -129,6 +161,29 @@ class TarReader:
         if file.read(begin, self._layout.before) != self._layout.header(key):
             raise file.unusable(f"row {row} is not the member {self._layout.member(key)} of its marker")
         return begin + self._layout.before
+
+
+class _MemberStream(io.RawIOBase):
+    """A stream over pieces of bytes."""
+
+    def __init__(self, pieces: Iterator[bytearray]) -> None:
+        self._pieces = pieces
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        while not self._piece:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._piece = memoryview(piece)
+        count = min(len(view), len(self._piece))
+        view[:count] = self._piece[:count]
+        self._piece = self._piece[count:]
+        return count
 
 
 def ustar_header(name: str, size: int) -> bytes:

@@ -1,7 +1,7 @@
 """Shards as zarr v3 arrays of shape (rows, *row shape).
 
 Each array is one zarr shard: a folder with ``zarr.json`` and one data file in which small inner chunks are compressed
-separately and located through an index. dask, xarray and zarr itself read it, and a block of rows is one contiguous
+separately and located through an index. zarr itself and dask read it, and a block of rows is one contiguous
 read.
 
 zarr writes; the reader is our own. A cache may be untrusted and blosc trusts its input, so metadata, index and chunk

@@ -66,11 +66,8 @@ def show_build(result: Result) -> None:
         )
     else:
         console.print(f"Build {result['build']} finished in {result['seconds']:,.1f} s.", highlight=False)
-    if plan:
-        console.print(Text("Next: the same command without --dry-run.", style="bold"))
-    else:
+    if not plan:
         _show_busy(console, result)
-    show_next(console, result)
 
 
 def _show_busy(console: Console, result: Result) -> None:
@@ -255,9 +252,12 @@ def _duration(hours: float) -> str:
 
 
 def show_builds(result: Result) -> None:
-    """Print the summaries of all builds of a command."""
-    for one in result.get("builds", [result]):
+    """Print the summaries of all builds of a command, and what to type next, once for those that agree in it."""
+    builds = result.get("builds", [result])
+    for one in builds:
         show_build(one)
+    for following in dict.fromkeys(one["next"] for one in builds):
+        show_next(new_console(), {"next": following})
 
 
 def show_rejects(console: Console, result: Result) -> None:

@@ -125,7 +125,8 @@ def show_suspects(result: Result) -> None:
         highlight=False,
     )
     if result["suspects"] and not result["set_aside"]:
-        console.print("To leave them out of new revisions, run it again with --set-aside.")
+        console.print("--set-aside leaves them out of a new revision.")
+    show_next(console, result)
 
 
 def show_collection(result: Result) -> None:
@@ -150,7 +151,8 @@ def show_collection(result: Result) -> None:
         highlight=False,
     )
     if result["dry_run"]:
-        console.print("Nothing was deleted. Run again with --yes to delete.")
+        console.print("Nothing was deleted." if result["items"] else "Nothing to delete.")
+    show_next(console, result)
 
 
 def show_compaction(result: Result) -> None:
@@ -164,9 +166,10 @@ def show_compaction(result: Result) -> None:
         for what in row["damaged"]:
             console.print(Text(what, style="red"), soft_wrap=True)
     if merged:
-        console.print("The original shards stay on disk until: distil-cache cache gc CACHE --yes", highlight=False)
+        console.print("The original shards stay on disk until `cache gc` deletes them.")
     else:
         console.print("Nothing to merge.")
+    show_next(console, result)
 
 
 def show_export(result: Result) -> None:

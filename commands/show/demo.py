@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from .format import Result, new_console, new_table, size_of
 
-_OWN_IMAGES = "distil-cache build FOLDER --cache cache --dataset mine --split-by 70/15/15 --profile small"
-
 
 def show_demo(result: Result) -> None:
     """Print the demo's scores, DIRE statistics and times, and where its report was written."""
@@ -49,7 +47,7 @@ def show_demo(result: Result) -> None:
     console.print()
     console.print(what_it_shows(result["test_sets"]), highlight=False)
     console.print(f"Report: {result['report']}", style="bold", highlight=False, soft_wrap=True)
-    console.print(f"Next, your own images: {_OWN_IMAGES}", style="bold", highlight=False, soft_wrap=True)
+    console.print(f"Next, your own images: {result['next']}", style="bold", highlight=False, soft_wrap=True)
 
 
 def what_it_shows(test_sets: list[Result]) -> str:

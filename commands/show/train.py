@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
+from .build import show_counts
 from .format import Result, cell, count, new_console, new_table, percent, percent_with_interval, show_next, show_profile
 
 _SPLITS = {"train": "training", "val": "validation"}
@@ -31,6 +32,47 @@ def show_train(result: Result) -> None:
     for note in _resume_notes(result):
         console.print(Text(f"Note: {note}"))
     show_next(console, result)
+
+
+def show_plans(result: Result) -> None:
+    """Print what a training would do, of a sweep the first one in full and the folders of all."""
+    console = new_console()
+    show_profile(console, result["profile"])
+    first, *others = result["runs"]
+    builds = ", ".join(f"{build['dataset']} (build {build['build']})" for build in first["builds"])
+    console.print(Text(f"Trains on {builds}, features {', '.join(first['features'])}."), soft_wrap=True)
+    show_counts(console, first["counts"])
+    validated = first["validation"] if first["samples"]["val"] else "nothing: no image is held out"
+    console.print(Text(f"Validates on {validated}."))
+    if left := first["samples"].get("left_out"):
+        console.print(f"{count(left, 'image')} left out, which another dataset reserves.", highlight=False)
+    settings = ((name, value) for name, value in first["settings"].items() if value != [] and value is not False)
+    table = new_table("Settings", ["", "value", "chosen by"])
+    filled = (result["profile"] or {}).get("settings", {})
+    for name, value in settings:
+        option = name.replace("_", "-")
+        by = "you" if name in result["given"] else "the profile" if option in filled else "default"
+        table.add_row(option, Text(_listed(value)), by)
+    console.print(table)
+    console.print(
+        Text(f"The student's input has {first['train_size']} pixels; it starts from {first['initial_weights']}.")
+    )
+    if first["teacher"]:
+        console.print(Text(f"Teacher: {first['teacher']}."))
+    per_epoch = count(first["steps_per_epoch"], "step")
+    epochs = count(first["settings"]["epochs"], "epoch")
+    console.print(f"At most {epochs} of {per_epoch}: {count(first['steps'], 'step')}.", highlight=False)
+    for sentence in dict.fromkeys(sentence for one in result["runs"] for sentence in one["absent"]):
+        console.print(Text(f"Note: {sentence}", style="yellow"), soft_wrap=True)
+    for one in result["runs"]:
+        console.print(Text(f"{one['run']}: {one['state']}."), soft_wrap=True)
+    if others:
+        console.print(f"{len(result['runs']):,} runs; the figures above are those of the first.", highlight=False)
+    show_next(console, result)
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _resume_notes(result: Result) -> list[str]:
@@ -63,6 +105,9 @@ def show_evaluation(result: Result) -> None:
     console = new_console()
     summary = result["summary"]
     threshold = summary["threshold"]
+    if result.get("defaults"):
+        own = ", ".join(f"{name} {value}" for name, value in result["defaults"].items())
+        console.print(Text(f"As the run was trained: {own}."), soft_wrap=True)
     validated = [] if threshold is None else [f"at {threshold:.3f}"]
     table = new_table(
         f"{result['dataset']}, split {result['split']}, {result['transform']}: accuracy and AP in percent (95 %)",

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ...cache.shards.keys import BINARY
+from ..scan.rows import RowTable, ScannedRow
 from ..sources.file import SourceFile
 from .classify import MIN_IMAGES, Separability, measure_separability
 from .header_features import CONTENT_FEATURES, HEADER_FEATURES, FeatureValue, HeaderFacts, header_features
@@ -99,6 +101,33 @@ def choose_evenly(files: Sequence[SourceFile], keys: Sequence[str], most: int) -
         turns = sorted((turn, cell, index) for cell, indices in cells.items() for turn, index in enumerate(indices))
         chosen += [index for _, _, index in turns[:most]]
     return sorted(chosen)
+
+
+def choose_evenly_of_table(rows: RowTable, most: int) -> list[ScannedRow]:
+    """Choose rows as :func:`choose_evenly` does, holding no more than those that may be chosen in memory."""
+    cell_of: dict[tuple[int, str, str], int] = {}
+    cells = [cell_of.setdefault((kind.label, kind.split, kind.generator), len(cell_of)) for kind in rows.kinds]
+    cell = np.array(cells, np.int64)
+    first = {number: np.empty(0, _CANDIDATE) for number in cell_of.values()}
+    start = 0
+    for block in rows.blocks():
+        found = np.empty(len(block), _CANDIDATE)
+        found["key"], found["row"] = block["key"], np.arange(start, start + len(block))
+        start += len(block)
+        of_row = cell[block["kind"]]
+        for number in np.unique(of_row).tolist():
+            candidates = np.concatenate([first[number], found[of_row == number]])
+            candidates = candidates[np.argsort(candidates["key"], kind="stable")]
+            last = candidates["key"][most - 1 : most]  # the paths decide between rows with this key
+            stop = int(np.searchsorted(candidates["key"], last, side="right")[0]) if len(last) else len(candidates)
+            first[number] = candidates[:stop]
+    numbers = np.sort(np.concatenate([np.empty(0, np.int64), *(candidates["row"] for candidates in first.values())]))
+    known = rows.at(numbers)
+    chosen = choose_evenly([row.file for row in known], [row.key for row in known], most)
+    return [known[index] for index in chosen]
+
+
+_CANDIDATE = np.dtype([("key", BINARY), ("row", "<i8")])
 
 
 def audit_parts(files: Sequence[SourceFile]) -> Iterator[tuple[str, list[int]]]:

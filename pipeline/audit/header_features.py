@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ...images.headers import parse_traits, read_header
-from ..scan.conflicts import ScannedRow
+from ..scan.rows import ScannedRow
 
 _USUAL = {"jpeg": ("jpg", "jpeg"), "tiff": ("tif", "tiff")}
 

@@ -20,7 +20,8 @@ from ...images.file import ImageRejected, rejection
 from ...progress import Progress, Silent
 from ...storage import AnyPath, to_path
 from ..accounting import account_for, notes_of, warnings_of
-from ..scan.conflicts import Reject, ScannedRow
+from ..scan.conflicts import Reject
+from ..scan.rows import ScannedRow
 from ..scan.scan import ScanResult, scan
 from ..sources.discover import discover
 from ..sources.file import AS_RECOGNISED, DiscoveredSource, ReadingOptions, SourceFile, printable

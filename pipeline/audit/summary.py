@@ -5,31 +5,30 @@ It opens no file. The result is stored with the dataset's revision, so a build t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...cache.records.audit import Carrier, Check, ContentFeature, HeaderAudit
-from ..scan.conflicts import ScannedRow
-from .checks import AuditRow, choose_evenly, header_checks, judge_content_features
+from ..scan.rows import RowTable, ScannedRow
+from .checks import AuditRow, choose_evenly_of_table, header_checks, judge_content_features
 from .header_features import row_facts
 
 SUMMARY_SAMPLE = 500
 """Largest number of files of each label whose headers a build judges."""
 
 
-def summarise(rows: Sequence[ScannedRow]) -> HeaderAudit | None:
+def summarise(rows: Iterable[ScannedRow]) -> HeaderAudit | None:
     """Audit the headers of scanned files by split and by generator; return None for rows that were not scanned."""
-    if not all(row.traits for row in rows):
+    rows = RowTable.of(rows)
+    if not rows.all_have_traits():
         return None
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(row.key for row in rows))}
-    indices = choose_evenly([row.file for row in rows], [row.key for row in rows], SUMMARY_SAMPLE)
+    chosen = choose_evenly_of_table(rows, SUMMARY_SAMPLE)
+    first = rows.first_of_keys([row.key for row in chosen])
     judged = [
-        AuditRow(rows[index].file, rows[index].key, facts, numbers[rows[index].key])
-        for index in indices
-        if (facts := row_facts(rows[index])) is not None
+        AuditRow(row.file, row.key, facts, first[row.key]) for row in chosen if (facts := row_facts(row)) is not None
     ]
     checks = tuple(Check.model_validate(check) for check in header_checks(judged))
-    fake = sum(row.file.label for row in rows)
+    fake = sum(count for kind, count in rows.counts().items() if kind.label)
     return HeaderAudit(
         real=len(rows) - fake,
         fake=fake,

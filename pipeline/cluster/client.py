@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,10 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from ...errors import DistilCacheError, UserError
+from ...images.file import ImageRejected
 from ..scan.memory import ScanEntry
-from ..scan.scan import ScannedFile, memory_key, scan_file
-from ..sources.file import SourceFile, absolute_root
+from ..scan.scan import ScannedFile, scan_file
+from ..sources.file import SourceFile
 from .connection import LOST, NO_ANSWER, Connection, silenced_logging
 from .local_workers import LocalWorkers, local_workers
 from .messages import read_entries, write_files
@@ -189,25 +190,23 @@ class WorkerPool:
             self._connection.take_back(plugin)
 
     def scan_files(
-        self, files: Sequence[SourceFile], trusted: Mapping[bytes, ScanEntry]
+        self, files: Sequence[SourceFile], trusted: Sequence[ScanEntry | None]
     ) -> Iterator[Sequence[ScannedFile]]:
         """Scan files on the workers (a :data:`..scan.scan.FileScanner`); files that they cannot read are scanned here."""
-        roots = {root: absolute_root(root) for root in {file.root for file in files}}
-        keys = [memory_key(roots[file.root], file) for file in files]
-        blocks = [slice(start, start + _FILES) for start in range(0, len(files), _FILES)]
+        starts = range(0, len(files), _FILES)
         in_flight: dict[str, int] = {}
         found: dict[int, str | TaskFailure] = {}
         window = submitted = 0
 
         def submit_block(number: int) -> None:
-            known = [trusted.get(key) for key in keys[blocks[number]]]
+            block = slice(starts[number], starts[number] + _FILES)
             key = f"scan-{secrets.token_hex(8)}"
             in_flight[key] = number
-            self.submit(scan_block, write_files(files[blocks[number]], known), key=key)
+            self.submit(scan_block, write_files(files[block], trusted[block]), key=key)
 
-        for number, block in enumerate(blocks):
+        for number, start in enumerate(starts):
             window = window if number % _SAME_WINDOW else self.window()
-            for later in range(submitted, min(number + window, len(blocks))):
+            for later in range(submitted, min(number + window, len(starts))):
                 submit_block(later)
                 submitted = later + 1
             while number not in found:
@@ -217,7 +216,8 @@ class WorkerPool:
                         submit_block(block_number)
                     else:
                         found[block_number] = outcome.result
-            yield _merged(files[block], keys[block], trusted, found.pop(number))
+            block = slice(start, start + _FILES)
+            yield _merged(files[block], trusted[block], found.pop(number))
 
 
 @contextmanager
@@ -277,15 +277,15 @@ def _failure(error: BaseException) -> TaskFailure:
 
 
 def _merged(
-    files: Sequence[SourceFile], keys: Sequence[bytes], trusted: Mapping[bytes, ScanEntry], result: str | TaskFailure
+    files: Sequence[SourceFile], trusted: Sequence[ScanEntry | None], result: str | TaskFailure
 ) -> list[ScannedFile]:
     """Return the scanned files of a block from a worker's answer."""
     answers = [False] * len(files) if isinstance(result, TaskFailure) else read_entries(result)
     scanned: list[ScannedFile] = []
-    for file, key, answer in zip(files, keys, answers, strict=True):
-        known = trusted.get(key)
+    for file, known, answer in zip(files, trusted, answers, strict=True):
         if isinstance(answer, ScanEntry):
-            scanned.append((file, key, answer))
+            found: ScanEntry | ImageRejected = answer
         else:
-            scanned.append((file, key, known if answer and known is not None else scan_file(file, known)))
+            found = known if answer and known is not None else scan_file(file, known)
+        scanned.append(ScannedFile(file, found, found is known))
     return scanned

@@ -31,8 +31,8 @@ class ShardTask:
     ----------
     id
         Id of the image shard.
-    task
-        The task.
+    load_task
+        Returns the task, which is on disk.
     failures
         Number of failed tries.
     submissions
@@ -46,12 +46,17 @@ class ShardTask:
     """
 
     id: str
-    task: Task
+    load_task: Callable[[], Task]
     failures: int = 0
     submissions: int = 0
     alone: bool = False
     avoid: set[str] = field(default_factory=set)
     last: str = ""
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.load_task()
 
 
 class Dispatcher:

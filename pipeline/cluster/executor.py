@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ... import __version__
@@ -81,7 +82,11 @@ class ClusterExecutor:
         ready, progress = self._ready, self._progress
         files = ready.files()
         images = ready.stores["image"]
-        shards = [ShardTask(task.image_shard or images.shard_id(task.keys), task) for task in ready.plan.tasks]
+        tasks = ready.plan.tasks
+        shards = [
+            ShardTask(task.image_shard or images.shard_id(task.keys), partial(tasks.__getitem__, number))
+            for number, task in enumerate(tasks)
+        ]
         self._dispatch = Dispatcher(
             self._pool,
             self.plugin.name,

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ...cache.gather import gather
+from ...cache.shards.packed import BITS, BLOCK, LEAST_EXPONENT, most_exponent, packing_of
 from ...cache.spec import Spec
+from ...choices import FloatStorage
 from ...errors import UserError
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import Extraction, extract
@@ -141,20 +144,38 @@ def to_signal(pixels: Tensor) -> Tensor:
 
 
 def stored_rows(feature: str, found: Extraction, spec: Spec) -> Tensor:
-    """Return one feature of a pass in its stored type: float16 or float32 for eps and noise, uint8 for images."""
+    """Return one feature of a pass as it is read from a cache: eps and noise in float, images in uint8."""
     if isinstance(spec, EpsSpec):
         assert found.eps is not None
-        return found.eps.to(getattr(torch, spec.storage))
+        return stored_floats(found.eps, spec.storage)
     if isinstance(spec, NoiseSpec):
         first = found.eps if found.noise_first is None else found.noise_first  # equal for a pass of one call
         noise = found.noise_mean if spec.reduction == "mean" else first
         assert noise is not None
-        return noise.to(getattr(torch, spec.storage))
+        return stored_floats(noise, spec.storage)
     if isinstance(spec, ReconSpec):
         assert found.recon is not None
         return ((found.recon + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # truncated, as DIRE's script writes it
     assert found.dire is not None
     return found.dire
+
+
+def stored_floats(x: Tensor, storage: FloatStorage) -> Tensor:
+    """Return float32 values (N, ...) as a cache that stores them so gives them back, on their device.
+
+    For integers this is the rounding of :func:`...cache.shards.packed.pack`, to the bit: what a student is trained on and
+    what ``predict`` computes are the same.
+    """
+    packed = packing_of(storage)
+    if packed is None:
+        return x.to(getattr(torch, storage))
+    bits, values = BITS[packed], x[0].numel()
+    block = functional.pad(x.half().float().flatten(1), (0, -values % BLOCK)).reshape(len(x), -1, BLOCK)
+    exponent = torch.frexp(block.abs().amax(-1, keepdim=True)).exponent - (bits - 1)
+    exponent = exponent.clamp(LEAST_EXPONENT, most_exponent(packed))
+    most = 2 ** (bits - 1) - 1
+    codes = torch.ldexp(block, -exponent).round().clamp(-most, most)
+    return torch.ldexp(codes, exponent).half().flatten(1)[:, :values].reshape(x.shape)
 
 
 def run_teacher(dire: HostArray, context: TaskContext) -> HostArray:

@@ -33,7 +33,8 @@ from ..audit.summary import summarise
 from ..execution.batches import BatchSize, pad_batch, run_batches
 from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
 from ..record import write_record
-from ..scan.conflicts import Reject, ScannedRow
+from ..scan.conflicts import Reject
+from ..scan.rows import ScannedRow
 from ..scan.scan import scan
 from ..specs import TeacherSpec, check_teacher, teacher_views
 from .import_config import ImportConfig, import_specs

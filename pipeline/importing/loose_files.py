@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...cache.shards.packed import as_stored
 from ...choices import FloatStorage, ImportKind
 from ...errors import UserError
 from ...images.decode import decode
@@ -39,7 +40,7 @@ from ...images.opening import format_name, open_image, orientation
 from ...images.spec import MAX_SIZE, MIN_SIZE, ImageSpec
 from ...models.weights import DAMAGE
 from ...storage.regular import IrregularFileError, regular_status
-from ..scan.conflicts import ScannedRow
+from ..scan.rows import ScannedRow
 from ..sources.discover import discover, files_below
 from ..sources.file import SourceFile
 from ..sources.folders.layouts import ImageFolder
@@ -123,14 +124,14 @@ def wanted_parts(samples: Iterable[LooseSample], requested: Collection[str]) -> 
 def _distildire_images(source: Path) -> list[SourceFile]:
     """List the images in the split folders of ``source``, or in ``source`` if it is a split folder itself."""
     if not (source / "images").is_dir():
-        return discover(source, "distildire", follow_out=False).files
+        return list(discover(source, "distildire", follow_out=False).files)
     split = SPLITS.get(source.absolute().name, "train")
     leaves = [
         ImageFolder(f"images/{name}", label, split, ("real", "fake")[label])
         for label, name in enumerate(("reals", "fakes"))
         if (source / "images" / name).is_dir()
     ]
-    files, _ = files_below(LocalTree(source), leaves)
+    files = list(files_below(LocalTree(source), leaves)[0])
     if not files:
         raise UserError(f"{source}: has no image in images/reals and images/fakes.")
     return files
@@ -139,7 +140,7 @@ def _distildire_images(source: Path) -> list[SourceFile]:
 def _dire_images(source: Path, layout: str | None) -> list[SourceFile]:
     if not (source / "images").is_dir():
         raise UserError(f"{source}: has no folder `images`. The kind dire needs images, and recons or dire beside it.")
-    return discover(source / "images", layout, follow_out=False).files
+    return list(discover(source / "images", layout, follow_out=False).files)
 
 
 def _candidates(file: SourceFile, kind: ImportKind, feature: str) -> list[str]:
@@ -190,7 +191,7 @@ class LooseFileReader:
     lossy
         Whether JPEG and WebP are accepted for DIRE and reconstructions.
     storage
-        dtype of eps.
+        How eps is stored, and so how its values are rounded.
     """
 
     size: int
@@ -241,7 +242,8 @@ class LooseFileReader:
         rows: NDArray[Any] = value.reshape(3, self.size, self.size).float().numpy()
         if not (np.abs(rows) <= MAX_EPS).all():  # NaN is not
             raise ImageRejected("out-of-range", f"{path} has values that are not finite, or beyond {MAX_EPS:g}")
-        return rows.astype(self.storage)
+        stored: NDArray[Any] = as_stored(rows[None], self.storage)[0]
+        return stored
 
 
 def load_tensor(path: str) -> Tensor:

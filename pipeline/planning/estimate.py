@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ...cache.shards.packed import packed_bytes, packing_of
 from ...cache.spec import Spec
 from ...images.spec import ImageSpec
 from ...models.backbones import build_backbone
@@ -35,11 +36,12 @@ def route_calls(schedule: NoiseSchedule, real_step: int) -> dict[str, int]:
 
 
 def row_bytes(spec: Spec) -> int:
-    """Return the size in bytes of one uncompressed row of a feature."""
+    """Return the size in bytes of one row of a feature, packed as its spec says and not compressed."""
     if isinstance(spec, ImageSpec):
         return 3 * spec.size**2
     if isinstance(spec, EpsSpec | NoiseSpec):
-        return 3 * spec.image.size**2 * (4 if spec.storage == "float32" else 2)
+        packed, shape = packing_of(spec.storage), (3, spec.image.size, spec.image.size)
+        return packed_bytes(shape, packed) if packed else math.prod(shape) * (4 if spec.storage == "float32" else 2)
     if isinstance(spec, ReconSpec | DireSpec):
         return 3 * spec.image.size**2
     assert isinstance(spec, TeacherSpec)

@@ -8,13 +8,13 @@ added to the origin itself. No source file is opened, so the sources may be gone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from ...cache.index.index import Index
 from ...cache.records.builds import Derived
 from ...cache.records.datasets import SCHEMA
 from ...cache.spec import imported_from
@@ -23,10 +23,11 @@ from ...choices import IMAGE_ALGORITHMS, preset_name
 from ...errors import UsageError, UserError
 from ...images.spec import ImageSpec
 from ..config import BuildConfig
-from ..scan.conflicts import ScannedRow
+from ..scan.rows import RowTable, ScannedRow
 from ..scan.scan import ScanResult
 from ..sources.file import SourceFile
 from ..specs import with_image_algorithm
+from .plan import Samples
 
 
 class CachedSource(NamedTuple):
@@ -50,16 +51,18 @@ def read_origin(config: BuildConfig) -> CachedSource:
     cache = Cache.open(config.cache)
     revision = cache.datasets().head(config.origin)
     _refuse_derived(cache, config.origin)
-    table = cache.datasets().read(config.origin, revision)
+    rows = _rows(cache.datasets().pieces(config.origin, revision))
     if config.perturb is None:
-        return CachedSource(cache, _scanned(table), None)
+        return CachedSource(cache, _scanned(rows), None)
     derived = Derived(dataset=config.origin, revision=revision, perturbation=config.perturb)
     _check_name(cache, config.dataset, derived)
-    chosen = _splits(sorted(set(table.column("split").to_pylist())), config)
-    return CachedSource(cache, _scanned(table.filter(pc.is_in(table.column("split"), pa.array(chosen)))), derived)
+    whole = RowTable.of(rows)
+    chosen = _splits(sorted({kind.split for kind in whole.counts()}), config)
+    in_chosen = np.array([kind.split in chosen for kind in whole.kinds], bool)
+    return CachedSource(cache, _scanned(whole.chosen(in_chosen[block["kind"]] for block in whole.blocks())), derived)
 
 
-def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequence[str]) -> tuple[FeatureStore, int]:
+def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, samples: Samples) -> tuple[FeatureStore, int]:
     """Find the origin's images, decoded by today's rules or, if the cache has no such image of a key, by those before.
 
     Returns
@@ -74,30 +77,38 @@ def cached_images(cache: Cache, config: BuildConfig, spec: ImageSpec, keys: Sequ
     UserError
         If no store has an image for every key.
     """
-    wanted = list(dict.fromkeys(keys))
     there = {folder.name for folder in cache.feature_folders()}
     lacking = []
     for algorithm in IMAGE_ALGORITHMS:
         found = with_image_algorithm(spec, algorithm)
         store = cache.feature(found) if found.folder in there else None
-        lacking.append(len(wanted) if store is None else int(np.count_nonzero(store.index().locate(wanted)[0] < 0)))
+        lacking.append(len(samples) if store is None else _lacking(store.index(), samples))
         if store is not None and not lacking[-1]:
             return store, algorithm
     raise UserError(
-        f"{config.origin}: the cache lacks {min(lacking):,} of its {len(wanted):,} images for these "
+        f"{config.origin}: the cache lacks {min(lacking):,} of its {len(samples):,} images for these "
         f"options ({_description(spec)}). Use the options of its build; {_known(cache, config)}."
     )
 
 
-def _scanned(table: pa.Table) -> ScanResult:
-    columns = [table.column(name).to_pylist() for name in SCHEMA.names]
-    rows = [
-        ScannedRow(SourceFile(source, path, label, split, generator, family, group), key, width, height, form, size)
+def _lacking(index: Index, samples: Samples) -> int:
+    return sum(int(np.count_nonzero(index.locate(block["key"])[0] < 0)) for block in samples.blocks())
+
+
+def _scanned(found: Iterable[ScannedRow]) -> ScanResult:
+    rows = RowTable.of(found)
+    return ScanResult(rows, rejects=[], opened=0, remembered=len(rows), label_conflicts=0, leaks=[])
+
+
+def _rows(pieces: Iterable[pa.Table]) -> Iterator[ScannedRow]:
+    """Yield the rows of a dataset's table as those of a scan."""
+    for piece in pieces:
+        columns = (piece.column(name).to_pylist() for name in SCHEMA.names)
         for key, source, path, label, split, generator, family, group, width, height, form, size in zip(
             *columns, strict=True
-        )
-    ]
-    return ScanResult(rows, rejects=[], opened=0, remembered=len(rows), label_conflicts=0, leaks=[])
+        ):
+            file = SourceFile(source, path, label, split, generator, family, group)
+            yield ScannedRow(file, key, width, height, form, size)
 
 
 def _refuse_derived(cache: Cache, origin: str) -> None:

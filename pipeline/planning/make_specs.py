@@ -68,10 +68,10 @@ def make_specs(
     }
     specs: dict[str, Spec] = {
         "image": image,
-        "eps": EpsSpec(image=image, adm=identity, clip=config.clip, precision=config.precision),
+        "eps": EpsSpec(image=image, adm=identity, clip=config.clip, precision=config.precision, storage=config.storage),
         "recon": ReconSpec.model_validate(path),
         "dire": DireSpec.model_validate(path),
-        "noise": NoiseSpec.model_validate({**path, "reduction": config.noise}),
+        "noise": NoiseSpec.model_validate({**path, "reduction": config.noise, "storage": config.storage}),
     }
     if "teacher" in features:
         assert teacher_digest is not None

@@ -28,10 +28,12 @@ from ...models.weights import split_choice
 from ...progress import Progress
 from ...storage import path_exists
 from ..config import BuildConfig
-from ..scan.conflicts import Reject, ScannedRow
+from ..scan.conflicts import Reject
+from ..scan.rows import FilesByKey, RowTable
 from ..scan.scan import FileScanner, ScanResult, scan
 from ..sources.discover import discover, discover_declared
 from ..sources.file import DiscoveredSource, SourceFile, printable
+from ..sources.file_table import FileTable
 from ..specs import with_image_algorithm
 from ..split_by import assign_splits
 from .from_cache import cached_images, read_origin
@@ -109,9 +111,9 @@ class BuildPlan(BuildResources):
     set_aside: Mapping[str, str]
     absent: tuple[str, ...] = ()
 
-    def files(self) -> dict[str, SourceFile]:
+    def files(self) -> Mapping[str, SourceFile]:
         """Return the first file of each key; empty if there are no tasks."""
-        return {row.key: row.file for row in reversed(self.scanned.rows)} if self.plan.tasks else {}
+        return FilesByKey(self.scanned.rows) if self.plan.tasks else {}
 
 
 def prepare(
@@ -160,7 +162,7 @@ def prepare(
         flags, adm_digest = _flags_without_weights(config, error), UNKNOWN_WEIGHTS
     schedule = flags.schedule(config.steps)
     if origin is None:
-        files = [file for source in sources for file in source.files]
+        files = FileTable.joined([source.files for source in sources])
         cache, scanned = _scan(config, files, progress, scanner, dry_run=dry_run)
     else:
         cache, scanned = origin.cache, origin.rows
@@ -172,7 +174,7 @@ def prepare(
         )
     if origin is None:
         refuse_one_class(config, scanned.rows, scanned.rejects, sources)
-    wanted = wanted_features(lists, (row.file.split for row in scanned.rows))
+    wanted = wanted_features(lists, {kind.split for kind in scanned.rows.counts()})
     digest = None
     if "teacher" in wanted:
         try:
@@ -192,13 +194,12 @@ def prepare(
         taken = stack.enter_context(lease(cache.root, "build", folders, config.dataset))
         may_write, held_lease = path_exists(taken), taken.name
     originals = None
+    samples = Samples.of_rows(scanned.rows)
     if origin is not None:
-        keys = [row.key for row in scanned.rows]
-        originals, algorithm = cached_images(origin.cache, config, image.unperturbed, keys)
+        originals, algorithm = cached_images(origin.cache, config, image.unperturbed, samples)
         specs = {feature: with_image_algorithm(spec, algorithm) for feature, spec in specs.items()}
     stores = _stores(cache, specs, config, create=not dry_run)
     indexes = {feature: stores[feature].index() if feature in stores else Index.empty() for feature in wanted}
-    samples = Samples.of([row.key for row in scanned.rows], [row.file.split for row in scanned.rows])
     set_aside = read_set_aside(stores["image"]) if "image" in stores else {}
     plan = make_plan(samples, wanted, indexes, config.shard_size, part, set_aside)
     if plan.tasks and not may_write:
@@ -230,8 +231,7 @@ def prepare(
 
 def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) -> Plan:
     """Plan all parts of a build again, against the current state of the cache, leaving out the keys in ``without``."""
-    rows = [row for row in ready.scanned.rows if row.key not in without]
-    samples = Samples.of([row.key for row in rows], [row.file.split for row in rows])
+    samples = Samples.of_rows(ready.scanned.rows, without)
     indexes = {feature: store.index(refresh=True) for feature, store in ready.stores.items()}
     return make_plan(samples, ready.wanted, indexes, config.shard_size, unusable=ready.set_aside)
 
@@ -250,7 +250,7 @@ def _flags_without_weights(config: BuildConfig, absent: AbsentWeightsError) -> A
 
 def refuse_one_class(
     config: BuildConfig,
-    rows: Sequence[ScannedRow],
+    rows: RowTable,
     rejects: Sequence[Reject],
     sources: Sequence[DiscoveredSource],
 ) -> None:
@@ -258,7 +258,7 @@ def refuse_one_class(
 
     Folders of the sources that no class was known of are named, with the options that declare them.
     """
-    labels = {row.file.label for row in rows}
+    labels = {kind.label for kind in rows.counts()}
     if config.one_class or len(labels) != 1:
         return
     label = labels.pop()
@@ -295,7 +295,7 @@ def _discover(config: BuildConfig) -> list[DiscoveredSource]:
 
 
 def _scan(
-    config: BuildConfig, files: list[SourceFile], progress: Progress, scanner: FileScanner | None, *, dry_run: bool
+    config: BuildConfig, files: FileTable, progress: Progress, scanner: FileScanner | None, *, dry_run: bool
 ) -> tuple[Cache | None, ScanResult]:
     absent = dry_run and not (config.cache / "cache.json").exists()
     if absent:

@@ -1,4 +1,4 @@
-"""The rows of a scan: one for each usable file, the conflicts between them, and the dataset's table.
+"""Conflicts between the rows of a scan: the same bytes with both labels, or in several splits.
 
 Files with the same bytes and both labels are rejected. Bytes that occur in several splits are kept in test only (else
 in val only). Bytes that occur twice with one label in one split are two occurrences and stay two rows. All counts are
@@ -7,49 +7,20 @@ of files.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-import pyarrow as pa
+import numpy as np
 
-from ...cache.records.datasets import SCHEMA
+from ...cache.shards.keys import BINARY
 from ...images.file import Reason
+from ...storage.disk_array import Records, group_starts, sort_records, whole_groups
 from ..sources.file import SourceFile, printable
+from .rows import RowTable, ScannedRow
 
-_PRECEDENCE = ("test", "val", "train")
+_SPLITS = ("test", "val", "train")
 """An image that is in several splits stays in the first of these."""
-
-
-class ScannedRow(NamedTuple):
-    """One usable occurrence of an image.
-
-    Attributes
-    ----------
-    file
-        The file.
-    key
-        Key of its bytes, 32 hex digits.
-    width, height
-        Size in pixels as displayed.
-    format
-        File format in lower case.
-    bytes
-        Size of the file.
-    turned, metadata_bytes, traits
-        For an audit, see :class:`.memory.ScanEntry`. ``traits`` is empty for a row that was not scanned.
-    """
-
-    file: SourceFile
-    key: str
-    width: int
-    height: int
-    format: str
-    bytes: int
-    turned: bool = False
-    metadata_bytes: int = 0
-    traits: str = ""
+_PRECEDENCE = {split: number for number, split in enumerate(_SPLITS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,55 +58,76 @@ class Reject:
 class ConflictResolution:
     """Rows without conflicts, files rejected for both labels and their number, and files left out as leaks."""
 
-    rows: list[ScannedRow]
+    rows: RowTable
     rejects: list[Reject]
     label_conflicts: int
     leaks: list[Reject]
 
 
-def resolve_conflicts(rows: Sequence[ScannedRow]) -> ConflictResolution:
+_OCCURRENCE = np.dtype([("key", BINARY), ("row", ">u8"), ("kind", ">u4")])
+_OUTCOME = np.dtype([("row", "<i8"), ("keeper", "<i4")])
+"""A row that is not kept, and the place in ``_SPLITS`` of the split that keeps its bytes; -1 if both labels do."""
+
+
+def resolve_conflicts(rows: Iterable[ScannedRow]) -> ConflictResolution:
     """Reject bytes with both labels, and keep bytes that are in several splits in one of them only.
 
     Test takes precedence over val, val over train. Labels are compared first, across all splits.
     """
-    repeated = {key for key, count in Counter([row.key for row in rows]).items() if count > 1}
-    if not repeated:
-        return ConflictResolution(list(rows), [], 0, [])
-    labels: dict[str, set[int]] = {key: set() for key in repeated}
-    splits: dict[str, list[str]] = {key: [] for key in repeated}
-    for row in rows:
-        if row.key in repeated:
-            labels[row.key].add(row.file.label)
-            splits[row.key].append(row.file.split)
-    kept, rejects, leaks = [], [], []
-    for row in rows:
-        if row.key not in repeated:
-            kept.append(row)
-        elif len(labels[row.key]) > 1:
-            both = f"the same bytes are real and fake (key {row.key})"
-            rejects.append(Reject.of(row.file, "label-conflict", both))
-        elif row.file.split == (keeper := min(splits[row.key], key=_PRECEDENCE.index)):
-            kept.append(row)
-        else:
-            why = f"the same bytes are in {keeper} (key {row.key})"
-            leaks.append(Reject.of(row.file, "leaked", why))
+    table = RowTable.of(rows)
+    dropped = np.concatenate([np.empty(0, _OUTCOME), *_dropped(table)])
+    if not len(dropped):
+        return ConflictResolution(table, [], 0, [])
+    dropped.sort(order="row")
+    rejects: list[Reject] = []
+    leaks: list[Reject] = []
+    kept = RowTable(table.files, table.looks)
+    start = 0
+    for block in table.blocks():
+        first, last = np.searchsorted(dropped["row"], [start, start + len(block)])
+        here = dropped[first:last]
+        inside = here["row"] - start
+        for row, keeper in zip(table.made(block[inside]), here["keeper"].tolist(), strict=True):
+            if keeper < 0:
+                both = f"the same bytes are real and fake (key {row.key})"
+                rejects.append(Reject.of(row.file, "label-conflict", both))
+            else:
+                why = f"the same bytes are in {_SPLITS[keeper]} (key {row.key})"
+                leaks.append(Reject.of(row.file, "leaked", why))
+        kept.append(np.delete(block, inside))
+        start += len(block)
     return ConflictResolution(kept, rejects, len(rejects), leaks)
 
 
-def to_table(rows: Sequence[ScannedRow]) -> pa.Table:
-    """Return the rows as a table with the columns of :data:`...cache.records.datasets.SCHEMA`."""
-    columns = {
-        "key": [row.key for row in rows],
-        "source": [row.file.root for row in rows],
-        "path": [row.file.path for row in rows],
-        "label": [row.file.label for row in rows],
-        "split": [row.file.split for row in rows],
-        "generator": [row.file.generator for row in rows],
-        "family": [row.file.family for row in rows],
-        "group": [row.file.group for row in rows],
-        "width": [row.width for row in rows],
-        "height": [row.height for row in rows],
-        "format": [row.format for row in rows],
-        "bytes": [row.bytes for row in rows],
-    }
-    return pa.table(columns, schema=SCHEMA)
+def _dropped(table: RowTable) -> Iterator[Records]:
+    """Yield the rows that are not kept, of the dtype ``_OUTCOME``, in the order of their keys."""
+    occurrences = sort_records(_occurrences(table), _OCCURRENCE)
+    label = np.array([kind.label for kind in table.kinds], np.int64)
+    place = np.array([_PRECEDENCE.get(kind.split, -1) for kind in table.kinds], np.int64)
+    for block in whole_groups(occurrences.blocks(), "key"):
+        starts = group_starts(block["key"])
+        sizes = np.diff(starts, append=len(block))
+        repeated = block[np.repeat(sizes > 1, sizes)]
+        if not len(repeated):
+            continue
+        sizes = sizes[sizes > 1]
+        starts = np.cumsum(sizes) - sizes
+        labels, places = label[repeated["kind"]], place[repeated["kind"]]
+        assert places.min() >= 0, "a row without a split"
+        keeper = np.minimum.reduceat(places, starts)
+        keeper[np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)] = -1
+        keeper = np.repeat(keeper, sizes)
+        lost = keeper != places
+        outcome = np.empty(np.count_nonzero(lost), _OUTCOME)
+        outcome["row"], outcome["keeper"] = repeated["row"][lost], keeper[lost]
+        yield outcome
+
+
+def _occurrences(table: RowTable) -> Iterator[Records]:
+    start = 0
+    for block in table.blocks():
+        found = np.empty(len(block), _OCCURRENCE)
+        found["key"], found["kind"] = block["key"], block["kind"]
+        found["row"] = np.arange(start, start + len(block))
+        start += len(block)
+        yield found

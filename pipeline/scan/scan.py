@@ -16,30 +16,55 @@ makes the next scan open the file (:func:`drop_files`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...images.file import DEFAULT_LIMITS, ImageRejected, Limits, content_key, rejection
 from ...images.headers import read_header
 from ...progress import Progress, Silent
 from ...storage import AnyPath
+from ...storage.lazy_sequence import ITEMS
 from ..sources.file import SourceFile, absolute_root, is_storable, is_url
+from ..sources.file_table import FileTable
 from ..sources.read import MAX_UNREADABLE, altered_archives, file_status, read_image, readers, reading_blocks
-from .conflicts import Reject, ScannedRow, resolve_conflicts
-from .memory import ScanEntry, drop_scan_entries, load_scan_memory, save_scan_memory
+from .conflicts import Reject, resolve_conflicts
+from .memory import EntryTable, ScanEntry, drop_scan_entries, known_entries, nothing_known, save_scan_memory
+from .rows import RowTable, ScannedRow
 
 _LARGEST_BLOCK = 256
 """Largest number of files that a thread takes at a time; of one row group of a Parquet file, more."""
+_BLOCKS_AHEAD = 4
+"""Blocks of files for each thread that are read, or wait for it, at a time."""
 
-ScannedFile = tuple[SourceFile, bytes, ScanEntry | ImageRejected]
-"""A file, its key in the scan memory, and its entry: the same object as in the memory if the file is unchanged."""
-FileScanner = Callable[[Sequence[SourceFile], Mapping[bytes, ScanEntry]], Iterator[Sequence[ScannedFile]]]
-"""Scans files, in order and in blocks, given the trusted entries of the scan memory by key."""
 
-CheckedFile = tuple[bytes, ScanEntry | None, ScannedRow | Reject]
-"""Key of a file in the scan memory, its entry (None if it could not be read), and the resulting row or reject."""
+class ScannedFile(NamedTuple):
+    """What a scan found in a file.
+
+    Attributes
+    ----------
+    file
+        The file.
+    found
+        Its entry, or why it could not be read.
+    known
+        Whether the entry is that of an earlier scan, and the file was not opened.
+    """
+
+    file: SourceFile
+    found: ScanEntry | ImageRejected
+    known: bool
+
+
+FileScanner = Callable[[Sequence[SourceFile], Sequence[ScanEntry | None]], Iterator[Sequence[ScannedFile]]]
+"""Scans files, in order and in blocks, given the trusted entry of each from the scan memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +85,7 @@ class ScanResult:
         Files left out because their bytes are also in a split that takes precedence. They are not among the rejects.
     """
 
-    rows: list[ScannedRow]
+    rows: RowTable
     rejects: list[Reject]
     opened: int
     remembered: int
@@ -77,7 +102,7 @@ def scan(
     rehash: bool = False,
     progress: Progress | None = None,
     scanner: FileScanner | None = None,
-    assign: Callable[[list[ScannedRow]], list[ScannedRow]] | None = None,
+    assign: Callable[[RowTable], RowTable] | None = None,
 ) -> ScanResult:
     """Read the files, check them against the limits, and resolve conflicts between them.
 
@@ -109,36 +134,50 @@ def scan(
     """
     progress = progress or Silent()
     progress.start("scan", len(files))
-    known = {} if memory is None else load_scan_memory(memory)
-    entries: dict[bytes, ScanEntry] = {}
-    rows: list[ScannedRow] = []
+    files = FileTable.of(files)
+    paths = partial(_memory_keys, files)
+    known = nothing_known(len(files)) if memory is None else known_entries(memory, len(files), paths)
+    trusted = nothing_known(len(files)) if rehash else known
+    entries = EntryTable()
+    table = RowTable(files)
     rejects: list[Reject] = []
     opened = remembered = unreadable = 0
-    trusted = {} if rehash else known
-    if scanner is None:
-        blocks = _checked_blocks(files, trusted, limits, workers)
-    else:
-        blocks = ([_checked(*scanned, limits) for scanned in block] for block in scanner(files, trusted))
+    changed = False
+    blocks = _scanned_blocks(files, trusted, workers) if scanner is None else scanner(files, trusted)
     for block in blocks:
-        for key, entry, outcome in block:
-            if entry is not None:
-                entries[key] = entry
-                known_before = entry is trusted.get(key)
-                remembered += known_before
-                opened += not known_before
+        start = len(entries)
+        before = remembered
+        rows: list[ScannedRow] = []
+        numbers: list[int] = []
+        here: list[ScanEntry | None] = []
+        for number, (file, found, is_known) in enumerate(block, start):
+            remembered += is_known
+            opened += not is_known and isinstance(found, ScanEntry)
+            here.append(found if isinstance(found, ScanEntry) else None)
+            outcome = _row_or_reject(file, found, limits)
             if isinstance(outcome, ScannedRow):
                 rows.append(outcome)
+                numbers.append(number)
                 unreadable = 0
             else:
                 rejects.append(outcome)
                 unreadable = unreadable + 1 if is_url(outcome.path) and outcome.reason == "unreadable" else 0
+        table.add(rows, np.array(numbers, np.int64))
+        entries.append(here)
+        if remembered - before < len(here):
+            changed = changed or here != known[start : len(entries)]
         if unreadable >= MAX_UNREADABLE:
-            _save(memory, known | entries, known)
+            for start in range(len(entries), len(files), ITEMS):
+                entries.append(known[start : start + ITEMS])
+            _save(memory, paths, entries)
             raise _store_unreadable(rejects[-1])
         progress.advance("scan", len(block))
-    _save(memory, entries, known)
-    rows, late = _without_altered_archives(rows) if opened else (rows, [])
-    resolution = resolve_conflicts(rows if assign is None else assign(rows))
+    if changed or entries.stored != len(known.entries):
+        _save(memory, paths, entries)
+    late: list[Reject] = []
+    if opened:
+        table, late = _without_altered_archives(table)
+    resolution = resolve_conflicts(table if assign is None else assign(table))
     return ScanResult(
         rows=resolution.rows,
         rejects=rejects + late + resolution.rejects,
@@ -151,43 +190,45 @@ def scan(
 
 def drop_files(memory: AnyPath, files: Iterable[SourceFile]) -> None:
     """Drop files from the scan memory, so that the next scan opens them even if size and time are unchanged."""
-    drop_scan_entries(memory, {memory_key(absolute_root(file.root), file) for file in files})
+    drop_scan_entries(memory, set(_memory_keys(FileTable.of(files))))
 
 
-def _checked_blocks(
-    files: Sequence[SourceFile], trusted: Mapping[bytes, ScanEntry], limits: Limits, workers: int
-) -> Iterator[list[CheckedFile]]:
-    """Yield blocks of checked files, in the order of the files, reading several blocks at a time."""
-    workers = readers(files, workers)
-    prefixes = {root: os.path.join(absolute_root(root), "") for root in {file.root for file in files}}  # noqa: PTH118
+def _scanned_blocks(files: FileTable, trusted: Sequence[ScanEntry | None], workers: int) -> Iterator[list[ScannedFile]]:
+    """Yield blocks of scanned files, in their order, reading several blocks at a time."""
+    any_remote = any(is_url(kind.root) for kind in files.kinds)
+    workers = readers(files if any_remote else (), workers)
 
-    def check_block(block: Sequence[SourceFile]) -> list[CheckedFile]:
-        found: list[CheckedFile] = []
-        for file in block:
-            key = _memory_key(prefixes[file.root], file)
-            found.append(_checked(file, key, scan_file(file, trusted.get(key)), limits))
+    def scan_block(block: tuple[Sequence[SourceFile], Sequence[ScanEntry | None]]) -> list[ScannedFile]:
+        found = []
+        for file, known in zip(*block, strict=True):
+            entry = scan_file(file, known)
+            found.append(ScannedFile(file, entry, entry is known))
         return found
 
+    def blocks() -> Iterator[tuple[Sequence[SourceFile], Sequence[ScanEntry | None]]]:
+        start = 0
+        for block in reading_blocks(files, size):
+            yield block, trusted[start : start + len(block)]
+            start += len(block)
+
     size = min(max(len(files) // (8 * workers), 1), _LARGEST_BLOCK)
+    ahead: deque[Future[list[ScannedFile]]] = deque()
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        yield from pool.map(check_block, reading_blocks(files, size))
+        for block in blocks():
+            ahead.append(pool.submit(scan_block, block))
+            if len(ahead) > _BLOCKS_AHEAD * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def memory_key(root: str, file: SourceFile) -> bytes:
-    """Return the key in the scan memory of a file, or an image in an archive, below this absolute root."""
-    return _memory_key(os.path.join(root, ""), file)  # noqa: PTH118
-
-
-def _memory_key(prefix: str, file: SourceFile) -> bytes:
-    """Return the same for a root that ends in a slash."""
-    try:
-        key = os.fsencode(prefix + file.path)
-    except UnicodeEncodeError:  # no file can have such a name: it is rejected, and not remembered
-        key = (prefix + file.path).encode(errors="surrogatepass")
-    return key if file.member is None else key + file.member.stamp
+def _memory_keys(files: FileTable) -> Iterator[bytes]:
+    """Yield the key of each file in the scan memory."""
+    roots = (os.path.join(absolute_root(kind.root), "") for kind in files.kinds)  # noqa: PTH118
+    return files.keys([root.encode(errors="surrogatepass") for root in roots])
 
 
 def scan_file(file: SourceFile, known: ScanEntry | None) -> ScanEntry | ImageRejected:
@@ -245,9 +286,9 @@ def _is_unchanged(known: ScanEntry, file: SourceFile) -> bool:
     return (known.size, known.mtime_ns) == now and (now[1] > 0 or not file.is_remote)
 
 
-def _save(memory: AnyPath | None, entries: Mapping[bytes, ScanEntry], known: Mapping[bytes, ScanEntry]) -> None:
-    if memory is not None and entries != known:
-        save_scan_memory(memory, entries)
+def _save(memory: AnyPath | None, paths: Callable[[], Iterable[bytes]], entries: EntryTable) -> None:
+    if memory is not None:
+        save_scan_memory(memory, paths(), entries)
 
 
 def _store_unreadable(last: Reject) -> UserError:
@@ -257,29 +298,32 @@ def _store_unreadable(last: Reject) -> UserError:
     )
 
 
-def _without_altered_archives(rows: list[ScannedRow]) -> tuple[list[ScannedRow], list[Reject]]:
+def _without_altered_archives(rows: RowTable) -> tuple[RowTable, list[Reject]]:
     """Reject images of archives in an object store that changed after the listing: their places may be wrong."""
+    if not any(is_url(kind.root) for kind in rows.kinds):
+        return rows, []
     altered = altered_archives(row.file for row in rows)
     if not altered:
         return rows, []
-    kept, rejects = [], []
-    for row in rows:
-        if row.file.member is not None and (row.file.root, row.file.member.archive) in altered:
-            why = f"its {row.file.member.kind} changed after it was listed: build again"
-            rejects.append(Reject.of(row.file, "changed-while-reading", why))
-        else:
-            kept.append(row)
-    return kept, rejects
+    rejects: list[Reject] = []
+
+    def masks() -> Iterator[NDArray[np.bool_]]:
+        for block in rows.blocks():
+            kept = np.ones(len(block), bool)
+            for number, row in enumerate(rows.made(block)):
+                if row.file.member is not None and (row.file.root, row.file.member.archive) in altered:
+                    why = f"its {row.file.member.kind} changed after it was listed: build again"
+                    rejects.append(Reject.of(row.file, "changed-while-reading", why))
+                    kept[number] = False
+            yield kept
+
+    return rows.chosen(masks()), rejects
 
 
-def _checked(file: SourceFile, key: bytes, found: ScanEntry | ImageRejected, limits: Limits) -> CheckedFile:
-    if isinstance(found, ImageRejected):
-        return key, None, Reject.of(file, found.reason, found.detail)
-    return key, found, _row_or_reject(file, found, limits)
-
-
-def _row_or_reject(file: SourceFile, found: ScanEntry, limits: Limits) -> ScannedRow | Reject:
+def _row_or_reject(file: SourceFile, found: ScanEntry | ImageRejected, limits: Limits) -> ScannedRow | Reject:
     try:
+        if isinstance(found, ImageRejected):
+            return Reject.of(file, found.reason, found.detail)
         if found.reason:
             raise found.rejected()
         limits.check(found.width, found.height)

@@ -20,9 +20,10 @@ A source may be in an object store. A folder there is listed once, recursively; 
 
 from __future__ import annotations
 
+import heapq
 import os
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from .file import (
     printable,
     source_place,
 )
+from .file_table import FileTable
 from .folders.census import Census, take_census
 from .folders.families import is_known_generator
 from .folders.layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
@@ -281,18 +283,18 @@ def _odd_names(census: Census, label: int) -> list[str]:
     ]
 
 
-def files_below(tree: Tree, folders: Iterable[ImageFolder], split: str = "train") -> tuple[list[SourceFile], int]:
+def files_below(tree: Tree, folders: Iterable[ImageFolder], split: str = "train") -> tuple[FileTable, int]:
     """Return the image files below class folders, sorted by path, and the number of other files there."""
     census = take_census(tree)
     files, _ = _divide(census, {folder.folder: folder for folder in folders}, split)
     return files, sum(map(len, census.others.values()))
 
 
-def _divide(census: Census, owners: dict[str, ImageFolder], default: str) -> tuple[list[SourceFile], Leftovers]:
+def _divide(census: Census, owners: dict[str, ImageFolder], default: str) -> tuple[FileTable, Leftovers]:
     """Return the files of class folders, sorted by path, and what is left of the source."""
     tree, root = census.tree, str(census.tree.root)
     leftovers = Leftovers(census, root, owners)
-    files: list[SourceFile] = []
+    owned_folders: list[Iterator[SourceFile]] = []
     owned: dict[str, ImageFolder | None] = {}
     for folder, names in census.images.items():
         owner = owners.get(folder) or owned.get(folder.rpartition("/")[0] if folder else folder)
@@ -302,14 +304,18 @@ def _divide(census: Census, owners: dict[str, ImageFolder], default: str) -> tup
         if owner is None:
             leftovers.add(folder, names)
             continue
-        label, split, generator, group = owner.label, owner.split or default, owner.generator, owner.group
-        family = owner.family or family_of(generator)
-        start = f"{folder}/" if folder else ""
-        for name in names:
-            path = start + name
-            files.append(SourceFile(root, path, label, split, generator, family, group, listed=tree.listed(path)))
-    files.sort(key=lambda file: file.path)
-    return files, leftovers
+        owned_folders.append(_files_in(tree, folder, names, owner, default))
+    return FileTable(heapq.merge(*owned_folders, key=lambda file: file.path)), leftovers
+
+
+def _files_in(tree: Tree, folder: str, names: Sequence[str], owner: ImageFolder, default: str) -> Iterator[SourceFile]:
+    """Yield the files of a class folder, sorted by path."""
+    root, label, split, generator, group = str(tree.root), owner.label, owner.split, owner.generator, owner.group
+    family = owner.family or family_of(generator)
+    start = f"{folder}/" if folder else ""
+    for name in sorted(names):
+        path = start + name
+        yield SourceFile(root, path, label, split or default, generator, family, group, listed=tree.listed(path))
 
 
 def _default_split(base: AnyPath, fit: LayoutFit, reading: ReadingOptions) -> tuple[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -269,7 +269,7 @@ class DiscoveredSource(NamedTuple):
     """Contents of a source: name of its layout, image files in a fixed order, and the account of all its files."""
 
     layout: str
-    files: list[SourceFile]
+    files: Sequence[SourceFile]
     account: SourceAccount
 
 

@@ -70,18 +70,19 @@ def readers(files: Iterable[SourceFile], workers: int) -> int:
     return max(workers, PARQUET_READERS if remote == {ParquetMember} else REMOTE_READERS)
 
 
-def reading_blocks(files: Sequence[SourceFile], size: int) -> Iterator[Sequence[SourceFile]]:
+def reading_blocks(files: Iterable[SourceFile], size: int) -> Iterator[Sequence[SourceFile]]:
     """Divide files into blocks of ``size``, but keep neighbours of one row group of a Parquet file together.
 
     So a row group is decoded by one thread, once.
     """
-    start = 0
-    while start < len(files):
-        stop = min(start + size, len(files))
-        while stop < len(files) and reading_order(files[stop])[:2] == reading_order(files[stop - 1])[:2] != ("", 0):
-            stop += 1
-        yield files[start:stop]
-        start = stop
+    block: list[SourceFile] = []
+    for file in files:
+        if len(block) >= size and not reading_order(file)[:2] == reading_order(block[-1])[:2] != ("", 0):
+            yield block
+            block = []
+        block.append(file)
+    if block:
+        yield block
 
 
 def reading_order(file: SourceFile) -> tuple[str, int, int]:

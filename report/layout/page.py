@@ -17,7 +17,7 @@ from typing import Any
 
 import jinja2
 
-from ..wording import generator_title, slug
+from ..wording import generator_title, slug, with_command
 from .panels import DASHES, SERIES, Figure, png_panel, with_prefix
 from .tables import Table
 
@@ -85,6 +85,7 @@ def environment() -> jinja2.Environment:
         markdown=markdown,
         paragraphs=lambda text: [part.strip() for part in text.split("\n\n") if part.strip()],
         prefixed=with_prefix,
+        with_command=with_command,
         pretty=pretty,
     )
     found.globals.update(series=SERIES, dashes=DASHES, script=script, script_hash=script_hash(script))

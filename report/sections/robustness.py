@@ -22,7 +22,7 @@ from ..inputs.runs import Evaluation, Run
 from ..layout.page import Addition, Section
 from ..layout.panels import Curve, Figure, Panel, line_panel
 from ..layout.tables import Table
-from ..wording import MISSING, bounds, percent, protocol_title, signed, signed_bounds
+from ..wording import MISSING, bounds, command_line, percent, protocol_title, shown_path, signed, signed_bounds
 
 MEASURES = {"accuracy": "accuracy", "average_precision": "AP"}
 NONE = "none"
@@ -236,15 +236,17 @@ def severity_order(perturbation: PerturbationLabel | None) -> tuple[int, str, fl
 def _section(protocol: Protocol, curves: Sequence[RunCurves]) -> Section:
     dataset, *rest = protocol
     title = f"{dataset}, {protocol_title(*rest)}"
-    lacking = [one.run.name for one in curves if one.unperturbed is None]
+    lacking = [one.run for one in curves if one.unperturbed is None]
     text = (
         f"The images of {dataset} were perturbed, and all features that the detectors use were computed from the "
         "perturbed images."
     )
     if lacking:
+        first = command_line("evaluate", shown_path(lacking[0].folder), "--dataset", dataset, "--split", rest[0])
+        each = " for each of them, such as" if len(lacking) > 1 else ""
+        names = ", ".join(run.name for run in lacking)
         text += (
-            f"\n\n{', '.join(lacking)}: no evaluation on the same images unperturbed, so the changes are unknown. "
-            f"Run: distil-cache evaluate RUN --cache DIR --dataset {dataset} --split {rest[0]}"
+            f"\n\n{names}: no evaluation on the same images unperturbed, so the changes are unknown. Run{each}: {first}"
         )
     return Section(f"Robustness: {title}", text, _table(title, curves), _figures(title, curves))
 

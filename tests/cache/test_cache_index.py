@@ -145,6 +145,24 @@ def test_with_the_compacted_index_only_new_markers_are_read(store: FeatureStore)
     assert opened.index().stored_bytes([new]) == store.marker(new).bytes
 
 
+def test_pages_of_the_compacted_index_that_were_given_back_are_read_again(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[int] = []
+    forget = IndexSegment.forget_pages
+    monkeypatch.setattr(
+        IndexSegment, "forget_pages", lambda segment: given_back.append(len(segment.keys)) or forget(segment)
+    )
+    index = Cache.open(store.folder.parents[1]).open_feature(store.folder.name).index()
+    wanted = hex_keys(index.keys)
+    first = index.locate(wanted)
+    assert not given_back
+    monkeypatch.setattr("distil_cache.cache.index.index._MANY", 1)
+    for again in (index.locate(wanted), index.locate(wanted)):
+        assert [column.tolist() for column in again] == [column.tolist() for column in first]
+    assert given_back == [len(index.saved.keys)] * 2
+
+
 def test_opening_writes_nothing(store: FeatureStore) -> None:
     def tree() -> list[tuple[Path, int]]:
         return sorted((path, path.stat().st_mtime_ns) for path in store.folder.rglob("*"))

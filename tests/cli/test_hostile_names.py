@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
 from distil_cache import cli
+from distil_cache.storage.atomic import _note_once
 from distil_cache.storage.text import csv_cell, harmless, json_text, visible
 from image_bytes import noise, saved
 from small_models import STEPS, write_adm
@@ -59,7 +62,8 @@ def test_no_command_prints_or_writes_a_sign_that_a_terminal_or_a_spreadsheet_obe
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    cache, runs, out = tmp_path / "cache", tmp_path / "run", tmp_path / "out"
+    cache, runs, out, compared = (tmp_path / name for name in ("cache", "run", "out", "compared"))
+    twin = tmp_path / "=twin [red]\x1b[31m\nFAKE LINE\u202e|<script>alert(1)"
     adm = write_adm(tmp_path / "adm.safetensors")
     images = sorted(source.glob("test/*/*/*.png"))
     common = ("--cache", cache, "--dataset", "d")
@@ -73,6 +77,11 @@ def test_no_command_prints_or_writes_a_sign_that_a_terminal_or_a_spreadsheet_obe
         "train": ("train", *common, "--run", runs, "--method", "eps", "--backbone", "small", "--epochs", "1"),
         "evaluate": ("evaluate", runs, *common),
         "report": ("report", runs, "--out", out),
+        "compare": ("report", "--compare", runs, twin, "--out", compared),
+        "swap": ("audit", "--swap", runs, "--adm", adm),
+        "sources": ("cache", "verify", cache, "--sources", source),
+        "recipe": ("build", source, *common, "--write-recipe", tmp_path / "\x1b[31mrecipe\u202e.toml"),
+        "profile": ("build", source, *common, "--profile", "small", "--dry-run"),
         "predict": ("predict", "--run", runs, "--adm", adm, *images[:3], source / "train" / GENERATORS[0] / "0_real"),
         "predict csv": ("predict", "--run", runs, "--adm", adm, "--format", "csv", *images[:2], source / BAD_FILE),
         "predict json": ("predict", "--run", runs, "--adm", adm, "--json", *images[:2]),
@@ -81,6 +90,8 @@ def test_no_command_prints_or_writes_a_sign_that_a_terminal_or_a_spreadsheet_obe
         "another run": ("evaluate", tmp_path / "\x1b[31m\nabsent", *common),
     }
     for name, command in commands.items():
+        if name == "compare":
+            shutil.copytree(runs, twin)
         text = run(capsys, *command)
         assert tampered(text) == [], f"{name}: {text!r}"
         assert "\nFAKE LINE" not in text, name
@@ -90,16 +101,46 @@ def test_no_command_prints_or_writes_a_sign_that_a_terminal_or_a_spreadsheet_obe
             assert [row["path"] for row in result["predictions"]] == list(map(str, images[:2]))
     assert "=HYPERLINK(1)" in run(capsys, "evaluate", runs, *common)
     assert "[red]x[" in run(capsys, "evaluate", runs, *common)
-    for path in out.rglob("*"):
+    for path in (*out.rglob("*"), *compared.rglob("*")):
         if path.suffix in (".html", ".md", ".tex", ".csv", ".json"):
             text = path.read_text()
             assert set(tampered(text)) <= {"\t"} if path.suffix == ".html" else tampered(text) == [], path.name
             assert "\nlines" not in text, path.name
             assert "<script>alert" not in text or path.suffix in (".json", ".csv", ".tex"), path.name
-    for path in out.glob("tables/*.csv"):
+    for path in (*out.glob("tables/*.csv"), *compared.glob("tables/*.csv")):
         cells = [cell for row in csv.reader(io.StringIO(path.read_text())) for cell in row]
         assert not [cell for cell in cells if cell[:1] in ("=", "@")], path.name
     assert "'=HYPERLINK(1)" in (out / "tables" / "results.csv").read_text()
+
+
+HOSTILE = "\x1b[31mX\nFAKE LINE\u202e\u2028"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (f"--{HOSTILE}",), (HOSTILE,), ("cache", HOSTILE), ("cache", f"--{HOSTILE}"), ("cache", "ls", "CACHE", HOSTILE),
+        ("cache", "ls", f"--{HOSTILE}"), ("train", "--epochs", HOSTILE), ("train", "--profile", HOSTILE), ("evaluate", HOSTILE),
+        ("build", f"{HOSTILE}.toml"), ("checkpoint", f"--{HOSTILE}"), ("cache", "gc", "CACHE", "--grace", HOSTILE),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_taken_for_an_option_is_quoted_harmless(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["distil-cache", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code in (1, 2)
+    assert said
+    assert tampered(said) == []
+    assert "\nFAKE LINE" not in said
+
+
+def test_what_is_logged_of_a_folder_is_harmless(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        _note_once("test", file.fileno(), f"{HOSTILE}: this file system cannot flush folders")
+    assert tampered(caplog.records[-1].getMessage()) == []
 
 
 def test_a_report_is_written_into_an_empty_folder_or_over_a_report_and_nowhere_else(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 from distil_cache.cli import app
-from distil_cache.commands.command import Command, cache_first
+from distil_cache.commands.command import Command, cache_first, typed_again
 from distil_cache.commands.help_pages import EXAMPLES, PANELS
 from distil_cache.commands.profiles import PROFILES, filled_in
 from distil_cache.commands.recipes import recipe_bytes
@@ -66,6 +66,7 @@ def test_at_80_columns_no_help_is_cut_and_every_text_has_30_columns(
     page = help_page(name, 80, monkeypatch, capsys)
     options = page.partition("\nExamples")[0]
     assert "…" not in options.replace("…)", "")
+    assert "range>" not in options
     assert max(map(len, options.splitlines())) <= 80
     assert not re.search(r"[{}]|\[\[", options.partition("\n\n")[0])
     for parameter in COMMANDS[name].params:
@@ -159,3 +160,20 @@ def test_every_cache_command_understands_the_option_of_the_other_commands() -> N
         words = shlex.split(example)[1 + len(name.split()) :]
         named = parsed(shlex.join([*name.split(), *words[1:], "--cache", words[0]]))
         assert named.params == parsed(shlex.join([*name.split(), *words])).params, name
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("build 'my photos' --dry-run --price 2 --cache c --dataset d", "build 'my photos' --cache c --dataset d"),
+        ("build p --price=2 --cache c --json --dataset d --calibrate", "build p --cache c --dataset d"),
+    ],
+)
+def test_a_command_is_told_again_as_it_was_typed_without_what_made_it_a_plan(typed: str, expected: str) -> None:
+    again = typed_again(parsed(typed), without=("--dry-run", "--price", "--calibrate"))
+    assert again == f"distil-cache {expected}"
+
+
+def test_an_option_is_added_to_what_was_typed_before_the_end_of_options() -> None:
+    assert typed_again(parsed("cache gc c --grace 3"), "--yes") == "distil-cache cache gc c --grace 3 --yes"
+    assert typed_again(parsed("cache gc --grace 3 -- -c"), "--yes") == "distil-cache cache gc --grace 3 --yes -- -c"

@@ -21,7 +21,7 @@ from distil_cache.images.headers import (
 )
 from distil_cache.images.jpeg import parse_jpeg
 from distil_cache.pipeline.audit.header_features import header_facts, row_facts
-from distil_cache.pipeline.scan.conflicts import ScannedRow
+from distil_cache.pipeline.scan.rows import ScannedRow
 from distil_cache.pipeline.sources.file import SourceFile
 from hypothesis import example, given
 from hypothesis import strategies as st

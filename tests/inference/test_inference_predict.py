@@ -251,7 +251,7 @@ def test_a_student_no_better_than_chance_on_its_validation_gives_scores_without_
     (found,) = weak.predict(file)
     assert (found.verdict, found.generated) == (None, None)
     assert found.score == detector(folder).predict(file)[0].score
-    assert "no better than chance for so many images, so no verdict is given" in weak.notes[0]
+    assert "images of the smaller class that may be chance, so no verdict is given" in weak.notes[0]
     assert detector(tmp_path, threshold=0).predict(file)[0].verdict == "generated"
 
 
@@ -364,3 +364,19 @@ def test_a_student_that_returns_nan_is_refused(folder: Path, tmp_path: Path) -> 
 def test_a_wrong_option_is_named(folder: Path, options: dict[str, object], option: str) -> None:
     with pytest.raises(UsageError, match=f"--{option}"):
         detector(folder, **options)
+
+
+@pytest.mark.parametrize("method", ["eps", "dnf"])
+def test_a_student_of_rounded_features_gets_features_rounded_in_the_same_way(tmp_path: Path, method: str) -> None:
+    write_adm(tmp_path / "adm.safetensors")
+    images = write_images(tmp_path / "images", {"train": 6, "test": 4})
+    build(tmp_path, images, "image,eps,noise", storage="int4")
+    rows = evaluated(train(tmp_path, method))
+    one = detector(tmp_path, method)
+    found = one.predict([row["file"] for row in rows])
+    np.testing.assert_allclose([p.logit for p in found], [row["logit"] for row in rows], atol=1e-6, rtol=1e-6)
+    (feature,) = one.record.fingerprints.keys() - {"image"}
+    made = one.maker.make(np.stack([decoded_image(one, row["file"]) for row in rows]), [""] * len(rows))[feature]
+    stored = Cache.open(tmp_path / "cache").open_feature(one.record.fingerprints[feature])
+    np.testing.assert_array_equal(made, gather(stored, [row["key"] for row in rows]))
+    assert len(np.unique(made[0].reshape(-1, 32)[0])) <= 15

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from distil_cache.cli import app
 from distil_cache.errors import UsageError, UserError
+from distil_cache.images.file import ImageRejected, Limits
+from distil_cache.images.upright import load_rgb
+from distil_cache.inference import swap
 from distil_cache.inference.swap import History, SwapImage, lend, run_swap
 from distil_cache.metrics.swap import SWAP, read_swap
 from distil_cache.pipeline.sources.file import SourceFile
@@ -91,6 +94,25 @@ def test_images_that_are_gone_are_named(folder: Path, tmp_path: Path) -> None:
             run_swap(folder / "cnndet", sample=100, device="cpu")
     finally:
         moved.rename(folder / "images/test")
+
+
+def test_each_image_is_decoded_once_and_one_that_cannot_be_is_set_aside(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    def counted(data: bytes, limits: Limits) -> np.ndarray:
+        decoded.append(data)
+        if len(decoded) == 3:
+            raise ImageRejected("damaged", "broken")
+        return load_rgb(data, limits)
+
+    monkeypatch.setattr(swap, "load_rgb", counted)
+    found = run_swap(folder / "cnndet", sample=100, device="cpu")
+
+    assert len(decoded) == 16
+    assert found["real"] + found["fake"] == 15
+    assert [one["detail"] for one in found["set_aside"]] == ["broken"]
 
 
 def image(label: int, number: int, history: History) -> SwapImage:

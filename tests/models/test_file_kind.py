@@ -58,6 +58,7 @@ KINDS = {
     "cut off, old": (torch_bytes(STATE, zipped=False)[:1000], r"Download it again"),
     "cut off safetensors": (save(STATE)[:2000], r"is cut off: it has 2,000 of 4,0\d\d bytes"),
     "cut off in the header": (save(STATE)[:30], r"is cut off within its header"),
+    "a long header": ((2**24 + 1).to_bytes(8, "little") + b'{"a":[[],[],', r"has a header of 16,777,217 bytes"),
     "arguments": (torch_bytes({"args": argparse.Namespace(size=1)}), r"\(argparse\.Namespace\).*could run code"),
     "module": (torch_bytes(torch.nn.Linear(1, 1)), r"\(torch\.nn\.modules\.linear\.Linear\).*state dict"),
 }

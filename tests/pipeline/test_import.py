@@ -245,6 +245,15 @@ def test_a_tensor_with_a_batch_axis_or_in_half_precision_is_the_same_row(tmp_pat
     assert (row(tmp_path / "c", result, "eps", 1) == eps_of(1).half().float().numpy()).all()
 
 
+def test_eps_imported_as_integers_is_rounded_and_the_same_files_are_not_taken_for_others(tmp_path: Path) -> None:
+    source = write_distildire(tmp_path / "data", {"train": 1})
+    for _ in range(2):
+        result = imported(tmp_path / "c", source, storage="int8")
+        found, exact = row(tmp_path / "c", result, "eps", 0), eps_of(0).numpy()
+        assert found.dtype == np.float16
+        assert 0 < np.linalg.norm(found - exact) < 0.02 * np.linalg.norm(exact)
+
+
 def test_the_folder_of_one_split_and_one_without_dire_are_understood(tmp_path: Path) -> None:
     source = write_distildire(tmp_path / "data", {"val": 2, "train": 1}, with_dire=False)
     result = imported(tmp_path / "c", source / "val", source / "train")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from distil_cache.cache.shards.marker import MARKER_NAME
 from distil_cache.storage import list_matching, list_names
+from distil_cache.storage.atomic import fsync_folder
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from protocol_machine import MACHINES, PLANTED, SPEC, Kind, ViolationError, World, planted
+from simulated_disk import SimulatedDisk
 
 WorldOf = Callable[[Kind], World]
 
@@ -187,3 +190,23 @@ def test_a_local_copy_is_known_as_one_after_a_power_failure(disk: World) -> None
 
 def _markers(world: World) -> list[object]:
     return list(list_matching(world.root / "features" / SPEC.folder / "shards", MARKER_NAME))
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_power_failure_never_leaves_a_name_in_a_folder_that_is_removed(tmp_path: Path, flushed: bool) -> None:
+    """A drawn schedule found this, in the simulated disk and not in the code."""
+    root, spare = tmp_path / "disk", tmp_path / "spare"
+    root.mkdir()
+    spare.mkdir()
+    disk = SimulatedDisk(root, spare)
+    with disk.watched():
+        (root / "from").mkdir()
+        (root / "from" / "file").write_bytes(b"content")
+        (root / "from" / "file").rename(root / "file")
+        (root / "from").rmdir()
+        if flushed:
+            fsync_folder(root)
+    of_the_move = [number for number, change in enumerate(disk.changes) if str(root / "file") in change.paths]
+    disk.fail(lambda number: number in of_the_move)
+    assert (root / "file").exists() is flushed
+    assert (root / "from" / "file").exists() is not flushed

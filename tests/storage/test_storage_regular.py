@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from distil_cache.storage import regular
+from distil_cache.storage.atomic import read_lines
 from distil_cache.storage.regular import (
     ChangedFileError,
     IrregularFileError,
@@ -98,3 +99,9 @@ def test_a_file_of_proc_has_bytes_beyond_its_size_and_is_refused() -> None:
         pytest.skip("there is no /proc")
     with pytest.raises(ChangedFileError):
         read_stable("/proc/self/status", 2**20)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_a_log_that_is_no_regular_file_is_an_error_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(IrregularFileError):
+        read_lines(put(kind, tmp_path / "log.jsonl"), 1000)

@@ -27,7 +27,8 @@ from distil_cache.errors import UserError
 from distil_cache.images.file import ImageRejected
 from distil_cache.pipeline.planning.plan import PASS_FEATURES, Samples, Task, make_plan, with_dependencies
 from distil_cache.pipeline.record import write_record
-from distil_cache.pipeline.scan.conflicts import Reject, ScannedRow
+from distil_cache.pipeline.scan.conflicts import Reject
+from distil_cache.pipeline.scan.rows import ScannedRow
 from distil_cache.pipeline.scan.scan import drop_files, scan
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.read import read_source

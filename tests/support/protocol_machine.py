@@ -34,7 +34,7 @@ from distil_cache.cache.shards.marker import read_marker
 from distil_cache.cache.store import Cache
 from distil_cache.errors import IntegrityError
 from distil_cache.pipeline import record
-from distil_cache.pipeline.scan.conflicts import ScannedRow
+from distil_cache.pipeline.scan.rows import ScannedRow
 from distil_cache.pipeline.sources.file import SourceFile
 from distil_cache.storage import AnyPath, RemotePath, atomic, list_matching, parallel, retry
 from fault_checks import folder_in_memory

@@ -1,8 +1,8 @@
 """A disk that loses what was not flushed: a real folder, and the system calls below it watched.
 
 Each call is a step of the process that makes it, and a write is two. A power failure undoes any of the changes of names
-that were not flushed (of one name, the later ones first), and cuts files that were not flushed. The code under test
-stays as it is.
+that were not flushed, and cuts files that were not flushed. With a change goes what came after it on the same name, below
+it, or to a folder in which it lies: a folder was empty when it was removed. The code under test stays as it is.
 """
 
 from __future__ import annotations
@@ -68,10 +68,12 @@ class SimulatedDisk:
         """
         lost: list[_Change] = []
         gone: set[str] = set()
+        around: set[str] = set()
         for number, change in enumerate(self.changes):
-            if loses(number) or any(_with_parents(path) & gone for path in change.paths):
+            if loses(number) or change.paths & around or any(_with_parents(path) & gone for path in change.paths):
                 lost.append(change)
                 gone |= change.paths
+                around |= set().union(*map(_with_parents, change.paths))
         for change in reversed(lost):
             change.undo()
         cut = 0
@@ -181,7 +183,7 @@ class SimulatedDisk:
         on_disk: set[str] = set()
         for change in reversed(self.changes):  # what came before a change of a name that is on the disk is there too
             change.folders.discard(path)
-            if not change.folders or change.paths & on_disk:
+            if not change.folders or any(_with_parents(path) & on_disk for path in change.paths):
                 on_disk |= change.paths
             else:
                 kept.append(change)

@@ -22,11 +22,11 @@ import pytest
 from distil_cache.cache.records.builds import BuildStore
 from distil_cache.errors import DistilCacheError, ReadOnlyError, UserError
 from distil_cache.progress import Silent
+from distil_cache.storage.atomic import create_with
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine import loop
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
-from distil_cache.train.runs.checkpoint import create_file
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.lock import RunLock
 from distil_cache.train.sweep import _note, plan_sweep
@@ -183,7 +183,7 @@ def test_a_file_system_without_hard_links_holds_runs(
     with pytest.raises(UserError, match="became the run"):
         train(cache, run, lr=0.5)
     assert len(lines(run)) == 1
-    assert not create_file(run / "config.json", lambda path: path.write_text("other"))
+    assert not create_with(run / "config.json", lambda path: path.write_text("other"), needs_links=False)
 
 
 def test_a_file_system_without_locks_holds_runs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from distil_cache.cache.records.datasets import SCHEMA
@@ -12,12 +15,17 @@ from distil_cache.errors import UsageError, UserError
 from distil_cache.train.data.select import (
     choose_build,
     column,
+    evaluation_rows,
     held_out,
     parse_select,
     select_rows,
     split_rows,
     training_parts,
+    with_codes,
+    with_texts,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from plain_cache import make_cache, rows
 
 NEEDED = {"train": ("image", "eps", "teacher")}
@@ -165,3 +173,59 @@ def test_only_builds_of_the_newest_revision_count_unless_one_is_named(tmp_path: 
     with pytest.raises(UserError, match="needs feature `image` for 5 of 5 samples"):
         choose_build(cache, "pictures", None, NEEDED, purpose="method distildire")
     assert choose_build(cache, "pictures", old.id, NEEDED, purpose="method distildire") == old
+
+
+KINDS = st.builds(
+    lambda label, split, generator, group: {"label": label, "split": split, "generator": generator, "group": group},
+    st.integers(0, 1),
+    st.sampled_from(["train", "val", "test"]),
+    st.sampled_from(["adm", "sd", "real"]),
+    st.sampled_from(["beds", "cats"]),
+)
+
+
+@given(
+    kinds=st.lists(KINDS, min_size=1, max_size=16),
+    chosen=st.sampled_from([None, "generator=adm", "generator=adm|sd,group=beds", "family=diffusion"]),
+    own_val=st.booleans(),
+)
+def test_rows_that_are_read_in_pieces_are_selected_as_those_of_a_table_in_memory(
+    kinds: list[dict[str, object]], chosen: str | None, own_val: bool
+) -> None:
+    more = {"source": "s", "path": "p", "family": "diffusion", "width": 1, "height": 1, "format": "png", "bytes": 1}
+    keys = [hashlib.sha256(bytes([number])).hexdigest()[:32] for number in range(len(kinds))]
+    table = as_table([{**more, **kind, "key": key} for kind, key in zip(kinds, keys, strict=True)])
+    selection = parse_select(chosen)
+
+    assert with_texts(with_codes(table)).equals(table, check_metadata=True)
+    assert with_texts(with_codes(table)).schema.field("group").nullable == table.schema.field("group").nullable
+
+    def pieces() -> Iterator[pa.Table]:
+        return (with_codes(table.slice(start, 3)) for start in range(0, len(table), 3))
+
+    def plain() -> tuple[list[str], list[str]]:
+        train = select_rows(split_rows(table, "train", "d"), selection, "d, split train")
+        if own_val and "val" in table["split"].to_pylist():
+            val = select_rows(split_rows(table, "val", "d"), selection, "d, split val")
+        else:
+            held = np.array([int(key[:8], 16) < 0.3 * 2**32 for key in train["key"].to_pylist()], bool)
+            train, val = train.filter(pa.array(~held)), train.filter(pa.array(held))
+        if set(train["label"].to_pylist()) != {0, 1}:
+            raise UserError("one class")
+        return train["key"].to_pylist(), val["key"].to_pylist()
+
+    def outcome(select: Callable[[], tuple[list[str], list[str]]]) -> tuple[list[str], list[str]] | None:
+        try:
+            return select()
+        except UserError:
+            return None
+
+    def in_pieces() -> tuple[list[str], list[str]]:
+        parts = training_parts(pieces, selection, 0.3, "d", own_val=own_val)
+        assert {*column(parts.train, "split"), *column(parts.val, "split")} <= {"train", parts.val_split}
+        return parts.train["key"].to_pylist(), parts.val["key"].to_pylist()
+
+    assert outcome(in_pieces) == outcome(plain)
+    tested = outcome(lambda: (evaluation_rows(pieces, "test", selection, "d")["key"].to_pylist(), []))
+    whole = outcome(lambda: (select_rows(split_rows(table, "test", "d"), selection, "d")["key"].to_pylist(), []))
+    assert tested == whole

@@ -118,7 +118,7 @@ def train_input(
         else:
             x = resize(x, size)
         parts[name] = flipped(x, flip) if method.flips else x
-    return _joined(parts, method)
+    return normalised_input(parts, method)
 
 
 def test_input(features: Mapping[str, Tensor], method: Method, size: int, transform: TestTransform) -> Tensor:
@@ -146,7 +146,7 @@ def test_input(features: Mapping[str, Tensor], method: Method, size: int, transf
     for name in method.inputs:
         x = as_float(features[name])
         parts[name] = center_crop(x, size) if transform == "crop" and x.shape[-1] > size else resize(x, size)
-    return _joined(parts, method)
+    return normalised_input(parts, method)
 
 
 test_input.__test__ = False  # type: ignore[attr-defined]  # pytest must not collect it
@@ -222,7 +222,8 @@ def scaled(x: Tensor, scale: Scale) -> Tensor:
     return x * 2 - 1 if scale == "signed" else x
 
 
-def _joined(parts: Mapping[str, Tensor], method: Method) -> Tensor:
+def normalised_input(parts: Mapping[str, Tensor], method: Method) -> Tensor:
+    """Return features (B, 3, size, size) of `as_float`, scaled and concatenated as the method's student takes them."""
     joined = torch.cat([scaled(x, method.scales[name]) for name, x in parts.items()], dim=1)
     return joined.contiguous(memory_format=memory_layout(joined.device))
 

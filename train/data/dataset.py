@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ...cache.gather import read_rows
 from ...cache.records.builds import BuildRecord
-from ...cache.shards.keys import keys_of_column
+from ...cache.shards.keys import binary_keys, keys_of_column
 from ...cache.store import Cache, FeatureStore
 from ...errors import UserError
 from .readers import ImageTransform, LoaderOptions, ReadRequest, RowLocation, buffer, read_ahead
@@ -271,8 +271,9 @@ def _decoded(cache: Cache, build: BuildRecord, table: pa.Table) -> pa.Table:
     if "image" not in build.features:
         return table
     rejected = cache.open_feature(build.features["image"].folder).index().rejected
-    keep = np.array([key not in rejected for key in table["key"].to_pylist()], dtype=bool)
-    return table.filter(pa.array(keep))
+    if not rejected:
+        return table
+    return table.filter(pa.array(~np.isin(keys_of_column(table["key"]), binary_keys(list(rejected)))))
 
 
 def _read_over(store: FeatureStore) -> int:

@@ -131,9 +131,7 @@ def open_online_teacher(config: TrainConfig, cached: Mapping[str, Any] | None, i
     """
     method = config.definition
     same = cached if method.preset == "paper" else None
-    name = config.teacher or (str(same["backbone"]) if same else BACKBONE)
-    if same and name != same["backbone"]:
-        raise UserError(f"teacher {name}: this build's teacher is {same['backbone']}. Omit --teacher.")
+    name, size = name_and_side(config, cached, image_side)
     loaded = load_teacher(name, config.teacher_weights)
     if same and loaded.digest != same["weights"]:
         raise UserError(
@@ -142,11 +140,22 @@ def open_online_teacher(config: TrainConfig, cached: Mapping[str, Any] | None, i
         )
     entry = backbone_entry(name)
     mean, std = (HALF, HALF) if method.preset == "official-code" else (entry.mean, entry.std)
-    size = config.train_size or method.side(image_side, None)
     if same:
-        mean, std, size = _triple(same["mean"]), _triple(same["std"]), int(same["size"])
+        mean, std = _triple(same["mean"]), _triple(same["std"])
     facts = {"backbone": name, "weights": loaded.digest, "source": loaded.source}
     return OnlineTeacher(loaded.model, size, mean, std, facts)
+
+
+def name_and_side(config: TrainConfig, cached: Mapping[str, Any] | None, image_side: int) -> tuple[str, int]:
+    """Return the backbone of the online teacher and the side of its input, without loading it.
+
+    Parameters and errors are those of `open_online_teacher`.
+    """
+    same = cached if config.definition.preset == "paper" else None
+    name = config.teacher or (str(same["backbone"]) if same else BACKBONE)
+    if same and name != same["backbone"]:
+        raise UserError(f"teacher {name}: this build's teacher is {same['backbone']}. Omit --teacher.")
+    return name, int(same["size"]) if same else config.train_size or config.definition.side(image_side, None)
 
 
 def _triple(values: Any) -> Triple:

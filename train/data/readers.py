@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...cache.gather import read_rows
+from ...cache.gather import open_store, read_rows
 from ...cache.local_copy.reader import LocalCopy
 from ...cache.store import FeatureStore
 from ...errors import UserError
@@ -270,11 +270,4 @@ class _FeatureLocation(NamedTuple):
 def _read_in_worker(
     locations: Mapping[str, _FeatureLocation], change: ImageTransform | None, request: ReadRequest
 ) -> dict[str, Tensor]:
-    return read_request({name: _store(where) for name, where in locations.items()}, change, False, request)
-
-
-@functools.lru_cache(maxsize=32)
-def _store(where: _FeatureLocation) -> FeatureStore:
-    store = FeatureStore(where.folder, local_copy=where.local_copy)
-    store.index()  # with it, the store notices a shard that holds other keys than its index says
-    return store
+    return read_request({name: open_store(*where) for name, where in locations.items()}, change, False, request)

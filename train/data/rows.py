@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...cache.records.builds import BuildRecord
-from ...cache.shards.keys import KeyArray, keys_of_column
+from ...cache.records.datasets import TablePieces
+from ...cache.shards.keys import BINARY, KeyArray, keys_of_column
 from ...cache.store import Cache
 from ...errors import UserError
 from ..config import TrainConfig
-from .select import TrainingSplit, candidate_builds, choose_build, column, parse_select, training_parts
+from .select import TrainingSplit, candidate_builds, choose_build, column, dataset_rows, parse_select, training_parts
 
 OWN_VAL = "split val"
 """Description of validation rows that are a dataset's own."""
@@ -88,16 +90,17 @@ def find_rows(
     reserved: list[KeyArray] = []
     for dataset in config.dataset:
         revision, _ = candidate_builds(cache, dataset, named.get(dataset))
-        table = cache.datasets().read(dataset, revision)
-        own_val = config.val_from == "val" and (not val_beside_test or "test" in set(column(table, "split")))
-        parts = training_parts(table, parse_select(config.select), config.val_fraction, dataset, own_val=own_val)
+        pieces = dataset_rows(cache.datasets(), dataset, revision)
+        own_val = config.val_from == "val" and (not val_beside_test or _has_split(pieces, "test"))
+        parts = training_parts(pieces, parse_select(config.select), config.val_fraction, dataset, own_val=own_val)
         needed = {"train": tuple(features)}
         if parts.val_split != "train":
             needed[parts.val_split] = config.definition.inputs
         first = {name: built.fingerprint for name, built in builds[0].features.items()} if builds else None
         builds.append(choose_build(cache, dataset, named.get(dataset), needed, purpose=purpose, fingerprints=first))
         splits.append(parts)
-        reserved.append(_reserved_keys(table, parts))
+        if len(config.dataset) > 1:
+            reserved.append(_reserved_keys(pieces, parts))
     train, val = pa.concat_tables([s.train for s in splits]), pa.concat_tables([s.val for s in splits])
     rows = train.num_rows + val.num_rows
     if len(splits) > 1:
@@ -127,10 +130,15 @@ def _named_builds(config: TrainConfig, cache: Cache) -> dict[str, str]:
     return named
 
 
-def _reserved_keys(table: pa.Table, parts: TrainingSplit) -> KeyArray:
+def _has_split(pieces: TablePieces, split: str) -> bool:
+    return any(split in piece["split"].combine_chunks().dictionary.to_pylist() for piece in pieces())
+
+
+def _reserved_keys(pieces: TablePieces, parts: TrainingSplit) -> KeyArray:
     """Return the keys that a dataset reserves for other purposes than training and this validation."""
-    split = column(table, "split")
-    return keys_of_column(table.filter(pa.array((split != "train") & (split != parts.val_split)))["key"])
+    others = pa.array(["train", parts.val_split])
+    rows = (piece.filter(pc.invert(pc.is_in(piece["split"].cast(pa.string()), others))) for piece in pieces())
+    return np.concatenate([np.empty(0, BINARY), *(keys_of_column(piece["key"]) for piece in rows)])
 
 
 def _without(rows: pa.Table, reserved: Sequence[KeyArray]) -> pa.Table:

@@ -8,21 +8,25 @@ random draw that depends on nothing else, and all occurrences of an image are on
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...cache.describe import describe
 from ...cache.records.builds import BuildRecord
+from ...cache.records.datasets import DatasetStore, RowKinds, TablePieces
+from ...cache.shards.keys import BINARY, KeyArray, binary_keys, keys_of_column
 from ...cache.spec import algorithms, fingerprint_of, fingerprint_without, imported_from, with_decoding, without
 from ...cache.store import Cache
 from ...choices import IMAGE_ALGORITHMS
 from ...errors import ChoiceError, UsageError, UserError
 from ...metrics.measures import test_sets
+from ...storage.disk_table import DiskTable
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -89,13 +93,72 @@ def parse_select(text: str | None) -> Selection:
     return Selection(**chosen)
 
 
+KIND = ("label", "split", "generator", "family", "group")
+"""What a selection looks at: rows that agree in all of these are kept or left out together."""
+COLUMNS = ("key", "source", *KIND)
+"""The columns of a dataset that a training or an evaluation reads."""
+_CODED = ("source", "split", "generator", "family", "group")
+
+
+def dataset_rows(store: DatasetStore, dataset: str, revision: str) -> TablePieces:
+    """Return what yields the rows of a dataset in pieces, with the columns ``COLUMNS``; few of them are in memory."""
+
+    def pieces() -> Iterator[pa.Table]:
+        for piece in store.pieces(dataset, revision, columns=COLUMNS):
+            yield with_codes(piece)
+
+    return pieces
+
+
+def with_codes(table: pa.Table) -> pa.Table:
+    """Return a table whose repeated texts are dictionary-encoded: four bytes a row and column."""
+    for name in _CODED:
+        if name in table.column_names and not pa.types.is_dictionary(table[name].type):
+            coded = table[name].dictionary_encode()
+            place = table.column_names.index(name)
+            table = table.set_column(place, table.schema.field(name).with_type(coded.type), coded)
+    return table
+
+
+def with_texts(table: pa.Table) -> pa.Table:
+    """Return a table without dictionaries, as it is stored."""
+    plain = [field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in table.schema]
+    return table.cast(pa.schema(plain, table.schema.metadata))
+
+
+class _Kinds:
+    """The distinct kinds of the rows of a dataset.
+
+    Attributes
+    ----------
+    table
+        A row for each kind, with the columns ``KIND``, and ``kind``, its number.
+    """
+
+    def __init__(self, pieces: TablePieces) -> None:
+        self._numbering = RowKinds(KIND)
+        for piece in pieces():
+            self._numbering.numbers(piece)
+        found = list(self._numbering.found)
+        columns = {name: [values[place] for values in found] for place, name in enumerate(KIND)}
+        types = [pa.int8(), *(pa.string() for _ in KIND[1:])]
+        schema = pa.schema([*zip(KIND, types, strict=True), ("kind", pa.int64())])
+        self.table = pa.table({**columns, "kind": list(range(len(found)))}, schema=schema)
+
+    def chosen(self, rows: pa.Table) -> Callable[[pa.Table], _Mask]:
+        """Return what says of a piece's rows, (N,), whether their kind is one of ``rows`` of the table."""
+        flags = np.zeros(self.table.num_rows, bool)
+        flags[rows["kind"].to_numpy()] = True
+        return lambda piece: flags[self._numbering.numbers(piece)]
+
+
 def select_rows(table: pa.Table, selection: Selection, where: str) -> pa.Table:
     """Return the rows that a selection keeps.
 
     Parameters
     ----------
     table
-        Rows in the schema of a dataset.
+        Rows in the schema of a dataset, or one row for each kind of them.
     selection
         What to keep.
     where
@@ -135,15 +198,26 @@ def split_rows(table: pa.Table, split: str, dataset: str) -> pa.Table:
     return rows
 
 
+def evaluation_rows(pieces: TablePieces, split: str, selection: Selection, dataset: str) -> pa.Table:
+    """Return the rows of one split that a selection keeps; errors as for :func:`split_rows` and :func:`select_rows`."""
+    kinds = _Kinds(pieces)
+    of_split = select_rows(split_rows(kinds.table, split, dataset), selection, f"{dataset}, split {split}")
+    is_chosen = kinds.chosen(of_split)
+    rows = DiskTable(_first_schema(pieces))
+    for piece in pieces():
+        rows.append(piece.filter(pa.array(is_chosen(piece))))
+    return rows.finished()
+
+
 def training_parts(
-    table: pa.Table, selection: Selection, val_fraction: float, dataset: str, *, own_val: bool = True
+    table: pa.Table | TablePieces, selection: Selection, val_fraction: float, dataset: str, *, own_val: bool = True
 ) -> TrainingSplit:
     """Divide a dataset's rows into training rows and validation rows.
 
     Parameters
     ----------
     table
-        Rows of the dataset.
+        Rows of the dataset; or what yields them in pieces, which is called twice.
     selection
         Rows to keep in both.
     val_fraction
@@ -158,23 +232,41 @@ def training_parts(
     UserError
         There is no split ``train``, or its rows lack a class.
     """
-    train = select_rows(split_rows(table, "train", dataset), selection, f"{dataset}, split train")
-    if own_val and "val" in set(column(table, "split")):
-        val = select_rows(split_rows(table, "val", dataset), selection, f"{dataset}, split val")
-        parts = TrainingSplit(train, val, "val")
-    else:
-        held = held_out(column(train, "key"), val_fraction)
-        parts = TrainingSplit(train.filter(pa.array(~held)), train.filter(pa.array(held)), "train")
-    labels = set(column(parts.train, "label").tolist())
+    pieces = (lambda: [table]) if isinstance(table, pa.Table) else table
+    kinds = _Kinds(pieces)
+    of_train = select_rows(split_rows(kinds.table, "train", dataset), selection, f"{dataset}, split train")
+    in_train = kinds.chosen(of_train)
+    in_val = None
+    if own_val and "val" in set(column(kinds.table, "split")):
+        of_val = select_rows(split_rows(kinds.table, "val", dataset), selection, f"{dataset}, split val")
+        in_val = kinds.chosen(of_val)
+    train, val = (DiskTable(_first_schema(pieces)) for _ in range(2))
+    for piece in pieces():
+        rows = in_train(piece)
+        if in_val is None:
+            held = held_out(keys_of_column(piece["key"]), val_fraction)
+            train.append(piece.filter(pa.array(rows & ~held)))
+            val.append(piece.filter(pa.array(rows & held)))
+        else:
+            train.append(piece.filter(pa.array(rows)))
+            val.append(piece.filter(pa.array(in_val(piece))))
+    parts = TrainingSplit(train.finished(), val.finished(), "train" if in_val is None else "val")
+    labels = set(pc.unique(parts.train["label"]).to_pylist())
     if labels != {0, 1}:
         missing = "real" if 0 not in labels else "generated"
         raise UserError(f"{dataset}, split train: has no {missing} image. Training needs both classes.")
     return parts
 
 
-def held_out(keys: npt.NDArray[Any], fraction: float) -> _Mask:
-    """Return which keys (N hex strings) are held out for validation: those below ``fraction`` of the range of keys."""
-    return np.array([int(key[:8], 16) < fraction * 2**32 for key in keys], dtype=bool)
+def _first_schema(pieces: TablePieces) -> pa.Schema:
+    return next(iter(pieces())).schema
+
+
+def held_out(keys: KeyArray | npt.NDArray[Any], fraction: float) -> _Mask:
+    """Return which keys (N,) are held out for validation: those below ``fraction`` of the range of keys."""
+    first = np.ascontiguousarray(binary_keys(keys)).view(">u4")[:: BINARY.itemsize // 4]
+    held: _Mask = first < fraction * 2**32
+    return held
 
 
 def candidate_builds(cache: Cache, dataset: str, build: str | None) -> tuple[str, list[BuildRecord]]:
@@ -252,8 +344,8 @@ def choose_build(
         )
     if not matching:
         split, feature = _first_gap(candidates, needed)
-        table = cache.datasets().read(dataset, revision)
-        rows = int(np.sum(column(table, "split") == split))
+        table = cache.datasets().read(dataset, revision, columns=("source", "split"))
+        rows = int(pc.sum(pc.equal(table["split"], split)).as_py() or 0)
         raise missing_feature(cache, table, dataset, purpose, feature, rows, rows, split, names)
     if len(matching) > 1:
         raise ChoiceError(f"{dataset}: several builds serve {purpose}. Choose one:", describe(cache, matching))
@@ -338,7 +430,7 @@ def missing_feature(
     """Make the error for ``lacking`` of ``rows`` rows of a split without a feature, with the command that builds it."""
     origin = next((record.origin for record in cache.builds().find(dataset) if record.origin), None)
     if origin is None:
-        sources = " ".join(shlex.quote(source) for source in sorted(set(column(table, "source"))) if source) or "SOURCE"
+        sources = " ".join(shlex.quote(source) for source in distinct(table, "source") if source) or "SOURCE"
         named = f"--dataset {shlex.quote(dataset)}"
     else:
         sources = "--from-cache"
@@ -355,7 +447,14 @@ def missing_feature(
 
 def column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """Return a column as an array: strings, or int64 for ``label``."""
-    return np.array(table[name].to_pylist(), dtype=np.int64 if name == "label" else np.str_)
+    if name == "label":
+        return np.array(table[name].to_numpy(), np.int64)
+    return np.array(table[name].to_pylist(), dtype=np.str_)
+
+
+def distinct(table: pa.Table, name: str) -> list[str]:
+    """Return the distinct texts of a column, sorted."""
+    return sorted({text for chunk in table[name].chunks for text in chunk.unique().to_pylist()})
 
 
 def _chosen(values: npt.NDArray[Any], wanted: frozenset[str]) -> _Mask:

@@ -27,6 +27,8 @@ IntArray = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 64
 POOL_BLOCKS = 8
+POOL_ROWS = BLOCK_ROWS * POOL_BLOCKS
+"""Rows that are shuffled together."""
 _HASHED_ROWS = 1 << 16
 
 

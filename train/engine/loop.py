@@ -144,10 +144,10 @@ def _train_run(
     with RunLock(folder.folder) as lock, ExitStack() as held:
         with ranks.first_process_first():
             # an existing run is locked before it is read, a new one only once its configuration proves usable
-            if ranks.first and path_exists(folder.config) and not _is_over(config, folder):
+            if ranks.first and path_exists(folder.config) and not is_over(config, folder):
                 lock.take()
             known = folder.admit(config, resume=resume or not ranks.first)
-            if known is not None and _is_over(config, folder):
+            if known is not None and is_over(config, folder):
                 if ranks.first:
                     _sweep(folder, lock)
             else:
@@ -208,7 +208,8 @@ def _store_record(
             progress.say(f"{cache.root}: cannot be written, so `cache gc` there does not know that this run uses it.")
 
 
-def _is_over(config: TrainConfig, folder: RunFolder) -> bool:
+def is_over(config: TrainConfig, folder: RunFolder) -> bool:
+    """Return whether a training has ended, by its number of epochs or by its schedule."""
     state = read_progress(folder.checkpoints)
     return state is not None and LrSchedule(config, 1).ended(state) is not None
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.optim import Adam, Optimizer
 
 from ...cache.lease import lease
+from ...cache.records.builds import BuildRecord
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
 from ...models.device import STUDENT_ARITHMETIC
@@ -22,8 +25,9 @@ from ..data.dataset import Batch, FeatureDataset
 from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
 from ..data.rows import TrainingRows, find_rows
-from ..data.select import column
+from ..data.select import distinct
 from ..data.shuffle import batch_sizes
+from ..data.streamed import StreamedDataset
 from ..methods import Method
 from ..runs.checkpoint import seed_everything
 from ..runs.folder import RECORD_VERSION, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
@@ -151,26 +155,24 @@ def open_session(
     method, features = config.definition, config.training_features
     degradation = method.degradation
     of_validation = degradation.of_validation() if degradation else None
-    purpose = f"method {method.name}"
-    builds = {source.dataset: source.build for source in known.trained_on} if known else {}
-    beside_test = known is not None and known.version < RECORD_VERSION
-    rows = find_rows(config, cache, features, builds, purpose, val_beside_test=beside_test)
+    rows = rows_of(config, cache, known)
     build = rows.builds[0]
     if ranks.first:  # before any shard is looked for: see `cache.lease`
         folders = {source.features[name].folder for source in rows.builds for name in {*features, *method.inputs}}
         held.enter_context(lease(cache.root, "train", folders))
-    train = FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose)
-    val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
-    steps = _steps(config, len(train), len(val), ranks)
+    if config.reader == "webdataset":
+        _check_stream(ranks, readers)
+    train, val = open_rows(config, cache, rows)
+    steps = steps_of_epoch(config, len(train), len(val), ranks.share.ranks)
 
     image = train.row_shape(method.inputs[0])[-1]
-    cached = cache.open_feature(build.features["teacher"].folder).spec if "teacher" in build.features else None
+    cached = spec_of_teacher(cache, build)
     online = open_online_teacher(config, cached, image) if config.online else None
     teacher_side = online.size if online else int(str(cached["size"])) if cached else None
-    size = _side(config, image, teacher_side, taught="teacher" in features or online is not None)
+    size = side_of_input(config, image, teacher_side)
     shape = online.shape() if online else train.row_shape("teacher")[1:] if "teacher" in features else None
 
-    _check_smallest_batch(config, len(train), method.channels, size)
+    check_smallest_batch(config, len(train), method.channels, size)
     seed_everything(config.seed)
     student = build_student(config.backbone, method.channels, shape[0] if shape else None)
     if shape:
@@ -194,7 +196,9 @@ def open_session(
         specs={name: dict(cache.open_feature(build.features[name].folder).spec) for name in features},
         train_size=size,
         teacher_channels=shape[0] if shape else None,
-        seen_generators=tuple(sorted(set(column(train.table, "generator")[train.label == 1].tolist()))),
+        seen_generators=tuple(
+            distinct(train.table.select(["generator"]).filter(pa.array(train.label == 1)), "generator")
+        ),
         samples={"train": len(train), "val": len(val)} | ({"left_out": rows.left_out} if rows.left_out else {}),
         validation=rows.validation,
         created=known.created if known else now(),
@@ -203,7 +207,7 @@ def open_session(
         teacher=dict(online.facts) if online else None,
         pos_weight=pos_weight,
         begun_as=begun_as,
-        groups=tuple(sorted(set(column(train.table, "group").tolist()))),
+        groups=tuple(distinct(train.table, "group")),
         arithmetic=STUDENT_ARITHMETIC,
         **_datasets(rows),
     )
@@ -224,17 +228,49 @@ def open_session(
     )
 
 
-def _steps(config: TrainConfig, train: int, val: int, ranks: ProcessGroup) -> int:
-    """Return the steps of an epoch. Raises UserError if these numbers of rows cannot be used."""
+def _check_stream(ranks: ProcessGroup, readers: ReaderPool) -> None:
+    """Raise UsageError for what webdataset's stream cannot do."""
+    if ranks.several or readers.workers:
+        what = "several processes" if ranks.several else f"--workers {readers.workers}"
+        raise UsageError(f"--reader webdataset: streams in one thread of one process, not with {what}.")
+
+
+def rows_of(config: TrainConfig, cache: Cache, known: RunRecord | None) -> TrainingRows:
+    """Find the rows and builds of a training; one that resumes (``known``) keeps its builds. Raises UserError."""
+    builds = {source.dataset: source.build for source in known.trained_on} if known else {}
+    beside_test = known is not None and known.version < RECORD_VERSION
+    purpose = f"method {config.definition.name}"
+    return find_rows(config, cache, config.training_features, builds, purpose, val_beside_test=beside_test)
+
+
+def open_rows(config: TrainConfig, cache: Cache, rows: TrainingRows) -> tuple[FeatureDataset, FeatureDataset]:
+    """Open the features of the training and of the validation rows. Raises UserError if a row lacks one, or a shard is no tar."""
+    method, build = config.definition, rows.builds[0]
+    purpose = f"method {method.name}"
+    val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
+    features = config.training_features
+    if config.reader == "cache":
+        return FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose), val
+    export = Path(config.export) if config.export else None
+    return StreamedDataset(cache, build, rows.train, features, split="train", purpose=purpose, export=export), val
+
+
+def spec_of_teacher(cache: Cache, build: BuildRecord) -> Mapping[str, Any] | None:
+    """Return the spec of a build's cached teacher maps; None if it has none."""
+    return cache.open_feature(build.features["teacher"].folder).spec if "teacher" in build.features else None
+
+
+def steps_of_epoch(config: TrainConfig, train: int, val: int, processes: int) -> int:
+    """Return the steps of an epoch. Raises UserError if these numbers of rows cannot be used by so many processes."""
     sizes = batch_sizes(train, config.batch_size)
-    if min(sizes, default=0) < ranks.share.ranks:
+    if min(sizes, default=0) < processes:
         raise UserError(
             f"--batch-size {config.batch_size}: the smallest batch of an epoch of {train:,} samples has {min(sizes)}, "
-            f"too few for {ranks.share.ranks} processes. Choose another batch size."
+            f"too few for {processes} processes. Choose another batch size."
         )
-    if config.definition.cutmix and ranks.several:
+    if config.definition.cutmix and processes > 1:
         raise UsageError(
-            f"preset {config.preset}: mixes images within a whole batch, but {ranks.share.ranks} processes share it. "
+            f"preset {config.preset}: mixes images within a whole batch, but {processes} processes share it. "
             "Use one process."
         )
     follows = config.schedule in PLATEAUS
@@ -244,7 +280,7 @@ def _steps(config: TrainConfig, train: int, val: int, ranks: ProcessGroup) -> in
     return len(sizes)
 
 
-def _check_smallest_batch(config: TrainConfig, train: int, channels: int, size: int) -> None:
+def check_smallest_batch(config: TrainConfig, train: int, channels: int, size: int) -> None:
     """Raise UserError if a batch has so few values that batch normalisation has no variance to divide by."""
     if min(batch_sizes(train, config.batch_size), default=0) != 1:
         return
@@ -260,9 +296,10 @@ def _check_smallest_batch(config: TrainConfig, train: int, channels: int, size: 
             ) from error
 
 
-def _side(config: TrainConfig, image: int, teacher: int | None, *, taught: bool) -> int:
-    """Return the requested side, or the method's; the student must see the same pixels as its teacher."""
+def side_of_input(config: TrainConfig, image: int, teacher: int | None) -> int:
+    """Return the requested side, or the method's. Raises UserError unless the student sees the pixels of its teacher."""
     side = config.train_size or config.definition.side(image, teacher)
+    taught = config.online or "teacher" in config.training_features
     if taught and side != teacher:
         raise UserError(
             f"train_size {side}: the teacher's input has {teacher} pixels, and the student's must have the same. "

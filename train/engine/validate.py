@@ -14,6 +14,7 @@ from ...metrics.measures import accuracy, average_precision
 from ..data.dataset import FeatureDataset
 from ..data.readers import ImageTransform
 from ..data.rows import OWN_VAL
+from ..data.select import with_texts
 from ..evaluation.score import Logits, predict, probability
 from ..runs.checkpoint import ValidationScores
 from ..runs.forms import EpochMetrics
@@ -85,5 +86,5 @@ def validation_scores(session: Session, logits: Logits | None) -> ValidationScor
     """Return the validation scores of the new best student, to be saved with it; None without validation rows."""
     if session.val is None or logits is None:
         return None
-    table = session.val.table.select(KEPT).append_column("score", pa.array(probability(logits)))
+    table = with_texts(session.val.table.select(KEPT)).append_column("score", pa.array(probability(logits)))
     return ValidationScores(table, session.record.validation.replace(OWN_VAL, "val"), TRANSFORM)

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,22 @@ from ..data.augment import checked_transform
 from ..data.dataset import FeatureDataset
 from ..data.readers import LoaderOptions
 from ..data.rows import OWN_VAL
-from ..data.select import candidate_builds, choose_build, column, parse_select, select_rows, serves, split_rows
+from ..data.select import (
+    candidate_builds,
+    choose_build,
+    column,
+    dataset_rows,
+    evaluation_rows,
+    parse_select,
+    serves,
+    split_rows,
+    with_texts,
+)
 from ..runs.folder import RunFolder, RunRecord, versions
-from ..runs.forms import EVALUATION, read_evaluation
+from ..runs.forms import EVALUATION, known_best, read_evaluation
 from .gallery import write_gallery
 from .score import predict, probability
+from .summary import summarise
 
 _LONGEST_NAME = 255
 _PLAIN_SPLIT = re.compile(r"[A-Za-z0-9._]{1,64}")
@@ -114,8 +126,8 @@ def run_evaluation(
     record = best.record
     cache = Cache.open(cache_root, local_copy)
     source = _build(cache, dataset, split, record, build)
-    table = split_rows(cache.datasets().read(dataset, source.revision), split, dataset)
-    table = select_rows(table, selection, f"{dataset}, split {split}")
+    pieces = dataset_rows(cache.datasets(), dataset, source.revision)
+    table = evaluation_rows(pieces, split, selection, dataset)
 
     target = evaluation_folder(folder.evaluations, dataset, split, chosen, select)
     name = target.name
@@ -218,7 +230,7 @@ def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: 
         trained = cache.builds().read(own)
         build_id = trained.id if all(serves(trained, split, name) for name in record.method.inputs) else None
     revision, _ = candidate_builds(cache, dataset, build_id)
-    split_rows(cache.datasets().read(dataset, revision), split, dataset)
+    split_rows(cache.datasets().read(dataset, revision, columns=("split",)), split, dataset)
     return choose_build(
         cache,
         dataset,
@@ -244,12 +256,12 @@ def _store(
 ) -> None:
     """Write all files under a temporary name, then move the folder into place."""
     with temporary_folder(folder.folder, _UNFINISHED) as temporary:
-        columns = part.table.select(["key", "label", "generator", "family", "group"])
+        columns = with_texts(part.table.select(["key", "label", "generator", "family", "group"]))
         table = columns.append_column("score", pa.array(scores)).append_column("logit", pa.array(logits))
         pq.write_table(table, temporary / "scores.parquet", compression="zstd")
         if serves(build, split, "dire"):
             dire = FeatureDataset(cache, build, part.table, ("dire",), split=split, purpose="the mean DIRE")
-            means = dire.table.select(["key", "label", "generator", "group"])
+            means = with_texts(dire.table.select(["key", "label", "generator", "group"]))
             means = means.append_column("mean_dire", pa.array(_mean_dire(dire)))
             pq.write_table(means, temporary / "dire.parquet", compression="zstd")
         images = tuple(name for name in ("image", "eps", "dire") if serves(build, split, name))
@@ -324,6 +336,14 @@ def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, A
     complete = [row for row in results if row["real"] and row["fake"]]
     names = ("accuracy", "average_precision", "auc")
     return {"generators": results, "mean": {name: unweighted_mean(row[name] for row in complete) for name in names}}
+
+
+def stored_summary(run: Path, info: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of an evaluation that `run_evaluation` returned, and its `summarise`."""
+    names = ("dataset", "split", "transform", "select")
+    folder = evaluation_folder(RunFolder(run).evaluations, *(info[name] for name in names))
+    best = known_best(run)
+    return folder, summarise(info, folder / "scores.parquet", best.calibration if best else None)
 
 
 def evaluation_folder(evaluations: Path, dataset: str, split: str, transform: str, select: str | None) -> Path:

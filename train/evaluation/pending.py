@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...cache.store import Cache
-from ...errors import DistilCacheError, UsageError, UserError
+from ...errors import DistilCacheError, StoppedError, UsageError, UserError
+from ...progress import Progress
 from ...storage.json_record import read_record
 from ..runs.forms import RUN_FORM, known_best, own_file, read_evaluation, runs_of
 
@@ -93,6 +94,56 @@ def pending_evaluations(folders: Sequence[Path], on: Sequence[str] = ()) -> tupl
             else:
                 found.append(Pending(run, cache, dataset, split, named))
     return found, without
+
+
+def evaluate_missing(
+    runs: Sequence[Path], on: Sequence[str], device: str, progress: Progress
+) -> dict[str, list[dict[str, str]]]:
+    """Evaluate runs on what they lack; return what was evaluated and what was not, and why.
+
+    What the user named must succeed. A test part that is evaluated unasked may lack features; the report does without.
+
+    Parameters
+    ----------
+    runs, on
+        As for :func:`pending_evaluations`.
+    device
+        ``auto``, ``cpu`` or ``cuda:N``.
+    progress
+        Receives the rows, and a line about each evaluation that is left out.
+
+    Returns
+    -------
+    dict
+        ``evaluated`` and ``not_evaluated``, each a list of ``run``, ``dataset`` and ``split``, the second with ``why``.
+
+    Raises
+    ------
+    UserError
+        Something that ``on`` names cannot be evaluated, or an evaluation was stopped.
+    """
+    pending, without = pending_evaluations(runs, on)
+    for impossible in without:
+        if impossible.asked:
+            raise UserError(f"--on {impossible.dataset}:{impossible.split}: {impossible.run}: {impossible.why}.")
+    evaluated = []
+    for one in pending:
+        from .evaluate import run_evaluation  # brings torch with it
+
+        try:
+            run_evaluation(one.run, one.cache, one.dataset, split=one.split, device=device, progress=progress)
+        except StoppedError:
+            raise
+        except UserError as error:
+            if one.asked:
+                raise
+            without.append(NotEvaluated(one.run, one.dataset, one.split, str(error), one.asked))
+        else:
+            evaluated.append({"run": str(one.run), "dataset": one.dataset, "split": one.split})
+    for each in without:
+        progress.say(f"{each.run}: not evaluated on {each.dataset}, split {each.split}: {each.why.rstrip('.')}.")
+    missing = [{"run": str(one.run), "dataset": one.dataset, "split": one.split, "why": one.why} for one in without]
+    return {"evaluated": evaluated, "not_evaluated": missing}
 
 
 def _parse(text: str) -> tuple[str, str]:

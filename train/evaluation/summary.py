@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from ...metrics.bootstrap import bootstrap, interval
 from ...metrics.calibration import Calibration
-from ...metrics.measures import FloatArray, accuracy, average_precision, test_sets
+from ...metrics.measures import test_sets
+from ...metrics.per_generator import GeneratorScores, score_sets
 from ..data.select import column
 
 WHOLE = "all"
 """Name of the row of all images together."""
+_MEASURES = {"at_half": "accuracy", "at_threshold": "calibrated_accuracy", "ap": "average_precision"}
 
 
 def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | None) -> dict[str, Any]:
@@ -43,21 +44,16 @@ def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | 
     sets = dict(test_sets(labels, column(table, "generator"), column(table, "group")))
     if len(sets) != 1:
         sets[WHOLE] = np.arange(len(labels))
-    resampled = bootstrap(labels, values, sets, calibrated_threshold=threshold)
+    # images with the same bytes are resampled together, as in the report
+    measured = score_sets(labels, values, sets, clusters=column(table, "key"), calibrated_threshold=threshold)
     rows = []
-    for name, chosen in sets.items():
-        own, score = labels[chosen], values[chosen]
-        measured = {
-            "at_half": ("accuracy", accuracy(own, score)),
-            "at_threshold": ("calibrated_accuracy", None if threshold is None else accuracy(own, score, threshold)),
-            "ap": ("average_precision", average_precision(own, score)),
-        }
-        cells = {key: _cell(value, resampled[name][measure]) for key, (measure, value) in measured.items()}
-        rows.append({"generator": name, "real": int((own == 0).sum()), "fake": int((own == 1).sum()), **cells})
+    for name, found in measured.items():
+        cells = {cell: _cell(found, measure) for cell, measure in _MEASURES.items()}
+        rows.append({"generator": name, "real": found.real, "fake": found.fake, **cells})
     return {"threshold": threshold, "rows": rows}
 
 
-def _cell(value: float | None, replicates: FloatArray) -> list[float] | None:
-    """Return a value and the ends of its interval; None without a value."""
-    reach = interval(replicates)
+def _cell(scores: GeneratorScores, measure: str) -> list[float] | None:
+    """Return a value and the ends of its interval, those of the report; None where either is not defined."""
+    value, reach = scores.values[measure], scores.interval(measure)
     return None if value is None or reach is None else [value, reach.low, reach.high]

@@ -15,8 +15,8 @@ import os
 import random
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,7 @@ from ...choices import TestTransform
 from ...errors import IntegrityError, UserError
 from ...metrics.calibration import calibrate
 from ...models.weights import file_digest
-from ...storage import path_exists
-from ...storage.atomic import TEMPORARY_PREFIX, NoHardLinksError, cannot_write, fsync_folder, link_new, read_file
+from ...storage.atomic import cannot_write, fsync_folder, read_file, temporary_file
 from .forms import BEST, LAST, STATE_FILE, Best, Saved, State, StoredFile, own_file, read_saved
 
 _DIGEST = "tensors_sha256"
@@ -402,36 +401,21 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         The file cannot be written.
     """
     try:
-        with _temporary_file(path, write) as temporary:
+        with temporary_file(path, flushed(write)) as temporary:
             temporary.replace(path)
             fsync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def create_file(path: Path, write: Callable[[Path], object]) -> bool:
-    """Do the same as `replace_file`, but only if the file does not exist; return whether it was created."""
-    with _temporary_file(path, write) as temporary:
-        try:
-            return link_new(temporary, path)
-        except NoHardLinksError:
-            if path_exists(path):
-                return False
-            temporary.replace(path)
-            fsync_folder(path.parent)
-            return True
+def flushed(write: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Return a function that lets ``write`` make a file, and flushes it."""
 
+    def write_and_flush(path: Path) -> None:
+        write(path)
+        fsync_folder(path)
 
-@contextmanager
-def _temporary_file(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
-    """Write and flush a file with a unique name next to ``path``, and delete it after the block."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(8)}")
-    try:
-        write(temporary)
-        fsync_folder(temporary)
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+    return write_and_flush
 
 
 def _first_line(error: Exception) -> str:

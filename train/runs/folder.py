@@ -20,12 +20,12 @@ from ...errors import UsageError, UserError
 from ...metrics.calibration import Calibration
 from ...storage import path_exists
 from ...storage.atomic import append_line as append_bytes
-from ...storage.atomic import cannot_write
+from ...storage.atomic import create_with
 from ...storage.json_record import read_record
 from ..config import TrainConfig
 from ..methods import Method
 from ..student import SCRATCH, Student, build_student
-from .checkpoint import create_file, load_weights, replace_text
+from .checkpoint import flushed, load_weights, replace_text
 from .forms import BEST, own_file, read_saved, stored_calibration
 from .lock import leftover
 
@@ -222,11 +222,8 @@ class RunFolder:
 
     def create(self, record: RunRecord) -> None:
         """Make the existing folder a run. Raises UserError, naming the run, if another command has just done so."""
-        try:
-            created = create_file(self.config, lambda path: path.write_text(_text(record), encoding="utf-8"))
-        except OSError as error:
-            raise cannot_write(self.config, error) from error
-        if not created:
+        write = flushed(lambda path: path.write_text(_text(record), encoding="utf-8"))
+        if not create_with(self.config, write, needs_links=False):
             other = self.read()
             raise UserError(
                 f"{self.folder}: became the run {other.run} meanwhile (begun {other.created:%Y-%m-%d %H:%M} UTC). "

@@ -23,10 +23,10 @@ from torch import Tensor
 from ...choices import METHOD, Preset
 from ...errors import UsageError, UserError
 from ...models.weights import check_state, file_digest, read_state_dict
-from ...storage.atomic import TEMPORARY_PREFIX, cannot_write
+from ...storage.atomic import TEMPORARY_PREFIX, cannot_write, create_with
 from ..config import TrainConfig
 from ..student import Student, build_student
-from .checkpoint import create_file, save_tensors, save_weights
+from .checkpoint import flushed, save_tensors, save_weights
 from .folder import IMPORTED_EPOCH, RunFolder, RunRecord, new_run_id, now, versions
 from .forms import BEST
 from .lock import RunLock
@@ -150,7 +150,7 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
             f"{run}: its student is {record.config.backbone}, the reference implementation has only {ARCHITECTURE}."
         )
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UserError(f"{path}: its name must end with .pth, .pt or .safetensors, which selects the format.")
+        raise UserError(f"{path}: its name must end with .pth, .pt, .safetensors or .onnx, which selects the format.")
     if path.exists():
         raise UserError(f"{path}: exists already. Choose another name.")
     state = {name: value for name, value in student.state_dict().items() if not name.startswith("projection.")}
@@ -160,7 +160,7 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
         trained = [weight for name, weight in student.named_parameters() if name in state]
         optimiser = torch.optim.Adam(trained, lr=record.config.lr).state_dict()
         write = partial(torch.save, {"model": state, "optimizer": optimiser, "total_steps": 0})
-    if not _create(path, write):
+    if not create_whole(path, write):
         raise UserError(f"{path}: exists already. Choose another name.")
     scale = ", ".join(f"{name} {scaled}" for name, scaled in record.method.scales.items())
     input_format = f"{scale}, at {record.train_size} pixels"
@@ -173,13 +173,13 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
     }
 
 
-def _create(path: Path, write: Callable[[Path], object]) -> bool:
+def create_whole(path: Path, write: Callable[[Path], object]) -> bool:
     """Write a complete file unless it exists; return whether it was created. ``torch.save`` stores the file name."""
     try:
         with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             write(temporary)
-            return create_file(path, temporary.rename)
+            return create_with(path, flushed(temporary.rename), needs_links=False)
     except OSError as error:
         raise cannot_write(path, error) from error
     except RuntimeError as error:  # what torch.save makes of an error of the system

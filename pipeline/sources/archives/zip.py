@@ -18,6 +18,7 @@ from ....images.file import ImageRejected
 from ....images.sniff import HEAD_BYTES
 from ....storage import AnyPath
 from ..file import DiscoveredSource, ListedObject, SourceFile, Uncovered, printable
+from ..file_table import FileTable
 from ..read import read_image
 from ..tree import FolderListing, Tree, is_clutter, join
 from ..words import split_of_word
@@ -129,7 +130,7 @@ def discover_zips(
         files=found.account.files + sum(entry.images for entry in unread),
         uncovered=found.account.uncovered + unread,
     )
-    return DiscoveredSource(found.layout, [tree.placed(file) for file in found.files], account)
+    return DiscoveredSource(found.layout, FileTable(map(tree.placed, found.files)), account)
 
 
 def _zip_tree(root: AnyPath, zips: Sequence[str], shown: AnyPath) -> ZipTree:

@@ -1,5 +1,6 @@
 // Sortable tables: a button in each column's header. Numbers start with the highest, text with the first; a second press reverses, a third restores the order.
 "use strict";
+const buttons = new Map();
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const original = [...body.rows];
@@ -24,6 +25,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
+    buttons.set(head, button);
     head.setAttribute("aria-sort", "none");
     button.addEventListener("click", () => {
       const order = orders[orders.indexOf(head.getAttribute("aria-sort")) + 1] ?? "none";
@@ -33,7 +35,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// Folded parts: a link, or the address, opens what it leads to; all are open when printed.
+// Folded parts: a link, or the address, opens what it leads to; all are open when printed. The head of a table that goes
+// on on another page is printed again there, but not the buttons in it.
 const reveal = (hash) => {
   const target = document.getElementById(decodeURIComponent(hash.slice(1)));
   target?.querySelector(":scope > details")?.setAttribute("open", "");
@@ -46,4 +49,11 @@ document.addEventListener("click", (event) => {
 reveal(location.hash);
 addEventListener("beforeprint", () => {
   for (const closed of document.querySelectorAll("details")) closed.open = true;
+  for (const button of buttons.values()) button.replaceWith(...button.childNodes);
+});
+addEventListener("afterprint", () => {
+  for (const [head, button] of buttons) {
+    button.append(...head.childNodes);
+    head.append(button);
+  }
 });

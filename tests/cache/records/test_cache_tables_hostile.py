@@ -13,7 +13,7 @@ import pytest
 from distil_cache.cache.records.datasets import SCHEMA, DatasetStore
 from distil_cache.errors import IntegrityError
 from distil_cache.pipeline.scan.memory import _SCHEMA as MEMORY
-from distil_cache.pipeline.scan.memory import load_scan_memory
+from distil_cache.pipeline.scan.memory import known_entries
 from distil_cache.storage import parquet
 from distil_cache.storage.parquet import SMALL_ROWS, read_bounded
 from hypothesis import HealthCheck, given, settings
@@ -106,14 +106,17 @@ def test_a_scan_memory_that_stands_for_more_than_its_size_counts_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = tmp_path / "scan.parquet"
-    values = [b"x" * 2000, *(_smallest(field.type) for field in list(MEMORY)[1:])]
+    values = [b"x" * 2000, *("0" * 32 if field.name == "key" else _smallest(field.type) for field in list(MEMORY)[1:])]
     columns = [pa.repeat(pa.scalar(value, field.type), 1000) for value, field in zip(values, MEMORY, strict=True)]
     pq.write_table(pa.table(columns, schema=MEMORY), memory)
-    assert list(load_scan_memory(memory)) == [b"x" * 2000]
+    paths = [b"x" * 2000, b"y"]
+    entry, absent = known_entries(memory, 2, lambda: paths)
+    assert entry is not None
+    assert absent is None
     monkeypatch.setattr(parquet, "SMALL_BYTES", 2**20)
     with pytest.raises(ValueError, match="decode to 2,0"):
         read_bounded(memory)
-    assert load_scan_memory(memory) == {}
+    assert list(known_entries(memory, 2, lambda: paths)) == [None, None]
 
 
 def test_refusing_needs_no_memory(tmp_path: Path) -> None:

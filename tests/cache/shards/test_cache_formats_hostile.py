@@ -192,7 +192,7 @@ def test_a_tar_that_is_sparse_on_the_disk_and_huge_is_refused_at_once(tar: Scene
         ([-640, 1664, 2688, 3712], "overlap or leave the file"),
         ([3712, 2688, 1664, 640], "overlap or leave the file"),
         ([640.0, 1664, 2688, 3712], "valid integer"),
-        ("640", "offsets: Input should be"),
+        ("640", "offsets: input should be"),
     ],
 )
 def test_offsets_that_are_not_those_of_the_rows_are_refused(tar: Scene, offsets: object, says: str) -> None:

@@ -33,6 +33,7 @@ def result() -> dict[str, Any]:
         "dire": [{"path": path, "classes": classes, "conclusion": "No difference."} for path in paths],
         "metadata_auc": 0.5,
         "report": "out/report.html",
+        "next": "distil-cache build FOLDER --cache cache --dataset mine --split-by 70/15/15 --profile small",
         "stages": [{"stage": "images", "seconds": 1.0, "cpu_seconds": 1.0}],
         "seconds": 1.0,
         "peak_memory_bytes": 1,

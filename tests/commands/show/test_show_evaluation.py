@@ -12,6 +12,7 @@ from distil_cache.commands.show.train import show_evaluation
 
 pytest.importorskip("torch")
 from distil_cache.metrics.calibration import Calibration
+from distil_cache.metrics.per_generator import per_generator
 from distil_cache.train.evaluation.summary import summarise
 
 
@@ -23,7 +24,7 @@ def evaluated(tmp_path: Path, scores: list[tuple[int, str, float]], threshold: f
             balanced_accuracy=1.0,
         )  # fmt: skip
     names = ("label", "generator", "score")
-    rows = [{**dict(zip(names, row, strict=True)), "group": "g"} for row in scores]
+    rows = [{**dict(zip(names, row, strict=True)), "group": "g", "key": f"{i:02}"} for i, row in enumerate(scores)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
     counts = {name: sum(row[0] == label for row in scores) for label, name in enumerate(("real", "fake"))}
     info = {"dataset": "d", "split": "test", "transform": "crop", "counts": counts, "checkpoint": {"sha256": "a"}}
@@ -36,7 +37,7 @@ def test_accuracy_stands_at_a_half_and_at_the_validated_threshold_side_by_side(
     scores = [*((0, "", 0.1) for _ in range(10)), *((1, "adm", 0.4) for _ in range(10))]
     result = evaluated(tmp_path, scores, 0.25)
     (row,) = result["summary"]["rows"]
-    assert (row["at_half"][0], row["at_threshold"], row["ap"]) == (0.5, [1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    assert [row[name][0] for name in ("at_half", "at_threshold", "ap")] == [0.5, 1.0, 1.0]
     show_evaluation(result)
     shown = capsys.readouterr().out
     head, line = (
@@ -44,9 +45,25 @@ def test_accuracy_stands_at_a_half_and_at_the_validated_threshold_side_by_side(
     )
     assert head == ["generator", "real", "generated", "at", "0.5", "at", "0.250", "AP"]
     assert line[:4] == ["adm", "10", "10", "50.0"]
-    assert line[-4:] == ["100.0", "(100-100)", "100.0", "(100-100)"]
+    assert line[-4:] == ["100.0", "(84-100)", "100.0", "(55-100)"]
     assert "0.250 is the threshold that the run's validation chose." in shown
     assert shown.splitlines()[-1] == "Next: distil-cache report r"
+
+
+def test_the_summary_has_the_intervals_of_the_report(tmp_path: Path) -> None:
+    scores = [(0, "", 0.1 * (i % 4)) for i in range(12)] + [(1, "adm", 0.2 + 0.05 * (i % 12)) for i in range(15)]
+    (row,) = evaluated(tmp_path, scores, 0.25)["summary"]["rows"]
+    labels, names, values = zip(*scores, strict=True)
+    report = per_generator(
+        labels, values, names, ["g"] * len(scores), clusters=[f"{i:02}" for i in range(len(scores))],
+        calibrated_threshold=0.25,
+    )["adm"]  # fmt: skip
+    for cell, measure in {
+        "at_half": "accuracy", "at_threshold": "calibrated_accuracy", "ap": "average_precision",
+    }.items():  # fmt: skip
+        interval = report.interval(measure)
+        assert interval is not None
+        assert row[cell] == [report.values[measure], interval.low, interval.high]
 
 
 def test_one_class_gets_a_sentence_and_no_threshold_is_invented(

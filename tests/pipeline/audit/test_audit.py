@@ -206,7 +206,7 @@ def test_a_generator_without_own_reals_is_compared_with_those_of_its_source_grou
 
 def test_the_rows_of_a_dataset_are_audited_where_their_files_still_are(plain: Path, tmp_path: Path) -> None:
     from distil_cache.cache.store import Cache
-    from distil_cache.pipeline.scan.conflicts import to_table
+    from distil_cache.pipeline.scan.rows import to_table
     from distil_cache.pipeline.scan.scan import scan
     from distil_cache.pipeline.sources.discover import discover
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cluster_help import GatedPlugin, config_of, scheduler_here, work_on
 from distil_cache.cache.maintenance.verify import verify
@@ -69,8 +70,8 @@ def scheduler_at(port: int) -> Any:
     return dask("scheduler", "--host", "127.0.0.1", "--port", str(port))
 
 
-def worker_of(port: int) -> Any:
-    return dask("worker", f"tcp://127.0.0.1:{port}", "--nthreads", "3", "--memory-limit", "0", "--no-nanny")
+def worker_of(port: int, nanny: str = "--no-nanny") -> Any:
+    return dask("worker", f"tcp://127.0.0.1:{port}", "--nthreads", "3", "--memory-limit", "0", nanny)
 
 
 def work_here(port: int) -> None:
@@ -130,6 +131,49 @@ def test_a_scheduler_that_is_killed_and_started_again_costs_time_and_nothing_tha
         calls = [int(note.read_text()) for note in notes.glob(f"{key} *.done")]
         assert len([count for count in calls if count]) == 1
     assert run_build(config, Silent())["adm_calls"] == 0
+
+
+def workers_below(nanny: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the workers that a nanny has started; Python's helper processes are none."""
+    return [child for child in psutil.Process(nanny.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["nanny", "worker"])
+def test_a_nanny_that_is_killed_takes_its_worker_with_it_and_one_that_lives_starts_another(
+    material: Path, port: int, tmp_path: Path, victim: str
+) -> None:
+    cache, notes = tmp_path / "cache", tmp_path / "notes"
+    notes.mkdir()
+    workers: list[psutil.Process] = []
+    others: list[psutil.Process] = []
+
+    def kill(nanny: subprocess.Popen[bytes]) -> None:
+        until(lambda: len(list(notes.glob("*.done"))) >= 4)
+        workers.extend(workers_below(nanny))
+        (nanny if victim == "nanny" else workers[0]).kill()
+        until(lambda: not workers[0].is_running() or workers[0].status() == psutil.STATUS_ZOMBIE)
+        if victim == "worker":
+            until(lambda: [one for one in workers_below(nanny) if one.pid != workers[0].pid])
+            others.extend(workers_below(nanny))
+        (notes / "go").touch()
+
+    with ExitStack() as held:
+        held.enter_context(scheduler_at(port))
+        nannies = [held.enter_context(worker_of(port, "--nanny")) for _ in range(2)]
+        pool = held.enter_context(connect(f"tcp://127.0.0.1:{port}", Recorded().say))
+        with Client(f"tcp://127.0.0.1:{port}", set_as_default=False) as client:
+            client.wait_for_workers(2)
+        with work_on(pool, config_of(material, cache, shard_size=1), GatedPlugin.at(str(notes))) as work:
+            killer = threading.Thread(target=kill, args=(nannies[0],))
+            killer.start()
+            reports = list(work.reports())
+            killer.join()
+    assert len(workers) == 1
+    assert len(others) == (victim == "worker")
+    assert len(reports) == IMAGES
+    assert checksums(cache) == checksums(material / "loop")
+    assert verify(Cache.open(cache)) == []
 
 
 def when_under_way(cache: Path, then: Callable[[], object]) -> threading.Thread:

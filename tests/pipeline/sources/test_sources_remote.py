@@ -12,7 +12,7 @@ import pytest
 from distil_cache.cache.records.datasets import revision_of
 from distil_cache.errors import UserError
 from distil_cache.images.file import MAX_BYTES, ImageRejected, content_key
-from distil_cache.pipeline.scan.conflicts import to_table
+from distil_cache.pipeline.scan.rows import to_table
 from distil_cache.pipeline.scan.scan import scan
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.pipeline.sources.file import DiscoveredSource, ListedObject, SourceFile

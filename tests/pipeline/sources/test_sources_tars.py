@@ -16,7 +16,7 @@ from distil_cache.cache.records.datasets import revision_of
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UserError
 from distil_cache.images.file import ImageRejected, content_key
-from distil_cache.pipeline.scan.conflicts import to_table
+from distil_cache.pipeline.scan.rows import to_table
 from distil_cache.pipeline.scan.scan import scan
 from distil_cache.pipeline.sources.archives.tar_index import read_tar_index
 from distil_cache.pipeline.sources.discover import discover
