@@ -203,7 +203,7 @@ def product_context(
             precision=precision,
         ),
     }  # fmt: skip
-    models = Models(config, device, subject.side)
+    models = Models(config, device, subject.side, specs)
     models.adm, models.adm_batch = model, batch
     models.teacher, models.teacher_batch = subject.teacher, BatchSize(min(32, batch.size))
     unused: Any = None  # the images are at hand

@@ -165,6 +165,15 @@ def build(
     storage: StorageOption = "float16",
     device: DeviceOption = "auto",
     batch_size: AdmBatchOption = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="On a CPU: most memory of each process, such as 8GiB; decides the automatic batch size. "
+            "Default: 80 % of what is free.",
+            show_default=False,
+        ),
+    ] = None,
     compile_adm: Annotated[
         bool, typer.Option("--compile", help="Compile the ADM first: a minute or more, then faster calls.")
     ] = False,
@@ -255,7 +264,7 @@ def build(
         preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, precision=precision, storage=storage, device=device,
-        batch_size=number_or_auto("--batch-size", batch_size), shard_size=shard_size, compile=compile_adm,
+        batch_size=number_or_auto("--batch-size", batch_size), memory=memory, shard_size=shard_size, compile=compile_adm,
         format=form, codec=codec, min_side=min_side, max_pixels=max_pixels, rehash=rehash, one_class=one_class,
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,
     )  # fmt: skip

@@ -34,16 +34,24 @@ class MemoryBudget:
         self._waiting: deque[object] = deque()
         self._changed = Condition()
 
+    def resize(self, total: int) -> None:
+        """Change the budget, also while some of it is held."""
+        with self._changed:
+            self._free += total - self.total
+            self.total = total
+            self._changed.notify_all()
+
     @contextmanager
     def hold(self, wanted: int) -> Iterator[None]:
         """Take bytes out of the budget, waiting for them if need be, and give them back at the end."""
-        wanted = min(wanted, self.total)
         ticket = object()
+        taken = 0
         with self._changed:
             self._waiting.append(ticket)
             try:
-                self._changed.wait_for(lambda: self._waiting[0] is ticket and self._free >= wanted)
-                self._free -= wanted
+                self._changed.wait_for(lambda: self._waiting[0] is ticket and self._free >= min(wanted, self.total))
+                taken = min(wanted, self.total)
+                self._free -= taken
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
@@ -51,7 +59,7 @@ class MemoryBudget:
             yield
         finally:
             with self._changed:
-                self._free += wanted
+                self._free += taken
                 self._changed.notify_all()
 
 

@@ -51,6 +51,7 @@ FORMS = {
     "origin": "is not plain text on one line. Use letters (a-z), digits, spaces and punctuation.",
 }
 """What a field of a certain form takes, in words."""
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 SOURCE_OPTIONS = (
     "real",
     "fake",
@@ -90,6 +91,17 @@ def check_codec(form: ShardForm, codec: CodecChoice) -> None:
         raise UsageError(f"--codec {codec}: the tars of --format webdataset are not compressed. Leave one of them out.")
 
 
+def parse_size(option: str, text: str) -> int:
+    """Return the bytes of a size such as ``8GiB``, ``1.5 GB`` or ``900MiB``. Raises UsageError for anything else."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([MGT]i?B)", text, re.ASCII)
+    size = int(float(found[1]) * UNITS[found[2]]) if found else 0
+    if size < 1:
+        raise UsageError(
+            f"{option} {printable(text)}: is not a size. Write a number and a unit, such as 8GiB or 900MiB."
+        )
+    return size
+
+
 class BuildConfig(BaseModel):
     """The arguments of a build.
 
@@ -115,6 +127,8 @@ class BuildConfig(BaseModel):
         Dataset whose cached images are used in place of ``sources``, see :mod:`.planning.from_cache`.
     splits
         Splits of ``origin`` to use; empty for the default.
+    memory
+        Most memory of each process of a build on a CPU, such as ``8GiB``; see :mod:`.execution.host_memory`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -159,6 +173,7 @@ class BuildConfig(BaseModel):
     one_class: bool = False
     device: str = "auto"
     batch_size: Literal["auto"] | int = "auto"
+    memory: str | None = None
     compile: bool = False
     shard_size: ShardSize = SHARD_SIZE
     format: ShardForm = "zarr"
@@ -182,6 +197,7 @@ class BuildConfig(BaseModel):
             raise UsageError("--split and --split-by: give one of them.")
         _ = self.shares
         check_codec(self.format, self.codec)
+        _ = self.memory_bytes
         if bool(self.sources or self.real or self.fake) == (self.origin is not None):
             raise UsageError(
                 "build: images come either from a SOURCE or, with --from-cache, from a dataset. Give one of them."
@@ -218,6 +234,11 @@ class BuildConfig(BaseModel):
     def shares(self) -> SplitShares | None:
         """Shares by which to divide images without a split, if they are to be divided."""
         return None if self.split_by is None else parse_shares(self.split_by, self.split_seed)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The bound of ``memory`` in bytes; None without one."""
+        return None if self.memory is None else parse_size("--memory", self.memory)
 
     @property
     def limits(self) -> Limits:

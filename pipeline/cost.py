@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError, UsageError
+from ..images.budget import decoding_bytes
 from ..models.device import arithmetic, device_name
 from ..models.diffusion.conditioning import with_classes
 from ..storage import AnyPath
@@ -28,6 +30,7 @@ from .execution.compute import to_signal
 from .execution.networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
 from .feeding import Feeding, feeding
 from .planning.estimate import device_hours, image_size, predicted_calls, route_calls, row_bytes
+from .planning.host_memory import planned_memory
 from .planning.prepare import BuildPlan
 from .rates import is_rate, remember, remembered
 from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, teacher_views
@@ -122,8 +125,19 @@ def estimate_cost(config: BuildConfig, ready: BuildPlan, cost_request: CostReque
         "price_per_hour": cost_request.price,
         "processes": cost_request.processes,
         "feeding": None if fed is None else fed.as_json(),
+        "memory": _memory(config, ready),
         "devices": [_on_device(rate, config, ready, cost_request, fed) for rate in rates],
     }
+
+
+def _memory(config: BuildConfig, ready: BuildPlan) -> dict[str, Any] | None:
+    """Return what each process takes if it computes on a CPU; None on a GPU, or if nothing is missing."""
+    if ready.device.type != "cpu" or not ready.plan.tasks:
+        return None
+    decodes = ready.plan.missing["image"] and ready.originals is None
+    blocks = ready.scanned.rows.blocks() if decodes else ()
+    pixels = max((int((block["width"].astype(np.int64) * block["height"]).max()) for block in blocks), default=0)
+    return planned_memory(config, ready.specs, config.decode_threads * decoding_bytes(pixels, 1))
 
 
 def _on_device(
@@ -193,7 +207,7 @@ def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.d
     """Return images x calls a second, at the build's batch size unless that takes too long."""
     side = image_size(specs)
     adm = adm_on(config, device)
-    size = adm_batch(config, device, adm, side).size
+    size = adm_batch(config, device, adm, side, specs).size
     model = compiled(adm) if config.compile else adm
 
     def call(images: int) -> None:

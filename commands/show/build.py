@@ -165,11 +165,46 @@ def show_estimate(console: Console, estimate: Result, *, computes: bool = True) 
             soft_wrap=True,
         )
     _show_feeding(console, estimate)
+    _show_memory(console, estimate)
     if not estimate["devices"] and computes:
         console.print(
             "The throughput of this model is not known, so there is no time estimate. Measure it with --calibrate, on a device"
             " of the kind that will run the build.",
             highlight=False,
+        )
+
+
+def _show_memory(console: Console, estimate: Result) -> None:
+    """Print what each process takes on a CPU, and warn if that is more than is free."""
+    memory = estimate["memory"]
+    if memory is None:
+        return
+    batch = memory["batch_size"]
+    parts = [
+        f"{size_of(memory[name])} {words}"
+        for name, words in (
+            ("program", "program"),
+            ("weights", "weights"),
+            ("rows", "rows"),
+            ("decoding", "images being decoded"),
+        )
+        if memory[name]
+    ]
+    if batch:
+        parts.insert(2, f"{batch} x {size_of(memory['image'])} feature maps")
+    bound = "" if memory["limit"] is None else f", of {size_of(memory['limit'])} allowed"
+    console.print(
+        f"Memory: up to {size_of(memory['bytes'])} for each process on a CPU{bound} ({', '.join(parts)}).",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if memory["limit"] is None and memory["bytes"] > memory["free"]:
+        console.print(
+            Text(
+                f"Warning: only {size_of(memory['free'])} are free here. Free some, or lower it with --shard-size.",
+                style="yellow",
+            ),
+            soft_wrap=True,
         )
 
 

@@ -83,20 +83,27 @@ def _suits(conv: nn.Conv2d) -> bool:
 
 
 def is_worthwhile(x: Tensor, out_channels: int) -> bool:
-    """Return whether Winograd's algorithm is faster for x (B, C, H, W), by fixed limits from measurements.
+    """Return whether Winograd's algorithm is faster for x (B, C, H, W), by fixed limits from measurements."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and has_worthwhile_size(x, out_channels)
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def has_worthwhile_size(x: Tensor, out_channels: int) -> bool:
+    """Return whether x (B, C, H, W) is large enough for Winograd's algorithm.
 
     An image needs at least as many positions as there are output channels: on smaller maps, reading weights of twice
     the size costs what the products save. The batch size has no influence, so it does not change the arithmetic.
     """
     positions, channels = x.shape[2] * x.shape[3], x.shape[1]
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.shape[2] % ROWS == 0
+        x.shape[2] % ROWS == 0
         and min(channels, out_channels) >= MIN_CHANNELS
         and positions >= out_channels
         and positions * channels * out_channels >= MIN_PRODUCTS
-        and x.is_contiguous(memory_format=torch.channels_last)
     )
 
 

@@ -8,7 +8,6 @@ model, image size and precision, and stored in the user's cache folder.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ import torch
 
 from ...errors import UserError
 from ...models.device import device_name, is_out_of_memory
+from ...models.free_memory import available_bytes
 from ...models.transfer import HostArray, HostCopy
 from ...models.user_cache import read_memory, write_memory
 
@@ -30,7 +30,7 @@ CUDA_BATCH = 32
 CUDA_VALUES = 2**31 - 1
 """Most values of a tensor on CUDA: beyond, its kernels count with other integers, and some do not count right."""
 MEMORY = "batch-sizes.json"
-_USABLE = 0.8
+USABLE = 0.8
 """Fraction of the free memory that a batch may take."""
 _MEASURED_ON_CPU = 2
 """Largest batch that is run to measure memory on a CPU, where a call takes long; larger ones are extrapolated."""
@@ -154,12 +154,14 @@ def remembered_size(
     key = json.dumps({"device": device_name(device, of_machine=True), **identity}, sort_keys=True)
     size = _known().get(key) or find_size(device, attempt, most)
     _store_size(key, size)
+    if most is not None:
+        size = min(size, most)  # what is free now may be less than when the size was found
     return BatchSize(size, lambda smaller: _store_size(key, smaller))
 
 
 def find_size(device: torch.device, attempt: Callable[[int], None], most: int | None = None) -> int:
     """Double the batch size from 1 while twice as many images are expected to fit into the free memory."""
-    limit = int(_free_bytes(device) * _USABLE)
+    limit = int(_free_bytes(device) * USABLE)
     _forget_highest(device)
     before = _highest_bytes(device)
     cap = CUDA_BATCH if device.type == "cuda" else CPU_BATCH
@@ -208,9 +210,7 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
-    names = os.sysconf_names
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in names else "SC_PHYS_PAGES"
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+    return available_bytes()
 
 
 def _known() -> dict[str, int]:

@@ -8,10 +8,12 @@ from typing import Self
 
 from ...cache.spec import Spec
 from ...cache.store import FeatureStore
+from ...images.budget import PIXELS_IN_FLIGHT
 from ...images.spec import ImageSpec
 from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...progress import Progress
 from ..config import BuildConfig
+from ..planning.host_memory import decoding_bytes
 from ..planning.prepare import BuildResources
 from ..sources.file import SourceFile
 from .load import TaskImageLoader
@@ -61,5 +63,6 @@ class TaskContext:
         store, threads = setup.stores["image"], config.decode_threads
         takeover = Takeover(setup.predecessors)
         images = TaskImageLoader(image, store, setup.originals, files, threads, config.limits, takeover)
-        models = Models(config, setup.device, image.size)
+        PIXELS_IN_FLIGHT.resize(decoding_bytes(config.memory_bytes))
+        models = Models(config, setup.device, image.size, setup.specs)
         return cls(config, setup.schedule, setup.specs, setup.stores, images, models, progress)

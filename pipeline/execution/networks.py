@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from ...cache.spec import Spec
 from ...choices import Precision
 from ...errors import UsageError
 from ...models.backbones import load_teacher
@@ -22,6 +24,7 @@ from ...models.diffusion.winograd import use_winograd
 from ...models.layout import move_network
 from ...models.user_cache import user_cache_folder
 from ..config import BuildConfig
+from ..planning.host_memory import check_memory, free_limit, host_memory
 from .batches import CPU_BATCH, CUDA_VALUES, BatchSize, most_images, remembered_size
 
 TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
@@ -72,15 +75,19 @@ def teacher_on(config: BuildConfig, device: torch.device) -> nn.Module:
     return move_network(load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).model, device)
 
 
-def adm_batch(config: BuildConfig, device: torch.device, model: Adm, size: int) -> BatchSize:
+def adm_batch(config: BuildConfig, device: torch.device, model: Adm, size: int, specs: Mapping[str, Spec]) -> BatchSize:
     """Return the configured batch size, or find one for images of ``size`` pixels; see :mod:`.batches`.
 
     The model is not a compiled one, which would be compiled again for each size that is tried.
     """
+    check_memory(config, device, specs)
     if config.batch_size != "auto":
         return given_batch(config.batch_size, device, model.config, size)
+    if config.memory is not None:
+        return BatchSize(host_memory(config, specs).bounded_batch())
+    most = None if device.type != "cpu" else max(1, host_memory(config, specs, 0).largest_batch(free_limit()))
     found = find_adm(config.adm, config.adm_config, class_label=config.class_label, sha256=config.sha256)
-    return automatic_batch(found.digest, config.precision, device, model, size, config.class_label)
+    return automatic_batch(found.digest, config.precision, device, model, size, config.class_label, most)
 
 
 def given_batch(images: int, device: torch.device, flags: AdmConfig, size: int) -> BatchSize:
@@ -102,8 +109,9 @@ def automatic_batch(
     model: Adm,
     size: int,
     class_label: str | None,
+    most: int | None = None,
 ) -> BatchSize:
-    """Return the batch size for a model (by the digest of its weights) and images of ``size`` pixels."""
+    """Return the batch size for a model (by the digest of its weights) and images of ``size`` pixels, at most ``most``."""
 
     def attempt(images: int) -> None:
         told = with_classes(model, class_label, [""] * images, device)
@@ -113,7 +121,8 @@ def automatic_batch(
             )
 
     identity: dict[str, str | int] = {"model": digest, "size": size, "precision": precision}
-    return remembered_size(identity, device, attempt, most_images(model.config.largest_map(size), device))
+    limits = [limit for limit in (most, most_images(model.config.largest_map(size), device)) if limit is not None]
+    return remembered_size(identity, device, attempt, min(limits, default=None))
 
 
 def teacher_batch(config: BuildConfig, device: torch.device) -> BatchSize:
@@ -135,11 +144,13 @@ class Models:
         Device of the networks.
     size
         Side of the cached image in pixels.
+    specs
+        By feature.
     """
 
-    def __init__(self, config: BuildConfig, device: torch.device, size: int) -> None:
+    def __init__(self, config: BuildConfig, device: torch.device, size: int, specs: Mapping[str, Spec]) -> None:
         self.device = device
-        self._config, self._size = config, size
+        self._config, self._size, self._specs = config, size, specs
 
     @cached_property
     def adm(self) -> NoiseModel:
@@ -149,7 +160,7 @@ class Models:
     @cached_property
     def adm_batch(self) -> BatchSize:
         """Batch size of the ADM."""
-        return adm_batch(self._config, self.device, self._eager_adm, self._size)
+        return adm_batch(self._config, self.device, self._eager_adm, self._size, self._specs)
 
     @property
     def normalisation(self) -> str:

@@ -37,6 +37,7 @@ from ..sources.file_table import FileTable
 from ..specs import with_image_algorithm
 from ..split_by import assign_splits
 from .from_cache import cached_images, read_origin
+from .host_memory import check_memory
 from .make_specs import flags_and_digest, make_specs
 from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
 from .predecessors import find_predecessors
@@ -206,6 +207,8 @@ def prepare(
             f"{config.cache}: may only be read, and this build has rows to add. "
             "Get write permission, or use another folder."
         )
+    if plan.tasks:
+        check_memory(config, device, specs)
     derived = origin.derived if origin is not None else None
     return BuildPlan(
         cache=cache,

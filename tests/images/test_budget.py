@@ -92,3 +92,15 @@ def test_every_decoder_takes_its_share_and_gives_it_back(monkeypatch: pytest.Mon
     assert len(images) == 15
     assert all(np.array_equal(first, again) for first, again in zip(images[:5], images[5:10], strict=True))
     assert budget._free == budget.total
+
+
+def test_a_budget_that_changes_while_it_is_held_counts_what_is_held() -> None:
+    budget = MemoryBudget(100)
+    with budget.hold(60):
+        budget.resize(70)
+        assert budget._free == 10
+        with budget.hold(10):
+            budget.resize(50)
+            assert budget._free == -20, "nothing more is handed out until enough is given back"
+    assert (budget.total, budget._free) == (50, 50)
+    assert most_held(budget, [30, 30, 500] * 4)[0] == 500

@@ -74,7 +74,14 @@ def test_less_than_a_minute_is_shown_in_seconds(capsys: pytest.CaptureFixture[st
 
 
 def _estimate(size: int, *devices: dict[str, Any]) -> dict[str, Any]:
-    return {"bytes": size, "price_per_hour": None, "processes": 1, "feeding": None, "devices": list(devices)}
+    return {
+        "bytes": size,
+        "price_per_hour": None,
+        "processes": 1,
+        "feeding": None,
+        "memory": None,
+        "devices": list(devices),
+    }
 
 
 def _result(**changed: Any) -> dict[str, Any]:
