@@ -73,6 +73,7 @@ class BuildSettings(TypedDict, total=False):
     format: ShardForm
     codec: CodecChoice
     storage: FloatStorage
+    memory: str | None
     decode_threads: int
 
 

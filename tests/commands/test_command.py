@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 from distil_cache.cli import app
-from distil_cache.commands.command import Command, cache_first, typed_again
+from distil_cache.commands.command import cache_first, typed_again
 from distil_cache.commands.help_pages import EXAMPLES, PANELS
 from distil_cache.commands.profiles import PROFILES, filled_in
 from distil_cache.commands.recipes import recipe_bytes

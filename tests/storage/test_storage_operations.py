@@ -21,7 +21,7 @@ from distil_cache.storage import (
     protocol_of,
     to_path,
 )
-from distil_cache.storage.atomic import read_files, replace_file
+from distil_cache.storage.atomic import read_files, replace_with
 from distil_cache.storage.ranges import open_ranges
 from distil_cache.storage.regular import (
     AlteredFileError,
@@ -36,6 +36,11 @@ from distil_cache.storage.regular import (
 STORE = RemotePath("s3://bucket/data")
 
 
+def put(path: AnyPath, data: bytes) -> None:
+    """Write a file, replacing any that exists."""
+    replace_with(path, lambda file: file.write(data))
+
+
 @pytest.fixture(params=["disk", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
     if request.param == "disk":
@@ -46,20 +51,20 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
 
 def test_small_files_are_read_in_the_order_asked_for_and_what_cannot_be_read_is_none(folder: AnyPath) -> None:
     for name, data in (("a", b"1"), ("b", b"22"), ("large", b"12345"), ("unasked", b"3")):
-        replace_file(folder / name, data)
+        put(folder / name, data)
     found = list(read_files(folder, ["b", "absent", "large", "a"], 4))
     assert found == [("b", b"22"), ("absent", None), ("large", None), ("a", b"1")]
 
 
 def test_a_replaced_file_has_the_new_content_and_nothing_lies_beside_it(folder: AnyPath) -> None:
-    replace_file(folder / "a", b"old")
-    replace_file(folder / "a", b"new")
+    put(folder / "a", b"old")
+    put(folder / "a", b"new")
     assert (folder / "a").read_bytes() == b"new"
     assert [path.name for path in folder.iterdir()] == ["a"]
 
 
 def test_a_whole_file_is_read_with_its_status_by_path_or_by_text(folder: AnyPath) -> None:
-    replace_file(folder / "a", b"12345")
+    put(folder / "a", b"12345")
     for path in (folder / "a", str(folder / "a")):
         data, status = read_stable(path, 5)
         assert (data, status.st_size) == (b"12345", 5)
@@ -71,29 +76,29 @@ def test_a_whole_file_is_read_with_its_status_by_path_or_by_text(folder: AnyPath
 def test_an_object_that_is_shorter_than_it_was_listed_is_another_version() -> None:
     pytest.importorskip("fsspec")
     path = to_path(f"memory://operations-{os.getpid()}/altered")
-    replace_file(path, b"12345")
+    put(path, b"12345")
     listed = regular_status(path)
-    replace_file(path, b"123")
+    put(path, b"123")
     with pytest.raises(AlteredFileError, match="it changed after it was listed"):
         read_stable(path, 10, listed)
 
 
 def test_a_range_is_read_of_the_version_that_was_listed(folder: AnyPath) -> None:
-    replace_file(folder / "a", b"0123456789")
+    put(folder / "a", b"0123456789")
     listed = regular_status(folder / "a")
     assert read_range(folder / "a", 2, 5, listed) == read_range(str(folder / "a"), 2, 5, listed) == b"234"
     assert not is_altered(folder / "a", listed)
     check_version(folder / "a", listed)
-    replace_file(folder / "a", b"another")
+    put(folder / "a", b"another")
     assert is_altered(folder / "a", listed)
     (folder / "a").unlink()
     assert is_altered(str(folder / "a"), listed)
 
 
 def test_a_file_that_changed_gives_no_range_and_an_object_is_not_asked(tmp_path: Path) -> None:
-    replace_file(tmp_path / "a", b"0123456789")
+    put(tmp_path / "a", b"0123456789")
     listed = regular_status(tmp_path / "a")
-    replace_file(tmp_path / "a", b"another")
+    put(tmp_path / "a", b"another")
     for check in (lambda: read_range(tmp_path / "a", 0, 1, listed), lambda: check_version(tmp_path / "a", listed)):
         with pytest.raises(AlteredFileError):
             check()
@@ -101,7 +106,7 @@ def test_a_file_that_changed_gives_no_range_and_an_object_is_not_asked(tmp_path:
 
 
 def test_an_error_of_damage_ends_with_the_hint(folder: AnyPath) -> None:
-    replace_file(folder / "a", b"123")
+    put(folder / "a", b"123")
     file = open_ranges(folder / "a", 3, "Look at it.")
     assert file.read(1, 2) == b"23"
     with pytest.raises(IntegrityError, match=r"a: cannot be used \(has .* bytes at offset 2\)\. Look at it\.$"):
@@ -114,7 +119,7 @@ def test_a_store_lists_objects_with_their_sizes_and_a_disk_does_not(tmp_path: Pa
     pytest.importorskip("fsspec")
     folder = to_path(f"memory://operations-{os.getpid()}/listed")
     for name in ("a", "deep/b"):
-        replace_file(folder / name, b"12")
+        put(folder / name, b"12")
     assert [(entry.path, entry.size) for entry in list_objects(folder) or []] == [
         (folder / "a", 2),
         (folder / "deep" / "b", 2),
