@@ -149,7 +149,10 @@ def train(
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("train: several processes train together with: torchrun -m distil_cache train …")
-    given: dict[str, Any] = dict(_with_profile(profile, "train", settings))
+    given: dict[str, Any] = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in _with_profile(profile, "train", settings).items()
+    }
     names = (dataset,) if isinstance(dataset, str) else tuple(dataset)
     config = TrainConfig.checked(dataset=names, **given)
     copy = LocalCopy.at(Path(local_copy)) if local_copy is not None else None
@@ -163,13 +166,14 @@ def train(
 def evaluate(
     run: StrPath,
     *,
-    cache: StrPath,
-    dataset: str,
+    cache: StrPath | None = None,
+    dataset: str | None = None,
     split: str = "test",
     select: str | None = None,
     test_transform: TestTransform = "crop",
     build: str | None = None,
     device: str = "auto",
+    local_copy: StrPath | None = None,
     progress: Progress | None = None,
 ) -> EvaluationSummary:
     """Score a cached split with a trained student. An evaluation that exists is returned as it is.
@@ -178,10 +182,12 @@ def evaluate(
     ----------
     run : path
         Folder of the run.
-    cache : path
-        The cache's folder or URL.
-    dataset, split : str
-        What to score.
+    cache : path, optional
+        The cache's folder or URL; by default that of the training.
+    dataset : str, optional
+        Dataset in the cache; by default that of the training.
+    split : str
+        Split to score.
     select : str, optional
         Only matching samples, such as ``generator=adm|ldm``.
     test_transform : {'crop', 'resize'}
@@ -190,6 +196,8 @@ def evaluate(
         Id of the build to read, if several match.
     device : str
         ``auto``, ``cpu`` or ``cuda:N``.
+    local_copy : path, optional
+        Folder on a local disk for copies of the shards that are read.
     progress : Progress, optional
         Receives rows and messages; by default messages go to the logger ``distil_cache``.
 
@@ -199,17 +207,22 @@ def evaluate(
 
     Raises
     ------
+    UsageError
+        If the run was trained on several datasets, or was imported, and `cache` or `dataset` must be named.
     UserError
         If the folder is not a run, the split has no rows, or a feature is missing.
     """
-    from ..train.evaluation.evaluate import run_evaluation, stored_summary
+    from ..cache.local_copy.reader import LocalCopy
+    from ..train.evaluation.evaluate import chosen_data, run_evaluation, stored_summary
 
+    root, name, defaults = chosen_data(Path(run), os.fspath(cache) if cache is not None else None, dataset)
+    copy = LocalCopy.at(Path(local_copy)) if local_copy is not None else None
     result = run_evaluation(
-        Path(run), os.fspath(cache), dataset, split=split, select=select, transform=test_transform, build=build,
-        device=device, progress=progress or Logged(),
+        Path(run), root, name, split=split, select=select, transform=test_transform, build=build, device=device,
+        local_copy=copy, progress=progress or Logged(),
     )  # fmt: skip
     folder, summary = stored_summary(Path(run), result)
-    return EvaluationSummary.of(folder, {**result, "summary": summary})
+    return EvaluationSummary.of(folder, {**result, "defaults": defaults, "summary": summary})
 
 
 def report(

@@ -89,10 +89,10 @@ class TrainSettings(TypedDict, total=False):
     pos_weight: float | Literal["balanced"]
     teacher_online: bool
     teacher: str | None
-    teacher_weights: str | None
+    teacher_weights: StrPath | None
     backbone: str
     initial_weights: InitialWeights | None
-    init_from: str | None
+    init_from: StrPath | None
     epochs: int
     batch_size: int
     accumulate: int
@@ -113,4 +113,4 @@ class TrainSettings(TypedDict, total=False):
     val_from: ValSource
     val_fraction: float
     reader: Reader
-    export: str | None
+    export: StrPath | None

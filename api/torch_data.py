@@ -48,7 +48,7 @@ class FeatureRows(Dataset[Sample]):
     """A dataset with random access. A ``DataLoader`` reads the rows of a batch at once.
 
     Samples are dicts: each feature a tensor of its stored shape and type, and the columns as int or str. Samplers decide
-    on the order; those of ``accelerate`` and Lightning share the rows among processes.
+    on the order, and may share the rows among processes.
 
     Parameters
     ----------

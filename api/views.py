@@ -237,7 +237,7 @@ class DatasetView:
     def to_torch(
         self, *features: str, columns: Sequence[str] = COLUMNS, streaming: bool = False, seed: int = 0
     ) -> FeatureRows | FeatureStream:
-        """Return a dataset for ``torch.utils.data.DataLoader``, Lightning or accelerate.
+        """Return a dataset for ``torch.utils.data.DataLoader``.
 
         Parameters
         ----------
@@ -443,7 +443,7 @@ class FeatureView:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Stored type: uint8, float16 or float32."""
+        """Stored type: uint8, float16 or float32. What is stored as integers with scales is read as float16."""
         return self.rows.dtype
 
     def numpy(self, keys: Sequence[str] | None = None) -> Rows:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
 from .options import (
     CACHE_HELP,
     DeviceOption,
@@ -53,11 +52,11 @@ def evaluate(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..train.evaluation.evaluate import run_evaluation, stored_summary
+    from ..train.evaluation.evaluate import chosen_data, run_evaluation, stored_summary
     from .show.progress import RichProgress
     from .show.train import show_evaluation
 
-    root, name, defaults = _where(run, cache, dataset)
+    root, name, defaults = chosen_data(run, cache, dataset)
     with RichProgress() as progress:
         result = run_evaluation(
             run, root, name, split=split, select=select, transform=test_transform, build=build_id,
@@ -67,28 +66,3 @@ def evaluate(
     following = ["report", run, "--out", "report"]
     told = {**result, "defaults": defaults, "summary": summary, "next": command_line(following)}
     render(told, as_json, show_evaluation)
-
-
-def _where(run: Path, cache: str | None, dataset: str | None) -> tuple[str, str, dict[str, str]]:
-    """Return the cache and the dataset to evaluate on, and which of them are the run's own because none was named.
-
-    Raises
-    ------
-    UserError
-        The folder is not a run.
-    UsageError
-        The run names none, or was trained on several datasets.
-    """
-    from ..train.runs.folder import RunFolder
-
-    record = RunFolder(run).read()
-    names = [source.dataset for source in record.trained_on if source.dataset]
-    if not dataset and len(names) > 1:
-        raise UsageError(f"evaluate: {run} was trained on {', '.join(names)}. Choose one with --dataset.")
-    own = {"cache": record.cache, "dataset": "".join(names[:1])}
-    given = {name: value for name, value in (("cache", cache), ("dataset", dataset)) if value}
-    lacking = [f"--{name}" for name, value in own.items() if not (value or name in given)]
-    if lacking:
-        raise UsageError(f"evaluate: {run} was imported and names no data. Give {' and '.join(lacking)}.")
-    chosen = {**own, **given}
-    return chosen["cache"], chosen["dataset"], {name: own[name] for name in own if name not in given}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import distil_cache as dc
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from distil_cache.errors import UserError
+from distil_cache.errors import UsageError, UserError
 from distil_cache.report.inputs.runs import read_runs
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
@@ -51,6 +53,34 @@ def test_evaluating_again_changes_nothing(trained: tuple[Path, Path]) -> None:
     files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
     assert run_evaluation(run, cache, "pictures") == first
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()} == files
+
+
+def test_the_python_function_takes_cache_and_dataset_from_the_run(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    scored = dc.evaluate(run)
+    assert scored.json["defaults"] == {"cache": str(cache), "dataset": "pictures"}
+    assert dc.evaluate(run, cache=cache, dataset="pictures").json == {**scored.json, "defaults": {}}
+    assert scored.scores().num_rows == 43
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        ({"cache": "", "dataset": ""}, {}, r"names no data\. Give --cache and --dataset"),
+        ({"cache": "", "dataset": ""}, {"cache": "c"}, r"names no data\. Give --dataset"),
+        ({"others": [{"dataset": "more", "revision": "r", "build": "b"}]}, {}, "was trained on pictures, more"),
+    ],
+)
+def test_a_run_that_does_not_say_what_to_score_is_refused(
+    trained: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], given: dict[str, str], message: str
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(trained[1] / "config.json", run)
+    record = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**record, **changes}))
+    with pytest.raises(UsageError, match=message):
+        dc.evaluate(run, **given)
 
 
 def test_the_batch_size_changes_no_score(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from ...cache.records.builds import BuildRecord
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
+from ...errors import UsageError
 from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory
 from ...models.layout import move_network
 from ...progress import Progress, Silent
@@ -336,6 +337,38 @@ def _by_generator(part: FeatureDataset, scores: npt.NDArray[Any]) -> dict[str, A
     complete = [row for row in results if row["real"] and row["fake"]]
     names = ("accuracy", "average_precision", "auc")
     return {"generators": results, "mean": {name: unweighted_mean(row[name] for row in complete) for name in names}}
+
+
+def chosen_data(
+    run: Path, cache: AnyPath | str | None = None, dataset: str | None = None
+) -> tuple[str, str, dict[str, str]]:
+    """Return the cache and the dataset to evaluate on: what is named, else what the run was trained on.
+
+    Returns
+    -------
+    cache, dataset : str
+        The cache's path or URL, and the dataset in it.
+    defaults : dict
+        Which of them (``cache``, ``dataset``) are the run's own because none was named.
+
+    Raises
+    ------
+    UserError
+        The folder is not a run.
+    UsageError
+        The run names none, or was trained on several datasets.
+    """
+    record = RunFolder(run).read()
+    names = [source.dataset for source in record.trained_on if source.dataset]
+    if not dataset and len(names) > 1:
+        raise UsageError(f"evaluate: {run} was trained on {', '.join(names)}. Choose one with --dataset.")
+    own = {"cache": record.cache, "dataset": "".join(names[:1])}
+    given = {name: str(value) for name, value in (("cache", cache), ("dataset", dataset)) if value}
+    lacking = [f"--{name}" for name, value in own.items() if not (value or name in given)]
+    if lacking:
+        raise UsageError(f"evaluate: {run} was imported and names no data. Give {' and '.join(lacking)}.")
+    chosen = {**own, **given}
+    return chosen["cache"], chosen["dataset"], {name: own[name] for name in own if name not in given}
 
 
 def stored_summary(run: Path, info: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
