@@ -66,10 +66,12 @@ def checkpoint_export(
     """
     from .show.train import show_checkpoint
 
+    text = None
     if card:
-        from ..report.output.card import card_path, write_card
+        from ..report.output.card import card_path, card_text, write_card
 
-        card_path(file)  # refuses before anything is written
+        card_path(file)  # this and the text of the card refuse before anything is written
+        text = card_text(run, file.name)
     if file.suffix == ".onnx":
         from ..train.runs.onnx_export import export_onnx
 
@@ -78,8 +80,8 @@ def checkpoint_export(
         from ..train.runs.reference_checkpoint import export_checkpoint
 
         result = export_checkpoint(run, file)
-    if card:
-        result["card"] = str(write_card(run, file))
+    if text is not None:
+        result["card"] = str(write_card(text, file))
     # what the reference implementation has can be predicted with from the file itself
     readable = file.suffix != ".onnx" and result["method"] in ("distildire", "eps")
     student = ["--weights", file, "--method", result["method"]] if readable else ["--run", run]

@@ -23,18 +23,24 @@ from ...storage import path_exists, resolved
 from ...storage.atomic import read_file
 from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
-from ...storage.parquet import read_bounded
 from ...storage.text import harmless, visible
 from ...train.config import TrainConfig
-from ...train.runs.forms import EVALUATION, EVALUATION_FORM, RUN_FORM, own_file, read_saved, runs_of
+from ...train.runs.forms import (
+    EVALUATION,
+    EVALUATION_FORM,
+    RUN_FORM,
+    own_file,
+    read_labelled,
+    read_saved,
+    read_scores,
+    runs_of,
+)
 from .records import GALLERY, LINE, as_stored
 
 SETTING = ("dataset", "revision", "split", "transform", "select")
 """Names of the parts of a setting: results of one setting are compared with each other."""
 
 _GALLERY = ("image", "eps", "dire")
-_TEXTS = dict.fromkeys(("key", "generator", "group", "family"), "string")
-_SCORES = {**_TEXTS, "label": "int64", "score": "double"}
 _DIRE = {"key": "string", "generator": "string", "label": "int64", "mean_dire": "double"}
 _MOST_PNG = 64 * 2**20
 
@@ -299,14 +305,8 @@ def _read_evaluation(folder: Path) -> Evaluation:
 def _read_once(folder: Path) -> Evaluation:
     again = f"Delete {folder} and evaluate again."
     info = as_stored(read_record(own_file(folder / EVALUATION), EVALUATION_FORM, "the record of an evaluation", again))
-    table = _table(folder / "scores.parquet", _SCORES)
+    table = read_scores(folder / "scores.parquet")
     table = table.sort_by([(name, "ascending") for name in ("generator", "label", "key", "group")])
-    scores = table["score"].to_numpy().astype(np.float64)
-    if not np.isfinite(scores).all():
-        raise UserError(
-            f"{folder}/scores.parquet: {int((~np.isfinite(scores)).sum())} scores are not numbers, so the training "
-            "diverged. Train again with a lower --lr, or leave this run out"
-        )
     return Evaluation(
         name=folder.name,
         info=info,
@@ -315,7 +315,7 @@ def _read_once(folder: Path) -> Evaluation:
         generators=_texts(table, "generator"),
         groups=_texts(table, "group"),
         families=_texts(table, "family"),
-        scores=scores,
+        scores=table["score"].to_numpy().astype(np.float64),
         dire=_read_dire(folder / "dire.parquet"),
         gallery=_read_gallery(folder / "gallery"),
         audit=_read_audit(folder / AUDIT),
@@ -332,7 +332,7 @@ def _read_audit(path: Path) -> HeaderAudit | None:
 def _read_dire(path: Path) -> MeanDire | None:
     if not path.is_file():
         return None
-    table = _table(path, _DIRE)
+    table = read_labelled(path, _DIRE)
     table = table.sort_by([(name, "ascending") for name in ("generator", "label", "key")])
     return MeanDire(
         _texts(table, "key"),
@@ -366,21 +366,6 @@ def _gallery_png(folder: Path, name: str) -> bytes:
     if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
         raise UserError(f"{folder}/gallery.json: image {name!r} is not in the folder. Evaluate again")
     return read_file(path, _MOST_PNG)
-
-
-def _table(path: Path, columns: Mapping[str, str]) -> pa.Table:
-    """Read the columns of a table, each as the type that is named."""
-    try:
-        table = read_bounded(path, list(columns))
-        absent = [name for name in columns if name not in table.column_names]
-        if absent:
-            raise ValueError(f"it has no column {absent[0]}")
-        table = table.select(list(columns)).cast(pa.schema(list(columns.items())))
-        if not set(table["label"].to_pylist()) <= {0, 1}:
-            raise ValueError("it has labels other than 0 and 1")
-        return table
-    except (OSError, ValueError, pa.ArrowException) as problem:
-        raise UserError(f"{path}: unreadable ({problem}). Delete {path.parent} and evaluate again.") from problem
 
 
 def _texts(table: pa.Table, name: str) -> Array:

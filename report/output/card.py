@@ -38,15 +38,15 @@ def card_path(file: Path) -> Path:
     return path
 
 
-def write_card(run: Path, file: Path) -> Path:
-    """Write the card of a run's best student beside an exported file.
+def write_card(text: str, file: Path) -> Path:
+    """Write a card beside the exported file that it names.
 
     Parameters
     ----------
-    run
-        Folder of the run.
+    text
+        From :func:`card_text`.
     file
-        The exported file, which the card names.
+        The exported file.
 
     Returns
     -------
@@ -56,16 +56,22 @@ def write_card(run: Path, file: Path) -> Path:
     Raises
     ------
     UserError
-        The folder is no run, or a file of that name exists.
+        A file of that name exists.
     """
     path = card_path(file)
-    if not create_file(path, card_text(run, file.name).encode()):
+    if not create_file(path, text.encode()):
         raise UserError(f"{path}: exists already, and a card is not written over it. Export into another folder.")
     return path
 
 
 def card_text(run: Path, file: str) -> str:
-    """Return the text of the card; ``file`` is the name of the exported file."""
+    """Return the text of the card; ``file`` is the name of the exported file.
+
+    Raises
+    ------
+    UserError
+        The folder is no run, or one of its evaluations is damaged.
+    """
     from ...train.runs.folder import RunFolder  # brings torch with it
 
     record, best = RunFolder(run).read(), known_best(run)
@@ -163,7 +169,8 @@ def _table(info: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
         for row in summary["rows"]
     ]
     columns = ["generator", "real", "generated", "accuracy at 0.5", "accuracy at the validated threshold", "AP"]
-    caption = f"{info['dataset']}, split {info['split']}, test transform {info['transform']}, in percent"
+    transform = info.get("transform") or info.get("applied_transform") or "not known"
+    caption = f"{info['dataset']}, split {info['split']}, test transform {transform}, in percent"
     return Table(visible(caption), columns, [[visible(cell) for cell in row] for row in rows])
 
 

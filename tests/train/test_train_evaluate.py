@@ -9,6 +9,7 @@ from typing import Any
 
 import distil_cache as dc
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from distil_cache.errors import UsageError, UserError
@@ -61,6 +62,26 @@ def test_the_python_function_takes_cache_and_dataset_from_the_run(trained: tuple
     assert scored.json["defaults"] == {"cache": str(cache), "dataset": "pictures"}
     assert dc.evaluate(run, cache=cache, dataset="pictures").json == {**scored.json, "defaults": {}}
     assert scored.scores().num_rows == 43
+
+
+@pytest.mark.parametrize("damage", ["cut", "column", "number"])
+def test_stored_scores_that_are_damaged_are_one_sentence(
+    trained: tuple[Path, Path], tmp_path: Path, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    dc.evaluate(run)
+    path = run / "evaluations" / "pictures-test-crop" / "scores.parquet"
+    table = pq.read_table(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "column":
+        pq.write_table(table.drop_columns(["group"]), path)
+    else:
+        scores = pa.array([float("nan"), *table["score"].to_pylist()[1:]], pa.float32())
+        pq.write_table(table.set_column(table.column_names.index("score"), "score", scores), path)
+    with pytest.raises(UserError, match=r"scores\.parquet: (unreadable|1 scores are not numbers)"):
+        dc.evaluate(run)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,14 @@ def test_the_command_writes_a_card_beside_the_file(made: Made) -> None:
     again = CliRunner().invoke(checkpoint_app, ["export", str(run), str(file.parent / "other.onnx"), "--card"])
     assert isinstance(again.exception, UserError)
     assert not (file.parent / "other.onnx").exists()
+
+
+def test_a_card_that_cannot_be_written_leaves_no_file(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made[1], tmp_path / "run")
+    (tmp_path / "run" / "evaluations" / "pictures-test-crop" / "scores.parquet").write_bytes(b"PAR1 no more PAR1")
+    (tmp_path / "out").mkdir()
+    command = ["export", str(tmp_path / "run"), str(tmp_path / "out" / "student.onnx"), "--card"]
+    refused = CliRunner().invoke(checkpoint_app, command)
+    assert isinstance(refused.exception, UserError)
+    assert "scores.parquet: unreadable" in str(refused.exception)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ...metrics.calibration import Calibration
 from ...metrics.measures import test_sets
 from ...metrics.per_generator import GeneratorScores, score_sets
 from ..data.select import column
+from ..runs.forms import read_scores
 
 WHOLE = "all"
 """Name of the row of all images together."""
@@ -36,8 +36,13 @@ def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | 
     dict
         ``threshold``, the one that validation chose for this student, or None; ``rows``, one per generator and one for
         all images, with ``at_half``, ``at_threshold`` and ``ap``, each [value, low, high] or None.
+
+    Raises
+    ------
+    UserError
+        The scores are damaged.
     """
-    table = pq.read_table(scores)
+    table = read_scores(scores)
     labels, values = column(table, "label"), table["score"].to_numpy()
     same = calibration is not None and calibration.checkpoint_sha256 == info["checkpoint"]["sha256"]
     threshold = calibration.threshold if calibration is not None and same else None

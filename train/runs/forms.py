@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
+import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ...errors import UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...storage.json_record import read_record
+from ...storage.parquet import read_bounded
 
 BEST = "best.safetensors"
 """The student of an imported run, and the best one of a training by an earlier version."""
@@ -28,6 +32,8 @@ SWEEP = "sweep.json"
 STATE_FILE = re.compile(r"(?:last|step)-[0-9a-f-]+(?:\.optim)?\.(?:safetensors|parquet)")
 """Names of the files that a state may have; those of earlier versions begin with ``last``."""
 
+_SCORES = {**dict.fromkeys(("key", "generator", "group", "family"), "string"), "label": "int64", "score": "double"}
+"""Columns of ``scores.parquet`` that are read, and their types."""
 _AGAIN = "Train again into a new folder."
 _USED = ("epoch", "step", "loss", "val_bce", "val_ap", "val_acc", "seconds")
 
@@ -340,6 +346,45 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = found.model_dump(mode="json", exclude_unset=True)
     return content
+
+
+def read_scores(path: Path) -> pa.Table:
+    """Return the images that an evaluation scored: ``key``, ``generator``, ``group``, ``family``, ``label`` and ``score``.
+
+    Raises
+    ------
+    UserError
+        The table is damaged, or has scores that are no numbers.
+    """
+    table = read_labelled(path, _SCORES)
+    scores = table["score"].to_numpy()
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"{path}: {int((~np.isfinite(scores)).sum())} scores are not numbers, so the training "
+            "diverged. Train again with a lower --lr, or leave this run out"
+        )
+    return table
+
+
+def read_labelled(path: Path, columns: Mapping[str, str]) -> pa.Table:
+    """Read the columns of a table of an evaluation, ``label`` among them, each as the type that is named.
+
+    Raises
+    ------
+    UserError
+        The table is damaged.
+    """
+    try:
+        table = read_bounded(path, list(columns))
+        absent = [name for name in columns if name not in table.column_names]
+        if absent:
+            raise ValueError(f"it has no column {absent[0]}")
+        table = table.select(list(columns)).cast(pa.schema(list(columns.items())))
+        if not set(table["label"].to_pylist()) <= {0, 1}:
+            raise ValueError("it has labels other than 0 and 1")
+        return table
+    except (OSError, ValueError, pa.ArrowException) as problem:
+        raise UserError(f"{path}: unreadable ({problem}). Delete {path.parent} and evaluate again.") from problem
 
 
 def read_sweep(path: Path) -> SweepForm:
