@@ -274,10 +274,11 @@ def train(
     given = {name: value for name, value in asked.items() if value is not None and value is not False}
     grid = parse_sweep(sweep) if sweep else {}
     by_profile = filled_in(ctx)
+    typed, kept = given.keys() - by_profile, set[str]()
     if grid:
         given = {name: value for name, value in given.items() if name not in by_profile & grid.keys()}
     elif resume:
-        cache, given = _as_stored(run, cache, given, by_profile)
+        cache, given, kept = _as_stored(run, cache, given, by_profile)
     for option, value in (("--cache", cache), ("--dataset", given.get("dataset"))):
         if value is None and (sweep is None or option == "--cache"):
             raise UsageError(f"train: {option} is missing. Only --resume knows it, from the run.")
@@ -292,11 +293,16 @@ def train(
 
         plan = plan_sweep(given, grid) if grid else {"": TrainConfig.checked(**given)}
         again = resume or bool(grid)
-        plans = [plan_training(config, cache, run / name, resume=again) for name, config in plan.items()]
+        copies = local_copy is not None
+        plans = [
+            plan_training(config, cache, run / name, resume=again, workers=workers, copies=copies)
+            for name, config in plan.items()
+        ]
         told = {
             "dry_run": True,
             "profile": profile_settings(ctx, None if resume else profile),
-            "given": sorted({*given, *grid} - by_profile),
+            "given": sorted({*typed, *grid}),
+            "kept": sorted(kept),
             "runs": plans,
             "next": typed_again(ctx, without=("--dry-run",)),
         }
@@ -317,8 +323,8 @@ def train(
 
 def _as_stored(
     run: Path, cache: str | None, given: dict[str, Any], by_profile: set[str]
-) -> tuple[str | None, dict[str, Any]]:
-    """Return the cache and the settings of a run that is resumed, where they are not given again.
+) -> tuple[str | None, dict[str, Any], set[str]]:
+    """Return the cache and the settings of a run that is resumed, where they are not given again, and which are the run's.
 
     What only a profile fills in gives way to what the run has.
     """
@@ -326,7 +332,8 @@ def _as_stored(
 
     folder = RunFolder(run)
     if not folder.config.is_file():
-        return cache, given
+        return cache, given, set()
     record = folder.read()
     again = {name: value for name, value in given.items() if name not in by_profile}
-    return cache or record.cache, {**record.config.model_dump(exclude_none=True), **again}
+    stored = record.config.model_dump(exclude_none=True)
+    return cache or record.cache, {**stored, **again}, stored.keys() - again.keys()

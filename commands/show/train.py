@@ -51,7 +51,8 @@ def show_plans(result: Result) -> None:
     filled = (result["profile"] or {}).get("settings", {})
     for name, value in settings:
         option = name.replace("_", "-")
-        by = "you" if name in result["given"] else "the profile" if option in filled else "default"
+        by = "you" if name in result["given"] else "the run" if name in result["kept"] else "default"
+        by = "the profile" if by == "default" and option in filled else by
         table.add_row(option, Text(_listed(value)), by)
     console.print(table)
     console.print(

@@ -115,6 +115,12 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert evaluated["defaults"] == {"cache": str((tmp_path / "cache").resolve()), "dataset": "mine"}
     refused = CliRunner().invoke(app, ["train", "--run", "runs/mine", *train[1:5], "--dry-run"])
     assert "holds a training with" in str(refused.exception)
+    plan = CliRunner().invoke(app, ["train", "--run", "runs/mine", "--resume", "--epochs", "3", "--dry-run", "--json"])
+    told = json.loads(plan.stdout)
+    assert told["given"] == ["epochs"]
+    assert {"backbone", "seed", "dataset"} <= set(told["kept"])
+    plan = CliRunner().invoke(app, ["train", "--run", "runs/mine", "--resume", "--dry-run"])
+    assert "backbone small32 the run" in " ".join(plan.stdout.split())
 
     kept = tomllib.loads((tmp_path / "runs" / "mine" / "recipe.toml").read_text())
     assert (kept["command"], kept["backbone"], kept["epochs"]) == ("train", "small32", 2)

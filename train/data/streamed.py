@@ -27,7 +27,7 @@ from ...cache.records.builds import BuildRecord
 from ...cache.shards.keys import keys_of_column
 from ...cache.store import Cache
 from ...cache.streaming import ROW, Sample, TarSource, expanded, export_source, shard_source
-from ...errors import UsageError, UserError
+from ...errors import UserError
 from .dataset import Batch, FeatureDataset
 from .readers import ImageTransform, LoaderOptions, read_ahead
 from .shuffle import POOL_ROWS, batch_sizes
@@ -48,8 +48,6 @@ class StreamedDataset(FeatureDataset):
 
     Raises
     ------
-    UsageError
-        There is a local copy.
     UserError
         As :class:`FeatureDataset`; a shard is no tar, or the export is of another build.
     """
@@ -66,8 +64,6 @@ class StreamedDataset(FeatureDataset):
         export: Path | None = None,
     ) -> None:
         super().__init__(cache, build, table, features, split=split, purpose=purpose)
-        if any(store.local_copy for store in self.stores.values()):
-            raise UsageError("--reader webdataset: streams tars from where they are. Leave out --local-copy.")
         self._source: TarSource = (
             shard_source(self.table, self.stores)
             if export is None

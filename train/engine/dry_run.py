@@ -15,25 +15,45 @@ import torch
 from ...cache.store import Cache
 from ...models.backbones import backbone_entry, build_backbone, teacher_file
 from ...models.download import AbsentWeightsError, no_downloads
-from ...storage import AnyPath
+from ...storage import AnyPath, path_exists
 from ..config import TrainConfig
 from ..data.dataset import FeatureDataset
 from ..data.examples import name_and_side
 from ..data.select import column
 from ..runs.checkpoint import read_progress
 from ..runs.folder import RunFolder, RunRecord
-from ..student import SCRATCH, build_student, check_map
+from ..runs.forms import LAST
+from ..student import SCRATCH, build_student, check_map, initialise
 from .loop import is_over
-from .session import check_smallest_batch, open_rows, rows_of, side_of_input, spec_of_teacher, steps_of_epoch
+from .session import (
+    check_smallest_batch,
+    check_stream,
+    open_rows,
+    rows_of,
+    run_to_start_from,
+    side_of_input,
+    spec_of_teacher,
+    steps_of_epoch,
+)
 
 
-def plan_training(config: TrainConfig, cache_root: AnyPath | str, run: Path, *, resume: bool = False) -> dict[str, Any]:
+def plan_training(
+    config: TrainConfig,
+    cache_root: AnyPath | str,
+    run: Path,
+    *,
+    resume: bool = False,
+    workers: int = 0,
+    copies: bool = False,
+) -> dict[str, Any]:
     """Say what a training would learn from, and how long it is.
 
     Parameters
     ----------
-    config, cache_root, run, resume
+    config, cache_root, run, resume, workers
         As for `loop.run_training`, of one process.
+    copies
+        Whether shards would be read through a local copy.
 
     Returns
     -------
@@ -52,6 +72,7 @@ def plan_training(config: TrainConfig, cache_root: AnyPath | str, run: Path, *, 
     """
     folder = RunFolder(run)
     known = folder.admit(config, resume=resume)
+    check_stream(config, several=False, workers=workers, copies=copies)
     cache = Cache.open(cache_root)
     rows = rows_of(config, cache, known)
     train, val = open_rows(config, cache, rows)
@@ -73,7 +94,7 @@ def plan_training(config: TrainConfig, cache_root: AnyPath | str, run: Path, *, 
         with torch.device("meta"):
             student = build_student(config.backbone, method.channels, taught[0])
             check_map(student, config.backbone, method.channels, size, taught)
-    initial, lacking = _initial(config)
+    initial, lacking = _initial(config, begun=path_exists(folder.checkpoints / LAST))
     return {
         "dry_run": True,
         "run": str(run),
@@ -118,16 +139,23 @@ def _shape(teacher: str, side: int) -> tuple[int, ...]:
         return tuple(build_backbone(teacher).eval()(torch.zeros(1, 3, side, side)).shape[1:])
 
 
-def _initial(config: TrainConfig) -> tuple[str, list[str]]:
-    """Say what the student starts from; return also a sentence if that would be downloaded."""
+def _initial(config: TrainConfig, *, begun: bool) -> tuple[str, list[str]]:
+    """Say what the student starts from; return also a sentence if that would be downloaded.
+
+    A training that has ``begun`` needs it no more. Raises UserError if the run to start from does not fit.
+    """
     if config.init_from:
+        if not begun:
+            run_to_start_from(config)
         return f"the best student of {config.init_from}", []
     start = backbone_entry(config.backbone).start
     requested = config.initial_weights or config.definition.initial
     if requested == SCRATCH or (start is None and config.initial_weights is None):
         return SCRATCH, []
-    if start is None:
-        return requested, []
+    if start is None:  # refused in the words of the training
+        with torch.device("meta"):
+            student = build_student(config.backbone, config.definition.channels)
+            return initialise(student, config.backbone, config.definition, requested), []
     return start.name, _absent(lambda: start.fetch(None))
 
 

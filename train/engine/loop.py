@@ -32,7 +32,7 @@ from .distributed import ProcessGroup, join_process_group
 from .logger import MetricsLogger
 from .lr_schedule import LrSchedule, rank
 from .resume import resume, save
-from .session import Session, open_session
+from .session import Session, check_stream, open_session
 from .validate import clean_logits, validate, validation_scores
 
 _Values = tuple[float, float, float]
@@ -151,6 +151,8 @@ def _train_run(
                 if ranks.first:
                     _sweep(folder, lock)
             else:
+                copies = local_copy is not None
+                check_stream(config, several=ranks.several, workers=readers.workers, copies=copies)
                 cache = Cache.open(cache_root, local_copy)
                 session = open_session(config, cache, folder, known, ranks, readers, held)
                 if ranks.first:

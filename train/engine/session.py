@@ -30,7 +30,7 @@ from ..data.shuffle import batch_sizes
 from ..data.streamed import StreamedDataset
 from ..methods import Method
 from ..runs.checkpoint import seed_everything
-from ..runs.folder import RECORD_VERSION, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
+from ..runs.folder import RECORD_VERSION, BestStudent, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
 from ..runs.forms import LAST, State
 from ..student import Student, build_student, check_map, initialise
 from .amp import MixedPrecision
@@ -160,8 +160,6 @@ def open_session(
     if ranks.first:  # before any shard is looked for: see `cache.lease`
         folders = {source.features[name].folder for source in rows.builds for name in {*features, *method.inputs}}
         held.enter_context(lease(cache.root, "train", folders))
-    if config.reader == "webdataset":
-        _check_stream(ranks, readers)
     train, val = open_rows(config, cache, rows)
     steps = steps_of_epoch(config, len(train), len(val), ranks.share.ranks)
 
@@ -228,11 +226,27 @@ def open_session(
     )
 
 
-def _check_stream(ranks: ProcessGroup, readers: ReaderPool) -> None:
-    """Raise UsageError for what webdataset's stream cannot do."""
-    if ranks.several or readers.workers:
-        what = "several processes" if ranks.several else f"--workers {readers.workers}"
+def check_stream(config: TrainConfig, *, several: bool, workers: int, copies: bool) -> None:
+    """Raise UsageError for what webdataset's stream cannot do.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    several
+        Whether several processes train.
+    workers
+        Processes that read.
+    copies
+        Whether shards are read through a local copy.
+    """
+    if config.reader != "webdataset":
+        return
+    if several or workers:
+        what = "several processes" if several else f"--workers {workers}"
         raise UsageError(f"--reader webdataset: streams in one thread of one process, not with {what}.")
+    if copies:
+        raise UsageError("--reader webdataset: streams tars from where they are. Leave out --local-copy.")
 
 
 def rows_of(config: TrainConfig, cache: Cache, known: RunRecord | None) -> TrainingRows:
@@ -340,16 +354,13 @@ def make_optimiser(student: Student, config: TrainConfig, device: torch.device) 
     )
 
 
-def start_from_run(student: Student, config: TrainConfig) -> dict[str, str]:
-    """Copy the weights of the best student of ``config.init_from``, and return which those are.
-
-    The projection to the teacher is copied if both have the same; the optimiser starts from scratch, with the
-    configured learning rate.
+def run_to_start_from(config: TrainConfig) -> BestStudent:
+    """Return the best student of ``config.init_from``.
 
     Raises
     ------
     UserError
-        The run has another network, or another scaling of its input.
+        The run has no student, another network, or another scaling of its input.
     """
     source = RunFolder(Path(str(config.init_from))).load_student()
     record = source.record
@@ -366,6 +377,21 @@ def start_from_run(student: Student, config: TrainConfig) -> dict[str, str]:
         raise UserError(
             f"{option}: its student's input is {theirs}, this one's {ours}. Use the same --method and --preset."
         )
+    return source
+
+
+def start_from_run(student: Student, config: TrainConfig) -> dict[str, str]:
+    """Copy the weights of the best student of ``config.init_from``, and return which those are.
+
+    The projection to the teacher is copied if both have the same; the optimiser starts from scratch, with the
+    configured learning rate.
+
+    Raises
+    ------
+    UserError
+        As :func:`run_to_start_from`.
+    """
+    source = run_to_start_from(config)
     own = student.state_dict()
     copied = {
         name: value
@@ -373,4 +399,4 @@ def start_from_run(student: Student, config: TrainConfig) -> dict[str, str]:
         if not name.startswith("projection.") or (name in own and own[name].shape == value.shape)
     }
     student.load_state_dict({**own, **copied})
-    return {"run": record.run, "epoch": str(source.epoch), "sha256": source.sha256}
+    return {"run": source.record.run, "epoch": str(source.epoch), "sha256": source.sha256}

@@ -28,8 +28,8 @@ from ...cache.records.audit import AUDIT, HeaderAudit
 from ...cache.records.builds import BuildRecord
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
-from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...errors import UsageError
+from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory
 from ...models.layout import move_network
 from ...progress import Progress, Silent
