@@ -30,6 +30,7 @@ from ..storage.regular import open_regular, read_regular
 from .shards.format import Rows
 from .shards.keys import keys_of_column
 from .shards.marker import MAX_ROW_BYTES, Marker
+from .shards.packed import unpack
 from .shards.tar import TarFormat, open_stream
 from .store import FeatureStore
 
@@ -165,9 +166,18 @@ def _members(feature: str, shards: Sequence[_Shard]) -> Iterator[tuple[str, Rows
     """Yield key and row of each member of a feature's tars."""
     for shard in shards:
         path = shard.folder / "shards" / shard.marker.data
-        with open_stream(path, shard.marker, feature) as stream:
+        with open_stream(path, shard.marker.of_data(), feature) as stream:
             for sample in _read_tar(str(path), stream):
-                yield sample["__key__"], _array(str(path), sample, feature)
+                yield sample["__key__"], _as_read(shard.marker, _array(str(path), sample, feature))
+
+
+def _as_read(marker: Marker, data: Rows) -> Rows:
+    """Return a row as all readers of a cache give it: packed floats as float16."""
+    if marker.packed is None:
+        return data
+    row = np.empty((1, *marker.shape), np.float16)
+    unpack(data[None], marker.packed, row)
+    return row[0]
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 import distil_cache as dc
 import numpy as np
 import pytest
 from distil_cache.cache.export.webdataset import export_build
-from plain_cache import make_cache, rows
+from plain_cache import SIDE, Eps, Picture, make_cache, rows, write_cache
 
 TABLE = [*rows("train", 50, {"adm": 50}), *rows("test", 5, {"adm": 5})]
 TABLE.append({**TABLE[0], "path": "again.png"})
@@ -48,6 +49,26 @@ def _check(data: dc.DatasetView, samples: list[dict[str, object]], *features: st
 def test_the_tar_shards_of_several_features_are_joined(root: Path) -> None:
     data = dc.open(root).dataset("pictures").split("train")
     _check(data, list(data.to_webdataset("image", "eps", "teacher")), "image", "eps", "teacher")
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_tars_of_rounded_rows_give_the_float16_that_the_cache_reads(
+    tmp_path: Path, storage: Literal["int8", "int4"]
+) -> None:
+    class Rounded(Eps):
+        storage: Literal["int8", "int4"]
+
+    def value_of(feature: str, key: str, label: int) -> np.ndarray:
+        rng = np.random.default_rng(int(key[:12], 16))
+        return rng.normal(size=(3, SIDE, SIDE)).astype(np.float16) if feature == "eps" else np.zeros((3, 1, 1), np.uint8)
+
+    specs = {"image": Picture(), "eps": Rounded(storage=storage)}
+    everywhere = dict.fromkeys(specs, ["train", "test"])
+    write_cache(tmp_path / "cache", TABLE, specs, value_of, features=everywhere, form="webdataset")
+    data = dc.open(tmp_path / "cache").dataset("pictures").split("test")
+    samples = list(data.to_webdataset("image", "eps"))
+    assert {sample["eps.npy"].dtype.name for sample in samples} == {"float16"}
+    _check(data, samples, "image", "eps")
 
 
 def test_rows_that_were_not_selected_are_left_out(root: Path) -> None:
