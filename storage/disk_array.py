@@ -9,6 +9,7 @@ integers, the first field counting most.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -62,7 +63,10 @@ class DiskArray:
             try:
                 self._file.seek(0, 2)
                 self._file.write(data.view(np.uint8).data)
+                self._file.flush()  # a full disk shows here, not in a later read
             except OSError as error:
+                with contextlib.suppress(OSError):  # what is still buffered would be tried again, and fail, at the end
+                    self._file.close()
                 raise cannot_write_temporary(error) from error
             self._length += len(data)
 
@@ -76,15 +80,14 @@ class DiskArray:
         return np.frombuffer(data, self.dtype)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Records:
-        """Return the records at ``rows``, (N,) in any order. Neighbours are read together."""
+        """Return the records at ``rows``, (N,) in any order. Neighbours are read together, a block at most."""
         found = np.empty(len(rows), self.dtype)
         order = np.argsort(rows, kind="stable")
-        near = max(BLOCK_BYTES // self.dtype.itemsize // 64, 1)
-        cuts = np.flatnonzero(np.diff(rows[order]) > near) + 1
-        for piece in np.split(order, cuts) if len(order) else ():
-            for part in np.array_split(piece, -(-len(piece) // _block_rows(self.dtype))):
-                first = int(rows[part[0]])
-                found[part] = self.read(first, int(rows[part[-1]]) + 1)[rows[part] - first]
+        ascending, step = rows[order], _block_rows(self.dtype)
+        far = (np.diff(ascending) > max(step // 64, 1)) | (np.diff(ascending // step) > 0)
+        for part in np.split(order, np.flatnonzero(far) + 1) if len(order) else ():
+            first = int(rows[part[0]])
+            found[part] = self.read(first, int(rows[part[-1]]) + 1)[rows[part] - first]
         return found
 
     def blocks(self, rows: int | None = None) -> Iterator[Records]:

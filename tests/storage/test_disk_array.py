@@ -77,6 +77,24 @@ def test_records_are_taken_by_their_numbers_in_any_order(sizes: None, length: in
     assert array.read(length - 1, length + 5).tolist() == [length - 1]
 
 
+def test_no_more_than_a_block_is_read_at_a_time_for_rows_that_lie_thinly(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = DiskArray("<i8")
+    array.append(np.arange(100_000))
+    monkeypatch.setattr(disk_array, "BLOCK_BYTES", 8 * 640)
+    lengths: list[int] = []
+    read = array.read
+
+    def watched(start: int, stop: int) -> np.ndarray:
+        lengths.append(stop - start)
+        return read(start, stop)
+
+    monkeypatch.setattr(array, "read", watched)
+    wanted = np.arange(0, 100_000, 9)
+    assert array.take(wanted).tolist() == wanted.tolist()
+    assert max(lengths) <= 640
+    assert len(lengths) < 200
+
+
 def test_a_killed_process_leaves_no_temporary_file(tmp_path: Path) -> None:
     code = (
         "import numpy as np, os, signal\n"
@@ -102,3 +120,22 @@ def test_a_full_temporary_folder_is_an_error_that_says_what_to_do(monkeypatch: p
     monkeypatch.setattr(array._file, "write", full)
     with pytest.raises(UserError, match=r"No space left on device.*TMPDIR"):
         array.append(np.zeros(3))
+
+
+def test_a_disk_that_is_full_is_noticed_when_records_are_added_and_nothing_is_said_later() -> None:
+    code = (
+        "import numpy as np, resource\n"
+        "from distil_cache.errors import UserError\n"
+        "from distil_cache.storage import disk_array\n"
+        "disk_array.SPOOL_BYTES = 1\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "array = disk_array.DiskArray('u1')\n"
+        "try:\n"
+        "    array.append(np.zeros(100, 'u1'))\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+        "del array\n"
+    )
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, check=False)
+    assert "TMPDIR" in done.stdout
+    assert "Exception ignored" not in done.stderr
