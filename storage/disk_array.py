@@ -13,12 +13,12 @@ import contextlib
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..errors import UserError
+from ..errors import TemporaryFolderError
 
 Records = NDArray[Any]
 """A one-dimensional array, usually of a structured dtype."""
@@ -55,19 +55,15 @@ class DiskArray:
 
         Raises
         ------
-        UserError
+        TemporaryFolderError
             If the temporary folder has no room for them.
         """
         data = np.ascontiguousarray(records, self.dtype)
         with self._lock:
-            try:
+            with writing_temporary(self._file):
                 self._file.seek(0, 2)
                 self._file.write(data.view(np.uint8).data)
                 self._file.flush()  # a full disk shows here, not in a later read
-            except OSError as error:
-                with contextlib.suppress(OSError):  # what is still buffered would be tried again, and fail, at the end
-                    self._file.close()
-                raise cannot_write_temporary(error) from error
             self._length += len(data)
 
     def read(self, start: int, stop: int) -> Records:
@@ -97,12 +93,18 @@ class DiskArray:
             yield self.read(start, start + step)
 
 
-def cannot_write_temporary(error: OSError) -> UserError:
-    """Return the error for temporary data that could not be written."""
-    return UserError(
-        f"{tempfile.gettempdir()}: temporary data cannot be written there ({error.strerror or error}). Free some space "
-        "there, or set TMPDIR to another folder, and run the command again."
-    )
+@contextlib.contextmanager
+def writing_temporary(file: IO[bytes]) -> Iterator[None]:
+    """Turn an OSError in the block into a TemporaryFolderError, and close the file, which is of no more use."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):  # tries again what is buffered, as the program would at its end
+            file.close()
+        raise TemporaryFolderError(
+            f"{tempfile.gettempdir()}: temporary data cannot be written there ({error.strerror or error}). Free some "
+            "space there, or set TMPDIR to another folder, and run the command again."
+        ) from error
 
 
 def sort_records(blocks: Iterable[Records], dtype: DTypeLike) -> DiskArray:

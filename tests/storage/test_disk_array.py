@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distil_cache.errors import UserError
+from distil_cache.errors import TemporaryFolderError
 from distil_cache.storage import disk_array
 from distil_cache.storage.disk_array import DiskArray, group_starts, sort_records, whole_groups
 from hypothesis import HealthCheck, given, settings
@@ -118,24 +118,31 @@ def test_a_full_temporary_folder_is_an_error_that_says_what_to_do(monkeypatch: p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(array._file, "write", full)
-    with pytest.raises(UserError, match=r"No space left on device.*TMPDIR"):
+    with pytest.raises(TemporaryFolderError, match=r"No space left on device.*TMPDIR"):
         array.append(np.zeros(3))
 
 
-def test_a_disk_that_is_full_is_noticed_when_records_are_added_and_nothing_is_said_later() -> None:
+@pytest.mark.parametrize(
+    "write",
+    [
+        "array = disk_array.DiskArray('u1')\n    array.append(np.zeros(2))\n    array.append(np.zeros(100))",
+        "table = DiskTable(columns.schema)\n    table.append(columns)\n    table.finished()",
+    ],
+    ids=["array", "table"],
+)
+def test_a_full_disk_is_noticed_when_data_are_added_and_nothing_is_said_of_it_later(write: str) -> None:
     code = (
-        "import numpy as np, resource\n"
-        "from distil_cache.errors import UserError\n"
+        "import numpy as np, pyarrow as pa, resource\n"
+        "from distil_cache.errors import TemporaryFolderError\n"
         "from distil_cache.storage import disk_array\n"
+        "from distil_cache.storage.disk_table import DiskTable\n"
         "disk_array.SPOOL_BYTES = 1\n"
+        "columns = pa.table({'number': np.arange(1000)})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
-        "array = disk_array.DiskArray('u1')\n"
-        "try:\n"
-        "    array.append(np.zeros(100, 'u1'))\n"
-        "except UserError as error:\n"
+        f"try:\n    {write}\n"
+        "except TemporaryFolderError as error:\n"
         "    print(error)\n"
-        "del array\n"
     )
     done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, check=False)
-    assert "TMPDIR" in done.stdout
+    assert "TMPDIR" in done.stdout, done.stderr
     assert "Exception ignored" not in done.stderr
