@@ -175,9 +175,9 @@ def _as_read(marker: Marker, data: Rows) -> Rows:
     """Return a row as all readers of a cache give it: packed floats as float16."""
     if marker.packed is None:
         return data
-    row = np.empty((1, *marker.shape), np.float16)
-    unpack(data[None], marker.packed, row)
-    return row[0]
+    row: Rows = np.empty(marker.shape, np.float16)
+    unpack(data[None], marker.packed, row[None])
+    return row
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,12 @@ def test_tars_of_rounded_rows_give_the_float16_that_the_cache_reads(
 
     def value_of(feature: str, key: str, label: int) -> np.ndarray:
         rng = np.random.default_rng(int(key[:12], 16))
-        return rng.normal(size=(3, SIDE, SIDE)).astype(np.float16) if feature == "eps" else np.zeros((3, 1, 1), np.uint8)
+        return (
+            rng.normal(size=(3, SIDE, SIDE)).astype(np.float16) if feature == "eps" else np.zeros((3, 1, 1), np.uint8)
+        )
 
     specs = {"image": Picture(), "eps": Rounded(storage=storage)}
-    everywhere = dict.fromkeys(specs, ["train", "test"])
+    everywhere = {name: ["train", "test"] for name in specs}
     write_cache(tmp_path / "cache", TABLE, specs, value_of, features=everywhere, form="webdataset")
     data = dc.open(tmp_path / "cache").dataset("pictures").split("test")
     samples = list(data.to_webdataset("image", "eps"))
