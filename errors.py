@@ -43,6 +43,10 @@ class UnreachableError(DistilCacheError):
     """
 
 
+class TemporaryFolderError(UnreachableError):
+    """The folder for temporary files failed or is full, so a command that needs it cannot judge anything."""
+
+
 class ReadOnlyError(UserError):
     """What was to be written lies where this user may only read."""
 

@@ -9,15 +9,16 @@ integers, the first field counting most.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..errors import UserError
+from ..errors import TemporaryFolderError
 
 Records = NDArray[Any]
 """A one-dimensional array, usually of a structured dtype."""
@@ -54,16 +55,15 @@ class DiskArray:
 
         Raises
         ------
-        UserError
+        TemporaryFolderError
             If the temporary folder has no room for them.
         """
         data = np.ascontiguousarray(records, self.dtype)
         with self._lock:
-            try:
+            with writing_temporary(self._file):
                 self._file.seek(0, 2)
                 self._file.write(data.view(np.uint8).data)
-            except OSError as error:
-                raise cannot_write_temporary(error) from error
+                self._file.flush()  # a full disk shows here, not in a later read
             self._length += len(data)
 
     def read(self, start: int, stop: int) -> Records:
@@ -76,15 +76,14 @@ class DiskArray:
         return np.frombuffer(data, self.dtype)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Records:
-        """Return the records at ``rows``, (N,) in any order. Neighbours are read together."""
+        """Return the records at ``rows``, (N,) in any order. Neighbours are read together, a block at most."""
         found = np.empty(len(rows), self.dtype)
         order = np.argsort(rows, kind="stable")
-        near = max(BLOCK_BYTES // self.dtype.itemsize // 64, 1)
-        cuts = np.flatnonzero(np.diff(rows[order]) > near) + 1
-        for piece in np.split(order, cuts) if len(order) else ():
-            for part in np.array_split(piece, -(-len(piece) // _block_rows(self.dtype))):
-                first = int(rows[part[0]])
-                found[part] = self.read(first, int(rows[part[-1]]) + 1)[rows[part] - first]
+        ascending, step = rows[order], _block_rows(self.dtype)
+        far = (np.diff(ascending) > max(step // 64, 1)) | (np.diff(ascending // step) > 0)
+        for part in np.split(order, np.flatnonzero(far) + 1) if len(order) else ():
+            first = int(rows[part[0]])
+            found[part] = self.read(first, int(rows[part[-1]]) + 1)[rows[part] - first]
         return found
 
     def blocks(self, rows: int | None = None) -> Iterator[Records]:
@@ -94,12 +93,18 @@ class DiskArray:
             yield self.read(start, start + step)
 
 
-def cannot_write_temporary(error: OSError) -> UserError:
-    """Return the error for temporary data that could not be written."""
-    return UserError(
-        f"{tempfile.gettempdir()}: temporary data cannot be written there ({error.strerror or error}). Free some space "
-        "there, or set TMPDIR to another folder, and run the command again."
-    )
+@contextlib.contextmanager
+def writing_temporary(file: IO[bytes]) -> Iterator[None]:
+    """Turn an OSError in the block into a TemporaryFolderError, and close the file, which is of no more use."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):  # tries again what is buffered, as the program would at its end
+            file.close()
+        raise TemporaryFolderError(
+            f"{tempfile.gettempdir()}: temporary data cannot be written there ({error.strerror or error}). Free some "
+            "space there, or set TMPDIR to another folder, and run the command again."
+        ) from error
 
 
 def sort_records(blocks: Iterable[Records], dtype: DTypeLike) -> DiskArray:

@@ -7,7 +7,7 @@ import tempfile
 
 import pyarrow as pa
 
-from .disk_array import cannot_write_temporary
+from .disk_array import writing_temporary
 
 
 class DiskTable:
@@ -24,21 +24,17 @@ class DiskTable:
         self._writer = pa.ipc.new_stream(self._file, schema)
 
     def append(self, piece: pa.Table) -> None:
-        """Add rows at the end. Raises UserError if the temporary folder has no room for them."""
+        """Add rows at the end. Raises TemporaryFolderError if the temporary folder has no room for them."""
         if not len(piece):
             return
-        try:
+        with writing_temporary(self._file):
             self._writer.write_table(piece.combine_chunks())
-        except OSError as error:
-            raise cannot_write_temporary(error) from error
 
     def finished(self) -> pa.Table:
         """Return the table. Its columns are mapped: the system takes their memory back when it is needed."""
-        try:
+        with writing_temporary(self._file):
             self._writer.close()
             self._file.flush()
-        except OSError as error:
-            raise cannot_write_temporary(error) from error
         mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         self._file.close()
         return pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from ...errors import IntegrityError, UnreachableError, UserError
+from ...errors import IntegrityError, TemporaryFolderError, UnreachableError, UserError
 from ...storage import (
     AnyPath,
     by_requests,
@@ -135,6 +135,8 @@ def _checked(where: AnyPath, check: Callable[[], _Result]) -> _Result | _Failure
         return check()
     except UserError as error:
         return _Failure(str(error), "damage")
+    except TemporaryFolderError:
+        raise  # of this machine, not of the cache
     except UnreachableError as error:
         if by_requests(where):
             raise

@@ -283,6 +283,7 @@ def _valid(pieces: TablePieces) -> Iterator[pa.Table]:
 def _write_table(file: IO[bytes], pieces: Iterable[pa.Table]) -> None:
     """Write a table as ``pyarrow.parquet.write_table`` does, holding the rows of one row group in memory."""
     held = SCHEMA.empty_table()
+    written = 0
     with pq.ParquetWriter(
         file, SCHEMA, compression="zstd", use_dictionary=REPEATED, write_page_checksum=True
     ) as writer:
@@ -291,7 +292,8 @@ def _write_table(file: IO[bytes], pieces: Iterable[pa.Table]) -> None:
             while len(held) >= GROUP_ROWS:
                 writer.write_table(held.slice(0, GROUP_ROWS).combine_chunks(), row_group_size=GROUP_ROWS)
                 held = held.slice(GROUP_ROWS)
-        if len(held) or not writer.writer_is_open:
+                written += GROUP_ROWS
+        if len(held) or not written:
             writer.write_table(held.combine_chunks(), row_group_size=GROUP_ROWS)
 
 

@@ -113,7 +113,8 @@ class EntryTable(LazySequence["ScanEntry | None"]):
     """
 
     def __init__(self) -> None:
-        self._looks: dict[tuple[Any, ...], int] = {}
+        self._looks: list[tuple[Any, ...]] = []
+        self._number_of: dict[tuple[Any, ...], int] = {}
         self.records = DiskArray(_ENTRY)
         self.stored = 0
         """Number of entries that are not None."""
@@ -142,7 +143,7 @@ class EntryTable(LazySequence["ScanEntry | None"]):
                 records[name][numbers] = columns[name]
             records["key"][numbers] = binary_keys(columns["key"])
             looks = zip(*(columns[name] for name in _LOOK), strict=True)
-            records["look"][numbers] = [self._looks.setdefault(look, len(self._looks)) for look in looks]
+            records["look"][numbers] = list(map(self._look, looks))
         self.records.append(records)
         self.stored += len(held)
 
@@ -153,7 +154,7 @@ class EntryTable(LazySequence["ScanEntry | None"]):
         for look in kinds.found:
             if look[-1]:
                 parse_traits(look[-1])
-        own = np.array([self._looks.setdefault(look, len(self._looks)) for look in kinds.found], np.int64)
+        own = np.array(list(map(self._look, kinds.found)), np.int64)
         records = np.empty(len(table), _ENTRY)
         for name in _NUMBERS:
             records[name] = table.column(name).to_numpy()
@@ -170,10 +171,11 @@ class EntryTable(LazySequence["ScanEntry | None"]):
         columns: dict[str, pa.Array] = {name: pa.array(records[name]) for name in _NUMBERS}
         columns["path"] = pa.array([paths[number] for number in there.tolist()], pa.binary())
         columns["key"] = pa.array(hex_keys(records["key"]), pa.string())
-        looks = list(self._looks)
+        used, number = np.unique(records["look"], return_inverse=True)
+        looks = [self._looks[look] for look in used.tolist()]
         for place, name in enumerate(_LOOK):
             values = pa.array([look[place] for look in looks], _SCHEMA.field(name).type)
-            columns[name] = values.take(pa.array(records["look"]))
+            columns[name] = values.take(pa.array(number))
         return pa.table([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
 
     def items(self, start: int, stop: int) -> list[ScanEntry | None]:
@@ -183,7 +185,6 @@ class EntryTable(LazySequence["ScanEntry | None"]):
     def made(self, records: Records) -> list[ScanEntry | None]:
         """Return the entries that these records stand for."""
         columns = [records[name].tolist() for name in (*_NUMBERS, "look")]
-        looks = list(self._looks)
         found: list[ScanEntry | None] = []
         for key, size, mtime_ns, width, height, metadata_bytes, look in zip(
             hex_keys(records["key"]), *columns, strict=True
@@ -191,11 +192,18 @@ class EntryTable(LazySequence["ScanEntry | None"]):
             if look == _NONE:
                 found.append(None)
                 continue
-            kind, reason, detail, turned, traits = looks[look]
+            kind, reason, detail, turned, traits = self._looks[look]
             found.append(
                 ScanEntry(size, mtime_ns, key, width, height, kind, reason, detail, turned, metadata_bytes, traits)
             )
         return found
+
+    def _look(self, look: tuple[Any, ...]) -> int:
+        number = self._number_of.get(look)
+        if number is None:
+            number = self._number_of[look] = len(self._looks)
+            self._looks.append(look)
+        return number
 
 
 class KnownEntries(LazySequence["ScanEntry | None"]):

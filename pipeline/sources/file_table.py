@@ -78,8 +78,8 @@ class FileTable(LazySequence[SourceFile]):
     def at(self, numbers: NDArray[np.int64]) -> list[SourceFile]:
         """Return the files at these numbers, (N,), quickest in ascending order."""
         records = self._files.take(numbers)
-        gaps = np.diff(records["start"])
-        pieces = np.split(records, np.flatnonzero((gaps < 0) | (gaps > _NEAR_BYTES)) + 1)
+        apart = (np.diff(numbers) < 0) | (np.diff(records["start"]) > _NEAR_BYTES)
+        pieces = np.split(records, np.flatnonzero(apart) + 1)
         return [file for piece in pieces for file in self._made(piece)]
 
     def paths(self, numbers: NDArray[np.int64]) -> list[str]:

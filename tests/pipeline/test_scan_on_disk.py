@@ -105,6 +105,11 @@ def test_a_table_of_files_is_the_list_of_files(found: list[SourceFile], seed: in
     assert {tuple(kind): count for kind, count in table.counts().items()} == kinds
 
 
+def test_files_are_found_in_any_order_beside_one_without_text() -> None:
+    found = [SourceFile("/data", path, 0, "train", "real", "", "") for path in ("", "a", "")]
+    assert FileTable(found).at(np.array([2, 1, 0])) == found[::-1]
+
+
 @given(found=st.lists(files, max_size=12))
 def test_the_keys_of_files_are_their_paths_and_places(found: list[SourceFile]) -> None:
     table = FileTable(found)
@@ -206,6 +211,23 @@ def test_each_file_gets_the_last_entry_of_its_path(
     drop_scan_entries(memory, {b"a", b"nothing"})
     known.pop(b"a", None)
     assert list(known_entries(memory, len(wanted), lambda: wanted)) == [known.get(path) for path in wanted]
+
+
+class OnlyLookedUp(list[object]):
+    """A list that may be long, so it must not be gone through for every piece."""
+
+    def __iter__(self) -> Iterator[object]:
+        raise AssertionError("every look was visited")
+
+
+def test_a_piece_of_a_scan_memory_needs_the_looks_of_its_entries_alone() -> None:
+    table = EntryTable()
+    found = [ScanEntry(1, 2, KEYS[1], 3, 4, "png", "damaged", f"at byte {number % 5}") for number in range(9)]
+    table.append(found)
+    table._looks = OnlyLookedUp(table._looks)
+    piece = table.table([b"a", b"b"], 6)
+    assert piece["detail"].to_pylist() == [found[6].detail, found[7].detail]
+    assert table[6:8] == found[6:8]
 
 
 def test_entries_with_numbers_that_the_scan_memory_cannot_hold_are_left_out(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distil_cache.errors import UserError
+from distil_cache.errors import TemporaryFolderError
 from distil_cache.storage import disk_array
 from distil_cache.storage.disk_array import DiskArray, group_starts, sort_records, whole_groups
 from hypothesis import HealthCheck, given, settings
@@ -77,6 +77,24 @@ def test_records_are_taken_by_their_numbers_in_any_order(sizes: None, length: in
     assert array.read(length - 1, length + 5).tolist() == [length - 1]
 
 
+def test_no_more_than_a_block_is_read_at_a_time_for_rows_that_lie_thinly(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = DiskArray("<i8")
+    array.append(np.arange(100_000))
+    monkeypatch.setattr(disk_array, "BLOCK_BYTES", 8 * 640)
+    lengths: list[int] = []
+    read = array.read
+
+    def watched(start: int, stop: int) -> np.ndarray:
+        lengths.append(stop - start)
+        return read(start, stop)
+
+    monkeypatch.setattr(array, "read", watched)
+    wanted = np.arange(0, 100_000, 9)
+    assert array.take(wanted).tolist() == wanted.tolist()
+    assert max(lengths) <= 640
+    assert len(lengths) < 200
+
+
 def test_a_killed_process_leaves_no_temporary_file(tmp_path: Path) -> None:
     code = (
         "import numpy as np, os, signal\n"
@@ -100,5 +118,31 @@ def test_a_full_temporary_folder_is_an_error_that_says_what_to_do(monkeypatch: p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(array._file, "write", full)
-    with pytest.raises(UserError, match=r"No space left on device.*TMPDIR"):
+    with pytest.raises(TemporaryFolderError, match=r"No space left on device.*TMPDIR"):
         array.append(np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "array = disk_array.DiskArray('u1')\n    array.append(np.zeros(2))\n    array.append(np.zeros(100))",
+        "table = DiskTable(columns.schema)\n    table.append(columns)\n    table.finished()",
+    ],
+    ids=["array", "table"],
+)
+def test_a_full_disk_is_noticed_when_data_are_added_and_nothing_is_said_of_it_later(write: str) -> None:
+    code = (
+        "import numpy as np, pyarrow as pa, resource\n"
+        "from distil_cache.errors import TemporaryFolderError\n"
+        "from distil_cache.storage import disk_array\n"
+        "from distil_cache.storage.disk_table import DiskTable\n"
+        "disk_array.SPOOL_BYTES = 1\n"
+        "columns = pa.table({'number': np.arange(1000)})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        f"try:\n    {write}\n"
+        "except TemporaryFolderError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, check=False)
+    assert "TMPDIR" in done.stdout, done.stderr
+    assert "Exception ignored" not in done.stderr

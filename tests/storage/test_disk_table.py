@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from distil_cache.errors import UserError
+from distil_cache.errors import TemporaryFolderError
 from distil_cache.storage.disk_table import DiskTable
 
 SCHEMA = pa.schema([("key", pa.string()), ("generator", pa.dictionary(pa.int32(), pa.string()))])
@@ -41,5 +41,5 @@ def test_a_full_temporary_folder_is_an_error_that_says_what_to_do(monkeypatch: p
 
     table = DiskTable(SCHEMA)
     table._writer = Full()
-    with pytest.raises(UserError, match=r"No space left on device.*TMPDIR"):
+    with pytest.raises(TemporaryFolderError, match=r"No space left on device.*TMPDIR"):
         table.append(piece(("a", "adm")))

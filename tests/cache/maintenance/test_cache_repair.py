@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.store import Cache
 from distil_cache.cli import app
+from distil_cache.errors import TemporaryFolderError
+from distil_cache.storage import disk_array
+from distil_cache.storage.disk_array import DiskArray
 from maintained_cache import NAME, SPECS, build, keys_of, rows_lacking, values_of
 from typer.testing import CliRunner
 
@@ -68,6 +73,22 @@ def test_the_next_build_makes_just_the_damaged_shard_again(cache: Cache, record:
     assert again.id == record.id
     assert verify(cache) == []
     assert rows_lacking(cache.root, record) == 0
+
+
+def test_a_full_temporary_folder_is_no_damage_of_a_sound_table(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def array(dtype: object) -> DiskArray:
+        made = DiskArray(dtype)
+        monkeypatch.setattr(made._file, "write", full)
+        return made
+
+    before = sizes(cache.root)
+    monkeypatch.setattr(disk_array, "DiskArray", array)
+    with pytest.raises(TemporaryFolderError, match="No space left on device"):
+        repair(cache)
+    assert sizes(cache.root) == before
 
 
 @pytest.mark.parametrize("text", ["", "{"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distil_cache.cache.records import datasets
 from distil_cache.cache.records.datasets import SCHEMA, DatasetStore, revision_of
 from distil_cache.errors import IntegrityError, UserError
 
@@ -48,6 +49,25 @@ def test_a_table_and_its_rejects_come_back(store: DatasetStore) -> None:
     assert store.read("photos", revision).equals(table(ROWS))
     assert store.rejects("photos") == rejects
     assert (store.names(), store.head("photos")) == (["photos"], revision)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4])
+def test_a_table_has_the_bytes_of_one_write_whatever_its_rows(
+    store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(datasets, "GROUP_ROWS", 2)
+    revision = store.write("photos", table(ROWS[:rows]))
+    assert store.read("photos").equals(table(ROWS[:rows]))
+    once = tmp_path / "once.parquet"
+    pq.write_table(
+        table(ROWS[:rows]),
+        once,
+        row_group_size=2,
+        compression="zstd",
+        use_dictionary=datasets.REPEATED,
+        write_page_checksum=True,
+    )
+    assert (store.folder / "photos" / f"{revision}.parquet").read_bytes() == once.read_bytes()
 
 
 def test_the_revision_is_pinned() -> None:
