@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import typer
-from distil_cache.cli import app
+from distil_cache.cli import app, main
 from image_bytes import noise, saved
 from small_models import STEPS, write_adm, write_images, write_teacher
 
@@ -182,14 +182,30 @@ def test_build_train_evaluate_report_from_the_shell(material: Path, tmp_path: Pa
     ],
 )
 def test_a_mistake_ends_with_its_sentence_and_code_and_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, sentence: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = run(*arguments, COLUMNS="200")
-    assert done.returncode == code, done.stderr
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["distil-cache", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr().err
+    assert ended.value.code == code, shown
+    assert sentence in shown
+    assert "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_ends_the_program_with_its_sentence_and_code(tmp_path: Path) -> None:
+    done = run("cache", "ls", str(tmp_path / "nowhere"), COLUMNS="200")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"distil-cache: {tmp_path}/nowhere: is not a cache ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_training_reads_no_source_and_loads_no_diffusion_model(material: Path, tmp_path: Path) -> None:

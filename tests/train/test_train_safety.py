@@ -217,8 +217,10 @@ def test_a_student_that_cannot_be_written_whole_is_a_sentence_and_nothing_is_lef
     tensors = student.state_dict()
     writers: dict[str, Callable[[], object]] = {
         "student": lambda: save_weights(path, student, {"epoch": "1"}),
-        "export.safetensors": lambda: reference_checkpoint._create(path, partial(checkpoint.save_tensors, tensors)),
-        "export.pth": lambda: reference_checkpoint._create(path, partial(torch.save, tensors)),
+        "export.safetensors": lambda: reference_checkpoint.create_whole(
+            path, partial(checkpoint.save_tensors, tensors)
+        ),
+        "export.pth": lambda: reference_checkpoint.create_whole(path, partial(torch.save, tensors)),
     }
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))

@@ -48,6 +48,7 @@ def shard_counts(root: Path) -> dict[str, int]:
     return {store.feature: len(store.marker_ids()) for store in Cache.open(root).features()}
 
 
+@pytest.mark.slow
 def test_fifty_increments_are_usable_and_after_compaction_and_gc_few_shards_hold_the_same_values(
     tmp_path: Path,
 ) -> None:

@@ -90,6 +90,7 @@ def test_the_interval_of_an_obvious_case_lies_above_chance_and_holds_the_auc(res
     assert found["level"] == 0.975
 
 
+@pytest.mark.slow
 def test_labels_that_are_drawn_at_random_are_seldom_found() -> None:
     rng = random.Random(0)
     facts = [
