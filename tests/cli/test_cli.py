@@ -97,6 +97,7 @@ def build_arguments(material: Path, cache: Path) -> list[str | Path]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_build_train_evaluate_report_from_the_shell(material: Path, tmp_path: Path) -> None:
     cache = tmp_path / "c"
     built = run(*build_arguments(material, cache), "--json", "--strict")
@@ -208,6 +209,7 @@ def test_a_mistake_ends_the_program_with_its_sentence_and_code(tmp_path: Path) -
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_training_reads_no_source_and_loads_no_diffusion_model(material: Path, tmp_path: Path) -> None:
     cache = tmp_path / "c"
     images = shutil.copytree(material / "images", tmp_path / "images")

@@ -60,6 +60,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTIL_CACHE_WEIGHTS", str(tmp_path / "weights"))
 
 
+@pytest.mark.slow
 def test_the_paper_s_experiment_runs_from_the_data_to_the_report(tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "test")):
         write_images(tmp_path / "DiffusionForensics" / "images" / split / "imagenet", ("real", "adm"), seed)
@@ -69,6 +70,7 @@ def test_the_paper_s_experiment_runs_from_the_data_to_the_report(tmp_path: Path)
     assert (tmp_path / "report-robustness" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_array_jobs_of_the_cluster_make_one_build_that_can_be_trained_on(tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "test")):
         write_images(tmp_path / "photos" / split, ("real", "fake"), seed)

@@ -20,7 +20,7 @@ from fault_checks import differences, problems, snapshot
 Whole = tuple[Order, dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=["zarr", "webdataset"])
+@pytest.fixture(scope="module", params=["zarr", pytest.param("webdataset", marks=pytest.mark.slow)])
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     order = Order(folder / "cache", (write_images(folder / "images", {"train": 6}),), form=request.param)

@@ -9,6 +9,7 @@ import pytest
 from fault_checks import told_by
 from fault_disk import can_mount
 
+FORMS = pytest.mark.parametrize("form", ["zarr", pytest.param("webdataset", marks=pytest.mark.slow)])
 SENTENCE = {"full": "No space left on device). Free some space", "broken": "Input/output error)"}
 
 
@@ -16,7 +17,7 @@ def run(what: str, folder: Path, form: str = "zarr") -> list[dict[str, Any]]:
     return told_by("fault_disk.py", what, folder, form)
 
 
-@pytest.mark.parametrize("form", ["zarr", "webdataset"])
+@FORMS
 def test_a_full_disk_is_one_sentence_and_with_more_room_the_build_goes_on(fast_folder: Path, form: str) -> None:
     if not can_mount(fast_folder):
         pytest.skip("this process may not mount a file system")
@@ -37,7 +38,7 @@ def test_a_limit_on_the_size_of_files_is_one_sentence_and_without_it_the_build_g
     assert all("ulimit -f" in one["text"] for one in tries if one["kind"] == "UserError")
 
 
-@pytest.mark.parametrize("form", ["zarr", "webdataset"])
+@FORMS
 def test_a_refused_or_interrupted_call_in_any_stage_leaves_a_sound_cache(fast_folder: Path, form: str) -> None:
     tries = run("refused", fast_folder, form)
     assert [one for one in tries if one["wrong"]] == []

@@ -25,7 +25,7 @@ def fast_folder() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module", params=["zarr", "webdataset"])
+@pytest.fixture(scope="module", params=["zarr", pytest.param("webdataset", marks=pytest.mark.slow)])
 def kills(request: pytest.FixtureRequest, fast_folder: Path) -> list[dict[str, Any]]:
     folder = fast_folder / request.param
     folder.mkdir()

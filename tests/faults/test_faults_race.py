@@ -14,7 +14,7 @@ from fault_builder import write_images
 from fault_checks import told_by
 
 SUPPORT = Path(__file__).parents[1] / "support"
-FORMS = pytest.mark.parametrize("form", ["zarr", "webdataset"])
+FORMS = pytest.mark.parametrize("form", ["zarr", pytest.param("webdataset", marks=pytest.mark.slow)])
 
 
 def run(what: str, folder: Path, form: str = "zarr") -> list[dict[str, Any]]:

@@ -332,6 +332,7 @@ def test_workers_take_rows_over(material: Path, cache: Path, tmp_path: Path) -> 
     assert algorithms(cache, old) == {1}
 
 
+@pytest.mark.slow
 def test_rows_are_taken_over_in_an_object_store(material: Path, s3_bucket: str) -> None:
     cache = to_path(f"{s3_bucket}/cache")
     with earlier_version():

@@ -52,7 +52,7 @@ def test_an_evaluation_that_is_replaced_while_a_report_reads_it_is_read_again(
     write_evaluation(other, score_rows({"adm": 2.0}, seed=1))
     (new,) = (other / "evaluations").iterdir()
     expected = runs.read_runs([other])[0].evaluations[0].scores
-    table = runs._table
+    table = runs.read_scores
 
     def swapped(*arguments: Any) -> Any:
         found = table(*arguments)
@@ -60,7 +60,7 @@ def test_an_evaluation_that_is_replaced_while_a_report_reads_it_is_read_again(
             evaluate._put(new, target)
         return found
 
-    monkeypatch.setattr(runs, "_table", swapped)
+    monkeypatch.setattr(runs, "read_scores", swapped)
     assert (runs.read_runs([run])[0].evaluations[0].scores == expected).all()
 
 

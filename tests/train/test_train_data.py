@@ -241,6 +241,7 @@ class CountingReaders(ReaderPool):
         self.rows -= rows
 
 
+@pytest.mark.slow
 def test_what_an_epoch_holds_in_memory_and_keeps_open_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     most, open_files = [], []
     for name, count in (("small", 540), ("large", 1080)):

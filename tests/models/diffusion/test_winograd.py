@@ -116,6 +116,7 @@ print(highest() - before - result.numel() * 4)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is counted in another unit")
+@pytest.mark.slow
 def test_memory_beyond_the_result_is_bounded_by_the_block_and_not_by_the_map() -> None:
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 4 * winograd.BLOCK_BYTES  # sums and products of all maps take 192 MiB

@@ -111,6 +111,7 @@ def test_labels_that_are_drawn_at_random_are_seldom_found() -> None:
     assert alarms <= 2  # of 12, at an error of 1 in 40 each
 
 
+@pytest.mark.slow
 def test_one_generator_with_another_history_is_found_by_itself(plain: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
     for number in range(EACH):
@@ -221,6 +222,7 @@ def test_the_rows_of_a_dataset_are_audited_where_their_files_still_are(plain: Pa
     assert sorted(row["reason"] for row in result["set_aside"]) == ["changed", "missing"]
 
 
+@pytest.mark.slow
 def test_photographs_against_latent_diffusion_are_found_also_after_saving_all_as_png(
     shared: Path, tmp_path: Path
 ) -> None:

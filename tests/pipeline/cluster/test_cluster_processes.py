@@ -139,6 +139,7 @@ def test_a_shard_that_kills_its_worker_is_distinguished_from_its_neighbours_and_
     assert [name for name in lacking if name.startswith("image ")] == [f"image {shard}"]
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_at_random_cost_time_and_no_byte(
     material: Path, pool: WorkerPool, tmp_path: Path
 ) -> None:

@@ -240,6 +240,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_large_value_that_is_repeated_takes_the_memory_of_one(tmp_path: Path) -> None:
     value = pa.array([os.urandom(2_000) * 20_000], pa.binary())
     repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 60, pa.int32()), value)
