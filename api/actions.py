@@ -14,6 +14,8 @@ from .progress import Logged
 from .results import BuildSummary, EvaluationSummary, ReportSummary, TrainingSummary
 from .settings import BuildSettings, StrPath, TrainSettings, several
 
+_PATHS = ("init_from", "export", "teacher_weights")
+"""Settings of a training that are paths of this machine."""
 _LISTS = ("real", "fake", "sha256", "path_prefix", "features")
 """Settings of a build that are lists; a single text is a list of one."""
 
@@ -149,12 +151,9 @@ def train(
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("train: several processes train together with: torchrun -m distil_cache train …")
-    given: dict[str, Any] = {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value
-        for name, value in _with_profile(profile, "train", settings).items()
-    }
-    names = (dataset,) if isinstance(dataset, str) else tuple(dataset)
-    config = TrainConfig.checked(dataset=names, **given)
+    given: dict[str, Any] = dict(_with_profile(profile, "train", settings))
+    given |= {key: os.fspath(given[key]) for key in _PATHS if given.get(key) is not None}
+    config = TrainConfig.checked(dataset=several(dataset), **given)
     copy = LocalCopy.at(Path(local_copy)) if local_copy is not None else None
     result = run_training(
         config, os.fspath(cache), Path(run), resume=resume, device=device, workers=workers, local_copy=copy,

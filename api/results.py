@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from ..storage.parquet import read_bounded
 
 Json = Mapping[str, Any]
 
@@ -171,7 +172,7 @@ class EvaluationSummary:
         """Return a row per image: ``key``, ``label`` (1 for generated), ``generator``, ``family``, ``group``,
         ``score`` (float32, 0 to 1) and ``logit`` (float32).
         """
-        return pq.read_table(self.folder / "scores.parquet")
+        return read_bounded(self.folder / "scores.parquet")
 
 
 @dataclass(frozen=True)
