@@ -7,6 +7,7 @@ expanded only once their decoded length is known.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,18 +71,9 @@ def read_bounded(source: Path | pa.Buffer | RemotePath, columns: Sequence[str] |
     OSError, pyarrow.ArrowException
         As pyarrow raises them.
     """
-    size = source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
-    with pq.ParquetFile(for_pyarrow(source)) as file:
-        metadata = file.metadata
-        check_declared(metadata, size, columns)
-        encoded = _dictionary_columns(metadata, columns)
-    try:
-        with pq.ParquetFile(
-            for_pyarrow(source), read_dictionary=encoded, metadata=metadata, page_checksum_verification=True
-        ) as file:
-            table = file.read(None if columns is None else list(columns))
-    except KeyError as error:
-        raise ValueError(f"its two schemas differ in the column {error}") from error
+    size = _size_of(source)
+    with _opened(source, size, columns) as (file, encoded):
+        table = file.read(None if columns is None else list(columns))
     _check_bytes(
         table.nbytes + sum(_text_bytes(table.column(name)) for name in encoded if name in table.column_names), size
     )
@@ -107,26 +99,38 @@ def read_batches(
     OSError, pyarrow.ArrowException
         As pyarrow raises them.
     """
-    size = source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
+    size, decoded = _size_of(source), 0
+    with _opened(source, size, columns) as (file, _):
+        wanted = None if columns is None else list(columns)
+        for batch in file.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
+            piece = pa.Table.from_batches([batch])
+            for column in piece.columns:
+                is_text = _is_dictionary(column.type)
+                decoded += 4 * len(column) + _text_bytes(column) if is_text else column.nbytes
+            _check_bytes(decoded, size)
+            yield piece.cast(_plain(piece.schema))
+
+
+@contextlib.contextmanager
+def _opened(
+    source: Path | pa.Buffer | RemotePath, size: int, columns: Sequence[str] | None
+) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """Open a file of ``size`` bytes that declares no more than it may; with the columns that are read as dictionaries."""
     with pq.ParquetFile(for_pyarrow(source)) as file:
         metadata = file.metadata
         check_declared(metadata, size, columns)
         encoded = _dictionary_columns(metadata, columns)
-    decoded = 0
     try:
         with pq.ParquetFile(
             for_pyarrow(source), read_dictionary=encoded, metadata=metadata, page_checksum_verification=True
         ) as file:
-            wanted = None if columns is None else list(columns)
-            for batch in file.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
-                piece = pa.Table.from_batches([batch])
-                for column in piece.columns:
-                    is_text = _is_dictionary(column.type)
-                    decoded += 4 * len(column) + _text_bytes(column) if is_text else column.nbytes
-                _check_bytes(decoded, size)
-                yield piece.cast(_plain(piece.schema))
+            yield file, encoded
     except KeyError as error:
         raise ValueError(f"its two schemas differ in the column {error}") from error
+
+
+def _size_of(source: Path | pa.Buffer | RemotePath) -> int:
+    return source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
 
 
 def read_nested_text(source: Path | pa.Buffer | RemotePath, column: str) -> list[str | None]:
@@ -146,7 +150,7 @@ def read_nested_text(source: Path | pa.Buffer | RemotePath, column: str) -> list
     OSError, pyarrow.ArrowException
         As pyarrow raises them.
     """
-    size = source.size if isinstance(source, pa.Buffer) else regular_status(source).st_size
+    size = _size_of(source)
     found: list[str | None] = []
     decoded = 0
     with pq.ParquetFile(for_pyarrow(source), page_checksum_verification=True) as file:
