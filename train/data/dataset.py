@@ -213,10 +213,16 @@ class FeatureDataset:
         else:  # rows so large that each is read by itself are read straight into their batch
             batches = read((self._request(BlockRead(cut.rows, cut.flip)) for cut in cuts), pin=loading.pin)
         for cut, features in zip(cuts, batches, strict=True):
-            label, flip = torch.from_numpy(self.label[cut.rows].astype(np.float32)), torch.from_numpy(cut.flip)
-            if loading.pin:
-                label, flip = label.pin_memory(), flip.pin_memory()
-            yield Batch(cut.rows, label, flip, features, cut.whole)
+            yield self._labelled(cut.rows, cut.flip, features, cut.whole, loading.pin)
+
+    def _labelled(
+        self, rows: IntArray, flip: npt.NDArray[np.bool_], features: dict[str, Tensor], whole: int, pin: bool
+    ) -> Batch:
+        """Return a batch of features that were read, with their labels; those are pinned here, the features before."""
+        label, flipped = torch.from_numpy(self.label[rows].astype(np.float32)), torch.from_numpy(flip)
+        if pin:
+            label, flipped = label.pin_memory(), flipped.pin_memory()
+        return Batch(rows, label, flipped, features, whole)
 
     def _request(self, piece: BlockRead) -> ReadRequest:
         """Locate the rows of a piece by shard id, so that readers need no index; the flip selects the view."""

@@ -130,11 +130,9 @@ class StreamedDataset(FeatureDataset):
         features = {name: self._stacked(name, samples, flip) for name in self.stores}
         if change is not None:
             features["image"] = change(features["image"], rows)
-        label, flipped = torch.from_numpy(self.label[rows].astype(np.float32)), torch.from_numpy(flip)
         if pin:
             features = {name: x.pin_memory() for name, x in features.items()}
-            label, flipped = label.pin_memory(), flipped.pin_memory()
-        return Batch(rows, label, flipped, features, len(rows))
+        return self._labelled(rows, flip, features, len(rows), pin)
 
     def _stacked(self, name: str, samples: Sequence[Sample], flip: npt.NDArray[np.bool_]) -> Tensor:
         """Return a feature of samples, (B, ...): of the teacher, the view of each sample's flip."""
