@@ -167,6 +167,14 @@ def group_starts(values: Records) -> NDArray[np.intp]:
     return np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.empty(0, np.intp)
 
 
+def numbered(blocks: Iterable[Records]) -> Iterator[tuple[NDArray[np.int64], Records]]:
+    """Yield each block after the numbers of its records, counted from 0 over all blocks."""
+    start = 0
+    for block in blocks:
+        yield np.arange(start, start + len(block)), block
+        start += len(block)
+
+
 def _block_rows(dtype: np.dtype[Any]) -> int:
     return max(BLOCK_BYTES // dtype.itemsize, 1)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...cache.shards.keys import BINARY
+from ...storage.disk_array import numbered
 from ..scan.rows import RowTable, ScannedRow
 from ..sources.file import SourceFile
 from .classify import MIN_IMAGES, Separability, measure_separability
@@ -109,11 +110,9 @@ def choose_evenly_of_table(rows: RowTable, most: int) -> list[ScannedRow]:
     cells = [cell_of.setdefault((kind.label, kind.split, kind.generator), len(cell_of)) for kind in rows.kinds]
     cell = np.array(cells, np.int64)
     first = {number: np.empty(0, _CANDIDATE) for number in cell_of.values()}
-    start = 0
-    for block in rows.blocks():
+    for places, block in numbered(rows.blocks()):
         found = np.empty(len(block), _CANDIDATE)
-        found["key"], found["row"] = block["key"], np.arange(start, start + len(block))
-        start += len(block)
+        found["key"], found["row"] = block["key"], places
         of_row = cell[block["kind"]]
         for number in np.unique(of_row).tolist():
             candidates = np.concatenate([first[number], found[of_row == number]])

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...cache.shards.keys import BINARY
 from ...images.file import Reason
-from ...storage.disk_array import Records, group_starts, sort_records, whole_groups
+from ...storage.disk_array import Records, group_starts, numbered, sort_records, whole_groups
 from ..sources.file import SourceFile, printable
 from .rows import RowTable, ScannedRow
 
@@ -124,10 +124,7 @@ def _dropped(table: RowTable) -> Iterator[Records]:
 
 
 def _occurrences(table: RowTable) -> Iterator[Records]:
-    start = 0
-    for block in table.blocks():
+    for numbers, block in numbered(table.blocks()):
         found = np.empty(len(block), _OCCURRENCE)
-        found["key"], found["kind"] = block["key"], block["kind"]
-        found["row"] = np.arange(start, start + len(block))
-        start += len(block)
+        found["key"], found["kind"], found["row"] = block["key"], block["kind"], numbers
         yield found

@@ -26,7 +26,7 @@ from ...images.file import ImageRejected, Reason
 from ...images.headers import parse_traits
 from ...storage import AnyPath
 from ...storage.atomic import replace_with
-from ...storage.disk_array import DiskArray, Records, group_starts, sort_records, whole_groups
+from ...storage.disk_array import DiskArray, Records, group_starts, numbered, sort_records, whole_groups
 from ...storage.lazy_sequence import ITEMS, LazySequence, batched
 from ...storage.parquet import fetch_source, read_batches, read_schema
 
@@ -292,18 +292,15 @@ _PLACE = np.dtype([("file", ">u8"), ("memory", "<i8")])
 def _places(memory: DiskArray, files: DiskArray) -> DiskArray:
     """Return for each file, in order, the number of the last entry in memory with its digest; -1 if there is none."""
 
-    def numbered() -> Iterator[Records]:
+    def digested() -> Iterator[Records]:
         for of, digests in ((_IN_MEMORY, memory), (_OF_FILE, files)):
-            start = 0
-            for block in digests.blocks():
+            for numbers, block in numbered(digests.blocks()):
                 records = np.empty(len(block), _DIGESTED)
-                records["digest"], records["of"] = block, of
-                records["number"] = np.arange(start, start + len(block))
-                start += len(block)
+                records["digest"], records["of"], records["number"] = block, of, numbers
                 yield records
 
     def joined() -> Iterator[Records]:
-        together = sort_records(numbered(), _DIGESTED)
+        together = sort_records(digested(), _DIGESTED)
         for block in whole_groups(together.blocks(), "digest"):
             starts = group_starts(block["digest"])
             group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(block)))
@@ -354,9 +351,10 @@ def save_scan_memory(memory: AnyPath, paths: Iterable[bytes], entries: EntryTabl
 def drop_scan_entries(memory: AnyPath, paths: Collection[bytes]) -> None:
     """Drop entries, so that the next scan opens these files again."""
     dropped = pa.array(list(paths), pa.binary())
-    kept = (table.filter(pc.invert(pc.is_in(table.column("path"), dropped))) for table in _tables(memory))
     with contextlib.suppress(OSError, UserError, ValueError, pa.ArrowException):
-        replace_with(memory, lambda file: _write(file, kept))
+        if any(pc.any(pc.is_in(table.column("path"), dropped)).as_py() for table in _tables(memory)):
+            kept = (table.filter(pc.invert(pc.is_in(table.column("path"), dropped))) for table in _tables(memory))
+            replace_with(memory, lambda file: _write(file, kept))
 
 
 def _write(file: IO[bytes], tables: Iterable[pa.Table]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...cache.records.datasets import SCHEMA
 from ...cache.shards.keys import BINARY, binary_keys, hex_keys
-from ...storage.disk_array import DiskArray, Records, group_starts, sort_records, whole_groups
+from ...storage.disk_array import DiskArray, Records, group_starts, numbered, sort_records, whole_groups
 from ...storage.lazy_sequence import ITEMS, LazySequence, batched
 from ..sources.file import SourceFile
 from ..sources.file_table import FileKind, FileTable
@@ -259,12 +259,9 @@ class FilesByKey(Mapping[str, SourceFile]):
 
 
 def _keyed(rows: RowTable) -> Iterator[Records]:
-    start = 0
-    for block in rows.blocks():
+    for numbers, block in numbered(rows.blocks()):
         found = np.empty(len(block), _KEYED)
-        found["key"], found["file"] = block["key"], block["file"]
-        found["row"] = np.arange(start, start + len(block))
-        start += len(block)
+        found["key"], found["file"], found["row"] = block["key"], block["file"], numbers
         yield found
 
 
