@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numcodecs
 import numpy as np
+from compare import first_rows
 from distil_cache.cache.shards.zarr import chunk_rows
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore, default_tail
 from numcodecs import Blosc
@@ -123,15 +124,6 @@ def measure(store: FeatureStore, rows: Rows, folder: Path, rounds: int) -> list[
         title = f"{store.feature} {rows.dtype} {'x'.join(map(str, rows.shape[1:]))}"
         lines.append(Line(title, name, size / len(rows), megabytes / wrote, megabytes / read))
     return lines
-
-
-def first_rows(store: FeatureStore, count: int) -> Rows:
-    """The first rows of the feature, over as many shards as it takes."""
-    parts: list[Rows] = []
-    for shard in store.marker_ids():
-        if sum(map(len, parts)) < count:
-            parts.append(store.read(shard))
-    return np.concatenate(parts)[:count]
 
 
 def show(lines: list[Line]) -> None:

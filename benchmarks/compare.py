@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
+from distil_cache.cache.shards.format import Rows
+from distil_cache.cache.store import FeatureStore
 from distil_cache.models.device import device_name
 
 Ways = dict[str, Callable[[], object]]
@@ -85,3 +88,12 @@ def conditions() -> dict[str, str]:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit.stdout.strip() or "unknown",
     }
+
+
+def first_rows(store: FeatureStore, count: int) -> Rows:
+    """The first rows of the feature, over as many shards as it takes."""
+    parts: list[Rows] = []
+    for shard in store.marker_ids():
+        if sum(map(len, parts)) < count:
+            parts.append(store.read(shard))
+    return np.concatenate(parts)[:count]

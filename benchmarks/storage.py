@@ -26,10 +26,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from compare import first_rows
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.shards.keys import keys_of_column
 from distil_cache.cache.shards.packed import BITS, PackedStorage, pack, unpack
-from distil_cache.cache.store import Cache, FeatureStore
+from distil_cache.cache.store import Cache
 from distil_cache.metrics.measures import average_precision
 from distil_cache.pipeline.specs import EpsSpec, NoiseSpec
 from distil_cache.train.config import TrainConfig
@@ -105,14 +106,6 @@ def compare_rows(title: str, rows: Rows) -> list[dict[str, object]]:
             {"rows": title, "way": name, "bytes": size, "encode_ms": encode, "decode_ms": decode, "error": error}
         )
     return lines
-
-
-def first_rows(store: FeatureStore, count: int) -> Rows:
-    parts: list[Rows] = []
-    for shard in store.marker_ids():
-        if sum(map(len, parts)) < count:
-            parts.append(store.read(shard))
-    return np.concatenate(parts)[:count]
 
 
 def stored_as(cache: Cache, record: BuildRecord, storage: str) -> BuildRecord:

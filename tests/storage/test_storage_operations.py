@@ -41,14 +41,6 @@ def put(path: AnyPath, data: bytes) -> None:
     replace_with(path, lambda file: file.write(data))
 
 
-@pytest.fixture(params=["disk", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
-    if request.param == "disk":
-        return tmp_path / "folder"
-    pytest.importorskip("fsspec")
-    return to_path(f"memory://operations-{os.getpid()}/{request.node.name}")
-
-
 def test_small_files_are_read_in_the_order_asked_for_and_what_cannot_be_read_is_none(folder: AnyPath) -> None:
     for name, data in (("a", b"1"), ("b", b"22"), ("large", b"12345"), ("unasked", b"3")):
         put(folder / name, data)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from distil_cache.storage import AnyPath, RemotePath, path_exists, to_path
+from distil_cache.storage import AnyPath, RemotePath, path_exists
 from distil_cache.storage.regular import IrregularFileError
 from distil_cache.storage.trees import (
     move_file,
@@ -18,14 +18,6 @@ from distil_cache.storage.trees import (
     tree_files,
     tree_size_and_time,
 )
-
-
-@pytest.fixture(params=["disk", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
-    if request.param == "disk":
-        return tmp_path / "folder"
-    pytest.importorskip("fsspec")
-    return to_path(f"memory://trees-{os.getpid()}/{request.node.name}")
 
 
 def write(path: AnyPath, files: dict[str, bytes]) -> None:
