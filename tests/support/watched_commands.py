@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 PATIENCE = 120.0
 """Seconds after which a command waits for ever; none of these takes more than a few, however busy the machine."""
-MEMORY = 3 * 2**29
-"""Bytes of address space that a command may add to the server's."""
+MEMORY = 3 * 2**30
+"""Bytes of address space that a command may add to the server's: a build reserves half of that without using it."""
 TRACEBACK = 99
 MODULES = (
     "pipeline.build", "pipeline.audit.run", "pipeline.verify_sources", "pipeline.importing.importer",
@@ -56,7 +56,9 @@ class Commands:
 def watched_commands(folder: Path) -> Iterator[Commands]:
     """Start the server for the length of a ``with`` block; ``folder`` takes what commands print."""
     command = [sys.executable, __file__, str(folder / "printed.txt")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    # without this each thread reserves addresses of its own, as many as the machine has threads
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as server:
         try:
             yield Commands(server)
         finally:

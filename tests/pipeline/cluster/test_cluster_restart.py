@@ -251,7 +251,7 @@ def test_a_connection_that_breaks_in_a_scan_loses_no_file(material: Path, monkey
     heard = Recorded()
     files = list(discover(material / "images", None).files)
     with scheduler_here(2) as scheduler, connect(scheduler, heard.say) as pool:
-        blocks = pool.scan_files(files, {})
+        blocks = pool.scan_files(files, [None] * len(files))
         found = list(next(blocks))
         cut(scheduler)
         found += [scanned for block in blocks for scanned in block]
