@@ -116,7 +116,7 @@ def _is_number(value: object) -> bool:
 class _FirstOnly(FailFast):
     """``FailFast`` in a type that may be one of a union: pydantic's own has no hash, which ``|`` asks for."""
 
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__
 
 
 Items = Annotated[list[T], _FirstOnly()]
