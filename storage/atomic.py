@@ -264,18 +264,34 @@ def create_with(path: Path, write: Callable[[Path], object], *, needs_links: boo
     """
     try:
         with temporary_file(path, write) as temporary:
-            try:
-                return link_new(temporary, path)
-            except NoHardLinksError:
-                if needs_links:
-                    raise
-                if path_exists(path):
-                    return False
-                temporary.replace(path)
-                fsync_folder(path.parent)
-                return True
+            return place_new(temporary, path, needs_links=needs_links)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def place_new(temporary: Path, path: Path, *, needs_links: bool) -> bool:
+    """Give a flushed file its final name, unless that is taken; a file system without links is treated as by :func:`create_with`.
+
+    Returns
+    -------
+    bool
+        Whether the name was free.
+
+    Raises
+    ------
+    OSError, NoHardLinksError
+        If the file cannot get the name.
+    """
+    try:
+        return link_new(temporary, path)
+    except NoHardLinksError:
+        if needs_links:
+            raise
+        if path_exists(path):
+            return False
+        temporary.replace(path)
+        fsync_folder(path.parent)
+        return True
 
 
 @contextlib.contextmanager
