@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,7 +34,10 @@ ROUNDS = 2
 
 
 def together(*works: Callable[[], Any]) -> list[str]:
-    """Run each piece of work in a process of its own, all at once, and return how each ended: ``done`` or its error."""
+    """Run each piece of work in a process of its own, all at once, and return how each ended: ``done`` or its error.
+
+    An error that is not meant for a user comes with its traceback.
+    """
     start, go = os.pipe()
     children = []
     for work in works:
@@ -48,7 +52,7 @@ def together(*works: Callable[[], Any]) -> list[str]:
             except UserError as error:
                 text = f"{type(error).__name__}: {error}"
             except BaseException as error:  # a child never returns
-                text = f"unexpected {type(error).__name__}: {error}"
+                text = f"unexpected {''.join(traceback.format_exception(error))}"
             os.write(tell, text.encode())
             os._exit(0)
         os.close(tell)
