@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ...cache.records.audit import AUDIT, HeaderAudit
 from ...cache.records.builds import BuildRecord
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
-from ...errors import UsageError
+from ...errors import UsageError, UserError
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory
 from ...models.layout import move_network
@@ -45,10 +45,10 @@ from ..data.select import (
     choose_build,
     column,
     dataset_rows,
+    distinct,
     evaluation_rows,
     parse_select,
     serves,
-    split_rows,
     with_texts,
 )
 from ..runs.folder import RunFolder, RunRecord, versions
@@ -207,11 +207,14 @@ def _decoding_note(cache: Cache, source: BuildRecord, record: RunRecord) -> list
 
 
 def _validation_note(record: RunRecord, dataset: str, split: str) -> list[str]:
-    """Say if the training validated on the images that are scored."""
-    trained = dataset in {source.dataset for source in record.trained_on}
-    if not (trained and split == "val" and OWN_VAL in record.validation):
+    """Say if the training learned from the images that are scored, or validated on them."""
+    if dataset not in {source.dataset for source in record.trained_on}:
         return []
-    return ["the training chose its epoch and its threshold on these images, so the figures on them are too good"]
+    if split == "train":
+        return ["the training learned from these images or validated on them, so the figures on them are too good"]
+    if split == "val" and OWN_VAL in record.validation:
+        return ["the training chose its epoch and its threshold on these images, so the figures on them are too good"]
+    return []
 
 
 def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
@@ -231,7 +234,7 @@ def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: 
         trained = cache.builds().read(own)
         build_id = trained.id if all(serves(trained, split, name) for name in record.method.inputs) else None
     revision, _ = candidate_builds(cache, dataset, build_id)
-    split_rows(cache.datasets().read(dataset, revision, columns=("split",)), split, dataset)
+    _check_split(distinct(cache.datasets().read(dataset, revision, columns=("split",)), "split"), split, dataset)
     return choose_build(
         cache,
         dataset,
@@ -242,6 +245,16 @@ def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: 
         perturbed=True,
         decoded_otherwise=True,
     )
+
+
+def _check_split(present: Sequence[str], split: str, dataset: str) -> None:
+    """Raise UserError, which proposes what to score instead, unless a dataset has a split."""
+    if split in present:
+        return
+    advice = "Name another dataset with --dataset"
+    if split != "val" and "val" in present:
+        advice = "Score the part val with --split val, or name another dataset with --dataset"
+    raise UserError(f"{dataset}: has no split {split!r}, only {', '.join(present)}. {advice}.")
 
 
 def _store(
