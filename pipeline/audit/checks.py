@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...cache.shards.keys import BINARY
 from ...storage.disk_array import numbered
 from ..scan.rows import RowTable, ScannedRow
 from ..sources.file import SourceFile
 from .classify import MIN_IMAGES, Separability, measure_separability
-from .header_features import CONTENT_FEATURES, HEADER_FEATURES, FeatureValue, HeaderFacts, header_features
+from .header_features import (
+    CONTENT_FEATURES,
+    HEADER_FEATURES,
+    OUTLIVING_FEATURES,
+    FeatureValue,
+    HeaderFacts,
+    header_features,
+)
 from .pixel_features import PixelFacts
 
 SUSPICIOUS = 0.6
@@ -40,18 +48,21 @@ class AuditRow:
     key
         Key of its bytes.
     facts
-        Header features.
+        Header features; None for an image in a cache.
     group
         Images with the same number are near duplicates and stay in one fold.
     pixels
         Pixel features, if they were measured.
+    square
+        The image as :func:`.embedding.square` reduces it, if its content is examined.
     """
 
     file: SourceFile
     key: str
-    facts: HeaderFacts
+    facts: HeaderFacts | None
     group: int
     pixels: PixelFacts | None = None
+    square: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
 
 def header_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
@@ -59,10 +70,24 @@ def header_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
     return _checked(list(_of_headers(rows)))
 
 
-def all_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
-    """Judge headers and, for rows that have them, pixels."""
+def all_checks(rows: Sequence[AuditRow], *, harmonized: bool = False) -> list[dict[str, Any]]:
+    """Judge headers and, for rows that have them, pixels.
+
+    Parameters
+    ----------
+    rows
+        Images.
+    harmonized
+        Judge also, as ``size``, the features of headers that outlive a compression of all images (``--harmonize``).
+    """
     measured = [row for row in rows if row.pixels is not None]
-    return _checked([*_of_headers(rows), *(_of_pixels(measured) if measured else ())])
+    sizes = _of_headers(rows, "size", OUTLIVING_FEATURES) if harmonized else ()
+    return _checked([*_of_headers(rows), *sizes, *(_of_pixels(measured) if measured else ())])
+
+
+def pixel_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
+    """Judge pixels only; every row has them."""
+    return _checked(list(_of_pixels(rows)))
 
 
 def judge_content_features(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
@@ -164,9 +189,11 @@ def _of_generator(files: Sequence[SourceFile], generator: str) -> list[int]:
 _Check = tuple[str, str, Sequence[AuditRow], Callable[[AuditRow], Mapping[str, FeatureValue]]]
 
 
-def _of_headers(rows: Sequence[AuditRow]) -> Iterator[_Check]:
+def _of_headers(
+    rows: Sequence[AuditRow], kind: str = "headers", names: Sequence[str] = HEADER_FEATURES
+) -> Iterator[_Check]:
     for name, indices in audit_parts([row.file for row in rows]):
-        yield name, "headers", [rows[index] for index in indices], partial(_header_features, names=HEADER_FEATURES)
+        yield name, kind, [rows[index] for index in indices], partial(_header_features, names=names)
 
 
 def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[_Check]:
@@ -177,6 +204,7 @@ def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[_Check]:
 
 
 def _header_features(row: AuditRow, names: Sequence[str]) -> dict[str, FeatureValue]:
+    assert row.facts is not None
     values = header_features(row.facts)
     return {name: values[name] for name in names}
 

@@ -51,7 +51,7 @@ def read_origin(config: BuildConfig) -> CachedSource:
     cache = Cache.open(config.cache)
     revision = cache.datasets().head(config.origin)
     _refuse_derived(cache, config.origin)
-    rows = _rows(cache.datasets().pieces(config.origin, revision))
+    rows = dataset_rows(cache.datasets().pieces(config.origin, revision))
     if config.perturb is None:
         return CachedSource(cache, _scanned(rows), None)
     derived = Derived(dataset=config.origin, revision=revision, perturbation=config.perturb)
@@ -100,7 +100,7 @@ def _scanned(found: Iterable[ScannedRow]) -> ScanResult:
     return ScanResult(rows, rejects=[], opened=0, remembered=len(rows), label_conflicts=0, leaks=[])
 
 
-def _rows(pieces: Iterable[pa.Table]) -> Iterator[ScannedRow]:
+def dataset_rows(pieces: Iterable[pa.Table]) -> Iterator[ScannedRow]:
     """Yield the rows of a dataset's table as those of a scan."""
     for piece in pieces:
         columns = (piece.column(name).to_pylist() for name in SCHEMA.names)

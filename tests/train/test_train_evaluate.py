@@ -174,6 +174,18 @@ def test_what_cannot_be_evaluated_is_refused_with_a_sentence(trained: tuple[Path
         run_evaluation(run, cache, "other-adm")
 
 
+def test_a_student_of_raw_images_is_told_how_it_can_be_tested_on_one_history(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    make_cache(cache, rows("test", 4, {"adm": 4}), name="alike", harmonize="jpeg:95")
+    with pytest.raises(UserError) as refused:
+        run_evaluation(run, cache, "alike")
+    said = str(refused.value)
+    assert "built with --harmonize jpeg:95, unlike those of the training" in said
+    assert "distil-cache audit --swap RUN --harmonize jpeg:95" in said
+    assert f"build --cache {cache} --from-cache --dataset DATASET --perturb jpeg:95" in said
+    assert "a folder with the files of alike saved again as JPEG" in said
+
+
 def test_another_dataset_with_the_same_features_is_evaluated(trained: tuple[Path, Path]) -> None:
     cache, run = trained
     make_cache(cache, rows("test", 6, {"new": 5}, group="other"), name="unseen")

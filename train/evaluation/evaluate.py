@@ -24,8 +24,9 @@ import torch.nn.functional as F
 
 from ...cache.lease import lease
 from ...cache.local_copy.reader import LocalCopy
-from ...cache.records.audit import AUDIT, HeaderAudit
+from ...cache.records.audit import AUDIT
 from ...cache.records.builds import BuildRecord
+from ...cache.records.image_audit import IMAGE_AUDIT
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
@@ -53,6 +54,7 @@ from ..data.select import (
 )
 from ..runs.folder import RunFolder, RunRecord, versions
 from ..runs.forms import EVALUATION, known_best, read_evaluation
+from .audits import header_audit, image_audit
 from .gallery import write_gallery
 from .score import predict, probability
 from .summary import summarise
@@ -222,12 +224,6 @@ def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]
     return dict(Counter(str(row.get("reason")) for row in cache.datasets().rejects(dataset, revision)))
 
 
-def _audit(cache: Cache, build: BuildRecord) -> HeaderAudit | None:
-    """Return the header audit of the dataset's build; of a derived dataset, that of its origin."""
-    source = build.origin or build
-    return cache.datasets().audit(source.dataset, source.revision)
-
-
 def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: str | None) -> BuildRecord:
     own = next((source.build for source in record.trained_on if source.dataset == dataset), None)
     if build_id is None and own in cache.builds().ids():
@@ -282,8 +278,10 @@ def _store(
         if images:
             gallery = FeatureDataset(cache, build, part.table, images, split=split, purpose="the gallery")
             write_gallery(temporary / "gallery", gallery, logits, scores)
-        if (audit := _audit(cache, build)) is not None:
-            (temporary / AUDIT).write_bytes(audit.as_json())
+        if (headers := header_audit(cache, build)) is not None:
+            (temporary / AUDIT).write_bytes(headers.as_json())
+        if (pixels := image_audit(cache, build)) is not None:
+            (temporary / IMAGE_AUDIT).write_bytes(pixels.as_json())
         (temporary / EVALUATION).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
         _put(temporary, target)
 
