@@ -91,12 +91,26 @@ def shortcut_words(runs: Sequence[Run]) -> tuple[str, list[str]]:
         ),
         (
             [one.dataset for one in data if one.headers.found and not (one.given_away or one.unexamined)],
-            "The files of {} differ; in the images, compressed alike, no sign was found",
+            "The files of {} differ; in the images, compressed alike, the checks of pixels found no sign",
         ),
     ]
     said = [words.format(listed(list(dict.fromkeys(names)))) for names, words in heads if names]
-    quiet = "None found in file headers" + ("" if any(one.images is None for one in data) else " and cached images")
-    return "; ".join(said) or quiet, [sentence for one in data for sentence in _sentences(one)]
+    if not said:
+        said.append(
+            "None found in file headers" + ("" if any(one.images is None for one in data) else " and cached pixels")
+        )
+    said += _subjects(data)
+    answer = "; ".join([said[0], *(words[0].lower() + words[1:] for words in said[1:])])
+    return answer, [sentence for one in data for sentence in _sentences(one)]
+
+
+def _subjects(data: Sequence[AuditedData]) -> list[str]:
+    """Say how far subject matter tells the classes where that is more than chance; nothing if it is not known."""
+    checks = [one.images.content for one in data if one.images is not None and one.images.content is not None]
+    areas = [check.auc for check in checks if check.auc is not None and check.interval and check.interval[0] > 0.5]
+    if not areas:
+        return []
+    return [f"Subject matter alone reaches an AUC of {'up to ' if len(areas) > 1 else ''}{max(areas):.2f}"]
 
 
 def _sentences(one: AuditedData) -> list[str]:

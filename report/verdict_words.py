@@ -186,20 +186,18 @@ def _missing_tests(verdict: Verdict) -> list[str]:
         )
     if any(place.behind and place.behind.interval is None for one in verdict.standings for place in one.places):
         found.append("Not all runs scored the same images, so some differences have no interval.")
-    data = audited_data(verdict.runs)
     found += [
         f"{one.dataset}: what remains in the images after --harmonize was not examined. Run: {one.audit_command}"
-        for one in data
+        for one in audited_data(verdict.runs)
         if one.unexamined
     ]
-    if any(one.given_away for one in data):
-        untested = [run for run in verdict.runs if run.swap is None and run.evaluations]
-        if untested:
-            each = " for each of them, such as" if len(untested) > 1 else ""
-            found.append(
-                f"{_names([run.name for run in untested])}: how much of the verdict the files' history carries was not "
-                f"measured. Run{each}: {_swap_command(untested[0])}"
-            )
+    away = [run for run in verdict.runs if any(one.given_away for one in audited_data([run]))]
+    if untested := [run for run in away if run.swap is None]:
+        each = " for each of them, such as" if len(untested) > 1 else ""
+        found.append(
+            f"{_names([run.name for run in untested])}: how much of the verdict the files' history carries was not "
+            f"measured. Run{each}: {_swap_command(untested[0])}"
+        )
     for name in verdict.unaudited:
         found.append(f"{name}: shortcuts were not searched for. Run: {_audit_command(name, verdict.runs)}")
     return found

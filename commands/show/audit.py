@@ -10,6 +10,7 @@ from .format import Result, count, new_console, show_next
 
 _MOST_REJECTS = 5
 _TOO_FEW = "too few images"
+_EXAMINED = {"files": "Source files", "cache": "Cached images"}
 
 
 def show_audit(result: Result) -> None:
@@ -21,8 +22,8 @@ def show_audit(result: Result) -> None:
     images = result["images"]
     if images is not None:
         console.print(Text(_cached(images)), soft_wrap=True)
-    examined = [("source files", check) for check in result["checks"]]
-    examined += [("cached images", check) for check in (images or {"checks": ()})["checks"]]
+    examined = [("files", check) for check in result["checks"]]
+    examined += [("cache", check) for check in (images or {"checks": ()})["checks"]]
     table = Table(header_style="dim", box=None, pad_edge=False)
     for column in ("examined", "images", "features", "real", "generated", "AUC (interval)", "label"):
         table.add_column(column, justify="right" if column in ("real", "generated") else "left", overflow="fold")
@@ -36,7 +37,10 @@ def show_audit(result: Result) -> None:
     for what, check in examined:
         if check["found"]:
             console.print()
-            heading = f"{what}, {check['part']}, {check['features']}: what gives the label away, and the AUC of each feature alone"
+            heading = (
+                f"{_EXAMINED[what]}, {check['part']}, {check['features']}: what gives the label away, and the AUC of each "
+                "feature alone"
+            )
             console.print(Text(heading), soft_wrap=True)
             for carrier in check["carried_by"]:
                 console.print(Text(f"  {carrier['auc']:.2f}  {carrier['words']}"), soft_wrap=True)

@@ -216,7 +216,11 @@ def settled_qualities(rows: Sequence[AuditRow]) -> list[AuditRow]:
     """
     twice = [row for row in rows if _compressed_again(row)]
     shares = [
-        float(np.mean([_pixels_of(row).earlier_quality is not None for row in twice if row.file.label == label] or [0]))
+        float(
+            np.mean(
+                [_pixels_of(row).earlier_quality is not None for row in twice if row.file.label == label] or [False]
+            )
+        )
         for label in (0, 1)
     ]
     if min(shares) < _FOUND_IN_BOTH:

@@ -169,11 +169,20 @@ def _scores(rows: NDArray[np.float64], labels: _Ints, fold: _Fold) -> NDArray[np
 def _interval(
     labels: _Ints, scores: NDArray[np.float64], folds: Sequence[_Fold], groups: Sequence[int]
 ) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean AUC, resampling groups of near duplicates in the test images."""
+    """Return the 95 % interval of the mean AUC.
+
+    Groups of near duplicates in the test images are resampled, and the interval is widened for the overlap of the
+    training images of different folds (Nadeau and Bengio 2003, "Inference for the Generalization Error").
+    """
     clusters = np.unique(np.asarray(groups), return_inverse=True)[1]
     drawn = [
         bootstrap(labels, own, {"test": fold.test}, clusters, replicates=REPLICATES)["test"]["auc"]
         for own, fold in zip(scores, folds, strict=True)
     ]
-    found = interval(np.mean(drawn, axis=0))
-    return None if found is None else (found.low, found.high)
+    middle = np.mean(drawn, axis=0)
+    found = interval(middle)
+    if found is None:
+        return None
+    overlap = np.mean([len(fold.test) / len(fold.training) for fold in folds])
+    wider, centre = float(np.sqrt(1 + len(folds) * overlap)), float(np.nanmedian(middle))
+    return max(0.0, centre - wider * (centre - found.low)), min(1.0, centre + wider * (found.high - centre))

@@ -66,7 +66,7 @@ def _features(squares: Sequence[NDArray[np.uint8]]) -> Embedding | None:
             block = torch.from_numpy(np.stack(squares[start : start + _BATCH])).permute(0, 3, 1, 2).float() / 255
             images = (block - per_channel(entry.mean, block)) / per_channel(entry.std, block)
             rows.append(network(resize(images, _NETWORK_SIDE)).mean(dim=(2, 3)).double().numpy())
-    return Embedding("features of EfficientNet-Lite0, trained on ImageNet", np.concatenate(rows))
+    return Embedding("EfficientNet-Lite0's features (ImageNet, frozen)", np.concatenate(rows))
 
 
 def _thumbnails(squares: Sequence[NDArray[np.uint8]]) -> Embedding:

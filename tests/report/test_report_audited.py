@@ -18,6 +18,7 @@ CHECK = {
     "part": "all", "features": "pixels", "real": 40, "fake": 60, "auc": 0.52, "interval": [0.4, 0.6], "level": 0.95,
     "found": False, "reason": "", "carried_by": [],
 }  # fmt: skip
+SUBJECT = "; subject matter alone reaches an AUC of 0.85"
 TRACES = (
     "Real and generated images can be told apart by traces in the cached pixels, with an AUC of 0.72 (0.62 to 0.81)."
 )
@@ -72,7 +73,10 @@ def test_a_harmonized_dataset_is_not_given_away_in_the_words_of_the_raw_one(tmp_
 
 def test_what_remains_in_cached_images_is_told_apart_from_what_was_in_the_files(tmp_path: Path) -> None:
     content, answer = shortcuts(tmp_path, AWAY)
-    assert answer["answer"] == "The cached images of photos give the label away, although they were compressed alike"
+    assert (
+        answer["answer"]
+        == "The cached images of photos give the label away, although they were compressed alike" + SUBJECT
+    )
     assert SENTENCE in answer["numbers"]
     assert "That is of the source files" in answer["numbers"]
     assert TRACES in answer["numbers"]
@@ -83,7 +87,10 @@ def test_what_remains_in_cached_images_is_told_apart_from_what_was_in_the_files(
 
 def test_a_quiet_audit_says_what_subject_matter_tells_and_what_was_not_checked(tmp_path: Path) -> None:
     content, answer = shortcuts(tmp_path, IMAGES)
-    assert answer["answer"] == "The files of photos differ; in the images, compressed alike, no sign was found"
+    assert (
+        answer["answer"]
+        == "The files of photos differ; in the images, compressed alike, the checks of pixels found no sign" + SUBJECT
+    )
     assert (
         "The cached images show no sign in 1 check of their pixels. Subject matter: an AUC of 0.85."
         in answer["numbers"]
@@ -97,7 +104,7 @@ def test_a_quiet_audit_says_what_subject_matter_tells_and_what_was_not_checked(t
 
 def test_files_that_differ_count_where_nothing_was_compressed_alike(tmp_path: Path) -> None:
     content, answer = shortcuts(tmp_path, IMAGES | {"harmonize": ""}, harmonize="")
-    assert answer["answer"] == "The files of photos give the label away"
+    assert answer["answer"] == "The files of photos give the label away" + SUBJECT
     assert content["verdict"]["given_away"] == ["photos"]
 
 

@@ -134,8 +134,8 @@ def test_the_summary_of_a_harmonized_dataset_tells_files_and_images_apart(harmon
         in done.stdout
     )
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert any(line.startswith("source files all headers 24 24") and line.endswith("given away") for line in lines)
-    assert any(line.startswith("cached images all pixels 24 24") and line.endswith("not given away") for line in lines)
+    assert any(line.startswith("files all headers 24 24") and line.endswith("given away") for line in lines)
+    assert any(line.startswith("cache all pixels 24 24") and line.endswith("not given away") for line in lines)
     assert "--harmonize jpeg:75 took away: format, " in done.stdout
     assert "What remains: no sign in 1 check of the pixels of the cached images." in done.stdout
     assert "Not checked:" in done.stdout
