@@ -167,6 +167,12 @@ def _verdict(result: Result) -> str:
     images = result["images"]
     if images is not None and images["harmonize"]:
         return _harmonized_verdict(result, images)
+    if result["found"] and images is not None and not images["found"]:
+        return (
+            "The label is given away by the source files. Nothing made their histories alike (--harmonize), so a detector may "
+            f"read them from what is left in the pixels, although there is no sign in {count(_judged(images['checks']), 'check')} "
+            "of the cached images."
+        )
     if result["found"]:
         return (
             "The label is given away: a detector trained on these images need not learn anything about their content."
