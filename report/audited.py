@@ -25,7 +25,7 @@ class AuditedData:
         Of a derived dataset, those of its origin.
     harmonization : str or None
         The compression that all images got first; empty for none, None if not known.
-    headers : HeaderAudit
+    headers : HeaderAudit or None
         Of the source files, by the build.
     images : ImageAudit or None
         Of the cached images.
@@ -36,20 +36,25 @@ class AuditedData:
     dataset: str
     revision: str
     harmonization: str | None
-    headers: HeaderAudit
+    headers: HeaderAudit | None
     images: ImageAudit | None
     run: Run
+
+    @property
+    def files_differ(self) -> bool:
+        """Whether the headers of the source files give the label away."""
+        return self.headers is not None and self.headers.found
 
     @property
     def given_away(self) -> bool:
         """Whether the label is known to be given away in what a detector sees."""
         in_images = self.images is not None and self.images.found
-        return in_images or (self.headers.found and not self.harmonization)
+        return in_images or (self.files_differ and not self.harmonization)
 
     @property
     def unexamined(self) -> bool:
         """Whether files differ, all images were compressed alike, and what remains was not examined."""
-        return self.headers.found and bool(self.harmonization) and self.images is None
+        return self.files_differ and bool(self.harmonization) and self.images is None
 
     @property
     def audit_command(self) -> str:
@@ -66,7 +71,7 @@ def audited_data(runs: Sequence[Run]) -> list[AuditedData]:
             key = (str(source["dataset"]), str(source["revision"]), run.harmonization or "")
             images = None if evaluation.info.get("origin") else evaluation.image_audit
             known = found.get(key)
-            if evaluation.audit is not None and (known is None or (known.images is None and images is not None)):
+            if (evaluation.audit or images) and (known is None or (known.images is None and images is not None)):
                 found[key] = AuditedData(*key[:2], run.harmonization, evaluation.audit, images, run)
     return [one for _, one in sorted(found.items())]
 
@@ -90,15 +95,15 @@ def shortcut_words(runs: Sequence[Run]) -> tuple[str, list[str]]:
             "The files of {} differ; all images were compressed alike, and what remains was not examined",
         ),
         (
-            [one.dataset for one in data if one.headers.found and not (one.given_away or one.unexamined)],
+            [one.dataset for one in data if one.files_differ and not (one.given_away or one.unexamined)],
             "The files of {} differ; in the images, compressed alike, the checks of pixels found no sign",
         ),
     ]
     said = [words.format(listed(list(dict.fromkeys(names)))) for names, words in heads if names]
     if not said:
-        said.append(
-            "None found in file headers" + ("" if any(one.images is None for one in data) else " and cached pixels")
-        )
+        where = ["file headers"] if any(one.headers for one in data) else []
+        where += ["cached pixels"] if all(one.images for one in data) else []
+        said.append(f"None found in {listed(where)}")
     said += _subjects(data)
     answer = "; ".join([said[0], *(words[0].lower() + words[1:] for words in said[1:])])
     return answer, [sentence for one in data for sentence in _sentences(one)]
@@ -114,7 +119,9 @@ def _subjects(data: Sequence[AuditedData]) -> list[str]:
 
 
 def _sentences(one: AuditedData) -> list[str]:
-    if one.headers.found:
+    if one.headers is None:
+        found = [f"The file headers of {one.dataset} were not examined."]
+    elif one.headers.found:
         found = [f"{one.dataset}: {one.headers.sentence}", *_consequence(one)]
     else:
         found = [f"None in the file headers of {one.dataset}."]

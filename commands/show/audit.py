@@ -165,7 +165,7 @@ def _cached(images: Result) -> str:
 
 def _verdict(result: Result) -> str:
     images = result["images"]
-    if images is not None and images["harmonize"]:
+    if result["harmonize"]:
         return _harmonized_verdict(result, images)
     if result["found"] and images is not None and not images["found"]:
         return (
@@ -183,13 +183,15 @@ def _verdict(result: Result) -> str:
     return f"No sign in {count(judged, 'check')} that the label is given away by what was checked."
 
 
-def _harmonized_verdict(result: Result, images: Result) -> str:
+def _harmonized_verdict(result: Result, images: Result | None) -> str:
     """Say what ``--harmonize`` took away, and what remains."""
     taken = (
-        f"--harmonize {images['harmonize']} took away: {', '.join(result['removed'])}. " if result["removed"] else ""
+        f"--harmonize {result['harmonize']} took away: {', '.join(result['removed'])}. " if result["removed"] else ""
     )
     left = []
-    if images["found"]:
+    if images is None:
+        left.append("the cached images were not examined")
+    elif images["found"]:
         left.append("traces in the pixels of the cached images give the label away")
     elif judged := _judged(images["checks"]):
         left.append(f"no sign in {count(judged, 'check')} of the pixels of the cached images")

@@ -6,7 +6,7 @@ in the pixels. The source files are not needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +48,8 @@ class CachedImages:
         The compression that all of them got first; empty for none.
     size
         Their side in pixels.
+    perturbed
+        Quality of the JPEG that a derived dataset was perturbed by; 0 for none.
     others
         Number of further features of images that builds of this revision have.
     """
@@ -57,6 +59,7 @@ class CachedImages:
     rows: RowTable
     harmonize: str
     size: int
+    perturbed: int
     others: int
 
 
@@ -98,6 +101,7 @@ def cached_images(cache: Cache, dataset: str, build: str | None, rows: Iterable[
         rows=table.chosen(splits[block["kind"]] for block in table.blocks()),
         harmonize=harmonization_of(store.spec),
         size=size if isinstance(size, int) else 0,
+        perturbed=_jpeg_perturbation(store.spec.get("perturb")),
         others=len({record.features["image"].fingerprint for record in records}) - 1,
     )
 
@@ -184,8 +188,18 @@ def store_audit(cache: Cache, audit: ImageAudit) -> str:
     return ""
 
 
+def _jpeg_perturbation(perturb: object) -> int:
+    """Return the quality of a perturbation ``jpeg:QUALITY`` in a spec; 0 for any other."""
+    if not isinstance(perturb, Mapping) or perturb.get("kind") != "jpeg":
+        return 0
+    strength = perturb.get("strength")
+    return int(strength) if isinstance(strength, (int, float)) else 0
+
+
 def _measured(picture: NDArray[np.uint8], row: ScannedRow, images: CachedImages) -> PixelFacts:
     """Measure an image, knowing its own last compression where it was not resized since."""
+    if images.perturbed:
+        return measure_pixels(picture, standard_table(images.perturbed))
     if min(row.width, row.height) != images.size:
         return measure_pixels(picture)
     if images.harmonize:

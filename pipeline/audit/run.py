@@ -94,11 +94,11 @@ def run_audit(
     -------
     dict
         The findings, ready for JSON. ``checks`` are those of the files; ``images`` is the audit of the cached images or
-        None; ``content`` says how far subject matter tells the classes; ``not_checked`` lists what was not looked at.
-        ``found`` says whether the label can be predicted by any check that counts; ``removed`` names the features of
-        headers that ``--harmonize`` took away. ``set_aside`` lists files that could not be used, with the reason,
-        ``accounts`` says where every file of the sources went (for a dataset: as its build recorded it), ``warnings``
-        what was not taken.
+        None, and ``harmonize`` the compression that all of them got first; ``content`` says how far subject matter
+        tells the classes; ``not_checked`` lists what was not looked at. ``found`` says whether the label can be
+        predicted by any check that counts; ``removed`` names the features of headers that ``--harmonize`` took away.
+        ``set_aside`` lists files that could not be used, with the reason, ``accounts`` says where every file of the
+        sources went (for a dataset: as its build recorded it), ``warnings`` what was not taken.
 
     Raises
     ------
@@ -139,6 +139,7 @@ def run_audit(
             "files": len(files),
             **result,
             "images": None,
+            "harmonize": "",
             "content": content,
             "removed": [],
             "found": any(check["found"] for check in result["checks"]),
@@ -196,6 +197,7 @@ def _audit_dataset(cache: Cache, dataset: str, build: str | None, sample: int, p
         "files": len(expected),
         **checked,
         "images": None if audit is None else audit.model_dump(mode="json"),
+        "harmonize": harmonize,
         "content": None if audit is None or audit.content is None else audit.content.model_dump(mode="json"),
         "removed": _removed(checked["checks"]) if harmonize else [],
         "found": _counts(checked["checks"], harmonize) or (audit is not None and audit.found),
@@ -250,7 +252,9 @@ def _unchecked_files(result: dict[str, Any], sample: int) -> list[str]:
 def _unchecked_images(audit: ImageAudit | None, images: CachedImages | None, sample: int) -> list[str]:
     if audit is not None:
         return list(audit.not_checked)
-    return ["Cached images: no build of this revision has any."] if images is None and sample else []
+    if not sample:
+        return ["Cached images (--sample 0)."]
+    return ["Cached images: no build of this revision has any."] if images is None else []
 
 
 def _one_class(name: str, scanned: ScannedFiles) -> UserError:

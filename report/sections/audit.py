@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...cache.records.audit import Check, HeaderAudit
+from ...cache.records.audit import Check
 from ...cache.records.image_audit import ContentCheck
 from ..audited import AuditedData, audited_data, shortcut_words
 from ..inputs.runs import Run
@@ -15,10 +15,8 @@ from ..layout.page import Addition, Section
 from ..layout.tables import Table
 from ..wording import MISSING
 
-_Audits = Mapping[tuple[str, str], HeaderAudit]
 
-
-def header_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> Addition | None:
+def data_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> Addition | None:
     """Show the audits of all evaluated datasets.
 
     Returns
@@ -43,17 +41,12 @@ def header_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> A
             "dataset": one.dataset,
             "revision": one.revision,
             "harmonize": one.harmonization,
-            **one.headers.model_dump(mode="json"),
+            **({} if one.headers is None else one.headers.model_dump(mode="json")),
             "images": None if one.images is None else one.images.model_dump(mode="json"),
         }
         for one in data
     ]
     return Addition("audit", [Section("Does the file give the label away?", _text(data, runs), table)], content)
-
-
-def audits_of(runs: Sequence[Run]) -> _Audits:
-    """Return the header audits by dataset and revision; a derived dataset counts as the one it was derived from."""
-    return {(one.dataset, one.revision): one.headers for one in audited_data(runs)}
 
 
 def _text(data: Sequence[AuditedData], runs: Sequence[Run]) -> str:
@@ -74,7 +67,7 @@ def _text(data: Sequence[AuditedData], runs: Sequence[Run]) -> str:
 
 def _rows(one: AuditedData) -> list[list[str]]:
     title = one.dataset if not one.harmonization else f"{one.dataset} ({one.harmonization})"
-    rows = [_row(title, "source files", check) for check in one.headers.checks]
+    rows = [_row(title, "source files", check) for check in (one.headers.checks if one.headers else ())]
     if one.images is not None:
         rows += [_row(title, "cached images", check) for check in one.images.checks]
         rows += [_content_row(title, one.images.content)] if one.images.content else []

@@ -41,13 +41,16 @@ def renew_image_audits(folders: Sequence[Path]) -> None:
             cache = Cache.open(record.cache) if record.cache else None
             for folder in sorted(run.glob("evaluations/*")) if cache else ():
                 build = read_evaluation(folder).get("build")
-                if cache is not None and build in cache.builds().ids():
+                inside = folder.resolve().is_relative_to(run.resolve())  # nothing is written where a link leads
+                if cache is not None and inside and build in cache.builds().ids():
                     _renew(folder / IMAGE_AUDIT, image_audit(cache, cache.builds().read(build)))
         except (DistilCacheError, OSError):
             continue  # the report says what it does not know: a moved cache or a run that may only be read is no reason
 
 
 def _renew(path: Path, audit: ImageAudit | None) -> None:
-    if audit is None or (path.is_file() and path.read_bytes() == audit.as_json()):
+    if audit is None:
         return
-    replace_with(path, lambda file: file.write(audit.as_json()))
+    content = audit.as_json()
+    if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
+        replace_with(path, lambda file: file.write(content))

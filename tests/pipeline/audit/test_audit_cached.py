@@ -124,6 +124,13 @@ def test_what_a_common_compression_took_away_does_not_count_and_is_told(harmoniz
     assert not result["found"]
 
 
+def test_without_pixels_nothing_is_claimed_of_the_images(harmonized: Path) -> None:
+    done = CliRunner().invoke(app, ["audit", "--cache", str(harmonized / "c"), "--dataset", "d", "--sample", "0"])
+    shown = " ".join(done.stdout.split())
+    assert "What remains: the cached images were not examined." in shown
+    assert "Cached images (--sample 0)." in shown
+
+
 def test_the_summary_of_a_harmonized_dataset_tells_files_and_images_apart(harmonized: Path) -> None:
     done = CliRunner().invoke(
         app, ["audit", "--cache", str(harmonized / "c"), "--dataset", "d", "--strict"], env={"COLUMNS": "200"}
