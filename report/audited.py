@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..cache.records.audit import HeaderAudit
+from ..cache.records.audit import Check, HeaderAudit
 from ..cache.records.image_audit import ImageAudit
 from .inputs.runs import Run
 from .wording import command_line, harmonization_sentence, listed
@@ -49,7 +49,12 @@ class AuditedData:
     def given_away(self) -> bool:
         """Whether the label is known to be given away in what a detector sees."""
         in_images = self.images is not None and self.images.found
-        return in_images or (self.files_differ and not self.harmonization)
+        return in_images or self.size_found is not None or (self.files_differ and not self.harmonization)
+
+    @property
+    def size_found(self) -> Check | None:
+        """The first finding in what outlives a compression of all images, such as the sizes of the files."""
+        return next((check for check in (self.images.sizes if self.images else ()) if check.found), None)
 
     @property
     def unexamined(self) -> bool:
@@ -87,8 +92,12 @@ def shortcut_words(runs: Sequence[Run]) -> tuple[str, list[str]]:
             "The files of {} give the label away",
         ),
         (
-            [one.dataset for one in data if one.given_away and one.harmonization],
+            [one.dataset for one in data if one.images and one.images.found and one.harmonization],
             "The cached images of {} give the label away, although they were compressed alike",
+        ),
+        (
+            [one.dataset for one in data if one.size_found and not (one.images and one.images.found)],
+            "The sizes of the files of {} give the label away, although the images were compressed alike",
         ),
         (
             [one.dataset for one in data if one.unexamined],
@@ -132,6 +141,12 @@ def _sentences(one: AuditedData) -> list[str]:
         one.images.sentence
         or f"The cached images show no sign in {judged:,} {'check' if judged == 1 else 'checks'} of their pixels."
     )
+    if one.size_found and one.size_found.auc is not None:
+        by = "".join(f", by {carrier.words}" for carrier in one.size_found.carried_by[:1])
+        found.append(
+            f"The sizes of the source files tell the classes with an AUC of {one.size_found.auc:.2f}{by}; resizing may leave "
+            "traces of them that these checks do not see."
+        )
     return [*found, *([one.images.content.sentence] if one.images.content else [])]
 
 

@@ -88,6 +88,9 @@ class ImageAudit(_Record):
         The clearest finding, or empty.
     checks
         All comparisons.
+    sizes
+        Comparisons of the source files by what outlives ``harmonize``, such as their size; empty without files or without
+        ``harmonize``.
     content
         How far the subjects of the images tell the classes; None if that was not asked for.
     not_checked
@@ -105,6 +108,7 @@ class ImageAudit(_Record):
     found: bool
     sentence: str
     checks: tuple[Check, ...]
+    sizes: tuple[Check, ...] = ()
     content: ContentCheck | None
     not_checked: tuple[str, ...]
 

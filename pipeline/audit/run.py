@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ...cache.records.audit import Check
 from ...cache.records.image_audit import ImageAudit
 from ...cache.store import Cache
 from ...choices import AUDIT_SAMPLE
@@ -185,6 +186,9 @@ def _audit_dataset(cache: Cache, dataset: str, build: str | None, sample: int, p
     if scanned.has_both_classes:
         checked, _, _ = audit_files(scanned, sample, progress, harmonized=bool(harmonize))
         unchecked = _unchecked_files(checked, sample)
+        if audit is not None:
+            sizes = [Check.model_validate(check) for check in checked["checks"] if check["features"] == "size"]
+            audit = audit.model_copy(update={"sizes": tuple(sizes)})
     accounts = store.sources(dataset, revision) or account_for(
         [], len(scanned.scan.rows), scanned.scan.rejects, scanned.scan.leaks
     )

@@ -69,6 +69,7 @@ def _rows(one: AuditedData) -> list[list[str]]:
     title = one.dataset if not one.harmonization else f"{one.dataset} ({one.harmonization})"
     rows = [_row(title, "source files", check) for check in (one.headers.checks if one.headers else ())]
     if one.images is not None:
+        rows += [_row(title, "source files", check) for check in one.images.sizes]
         rows += [_row(title, "cached images", check) for check in one.images.checks]
         rows += [_content_row(title, one.images.content)] if one.images.content else []
     return rows

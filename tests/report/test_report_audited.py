@@ -102,6 +102,15 @@ def test_a_quiet_audit_says_what_subject_matter_tells_and_what_was_not_checked(t
     assert "cached images: pixels" in page
 
 
+def test_sizes_outlive_a_common_compression(tmp_path: Path) -> None:
+    carried = [{"feature": "width", "auc": 0.97, "words": "width: real 80 to 1699, generated 256"}]
+    size = CHECK | {"features": "size", "auc": 0.98, "interval": [0.9, 1.0], "found": True, "carried_by": carried}
+    content, answer = shortcuts(tmp_path, IMAGES | {"sizes": [size]})
+    assert answer["answer"].startswith("The sizes of the files of photos give the label away, although")
+    assert "with an AUC of 0.98, by width: real 80 to 1699, generated 256" in answer["numbers"]
+    assert content["verdict"]["given_away"] == ["photos"]
+
+
 def test_files_that_differ_count_where_nothing_was_compressed_alike(tmp_path: Path) -> None:
     content, answer = shortcuts(tmp_path, IMAGES | {"harmonize": ""}, harmonize="")
     assert answer["answer"] == "The files of photos give the label away" + SUBJECT
