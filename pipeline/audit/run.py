@@ -21,8 +21,7 @@ from ...errors import UsageError, UserError
 from ...progress import Progress, Silent
 from ...storage import AnyPath, to_path
 from ..accounting import account_for, notes_of, warnings_of
-from ..planning.from_cache import dataset_rows
-from ..scan.rows import RowTable
+from ..scan.rows import RowTable, dataset_rows
 from ..sources.discover import discover
 from ..sources.file import AS_RECOGNISED
 from ..sources.reading import parse_reading
