@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from distil_cache.pipeline.audit.checks import all_checks
-from distil_cache.pipeline.audit.run import AuditRow, near_duplicates, read_sample, run_audit
+from distil_cache.pipeline.audit.files import near_duplicates, read_sample
+from distil_cache.pipeline.audit.run import AuditRow, run_audit
 from distil_cache.pipeline.scan.scan import scan
 from distil_cache.pipeline.sources.discover import discover
 from distil_cache.progress import Silent

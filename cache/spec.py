@@ -106,6 +106,15 @@ def with_decoding(spec: Mapping[str, object], algorithm: int) -> dict[str, objec
     return {**changed, "algorithm": algorithm} if spec.get("feature") == "image" else changed
 
 
+def harmonization_of(spec: Mapping[str, object]) -> str:
+    """Return the compression that all images of a feature got first, such as ``jpeg:95``; empty for none."""
+    found = spec.get("harmonize")
+    if isinstance(found, Mapping):
+        return ":".join(str(found[name]) for name in ("codec", "quality") if name in found)
+    parts = (harmonization_of(value) for value in spec.values() if isinstance(value, Mapping))
+    return next((part for part in parts if part), "")
+
+
 def algorithms(spec: Mapping[str, object]) -> tuple[int, ...]:
     """Return the algorithms of a feature and of what it derives from, in the order of its settings."""
     found: tuple[int, ...] = ()

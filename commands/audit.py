@@ -31,8 +31,13 @@ def audit(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="With --cache: dataset to audit. Its files must still be at their original paths.", show_default=False
+            help="With --cache: dataset to audit: its cached images, and its source files as far as they are still there.",
+            show_default=False,
         ),
+    ] = None,
+    build: Annotated[
+        str | None,
+        typer.Option(help="With --cache: build whose images are examined. Default: the newest.", show_default=False),
     ] = None,
     swap: Annotated[
         Path | None,
@@ -46,6 +51,14 @@ def audit(
         str | None,
         typer.Option(
             help="With --swap: file or name of the run's ADM. Default: found by the run's record.", show_default=False
+        ),
+    ] = None,
+    harmonize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="jpeg:Q",
+            help="With --swap: also score all images after this one compression, which the training had not.",
+            show_default=False,
         ),
     ] = None,
     layout: LayoutOption = None,
@@ -62,11 +75,12 @@ def audit(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 5 if the label is given away.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check whether real and generated images can be told apart without looking at their content.
+    """Check whether real and generated images can be told apart without looking at their content, and how far by it.
 
-    Examines file headers, compression and resampling traces, and duplicates. Writes nothing. With --swap, measures instead
-    how much of a trained detector's verdict follows from the history of the files, and stores that in the run for the
-    report.
+    Examines file headers, compression and resampling traces, duplicates, and how well a linear classifier tells the
+    classes by subject matter. Of sources, writes nothing. With --cache, examines the cached images too, and keeps that
+    in the cache for evaluations and reports. With --swap, measures instead how much of a trained detector's verdict
+    follows from the history of the files, and stores that in the run for the report.
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged,
     5 the label is given away (with --strict).
@@ -75,24 +89,28 @@ def audit(
     from .show.progress import RichProgress
 
     if swap is not None:
-        if sources or layout or labels or columns or path_prefix or strict:
-            raise UsageError("--swap takes the run's own images: leave out sources, how to read them, and --strict.")
+        if sources or layout or labels or columns or path_prefix or build or strict:
+            raise UsageError(
+                "--swap takes the run's own images: leave out sources, how to read them, --build, and --strict."
+            )
         from ..inference.swap import run_swap
 
         with RichProgress() as progress:
             found = run_swap(
-                swap, cache=cache, dataset=dataset, sample=sample or sys.maxsize, adm=adm, progress=progress
-            )
+                swap, cache=cache, dataset=dataset, sample=sample or sys.maxsize, harmonize=harmonize, adm=adm,
+                progress=progress,
+            )  # fmt: skip
         render({**found, "next": command_line(["report", swap, "--out", "report"])}, as_json, show_swap)
         return
-    if adm is not None:
-        raise UsageError("--adm belongs to --swap.")
+    for option, value in (("--adm", adm), ("--harmonize", harmonize)):
+        if value is not None:
+            raise UsageError(f"{option} belongs to --swap.")
     from ..pipeline.audit.run import run_audit
 
     with RichProgress() as progress:
         result = run_audit(
             tuple(sources or ()), layout=layout, labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()),
-            cache=cache, dataset=dataset, sample=sample, progress=progress,
+            cache=cache, dataset=dataset, build=build, sample=sample, progress=progress,
         )  # fmt: skip
     if cache:
         following = ["train", "--cache", cache, "--dataset", dataset, "--run", f"runs/{dataset}"]

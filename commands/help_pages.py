@@ -51,9 +51,9 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Missing evaluations": ("evaluate", "on", "device"),
     },
     "audit": {
-        "What to audit": ("sources", "cache", "dataset", "sample"),
+        "What to audit": ("sources", "cache", "dataset", "build", "sample"),
         "Reading the sources": _SOURCE_READING,
-        "A trained detector": ("swap", "adm"),
+        "A trained detector": ("swap", "harmonize", "adm"),
     },
     "predict": {
         "What to score": ("paths", "frames"),
@@ -110,7 +110,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "audit": (
         "distil-cache audit photos",
-        "distil-cache audit --swap runs/a --sample 200",
+        "distil-cache audit --swap runs/a --sample 200 --harmonize jpeg:95",
     ),
     "predict": (
         "distil-cache predict holiday.jpg album/ --run runs/a",

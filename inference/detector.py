@@ -144,9 +144,9 @@ class Threshold(NamedTuple):
         if calibration is None:
             description = f"threshold {DEFAULT_THRESHOLD}: the run has no calibrated one"
             return cls(DEFAULT_THRESHOLD, "default", description)
-        value, images = calibration.threshold, calibration.real + calibration.fake
+        value = calibration.threshold
         reached = f"balanced accuracy {calibration.balanced_accuracy:.1%}"
-        description = f"threshold {value:.4g}, chosen on {images:,} images of {calibration.split} ({reached} there)"
+        description = f"threshold {value:.4g}, chosen on {calibration.origin} ({reached} there)"
         if calibration.beats_chance:
             return cls(value, "validation", description, calibration.transform)
         description += (

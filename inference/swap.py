@@ -2,7 +2,8 @@
 
 A history is the codec that an image's file was saved with: JPEG of a quality, or a lossless format. A JPEG's quality can
 be given to any image, as ``--harmonize`` and ``--perturb jpeg`` do; traces of an earlier JPEG cannot be taken away, so a
-lossless history cannot be given. :mod:`..metrics.swap` says what is measured.
+lossless history cannot be given. On request all images are also scored with one history, which is a test of a student
+that was trained on the files as they are. :mod:`..metrics.swap` says what is measured.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cache.spec import harmonization_of
 from ..cache.store import Cache
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from ..images.file import ImageRejected, Limits
 from ..images.perturb import recompress_jpeg
+from ..images.spec import parse_harmonization
 from ..images.upright import load_rgb
 from ..metrics.measures import auc
-from ..metrics.swap import SWAP, ClassHistory, Swap, carried_by_history
+from ..metrics.swap import SWAP, ClassHistory, Swap, carried_by_history, on_one_history
 from ..pipeline.audit.checks import choose_evenly
 from ..pipeline.audit.header_features import header_facts
 from ..pipeline.sources.file import SourceFile, printable
@@ -34,7 +37,7 @@ from ..storage import AnyPath
 from ..train.runs.checkpoint import replace_text
 from ..train.runs.folder import RunFolder
 from ..train.runs.forms import known_best
-from .detector import Detector
+from .detector import DEFAULT_THRESHOLD, Detector
 
 TEST = "test"
 _LIMITS = Limits(min_side=1)
@@ -79,6 +82,7 @@ def run_swap(
     cache: AnyPath | str | None = None,
     dataset: str | None = None,
     sample: int,
+    harmonize: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -92,6 +96,8 @@ def run_swap(
         Cache and dataset whose test images are scored; by default those of the training.
     sample : int
         Most images of each class.
+    harmonize : str, optional
+        ``jpeg:QUALITY``: score all images after this compression, too.
     progress : Progress, optional
     **options
         Fields of :class:`.detector.Options`.
@@ -106,10 +112,19 @@ def run_swap(
     ------
     UserError
         If the run, its cache or its ADM cannot be read, or a class has no test image that can.
+    UsageError
+        If ``harmonize`` cannot be parsed, or the run was trained on images that were compressed alike.
     """
     began = time.monotonic()
     progress = progress or Silent()
+    one_history = parse_harmonization(harmonize)
     record = RunFolder(run).read()
+    already = max(map(harmonization_of, record.specs.values()), default="")
+    if one_history is not None and already:
+        raise UsageError(
+            f"--harmonize {harmonize}: {run} was trained on images that were all compressed as {already} first, so its "
+            "evaluations are on one history already. Leave it out."
+        )
     detector = Detector.from_run(run, **options)
     best = known_best(run)
     assert best is not None  # the detector has it
@@ -120,13 +135,18 @@ def run_swap(
     headers, rejects = _images(rows, sample, progress)
     _check_classes(headers, rejects, name)
     lent = {"again": lend(headers, of_other=False), "swapped": lend(headers, of_other=True)}
+    if one_history is not None:
+        lent["alike"] = [History(one_history.codec, one_history.quality)] * len(headers)
     scored, undecodable = _score(detector, headers, lent, progress)
     rejects += undecodable
     images = [headers[index] for index in scored]
     labels = _check_classes(images, rejects, name)
     logits = {which: np.array([found[which] for found in scored.values()]) for which in ("own", *lent)}
     moved = np.array([lent["swapped"][index].given for index in scored])
-    share, within = carried_by_history(labels, **logits, moved=moved, clusters=[image.key for image in images])
+    keys = [image.key for image in images]
+    alike = logits.pop("alike", None)
+    share, within = carried_by_history(labels, **logits, moved=moved, clusters=keys)
+    threshold = DEFAULT_THRESHOLD if best.calibration is None else best.calibration.threshold
     result = Swap(
         dataset=name,
         revision=store.head(name) if revision is None else revision,
@@ -141,6 +161,9 @@ def run_swap(
         interval=within,
         reason=_reason(share, moved),
         **{f"auc_{which}": auc(labels, values) or 0.0 for which, values in logits.items()},
+        one_history=None
+        if alike is None
+        else on_one_history(str(harmonize), labels, logits["own"], alike, threshold=threshold, clusters=keys),
     )
     replace_text(run / SWAP, result.model_dump_json(indent=2) + "\n")
     return {

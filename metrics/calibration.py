@@ -32,8 +32,10 @@ class Calibration(BaseModel):
     ----------
     threshold
         A score above it says generated.
-    split, transform
-        What was scored, and the test transform of its images.
+    split
+        The images that were scored: ``val``, or the part of ``train`` that was held out, such as ``10% of train, by key``.
+    transform
+        The test transform of these images.
     real, fake
         Images scored.
     checkpoint_sha256
@@ -52,6 +54,11 @@ class Calibration(BaseModel):
     checkpoint_sha256: str
     accuracy: float = Field(ge=0, le=1)
     balanced_accuracy: float = Field(ge=0, le=1)
+
+    @property
+    def origin(self) -> str:
+        """The images that chose the threshold, in words: ``200 images of val``."""
+        return f"{self.real + self.fake:,} images of {self.split}"
 
     @property
     def beats_chance(self) -> bool:

@@ -2,11 +2,13 @@
 
 Each test image is scored as it is, under a history of its own class (a control for compressing once more as such), and
 under a history of the other class. The move of the score between the last two, towards the other class, is compared
-with the distance between the classes. The result is stored in the run, as ``swap.json``.
+with the distance between the classes. On request all images are also scored after the same compression: one history for
+both classes. The result is stored in the run, as ``swap.json``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +18,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 from ..storage.json_record import find_record
-from .bootstrap import REPLICATES, cluster_numbers, interval, resamples
-from .measures import FloatArray, Interval
+from .bootstrap import REPLICATES, bootstrap, cluster_numbers, interval, resamples
+from .measures import FloatArray, Interval, auc
 
 SWAP = "swap.json"
 """Name of the file in the folder of a run."""
@@ -32,6 +34,34 @@ class ClassHistory(BaseModel):
     history: str
     images: int = Field(ge=1)
     given: bool
+
+
+class OneHistory(BaseModel):
+    """What a detector does when all images were compressed alike first.
+
+    Attributes
+    ----------
+    history
+        The compression, such as ``jpeg:95``.
+    auc, interval
+        AUC on the images after it, 0 to 1, and its 95 % interval; None without one.
+    change
+        95 % interval of this AUC less that on the images as they are, over the same resamples; None without one.
+    threshold
+        Score above which an image counts as generated: that of the run, else 0.5.
+    accuracy_own, accuracy
+        Accuracy at the threshold on the images as they are, and after the compression.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    history: str
+    auc: float = Field(ge=0, le=1)
+    interval: tuple[float, float] | None
+    change: tuple[float, float] | None
+    threshold: float = Field(ge=0, le=1)
+    accuracy_own: float = Field(ge=0, le=1)
+    accuracy: float = Field(ge=0, le=1)
 
 
 class Swap(BaseModel):
@@ -56,6 +86,8 @@ class Swap(BaseModel):
         Why it is not defined, or empty.
     auc_own, auc_again, auc_swapped
         AUC on the images as they are, with a history of their class, and with one of the other class.
+    one_history
+        The same images after one compression for all; None if that was not asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +107,7 @@ class Swap(BaseModel):
     auc_own: float = Field(ge=0, le=1)
     auc_again: float = Field(ge=0, le=1)
     auc_swapped: float = Field(ge=0, le=1)
+    one_history: OneHistory | None = None
 
 
 _FORM: TypeAdapter[Swap] = TypeAdapter(Swap)
@@ -140,6 +173,46 @@ def carried_by_history(
         return None, None
     move, gap = measured(np.ones((1, len(fake))))
     return float(move[0] / gap[0]), interval(moves / gaps)
+
+
+def on_one_history(
+    history: str,
+    labels: npt.ArrayLike,
+    own: npt.ArrayLike,
+    alike: npt.ArrayLike,
+    *,
+    threshold: float,
+    clusters: Sequence[str] | None = None,
+) -> OneHistory:
+    """Compare a detector on images as they are with the same images after one compression for all.
+
+    Parameters
+    ----------
+    history : str
+        The compression.
+    labels : array_like, shape (N,)
+        1 for generated, 0 for real; both occur.
+    own, alike : array_like, shape (N,)
+        Logits of the images as they are, and after the compression.
+    threshold : float
+        Score above which an image counts as generated.
+    clusters : sequence of str, optional
+        Cluster of each image, the unit of the bootstrap.
+    """
+    truth = np.asarray(labels)
+    before, after = (np.asarray(values, dtype=np.float64) for values in (own, alike))
+    whole = {"all": np.arange(len(truth))}
+    drawn = [bootstrap(truth, values, whole, clusters)["all"]["auc"] for values in (before, after)]
+    cut = math.inf if threshold >= 1 else -math.inf if threshold <= 0 else math.log(threshold / (1 - threshold))
+    return OneHistory(
+        history=history,
+        auc=auc(truth, after) or 0.0,
+        interval=interval(drawn[1]),
+        change=interval(drawn[1] - drawn[0]),
+        threshold=threshold,
+        accuracy_own=float(np.mean((before > cut) == (truth == 1))),
+        accuracy=float(np.mean((after > cut) == (truth == 1))),
+    )
 
 
 def _mean(weights: FloatArray, values: FloatArray, rows: npt.NDArray[np.bool_]) -> FloatArray:

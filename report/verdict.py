@@ -8,10 +8,9 @@ correction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..cache.records.audit import HeaderAudit
 from ..errors import UserError
 from ..metrics.measures import FloatArray, Interval
 from ..metrics.per_generator import interval_of_mean
@@ -161,8 +160,6 @@ class Verdict:
         Those of the other settings.
     effects : tuple of Effect
         Of the distillation loss, on the generators of ``standings``.
-    audits : Mapping
-        Dataset and revision -> the audit of its file headers.
     unaudited : tuple of str
         Evaluated datasets without an audit.
     mixed : tuple of str
@@ -175,7 +172,6 @@ class Verdict:
     standings: tuple[Standing, ...]
     further: tuple[Standing, ...]
     effects: tuple[Effect, ...]
-    audits: Mapping[tuple[str, str], HeaderAudit]
     unaudited: tuple[str, ...]
     mixed: tuple[str, ...]
     runs: tuple[Run, ...] = field(repr=False)
@@ -185,7 +181,7 @@ class Verdict:
 def verdict(
     runs: Sequence[Run],
     measured: Mapping[Setting, Sequence[MeasuredEvaluation]],
-    audits: Mapping[tuple[str, str], HeaderAudit],
+    audited: Collection[tuple[str, str]],
     pair: Pair | None = None,
 ) -> Verdict:
     """Draw the report's conclusions.
@@ -196,8 +192,8 @@ def verdict(
         All runs of the report.
     measured : Mapping
         Setting -> its results.
-    audits : Mapping
-        Dataset and revision -> the audit of its file headers.
+    audited : collection of (str, str)
+        Dataset and revision of what has an audit.
     pair : Pair, optional
         Two sides that were asked to be compared.
     """
@@ -214,8 +210,7 @@ def verdict(
         standings=tuple(chosen),
         further=tuple(one for one in found if not any(one is other for other in chosen)),
         effects=tuple(effect for one in chosen for effect in effects(one, measured[one.setting])),
-        audits=audits,
-        unaudited=tuple(dict.fromkeys(name for name, revision in evaluated if (name, revision) not in audits)),
+        unaudited=tuple(dict.fromkeys(name for name, revision in evaluated if (name, revision) not in audited)),
         mixed=tuple(sorted(mixed)),
         runs=tuple(runs),
         pair=pair,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..metrics.measures import Interval
 from ..metrics.swap import Swap
+from .audited import audited_data, shortcut_words
 from .differences import Difference
 from .inputs.runs import Run
 from .verdict import (
@@ -27,7 +29,6 @@ from .wording import (
     bounds,
     command_line,
     generator_title,
-    harmonization_sentence,
     listed,
     percent,
     setting_title,
@@ -125,20 +126,10 @@ def distillation_answer(effects: Sequence[Effect]) -> Answer:
 
 
 def shortcut_answer(verdict: Verdict) -> Answer:
-    """Say whether the files give the label away, and where that was not examined."""
-    found = [f"{dataset}: {audit.sentence}" for (dataset, _), audit in verdict.audits.items() if audit.found]
-    quiet = [dataset for (dataset, _), audit in verdict.audits.items() if not audit.found]
-    if found:
-        found.append(harmonization_sentence(verdict.runs))
-    if quiet:
-        found.append(
-            f"None in the file headers of {listed(quiet)}. Traces in the pixels and the images' subjects were not examined."
-        )
+    """Say whether the files or the images give the label away, and where that was not examined."""
+    answer, found = shortcut_words(verdict.runs)
     if verdict.unaudited:
         found.append(f"The evaluations of {listed(verdict.unaudited)} hold no audit.")
-    away = [dataset for (dataset, _), audit in verdict.audits.items() if audit.found]
-    answer = f"The files of {listed(away)} give the label away" if away else "None found in file headers"
-    answer = answer if verdict.audits else "Not examined"
     tests = [(run.name, run.swap) for run in verdict.runs if run.swap]
     shares = [swap.carried for _, swap in tests if swap.carried is not None]
     if shares:
@@ -155,8 +146,17 @@ def swap_sentence(name: str, swap: Swap) -> str:
     return (
         f"Swap test of {name} on {swap.dataset}: {_whole(swap.carried)} % ({_whole(low)} to {_whole(high)}) of the distance "
         f"between the classes follows from the files' history; AUC {percent(swap.auc_own)}, and {percent(swap.auc_swapped)} "
-        "with the histories of the other class."
+        f"with the histories of the other class.{_one_history(swap)}"
     )
+
+
+def _one_history(swap: Swap) -> str:
+    """Say what the detector does on images that were all compressed alike; nothing if that was not measured."""
+    one = swap.one_history
+    if one is None:
+        return ""
+    change = f" (a change of {signed_bounds(Interval(*one.change))} points)" if one.change else ""
+    return f" With all images compressed as {one.history}, the AUC is {percent(one.auc)}{change}."
 
 
 def missing(verdict: Verdict) -> list[str]:
@@ -186,14 +186,18 @@ def _missing_tests(verdict: Verdict) -> list[str]:
         )
     if any(place.behind and place.behind.interval is None for one in verdict.standings for place in one.places):
         found.append("Not all runs scored the same images, so some differences have no interval.")
-    if any(audit.found for audit in verdict.audits.values()):
-        untested = [run for run in verdict.runs if run.swap is None and run.evaluations]
-        if untested:
-            each = " for each of them, such as" if len(untested) > 1 else ""
-            found.append(
-                f"{_names([run.name for run in untested])}: how much of the verdict the files' history carries was not "
-                f"measured. Run{each}: {_swap_command(untested[0])}"
-            )
+    found += [
+        f"{one.dataset}: what remains in the images after --harmonize was not examined. Run: {one.audit_command}"
+        for one in audited_data(verdict.runs)
+        if one.unexamined
+    ]
+    away = [run for run in verdict.runs if any(one.given_away for one in audited_data([run]))]
+    if untested := [run for run in away if run.swap is None]:
+        each = " for each of them, such as" if len(untested) > 1 else ""
+        found.append(
+            f"{_names([run.name for run in untested])}: how much of the verdict the files' history carries was not "
+            f"measured. Run{each}: {_swap_command(untested[0])}"
+        )
     for name in verdict.unaudited:
         found.append(f"{name}: shortcuts were not searched for. Run: {_audit_command(name, verdict.runs)}")
     return found

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import UserError
 from ..storage import resolved
 from ..train.runs.forms import runs_of
+from .audited import audited_data
 from .inputs.measured import measure
 from .inputs.provenance import provenance, summary_lines
 from .inputs.runs import Run, read_runs
@@ -30,7 +31,7 @@ from .output.files import LIST, PROGRAM, REPORT, put_files
 from .output.flat_tables import csv_files, write_scores
 from .output.latex import latex_text
 from .output.report_json import additions_content, frame, plain, run_content, verdict_content
-from .sections.audit import audits_of, header_audits
+from .sections.audit import data_audits
 from .sections.pair import pair_addition
 from .sections.robustness import robustness, unperturbed
 from .verdict import Verdict, compare_sides, verdict
@@ -41,7 +42,7 @@ SCHEMA_VERSION = 1
 
 RUN_SECTIONS: tuple[Callable[[Sequence[Run], Mapping[str, str] | None], Addition | None], ...] = (
     robustness,
-    header_audits,
+    data_audits,
 )
 """Functions that make sections of the runs themselves, or None; arguments are as in `write_report`."""
 
@@ -102,7 +103,7 @@ def write_report(
     added = [pair_addition(pair)] if pair else []
     added += [found for section in RUN_SECTIONS if (found := section(read, clusters)) is not None]
     added += additions
-    conclusion = verdict(read, measured, audits_of(read), pair)
+    conclusion = verdict(read, measured, {(one.dataset, one.revision) for one in audited_data(read)}, pair)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     origin = plain(provenance(read))
     content: dict[str, Any] = plain(

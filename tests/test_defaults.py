@@ -69,7 +69,7 @@ BEHIND = {
         own={"local_copy_gib", "cache", "dataset"},
     ),
     "report": Behind((write_report,), own={"bench", "evaluate", "on", "device"}),
-    "audit": Behind((run_audit, Options), own={"swap"}),
+    "audit": Behind((run_audit, Options), own={"swap", "harmonize"}),
     "predict": Behind(
         (Options, Detector.from_weights, run_predict),
         {"test_transform": "transform"},

@@ -2,9 +2,10 @@
 
 ``datasets/NAME/REVISION.parquet`` is the table, ``REVISION.rejects.jsonl`` lists the rejected files,
 ``REVISION.audit.json`` is an audit of the file headers (see :mod:`.audit`), ``REVISION.sources.json`` says where every
-file of the sources went (see :mod:`.sources`), and the ``HEAD-000001.json`` with the
-highest number names the newest revision. Each head is created exclusively (compare and swap): a builder that finds its
-number taken reads the new head and tries the next number.
+file of the sources went (see :mod:`.sources`), ``image-FINGERPRINT.audit.json`` is the newest audit of the cached images
+(see :mod:`.image_audit`), and the ``HEAD-000001.json`` with the highest number names the newest revision. Each head is
+created exclusively (compare and swap): a builder that finds its number taken reads the new head and tries the next
+number.
 """
 
 from __future__ import annotations
@@ -26,12 +27,21 @@ from numpy.typing import NDArray
 
 from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, list_folders, list_matching, list_names, path_exists, unreachable_error
-from ...storage.atomic import create_file, create_written, flush_name, make_folder, read_file, stream_lines
+from ...storage.atomic import (
+    create_file,
+    create_written,
+    flush_name,
+    make_folder,
+    read_file,
+    replace_with,
+    stream_lines,
+)
 from ...storage.disk_array import Records, group_starts, sort_records, whole_groups
 from ...storage.parquet import fetch_source, read_batches, read_bounded, read_schema
 from ...storage.regular import IrregularFileError
 from ..shards.keys import BINARY, hex_keys, keys_of_column
 from .audit import MOST_BYTES, HeaderAudit, parse_audit
+from .image_audit import ImageAudit, parse_image_audit
 from .sources import SourceRecords, parse_sources
 
 SCHEMA = pa.schema(
@@ -228,6 +238,29 @@ class DatasetStore:
         path = table.with_name(f"{table.stem}.sources.json")
         return parse_sources(read_file(path, MOST_BYTES), str(path)) if path_exists(path) else None
 
+    def put_image_audit(self, audit: ImageAudit) -> None:
+        """Store the audit of a dataset's cached images in place of an earlier one. Raises OSError or UserError."""
+        path, content = self._image_audit_file(audit.dataset, audit.fingerprint), audit.as_json()
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path}: would take more than {MOST_BYTES:,} bytes, which no reader accepts.")
+        replace_with(path, lambda file: file.write(content))
+
+    def image_audit(self, name: str, revision: str, fingerprint: str) -> ImageAudit | None:
+        """Return the audit of a revision's cached images, or None; IntegrityError if it is damaged.
+
+        Parameters
+        ----------
+        name, revision
+            The dataset and its revision.
+        fingerprint
+            Of the feature ``image``.
+        """
+        path = self._image_audit_file(name, fingerprint)
+        if not path_exists(path):
+            return None
+        found = parse_image_audit(read_file(path, MOST_BYTES), str(path))
+        return found if (found.revision, found.fingerprint) == (revision, fingerprint) else None
+
     def names(self) -> list[str]:
         """Return the datasets that have a head, sorted."""
         names = [folder.name for folder in list_folders(self.folder) if DATASET.fullmatch(folder.name)]
@@ -247,6 +280,9 @@ class DatasetStore:
                 f"{name!r}: is not a valid dataset name. Use letters, digits, dots, dashes and underscores."
             )
         return self.folder / name
+
+    def _image_audit_file(self, name: str, fingerprint: str) -> AnyPath:
+        return self._folder(name) / f"image-{fingerprint[:REVISION_DIGITS]}.audit.json"
 
     def _path(self, name: str, revision: str | None, suffix: str) -> AnyPath:
         revision = self.head(name) if revision is None else revision

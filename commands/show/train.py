@@ -122,7 +122,8 @@ def show_evaluation(result: Result) -> None:
     if threshold is None:
         console.print("The run has no validated threshold, so accuracy is given at 0.5 alone.")
     else:
-        console.print(Text(f"{threshold:.3f} is the threshold that the run's validation chose."))
+        chosen = f"{threshold:.3f} is the threshold that the run's validation chose, on {summary['validated_on']}."
+        console.print(Text(chosen), soft_wrap=True)
     if not (result["counts"]["real"] and result["counts"]["fake"]):
         one, other = ("generated", "real") if result["counts"]["fake"] else ("real", "generated")
         console.print(

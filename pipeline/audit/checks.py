@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...cache.shards.keys import BINARY
 from ...storage.disk_array import numbered
 from ..scan.rows import RowTable, ScannedRow
 from ..sources.file import SourceFile
 from .classify import MIN_IMAGES, Separability, measure_separability
-from .header_features import CONTENT_FEATURES, HEADER_FEATURES, FeatureValue, HeaderFacts, header_features
+from .header_features import (
+    CONTENT_FEATURES,
+    HEADER_FEATURES,
+    OUTLIVING_FEATURES,
+    FeatureValue,
+    HeaderFacts,
+    header_features,
+)
 from .pixel_features import PixelFacts
 
 SUSPICIOUS = 0.6
@@ -24,6 +32,9 @@ SUSPICIOUS = 0.6
 ERROR = 0.05
 """Probability that any interval of an audit misses, divided equally among the checks."""
 
+_FOUND_IN_BOTH = 0.2
+"""Share of each class in which an earlier compression must be found for both classes to count as compressed twice."""
+_NEAR_QUALITY = 2
 _MOST_FEATURES = 5
 _MOST_VALUES = 3  # values of a feature that a sentence names
 _LONGEST_VALUE = 48  # characters of a value
@@ -40,18 +51,21 @@ class AuditRow:
     key
         Key of its bytes.
     facts
-        Header features.
+        Header features; None for an image in a cache.
     group
         Images with the same number are near duplicates and stay in one fold.
     pixels
         Pixel features, if they were measured.
+    square
+        The image as :func:`.embedding.square` reduces it, if its content is examined.
     """
 
     file: SourceFile
     key: str
-    facts: HeaderFacts
+    facts: HeaderFacts | None
     group: int
     pixels: PixelFacts | None = None
+    square: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
 
 def header_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
@@ -59,10 +73,24 @@ def header_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
     return _checked(list(_of_headers(rows)))
 
 
-def all_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
-    """Judge headers and, for rows that have them, pixels."""
+def all_checks(rows: Sequence[AuditRow], *, harmonized: bool = False) -> list[dict[str, Any]]:
+    """Judge headers and, for rows that have them, pixels.
+
+    Parameters
+    ----------
+    rows
+        Images.
+    harmonized
+        Judge also, as ``size``, the features of headers that outlive a compression of all images (``--harmonize``).
+    """
     measured = [row for row in rows if row.pixels is not None]
-    return _checked([*_of_headers(rows), *(_of_pixels(measured) if measured else ())])
+    sizes = _of_headers(rows, "size", OUTLIVING_FEATURES) if harmonized else ()
+    return _checked([*_of_headers(rows), *sizes, *(_of_pixels(measured) if measured else ())])
+
+
+def pixel_checks(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
+    """Judge pixels only; every row has them."""
+    return _checked(list(_of_pixels(rows)))
 
 
 def judge_content_features(rows: Sequence[AuditRow]) -> list[dict[str, Any]]:
@@ -164,19 +192,59 @@ def _of_generator(files: Sequence[SourceFile], generator: str) -> list[int]:
 _Check = tuple[str, str, Sequence[AuditRow], Callable[[AuditRow], Mapping[str, FeatureValue]]]
 
 
-def _of_headers(rows: Sequence[AuditRow]) -> Iterator[_Check]:
+def _of_headers(
+    rows: Sequence[AuditRow], kind: str = "headers", names: Sequence[str] = HEADER_FEATURES
+) -> Iterator[_Check]:
     for name, indices in audit_parts([row.file for row in rows]):
-        yield name, "headers", [rows[index] for index in indices], partial(_header_features, names=HEADER_FEATURES)
+        yield name, kind, [rows[index] for index in indices], partial(_header_features, names=names)
 
 
-def _of_pixels(rows: Sequence[AuditRow]) -> Iterator[_Check]:
+def _of_pixels(measured: Sequence[AuditRow]) -> Iterator[_Check]:
+    rows = settled_qualities(measured)
     for name, indices in audit_parts([row.file for row in rows]):
         members = [rows[index] for index in indices]
         with_grid = all(_pixels_of(row).own_quality is None for row in members)
         yield name, "pixels", members, partial(_pixel_features, with_grid=with_grid)
 
 
+def settled_qualities(rows: Sequence[AuditRow]) -> list[AuditRow]:
+    """Return the rows with the earlier JPEG qualities that may be compared, if both classes were compressed twice.
+
+    Under a later compression, an earlier one is found in some images and not in others, and its quality is off by a
+    little; both depend on the content. So if it is found in a good share of each class, the images where it was not
+    found, and those with nearly the most common quality, count as having the most common one.
+    """
+    twice = [row for row in rows if _compressed_again(row)]
+    shares = [
+        float(
+            np.mean(
+                [_pixels_of(row).earlier_quality is not None for row in twice if row.file.label == label] or [False]
+            )
+        )
+        for label in (0, 1)
+    ]
+    if min(shares) < _FOUND_IN_BOTH:
+        return list(rows)
+    found = [quality for row in twice if (quality := _pixels_of(row).earlier_quality) is not None]
+    common = Counter(found).most_common(1)[0][0]
+    settled = []
+    for row in rows:
+        quality = _pixels_of(row).earlier_quality
+        near = quality is None or abs(quality - common) <= _NEAR_QUALITY
+        if _compressed_again(row) and near:
+            row = replace(row, pixels=replace(_pixels_of(row), earlier_quality=common))
+        settled.append(row)
+    return settled
+
+
+def _compressed_again(row: AuditRow) -> bool:
+    """Return whether an image's last compression is known apart from an earlier one."""
+    pixels = _pixels_of(row)
+    return pixels.own_quality is not None and pixels.own_quality != pixels.earlier_quality
+
+
 def _header_features(row: AuditRow, names: Sequence[str]) -> dict[str, FeatureValue]:
+    assert row.facts is not None
     values = header_features(row.facts)
     return {name: values[name] for name in names}
 

@@ -62,7 +62,17 @@ def perceptual_hash(data: bytes) -> PerceptualHash | None:
             image.close()
     except PILLOW_ERRORS as error:
         raise rejection(data, error) from None
-    pixels = np.asarray(grey, dtype=np.float64)
+    return _hash_of(np.asarray(grey, dtype=np.float64))
+
+
+def perceptual_hash_of(pixels: NDArray[np.uint8]) -> PerceptualHash | None:
+    """Return the perceptual hash of an image (H, W, 3); None if it has nearly one colour."""
+    grey = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    return _hash_of(np.asarray(grey, dtype=np.float64))
+
+
+def _hash_of(pixels: NDArray[np.float64]) -> PerceptualHash | None:
+    """Return the hash of a grey image (32, 32) in 0..255."""
     if pixels.std() < _FLATTEST:
         return None
     centred = pixels - pixels.mean()

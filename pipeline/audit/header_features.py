@@ -59,6 +59,9 @@ HEADER_FEATURES = (
 )  # fmt: skip
 """Names of the features of :func:`header_features` that the verdict uses."""
 
+OUTLIVING_FEATURES = ("width", "height", "aspect", "colour mode")
+"""Those of them that can show in an image that was decoded, compressed as all others were, and resized."""
+
 CONTENT_FEATURES = ("bytes per pixel",)
 """Features that also depend on the content: smooth images take fewer bytes with any encoder."""
 

@@ -85,8 +85,25 @@ class PixelFacts:
 
 def pixel_facts(data: bytes) -> PixelFacts:
     """Decode an image file and measure its pixels. Raises ImageRejected as :func:`...images.upright.load_rgb` does."""
-    grey = window(load_rgb(data, PIXEL_LIMITS)) @ np.array([0.299, 0.587, 0.114])
-    own = parse_jpeg(data).tables.get(0) if data.startswith(b"\xff\xd8") else None
+    return measure_pixels(load_rgb(data, PIXEL_LIMITS), luminance_steps(data))
+
+
+def luminance_steps(data: bytes) -> Sequence[int] | None:
+    """Return the 64 luminance steps of a JPEG file; None for other formats."""
+    return parse_jpeg(data).tables.get(0) if data.startswith(b"\xff\xd8") else None
+
+
+def measure_pixels(pixels: NDArray[np.uint8], own: Sequence[int] | None = None) -> PixelFacts:
+    """Measure decoded pixels.
+
+    Parameters
+    ----------
+    pixels
+        RGB image (H, W, 3), with sides of at least SMALLEST_SIDE.
+    own
+        Luminance steps of the file itself if it is a JPEG.
+    """
+    grey = window(pixels) @ np.array([0.299, 0.587, 0.114])
     grid, peak = _periodicity(grey) if min(grey.shape) >= SPECTRUM_SIDE else (None, None)
     return PixelFacts(
         own_quality=None if own is None else nearest_quality(dict(enumerate(own))),

@@ -60,7 +60,7 @@ def warning(audit: HeaderAudit, harmonize: str | None) -> str:
     if harmonize is not None:
         advice = (
             f"--harmonize {harmonize} compresses all images alike, but their sizes and earlier compression "
-            "may still show. `distil-cache audit` reports what else tells them apart."
+            "may still show. `distil-cache audit --cache CACHE --dataset NAME` says what remains in the cached images."
         )
     else:
         advice = (

@@ -8,24 +8,21 @@ added to the origin itself. No source file is opened, so the sources may be gone
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from ...cache.index.index import Index
 from ...cache.records.builds import Derived
-from ...cache.records.datasets import SCHEMA
 from ...cache.spec import imported_from
 from ...cache.store import Cache, FeatureStore
 from ...choices import IMAGE_ALGORITHMS, preset_name
 from ...errors import UsageError, UserError
 from ...images.spec import ImageSpec
 from ..config import BuildConfig
-from ..scan.rows import RowTable, ScannedRow
+from ..scan.rows import RowTable, ScannedRow, dataset_rows
 from ..scan.scan import ScanResult
-from ..sources.file import SourceFile
 from ..specs import with_image_algorithm
 from .plan import Samples
 
@@ -51,7 +48,7 @@ def read_origin(config: BuildConfig) -> CachedSource:
     cache = Cache.open(config.cache)
     revision = cache.datasets().head(config.origin)
     _refuse_derived(cache, config.origin)
-    rows = _rows(cache.datasets().pieces(config.origin, revision))
+    rows = dataset_rows(cache.datasets().pieces(config.origin, revision))
     if config.perturb is None:
         return CachedSource(cache, _scanned(rows), None)
     derived = Derived(dataset=config.origin, revision=revision, perturbation=config.perturb)
@@ -98,17 +95,6 @@ def _lacking(index: Index, samples: Samples) -> int:
 def _scanned(found: Iterable[ScannedRow]) -> ScanResult:
     rows = RowTable.of(found)
     return ScanResult(rows, rejects=[], opened=0, remembered=len(rows), label_conflicts=0, leaks=[])
-
-
-def _rows(pieces: Iterable[pa.Table]) -> Iterator[ScannedRow]:
-    """Yield the rows of a dataset's table as those of a scan."""
-    for piece in pieces:
-        columns = (piece.column(name).to_pylist() for name in SCHEMA.names)
-        for key, source, path, label, split, generator, family, group, width, height, form, size in zip(
-            *columns, strict=True
-        ):
-            file = SourceFile(source, path, label, split, generator, family, group)
-            yield ScannedRow(file, key, width, height, form, size)
 
 
 def _refuse_derived(cache: Cache, origin: str) -> None:

@@ -268,3 +268,14 @@ def _keyed(rows: RowTable) -> Iterator[Records]:
 def to_table(rows: Iterable[ScannedRow]) -> pa.Table:
     """Return the rows as a table with the columns of :data:`...cache.records.datasets.SCHEMA`."""
     return pa.concat_tables([SCHEMA.empty_table(), *RowTable.of(rows).tables()])
+
+
+def dataset_rows(pieces: Iterable[pa.Table]) -> Iterator[ScannedRow]:
+    """Yield the rows of a dataset's table as those of a scan."""
+    for piece in pieces:
+        columns = (piece.column(name).to_pylist() for name in SCHEMA.names)
+        for key, source, path, label, split, generator, family, group, width, height, form, size in zip(
+            *columns, strict=True
+        ):
+            file = SourceFile(source, path, label, split, generator, family, group)
+            yield ScannedRow(file, key, width, height, form, size)

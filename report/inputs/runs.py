@@ -15,6 +15,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from ...cache.records.audit import AUDIT, MOST_BYTES, HeaderAudit, parse_audit
+from ...cache.records.image_audit import IMAGE_AUDIT, ImageAudit, parse_image_audit
+from ...cache.spec import harmonization_of
 from ...errors import IntegrityError, UsageError, UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
 from ...metrics.measures import Array
@@ -89,7 +91,9 @@ class Evaluation:
     dire : MeanDire or None
     gallery : tuple of GalleryItem
     audit : HeaderAudit or None
-        The audit of the build.
+        The audit of the source files by the build.
+    image_audit : ImageAudit or None
+        The audit of the cached images.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Evaluation:
     dire: MeanDire | None
     gallery: tuple[GalleryItem, ...]
     audit: HeaderAudit | None = None
+    image_audit: ImageAudit | None = None
 
     @property
     def setting(self) -> tuple[str, str, str, str, str]:
@@ -192,12 +197,8 @@ class Run:
     @property
     def harmonization(self) -> str | None:
         """The compression that the build gave all images first, such as ``jpeg:95``; empty for none, None if not known."""
-        for spec in (self.get("specs") or {}).values():
-            image = spec if spec.get("feature") == "image" else spec.get("image")
-            if isinstance(image, dict):
-                given = image.get("harmonize") or {}
-                return ":".join(str(given[name]) for name in ("codec", "quality") if name in given)
-        return None
+        specs = [spec for spec in (self.get("specs") or {}).values() if isinstance(spec, dict)]
+        return max(map(harmonization_of, specs)) if specs else None
 
     def threshold(self, evaluation: Evaluation) -> float | None:
         """Return the threshold that validation chose for the evaluated student, or None."""
@@ -319,6 +320,7 @@ def _read_once(folder: Path) -> Evaluation:
         dire=_read_dire(folder / "dire.parquet"),
         gallery=_read_gallery(folder / "gallery"),
         audit=_read_audit(folder / AUDIT),
+        image_audit=_read_image_audit(folder / IMAGE_AUDIT),
     )
 
 
@@ -327,6 +329,13 @@ def _read_audit(path: Path) -> HeaderAudit | None:
         return None
     audit = parse_audit(read_file(path, MOST_BYTES), str(path))
     return HeaderAudit.model_validate(harmless(audit.model_dump()))
+
+
+def _read_image_audit(path: Path) -> ImageAudit | None:
+    if not path.is_file():
+        return None
+    audit = parse_image_audit(read_file(path, MOST_BYTES), str(path))
+    return ImageAudit.model_validate(harmless(audit.model_dump()))
 
 
 def _read_dire(path: Path) -> MeanDire | None:

@@ -122,8 +122,7 @@ def measures_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
     """Tabulate all measures besides accuracy and AP: rows are runs on generators, and their means."""
     rows = []
     for result in results:
-        threshold = result.run.threshold(result.evaluation)
-        chosen = "no validated threshold" if threshold is None else f"validated threshold {threshold:.3f}"
+        chosen = _validated(result)
         for name, scores in result.scores.items():
             cells = [_measure_cell(m, scores.values[m], scores.interval(m)) for m in FURTHER]
             size = counts(scores.real, scores.fake)
@@ -138,11 +137,19 @@ def measures_table(title: str, results: Sequence[MeasuredEvaluation]) -> Table:
         "In percent, each above its 95 % interval; Brier score and ECE (expected calibration error, ten bins of equal width) as "
         "fractions. TPR at 1 % or 5 % FPR: share of generated images detected while at most that share of real images is called "
         "generated. EER: error rate at which both classes are wrong equally often. Balanced AP: real images weighted as if there "
-        "were as many as generated ones. Accuracy on real, on generated: accuracy at 0.5 within the class. The validated "
-        "threshold was chosen on validation images, never on these."
+        "were as many as generated ones. Accuracy on real, on generated: accuracy at 0.5 within the class. A validated "
+        "threshold was chosen on the images that are named with it."
     )
     columns = ["run", "generator", *FURTHER.values()]
     return Table(f"Further measures: {title}.", columns, rows, note, numeric_from=2)
+
+
+def _validated(result: MeasuredEvaluation) -> str:
+    """Name the threshold that validation chose for the student, and the images that chose it."""
+    threshold, calibration = result.run.threshold(result.evaluation), result.run.calibration
+    if threshold is None or calibration is None:
+        return "no validated threshold"
+    return f"validated threshold {threshold:.3f}, by {calibration.origin}"
 
 
 def seeds_table(title: str, summaries: Sequence[SeedSummary]) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 from ...metrics.bootstrap import REPLICATES
 from ...metrics.measures import CALIBRATION_BINS, MEASURES, THRESHOLD
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
+from ..audited import audited_data
 from ..differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
 from ..inputs.measured import MeasuredEvaluation
 from ..inputs.paper import PaperCell, paper, paper_cell, paper_mean
@@ -124,7 +125,7 @@ def verdict_content(verdict: Verdict) -> _Content:
             }
             for effect in verdict.effects
         ],
-        "given_away": [dataset for (dataset, _), audit in verdict.audits.items() if audit.found],
+        "given_away": list(dict.fromkeys(one.dataset for one in audited_data(verdict.runs) if one.given_away)),
         "unaudited": verdict.unaudited,
     }
 

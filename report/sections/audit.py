@@ -1,79 +1,109 @@
-"""What the builds found in the file headers of the evaluated images: whether a file alone gives its label away.
+"""What the audits found in the source files and in the cached images of the evaluated data.
 
-The builds made these audits and the evaluations copied them; the report only shows them.
+Builds and ``distil-cache audit`` made these audits, and the evaluations copied them; the report only shows them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...cache.records.audit import Check, HeaderAudit
+from ...cache.records.audit import Check
+from ...cache.records.image_audit import ContentCheck
+from ..audited import AuditedData, audited_data, shortcut_words
 from ..inputs.runs import Run
 from ..layout.page import Addition, Section
 from ..layout.tables import Table
-from ..wording import MISSING, harmonization_sentence
-
-_Audits = Mapping[tuple[str, str], HeaderAudit]
+from ..wording import MISSING
 
 
-def header_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> Addition | None:
-    """Show the header audits of all evaluated datasets.
+def data_audits(runs: Sequence[Run], _clusters: Mapping[str, str] | None) -> Addition | None:
+    """Show the audits of all evaluated datasets.
 
     Returns
     -------
     Addition or None
         A section with a table, and the audits as plain values; None if no evaluation has an audit.
     """
-    audits = audits_of(runs)
-    if not audits:
+    data = audited_data(runs)
+    if not data:
         return None
     table = Table(
-        "AUC of a classifier that sees only the header of an image's file; 0.5 is chance.",
-        ["dataset, images", "the label is", "real", "generated", "AUC"],
-        [_row(dataset, check) for (dataset, _), audit in audits.items() for check in audit.checks],
-        "Cross-validated AUC, and below it the interval; all intervals of an audit hold jointly with 95 % confidence.",
-        numeric_from=2,
+        "AUC of a classifier that sees only the header of an image's file, the traces of its processing in the cached "
+        "pixels, or its subject; 0.5 is chance.",
+        ["dataset, images", "examined", "the label is", "real", "generated", "AUC"],
+        [row for one in data for row in _rows(one)],
+        "Cross-validated AUC, and below it the interval. The intervals of the checks of files hold jointly with 95 % "
+        "confidence, and so do those of cached images. Subject matter is reported and not judged.",
+        numeric_from=3,
     )
     content = [
-        {"dataset": dataset, "revision": revision, **audit.model_dump(mode="json")}
-        for (dataset, revision), audit in audits.items()
+        {
+            "dataset": one.dataset,
+            "revision": one.revision,
+            "harmonize": one.harmonization,
+            **({} if one.headers is None else one.headers.model_dump(mode="json")),
+            "images": None if one.images is None else one.images.model_dump(mode="json"),
+        }
+        for one in data
     ]
-    return Addition("audit", [Section("Does the file give the label away?", _text(audits, runs), table)], content)
+    return Addition("audit", [Section("Does the file give the label away?", _text(data, runs), table)], content)
 
 
-def audits_of(runs: Sequence[Run]) -> _Audits:
-    """Return the audits by dataset and revision; a derived dataset counts as the one that it was derived from."""
-    found = {}
-    for run in runs:
-        for evaluation in run.evaluations:
-            source = evaluation.info.get("origin") or evaluation.info
-            if evaluation.audit is not None:
-                found[str(source["dataset"]), str(source["revision"])] = evaluation.audit
-    return dict(sorted(found.items()))
-
-
-def _text(audits: _Audits, runs: Sequence[Run]) -> str:
-    given_away = {key: audit for key, audit in audits.items() if audit.found}
-    if not given_away:
-        return (
-            "No: in none of these datasets can format, compression, size or metadata of the files tell real from generated "
-            "images. This check does not examine traces in the pixels; `distil-cache audit` does."
-        )
-    paragraphs = [
-        f"{dataset} (revision {revision}): {audit.sentence}" for (dataset, revision), audit in given_away.items()
+def _text(data: Sequence[AuditedData], runs: Sequence[Run]) -> str:
+    answer, sentences = shortcut_words(runs)
+    paragraphs = [f"{answer}.", *sentences]
+    if any(one.given_away for one in data):
+        paragraphs.append("Figures of a detector that uses such a shortcut say little about other images.")
+    paragraphs += [
+        f"What remains in the images of {one.dataset} is examined by: {one.audit_command}"
+        for one in data
+        if one.images is None
     ]
-    consequence = (
-        f"{harmonization_sentence(runs)} Figures of a detector that does so say little about other images. "
-        "`distil-cache audit` searches for further shortcuts."
-    )
-    return "\n\n".join([*paragraphs, consequence])
+    for one in data:
+        if one.images is not None:
+            paragraphs.append(f"Not checked in {one.dataset}: {' '.join(one.images.not_checked)}")
+    return "\n\n".join(paragraphs)
 
 
-def _row(dataset: str, check: Check) -> list[str]:
-    area, verdict = MISSING, check.reason
-    if check.auc is not None and check.interval is not None:
-        area = f"{check.auc:.2f}\n{check.interval[0]:.2f} to {check.interval[1]:.2f}"
+def _rows(one: AuditedData) -> list[list[str]]:
+    title = one.dataset if not one.harmonization else f"{one.dataset} ({one.harmonization})"
+    rows = [_row(title, "source files", check) for check in (one.headers.checks if one.headers else ())]
+    if one.images is not None:
+        rows += [_row(title, "source files", check) for check in one.images.sizes]
+        rows += [_row(title, "cached images", check) for check in one.images.checks]
+        rows += [_content_row(title, one.images.content)] if one.images.content else []
+    return rows
+
+
+def _row(title: str, examined: str, check: Check) -> list[str]:
+    verdict = check.reason
+    if check.auc is not None:
         verdict = (
             "\n".join(["given away", *(one.words for one in check.carried_by)]) if check.found else "not given away"
         )
-    return [f"{dataset}, {check.part}", verdict, f"{check.real:,}", f"{check.fake:,}", area]
+    cells = _area(check.auc, check.interval)
+    return [
+        f"{title}, {check.part}",
+        f"{examined}: {check.features}",
+        verdict,
+        f"{check.real:,}",
+        f"{check.fake:,}",
+        cells,
+    ]
+
+
+def _content_row(title: str, content: ContentCheck) -> list[str]:
+    counts = (f"{content.real:,}", f"{content.fake:,}")
+    return [
+        f"{title}, all",
+        "cached images: subject matter",
+        content.reason or "not judged",
+        *counts,
+        _area(content.auc, content.interval),
+    ]
+
+
+def _area(area: float | None, interval: tuple[float, float] | None) -> str:
+    if area is None or interval is None:
+        return MISSING
+    return f"{area:.2f}\n{interval[0]:.2f} to {interval[1]:.2f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,28 @@ def test_the_command_prints_the_share_and_stores_it(folder: Path) -> None:
 
     answered = CliRunner().invoke(app, ["audit", "--swap", str(folder / "cnndet"), "--json"])
     assert json.loads(answered.stdout)["carried"] > 0.5
+
+
+def test_a_detector_of_the_codec_alone_fails_on_images_of_one_history(folder: Path) -> None:
+    found = run_swap(folder / "cnndet", sample=100, harmonize=f"jpeg:{QUALITY}", device="cpu")["one_history"]
+
+    assert found["history"] == f"jpeg:{QUALITY}"
+    assert found["auc"] < 0.8
+    assert found["change"][1] < 0  # the AUC falls by more than chance
+    assert found["accuracy"] < found["accuracy_own"]
+    printed = CliRunner().invoke(app, ["audit", "--swap", str(folder / "cnndet"), "--harmonize", f"jpeg:{QUALITY}"])
+    assert f"All compressed as jpeg:{QUALITY}: AUC {found['auc']:.3f}" in printed.output.replace("\n", " ")
+    assert read_swap(folder / "cnndet" / SWAP).one_history.auc == found["auc"]
+    assert run_swap(folder / "cnndet", sample=100, device="cpu")["one_history"] is None
+
+
+def test_a_run_that_was_trained_on_one_history_needs_no_other(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "cnndet", tmp_path / "run")
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    record["specs"]["image"]["harmonize"] = {"codec": "jpeg", "quality": 90}
+    (tmp_path / "run/config.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="all compressed as jpeg:90 first"):
+        run_swap(tmp_path / "run", sample=100, harmonize="jpeg:95", device="cpu")
 
 
 def test_options_of_sources_are_refused_beside_a_run(folder: Path) -> None:

@@ -17,7 +17,8 @@ from distil_cache.images.spec import ImageSpec
 from distil_cache.inference import decode as inference_decode
 from distil_cache.inference.decode import InputDecoder, InputItem
 from distil_cache.pipeline import verify_sources as verify_module
-from distil_cache.pipeline.audit import run as audit
+from distil_cache.pipeline.audit import files as audit
+from distil_cache.pipeline.audit.run import run_audit
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.execution import load
@@ -146,8 +147,8 @@ def test_an_image_of_a_build_which_the_next_build_tries_again(
 
 
 def test_an_image_of_an_audit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "_pixels", odd_for(lambda row: row.key == content_key(BAD), audit._pixels))
-    result = audit.run_audit([folder])
+    monkeypatch.setattr(audit, "read_source", odd_for(lambda _, key: key == content_key(BAD), audit.read_source))
+    result = run_audit([folder])
     assert [f"{reject['reason']}: {reject['detail']}" for reject in result["set_aside"]] == [ODD_FILE]
 
 

@@ -79,7 +79,8 @@ def test_every_measure_has_its_value_and_its_interval(tmp_path):
         low, high = found[f"{name}_interval"]
         assert low <= high, name
         assert found[name] == pytest.approx(np.clip(found[name], low - 0.06, high + 0.06)), name
-    assert "validated threshold 0.200" in markdown_of(tmp_path / "out")
+    images = CALIBRATED["real"] + CALIBRATED["fake"]
+    assert f"validated threshold 0.200, by {images} images of val" in markdown_of(tmp_path / "out")
 
 
 def test_the_validated_threshold_of_another_checkpoint_is_not_used(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
-from distil_cache.images.spec import ImageSpec
+from distil_cache.images.spec import ImageSpec, parse_harmonization
 from distil_cache.models.backbones import HALF, build_backbone
 from distil_cache.models.diffusion.unet import AdmConfig
 from distil_cache.models.weights import weights_digest
@@ -38,12 +38,13 @@ def make_cache(
     views: tuple[str, ...] = ("identity", "hflip"),
     shard_rows: int = SHARD_ROWS,
     form: str = "zarr",
+    harmonize: str | None = None,
 ) -> tuple[Cache, BuildRecord]:
     """Write a dataset, its features and the build record.
 
     features : feature -> splits; by default the teacher for train and all others for every split.
     """
-    specs = make_specs(steps, adm, views)
+    specs = make_specs(steps, adm, views, harmonize)
 
     def value_of(feature: str, key: str, label: int) -> np.ndarray:
         return values_of(feature, key, label, specs)
@@ -52,10 +53,13 @@ def make_cache(
 
 
 def make_specs(
-    steps: str = "ddim20", adm: str = "a", views: tuple[str, ...] = ("identity", "hflip")
+    steps: str = "ddim20",
+    adm: str = "a",
+    views: tuple[str, ...] = ("identity", "hflip"),
+    harmonize: str | None = None,
 ) -> dict[str, Spec]:
     """The specs of the features."""
-    image = ImageSpec(size=SIDE)
+    image = ImageSpec(size=SIDE, harmonize=parse_harmonization(harmonize))
     identity = AdmIdentity.of(adm * 64, AdmConfig(image_size=SIDE, num_channels=32, channel_mult="1,2"))
     dire = DireSpec(image=image, adm=identity, steps=steps)
     teacher = TeacherSpec(

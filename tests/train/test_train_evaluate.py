@@ -124,6 +124,14 @@ def test_a_selection_is_another_evaluation(trained: tuple[Path, Path]) -> None:
     assert len(list((run / "evaluations").glob("pictures-test-crop-*/scores.parquet"))) == 1
 
 
+def test_an_evaluation_of_training_images_says_so(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    assert any(
+        "learned from these images" in note for note in run_evaluation(run, cache, "pictures", split="train")["notes"]
+    )
+    assert not any("these images" in note for note in run_evaluation(run, cache, "pictures")["notes"])
+
+
 def test_mean_dire_and_example_images_are_stored_for_the_report(trained: tuple[Path, Path]) -> None:
     cache, run = trained
     run_evaluation(run, cache, "pictures")
@@ -156,11 +164,26 @@ def test_what_cannot_be_evaluated_is_refused_with_a_sentence(trained: tuple[Path
     cache, run = trained
     with pytest.raises(UserError, match="pictures: has no split 'val', only test, train"):
         run_evaluation(run, cache, "pictures", split="val")
+    make_cache(cache, [*rows("train", 4, {"adm": 4}), *rows("val", 4, {"adm": 4})], name="no-test")
+    with pytest.raises(UserError, match=r"no-test: has no split 'test', only train, val\. .*--split val"):
+        run_evaluation(run, cache, "no-test")
     with pytest.raises(UserError, match="is not a run"):
         run_evaluation(tmp_path, cache, "pictures")
     make_cache(cache, rows("test", 4, {"adm": 4}), name="other-adm", adm="c")
     with pytest.raises(UserError, match="were built with other settings than those of the training"):
         run_evaluation(run, cache, "other-adm")
+
+
+def test_a_student_of_raw_images_is_told_how_it_can_be_tested_on_one_history(trained: tuple[Path, Path]) -> None:
+    cache, run = trained
+    make_cache(cache, rows("test", 4, {"adm": 4}), name="alike", harmonize="jpeg:95")
+    with pytest.raises(UserError) as refused:
+        run_evaluation(run, cache, "alike")
+    said = str(refused.value)
+    assert "built with --harmonize jpeg:95, unlike those of the training" in said
+    assert "distil-cache audit --swap RUN --harmonize jpeg:95" in said
+    assert f"build --cache {cache} --from-cache --dataset DATASET --perturb jpeg:95" in said
+    assert "a folder with the files of alike saved again as JPEG" in said
 
 
 def test_another_dataset_with_the_same_features_is_evaluated(trained: tuple[Path, Path]) -> None:

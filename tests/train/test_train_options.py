@@ -379,6 +379,9 @@ def test_a_run_of_an_earlier_record_keeps_the_validation_that_it_began_with(tmp_
     run_training(settings(val_from="train"), cache.root, tmp_path / "run")
     before = RunFolder(tmp_path / "run").read()
     assert before.validation == "10% of train, by key"
+    carved = best(tmp_path / "run").calibration
+    assert carved is not None
+    assert carved.origin == f"{before.samples['val']} images of 10% of train, by key"
     content = json.loads((tmp_path / "run" / "config.json").read_text())
     del content["config"]["val_from"]
     (tmp_path / "run" / "config.json").write_text(json.dumps({**content, "version": 2}))

@@ -61,6 +61,7 @@ def test_further_datasets_are_evaluated_on_request(cache: Path, tmp_path: Path) 
     assert shown(run, "other:val") == ([("photos", "test"), ("other", "val")], [])
     (why,) = shown(run, "other")[1]
     assert why.startswith("the dataset has no split test, only val; build it with --split-by 70/15/15")
+    assert why.endswith("with --on other:val")
     with pytest.raises(UserError, match=r"--on other:test: .*the dataset has no split test"):
         report(tmp_path / "out", [run], on=["other"])
     with pytest.raises(UsageError, match="name a dataset of the cache"):

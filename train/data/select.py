@@ -27,6 +27,7 @@ from ...choices import IMAGE_ALGORITHMS
 from ...errors import ChoiceError, UsageError, UserError
 from ...metrics.measures import test_sets
 from ...storage.disk_table import DiskTable
+from .other_settings import other_settings
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -334,14 +335,7 @@ def choose_build(
         ]
     matching = _newest_algorithms(cache, matching, names)
     if fitting and not matching:
-        what, remedy = "with other settings than", "Build it with the options of the training's build."
-        if any(_differs_in_algorithm_alone(cache, record, fixed) for record in fitting.values()):
-            what = "by the rules of another version (algorithm) than"
-            remedy = "Build the data of the training again and train, or name a build of then with --build."
-        raise UserError(
-            f"{dataset}: its features {', '.join(names)} were built {what} those of the training, so "
-            f"the scores would be meaningless. {remedy}"
-        )
+        raise other_settings(cache, dataset, list(fitting.values()), fixed, names)
     if not matching:
         split, feature = _first_gap(candidates, needed)
         table = cache.datasets().read(dataset, revision, columns=("source", "split"))
@@ -372,18 +366,6 @@ def _same_features(
     if decoded_otherwise:
         variants = [{name: with_decoding(spec, number) for name, spec in specs.items()} for number in IMAGE_ALGORITHMS]
     return any(all(fingerprint_of(own[name]) == want for name, want in fixed.items()) for own in variants)
-
-
-def _differs_in_algorithm_alone(cache: Cache, record: BuildRecord, fixed: Mapping[str, str]) -> bool:
-    """Return whether a build's features have these fingerprints but for ``algorithm`` and perturbation."""
-    specs = [store.spec for store in cache.features() if store.fingerprint in fixed.values()]
-    required = {_settings_alone(spec) for spec in specs}
-    own = {_settings_alone(cache.open_feature(record.features[name].folder).spec) for name in fixed}
-    return bool(fixed) and own == required
-
-
-def _settings_alone(spec: Mapping[str, object]) -> str:
-    return fingerprint_without(without(spec, "perturb"), "algorithm")
 
 
 def _newest_algorithms(cache: Cache, records: Sequence[BuildRecord], names: Sequence[str]) -> list[BuildRecord]:

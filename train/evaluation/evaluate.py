@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ import torch.nn.functional as F
 
 from ...cache.lease import lease
 from ...cache.local_copy.reader import LocalCopy
-from ...cache.records.audit import AUDIT, HeaderAudit
+from ...cache.records.audit import AUDIT
 from ...cache.records.builds import BuildRecord
+from ...cache.records.image_audit import IMAGE_AUDIT
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
-from ...errors import UsageError
+from ...errors import UsageError, UserError
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory
 from ...models.layout import move_network
@@ -45,14 +46,15 @@ from ..data.select import (
     choose_build,
     column,
     dataset_rows,
+    distinct,
     evaluation_rows,
     parse_select,
     serves,
-    split_rows,
     with_texts,
 )
 from ..runs.folder import RunFolder, RunRecord, versions
 from ..runs.forms import EVALUATION, known_best, read_evaluation
+from .audits import header_audit, image_audit
 from .gallery import write_gallery
 from .score import predict, probability
 from .summary import summarise
@@ -207,22 +209,19 @@ def _decoding_note(cache: Cache, source: BuildRecord, record: RunRecord) -> list
 
 
 def _validation_note(record: RunRecord, dataset: str, split: str) -> list[str]:
-    """Say if the training validated on the images that are scored."""
-    trained = dataset in {source.dataset for source in record.trained_on}
-    if not (trained and split == "val" and OWN_VAL in record.validation):
+    """Say if the training learned from the images that are scored, or validated on them."""
+    if dataset not in {source.dataset for source in record.trained_on}:
         return []
-    return ["the training chose its epoch and its threshold on these images, so the figures on them are too good"]
+    if split == "train":
+        return ["the training learned from these images or validated on them, so the figures on them are too good"]
+    if split == "val" and OWN_VAL in record.validation:
+        return ["the training chose its epoch and its threshold on these images, so the figures on them are too good"]
+    return []
 
 
 def rejected_counts(cache: Cache, dataset: str, revision: str) -> dict[str, int]:
     """Return how many files a dataset's build rejected, by reason, such as ``label-conflict`` or ``leaked``."""
     return dict(Counter(str(row.get("reason")) for row in cache.datasets().rejects(dataset, revision)))
-
-
-def _audit(cache: Cache, build: BuildRecord) -> HeaderAudit | None:
-    """Return the header audit of the dataset's build; of a derived dataset, that of its origin."""
-    source = build.origin or build
-    return cache.datasets().audit(source.dataset, source.revision)
 
 
 def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: str | None) -> BuildRecord:
@@ -231,7 +230,7 @@ def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: 
         trained = cache.builds().read(own)
         build_id = trained.id if all(serves(trained, split, name) for name in record.method.inputs) else None
     revision, _ = candidate_builds(cache, dataset, build_id)
-    split_rows(cache.datasets().read(dataset, revision, columns=("split",)), split, dataset)
+    _check_split(distinct(cache.datasets().read(dataset, revision, columns=("split",)), "split"), split, dataset)
     return choose_build(
         cache,
         dataset,
@@ -242,6 +241,16 @@ def _build(cache: Cache, dataset: str, split: str, record: RunRecord, build_id: 
         perturbed=True,
         decoded_otherwise=True,
     )
+
+
+def _check_split(present: Sequence[str], split: str, dataset: str) -> None:
+    """Raise UserError, which proposes what to score instead, unless a dataset has a split."""
+    if split in present:
+        return
+    advice = "Name another dataset with --dataset"
+    if split != "val" and "val" in present:
+        advice = "Score the part val with --split val, or name another dataset with --dataset"
+    raise UserError(f"{dataset}: has no split {split!r}, only {', '.join(present)}. {advice}.")
 
 
 def _store(
@@ -269,8 +278,10 @@ def _store(
         if images:
             gallery = FeatureDataset(cache, build, part.table, images, split=split, purpose="the gallery")
             write_gallery(temporary / "gallery", gallery, logits, scores)
-        if (audit := _audit(cache, build)) is not None:
-            (temporary / AUDIT).write_bytes(audit.as_json())
+        if (headers := header_audit(cache, build)) is not None:
+            (temporary / AUDIT).write_bytes(headers.as_json())
+        if (pixels := image_audit(cache, build)) is not None:
+            (temporary / IMAGE_AUDIT).write_bytes(pixels.as_json())
         (temporary / EVALUATION).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
         _put(temporary, target)
 

@@ -175,8 +175,9 @@ def _why_not(cache: str, dataset: str, split: str) -> str | None:
     except DistilCacheError as error:
         return str(error)
     if split not in splits:
+        other = f"--on {dataset}:val" if "val" in splits else "--on DATASET[:SPLIT]"
         return (
             f"the dataset has no split {split}, only {', '.join(sorted(splits))}; build it with --split-by 70/15/15 to have "
-            "one, or name what to evaluate on with --on DATASET[:SPLIT]"
+            f"one, or name what to evaluate on with {other}"
         )
     return None

@@ -34,8 +34,9 @@ def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | 
     Returns
     -------
     dict
-        ``threshold``, the one that validation chose for this student, or None; ``rows``, one per generator and one for
-        all images, with ``at_half``, ``at_threshold`` and ``ap``, each [value, low, high] or None.
+        ``threshold``, the one that validation chose for this student, or None; ``validated_on``, the images that chose
+        it, in words; ``rows``, one per generator and one for all images, with ``at_half``, ``at_threshold`` and ``ap``,
+        each [value, low, high] or None.
 
     Raises
     ------
@@ -44,8 +45,9 @@ def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | 
     """
     table = read_scores(scores)
     labels, values = column(table, "label"), table["score"].to_numpy()
-    same = calibration is not None and calibration.checkpoint_sha256 == info["checkpoint"]["sha256"]
-    threshold = calibration.threshold if calibration is not None and same else None
+    if calibration is not None and calibration.checkpoint_sha256 != info["checkpoint"]["sha256"]:
+        calibration = None
+    threshold = calibration.threshold if calibration else None
     sets = dict(test_sets(labels, column(table, "generator"), column(table, "group")))
     if len(sets) != 1:
         sets[WHOLE] = np.arange(len(labels))
@@ -55,7 +57,7 @@ def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | 
     for name, found in measured.items():
         cells = {cell: _cell(found, measure) for cell, measure in _MEASURES.items()}
         rows.append({"generator": name, "real": found.real, "fake": found.fake, **cells})
-    return {"threshold": threshold, "rows": rows}
+    return {"threshold": threshold, "validated_on": calibration.origin if calibration else None, "rows": rows}
 
 
 def _cell(scores: GeneratorScores, measure: str) -> list[float] | None:

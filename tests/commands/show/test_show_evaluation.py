@@ -20,7 +20,7 @@ def evaluated(tmp_path: Path, scores: list[tuple[int, str, float]], threshold: f
     found = None
     if threshold is not None:
         found = Calibration(
-            threshold=threshold, split="val", transform="crop", real=9, fake=9, checkpoint_sha256="a", accuracy=1.0,
+            threshold=threshold, split="10% of train, by key", transform="crop", real=9, fake=9, checkpoint_sha256="a", accuracy=1.0,
             balanced_accuracy=1.0,
         )  # fmt: skip
     names = ("label", "generator", "score")
@@ -49,7 +49,8 @@ def test_accuracy_stands_at_a_half_and_at_the_validated_threshold_side_by_side(
     assert head == ["generator", "real", "generated", "at", "0.5", "at", "0.250", "AP"]
     assert line[:4] == ["adm", "10", "10", "50.0"]
     assert line[-4:] == ["100.0", "(84-100)", "100.0", "(55-100)"]
-    assert "0.250 is the threshold that the run's validation chose." in shown
+    assert result["summary"]["validated_on"] == "18 images of 10% of train, by key"
+    assert "0.250 is the threshold that the run's validation chose, on 18 images of 10% of train, by key." in shown
     assert shown.splitlines()[-1] == "Next: distil-cache report r"
 
 

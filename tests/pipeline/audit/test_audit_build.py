@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.records.audit import HeaderAudit, parse_audit
+from distil_cache.cache.records.builds import BuildRecord
+from distil_cache.cache.records.image_audit import IMAGE_AUDIT, ImageAudit, parse_image_audit
 from distil_cache.cache.store import Cache
 from distil_cache.cli import app
 from distil_cache.errors import IntegrityError
@@ -21,6 +24,7 @@ from distil_cache.progress import Silent
 from distil_cache.report.write import write_report
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
+from distil_cache.train.evaluation.audits import renew_image_audits
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from image_bytes import noise, saved
 from recorded_progress import Recorded
@@ -159,6 +163,30 @@ def test_an_evaluation_copies_the_audit_of_its_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "evaluations"
     assert parse_audit((folder / "pictures-test-crop" / "audit.json").read_bytes(), "a") == example()
     assert not (folder / "pictures-test-resize" / "audit.json").exists()
+
+
+def test_an_evaluation_copies_the_audit_of_its_images_and_a_report_takes_over_a_newer_one(tmp_path: Path) -> None:
+    cache, record = make_cache(tmp_path / "c", rows("train", 12, {"adm": 12}) + rows("test", 6, {"adm": 6}))
+    config = TrainConfig.checked(dataset="pictures", backbone="small", epochs=1, batch_size=16)
+    run_training(config, cache.root, tmp_path / "run")
+    first, second = (image_audit_of(record, not_checked) for not_checked in ("One.", "Another."))
+    cache.datasets().put_image_audit(first)
+    run_evaluation(tmp_path / "run", cache.root, "pictures")
+    copy = tmp_path / "run" / "evaluations" / "pictures-test-crop" / IMAGE_AUDIT
+    assert parse_image_audit(copy.read_bytes(), "a") == first
+    cache.datasets().put_image_audit(second)
+    renew_image_audits([tmp_path / "run"])
+    assert parse_image_audit(copy.read_bytes(), "a") == second
+    shutil.rmtree(tmp_path / "c")
+    renew_image_audits([tmp_path / "run"])  # the copy is all that is left
+    assert parse_image_audit(copy.read_bytes(), "a") == second
+
+
+def image_audit_of(record: BuildRecord, not_checked: str) -> ImageAudit:
+    return ImageAudit(
+        dataset=record.dataset, revision=record.revision, fingerprint=record.features["image"].fingerprint, size=32,
+        harmonize="", real=6, fake=6, found=False, sentence="", checks=(), content=None, not_checked=(not_checked,),
+    )  # fmt: skip
 
 
 def test_the_report_repeats_the_audit_once_for_all_runs(tmp_path: Path) -> None:

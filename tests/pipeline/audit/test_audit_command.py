@@ -42,7 +42,10 @@ def test_nothing_found_ends_with_0_although_strict(mixed: Path, tmp_path: Path) 
         write(tmp_path, "1_fake", number, saved(picture(1000 + number, 32)))
     code, shown = audit(tmp_path, "--strict")
     assert code == 0
-    assert "No sign in 2 checks that the label is given away." in shown
+    assert "No sign in 2 checks that the label is given away by what was checked." in shown
+    assert "Not checked:" in shown
+    assert "Flaws of few images" in shown
+    assert "Subject matter: a linear classifier of" in shown
 
 
 def test_json_holds_checks_duplicates_and_what_was_rejected(mixed: Path) -> None:
@@ -50,6 +53,7 @@ def test_json_holds_checks_duplicates_and_what_was_rejected(mixed: Path) -> None
     result = json.loads(shown)
     assert code == 0
     assert {"sources", "files", "found", "checks", "told", "pixels", "duplicates", "set_aside"} <= result.keys()
+    assert {"images", "content", "removed", "not_checked"} <= result.keys()
     assert [check["features"] for check in result["checks"]] == ["headers", "pixels"]
     assert result["pixels"]["measured"] == 50
     assert result["set_aside"][0]["reason"] == "not-an-image"
