@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from adm_call import plain_adm
 from distil_cache.choices import Precision
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.registry import make_specs, producers_of
+from distil_cache.features.walk import to_signal
 from distil_cache.images.spec import ImageSpec
 from distil_cache.inference.bench.flops import adm_call
 from distil_cache.inference.bench.random_adm import random_adm
@@ -31,13 +34,12 @@ from distil_cache.models.layout import move_network
 from distil_cache.models.transfer import HostArray
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.execution.batches import BatchSize, find_size, most_images
-from distil_cache.pipeline.execution.compute import compute, to_signal
+from distil_cache.pipeline.execution.compute import compute
 from distil_cache.pipeline.execution.context import TaskContext
 from distil_cache.pipeline.execution.deviation import SAMPLES, Deviation, measure_deviation
 from distil_cache.pipeline.execution.load import TaskImages
 from distil_cache.pipeline.execution.networks import Models, compiled, placed
 from distil_cache.pipeline.planning.plan import Task
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, teacher_spec
 from distil_cache.progress import Silent
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -194,20 +196,16 @@ def product_context(
     config = BuildConfig.checked(
         cache=Path("unused"), dataset="bench", origin="bench", steps=spacing, precision=precision, device=str(device)
     )
-    image, adm = ImageSpec(size=subject.side), AdmIdentity.of(NO_DIGEST, subject.flags)
-    dire = DireSpec(image=image, adm=adm, steps=spacing, precision=precision)
-    specs = {
-        "image": image, "eps": EpsSpec(image=image, adm=adm, precision=precision), "dire": dire,
-        "teacher": teacher_spec(
-            dire, backbone=subject.backbone, weights=NO_DIGEST, preset="paper", image_size=subject.side, train_size=None,
-            precision=precision,
-        ),
+    settings = {
+        "adm": AdmIdentity.of(NO_DIGEST, subject.flags), "steps": spacing, "precision": precision,
+        "backbone": subject.backbone, "weights": NO_DIGEST, "preset": "paper",
     }  # fmt: skip
+    specs = make_specs(["image", "eps", "dire", "teacher"], settings, {"image": ImageSpec(size=subject.side)})
     models = Models(config, device, subject.side, specs)
     models.adm, models.adm_batch = model, batch
     models.teacher, models.teacher_batch = subject.teacher, BatchSize(min(32, batch.size))
     unused: Any = None  # the images are at hand
-    return TaskContext(config, subject.flags.schedule(spacing), specs, {}, unused, models, Silent())
+    return TaskContext(config, producers_of(specs), specs, {}, unused, models, Silent())
 
 
 def product(

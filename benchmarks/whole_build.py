@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from adm_call import plain_adm
 from compare import Comparison
+from distil_cache.features.walk import to_signal
 from distil_cache.models.diffusion.checkpoints import load_adm
 from distil_cache.models.diffusion.ddim import extract
 from distil_cache.models.diffusion.noise_schedule import NoiseSchedule, respace
 from distil_cache.models.diffusion.unet import Adm
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.compute import to_signal
 from distil_cache.pipeline.execution.networks import placed
 from distil_cache.progress import Silent
 from PIL import Image

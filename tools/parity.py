@@ -22,15 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 from distil_cache.choices import STORED_PRESETS, ImagePreset, Precision
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.registry import make_specs, walk_of
+from distil_cache.features.walk import to_signal
 from distil_cache.images.decode import decode_image
 from distil_cache.images.spec import ImageSpec
 from distil_cache.metrics.measures import measures
 from distil_cache.models.diffusion.checkpoints import LoadedAdm, load_adm
 from distil_cache.models.diffusion.ddim import Extraction, extract, invert
 from distil_cache.models.diffusion.noise_schedule import respace
-from distil_cache.pipeline.execution.compute import stored_rows, to_signal
 from distil_cache.pipeline.execution.networks import placed
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.data.augment import (
     MixDraws,
@@ -202,6 +203,9 @@ def image_rows() -> Iterator[Row]:
         )
 
 
+PASS = ("eps", "recon", "dire", "noise")
+
+
 @cache
 def adm() -> LoadedAdm:
     """Return the shipped diffusion model that the vectors were made with."""
@@ -228,15 +232,13 @@ def adm_rows() -> Iterator[Row]:
     identity = AdmIdentity.of(adm().digest, adm().config)
     image = ImageSpec.model_validate({"size": 32})
     found = made("fp32")
-    stored = {
-        spec.feature: stored_rows(spec.feature, found, spec).numpy()
-        for spec in (
-            EpsSpec(image=image, adm=identity),
-            ReconSpec(image=image, adm=identity),
-            DireSpec(image=image, adm=identity),
-            NoiseSpec(image=image, adm=identity, reduction="first"),
-        )
-    }
+    walk = walk_of(make_specs(PASS, {"adm": identity, "reduction": "first"}, {"image": image}))
+    assert walk is not None
+    pixels = torch.from_numpy(np.ascontiguousarray(inputs["tiny"].transpose(0, 3, 1, 2)))
+    whole = walk.route(frozenset(PASS))
+    network_here = placed(load_adm(ADM).model, "fp32", CPU)
+    rows = walk.queue(network_here, {"image": pixels}, [""] * len(pixels), PASS, whole)
+    stored = {name: rows[name].numpy() for name in PASS}
     assert found.eps is not None
     assert found.recon is not None
     with torch.inference_mode():

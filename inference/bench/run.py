@@ -128,8 +128,7 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
         progress=progress,
     )
     size = _side(config.size, model.config)
-    schedule = model.config.schedule(STEPS)
-    count = FlopCounter(model.config, size, schedule, config.backbone)
+    count = FlopCounter(model.config, size, STEPS, config.backbone)
     rows = [count(METHODS[name]) for name in METHODS_IN_ORDER if name in names]
     decoding = None
     if config.timed:

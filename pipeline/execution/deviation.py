@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ...cache.gather import gather
+from ...features.registry import walk_of
+from ...features.walk import to_signal
 from ...models.device import arithmetic
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import NoiseModel, extract
 from ...models.diffusion.noise_schedule import NoiseSchedule
-from .compute import to_signal
 from .context import TaskContext
 from .networks import adm_on
 
@@ -61,7 +62,9 @@ def measure_deviation(
 def deviation_on(context: TaskContext, keys: Sequence[str]) -> Deviation:
     """Compare a build's reduced precision with float32 on the cached images of these keys."""
     context.stores["image"].index(refresh=True)
-    config, device = context.config, context.models.device
+    config, device, walk = context.config, context.models.device, walk_of(context.specs)
+    assert walk is not None
+    schedule = walk.adm.config.schedule(config.steps)
     pixels = torch.from_numpy(gather(context.stores["image"], keys)).to(device)
     exact, reduced = (
         with_classes(adm_on(config, device, reduced=choice), config.class_label, keys, device)
@@ -69,5 +72,5 @@ def deviation_on(context: TaskContext, keys: Sequence[str]) -> Deviation:
     )
     with arithmetic(config.precision, device):
         return measure_deviation(
-            exact, reduced, to_signal(pixels), context.schedule, clip=config.clip, real_step=config.real_step
+            exact, reduced, to_signal(pixels), schedule, clip=config.clip, real_step=config.real_step
         )

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,26 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.cache.gather import gather
+from distil_cache.cache.spec import Spec
 from distil_cache.cli import app
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.registry import FEATURES, make_specs, walk_of
+from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import HALF, build_backbone, load_teacher
 from distil_cache.models.diffusion.checkpoints import load_adm
+from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.execution.compute import compute
 from distil_cache.pipeline.execution.context import TaskContext
 from distil_cache.pipeline.execution.networks import placed
-from distil_cache.pipeline.planning.plan import Task, routes
+from distil_cache.pipeline.planning.plan import Task
 from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_pass import plain_features, plain_teacher
 from safetensors.torch import save_file
-from small_models import STEPS, write_images, write_material
+from small_models import CONFIG, STEPS, write_images, write_material
 from typer.testing import CliRunner
 
 PINS = Path(__file__).parent / "data"
@@ -110,6 +116,17 @@ def test_a_command_line_names_the_features_that_it_named_when_it_was_released(
 COMPUTED = ("eps", "recon", "dire", "noise", "teacher")
 
 
+CALLS = {"first": 1, "inversion": 4, "path": 8}
+
+
+@cache
+def specs_with(reduction: str) -> dict[str, Spec]:
+    """Return the specs of all features, with four steps."""
+    values = {"steps": "ddim4", "reduction": reduction, "backbone": "small", "weights": "0" * 64, "preset": "paper"}
+    adm = AdmIdentity.of("0" * 64, CONFIG)
+    return make_specs(FEATURES, {**values, "adm": adm}, {"image": ImageSpec(size=16)})
+
+
 @settings(max_examples=200)
 @given(
     st.lists(st.frozensets(st.sampled_from(COMPUTED)), max_size=8),
@@ -129,8 +146,11 @@ def test_each_image_goes_as_far_through_the_diffusion_model_as_its_missing_featu
             expected.setdefault("inversion", []).append(key)
         elif lacks & one_call:
             expected.setdefault("first", []).append(key)
-    divided = routes(keys, missing, one_call)
+    walk = walk_of(specs_with(reduction))
+    assert walk is not None
+    divided = {route.name: those for route, those in walk.divide(keys, missing).items()}
     assert list(divided.items()) == list(expected.items()), "routes run in the order in which they first occur"
+    assert walk.calls(keys, missing) == sum(len(those) * CALLS[route] for route, those in expected.items())
 
 
 GAPS: dict[str, Sequence[str]] = {
@@ -162,7 +182,7 @@ def test_whatever_is_missing_is_computed_with_the_bytes_of_the_plain_procedure_i
         pixels = context.images.load(task).pixels
         with torch.inference_mode():
             plain = {
-                key: plain_features(model, row, ready.schedule, BATCH)
+                key: plain_features(model, row, respace(STEPS), BATCH)
                 for key, row in zip(task.keys, pixels, strict=True)
             }
             for rows in plain.values():
@@ -184,7 +204,7 @@ def test_whatever_is_missing_is_computed_with_the_bytes_of_the_plain_procedure_i
                 expected = np.stack([plain[key][feature] for key in gap.missing[feature]])
                 assert rows.dtype == expected.dtype
                 assert rows.tobytes() == expected.tobytes(), f"{name}: {feature}"
-            assert calls == sum(_calls(needs, reduction) for needs in lacks.values()), name
+            assert calls["ADM calls"] == sum(_calls(needs, reduction) for needs in lacks.values()), name
         assert np.array_equal(gather(ready.stores["image"], task.keys), pixels)
 
 

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from distil_cache.cache.store import Cache
-from distil_cache.pipeline import teacher_map
-from distil_cache.pipeline.specs import TeacherSpec
-from small_cache import make_cache, make_specs, rows
+from distil_cache.features.builtin import teacher
+from distil_cache.features.builtin.teacher import Teacher, TeacherSpec
+from small_cache import make_specs
 
 
 def spec_of(**changes: object) -> TeacherSpec:
-    teacher = make_specs()["teacher"]
-    assert isinstance(teacher, TeacherSpec)
-    return teacher.model_copy(update=changes)
+    spec = make_specs()["teacher"]
+    assert isinstance(spec, TeacherSpec)
+    return spec.model_copy(update=changes)
 
 
 def test_a_map_of_one_position_is_noted_and_a_larger_one_is_not() -> None:
-    assert teacher_map.single_position(spec_of(backbone="efficientnet_lite0", size=96)) == []
-    (note,) = teacher_map.single_position(spec_of(backbone="efficientnet_lite0", size=28))
+    assert Teacher().warnings(spec_of(backbone="efficientnet_lite0", size=96)) == []
+    (note,) = Teacher().warnings(spec_of(backbone="efficientnet_lite0", size=28))
     assert "efficientnet_lite0 at 28 pixels has a single position (1x1)" in note
     assert "--train-size" in note
 
 
-def test_maps_of_almost_only_zeros_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, build = make_cache(tmp_path / "cache", rows("train", 3, {"adm": 3}))
-    store = Cache.open(cache.root).open_feature(build.features["teacher"].folder)
-    keys = cache.datasets().read("pictures")["key"].to_pylist()
-    assert teacher_map.mostly_zeros(spec_of(), store, ["0" * 64]) == []
-    share = float(np.mean(teacher_map.gather(store, keys) == 0))
-    monkeypatch.setattr(teacher_map, "MOST_ZEROS", share)
-    assert teacher_map.mostly_zeros(spec_of(), store, keys) == []
-    monkeypatch.setattr(teacher_map, "MOST_ZEROS", share - 0.001)
-    (note,) = teacher_map.mostly_zeros(spec_of(), store, keys)
-    assert f"are {share:.1%} zeros over the first 6 images" in note
+def test_maps_of_almost_only_zeros_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.zeros((6, 2, 5, 3, 2), np.float16)
+    rows[:, 0, 0] = 1
+    monkeypatch.setattr(teacher, "MOST_ZEROS", 0.9)
+    assert Teacher().warnings_about(rows, spec_of()) == []
+    monkeypatch.setattr(teacher, "MOST_ZEROS", 0.899)
+    (note,) = Teacher().warnings_about(rows, spec_of())
+    assert "are 90.0% zeros over the first 6 images" in note
