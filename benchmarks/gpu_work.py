@@ -28,7 +28,7 @@ from distil_cache.inference.bench.random_adm import random_adm
 from distil_cache.models.backbones import build_backbone
 from distil_cache.models.device import HALF_TYPES, arithmetic
 from distil_cache.models.diffusion.checkpoints import OFFICIAL, load_adm
-from distil_cache.models.diffusion.ddim import NoiseModel, extract
+from distil_cache.models.diffusion.ddim import NoiseModel, dire_image, invert, predict, sample, to_uint8
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.layout import move_network
 from distil_cache.models.transfer import HostArray
@@ -36,7 +36,7 @@ from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.execution.batches import BatchSize, find_size, most_images
 from distil_cache.pipeline.execution.compute import compute
 from distil_cache.pipeline.execution.context import TaskContext
-from distil_cache.pipeline.execution.deviation import SAMPLES, Deviation, measure_deviation
+from distil_cache.pipeline.execution.deviation import SAMPLES, Deviation, compared_pass, measure_deviation
 from distil_cache.pipeline.execution.load import TaskImages
 from distil_cache.pipeline.execution.networks import Models, compiled, placed
 from distil_cache.pipeline.planning.plan import Task
@@ -262,11 +262,8 @@ def plain_rate(subject: Subject, precision: Precision | None) -> float:
 
     def one(row: HostArray) -> None:
         x = torch.from_numpy(row[None]).to(subject.device).float() / 127.5 - 1
-        eps = extract(model, x, schedule, {"eps"}).eps
-        assert eps is not None
-        eps.cpu()
-        dire = extract(model, x, schedule, {"dire"}).dire
-        assert dire is not None
+        predict(model, x, next(schedule.ascending())).eps.cpu()
+        dire = to_uint8(dire_image(x, sample(model, invert(model, x, schedule).latent, schedule)))
         dire.cpu()
         seen = nn.functional.interpolate(
             dire.float() / 255, size=subject.side * 7 // 8, mode="bilinear", antialias=True
@@ -323,9 +320,10 @@ def deviation(subject: Subject, exact: Adm, reduced: NoiseModel, precision: Prec
 
         return call
 
-    x = to_signal(torch.from_numpy(subject.images(SAMPLES)).to(subject.device))
-    schedule = subject.flags.schedule(subject.spacing)
-    return measure_deviation(within(exact, "fp32"), within(reduced, precision), x, schedule, clip=True, real_step=0)
+    pixels = torch.from_numpy(subject.images(SAMPLES)).to(subject.device)
+    settings = {"adm": AdmIdentity.of(NO_DIGEST, subject.flags), "steps": subject.spacing}
+    walk = compared_pass(ImageSpec(size=subject.side), settings)
+    return measure_deviation(within(exact, "fp32"), within(reduced, precision), walk, pixels, [""] * SAMPLES)
 
 
 def digest(subject: Subject, model: NoiseModel, precision: Precision, batch: int) -> str:
