@@ -310,6 +310,21 @@ class RunFolder:
         )
 
 
+def stored_settings(run: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return a run's cache and the settings of its training that are not None; None if the folder holds no run yet.
+
+    Raises
+    ------
+    UserError
+        The run's record is damaged.
+    """
+    folder = RunFolder(run)
+    if not path_exists(folder.config):
+        return None
+    record = folder.read()
+    return record.cache, record.config.model_dump(exclude_none=True)
+
+
 def _unfinished_import(checkpoints: Path) -> bool:
     """Return whether a folder holds just what an import writes before its run's record: a student without an epoch."""
     files = [path for path in checkpoints.iterdir() if not leftover(path)]
