@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Reader, ScheduleName, ValSource
 from ..errors import UsageError
-from .methods import Method, find_method
+from .methods.method import Method, find_method
 
 PLATEAUS = ("plateau", "accuracy-plateau")
 """Schedules that follow the validation."""

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...models.diffusion.unet import Adm, AdmConfig
-from ...train.methods import Method
+from ...train.methods.method import Method
 from ...train.student import build_student
 from .method_runner import walk_for
 from .result import Flops, MethodCosts, Parameters

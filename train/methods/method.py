@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..choices import InitialWeights, Preset, ScheduleName
-from ..errors import UsageError
-from ..models.input_size import paper_size
+from ...choices import InitialWeights, Preset, ScheduleName
+from ...errors import UsageError
+from ...models.input_size import paper_size
 
 CHANNELS_PER_FEATURE = 3
 
