@@ -30,7 +30,7 @@ from distil_cache.train.data.augment import train_input
 from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.examples import OnlineTeacher
 from distil_cache.train.loss import losses
-from distil_cache.train.methods.method import METHODS
+from distil_cache.train.methods.registry import METHODS
 from distil_cache.train.student import build_student
 from loader_peers import Loading, peers
 from PIL import Image

@@ -44,7 +44,7 @@ from distil_cache.train.data.augment import (
 )
 from distil_cache.train.engine.lr_schedule import LrSchedule
 from distil_cache.train.loss import losses
-from distil_cache.train.methods.method import find_method
+from distil_cache.train.methods.registry import find_method
 from distil_cache.train.runs.forms import EpochMetrics, State
 from numpy.typing import NDArray
 from PIL import Image

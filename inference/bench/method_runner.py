@@ -27,7 +27,8 @@ from ...models.layout import move_network
 from ...models.transfer import to_device
 from ...pipeline.execution.networks import placed
 from ...train.data.augment import test_input
-from ...train.methods.method import METHODS, Method
+from ...train.methods.method import Method
+from ...train.methods.registry import METHODS
 from ...train.runs.checkpoint import load_weights
 from ...train.student import Student, build_student
 from .timing import PassTimer

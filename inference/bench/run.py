@@ -30,7 +30,7 @@ from ...models.device import check_precision, choose_device, device_name, is_out
 from ...models.diffusion.unet import AdmConfig
 from ...pipeline.record import versions
 from ...progress import Progress, Silent
-from ...train.methods.method import METHODS, find_method
+from ...train.methods.registry import METHODS, find_method
 from ...train.runs.checkpoint import replace_text, save_weights
 from ...train.student import build_student
 from .cold_start import ColdStart, cold_start

@@ -15,7 +15,7 @@ from distil_cache.inference.bench.timing import PassTimer
 from distil_cache.models.diffusion.blocks import AttentionBlock, ResBlock
 from distil_cache.models.diffusion.checkpoints import OFFICIAL
 from distil_cache.models.diffusion.unet import Adm
-from distil_cache.train.methods.method import METHODS
+from distil_cache.train.methods.registry import METHODS
 from distil_cache.train.student import build_student
 from small_models import CONFIG, SIDE
 from torch import Tensor, nn
