@@ -215,18 +215,21 @@ class Producer(ABC):
         dict
             Route -> keys, both in the order in which they first occur.
         """
-        lacks: dict[str, list[str]] = {}
-        for feature in self.specs:
+        lacks: dict[str, int] = {}  # a bit for each feature: plans have millions of keys
+        for number, feature in enumerate(self.specs):
+            bit = 1 << number
             for key in missing.get(feature, ()):
-                lacks.setdefault(key, []).append(feature)
-        routes: dict[tuple[str, ...], Route] = {}
+                lacks[key] = lacks.get(key, 0) | bit
         divided: dict[Route, list[str]] = {}
+        of_bits: dict[int, list[str]] = {}
         for key in keys:
-            if key in lacks:
-                lacking = tuple(lacks[key])
-                if lacking not in routes:
-                    routes[lacking] = self.route(frozenset(lacking))
-                divided.setdefault(routes[lacking], []).append(key)
+            bits = lacks.get(key)
+            if bits is None:
+                continue
+            if bits not in of_bits:
+                lacking = frozenset(name for number, name in enumerate(self.specs) if bits >> number & 1)
+                of_bits[bits] = divided.setdefault(self.route(lacking), [])
+            of_bits[bits].append(key)
         return divided
 
     def calls(self, keys: Sequence[str], missing: Mapping[str, Sequence[str]]) -> int:
