@@ -56,6 +56,8 @@ class Feature(ABC, Generic[S]):
     """A feature: the type of its spec, and what follows from a spec of that type."""
 
     spec_type: type[S]
+    built: Literal["on request", "for train", "always"] = "on request"
+    """Whether a build that is asked for no features makes it: for which splits."""
 
     @cached_property
     def name(self) -> str:

@@ -35,6 +35,7 @@ class Dire(WalkFeature[DireSpec]):
     """The reconstruction error."""
 
     spec_type = DireSpec
+    built = "for train"
 
     def layout(self, spec: DireSpec) -> Layout:
         """See :class:`..contract.Feature`."""

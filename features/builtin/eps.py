@@ -47,6 +47,7 @@ class Eps(WalkFeature[EpsSpec]):
     """The first noise of the inversion."""
 
     spec_type = EpsSpec
+    built = "always"
 
     def layout(self, spec: EpsSpec) -> Layout:
         """See :class:`..contract.Feature`."""

@@ -10,6 +10,7 @@ class Image(Feature[ImageSpec]):
     """The image that all other features are computed of, uint8 (3, S, S)."""
 
     spec_type = ImageSpec
+    built = "always"
 
     def layout(self, spec: ImageSpec) -> Layout:
         """See :class:`..contract.Feature`."""

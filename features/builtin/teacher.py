@@ -68,6 +68,7 @@ class Teacher(SingleFeature[TeacherSpec]):
     """The map of a frozen backbone, float16 (V, C, h, w)."""
 
     spec_type = TeacherSpec
+    built = "for train"
     unit = "teacher"
 
     def layout(self, spec: TeacherSpec) -> Layout:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from ...errors import UsageError
 from ...features.registry import FEATURES, with_inputs
 
-TRAIN_DEFAULT = ("image", "eps", "dire", "teacher")
-OTHER_DEFAULT = ("image", "eps")
+OTHER_DEFAULT = tuple(name for name, feature in FEATURES.items() if feature.built == "always")
+TRAIN_DEFAULT = tuple(name for name, feature in FEATURES.items() if feature.built != "on request")
 
 
 def parse_features(options: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -33,7 +33,7 @@ OTHER_MEANING = frozenset({
     "pipeline/sources/folders/layouts",  # the folders of DIRE's data
 })  # fmt: skip
 """Modules in which such a word is no feature."""
-MOST = 38
+MOST = 37
 
 
 def names_in(code: str) -> set[str]:

@@ -58,6 +58,10 @@ def test_a_wanted_feature_brings_along_what_it_is_made_of_for_its_splits_alone()
     assert with_inputs({}) == {}
 
 
+def test_a_feature_that_does_not_say_so_is_built_on_request_alone() -> None:
+    assert Later("a").built == FEATURES["noise"].built == FEATURES["recon"].built == "on request"
+
+
 def test_what_a_field_names_with_one_possible_value_is_no_setting() -> None:
     assert FEATURES["teacher"].inputs == {"dire": "dire"}
     assert {"backbone", "weights", "precision"} <= FEATURES["teacher"].settings
