@@ -20,8 +20,9 @@ from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.eps import EpsSpec
 from distil_cache.images.spec import ImageSpec
-from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 
 SIDE = 128
 INCREMENTS = 50

@@ -19,25 +19,27 @@ import numpy as np
 import torch
 from adm_call import plain_adm
 from distil_cache.choices import Precision
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.registry import make_specs, producers_of
+from distil_cache.features.walk import to_signal
 from distil_cache.images.spec import ImageSpec
 from distil_cache.inference.bench.flops import adm_call
 from distil_cache.inference.bench.random_adm import random_adm
 from distil_cache.models.backbones import build_backbone
 from distil_cache.models.device import HALF_TYPES, arithmetic
 from distil_cache.models.diffusion.checkpoints import OFFICIAL, load_adm
-from distil_cache.models.diffusion.ddim import NoiseModel, extract
+from distil_cache.models.diffusion.ddim import NoiseModel, dire_image, invert, predict, sample, to_uint8
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.layout import move_network
 from distil_cache.models.transfer import HostArray
 from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.execution.batches import BatchSize, find_size, most_images
-from distil_cache.pipeline.execution.compute import compute, to_signal
+from distil_cache.pipeline.execution.compute import compute
 from distil_cache.pipeline.execution.context import TaskContext
-from distil_cache.pipeline.execution.deviation import SAMPLES, Deviation, measure_deviation
+from distil_cache.pipeline.execution.deviation import SAMPLES, Deviation, compared_pass, measure_deviation
 from distil_cache.pipeline.execution.load import TaskImages
 from distil_cache.pipeline.execution.networks import Models, compiled, placed
 from distil_cache.pipeline.planning.plan import Task
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, teacher_spec
 from distil_cache.progress import Silent
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -194,20 +196,16 @@ def product_context(
     config = BuildConfig.checked(
         cache=Path("unused"), dataset="bench", origin="bench", steps=spacing, precision=precision, device=str(device)
     )
-    image, adm = ImageSpec(size=subject.side), AdmIdentity.of(NO_DIGEST, subject.flags)
-    dire = DireSpec(image=image, adm=adm, steps=spacing, precision=precision)
-    specs = {
-        "image": image, "eps": EpsSpec(image=image, adm=adm, precision=precision), "dire": dire,
-        "teacher": teacher_spec(
-            dire, backbone=subject.backbone, weights=NO_DIGEST, preset="paper", image_size=subject.side, train_size=None,
-            precision=precision,
-        ),
+    settings = {
+        "adm": AdmIdentity.of(NO_DIGEST, subject.flags), "steps": spacing, "precision": precision,
+        "backbone": subject.backbone, "weights": NO_DIGEST, "preset": "paper",
     }  # fmt: skip
+    specs = make_specs(["image", "eps", "dire", "teacher"], settings, {"image": ImageSpec(size=subject.side)})
     models = Models(config, device, subject.side, specs)
     models.adm, models.adm_batch = model, batch
     models.teacher, models.teacher_batch = subject.teacher, BatchSize(min(32, batch.size))
     unused: Any = None  # the images are at hand
-    return TaskContext(config, subject.flags.schedule(spacing), specs, {}, unused, models, Silent())
+    return TaskContext(config, producers_of(specs), specs, {}, unused, models, Silent())
 
 
 def product(
@@ -264,11 +262,8 @@ def plain_rate(subject: Subject, precision: Precision | None) -> float:
 
     def one(row: HostArray) -> None:
         x = torch.from_numpy(row[None]).to(subject.device).float() / 127.5 - 1
-        eps = extract(model, x, schedule, {"eps"}).eps
-        assert eps is not None
-        eps.cpu()
-        dire = extract(model, x, schedule, {"dire"}).dire
-        assert dire is not None
+        predict(model, x, next(schedule.ascending())).eps.cpu()
+        dire = to_uint8(dire_image(x, sample(model, invert(model, x, schedule).latent, schedule)))
         dire.cpu()
         seen = nn.functional.interpolate(
             dire.float() / 255, size=subject.side * 7 // 8, mode="bilinear", antialias=True
@@ -325,9 +320,10 @@ def deviation(subject: Subject, exact: Adm, reduced: NoiseModel, precision: Prec
 
         return call
 
-    x = to_signal(torch.from_numpy(subject.images(SAMPLES)).to(subject.device))
-    schedule = subject.flags.schedule(subject.spacing)
-    return measure_deviation(within(exact, "fp32"), within(reduced, precision), x, schedule, clip=True, real_step=0)
+    pixels = torch.from_numpy(subject.images(SAMPLES)).to(subject.device)
+    settings = {"adm": AdmIdentity.of(NO_DIGEST, subject.flags), "steps": subject.spacing}
+    walk = compared_pass(ImageSpec(size=subject.side), settings)
+    return measure_deviation(within(exact, "fp32"), within(reduced, precision), walk, pixels, [""] * SAMPLES)
 
 
 def digest(subject: Subject, model: NoiseModel, precision: Precision, batch: int) -> str:

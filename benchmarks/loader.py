@@ -20,14 +20,17 @@ from distil_cache.cache.shards.zarr import CODECS
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
 from distil_cache.choices import CodecChoice, FloatStorage
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.dire import DireSpec
+from distil_cache.features.builtin.eps import EpsSpec
+from distil_cache.features.builtin.teacher import TeacherSpec
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, TeacherSpec
 from distil_cache.train.data.augment import train_input
 from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.examples import OnlineTeacher
 from distil_cache.train.loss import losses
-from distil_cache.train.methods import METHODS
+from distil_cache.train.methods.registry import METHODS
 from distil_cache.train.student import build_student
 from loader_peers import Loading, peers
 from PIL import Image

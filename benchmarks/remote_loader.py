@@ -28,8 +28,9 @@ from distil_cache.cache.local_copy.reader import LocalCopy
 from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.store import Cache
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.eps import EpsSpec
 from distil_cache.images.spec import ImageSpec
-from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 from distil_cache.storage import AnyPath, to_path
 
 BATCH = 64

@@ -52,9 +52,12 @@ _PART = 1_000_000
 
 def make(folder: Path, samples: int) -> None:
     """Write a cache whose markers name data that is not there."""
+    from distil_cache.features.adm import AdmIdentity
+    from distil_cache.features.builtin.dire import DireSpec
+    from distil_cache.features.builtin.eps import EpsSpec
+    from distil_cache.features.builtin.teacher import TeacherSpec
     from distil_cache.images.spec import ImageSpec
     from distil_cache.models.backbones import HALF
-    from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, TeacherSpec
 
     cache = Cache.create(folder)
     keys = sorted_keys(samples)

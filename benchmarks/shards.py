@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from compare import Comparison
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.eps import EpsSpec
 from distil_cache.images.spec import ImageSpec
-from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 
 SIDE = 256
 ROWS = 128

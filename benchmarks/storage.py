@@ -31,8 +31,9 @@ from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.shards.keys import keys_of_column
 from distil_cache.cache.shards.packed import BITS, PackedStorage, pack, unpack
 from distil_cache.cache.store import Cache
+from distil_cache.features.builtin.eps import EpsSpec
+from distil_cache.features.builtin.noise import NoiseSpec
 from distil_cache.metrics.measures import average_precision
-from distil_cache.pipeline.specs import EpsSpec, NoiseSpec
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import evaluation_folder, run_evaluation

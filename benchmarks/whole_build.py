@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from adm_call import plain_adm
 from compare import Comparison
+from distil_cache.features.walk import to_signal
 from distil_cache.models.diffusion.checkpoints import load_adm
-from distil_cache.models.diffusion.ddim import extract
+from distil_cache.models.diffusion.ddim import dire_image, invert, predict, sample, to_uint8
 from distil_cache.models.diffusion.noise_schedule import NoiseSchedule, respace
 from distil_cache.models.diffusion.unet import Adm
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.compute import to_signal
 from distil_cache.pipeline.execution.networks import placed
 from distil_cache.progress import Silent
 from PIL import Image
@@ -66,10 +66,8 @@ def papers_procedure(sources: Path, out: Path, model: Adm, schedule: NoiseSchedu
     for path in sorted(sources.rglob("*.png")):
         x = read_unrounded(path)
         with torch.inference_mode():
-            eps = extract(model, x, schedule, {"eps"}).eps
-            found = extract(model, x, schedule, {"dire"}).dire
-        assert eps is not None
-        assert found is not None
+            eps = predict(model, x, next(schedule.ascending())).eps
+            found = to_uint8(dire_image(x, sample(model, invert(model, x, schedule).latent, schedule)))
         torch.save(eps[0].clone(), out / f"{path.stem}.pt")
         Image.fromarray(found[0].permute(1, 2, 0).numpy()).save(out / f"{path.stem}-dire.png")
         pixels = ((x[0] + 1) * 127.5).round().clamp(0, 255).byte()
@@ -96,7 +94,7 @@ def bare(sources: Path, model: Adm, schedule: NoiseSchedule) -> Callable[[], obj
     def run() -> None:
         with torch.inference_mode():
             for batch in x.split(BATCH):
-                extract(own, batch, schedule, {"eps", "dire"})
+                to_uint8(dire_image(batch, sample(own, invert(own, batch, schedule).latent, schedule)))
 
     return run
 

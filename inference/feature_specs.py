@@ -7,7 +7,7 @@ such specs: its features are assumed to be made as in the reference, and the not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -16,19 +16,15 @@ from ..cache.spec import Spec, fingerprint_of, imported_from
 from ..cache.store import Cache
 from ..choices import Precision, StoredPreset
 from ..errors import UserError
+from ..features.adm import AdmIdentity
+from ..features.registry import FEATURES, make_specs, walk_of
+from ..features.walk import WalkSpec
 from ..images.spec import ImageSpec
-from ..pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, TeacherSpec
 from ..storage import AnyPath, to_path
 from ..train.runs.folder import RunRecord
 
 REFERENCE_ADM = "adm256"
 """The diffusion model of the reference implementation."""
-
-AdmFeatureSpec = EpsSpec | DireSpec | NoiseSpec
-"""Specs of the features that the ADM makes."""
-
-_ADM_FEATURES: dict[str, type[AdmFeatureSpec]] = {"eps": EpsSpec, "dire": DireSpec, "noise": NoiseSpec}
-_SPECS: dict[str, type[Spec]] = {"image": ImageSpec, "teacher": TeacherSpec, **_ADM_FEATURES}
 
 
 @dataclass(frozen=True)
@@ -49,32 +45,30 @@ class FeatureSpecs:
     """
 
     image: ImageSpec
-    adm_features: Mapping[str, AdmFeatureSpec]
+    adm_features: Mapping[str, WalkSpec]
     adm: AdmIdentity | None
     assumption: str = ""
     default_adm: str | None = None
 
-    def spec(self, feature: str, adm: AdmIdentity, precision: Precision | None = None) -> AdmFeatureSpec:
-        """Return the spec of eps, dire or noise: the run's, else one with the settings of the run's other features.
+    def spec(self, feature: str, adm: AdmIdentity, precision: Precision | None = None) -> WalkSpec:
+        """Return the spec of a feature that the ADM makes: the run's, else one with the settings of its other features.
 
         Parameters
         ----------
         feature : str
-            ``eps``, ``dire`` or ``noise``.
+            Its name.
         adm : AdmIdentity
             Model for a feature that the run does not have.
         precision : str, optional
             Replaces the run's.
         """
-        shared: dict[str, object] = {"image": self.image, "adm": adm}
-        for other in self.adm_features.values():
-            shared |= {"clip": other.clip, "precision": other.precision}
-            if isinstance(other, DireSpec | NoiseSpec):
-                shared |= {"steps": other.steps, "real_step": other.real_step}
-        kind = _ADM_FEATURES[feature]
-        own = self.adm_features.get(feature) or kind.model_validate(
-            {n: v for n, v in shared.items() if n in kind.model_fields}
-        )
+        own = self.adm_features.get(feature)
+        if own is None:
+            walk = walk_of(self.adm_features)
+            settings = {"adm": adm} if walk is None else {**walk.settings, "adm": adm}
+            made = make_specs([feature], settings, {"image": self.image})[feature]
+            assert isinstance(made, WalkSpec)
+            own = made
         return own if precision is None else own.model_copy(update={"precision": precision})
 
 
@@ -107,7 +101,7 @@ def read_feature_specs(record: RunRecord, cache: AnyPath | None) -> FeatureSpecs
         why = f"the student was trained on imported files ({'; '.join(origins)}); its features are made as in the reference"
         preset: StoredPreset = "dire-center-crop" if any(map(_is_of_dire, stored.values())) else "distildire"
         return FeatureSpecs(_assumed_image(record, sizes[0], preset), {}, None, why)
-    return _parsed(record, {name: _SPECS[name] for name in stored if name in _SPECS}, stored)
+    return _parsed(record, {name: FEATURES[name].spec_type for name in stored if name in FEATURES}, stored)
 
 
 def _assumed_image(record: RunRecord, size: int, preset: StoredPreset = "distildire") -> ImageSpec:
@@ -135,10 +129,8 @@ def _parsed(
         raise UserError(
             f"run {record.run}: its features have settings unknown to this version. Install the version that trained it."
         ) from error
-    adm_features = {name: spec for name, spec in specs.items() if isinstance(spec, AdmFeatureSpec)}
-    teacher = specs.get("teacher")
-    if isinstance(teacher, TeacherSpec) and isinstance(teacher.dire, DireSpec):
-        adm_features.setdefault("dire", teacher.dire)
+    nested = {part.feature: part for spec in specs.values() for part in _parts(spec)}
+    adm_features = {name: spec for name, spec in {**nested, **specs}.items() if isinstance(spec, WalkSpec)}
     images = {spec.image for spec in adm_features.values()} | {
         spec for spec in specs.values() if isinstance(spec, ImageSpec)
     }
@@ -148,6 +140,15 @@ def _parsed(
             f"run {record.run}: its features were made from different images or models, so they cannot be computed together."
         )
     return FeatureSpecs(images.pop(), adm_features, next(iter(adms.values()), None))
+
+
+def _parts(spec: Spec) -> Iterator[Spec]:
+    """Yield the specs of the features that a feature is made of, at any depth."""
+    for name in type(spec).model_fields:
+        part = getattr(spec, name)
+        if isinstance(part, Spec):
+            yield part
+            yield from _parts(part)
 
 
 def _in_cache(record: RunRecord, cache: AnyPath | None) -> dict[str, Mapping[str, object]]:

@@ -15,20 +15,16 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, UserError
+from ..features.contract import Route
+from ..features.registry import walk_of
+from ..features.walk import FINITE, Walk, WalkSpec
 from ..models.device import arithmetic, check_precision
-from ..models.diffusion.conditioning import with_classes
-from ..models.diffusion.ddim import extract, used_steps
 from ..models.diffusion.unet import Adm
 from ..models.transfer import HostArray, HostCopy, to_device
 from ..pipeline.execution.batches import BatchSize, pad_batch, start_batches
-from ..pipeline.execution.compute import stored_rows, to_signal
 from ..pipeline.execution.networks import automatic_batch, given_batch, placed
-from ..pipeline.specs import DireSpec, NoiseSpec, one_call_features
-from .feature_specs import AdmFeatureSpec
 from .find_adm import AdmFile
 
-STEPS = "ddim20"
-"""Respacing if no feature needs more than the first step, which is the same for every respacing."""
 IMAGES_WITHOUT_ADM = 64
 """Images per pass if only the student runs."""
 
@@ -80,7 +76,7 @@ class FeatureMaker:
 
     def __init__(
         self,
-        specs: Mapping[str, AdmFeatureSpec],
+        specs: Mapping[str, WalkSpec],
         adm: AdmFile | None,
         device: torch.device,
         batch_size: Literal["auto"] | int = "auto",
@@ -89,19 +85,20 @@ class FeatureMaker:
         self.adm_file = adm
         self.device = device
         self._asked = batch_size
-        if specs:
-            self._prepare()
+        self._walk = walk_of(self.specs)
+        if self._walk is not None:
+            self._check(self._walk)
+
+    @cached_property
+    def _route(self) -> Route:
+        """The pass that makes all features."""
+        assert self._walk is not None
+        return self._walk.route(frozenset(self.specs))
 
     @property
     def calls(self) -> int:
         """ADM calls per image."""
-        if not self.specs:
-            return 0
-        if "dire" in self.specs:
-            return 2 * used_steps(self._schedule, self._real_step)
-        if set(self.specs) <= one_call_features(self.specs):
-            return 1
-        return used_steps(self._schedule, self._real_step)
+        return 0 if self._walk is None else self._route.calls
 
     def make(self, images: HostArray, keys: Sequence[str]) -> dict[str, HostArray]:
         """Compute the features of some images.
@@ -127,29 +124,27 @@ class FeatureMaker:
     def start(self, images: HostArray, keys: Sequence[str]) -> StartedFeatures:
         """Do the same as :meth:`make`, but return while the device computes; errors of its values come with the arrays."""
         made: dict[str, list[Tensor]] = {name: [] for name in self.specs}
-        if not self.specs:
+        walk = self._walk
+        if walk is None:
             return StartedFeatures({}, lambda: None)
-        asked = {"eps"} if self.calls == 1 else set(self.specs)
 
         def launch(batch: Sequence[int], size: int) -> HostCopy:
             with torch.inference_mode():
                 rows_of = pad_batch(batch, size)
-                x = to_signal(to_device(images[rows_of], self.device))
-                told = with_classes(self.adm, self._class_label, [keys[row] for row in rows_of], self.device)
-                found = extract(told, x, self._schedule, asked, clip=self._clip, real_step=self._real_step)
-                rows = {name: stored_rows(name, found, spec) for name, spec in self.specs.items()}
-                copy = HostCopy({"finite": found.finite})
+                read = {"image": to_device(images[rows_of], self.device)}
+                rows = walk.queue(self.adm, read, [keys[row] for row in rows_of], list(self.specs), self._route)
+                copy = HostCopy({FINITE: rows.pop(FINITE)})
             for name, values in rows.items():
                 made[name].append(values[: len(batch)])
             return copy
 
         def land(batch: Sequence[int], values: dict[str, HostArray]) -> None:
-            if not values["finite"][: len(batch)].all():
+            if not values[FINITE][: len(batch)].all():
                 raise UserError(
                     "predict: the diffusion model returned NaN or Inf for an image. Choose a --precision with a wider range."
                 )
 
-        with arithmetic(self._precision, self.device):
+        with arithmetic(walk.precision, self.device):
             check = start_batches(range(len(images)), self._batch(len(images)), launch, land)
         with torch.inference_mode():
             return StartedFeatures({name: torch.cat(rows) for name, rows in made.items()}, check)
@@ -164,20 +159,18 @@ class FeatureMaker:
     def adm(self) -> Adm:
         """The diffusion model on its device."""
         assert self.adm_file is not None
-        return placed(self.adm_file.load(), self._precision, self.device)
+        assert self._walk is not None
+        return placed(self.adm_file.load(), self._walk.precision, self.device)
 
     @cached_property
     def _limit(self) -> BatchSize:
         """The largest batch of one call."""
-        assert self.adm_file is not None
+        walk = self._walk
+        assert walk is not None
+        identity, size = walk.adm, walk.image.size
         if self._asked != "auto":
-            return given_batch(self._asked, self.device, self.adm_file.config, self.size)
-        weights = self.adm_file.identity.weights
-        return automatic_batch(weights, self._precision, self.device, self.adm, self.size, self._class_label)
-
-    @property
-    def _class_label(self) -> str | None:
-        return None if self.adm_file is None else self.adm_file.identity.class_label
+            return given_batch(self._asked, self.device, identity.config, size)
+        return automatic_batch(identity.weights, walk.precision, self.device, self.adm, size, identity.class_label)
 
     def _batch(self, images: int) -> BatchSize:
         """Return the batch size for ``images`` images; running out of memory lowers the limit permanently."""
@@ -192,22 +185,13 @@ class FeatureMaker:
 
         return BatchSize(min(self._limit.size, images), shrunk)
 
-    def _prepare(self) -> None:
+    def _check(self, walk: Walk) -> None:
+        """Raise UsageError if the ADM does not take images of this size, or the device does not have the precision."""
         assert self.adm_file is not None
-        shared = {(spec.clip, spec.precision) for spec in self.specs.values()}
-        paths = {(s.steps, s.real_step) for s in self.specs.values() if isinstance(s, DireSpec | NoiseSpec)}
-        if len(shared) != 1 or len(paths) > 1:
-            raise UserError(
-                "predict: the features differ in steps, clipping or precision, so one pass cannot compute them."
-            )
-        ((self._clip, self._precision),) = shared
-        steps, self._real_step = paths.pop() if paths else (STEPS, 0)
-        flags = self.adm_file.config
-        self._schedule = flags.schedule(steps)
-        self.size = next(iter(self.specs.values())).image.size
-        factor = 2 ** (len(flags.multipliers()) - 1)
-        if self.size % factor:
+        factor = 2 ** (len(walk.adm.config.multipliers()) - 1)
+        if walk.image.size % factor:
             raise UsageError(
-                f"--adm {self.adm_file.name}: needs image sizes divisible by {factor}, but the student's is {self.size} pixels."
+                f"--adm {self.adm_file.name}: needs image sizes divisible by {factor}, but the student's is "
+                f"{walk.image.size} pixels."
             )
-        check_precision(self._precision, self.device)
+        check_precision(walk.precision, self.device)

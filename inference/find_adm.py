@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError, UserError
+from ..features.adm import AdmIdentity
 from ..models.class_label import ClassLabel
 from ..models.diffusion.checkpoints import OFFICIAL, SHIPPED, digests_of_sets, find_adm, locate_adm, read_adm
 from ..models.diffusion.infer_flags import ANCHOR
-from ..models.diffusion.unet import Adm, AdmConfig
+from ..models.diffusion.unet import Adm
 from ..models.download import weights_folder
 from ..models.weights import file_weights_digest, split_choice
-from ..pipeline.specs import AdmIdentity
 from .feature_specs import FeatureSpecs
 
 
@@ -62,14 +62,9 @@ class AdmFile:
     choice: str | None = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def config(self) -> AdmConfig:
-        """The guided-diffusion flags."""
-        return AdmConfig.model_validate(self.identity.flags)
-
     def load(self) -> Adm:
         """Load the model: float32, on the CPU, in evaluation mode, without gradients."""
-        return read_adm(self.path, self.config, self.choice)
+        return read_adm(self.path, self.identity.config, self.choice)
 
 
 def find_adm_for_run(specs: FeatureSpecs, features: Sequence[str], asked: AdmRequest) -> AdmFile | None:

@@ -14,8 +14,11 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ..cache.gather import gather
 from ..cache.records.audit import HeaderAudit
 from ..errors import DistilCacheError
+from ..features.contract import SingleFeature
+from ..features.registry import FEATURES, warnings_of_specs
 from ..models.device import HALF_TYPES
 from ..models.download import no_downloads
 from ..progress import Progress
@@ -30,8 +33,6 @@ from .planning.estimate import predicted_calls
 from .planning.prepare import BuildPlan, plan_again, prepare
 from .results import BuildResult, BuildTotals, part_result, plan_result, record_result
 from .scan.scan import drop_files
-from .specs import TeacherSpec
-from .teacher_map import mostly_zeros, single_position
 
 if TYPE_CHECKING:
     from .cluster.client import WorkerPool
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 IN_PROCESS = Placement()
 _MOST_WARNINGS = 10
+FIRST_ROWS = 32
+"""Rows of a feature that are looked at while the others are computed."""
 
 
 def run_builds(
@@ -139,14 +142,13 @@ def _build(config: BuildConfig, progress: Progress, placement: Placement, pool: 
 
 
 def _warn(ready: BuildPlan, placement: Placement, progress: Progress) -> None:
-    """Name unused images and a useless teacher before any computation; with several parts, only the first does."""
+    """Name unused images and useless features before any computation; with several parts, only the first does."""
     if not ready.plan.tasks or (placement.part is not None and placement.part.number > 1):
         return
     accounts = account_for(ready.sources, len(ready.scanned.rows), ready.scanned.rejects, ready.scanned.leaks)
     for warning_text in warnings_of(accounts)[:_MOST_WARNINGS]:
         progress.say(f"Warning: {warning_text}")
-    teacher = ready.specs.get("teacher")
-    for note in single_position(teacher) if isinstance(teacher, TeacherSpec) else ():
+    for note in warnings_of_specs(ready.specs):
         progress.say(f"Warning: {note}")
 
 
@@ -184,28 +186,32 @@ def _run(
 ) -> BuildTotals:
     """Run all tasks of the plan; each commits its own results."""
     progress.start("image", ready.plan.missing["image"])
-    progress.start("ADM calls", predicted_calls(ready.plan, ready.specs, ready.schedule, config.real_step))
-    if "teacher" in ready.specs:
-        progress.start("teacher", ready.plan.missing["teacher"])
+    planned = predicted_calls(ready.plan, ready.producers)
+    for producer in ready.producers:
+        progress.start(producer.unit, planned[producer.unit])
     totals = BuildTotals()
     began = time.monotonic()
-    looked_at_maps = False
+    looked_at: set[str] = set()
     for report in executor.reports():
         totals.add(report)
-        if not looked_at_maps and totals.computed["teacher"]:
-            looked_at_maps = True
-            totals.notes += _map_notes(ready)
-            for note in totals.notes:
+        for feature in [name for name, rows in totals.computed.items() if rows and name not in looked_at]:
+            looked_at.add(feature)
+            notes = _first_rows_notes(ready, feature)
+            totals.notes += notes
+            for note in notes:
                 progress.say(f"Warning: {note}")
     totals.seconds = time.monotonic() - began
     return totals
 
 
-def _map_notes(ready: BuildPlan) -> list[str]:
-    """Say early what is wrong with the teacher's first maps: nobody need wait for the rest."""
-    spec, store = ready.specs["teacher"], ready.stores["teacher"]
-    assert isinstance(spec, TeacherSpec)
-    return mostly_zeros(spec, store, (row.key for row in ready.scanned.rows))
+def _first_rows_notes(ready: BuildPlan, name: str) -> list[str]:
+    """Say early what is wrong with the first rows of a feature: nobody need wait for the rest."""
+    feature, store = FEATURES[name], ready.stores[name]
+    if not isinstance(feature, SingleFeature):
+        return []
+    index = store.index(refresh=True)
+    first = list(islice((row.key for row in ready.scanned.rows if row.key in index), FIRST_ROWS))
+    return feature.warnings_about(gather(store, first), ready.specs[name]) if first else []
 
 
 def _forget_changed(config: BuildConfig, ready: BuildPlan, totals: BuildTotals) -> None:

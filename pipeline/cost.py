@@ -20,20 +20,22 @@ import torch
 from ..cache.spec import Spec
 from ..cache.store import Cache, FeatureStore
 from ..errors import IntegrityError, UsageError
+from ..features.contract import Single
+from ..features.registry import layout_of, producers_of, walk_of
+from ..features.walk import CALLS, to_signal
 from ..images.budget import decoding_bytes
 from ..models.device import arithmetic, device_name
 from ..models.diffusion.conditioning import with_classes
+from ..models.diffusion.ddim import used_steps
 from ..storage import AnyPath
 from ..storage.atomic import read_lines
 from .config import BuildConfig
-from .execution.compute import to_signal
 from .execution.networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
 from .feeding import Feeding, feeding
-from .planning.estimate import device_hours, image_size, predicted_calls, route_calls, row_bytes
+from .planning.estimate import device_hours, image_size, predicted_calls
 from .planning.host_memory import planned_memory
 from .planning.prepare import BuildPlan
 from .rates import is_rate, remember, remembered
-from .specs import DireSpec, EpsSpec, NoiseSpec, ReconSpec, TeacherSpec, teacher_views
 
 MEASURE_SECONDS = 3.0
 SLOW_SECONDS = 30.0
@@ -121,7 +123,7 @@ def estimate_cost(config: BuildConfig, ready: BuildPlan, cost_request: CostReque
         rates = [measured, *(rate for rate in rates if rate.device != measured.device)]
     fed = feeding(config, ready, cost_request.on_one_machine, measure=cost_request.calibrate)
     return {
-        "bytes": sum(plan.missing[name] * row_bytes(spec) for name, spec in ready.specs.items()),
+        "bytes": sum(plan.missing[name] * layout_of(spec).bytes for name, spec in ready.specs.items()),
         "price_per_hour": cost_request.price,
         "processes": cost_request.processes,
         "feeding": None if fed is None else fed.as_json(),
@@ -144,8 +146,9 @@ def _on_device(
     rate: DeviceRate, config: BuildConfig, ready: BuildPlan, cost_request: CostRequest, fed: Feeding | None
 ) -> dict[str, Any]:
     plan = ready.plan
-    calls = predicted_calls(plan, ready.specs, ready.schedule, config.real_step)
-    hours = device_hours(calls, plan.missing.get("teacher", 0), rate.adm_calls, rate.teacher_rows)
+    calls = predicted_calls(plan, ready.producers)
+    adm_calls = calls.pop(CALLS, 0)
+    hours = device_hours(adm_calls, calls.total(), rate.adm_calls, rate.teacher_rows)
     asked = _asked_images(rate, config, ready, hours)
     share = None
     if fed is not None and asked is not None and not rate.device.startswith("CPU "):  # which feeds itself
@@ -168,9 +171,10 @@ def _asked_images(
 ) -> dict[str, float] | None:
     """Return the images a second that one device takes: of this plan, of eps alone, and with DIRE; None if unknown."""
     images = sum(len({key for keys in task.missing.values() for key in keys}) for task in ready.plan.tasks)
-    if rate.adm_calls is None or not hours or not images:
+    walk = walk_of(ready.specs)
+    if walk is None or rate.adm_calls is None or not hours or not images:
         return None
-    dire = route_calls(ready.schedule, config.real_step)["path"]
+    dire = 2 * used_steps(walk.adm.config.schedule(config.steps), config.real_step)
     return {"plan": images / (hours * 3600), "eps": rate.adm_calls, "dire": rate.adm_calls / dire}
 
 
@@ -180,7 +184,8 @@ def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | N
     A build's log takes precedence over a measurement: it covers more work, although its seconds include the teacher's.
     """
     rates: dict[str, DeviceRate] = {}
-    teachers = {device: rate for device, rate, _ in remembered(_teacher_key(specs))}
+    single = _single(specs)
+    teachers = {device: rate for device, rate, _ in remembered(None if single is None else single.rate_key())}
     for device, calls, date in remembered(_adm_key(config, specs)):
         rates[device] = DeviceRate(device, calls, teachers.get(device), f"measured on {date}")
     for device, calls, source in _logged(config, specs, cache):
@@ -192,14 +197,14 @@ def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.devi
     """Measure the ADM, and the teacher if it is wanted, on a device for a few seconds each, and store the rates."""
     name = device_name(device, of_machine=True)
     calls = rows = None
-    adm, teacher = _adm_key(config, specs), _teacher_key(specs)
+    adm, single = _adm_key(config, specs), _single(specs)
     with arithmetic(config.precision, device):
         if adm is not None:
             calls = _measure_adm(config, specs, device)
             remember(name, adm, calls)
-        if teacher is not None:
-            rows = _measure_teacher(config, specs, device)
-            remember(name, teacher, rows)
+        if single is not None:
+            rows = _measure_single(config, single, specs, device)
+            remember(name, single.rate_key(), rows)
     return DeviceRate(name, calls, rows, "measured now")
 
 
@@ -221,15 +226,18 @@ def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.d
     return size * _per_second(lambda: call(size), device)
 
 
-def _measure_teacher(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> float:
-    """Return images a second, with all views of each."""
-    spec = specs["teacher"]
-    assert isinstance(spec, TeacherSpec)
-    model, size, side = teacher_on(config, device), teacher_batch(config, device).size, image_size(specs)
+def _measure_single(config: BuildConfig, producer: Single, specs: Mapping[str, Spec], device: torch.device) -> float:
+    """Return images a second of a feature that one call makes."""
+    model, size = teacher_on(config, device), teacher_batch(config, device).size
+    (wanted,) = producer.specs
+    shapes = {feature: layout_of(specs[feature]).shape for feature in producer.reads}
 
     def call() -> None:
-        dire = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, device=device)
-        teacher_views(model, dire, spec)
+        rows = {
+            feature: torch.randint(0, 256, (size, *shape), dtype=torch.uint8, device=device)
+            for feature, shape in shapes.items()
+        }
+        producer.queue(model, rows, [""] * size, [wanted], producer.route(frozenset({wanted})))
 
     return size * _per_second(call, device)
 
@@ -254,19 +262,13 @@ def _seconds(call: Callable[[], None], device: torch.device) -> float:
 
 def _adm_key(config: BuildConfig, specs: Mapping[str, Spec]) -> dict[str, object] | None:
     """Return what the ADM's rate depends on apart from the device; None if no feature needs the ADM."""
-    for spec in specs.values():
-        if isinstance(spec, EpsSpec | NoiseSpec | ReconSpec | DireSpec):
-            return {
-                "adm": spec.adm.weights, "size": spec.image.size, "precision": spec.precision, "compile": config.compile
-            }  # fmt: skip
-    return None
+    walk = walk_of(specs)
+    return None if walk is None else {**walk.rate_key(), "compile": config.compile}
 
 
-def _teacher_key(specs: Mapping[str, Spec]) -> dict[str, object] | None:
-    spec = specs.get("teacher")
-    if not isinstance(spec, TeacherSpec):
-        return None
-    return {"teacher": spec.weights, "size": spec.size, "precision": spec.precision}
+def _single(specs: Mapping[str, Spec]) -> Single | None:
+    """Return the producer that calls another network than the ADM, if there is one."""
+    return next((producer for producer in producers_of(specs) if isinstance(producer, Single)), None)
 
 
 def _logged(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> Iterator[tuple[str, float, str]]:

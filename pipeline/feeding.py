@@ -19,8 +19,9 @@ import torch
 from ..cache.shards.data import write_data
 from ..cache.shards.packed import pack, packing_of
 from ..cache.shards.registry import new_format
-from ..cache.spec import Spec
 from ..cache.store import default_tail
+from ..features.contract import Layout
+from ..features.registry import layout_of
 from ..images.spec import ImageSpec
 from ..models.device import device_name
 from ..models.transfer import HostArray
@@ -28,11 +29,10 @@ from ..storage.atomic import cannot_write
 from .config import BuildConfig, cores, threads_each
 from .execution.load import TaskImageLoader, TaskImages
 from .execution.takeover import Takeover
-from .planning.estimate import image_size, row_bytes
+from .planning.estimate import image_size
 from .planning.plan import Task
 from .planning.prepare import BuildPlan
 from .rates import remember, remembered
-from .specs import EpsSpec, NoiseSpec, TeacherSpec
 
 SAMPLES = 48
 """Most images that are decoded and written to measure it."""
@@ -118,7 +118,7 @@ def measured_cost(config: BuildConfig, ready: BuildPlan) -> FeedingCost | None:
     if not images.keys:
         return None
     decode = (time.process_time() - began) / len(images.keys)
-    write = sum(_written(config, name, ready.specs[name], images) for name in _missing(ready))
+    write = sum(_written(config, name, layout_of(ready.specs[name]), images) for name in _missing(ready))
     here = device_name(torch.device("cpu"), of_machine=True)
     for key, seconds in zip(_keys(config, ready), (decode, write), strict=True):
         remember(here, key, 1 / max(seconds, 1e-9))
@@ -159,9 +159,9 @@ def _loader(config: BuildConfig, ready: BuildPlan) -> TaskImageLoader:
     return TaskImageLoader(image, store, ready.originals, ready.files(), 1, config.limits, Takeover({}))
 
 
-def _written(config: BuildConfig, feature: str, spec: Spec, images: TaskImages) -> float:
+def _written(config: BuildConfig, feature: str, layout: Layout, images: TaskImages) -> float:
     """Return the processor time of one row of a feature, written to a temporary folder."""
-    rows = _rows(spec, images.pixels)
+    rows = _rows(layout, images.pixels)
     form = new_format(config.format, config.codec)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -173,13 +173,12 @@ def _written(config: BuildConfig, feature: str, spec: Spec, images: TaskImages) 
         raise cannot_write(Path(tempfile.gettempdir()), error) from error
 
 
-def _rows(spec: Spec, pixels: HostArray) -> HostArray:
-    """Return rows that compress about as a feature's do: noise for eps, pictures for what has 8 bits, half zeros for maps."""
-    rng = np.random.default_rng(0)
-    if isinstance(spec, EpsSpec | NoiseSpec):
-        noise, packed = rng.normal(size=pixels.shape), packing_of(spec.storage)
-        return pack(noise.astype(np.float16), packed) if packed else noise.astype(spec.storage)
-    if isinstance(spec, TeacherSpec):
-        values = row_bytes(spec) // (2 * len(spec.views))
-        return rng.normal(size=(len(pixels), len(spec.views), values, 1, 1)).clip(0).astype(np.float16)
-    return pixels
+def _rows(layout: Layout, pixels: HostArray) -> HostArray:
+    """Return rows that compress about as a feature's do: noise for floats, images for what has 8 bits, half zeros for maps."""
+    if layout.dtype == "uint8" and layout.shape == pixels.shape[1:]:
+        return pixels
+    values = np.random.default_rng(0).normal(size=(len(pixels), *layout.shape))
+    if layout.geometry == "map":
+        values = values.clip(0)
+    packed = packing_of(layout.storage)
+    return pack(values.astype(np.float16), packed) if packed else values.astype(layout.dtype)

@@ -18,20 +18,20 @@ from ..cache.shards.packed import BITS, BLOCK, packing_of
 from ..cache.spec import Spec
 from ..choices import IMAGE_ALGORITHMS
 from ..errors import UserError
+from ..features.registry import layout_of, warnings_of_specs
+from ..features.walk import CALLS
 from ..images.file import Reason
 from .accounting import account_for, image_counts, notes_of, one_class_note, untested_note, warnings_of
 from .audit.summary import audit_result, summarise
 from .config import BuildConfig
 from .execution.tasks import TaskReport
-from .planning.estimate import predicted_calls, row_bytes
+from .planning.estimate import predicted_calls
 from .planning.plan import Plan, PlanPartition, Samples
 from .planning.predecessors import without_predecessors
 from .planning.prepare import UNKNOWN_WEIGHTS, BuildPlan, refuse_one_class
 from .record import write_record
 from .scan.conflicts import Reject
 from .scan.rows import RowTable
-from .specs import TeacherSpec
-from .teacher_map import single_position
 
 BuildResult = dict[str, Any]
 
@@ -214,7 +214,7 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
             "missing": plan.missing[name],
             "may_be_taken_over": plan.missing[name] - at_least.missing[name],
             "reused": plan.wanted[name] - plan.missing[name],
-            "bytes": plan.missing[name] * row_bytes(spec),
+            "bytes": plan.missing[name] * layout_of(spec).bytes,
         }
         for name, spec in ready.specs.items()
     }
@@ -226,8 +226,8 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
         "samples": plan.wanted["image"],
         "occurrences": len(rows),
         "decoded": plan.missing["image"],
-        "adm_calls": predicted_calls(plan, ready.specs, ready.schedule, config.real_step),
-        "adm_calls_at_least": predicted_calls(at_least, ready.specs, ready.schedule, config.real_step),
+        "adm_calls": predicted_calls(plan, ready.producers)[CALLS],
+        "adm_calls_at_least": predicted_calls(at_least, ready.producers)[CALLS],
         "features": features,
         "rejects_file": None,
         "seconds": round(time.monotonic() - began, 3),
@@ -255,14 +255,17 @@ def _scan_result(config: BuildConfig, ready: BuildPlan, rows: RowTable, rejects:
 
 
 def _notes(config: BuildConfig, ready: BuildPlan) -> list[str]:
-    """Say if the teacher's map has a single position, what is rounded, which weights are not here, and which old rules
+    """Say which features will be of little use, what is rounded, which weights are not here, and which old rules
     decoded images.
     """
     algorithm = ready.specs["image"].algorithm
-    teacher = ready.specs.get("teacher")
-    maps = single_position(teacher) if isinstance(teacher, TeacherSpec) else []
     unknown = "What the cache has of these features is not known, so all rows count as missing."
-    notes = [*maps, *_rounded(ready.specs), *ready.absent, *([unknown] if ready.absent else [])]
+    notes = [
+        *warnings_of_specs(ready.specs),
+        *_rounded(ready.specs),
+        *ready.absent,
+        *([unknown] if ready.absent else []),
+    ]
     if algorithm == IMAGE_ALGORITHMS[0]:
         return notes
     return [

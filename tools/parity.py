@@ -17,20 +17,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from distil_cache.choices import STORED_PRESETS, ImagePreset, Precision
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.registry import make_specs, walk_of
+from distil_cache.features.walk import to_signal
 from distil_cache.images.decode import decode_image
 from distil_cache.images.spec import ImageSpec
 from distil_cache.metrics.measures import measures
 from distil_cache.models.diffusion.checkpoints import LoadedAdm, load_adm
-from distil_cache.models.diffusion.ddim import Extraction, extract, invert
+from distil_cache.models.diffusion.ddim import dire_image, invert, predict, sample, to_uint8
 from distil_cache.models.diffusion.noise_schedule import respace
-from distil_cache.pipeline.execution.compute import stored_rows, to_signal
 from distil_cache.pipeline.execution.networks import placed
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.data.augment import (
     MixDraws,
@@ -43,7 +44,7 @@ from distil_cache.train.data.augment import (
 )
 from distil_cache.train.engine.lr_schedule import LrSchedule
 from distil_cache.train.loss import losses
-from distil_cache.train.methods import find_method
+from distil_cache.train.methods.registry import find_method
 from distil_cache.train.runs.forms import EpochMetrics, State
 from numpy.typing import NDArray
 from PIL import Image
@@ -202,21 +203,33 @@ def image_rows() -> Iterator[Row]:
         )
 
 
+PASS = ("eps", "recon", "dire", "noise")
+
+
 @cache
 def adm() -> LoadedAdm:
     """Return the shipped diffusion model that the vectors were made with."""
     return load_adm(ADM)
 
 
+class Made(NamedTuple):
+    """First noise, reconstruction and DIRE of some images; DIRE in 8 bits."""
+
+    eps: Tensor
+    recon: Tensor
+    dire: Tensor
+
+
 @cache
-def made(precision: Precision, *, images: str = "tiny", clip: bool = True) -> Extraction:
-    """Run the fused pass over four small images, as a build does on the CPU."""
+def made(precision: Precision, *, images: str = "tiny", clip: bool = True) -> Made:
+    """Invert and sample four small images with the model of a build on the CPU."""
     model = placed(load_adm(ADM).model, precision, CPU)
     pixels = vectors("inputs")["tiny"] if images == "tiny" else vectors("dire")["jpeg.input"]
     with torch.inference_mode():
-        return extract(
-            model, _signal(pixels.transpose(0, 3, 1, 2)), SCHEDULE, {"eps", "recon", "dire", "noise"}, clip=clip
-        )
+        x = _signal(pixels.transpose(0, 3, 1, 2))
+        inversion = invert(model, x, SCHEDULE, clip=clip)
+        recon = sample(model, inversion.latent, SCHEDULE, clip=clip)
+        return Made(inversion.eps, recon, to_uint8(dire_image(x, recon)))
 
 
 def _signal(pixels: Array) -> Tensor:
@@ -228,23 +241,18 @@ def adm_rows() -> Iterator[Row]:
     identity = AdmIdentity.of(adm().digest, adm().config)
     image = ImageSpec.model_validate({"size": 32})
     found = made("fp32")
-    stored = {
-        spec.feature: stored_rows(spec.feature, found, spec).numpy()
-        for spec in (
-            EpsSpec(image=image, adm=identity),
-            ReconSpec(image=image, adm=identity),
-            DireSpec(image=image, adm=identity),
-            NoiseSpec(image=image, adm=identity, reduction="first"),
-        )
-    }
-    assert found.eps is not None
-    assert found.recon is not None
+    walk = walk_of(make_specs(PASS, {"adm": identity, "reduction": "first"}, {"image": image}))
+    assert walk is not None
+    pixels = torch.from_numpy(np.ascontiguousarray(inputs["tiny"].transpose(0, 3, 1, 2)))
+    whole = walk.route(frozenset(PASS))
+    network_here = placed(load_adm(ADM).model, "fp32", CPU)
+    rows = walk.queue(network_here, {"image": pixels}, [""] * len(pixels), PASS, whole)
+    stored = {name: rows[name].numpy() for name in PASS}
     with torch.inference_mode():
         model = placed(load_adm(ADM).model, "fp32", CPU)
         latent = invert(model, _signal(inputs["tiny"].transpose(0, 3, 1, 2)), SCHEDULE).latent
         resized = np.stack([image_of("distildire", inputs[name], 32) for name in CHANGED])
-        rounded = extract(model, _signal(resized), SCHEDULE, {"eps"}).eps
-    assert rounded is not None
+        rounded = predict(model, _signal(resized), next(SCHEDULE.ascending())).eps
     network = {"exact": False}
     yield floats("eps before storage", "DistilDIRE", found.eps.numpy(), distildire["eps"], bound=1e-4, **network)
     yield floats(
@@ -267,7 +275,6 @@ def adm_rows() -> Iterator[Row]:
         exact=False,
     )
     unclipped = made("fp32", clip=False)
-    assert unclipped.eps is not None
     yield floats(
         "eps with `--no-clip`",
         "DistilDIRE",
@@ -300,7 +307,6 @@ def adm_rows() -> Iterator[Row]:
         **network,
     )
     half = made("fp16")
-    assert half.dire is not None
     yield levels(
         "DIRE with `--precision fp16` (there `--use_fp16 True`)", "DIRE", half.dire.numpy(), dire["dire_fp16"],
         bound=1, most=0.1, **network,
@@ -332,11 +338,9 @@ def precision_lines() -> Iterator[str]:
     """Say how far half precision is from float32, here and in DIRE's code, each against itself."""
     theirs = vectors("dire")
     full = made("fp32").dire
-    assert full is not None
     halves: tuple[Precision, ...] = ("fp16", "bf16")
     for name in halves:
         half = made(name).dire
-        assert half is not None
         apart = (half.int() - full.int()).abs()
         yield f"DIRE here, {name} against fp32: {_percent((apart > 0).float().mean().item())}, at most {apart.max()}"
     apart_there = np.abs(theirs["dire_fp16"].astype(int) - theirs["dire"])
@@ -352,9 +356,7 @@ def rounding_line(folder: Path) -> str:
     floats_ = torch.stack([unrounded(torch.from_numpy(x.transpose(2, 0, 1)) / 255) * 2 - 1 for x in pixels])
     rounded = _signal(np.stack([image_of("distildire", x, 32) for x in pixels]))
     with torch.inference_mode():
-        there, here = (extract(model, x, SCHEDULE, {"eps"}).eps for x in (floats_, rounded))
-    assert there is not None
-    assert here is not None
+        there, here = (predict(model, x, next(SCHEDULE.ascending())).eps for x in (floats_, rounded))
     apart = ((here - there).norm() / there.norm()).item()
     return (
         f"eps of {len(files)} photographs, rounded against unrounded: {_percent(apart)} of the norm; "

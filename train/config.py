@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, fi
 
 from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Reader, ScheduleName, ValSource
 from ..errors import UsageError
-from .methods import Method, find_method
+from .methods.method import Method
+from .methods.registry import find_method
 
 PLATEAUS = ("plateau", "accuracy-plateau")
 """Schedules that follow the validation."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..choices import InitialWeights
 from ..errors import UserError
 from ..models.backbones import backbone_entry, build_backbone, start_from_imagenet
-from .methods import Method
+from .methods.method import Method
 
 SCRATCH = "scratch"
 

@@ -13,21 +13,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm, AdmConfig
-from ...pipeline.planning.estimate import route_calls
-from ...train.methods import Method
+from ...train.methods.method import Method
 from ...train.student import build_student
+from .method_runner import walk_for
 from .result import Flops, MethodCosts, Parameters
-
-ROUTES = {"image": None, "eps": "first", "noise": "inversion", "dire": "path"}
-"""Feature -> how far its image goes through the diffusion model; see `pipeline.planning.estimate.route_calls`."""
-
-
-def adm_calls(method: Method, schedule: NoiseSchedule) -> int:
-    """Return the ADM calls that one image needs before the student can score it."""
-    cost = route_calls(schedule, 0)
-    return max(cost[route] if route else 0 for route in (ROUTES[feature] for feature in method.inputs))
 
 
 def count_flops(module: nn.Module, *inputs: Tensor) -> int:
@@ -53,15 +43,16 @@ def adm_call(config: AdmConfig, size: int) -> tuple[int, int]:
 
 
 class FlopCounter:
-    """Counts the costs of methods for one ADM, image side length in pixels, schedule and student backbone."""
+    """Counts the costs of methods for one ADM, image side length in pixels, DDIM respacing and student backbone."""
 
-    def __init__(self, config: AdmConfig, size: int, schedule: NoiseSchedule, backbone: str) -> None:
-        self._size, self._schedule, self._backbone = size, schedule, backbone
+    def __init__(self, config: AdmConfig, size: int, steps: str, backbone: str) -> None:
+        self._config, self._size, self._steps, self._backbone = config, size, steps, backbone
         self._adm_flops, self._adm_parameters = adm_call(config, size)
 
     def __call__(self, method: Method) -> MethodCosts:
         """Count the costs of one method."""
-        calls, side = adm_calls(method, self._schedule), method.side(self._size, None)
+        walk, side = walk_for(method, self._config, self._size, self._steps), method.side(self._size, None)
+        calls = 0 if walk is None else walk.route(frozenset(walk.specs)).calls
         with torch.device("meta"):
             student = build_student(self._backbone, method.channels).eval()
             x = torch.zeros(1, method.channels, side, side)

@@ -14,27 +14,29 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ...choices import Precision
+from ...features.adm import AdmIdentity
+from ...features.registry import make_specs, walk_of
+from ...features.walk import Walk
+from ...images.spec import ImageSpec
 from ...models.device import STUDENT_PRECISION, arithmetic, check_precision
 from ...models.diffusion.checkpoints import read_adm
-from ...models.diffusion.conditioning import with_classes
-from ...models.diffusion.ddim import extract
-from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import Adm, AdmConfig
 from ...models.layout import move_network
 from ...models.transfer import to_device
-from ...pipeline.execution.compute import to_signal
 from ...pipeline.execution.networks import placed
 from ...train.data.augment import test_input
-from ...train.methods import METHODS, Method
+from ...train.methods.method import Method
+from ...train.methods.registry import METHODS
 from ...train.runs.checkpoint import load_weights
 from ...train.student import Student, build_student
 from .timing import PassTimer
 
 TO_DEVICE, ADM, STUDENT, TO_HOST = "to the device", "ADM", "student", "to the host"
 """Stages of a pass. ``ADM`` includes the DDIM arithmetic between the calls."""
+UNKNOWN_WEIGHTS = "0" * 64
+"""Digest of weights whose values do not matter."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +94,18 @@ class MethodRunner:
 
     Attributes
     ----------
-    adm : Adm or None
-        None if no feature needs it.
+    adm, walk : Adm and Walk, or None
+        The diffusion model and the pass through it; None if no feature needs them.
     side : int
         Side length of the student's input in pixels.
-    precision : str
-        Precision of the ADM.
     """
 
     method: Method
     student: Student
     adm: Adm | None
-    schedule: NoiseSchedule
+    walk: Walk | None
     side: int
     device: torch.device
-    class_label: str | None = None
-    precision: Precision = "fp32"
 
     def __call__(self, pixels: NDArray[np.uint8], clock: PassTimer) -> NDArray[np.float32]:
         """Return the probability of generated, (B,) float32, for decoded images (B, 3, S, S) uint8."""
@@ -115,9 +113,10 @@ class MethodRunner:
             image = to_device(pixels, self.device)
             clock.mark(TO_DEVICE)
             features = {"image": image}
-            if self.method.inputs != ("image",):
-                with arithmetic(self.precision, self.device):
-                    features |= self._extracted(image)
+            if self.walk is not None and self.adm is not None:
+                with arithmetic(self.walk.precision, self.device):
+                    route = self.walk.route(frozenset(self.walk.specs))
+                    features |= self.walk.queue(self.adm, features, [""] * len(image), list(self.walk.specs), route)
                 clock.mark(ADM)
             with arithmetic(STUDENT_PRECISION, self.device):
                 logit, _ = self.student(test_input(features, self.method, self.side, "crop"))
@@ -126,16 +125,6 @@ class MethodRunner:
             values: NDArray[np.float32] = probability.cpu().numpy()
             clock.mark(TO_HOST)
             return values
-
-    def _extracted(self, image: Tensor) -> dict[str, Tensor]:
-        """Compute what the method uses besides the image, in the dtypes of the cache."""
-        assert self.adm is not None
-        wanted = set(self.method.inputs) - {"image"}
-        told = with_classes(self.adm, self.class_label, [""] * len(image), self.device)
-        found = extract(told, to_signal(image), self.schedule, wanted)
-        made = {"eps": found.eps, "noise": found.noise_mean, "dire": found.dire}
-        kept = {name: made[name] for name in wanted}
-        return {name: x.half() if x.is_floating_point() else x for name, x in kept.items() if x is not None}
 
 
 def set_up_process(job: MethodJob) -> torch.device:
@@ -157,16 +146,29 @@ def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], A
     method = METHODS[job.method]
     student = build_student(job.backbone, method.channels)
     load_weights(Path(job.student), student)
+    walk = walk_for(method, AdmConfig.model_validate(job.flags), job.size, job.steps, job.class_label, job.precision)
     return MethodRunner(
         method=method,
         student=move_network(student.eval().requires_grad_(False), device),
-        adm=adm() if method.inputs != ("image",) else None,
-        schedule=AdmConfig.model_validate(job.flags).schedule(job.steps),
+        adm=None if walk is None else adm(),
+        walk=walk,
         side=method.side(job.size, None),
         device=device,
-        class_label=job.class_label,
-        precision=job.precision,
     )
+
+
+def walk_for(
+    method: Method,
+    config: AdmConfig,
+    size: int,
+    steps: str,
+    class_label: str | None = None,
+    precision: Precision = "fp32",
+) -> Walk | None:
+    """Return the pass that makes a method's inputs from images of ``size`` pixels; None for a method that needs none."""
+    adm = AdmIdentity.of(UNKNOWN_WEIGHTS, config, class_label)
+    settings = {"adm": adm, "steps": steps, "precision": precision}
+    return walk_of(make_specs(method.inputs, settings, {"image": ImageSpec(size=size)}))
 
 
 def noise_images(count: int, size: int) -> NDArray[np.uint8]:

@@ -30,7 +30,7 @@ from ...models.device import check_precision, choose_device, device_name, is_out
 from ...models.diffusion.unet import AdmConfig
 from ...pipeline.record import versions
 from ...progress import Progress, Silent
-from ...train.methods import METHODS, find_method
+from ...train.methods.registry import METHODS, find_method
 from ...train.runs.checkpoint import replace_text, save_weights
 from ...train.student import build_student
 from .cold_start import ColdStart, cold_start
@@ -128,8 +128,7 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
         progress=progress,
     )
     size = _side(config.size, model.config)
-    schedule = model.config.schedule(STEPS)
-    count = FlopCounter(model.config, size, schedule, config.backbone)
+    count = FlopCounter(model.config, size, STEPS, config.backbone)
     rows = [count(METHODS[name]) for name in METHODS_IN_ORDER if name in names]
     decoding = None
     if config.timed:

@@ -1,4 +1,4 @@
-"""DDIM inversion and sampling, and the features derived from them: eps, reconstruction, DIRE, DNF's noise.
+"""DDIM inversion and sampling, and the arithmetic of one step.
 
 The steps are the deterministic DDIM (Song et al. 2021, eq. 12 with eta = 0), run forwards and backwards. DIRE is Wang
 et al. 2023, eq. 6. The noise is DNF's (Zhang and Xu 2023), reduced over the inversion. As in the papers' code, the
@@ -11,7 +11,6 @@ at the first step the noise is a difference divided by about 0.01. Nothing in th
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,9 +19,6 @@ from torch import Tensor
 
 from ...errors import UserError
 from .noise_schedule import NoiseSchedule, Step
-
-EXTRACTS = frozenset({"eps", "recon", "dire", "noise"})
-"""Features of `extract`: ``eps`` takes one call, ``noise`` the inversion, ``recon`` and ``dire`` sampling as well."""
 
 
 class NoiseModel(Protocol):
@@ -61,86 +57,6 @@ class Inversion:
     latent: Tensor
     eps: Tensor
     mean_eps: Tensor
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """Result of one pass; a feature that was not requested is None.
-
-    Attributes
-    ----------
-    calls
-        Model calls per image.
-    finite : Tensor, shape (B,)
-        bool, whether all numbers that the model gave for an image were finite, which 8 bits cannot show.
-    eps : Tensor, shape (B, 3, H, W)
-        The first step's noise, float32.
-    recon : Tensor, shape (B, 3, H, W)
-        The reconstruction, float32 in about [-1, 1].
-    dire : Tensor, shape (B, 3, H, W)
-        The reconstruction error, uint8; see `to_uint8`.
-    noise_first, noise_mean : Tensor, shape (B, 3, H, W)
-        First and mean noise of the inversion, float32.
-    """
-
-    calls: int
-    finite: Tensor
-    eps: Tensor | None = None
-    recon: Tensor | None = None
-    dire: Tensor | None = None
-    noise_first: Tensor | None = None
-    noise_mean: Tensor | None = None
-
-
-def extract(
-    model: NoiseModel, x: Tensor, schedule: NoiseSchedule, wants: Set[str], *, clip: bool = True, real_step: int = 0
-) -> Extraction:
-    """Compute the requested features of a batch in one pass, with as few model calls as they allow.
-
-    Parameters
-    ----------
-    model
-        The noise model.
-    x : Tensor, shape (B, 3, H, W)
-        Images, float32 in [-1, 1].
-    schedule
-        The respaced schedule.
-    wants
-        Some of `EXTRACTS`.
-    clip
-        Clip each predicted clean image to [-1, 1].
-    real_step
-        Use only this many of the schedule's cleanest steps; 0 means all.
-
-    Returns
-    -------
-    Extraction
-        ``calls`` is 1 for eps alone, N for the noise (and eps), 2 N with reconstruction or DIRE, for N steps.
-
-    Raises
-    ------
-    UserError
-        ``real_step`` is negative or larger than the schedule.
-    """
-    if not wants or not wants <= EXTRACTS:
-        raise ValueError(f"wants must be some of {sorted(EXTRACTS)}, got {sorted(wants)}")
-    steps = used_steps(schedule, real_step)
-    if wants == {"eps"}:
-        eps = predict(model, x, next(schedule.ascending()), clip=clip).eps
-        return Extraction(calls=1, finite=_finite(eps), eps=eps)
-    inversion = invert(model, x, schedule, clip=clip, real_step=real_step)
-    noise = "noise" in wants
-    back = bool(wants & {"recon", "dire"})
-    recon = sample(model, inversion.latent, schedule, clip=clip, real_step=real_step) if back else None
-    return Extraction(
-        calls=2 * steps if back else steps,
-        finite=_finite(inversion.latent if recon is None else recon),
-        eps=inversion.eps if "eps" in wants else None,
-        recon=recon if "recon" in wants else None,
-        dire=to_uint8(dire_image(x, recon)) if recon is not None and "dire" in wants else None,
-        noise_first=inversion.eps if noise else None,
-        noise_mean=inversion.mean_eps if noise else None,
-    )
 
 
 def used_steps(schedule: NoiseSchedule, real_step: int) -> int:
@@ -196,11 +112,6 @@ def sample(
 def dire_image(x: Tensor, recon: Tensor) -> Tensor:
     """Return the reconstruction error abs(x - recon), float32, 0 to 2 for images in [-1, 1]."""
     return (x - recon).abs()
-
-
-def _finite(values: Tensor) -> Tensor:
-    """Return which rows (B,) contain only finite numbers."""
-    return torch.isfinite(values).flatten(1).all(dim=1)
 
 
 def to_uint8(error: Tensor) -> Tensor:

@@ -130,9 +130,8 @@ class ClusterExecutor:
         progress.advance("shards", 1)
         if task.image_shard is None:
             progress.advance("image", len(task.keys))
-        progress.advance("ADM calls", task_calls(task, ready.specs, ready.schedule, self._config.real_step))
-        if "teacher" in ready.specs:
-            progress.advance("teacher", len(task.missing.get("teacher", ())))
+        for unit, calls in task_calls(task, ready.producers).items():
+            progress.advance(unit, calls)
 
 
 class Throughput:

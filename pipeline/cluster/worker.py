@@ -19,7 +19,7 @@ from ... import __version__
 from ...cache.lease import FOLDER as LEASES
 from ...cache.store import Cache
 from ...errors import UserError
-from ...models.backbones import load_teacher
+from ...features.registry import with_image_algorithm
 from ...models.device import check_precision, choose_device, device_name, keep_freed_memory, unusable_gpu
 from ...progress import Silent
 from ...storage import path_exists
@@ -28,14 +28,13 @@ from ..execution.context import TaskContext
 from ..execution.deviation import deviation_on
 from ..execution.load import TaskImages
 from ..execution.tasks import TaskReport, run_task, still_missing
-from ..planning.make_specs import flags_and_digest, make_specs
+from ..planning.make_specs import backbone_digest, flags_and_digest, specs_of_build
 from ..planning.plan import Task
 from ..planning.predecessors import find_predecessors
 from ..planning.prepare import BuildResources
 from ..scan.memory import ScanEntry
 from ..scan.scan import scan_files
 from ..sources.file import SourceFile
-from ..specs import with_image_algorithm
 from .messages import OpenBuild, read_files, read_task, write_entries, write_report
 
 
@@ -160,17 +159,14 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
             f"{cache.root}: is not the same folder on the worker and on the build's machine. Use a shared one."
         )
     flags, adm_digest = flags_and_digest(config, images_only=set(request.fingerprints) == {"image"})
-    digest = None
-    if "teacher" in request.fingerprints:
-        digest = load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).digest
-    made = make_specs(config, flags, adm_digest, request.fingerprints, digest)
+    digest = backbone_digest(config, request.fingerprints)
+    made = specs_of_build(config, flags, adm_digest, request.fingerprints, digest)
     specs = {feature: with_image_algorithm(spec, request.image_algorithm) for feature, spec in made.items()}
     for feature, fingerprint in request.fingerprints.items():
         if specs[feature].fingerprint() != fingerprint:
             raise UserError(f"{feature}: the worker's model files are not those of the build: share or copy them.")
     setup = BuildResources(
         device=device,
-        schedule=flags.schedule(config.steps),
         specs=specs,
         stores={feature: cache.feature(spec, config.format, config.codec) for feature, spec in specs.items()},
         originals=None if request.pictures is None else cache.open_feature(request.pictures),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from ...cache.spec import Spec
 from ...cache.store import FeatureStore
+from ...features.contract import Producer
 from ...images.budget import PIXELS_IN_FLIGHT
 from ...images.spec import ImageSpec
-from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...progress import Progress
 from ..config import BuildConfig
 from ..planning.host_memory import decoding_bytes
@@ -29,8 +29,8 @@ class TaskContext:
     ----------
     config
         Configuration of the build.
-    schedule
-        DDIM steps.
+    producers
+        What makes the features, in the order of computation.
     specs, stores
         By feature.
     images
@@ -42,7 +42,7 @@ class TaskContext:
     """
 
     config: BuildConfig
-    schedule: NoiseSchedule
+    producers: Sequence[Producer]
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
     images: TaskImageLoader
@@ -65,4 +65,4 @@ class TaskContext:
         images = TaskImageLoader(image, store, setup.originals, files, threads, config.limits, takeover)
         PIXELS_IN_FLIGHT.resize(decoding_bytes(config.memory_bytes))
         models = Models(config, setup.device, image.size, setup.specs)
-        return cls(config, setup.schedule, setup.specs, setup.stores, images, models, progress)
+        return cls(config, setup.producers, setup.specs, setup.stores, images, models, progress)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...cache.gather import gather
+from ...features.contract import Network
+from ...features.registry import make_specs, walk_of
+from ...features.walk import Walk
+from ...images.spec import ImageSpec
 from ...models.device import arithmetic
-from ...models.diffusion.conditioning import with_classes
-from ...models.diffusion.ddim import NoiseModel, extract
-from ...models.diffusion.noise_schedule import NoiseSchedule
-from .compute import to_signal
 from .context import TaskContext
 from .networks import adm_on
 
@@ -39,21 +39,37 @@ class Deviation:
     dire_changed: float
 
 
-def measure_deviation(
-    exact: NoiseModel, reduced: NoiseModel, x: Tensor, schedule: NoiseSchedule, *, clip: bool, real_step: int
-) -> Deviation:
-    """Compare two models on the same images, x float32 (B, 3, S, S) in [-1, 1], on their device."""
-    with torch.inference_mode():
-        a = extract(exact, x, schedule, {"eps", "dire"}, clip=clip, real_step=real_step)
-        b = extract(reduced, x, schedule, {"eps", "dire"}, clip=clip, real_step=real_step)
-    assert a.eps is not None
-    assert b.eps is not None
-    assert a.dire is not None
-    assert b.dire is not None
-    changed = (a.dire.int() - b.dire.int()).abs() > 1
+COMPARED = ("eps", "dire")
+"""What is compared: floats by their norm, bytes by how many change."""
+
+
+def compared_pass(image: ImageSpec, settings: Mapping[str, object]) -> Walk:
+    """Return the pass that makes what is compared, with settings of a walk; its floats are not rounded."""
+    walk = walk_of(make_specs(COMPARED, {**settings, "storage": "float32"}, {"image": image}))
+    assert walk is not None
+    return walk
+
+
+def measure_deviation(exact: Network, reduced: Network, walk: Walk, pixels: Tensor, keys: Sequence[str]) -> Deviation:
+    """Compare two models in a pass over the same images.
+
+    Parameters
+    ----------
+    exact, reduced
+        The models, on the images' device.
+    walk
+        The pass, see `compared_pass`.
+    pixels : Tensor, shape (B, 3, S, S)
+        The images, uint8.
+    keys
+        Their keys.
+    """
+    whole = walk.route(frozenset(COMPARED))
+    a, b = (walk.queue(model, {"image": pixels}, keys, COMPARED, whole) for model in (exact, reduced))
+    changed = (a["dire"].int() - b["dire"].int()).abs() > 1
     return Deviation(
-        samples=len(x),
-        eps_relative=float((a.eps - b.eps).norm() / a.eps.norm()),
+        samples=len(keys),
+        eps_relative=float((a["eps"] - b["eps"]).norm() / a["eps"].norm()),
         dire_changed=float(changed.float().mean()),
     )
 
@@ -61,13 +77,10 @@ def measure_deviation(
 def deviation_on(context: TaskContext, keys: Sequence[str]) -> Deviation:
     """Compare a build's reduced precision with float32 on the cached images of these keys."""
     context.stores["image"].index(refresh=True)
-    config, device = context.config, context.models.device
+    config, device, own = context.config, context.models.device, walk_of(context.specs)
+    assert own is not None
+    walk = compared_pass(own.image, {**own.settings, "steps": config.steps, "real_step": config.real_step})
     pixels = torch.from_numpy(gather(context.stores["image"], keys)).to(device)
-    exact, reduced = (
-        with_classes(adm_on(config, device, reduced=choice), config.class_label, keys, device)
-        for choice in (False, True)
-    )
+    exact, reduced = (adm_on(config, device, reduced=choice) for choice in (False, True))
     with arithmetic(config.precision, device):
-        return measure_deviation(
-            exact, reduced, to_signal(pixels), context.schedule, clip=config.clip, real_step=config.real_step
-        )
+        return measure_deviation(exact, reduced, walk, pixels, keys)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ...cache.spec import Spec
 from ...choices import Precision
 from ...errors import UsageError
+from ...features.contract import Network, Producer
+from ...features.walk import Walk
 from ...models.backbones import load_teacher
 from ...models.device import HALF_TYPES, arithmetic
 from ...models.diffusion.checkpoints import find_adm, load_adm
@@ -151,6 +153,18 @@ class Models:
     def __init__(self, config: BuildConfig, device: torch.device, size: int, specs: Mapping[str, Spec]) -> None:
         self.device = device
         self._config, self._size, self._specs = config, size, specs
+
+    def load(self, producer: Producer) -> None:
+        """Load the network of a producer, unless it is loaded, and find its batch size."""
+        _ = self.batch(producer), self.network(producer)
+
+    def network(self, producer: Producer) -> Network:
+        """Return the network of a producer."""
+        return self.adm if isinstance(producer, Walk) else self.teacher
+
+    def batch(self, producer: Producer) -> BatchSize:
+        """Return the batch size of a producer."""
+        return self.adm_batch if isinstance(producer, Walk) else self.teacher_batch
 
     @cached_property
     def adm(self) -> NoiseModel:

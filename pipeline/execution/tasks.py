@@ -7,6 +7,7 @@ undisturbed one. Memory holds at most three tasks.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...cache.store import FeatureStore
+from ...features.registry import FEATURES
+from ...features.walk import CALLS
 from ...models.device import arithmetic, device_name, is_out_of_memory
 from ...models.transfer import HostArray
 from ...progress import Progress
 from ..config import BuildConfig
 from ..planning.estimate import task_calls
-from ..planning.plan import FEATURES, Task
+from ..planning.plan import Task
 from ..planning.prepare import BuildPlan
 from .compute import compute, load_models
 from .context import TaskContext
@@ -72,10 +75,10 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class _Computed:
-    """What the device computed for a task: feature -> rows, images x ADM calls, seconds; see also `TaskResult`."""
+    """What the device computed for a task: feature -> rows, images x calls by unit, seconds; see also `TaskResult`."""
 
     rows: Mapping[str, HostArray]
-    calls: int
+    calls: Counter[str]
     seconds: float
     batch_size: int | None
     normalisation: str | None
@@ -154,17 +157,19 @@ def _compute(task: Task, images: TaskImages, context: TaskContext) -> _Computed:
         seconds = time.perf_counter() - began
     models = context.models
     return _Computed(
-        rows, calls, seconds, models.adm_batch.size if calls else None, models.normalisation if calls else None
+        rows,
+        calls,
+        seconds,
+        models.adm_batch.size if calls[CALLS] else None,
+        models.normalisation if calls[CALLS] else None,
     )
 
 
-def _skip_stages(task: Task, images: TaskImages, calls: int, context: TaskContext) -> None:
+def _skip_stages(task: Task, images: TaskImages, calls: Counter[str], context: TaskContext) -> None:
     """Let the progress leave out what was planned and, for rows that are taken over, not computed."""
     if images.taken:
-        planned = task_calls(task, context.specs, context.schedule, context.config.real_step)
-        context.progress.advance("ADM calls", planned - calls)
-        if "teacher" in images.taken:
-            context.progress.advance("teacher", len(images.taken["teacher"]))
+        for unit, planned in task_calls(task, context.producers).items():
+            context.progress.advance(unit, planned - calls[unit])
 
 
 def commit_images(task: Task, images: TaskImages, context: TaskContext) -> dict[str, str]:
@@ -199,7 +204,7 @@ def _finish(
             computed[feature] = len(keys) - taken_over.get(feature, 0)
     unusable = {**images.bad, **images.gone}
     return TaskResult(
-        computed, taken_over, made.calls, unusable, committed, made.seconds, made.batch_size, made.normalisation
+        computed, taken_over, made.calls[CALLS], unusable, committed, made.seconds, made.batch_size, made.normalisation
     )
 
 

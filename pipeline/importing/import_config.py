@@ -10,18 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...cache.spec import Spec
 from ...choices import SHARD_SIZE, CodecChoice, FloatStorage, ImportKind, Precision, Preset, ShardForm
 from ...errors import UsageError
-from ...images.spec import ImageSize
-from ...storage.pydantic_field import PathField
-from ..config import DATASET_NAME, ShardSize, check_codec, default_threads, wrong_option
-from ..specs import (
+from ...features.imported import (
     ImportedDireSpec,
     ImportedEpsSpec,
     ImportedFiles,
     ImportedImageSpec,
     ImportedReconSpec,
     ImportOrigin,
-    teacher_spec,
 )
+from ...features.registry import make_specs
+from ...images.spec import ImageSize
+from ...storage.pydantic_field import PathField
+from ..config import DATASET_NAME, ShardSize, check_codec, default_threads, wrong_option
 from .loose_files import PARTS, RESIZED_BY
 
 
@@ -89,22 +89,18 @@ def import_specs(
         Digest of the teacher's weights, if it is wanted.
     """
     imported = ImportedFiles(kind=config.kind, origin=config.origin)
-    dire = ImportedDireSpec(imported=imported, size=size, lossy=config.lossy)
     resize = RESIZED_BY[config.kind] if config.resize else "none"
     specs: dict[str, Spec] = {
         "image": ImportedImageSpec.model_validate({"imported": imported, "size": size, "resize": resize}),
         "eps": ImportedEpsSpec(imported=imported, size=size, storage=config.storage),
         "recon": ImportedReconSpec(imported=imported, size=size, lossy=config.lossy),
-        "dire": dire,
+        "dire": ImportedDireSpec(imported=imported, size=size, lossy=config.lossy),
     }
-    if config.teacher is not None and teacher_digest is not None:
-        specs["teacher"] = teacher_spec(
-            dire,
-            backbone=config.teacher,
-            weights=teacher_digest,
-            preset=config.preset,
-            image_size=size,
-            train_size=config.train_size,
-            precision=config.precision,
-        )
-    return {feature: spec for feature, spec in specs.items() if feature in features}
+    settings = {
+        "backbone": config.teacher,
+        "weights": teacher_digest,
+        "preset": config.preset,
+        "train_size": config.train_size,
+        "precision": config.precision,
+    }
+    return make_specs(features, settings, specs)

@@ -23,6 +23,7 @@ from ...cache.set_aside import read_set_aside
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...errors import UsageError, UserError
+from ...features.registry import FEATURES, producers_of
 from ...images.file import ImageRejected, Reason, rejection
 from ...models.backbones import load_teacher
 from ...models.device import arithmetic, choose_device, keep_freed_memory
@@ -31,12 +32,11 @@ from ...models.transfer import HostArray, HostCopy, to_device
 from ...progress import Progress
 from ..audit.summary import summarise
 from ..execution.batches import BatchSize, pad_batch, run_batches
-from ..planning.plan import FEATURES, Plan, Samples, Task, make_plan
+from ..planning.plan import Plan, Samples, Task, make_plan
 from ..record import write_record
 from ..scan.conflicts import Reject
 from ..scan.rows import ScannedRow
 from ..scan.scan import scan
-from ..specs import TeacherSpec, check_teacher, teacher_views
 from .import_config import ImportConfig, import_specs
 from .loose_files import (
     LOSSY_SUFFIXES,
@@ -385,24 +385,23 @@ def _run_teacher(
     model: nn.Module, keys: Sequence[str], fresh: Mapping[str, NDArray[Any]], context: _ImportContext, size: BatchSize
 ) -> None:
     """Compute and commit the teacher's features of imported DIRE images."""
-    spec = context.specs["teacher"]
-    assert isinstance(spec, TeacherSpec)
+    (producer,) = producers_of({"teacher": context.specs["teacher"]})
+    route = producer.route(frozenset({"teacher"}))
     device = next(model.parameters()).device
     old = [key for key in keys if key not in fresh]
     dire = dict(fresh) | (dict(zip(old, gather(context.stores["dire"], old), strict=True)) if old else {})
     parts: list[NDArray[Any]] = []
 
     def launch(batch: Sequence[str], images: int) -> HostCopy:
-        pixels = to_device(np.stack([dire[key] for key in pad_batch(batch, images)]), device)
-        return HostCopy({"teacher": teacher_views(model, pixels, spec)})
+        padded = pad_batch(batch, images)
+        rows = {"dire": to_device(np.stack([dire[key] for key in padded]), device)}
+        return HostCopy(producer.queue(model, rows, padded, ["teacher"], route))
 
     def land(batch: Sequence[str], values: dict[str, HostArray]) -> None:
-        parts.append(values["teacher"][: len(batch)])
+        parts.append(producer.checked(batch, values)["teacher"][: len(batch)])
 
     run_batches(keys, size, launch, land)
-    rows = np.concatenate(parts)
-    check_teacher(rows, spec)
-    context.stores["teacher"].commit(keys, rows)
+    context.stores["teacher"].commit(keys, np.concatenate(parts))
 
 
 def _usable(

@@ -19,11 +19,11 @@ from ...cache.spec import imported_from
 from ...cache.store import Cache, FeatureStore
 from ...choices import IMAGE_ALGORITHMS, preset_name
 from ...errors import UsageError, UserError
+from ...features.registry import with_image_algorithm
 from ...images.spec import ImageSpec
 from ..config import BuildConfig
 from ..scan.rows import RowTable, ScannedRow, dataset_rows
 from ..scan.scan import ScanResult
-from ..specs import with_image_algorithm
 from .plan import Samples
 
 

@@ -16,14 +16,14 @@ import torch
 
 from ...cache.spec import Spec
 from ...errors import UsageError
+from ...features.registry import layout_of, producers_of, walk_of
+from ...features.walk import Walk
 from ...images.budget import BUDGET_BYTES
 from ...models.diffusion.call_memory import CallMemory, call_memory
-from ...models.diffusion.unet import AdmConfig
 from ...models.free_memory import available_bytes, resident_bytes
 from ..config import BuildConfig
 from ..execution.batches import CPU_BATCH, USABLE
-from ..specs import AdmIdentity, TeacherSpec
-from .estimate import image_size, row_bytes
+from .estimate import image_size
 
 PROGRAM = 768 * 2**20
 """Python, its libraries, and what a build with the smallest networks holds; measured: 575 to 746 MiB."""
@@ -31,8 +31,8 @@ _OVER_LIVE = 1.17
 """Resident bytes over those of the maps that are alive."""
 _TASKS = 3
 """Tasks whose rows are in memory: one is loaded, one computed, one written."""
-_TEACHER = 256 * 2**20
-"""A teacher, its weights and a batch; ResNet-50's weights are 98 MiB."""
+_BACKBONE = 256 * 2**20
+"""A backbone, its weights and a batch; ResNet-50's weights are 98 MiB."""
 _DECODING_SHARE = 8
 
 
@@ -46,8 +46,8 @@ class HostMemory:
         The bound, ``--memory``; None without one.
     rows
         Rows of the features of the tasks at hand.
-    teacher
-        The teacher's network, 0 without one.
+    backbones
+        The networks of other features than those of the ADM, 0 without any.
     decoding
         Images that are being decoded, at most.
     call
@@ -56,7 +56,7 @@ class HostMemory:
 
     limit: int | None
     rows: int
-    teacher: int
+    backbones: int
     decoding: int
     call: CallMemory | None
 
@@ -74,7 +74,7 @@ class HostMemory:
 
     @property
     def _fixed(self) -> int:
-        return PROGRAM + self.rows + self.teacher + self.decoding
+        return PROGRAM + self.rows + self.backbones + self.decoding
 
     def largest_batch(self, limit: int) -> int:
         """Return the largest automatic batch (1, 2, 4, …) whose peak is within a limit; 0 if one image is not."""
@@ -110,7 +110,7 @@ class HostMemory:
             "image": int(_OVER_LIVE * call.image) if call else 0,
             "rows": self.rows,
             "decoding": self.decoding,
-            "program": PROGRAM + self.teacher,
+            "program": PROGRAM + self.backbones,
             "free": available_bytes() + resident_bytes(),
         }
 
@@ -127,16 +127,15 @@ def host_memory(config: BuildConfig, specs: Mapping[str, Spec], decoding: int | 
     decoding
         Bytes of the images that are decoded at a time, as far as the plan knows; None for the most that is allowed.
     """
-    adm = next((part for spec in specs.values() if isinstance(part := getattr(spec, "adm", None), AdmIdentity)), None)
-    flags = None if adm is None else AdmConfig.model_validate(adm.flags)
+    walk = walk_of(specs)
     allowed = decoding_bytes(config.memory_bytes)
-    rows = sum(row_bytes(spec) for spec in specs.values()) * config.shard_size * _TASKS
+    rows = sum(layout_of(spec).bytes for spec in specs.values()) * config.shard_size * _TASKS
     return HostMemory(
         limit=config.memory_bytes,
         rows=rows,
-        teacher=_TEACHER if any(isinstance(spec, TeacherSpec) for spec in specs.values()) else 0,
+        backbones=sum(_BACKBONE for producer in producers_of(specs) if not isinstance(producer, Walk)),
         decoding=allowed if decoding is None or config.memory_bytes is not None else min(allowed, decoding),
-        call=None if flags is None else call_memory(flags, image_size(specs), config.precision),
+        call=None if walk is None else call_memory(walk.adm.config, image_size(specs), config.precision),
     )
 
 

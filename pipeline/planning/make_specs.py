@@ -7,16 +7,18 @@ from collections.abc import Collection
 from ...cache.spec import Spec
 from ...choices import STORED_PRESETS
 from ...errors import UsageError
+from ...features.adm import AdmIdentity
+from ...features.registry import make_specs
 from ...images.perturb import check_perturbation
 from ...images.spec import ImageSpec, parse_harmonization, parse_perturbation
+from ...models.backbones import load_teacher
 from ...models.diffusion.checkpoints import find_adm, find_flags
 from ...models.diffusion.unet import AdmConfig
 from ...progress import Progress
 from ..config import BuildConfig
-from ..specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, ReconSpec, teacher_spec
 
 
-def make_specs(
+def specs_of_build(
     config: BuildConfig,
     flags: AdmConfig,
     adm_digest: str | None,
@@ -57,34 +59,20 @@ def make_specs(
     image = ImageSpec(size=size, preset=preset, harmonize=harmonization, perturb=perturbation)
     if adm_digest is None:
         return {"image": image}
-    identity = AdmIdentity.of(adm_digest, flags, config.class_label)
-    path = {
-        "image": image,
-        "adm": identity,
+    settings = {
+        "adm": AdmIdentity.of(adm_digest, flags, config.class_label),
         "steps": config.steps,
         "real_step": config.real_step % len(schedule),  # 0 also means all steps
         "clip": config.clip,
         "precision": config.precision,
+        "storage": config.storage,
+        "reduction": config.noise,
+        "backbone": config.teacher,
+        "weights": teacher_digest,
+        "preset": config.preset,
+        "train_size": config.train_size,
     }
-    specs: dict[str, Spec] = {
-        "image": image,
-        "eps": EpsSpec(image=image, adm=identity, clip=config.clip, precision=config.precision, storage=config.storage),
-        "recon": ReconSpec.model_validate(path),
-        "dire": DireSpec.model_validate(path),
-        "noise": NoiseSpec.model_validate({**path, "reduction": config.noise, "storage": config.storage}),
-    }
-    if "teacher" in features:
-        assert teacher_digest is not None
-        specs["teacher"] = teacher_spec(
-            DireSpec.model_validate(path),
-            backbone=config.teacher,
-            weights=teacher_digest,
-            preset=config.preset,
-            image_size=size,
-            train_size=config.train_size,
-            precision=config.precision,
-        )
-    return {feature: spec for feature, spec in specs.items() if feature in features}
+    return make_specs(features, settings, {"image": image})
 
 
 def flags_and_digest(
@@ -99,6 +87,16 @@ def flags_and_digest(
         return find_flags(config.adm, config.adm_config), None
     found = find_adm(config.adm, config.adm_config, progress, class_label=config.class_label, sha256=config.sha256)
     return found.config, found.digest
+
+
+def backbone_digest(config: BuildConfig, features: Collection[str], *, progress: Progress | None = None) -> str | None:
+    """Return the digest of the teacher's weights; None if no feature needs it.
+
+    Raises UserError as :func:`...models.backbones.load_teacher` does.
+    """
+    if "teacher" not in features:
+        return None
+    return load_teacher(config.teacher, config.teacher_weights, progress, sha256=config.sha256).digest
 
 
 def _check_size(size: int, flags: AdmConfig) -> None:

@@ -1,4 +1,4 @@
-"""Plan a build: which features are wanted, and one task per image shard that names only the missing rows.
+"""Plan a build: one task per image shard that names only the missing rows.
 
 A task is pure, idempotent and restartable: it holds keys and file names, never pixels, and its result depends on
 nothing else. New images are divided into shards by split and in the order of their keys, which are hashes, so that a
@@ -27,12 +27,6 @@ from ...storage.lazy_sequence import LazySequence
 from ..scan.rows import RowTable, ScannedRow
 
 _Mask = NDArray[np.bool_]
-
-FEATURES = ("image", "eps", "recon", "dire", "noise", "teacher")
-PASS_FEATURES = ("eps", "recon", "dire", "noise")
-"""Features of one fused pass of the ADM over the cached image."""
-TRAIN_DEFAULT = ("image", "eps", "dire", "teacher")
-OTHER_DEFAULT = ("image", "eps")
 
 
 @dataclass(frozen=True)
@@ -78,43 +72,6 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 9
 
 
-def routes(
-    keys: Sequence[str], missing: Mapping[str, Collection[str]], one_call: Collection[str]
-) -> dict[str, list[str]]:
-    """Divide keys by the shortest route that gives all features that each of them lacks.
-
-    The routes are ``path`` (inversion and sampling, for recon and dire), ``inversion`` (for noise over all steps) and
-    ``first`` (one ADM call).
-
-    Parameters
-    ----------
-    keys
-        Keys of a task.
-    missing
-        Feature -> keys without a row.
-    one_call
-        Features that the first step of the inversion gives.
-
-    Returns
-    -------
-    dict of str to list of str
-        Route -> keys, in their order; without empty routes.
-    """
-    needing = {
-        "path": [missing.get("recon", ()), missing.get("dire", ())],
-        "inversion": [missing.get(feature, ()) for feature in ("eps", "noise") if feature not in one_call],
-        "first": [missing.get(feature, ()) for feature in one_call],
-    }
-    lacking = {route: frozenset().union(*lists) for route, lists in needing.items()}
-    divided: dict[str, list[str]] = {}
-    for key in keys:
-        for route, wanting in lacking.items():
-            if key in wanting:
-                divided.setdefault(route, []).append(key)
-                break
-    return divided
-
-
 @dataclass(frozen=True)
 class Plan:
     """All tasks, and for each feature how many samples need it and how many of these the cache lacks."""
@@ -122,19 +79,6 @@ class Plan:
     tasks: Sequence[Task]
     wanted: Mapping[str, int]
     missing: Mapping[str, int] = field(default_factory=dict)
-
-
-def with_dependencies(wanted: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-    """Add the features that the wanted ones (feature -> splits) need, and sort them in the order of computation.
-
-    Every feature needs its image; the teacher needs DIRE.
-    """
-    everywhere: frozenset[str] = frozenset().union(*wanted.values()) if wanted else frozenset()
-    full = dict(wanted)
-    full["image"] = everywhere
-    if "teacher" in full:
-        full["dire"] = full.get("dire", frozenset()) | full["teacher"]
-    return {feature: full[feature] for feature in FEATURES if full.get(feature)}
 
 
 _SAMPLE = np.dtype([("key", BINARY), ("split", "<u2")])
@@ -433,54 +377,3 @@ def _looked_up(
 def _shard_number(group: Records) -> int:
     """Return the number of a shard: that of its middle sample, which a few added or removed samples do not change."""
     return int(group["number"][np.argsort(group["key"])[len(group) // 2]])
-
-
-def parse_features(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Parse ``--features``: ``["image,eps,dire", "test:image,eps"]`` -> ``{"*": (…), "test": (…)}``.
-
-    A list without a split applies to every split without a list of its own.
-
-    Raises
-    ------
-    UsageError
-        For an unknown feature, an empty list, or two lists for one split.
-    """
-    lists: dict[str, tuple[str, ...]] = {}
-    for option in options:
-        split, colon, text = option.rpartition(":")
-        split = split.strip() if colon else "*"
-        names = tuple(name.strip() for name in text.split(",") if name.strip())
-        for name in names:
-            if name not in FEATURES:
-                raise UsageError(f"--features {option}: unknown feature {name!r}; there are {', '.join(FEATURES)}.")
-        if not names or not split:
-            raise UsageError(f"--features {option}: write a list such as image,eps or test:image,eps.")
-        if split in lists:
-            raise UsageError(f"--features {option}: the split {split!r} has a list already.")
-        lists[split] = names
-    return lists
-
-
-def only_images(lists: dict[str, tuple[str, ...]]) -> bool:
-    """Check whether only images are wanted, for any splits of the dataset. Then no diffusion model is needed."""
-    return "*" in lists and {name for names in lists.values() for name in names} == {"image"}
-
-
-def wanted_features(lists: dict[str, tuple[str, ...]], splits: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Return feature -> splits for the splits of a dataset, with dependencies, in the order of computation.
-
-    Without a list, train gets image, eps, dire and teacher, every other split image and eps. Raises UsageError if a
-    list names a split that the dataset does not have.
-    """
-    present = sorted(set(splits))
-    absent = sorted(set(lists) - {"*", *present})
-    if absent:
-        raise UsageError(
-            f"--features {absent[0]}:…: the dataset has no split {absent[0]!r}, only {', '.join(present)}."
-        )
-    wanted: dict[str, set[str]] = {}
-    for split in present:
-        default = lists.get("*", TRAIN_DEFAULT if split == "train" else OTHER_DEFAULT)
-        for feature in lists.get(split, default):
-            wanted.setdefault(feature, set()).add(split)
-    return with_dependencies({feature: frozenset(splits) for feature, splits in wanted.items()})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...choices import IMAGE_ALGORITHMS
-from ..specs import with_image_algorithm
+from ...features.registry import with_image_algorithm
 from .plan import Plan, Task
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
@@ -17,11 +17,11 @@ from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...choices import IMAGE_ALGORITHMS
 from ...errors import ReadOnlyError, UserError
+from ...features.contract import Producer
+from ...features.registry import producers_of, with_image_algorithm
 from ...images.spec import ImageSpec
-from ...models.backbones import load_teacher
 from ...models.device import check_precision, choose_device, keep_freed_memory
 from ...models.diffusion.checkpoints import OFFICIAL, read_config
-from ...models.diffusion.noise_schedule import NoiseSchedule
 from ...models.diffusion.unet import AdmConfig
 from ...models.download import AbsentWeightsError
 from ...models.weights import split_choice
@@ -34,13 +34,13 @@ from ..scan.scan import FileScanner, ScanResult, scan
 from ..sources.discover import discover, discover_declared
 from ..sources.file import DiscoveredSource, SourceFile, printable
 from ..sources.file_table import FileTable
-from ..specs import with_image_algorithm
 from ..split_by import assign_splits
 from .from_cache import cached_images, read_origin
 from .host_memory import check_memory
-from .make_specs import flags_and_digest, make_specs
-from .plan import Plan, PlanPartition, Samples, make_plan, only_images, parse_features, wanted_features
+from .make_specs import backbone_digest, flags_and_digest, specs_of_build
+from .plan import Plan, PlanPartition, Samples, make_plan
 from .predecessors import find_predecessors
+from .wanted import only_images, parse_features, wanted_features
 
 _FOLDERS_NAMED = 5
 UNKNOWN_WEIGHTS = "0" * 64
@@ -55,8 +55,6 @@ class BuildResources:
     ----------
     device
         Device of the process.
-    schedule
-        DDIM steps.
     specs, stores
         By feature.
     originals
@@ -66,11 +64,15 @@ class BuildResources:
     """
 
     device: torch.device
-    schedule: NoiseSchedule
     specs: Mapping[str, Spec]
     stores: Mapping[str, FeatureStore]
     originals: FeatureStore | None
     predecessors: Mapping[str, FeatureStore]
+
+    @cached_property
+    def producers(self) -> list[Producer]:
+        """What makes the features, in the order of computation."""
+        return producers_of(self.specs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,6 @@ def prepare(
     except AbsentWeightsError as error:  # only in a dry run
         absent.append(str(error))
         flags, adm_digest = _flags_without_weights(config, error), UNKNOWN_WEIGHTS
-    schedule = flags.schedule(config.steps)
     if origin is None:
         files = FileTable.joined([source.files for source in sources])
         cache, scanned = _scan(config, files, progress, scanner, dry_run=dry_run)
@@ -175,14 +176,12 @@ def prepare(
     if origin is None:
         refuse_one_class(config, scanned.rows, scanned.rejects, sources)
     wanted = wanted_features(lists, {kind.split for kind in scanned.rows.counts()})
-    digest = None
-    if "teacher" in wanted:
-        try:
-            digest = load_teacher(config.teacher, config.teacher_weights, progress, sha256=config.sha256).digest
-        except AbsentWeightsError as error:
-            absent.append(str(error))
-            digest = UNKNOWN_WEIGHTS
-    specs = make_specs(config, flags, adm_digest, wanted, digest)
+    try:
+        digest = backbone_digest(config, wanted, progress=progress)
+    except AbsentWeightsError as error:
+        absent.append(str(error))
+        digest = UNKNOWN_WEIGHTS
+    specs = specs_of_build(config, flags, adm_digest, wanted, digest)
     image = specs["image"]
     assert isinstance(image, ImageSpec)
     may_write, held_lease = True, ""
@@ -213,7 +212,6 @@ def prepare(
     return BuildPlan(
         cache=cache,
         device=device,
-        schedule=schedule,
         sources=sources,
         scanned=scanned,
         wanted=wanted,

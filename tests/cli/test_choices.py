@@ -10,7 +10,7 @@ from distil_cache.pipeline.sources.archives.zip import ZIP
 from distil_cache.pipeline.sources.folders.layouts import LAYOUTS
 from distil_cache.pipeline.sources.folders.metadata import METADATA
 from distil_cache.pipeline.sources.tables.table import PARQUET, TABLE
-from distil_cache.train.methods import METHODS, PRESETS
+from distil_cache.train.methods.registry import METHODS, PRESETS
 
 
 def test_every_layout_can_be_named_on_the_command_line() -> None:

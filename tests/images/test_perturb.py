@@ -10,11 +10,12 @@ import statistics
 import numpy as np
 import pytest
 from distil_cache.errors import UsageError
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.eps import EpsSpec
 from distil_cache.images.decode import decode
 from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.images.perturb import check_perturbation, part_of, perturb, recompress_jpeg, unit_noise
 from distil_cache.images.spec import Harmonization, ImageSpec, Perturbation, parse_harmonization, parse_perturbation
-from distil_cache.pipeline.specs import AdmIdentity, EpsSpec
 from image_bytes import noise, saved
 from numpy.typing import NDArray
 from PIL import Image

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.choices import STEPS
-from distil_cache.inference.bench.flops import FlopCounter, adm_calls, count_flops
-from distil_cache.inference.bench.method_runner import MethodRunner, noise_images
+from distil_cache.inference.bench.flops import FlopCounter, count_flops
+from distil_cache.inference.bench.method_runner import MethodRunner, noise_images, walk_for
 from distil_cache.inference.bench.run import BenchConfig, run_bench
 from distil_cache.inference.bench.timing import PassTimer
 from distil_cache.models.diffusion.blocks import AttentionBlock, ResBlock
 from distil_cache.models.diffusion.checkpoints import OFFICIAL
-from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.models.diffusion.unet import Adm
-from distil_cache.train.methods import METHODS
+from distil_cache.train.methods.registry import METHODS
 from distil_cache.train.student import build_student
 from small_models import CONFIG, SIDE
 from torch import Tensor, nn
@@ -47,7 +46,7 @@ def test_attention_counts_its_two_products_besides_its_projections() -> None:
 def test_counting_without_memory_agrees_with_counting_a_real_run() -> None:
     x, t = torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, dtype=torch.int64)
     real = count_flops(Adm(CONFIG).eval(), x, t)
-    count = FlopCounter(CONFIG, SIDE, respace(STEPS), "small")
+    count = FlopCounter(CONFIG, SIDE, STEPS, "small")
     assert count(METHODS["eps"]).flops.adm_call == real
 
 
@@ -86,11 +85,11 @@ def test_a_method_makes_as_many_adm_calls_as_are_counted_and_gives_probabilities
     adm = Adm(CONFIG).eval()
     calls: list[int] = []
     adm.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
-    schedule = respace("ddim4")
+    walk = walk_for(method, CONFIG, SIDE, "ddim4")
     student = build_student("small", method.channels).eval()
-    way = MethodRunner(method, student, adm, schedule, method.side(SIDE, None), torch.device("cpu"))
+    way = MethodRunner(method, student, adm, walk, method.side(SIDE, None), torch.device("cpu"))
     found = way(noise_images(2, SIDE), PassTimer(lambda: None))
-    assert calls == [2] * adm_calls(method, schedule)
+    assert calls == [2] * FlopCounter(CONFIG, SIDE, "ddim4", "small")(method).adm_calls
     assert found.shape == (2,)
     alone = [way(noise_images(2, SIDE)[n : n + 1], PassTimer(lambda: None)) for n in range(2)]
     np.testing.assert_allclose(found, np.concatenate(alone), atol=1e-5)

@@ -10,6 +10,10 @@ import pytest
 import torch
 from distil_cache.cache.spec import fingerprint_of
 from distil_cache.choices import Precision
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.dire import DireSpec
+from distil_cache.features.builtin.eps import EpsSpec
+from distil_cache.features.builtin.noise import NoiseSpec
 from distil_cache.images.spec import ImageSpec
 from distil_cache.inference import Detector, detector
 from distil_cache.inference.detector import Options, Threshold
@@ -17,7 +21,6 @@ from distil_cache.models.device import HALF_TYPES
 from distil_cache.models.diffusion.checkpoints import find_adm
 from distil_cache.models.diffusion.unet import AdmConfig
 from distil_cache.models.layout import memory_layout
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.runs.folder import RECORD_VERSION, RunRecord, now, versions
 from distil_cache.train.student import Student, build_student

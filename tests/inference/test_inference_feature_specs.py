@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 from distil_cache.cache.spec import Spec
+from distil_cache.features.imported import ImportedDireSpec, ImportedEpsSpec, ImportedFiles, ImportedImageSpec
 from distil_cache.inference.feature_specs import read_feature_specs
-from distil_cache.pipeline.specs import ImportedDireSpec, ImportedEpsSpec, ImportedFiles, ImportedImageSpec
 
 
 @pytest.mark.parametrize(("kind", "preset"), [("distildire", "distildire"), ("dire", "dire-center-crop")])

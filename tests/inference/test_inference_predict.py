@@ -15,6 +15,7 @@ import torch
 from distil_cache.cache.gather import gather
 from distil_cache.cache.store import Cache
 from distil_cache.errors import UsageError, UserError
+from distil_cache.features.adm import AdmIdentity
 from distil_cache.images.decode import decode
 from distil_cache.inference import Detector
 from distil_cache.inference.explain import SMALLEST, STRIP
@@ -23,7 +24,6 @@ from distil_cache.models import transfer
 from distil_cache.models.diffusion.checkpoints import find_adm
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from distil_cache.models.weights import read_state_dict
-from distil_cache.pipeline.specs import AdmIdentity
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.forms import BEST
 from distil_cache.train.runs.reference_checkpoint import import_checkpoint

@@ -15,20 +15,20 @@ from distil_cache.cache.gather import gather
 from distil_cache.cache.maintenance.verify import list_garbage, verify
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import UsageError, UserError
+from distil_cache.features.walk import to_signal
 from distil_cache.models.backbones import load_teacher
 from distil_cache.models.diffusion.checkpoints import load_adm
-from distil_cache.models.diffusion.ddim import extract
 from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.models.weights import read_metadata, read_state_dict
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.compute import to_signal
 from distil_cache.pipeline.execution.context import TaskContext
 from distil_cache.pipeline.execution.networks import placed
 from distil_cache.pipeline.planning.prepare import prepare
 from distil_cache.progress import Silent
 from image_bytes import bad_files, noise, saved
 from maintained_cache import checksums
+from plain_extract import extract
 from small_models import STEPS, write_adm, write_images, write_material, write_teacher
 
 PER_CLASS = 5

@@ -12,18 +12,18 @@ import torch
 from distil_cache.cache.gather import gather
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import UsageError, UserError
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.walk import to_signal
 from distil_cache.inference import Detector
 from distil_cache.inference.bench.run import BenchConfig, run_bench
 from distil_cache.models.class_label import ClassLabel
 from distil_cache.models.diffusion.checkpoints import load_adm
-from distil_cache.models.diffusion.ddim import extract
 from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.compute import to_signal
 from distil_cache.pipeline.execution.networks import placed
-from distil_cache.pipeline.specs import AdmIdentity
 from distil_cache.progress import Silent
+from plain_extract import extract
 from predict_runs import evaluated, train
 from recorded_progress import Recorded
 from small_models import CONFIG, STEPS, write_adm, write_images

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.choices import Precision
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.teacher import teacher_views
+from distil_cache.features.registry import make_specs, producers_of
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import build_backbone
 from distil_cache.models.device import HALF_TYPES, arithmetic
@@ -19,15 +22,6 @@ from distil_cache.models.layout import memory_layout
 from distil_cache.pipeline.execution import compute, networks
 from distil_cache.pipeline.execution.batches import BatchSize
 from distil_cache.pipeline.execution.networks import given_batch
-from distil_cache.pipeline.specs import (
-    AdmIdentity,
-    DireSpec,
-    EpsSpec,
-    NoiseSpec,
-    ReconSpec,
-    teacher_spec,
-    teacher_views,
-)
 from distil_cache.progress import Silent
 from distil_cache.train.student import build_student
 from fake_cuda import GPU, CudaLog, fake_adm, fake_cuda, on_fake_cuda
@@ -47,27 +41,24 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def specs_of(config: AdmConfig, precision: Precision) -> dict[str, Any]:
-    image, adm = ImageSpec(size=config.image_size), AdmIdentity.of("0" * 64, config)
-    shared: dict[str, Any] = {"image": image, "adm": adm, "precision": precision}
-    dire = DireSpec(**shared)
-    return {
-        "eps": EpsSpec(**shared), "recon": ReconSpec(**shared), "dire": dire, "noise": NoiseSpec(**shared),
-        "teacher": teacher_spec(
-            dire, backbone="resnet50", weights="0" * 64, preset="paper", image_size=64, train_size=None,
-            precision=precision,
-        ),
+    settings = {
+        "adm": AdmIdentity.of("0" * 64, config), "precision": precision, "steps": "ddim2", "backbone": "resnet50",
+        "weights": "0" * 64, "preset": "paper", "train_size": 56,
     }  # fmt: skip
+    if config.class_cond:
+        settings["adm"] = AdmIdentity.of("0" * 64, config, "random:0")
+    image = {"image": ImageSpec(size=config.image_size)}
+    return dict(make_specs(["eps", "recon", "dire", "noise", "teacher"], settings, image))
 
 
 def run(features: Sequence[str], config: AdmConfig, precision: Precision, images: int, size: int) -> dict[str, Any]:
     """Run the pass of a task of ``images`` images, in batches of ``size``; return the rows that it made."""
     keys = [str(number) for number in range(images)]
     specs = specs_of(config, precision)
+    adm, batch = fake_adm(config, precision), BatchSize(size)
     context = SimpleNamespace(
-        models=SimpleNamespace(adm=fake_adm(config, precision), device=GPU, adm_batch=BatchSize(size)),
-        config=SimpleNamespace(class_label="random:0" if config.class_cond else None, clip=True, real_step=0),
-        schedule=config.schedule("ddim2"),
-        specs={name: specs[name] for name in features},
+        models=SimpleNamespace(network=lambda producer: adm, batch=lambda producer: batch, device=GPU),
+        producers=producers_of({name: specs[name] for name in features}),
         progress=Silent(),
     )
     pixels = np.zeros((images, 3, config.image_size, config.image_size), np.uint8)
@@ -75,7 +66,7 @@ def run(features: Sequence[str], config: AdmConfig, precision: Precision, images
         keys=keys, pixels=pixels, to_compute=lambda task, feature: keys if feature in features else []
     )
     with arithmetic(precision, GPU):
-        made, _ = compute.run_pass(None, loaded, context)  # type: ignore[arg-type]
+        made, _ = compute.compute(None, loaded, context)  # type: ignore[arg-type]
     return made
 
 

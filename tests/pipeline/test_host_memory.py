@@ -43,11 +43,11 @@ def run(material: Path, cache: Path, *, dry_run: bool = False, **changes: Any) -
 
 
 def memory(limit: int | None = None) -> HostMemory:
-    return HostMemory(limit=limit, rows=GIB, teacher=0, decoding=0, call=ADM256)
+    return HostMemory(limit=limit, rows=GIB, backbones=0, decoding=0, call=ADM256)
 
 
 def test_the_measured_peaks_of_adm256_lie_within_the_count() -> None:
-    counted = HostMemory(limit=None, rows=0, teacher=0, decoding=0, call=ADM256)
+    counted = HostMemory(limit=None, rows=0, backbones=0, decoding=0, call=ADM256)
     for batch, measured in ((0, 4798), (2, 4923), (4, 6261)):  # MiB; 0: loading the weights
         assert measured * 2**20 <= counted.total(batch) < 1.15 * measured * 2**20
 

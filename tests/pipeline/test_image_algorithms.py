@@ -21,13 +21,13 @@ from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.cli import app
 from distil_cache.errors import IntegrityError
+from distil_cache.features.builtin.recon import ReconSpec
 from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.images.spec import ImageSpec
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
 from distil_cache.pipeline.config import BuildConfig, build_requests
 from distil_cache.pipeline.execution import load, networks
-from distil_cache.pipeline.specs import ReconSpec
 from distil_cache.progress import Silent
 from distil_cache.storage import AnyPath, to_path
 from maintained_cache import checksums

@@ -20,18 +20,17 @@ from distil_cache.cache.store import Cache
 from distil_cache.choices import StoredPreset
 from distil_cache.cli import app, main
 from distil_cache.errors import UsageError, UserError
+from distil_cache.features.builtin.recon import truncated_pixels
+from distil_cache.features.builtin.teacher import TeacherSpec, teacher_views
 from distil_cache.images.decode import decode
 from distil_cache.images.file import ImageRejected, content_key
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import load_teacher
-from distil_cache.models.diffusion.ddim import Extraction
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.config import BuildConfig
-from distil_cache.pipeline.execution.compute import stored_rows
 from distil_cache.pipeline.importing.import_config import ImportConfig
 from distil_cache.pipeline.importing.importer import run_import
 from distil_cache.pipeline.importing.loose_files import load_tensor
-from distil_cache.pipeline.specs import AdmIdentity, ReconSpec, TeacherSpec, teacher_views
 from distil_cache.progress import Silent
 from distil_cache.train.data.select import choose_build
 from hypothesis import given, settings
@@ -317,7 +316,7 @@ def test_a_batch_of_the_teacher_is_halved_for_good_when_memory_does_not_suffice(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return teacher_views(model, dire, spec)
 
-    monkeypatch.setattr("distil_cache.pipeline.importing.importer.teacher_views", small)
+    monkeypatch.setattr("distil_cache.features.builtin.teacher.teacher_views", small)
     source = write_distildire(tmp_path / "data", {"train": 3})
     asked = {"teacher": "small", "teacher_weights": weights, "batch_size": 4, "shard_size": 3}
     result = imported(tmp_path / "c", source, **asked)
@@ -496,7 +495,5 @@ def test_dire_of_images_that_were_resized_otherwise_is_found_out(
 
 
 def test_a_recon_that_is_computed_is_what_the_script_would_have_written() -> None:
-    found = Extraction(0, finite=torch.tensor([True]), recon=torch.tensor([-1.2, -1, -0.5, 0, 0.9999, 1, 1.3]))
-    theirs = ((found.recon + 1) * 127.5).clamp(0, 255).to(torch.uint8)  # type: ignore[operator]
-    spec = ReconSpec(image=ImageSpec(size=SIDE), adm=AdmIdentity(weights="0" * 64, flags={}))
-    assert stored_rows("recon", found, spec).tolist() == theirs.tolist() == [0, 0, 63, 127, 254, 255, 255]
+    made = truncated_pixels(torch.tensor([-1.2, -1, -0.5, 0, 0.9999, 1, 1.3]))
+    assert (made.dtype, made.tolist()) == (torch.uint8, [0, 0, 63, 127, 254, 255, 255])

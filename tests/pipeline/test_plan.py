@@ -8,7 +8,8 @@ import pytest
 from distil_cache.cache.index.index import Index, IndexSegment, ShardRows
 from distil_cache.cache.shards.keys import binary_keys
 from distil_cache.errors import UsageError
-from distil_cache.pipeline.planning.plan import Plan, Samples, make_plan, parse_features, routes, wanted_features
+from distil_cache.pipeline.planning.plan import Plan, Samples, make_plan
+from distil_cache.pipeline.planning.wanted import parse_features, wanted_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_plan import plain_plan
@@ -98,13 +99,6 @@ def test_the_plan_is_that_of_the_plain_procedure(situation: Any) -> None:
         made = make_plan(Samples.of(list(split_of), list(split_of.values())), wanted, indexes, size)
         assert made.tasks == expected.tasks
     assert (made.wanted, made.missing) == (expected.wanted, expected.missing)
-
-
-def test_each_row_takes_the_shortest_route_that_makes_all_that_it_lacks() -> None:
-    a, b, c, d = keys(4)
-    missing = {"eps": (a, b, c), "noise": (b,), "dire": (c,), "teacher": (d,)}
-    assert routes((a, b, c, d), missing, {"eps"}) == {"first": [a], "inversion": [b], "path": [c]}
-    assert routes((a, b, c, d), missing, {"eps", "noise"}) == {"first": [a, b], "path": [c]}
 
 
 def test_without_a_list_train_gets_dire_and_teacher_and_every_split_image_and_eps() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distil_cache.train.methods import METHODS
+from distil_cache.train.methods.registry import METHODS
 from tool_module import load_tool
 
 pytest.importorskip("torch")  # for the tool

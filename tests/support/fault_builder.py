@@ -24,8 +24,9 @@ from distil_cache.cache.records.audit import HeaderAudit
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import UserError
+from distil_cache.features.registry import with_inputs
 from distil_cache.images.file import ImageRejected
-from distil_cache.pipeline.planning.plan import PASS_FEATURES, Samples, Task, make_plan, with_dependencies
+from distil_cache.pipeline.planning.plan import PASS_FEATURES, Samples, Task, make_plan
 from distil_cache.pipeline.record import write_record
 from distil_cache.pipeline.scan.conflicts import Reject
 from distil_cache.pipeline.scan.rows import ScannedRow
@@ -88,7 +89,7 @@ def build(order: Order) -> dict[str, Any]:
     files = [file for source in order.sources for file in discover(source, None).files]
     scanned = scan(files, memory=cache.datasets().scan_file(order.dataset), workers=1)
     splits = frozenset(row.file.split for row in scanned.rows)
-    wanted = with_dependencies(
+    wanted = with_inputs(
         {feature: splits & {"train"} if feature == "teacher" else splits for feature in order.features}
     )
     specs: dict[str, Spec] = {

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from distil_cache.cache.spec import Spec
+from distil_cache.features.registry import with_image_algorithm
 from distil_cache.images.file import content_key
 from distil_cache.pipeline.execution import load
 from distil_cache.pipeline.planning import prepare
-from distil_cache.pipeline.specs import with_image_algorithm
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def earlier_version(otherwise: Collection[str] = ()) -> Iterator[None]:
 
     otherwise : keys of images whose pixels were others then.
     """
-    make_specs, decode = prepare.make_specs, load.decode
+    make_specs, decode = prepare.specs_of_build, load.decode
 
     def specs_then(*arguments: Any) -> dict[str, Spec]:
         return {feature: with_image_algorithm(spec, 1) for feature, spec in make_specs(*arguments).items()}
@@ -31,6 +31,6 @@ def earlier_version(otherwise: Collection[str] = ()) -> Iterator[None]:
         return 255 - pixels if content_key(data) in otherwise else pixels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "make_specs", specs_then)
+        patch.setattr(prepare, "specs_of_build", specs_then)
         patch.setattr(load, "decode", decode_then)
         yield

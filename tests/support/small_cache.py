@@ -15,11 +15,15 @@ import torch
 from distil_cache.cache.records.builds import BuildRecord
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.dire import DireSpec
+from distil_cache.features.builtin.eps import EpsSpec
+from distil_cache.features.builtin.noise import NoiseSpec
+from distil_cache.features.builtin.teacher import TeacherSpec, teacher_views
 from distil_cache.images.spec import ImageSpec, parse_harmonization
 from distil_cache.models.backbones import HALF, build_backbone
 from distil_cache.models.diffusion.unet import AdmConfig
 from distil_cache.models.weights import weights_digest
-from distil_cache.pipeline.specs import AdmIdentity, DireSpec, EpsSpec, NoiseSpec, TeacherSpec, teacher_views
 from plain_cache import SHARD_ROWS, SIDE, Row, write_cache
 from plain_cache import rows as rows
 from torch import Tensor

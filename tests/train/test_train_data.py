@@ -34,7 +34,7 @@ from distil_cache.train.data.shuffle import (
     sequential,
     shuffled,
 )
-from distil_cache.train.methods import METHODS
+from distil_cache.train.methods.registry import METHODS
 from small_cache import darker, make_cache, make_specs, rows, values_of
 from torch import Tensor
 

@@ -23,7 +23,7 @@ from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.select import split_rows
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.loss import losses
-from distil_cache.train.methods import METHODS
+from distil_cache.train.methods.registry import METHODS
 from distil_cache.train.runs.checkpoint import seed_everything
 from distil_cache.train.student import build_student
 from recorded_progress import Signalling

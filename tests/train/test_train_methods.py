@@ -12,7 +12,7 @@ from distil_cache.models import backbones
 from distil_cache.models.backbones import BACKBONES, load_teacher
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.loss import losses
-from distil_cache.train.methods import METHODS, find_method
+from distil_cache.train.methods.registry import METHODS, find_method
 from distil_cache.train.student import build_student, check_map, initialise
 from torch import nn
 

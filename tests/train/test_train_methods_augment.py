@@ -20,7 +20,8 @@ from distil_cache.train.data.augment import (
 )
 from distil_cache.train.data.dataset import Batch
 from distil_cache.train.data.examples import ExampleBuilder
-from distil_cache.train.methods import METHODS, Degradation, Method, MethodDefaults, find_method
+from distil_cache.train.methods.method import Degradation, Method, MethodDefaults
+from distil_cache.train.methods.registry import METHODS, find_method
 from PIL import Image
 from torch import Tensor
 

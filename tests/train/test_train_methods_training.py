@@ -27,7 +27,8 @@ from distil_cache.train.data.select import split_rows
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.evaluation.score import predict
-from distil_cache.train.methods import METHODS, Degradation, find_method
+from distil_cache.train.methods.method import Degradation
+from distil_cache.train.methods.registry import METHODS, find_method
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.student import build_student
 from run_state import best

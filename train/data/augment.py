@@ -34,7 +34,7 @@ from ...errors import UsageError
 from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, per_channel, resize
 from ...models.layout import memory_layout
 from ...models.transfer import to_device
-from ..methods import Degradation, Method, Scale
+from ..methods.method import Degradation, Method, Scale
 
 _Array = npt.NDArray[np.float64]
 

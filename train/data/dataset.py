@@ -1,10 +1,11 @@
 """Batches from the cache: a few contiguous reads for each block of neighbouring rows, in the order of ``shuffle``.
 
-The flip of a sample is drawn before its features are read, so only the required view of the teacher is read. Small
-rows are read block by block. Rows of more than 64 KiB, such as those of 256 pixels, are decoded one by one anyway, so
-they are read straight into their batch; but block by block from an object store, where a request costs more than the
-rows. Memory is bounded whatever the size of the dataset: the rows of two pools, two pieces or batches begun by each
-reader, and two finished batches. Only the table of rows and their locations, some 100 bytes per row, grows with it.
+The flip of a sample is drawn before its features are read, so only the required view is read of a feature that has
+views: one with ``views`` in its spec, which are the first axis of its rows. Small rows are read block by block. Rows of
+more than 64 KiB, such as those of 256 pixels, are decoded one by one anyway, so they are read straight into their batch;
+but block by block from an object store, where a request costs more than the rows. Memory is bounded whatever the size of
+the dataset: the rows of two pools, two pieces or batches begun by each reader, and two finished batches. Only the table
+of rows and their locations, some 100 bytes per row, grows with it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Batch:
     flip : Tensor, shape (B,)
         bool, whether to mirror the sample.
     features
-        Features by name, (B, 3, S, S) uint8 or float16; ``teacher`` is the view of the flip, (B, C, h, w).
+        Features by name, such as (B, 3, S, S) uint8 or float16; of a feature with views the view of the flip, such as
+        (B, C, h, w).
     whole
         Samples of the batch over all processes.
     """
@@ -121,7 +123,7 @@ class FeatureDataset:
                 )
             self._locations[name] = shard, row
         self._blocks = ReadBlocks.of(*next(iter(self._locations.values())))
-        self._views = _views(self.stores["teacher"]) if "teacher" in self.stores else None
+        self._views = {name: _views(store) for name, store in self.stores.items() if "views" in store.spec}
         self._types = {name: self._type(name) for name in self.stores if len(self)}
         self._gap = {
             name: _read_over(self.stores[name]) // (math.prod(s) * t.itemsize) for name, (s, t) in self._types.items()
@@ -230,18 +232,18 @@ class FeatureDataset:
         for name, (shard, row) in self._locations.items():
             numbers, shard_index = np.unique(shard[piece.rows], return_inverse=True)
             shards = tuple(self.stores[name].index().shards[number] for number in numbers)
-            view = self._views[piece.flip.astype(np.int64)] if name == "teacher" and self._views is not None else None
+            view = self._views[name][piece.flip.astype(np.int64)] if name in self._views else None
             locations[name] = RowLocation(
                 shards, shard_index, row[piece.rows], view, self._gap[name], *self._types[name]
             )
         return ReadRequest(piece.rows, locations)
 
     def _type(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-        """Return shape and type of what is read per row: of the teacher, one view."""
+        """Return shape and type of what is read per row: one view of a feature that has views."""
         store, (shard, _) = self.stores[name], self._locations[name]
         marker = store.marker(store.index().shards[shard[0]])
         dtype = torch.from_numpy(np.empty(0, marker.dtype)).dtype
-        return (marker.shape[1:] if name == "teacher" else marker.shape), dtype
+        return (marker.shape[1:] if name in self._views else marker.shape), dtype
 
 
 def _collected(
@@ -287,11 +289,11 @@ def _read_over(store: FeatureStore) -> int:
 
 
 def _views(store: FeatureStore) -> IntArray:
-    """Return the stored teacher views of a plain and of a mirrored sample, (2,)."""
+    """Return the stored views of a plain and of a mirrored sample, (2,)."""
     views = store.spec.get("views")
     if not isinstance(views, list) or not {"identity", "hflip"} <= set(views):
         raise UserError(
             f"{store.folder.name}: has the views {views}, but training mirrors images, so it needs identity and "
-            "hflip. Build `teacher` with both."
+            f"hflip. Build `{store.feature}` with both."
         )
     return np.array([views.index("identity"), views.index("hflip")])

@@ -20,7 +20,7 @@ from ...errors import UserError
 from ...models.backbones import HALF, Triple, backbone_entry, load_teacher, per_channel, resize
 from ...models.layout import memory_layout
 from ..config import TrainConfig
-from ..methods import Method
+from ..methods.method import Method
 from .augment import cutmix, flipped, mix_draws, sample_draws, train_input
 from .dataset import Batch
 

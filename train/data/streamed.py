@@ -135,9 +135,9 @@ class StreamedDataset(FeatureDataset):
         return self._labelled(rows, flip, features, len(rows), pin)
 
     def _stacked(self, name: str, samples: Sequence[Sample], flip: npt.NDArray[np.bool_]) -> Tensor:
-        """Return a feature of samples, (B, ...): of the teacher, the view of each sample's flip."""
+        """Return a feature of samples, (B, ...): of one with views, the view of each sample's flip."""
         arrays = [sample[f"{name}.npy"] for sample in samples]
-        if name == "teacher" and self._views is not None:
-            views = self._views[flip.astype(np.int64)]
+        if name in self._views:
+            views = self._views[name][flip.astype(np.int64)]
             arrays = [array[view] for array, view in zip(arrays, views, strict=True)]
         return torch.from_numpy(np.stack(arrays))

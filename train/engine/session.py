@@ -28,7 +28,7 @@ from ..data.rows import TrainingRows, find_rows
 from ..data.select import distinct
 from ..data.shuffle import batch_sizes
 from ..data.streamed import StreamedDataset
-from ..methods import Method
+from ..methods.method import Method
 from ..runs.checkpoint import seed_everything
 from ..runs.folder import RECORD_VERSION, BestStudent, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
 from ..runs.forms import LAST, State

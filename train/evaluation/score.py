@@ -16,7 +16,7 @@ from ..data.augment import test_input
 from ..data.dataset import Batch, FeatureDataset
 from ..data.readers import ImageTransform, LoaderOptions
 from ..data.shuffle import IntArray
-from ..methods import Method
+from ..methods.method import Method
 from ..student import Student
 
 Logits = npt.NDArray[np.float32]

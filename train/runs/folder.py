@@ -32,7 +32,7 @@ from ...storage.atomic import append_line as append_bytes
 from ...storage.atomic import create_with
 from ...storage.json_record import CountByName, RecordByName, TextByName, read_record
 from ..config import TrainConfig
-from ..methods import Method
+from ..methods.method import Method
 from ..student import SCRATCH, Student, build_student
 from .checkpoint import flushed, load_weights, replace_text
 from .forms import BEST, own_file, read_saved, stored_calibration

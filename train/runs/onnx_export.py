@@ -24,7 +24,7 @@ from ...choices import TestTransform
 from ...errors import UserError
 from ...models.weights import file_digest
 from ..data.augment import center_crop, normalised_input
-from ..methods import Method
+from ..methods.method import Method
 from ..student import Student
 from .folder import BestStudent, RunFolder
 from .reference_checkpoint import create_whole

@@ -16,7 +16,7 @@ from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
 from distil_cache.choices import FloatStorage
 from distil_cache.errors import IntegrityError
-from distil_cache.pipeline.execution.compute import stored_floats
+from distil_cache.features.rounding import stored_floats
 from maintained_cache import keys_of
 
 SHAPE = (3, 12, 12)  # 432 values: thirteen blocks and a half

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from distil_cache.models.diffusion.ddim import dire_image, extract, invert, predict, sample, to_uint8
+from distil_cache.models.diffusion.ddim import dire_image, invert, predict, sample, to_uint8
 from distil_cache.models.diffusion.noise_schedule import respace
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
 from golden_arithmetic import difference
+from plain_extract import extract
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from distil_cache.errors import UserError
-from distil_cache.models.diffusion.ddim import EXTRACTS, dire_image, extract, invert, predict, sample, to_uint8
+from distil_cache.models.diffusion.ddim import dire_image, invert, predict, sample, to_uint8
 from distil_cache.models.diffusion.noise_schedule import NoiseSchedule, respace
 from distil_cache.models.diffusion.unet import Adm, AdmConfig
+from plain_extract import EXTRACTS, extract
 from torch import Tensor
 
 FLAGS = {

@@ -13,17 +13,18 @@ from distil_cache.cache.index.index import Index
 from distil_cache.cache.maintenance.verify import verify
 from distil_cache.cache.store import Cache
 from distil_cache.commands.show.build import show_build
+from distil_cache.features.registry import with_inputs
 from distil_cache.images.spec import ImageSpec
 from distil_cache.pipeline.build import run_build
 from distil_cache.pipeline.cluster.placement import Placement
-from distil_cache.pipeline.planning.plan import Plan, PlanPartition, Samples, make_plan, with_dependencies
+from distil_cache.pipeline.planning.plan import Plan, PlanPartition, Samples, make_plan
 from distil_cache.progress import Silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maintained_cache import checksums
 from small_models import write_material
 
-WANTED = with_dependencies({"eps": frozenset({"train", "test"})})
+WANTED = with_inputs({"eps": frozenset({"train", "test"})})
 
 
 @pytest.fixture(scope="module")

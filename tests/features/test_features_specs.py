@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 from distil_cache.cache.spec import Spec, algorithms, fingerprint_without
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.dire import DireSpec
+from distil_cache.features.builtin.eps import EpsSpec
+from distil_cache.features.builtin.noise import NoiseSpec
+from distil_cache.features.builtin.recon import ReconSpec
+from distil_cache.features.builtin.teacher import TeacherSpec
+from distil_cache.features.registry import with_image_algorithm
 from distil_cache.images.spec import ImageSpec
-from distil_cache.pipeline.specs import (
-    AdmIdentity,
-    DireSpec,
-    EpsSpec,
-    NoiseSpec,
-    ReconSpec,
-    TeacherSpec,
-    with_image_algorithm,
-)
 
 IMAGE = ImageSpec(size=256, algorithm=1)
 ADM = AdmIdentity(weights="ab" * 32, flags={"image_size": 256, "noise_schedule": "linear", "learn_sigma": True})

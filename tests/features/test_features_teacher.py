@@ -5,18 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from distil_cache.errors import IntegrityError
+from distil_cache.features.adm import AdmIdentity
+from distil_cache.features.builtin.dire import DireSpec
+from distil_cache.features.builtin.teacher import Teacher, TeacherSpec, default_train_size, normalisation, teacher_views
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import build_backbone, resize
 from distil_cache.models.diffusion.unet import AdmConfig
-from distil_cache.pipeline.specs import (
-    AdmIdentity,
-    DireSpec,
-    TeacherSpec,
-    check_teacher,
-    default_train_size,
-    normalisation,
-    teacher_views,
-)
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TV
@@ -100,7 +94,7 @@ def test_train_size_is_seven_eighths_in_the_paper_and_all_in_the_code(image: int
 
 def test_a_feature_that_float16_cannot_hold_is_refused(dire: Tensor) -> None:
     with pytest.raises(IntegrityError, match="teacher resnet50: a feature is not a finite float16 number"):
-        check_teacher(teacher_views(Looking(), dire, a_spec(std=(1e-9, 1.0, 1.0))).numpy(), a_spec())
+        Teacher().check(teacher_views(Looking(), dire, a_spec(std=(1e-9, 1.0, 1.0))).numpy(), a_spec())
 
 
 def test_bf16_stays_near_float32(backbone: nn.Module, dire: Tensor) -> None:

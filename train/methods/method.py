@@ -1,12 +1,8 @@
-"""The methods: what a student learns from and how, one definition each, to be read next to its paper.
+"""What a method is: what a student learns from and how.
 
 A definition names the cached features and their scaling, the window and the augmentation of a training example, the
-student's initial weights, the loss, and the default settings of a training. ``docs/reference/methods.md`` gives the source of
-each number.
-
-DistilDIRE (arXiv 2406.00856) has two presets. ``paper`` is what the text describes and what the cached teacher serves.
-``official-code`` is what the published code does. Its CutMix mixes DIRE images before the teacher sees them, so no
-precomputed teacher feature can serve it: the teacher runs online on the cached DIRE.
+student's initial weights, the loss, and the default settings of a training. ``docs/reference/methods.md`` gives the
+source of each number.
 """
 
 from __future__ import annotations
@@ -15,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..choices import InitialWeights, Preset, ScheduleName
-from ..errors import UsageError
-from ..models.input_size import paper_size
+from ...choices import InitialWeights, Preset, ScheduleName
+from ...models.input_size import paper_size
 
 CHANNELS_PER_FEATURE = 3
 
@@ -177,99 +172,3 @@ class Method:
 
 UNTIL_PLATEAU = MethodDefaults(epochs=400, batch_size=64, lr=1e-4, schedule="accuracy-plateau", patience=5, min_lr=1e-6)
 """The recipe of CNNDet's code, which those of DIRE and DNF keep; 400 epochs are DIRE's limit."""
-
-DISTILDIRE = Method(
-    "distildire",
-    scales={"image": "imagenet", "eps": "stored"},
-    distils=True,
-    defaults=MethodDefaults(epochs=20, batch_size=64, lr=1e-4, kd_weight=0.5),
-)
-
-DISTILDIRE_CODE = Method(
-    "distildire",
-    preset="official-code",
-    scales={"image": "signed", "eps": "stored"},
-    distils=True,
-    online=True,
-    whole=True,
-    flips=False,
-    degradation=Degradation(probability=1.0, blur=(0.0, 0.0), jpeg=(10, 99), adjustable=False, truncated=True),
-    cutmix=0.5,
-    pos_weight=0.5,
-    defaults=MethodDefaults(epochs=100, batch_size=256, lr=1e-5, beta1=0.9, kd_weight=1.0),
-    caveat="trained as the published code does it: in training the image passes through JPEG while its eps and DIRE "
-    "stay those of the clean image, and the teacher runs online because CutMix mixes DIRE before it",
-)
-
-DIRE = Method(
-    "dire",
-    scales={"dire": "imagenet"},
-    window="random-crop",
-    initial="imagenet",
-    head=0.02,
-    defaults=UNTIL_PLATEAU,
-)
-
-DNF = Method(
-    "dnf",
-    scales={"noise": "stored"},
-    whole=True,
-    head=0.02,
-    defaults=UNTIL_PLATEAU,
-    caveat="its noise is that of an ADM, which sees 8-bit images, while DNF's code takes it from another network, a DDIM "
-    "UNet of LSUN bedrooms fed with unrounded values: its numbers here are not those of its paper's features",
-)
-
-CNNDET = Method(
-    "cnndet",
-    scales={"image": "imagenet"},
-    window="random-crop",
-    degradation=Degradation(probability=0.5, blur=(0.0, 3.0), jpeg=(30, 100), adjustable=True, validated=True),
-    initial="imagenet",
-    head=0.02,
-    defaults=UNTIL_PLATEAU,
-    caveat="the cached image is resized before it is tested, while CNNDet's own test crops the original: its numbers "
-    "here are not those of its paper's protocol",
-)
-
-EPS = Method(
-    "eps",
-    scales={"eps": "stored"},
-    defaults=MethodDefaults(epochs=20, batch_size=64, lr=1e-4),
-)
-
-METHODS: dict[str, Method] = {method.name: method for method in (DISTILDIRE, DIRE, DNF, CNNDET, EPS)}
-"""By name, in the preset ``paper``."""
-
-PRESETS: dict[tuple[str, Preset], Method] = {
-    (method.name, method.preset): method for method in (*METHODS.values(), DISTILDIRE_CODE)
-}
-
-
-def find_method(name: str, preset: Preset = "paper", aug_prob: float | None = None) -> Method:
-    """Return a method's definition.
-
-    Parameters
-    ----------
-    name, preset
-        Method and preset.
-    aug_prob
-        Probability of its blur and JPEG, if not the default.
-
-    Raises
-    ------
-    UsageError
-        The method or preset does not exist, or the method has no such probability.
-    """
-    if name not in METHODS:
-        raise UsageError(f"method: unknown method {name!r}; use {', '.join(METHODS)}.")
-    if (name, preset) not in PRESETS:
-        having = ", ".join(sorted(known for known, of in PRESETS if of == preset))
-        raise UsageError(f"preset: method {name} has no preset {preset!r}; only {having or 'no method'} has it.")
-    method = PRESETS[name, preset]
-    if aug_prob is None:
-        return method
-    if method.degradation is None or not method.degradation.adjustable:
-        having = ", ".join(m.name for m in METHODS.values() if m.degradation and m.degradation.adjustable)
-        raise UsageError(f"aug_prob: method {name}, preset {preset}, has no probability to set; only {having} has one.")
-    return replace(method, degradation=replace(method.degradation, probability=aug_prob))

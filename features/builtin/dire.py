@@ -1,0 +1,50 @@
+"""``dire``: the reconstruction error of the image (Wang et al. 2023, eq. 6; truncated as in their code)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from ...models.diffusion.ddim import dire_image, to_uint8
+from ..contract import Layout
+from ..walk import PathSpec, Reach, Tap, WalkFeature
+
+
+class DireSpec(PathSpec):
+    """Spec of ``dire``, uint8 (3, S, S)."""
+
+    feature: Literal["dire"] = "dire"
+    algorithm: Literal[1] = 1
+
+
+class _Error(Tap):
+    """Keeps the last state of the sampling, to compare it with the image."""
+
+    def __init__(self, start: Tensor) -> None:
+        self._start = self._state = start
+
+    def down(self, state: Tensor) -> None:
+        self._state = state
+
+    def rows(self) -> Tensor:
+        return to_uint8(dire_image(self._start, self._state))
+
+
+class Dire(WalkFeature[DireSpec]):
+    """The reconstruction error."""
+
+    spec_type = DireSpec
+    built = "for train"
+
+    def layout(self, spec: DireSpec) -> Layout:
+        """See :class:`..contract.Feature`."""
+        return Layout((3, spec.image.size, spec.image.size), "uint8", "pixels")
+
+    def reach(self, spec: DireSpec) -> Reach:
+        """See :class:`..walk.WalkFeature`."""
+        return "path"
+
+    def tap(self, spec: DireSpec, start: Tensor) -> Tap:
+        """See :class:`..walk.WalkFeature`."""
+        return _Error(start)

@@ -1,0 +1,282 @@
+"""What a feature is: a spec, the layout of its rows, and how to compute them.
+
+A spec is the whole declaration. A field that is a :class:`..cache.spec.Spec` is an input: rows of that feature. Any
+other field is a setting. Dependencies follow from that and are stated nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+
+from torch import Tensor
+
+from ..cache.shards.packed import packed_bytes, packing_of
+from ..cache.spec import Spec
+from ..models.transfer import HostArray
+
+S = TypeVar("S", bound=Spec)
+
+Network = Callable[..., Tensor]
+"""A frozen network on its device."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a row is.
+
+    Attributes
+    ----------
+    shape, dtype
+        Those of one row as it is read.
+    geometry
+        ``pixels``: a row (3, S, S) that lies over the image. ``map``: anything else, such as maps of a network.
+    storage
+        As what the values are stored, if not as ``dtype``: ``int8`` or ``int4``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float16", "float32"]
+    geometry: Literal["pixels", "map"]
+    storage: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of a row, packed and not compressed."""
+        packed = packing_of(self.storage)
+        each = {"uint8": 1, "float16": 2, "float32": 4}[self.dtype]
+        return packed_bytes(self.shape, packed) if packed else each * math.prod(self.shape)
+
+
+class Feature(ABC, Generic[S]):
+    """A feature: the type of its spec, and what follows from a spec of that type."""
+
+    spec_type: type[S]
+    built: Literal["on request", "for train", "always"] = "on request"
+    """Whether a build that is asked for no features makes it: for which splits."""
+
+    @cached_property
+    def name(self) -> str:
+        """Name of the feature, which its spec states."""
+        return str(self.spec_type.model_fields["feature"].default)
+
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
+        """Fields of the spec that are inputs -> the features whose rows they are."""
+        fields = self.spec_type.model_fields.items()
+        named = {
+            name: [str(kind.model_fields["feature"].default) for kind in _specs_in(f.annotation)] for name, f in fields
+        }
+        return {name: features[0] for name, features in named.items() if features}
+
+    @cached_property
+    def settings(self) -> frozenset[str]:
+        """Fields of the spec with a choice: no inputs, and more than one possible value."""
+        fixed = {
+            name
+            for name, field in self.spec_type.model_fields.items()
+            if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+        }
+        return frozenset(self.spec_type.model_fields) - fixed - set(self.inputs)
+
+    @abstractmethod
+    def layout(self, spec: S) -> Layout:
+        """Return what a row is."""
+
+    def warnings(self, spec: S) -> list[str]:
+        """Return sentences about a spec whose rows will be of little use."""
+        return []
+
+    def derived(self, settings: Mapping[str, Any], inputs: Mapping[str, Spec]) -> Mapping[str, object]:
+        """Return fields of the spec that follow from settings of another name, or from the specs of the inputs.
+
+        Parameters
+        ----------
+        settings
+            By name.
+        inputs
+            By field.
+        """
+        return {}
+
+
+class SingleFeature(Feature[S]):
+    """A feature of which one call of a network makes the rows of a batch.
+
+    Attributes
+    ----------
+    unit
+        What progress counts.
+    """
+
+    unit: str
+
+    @abstractmethod
+    def rows(self, network: Network, inputs: Mapping[str, Tensor], spec: S) -> Tensor:
+        """Compute the rows of a batch, (B, ...) in their stored dtype.
+
+        Parameters
+        ----------
+        network
+            The network.
+        inputs
+            Rows of the inputs (B, ...) by feature, on the network's device, which must not be waited for.
+        spec
+            The spec.
+        """
+
+    @abstractmethod
+    def check(self, rows: HostArray, spec: S) -> None:
+        """Raise IntegrityError if rows must not be stored."""
+
+    def warnings_about(self, rows: HostArray, spec: S) -> list[str]:
+        """Return sentences about the first rows (N, ...) of a build if they are of little use."""
+        return []
+
+    @abstractmethod
+    def rate_key(self, spec: S) -> dict[str, object]:
+        """Return what the time of a call depends on apart from the device."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """A way through a producer, and the network calls that an image takes there."""
+
+    name: str
+    calls: int
+
+
+class Producer(ABC):
+    """Makes one feature, or several in one pass, of rows that are there.
+
+    Attributes
+    ----------
+    specs
+        Specs of what it makes, by feature.
+    reads
+        Features whose rows it reads.
+    unit
+        What progress, log and cost count: images x network calls.
+    """
+
+    specs: Mapping[str, Spec]
+    reads: tuple[str, ...]
+    unit: str
+
+    @abstractmethod
+    def route(self, lacking: frozenset[str]) -> Route:
+        """Return the shortest route that makes what an image lacks, at least one of `specs`."""
+
+    @abstractmethod
+    def queue(
+        self, network: Network, rows: Mapping[str, Tensor], keys: Sequence[str], wanted: Sequence[str], route: Route
+    ) -> dict[str, Tensor]:
+        """Queue the work on a batch and return tensors on the device, without waiting for it.
+
+        Parameters
+        ----------
+        network
+            The network.
+        rows
+            Rows (B, ...) of `reads`, on the device.
+        keys
+            Keys of the images, B.
+        wanted
+            Features to make, of those that the route makes.
+        route
+            The route.
+        """
+
+    @abstractmethod
+    def checked(self, keys: Sequence[str], values: Mapping[str, HostArray]) -> dict[str, HostArray]:
+        """Return the rows by feature from what `queue` returned, copied to the host.
+
+        ``values`` may have more rows than ``keys``. Raises UserError or IntegrityError if a row must not be stored.
+        """
+
+    @abstractmethod
+    def rate_key(self) -> dict[str, object]:
+        """Return what the time of a call depends on apart from the device."""
+
+    def divide(self, keys: Sequence[str], missing: Mapping[str, Sequence[str]]) -> dict[Route, list[str]]:
+        """Divide keys by the route of each; those that lack nothing of `specs` have none.
+
+        Parameters
+        ----------
+        keys
+            Keys of a task.
+        missing
+            Feature -> keys without a row.
+
+        Returns
+        -------
+        dict
+            Route -> keys, both in the order in which they first occur.
+        """
+        lacks: dict[str, int] = {}  # a bit for each feature: plans have millions of keys
+        for number, feature in enumerate(self.specs):
+            bit = 1 << number
+            for key in missing.get(feature, ()):
+                lacks[key] = lacks.get(key, 0) | bit
+        divided: dict[Route, list[str]] = {}
+        of_bits: dict[int, list[str]] = {}
+        for key in keys:
+            bits = lacks.get(key)
+            if bits is None:
+                continue
+            if bits not in of_bits:
+                lacking = frozenset(name for number, name in enumerate(self.specs) if bits >> number & 1)
+                of_bits[bits] = divided.setdefault(self.route(lacking), [])
+            of_bits[bits].append(key)
+        return divided
+
+    def calls(self, keys: Sequence[str], missing: Mapping[str, Sequence[str]]) -> int:
+        """Return images x calls of a task; arguments as for `divide`."""
+        return sum(route.calls * len(those) for route, those in self.divide(keys, missing).items())
+
+
+class Single(Producer):
+    """Makes one feature by one call of its network.
+
+    Parameters
+    ----------
+    feature, spec
+        The feature and its spec.
+    """
+
+    def __init__(self, feature: SingleFeature[Any], spec: Spec) -> None:
+        self.specs = {feature.name: spec}
+        self.reads = tuple(feature.inputs.values())
+        self.unit = feature.unit
+        self._feature, self._spec = feature, spec
+
+    def route(self, lacking: frozenset[str]) -> Route:
+        """See :class:`Producer`."""
+        return Route(self._feature.name, 1)
+
+    def queue(
+        self, network: Network, rows: Mapping[str, Tensor], keys: Sequence[str], wanted: Sequence[str], route: Route
+    ) -> dict[str, Tensor]:
+        """See :class:`Producer`."""
+        return {self._feature.name: self._feature.rows(network, rows, self._spec)}
+
+    def checked(self, keys: Sequence[str], values: Mapping[str, HostArray]) -> dict[str, HostArray]:
+        """See :class:`Producer`."""
+        self._feature.check(values[self._feature.name], self._spec)
+        return dict(values)
+
+    def rate_key(self) -> dict[str, object]:
+        """See :class:`Producer`."""
+        return self._feature.rate_key(self._spec)
+
+
+def _specs_in(annotation: object) -> Iterator[type[Spec]]:
+    """Yield the types of specs in an annotation, such as both of ``A | B``."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _specs_in(part)

@@ -1,0 +1,127 @@
+"""The features that there are, in the order in which they can be computed, and what follows from all of their specs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from graphlib import TopologicalSorter
+from typing import Any
+
+from ..cache.spec import Spec
+from ..images.spec import ImageSpec
+from .builtin.dire import Dire
+from .builtin.eps import Eps
+from .builtin.image import Image
+from .builtin.noise import Noise
+from .builtin.recon import Recon
+from .builtin.teacher import Teacher
+from .contract import Feature, Layout, Producer, Single, SingleFeature
+from .walk import Walk, WalkFeature, WalkSpec
+
+BUILT_IN: tuple[Feature[Any], ...] = (Image(), Eps(), Recon(), Dire(), Noise(), Teacher())
+
+
+def in_order(features: Iterable[Feature[Any]]) -> dict[str, Feature[Any]]:
+    """Return features by name, each after its inputs, otherwise in the order in which they are given."""
+    named = {feature.name: feature for feature in features}
+    order = TopologicalSorter({name: list(feature.inputs.values()) for name, feature in named.items()})
+    return {name: named[name] for name in order.static_order()}
+
+
+FEATURES = in_order(BUILT_IN)
+"""By name, in the order of computation."""
+
+
+def with_inputs(wanted: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """Add the features that the wanted ones (feature -> splits) are made of, and sort them in the order of computation."""
+    full = dict(wanted)
+    for name in reversed(FEATURES):
+        for needed in FEATURES[name].inputs.values() if full.get(name) else ():
+            full[needed] = full.get(needed, frozenset()) | full[name]
+    return {name: full[name] for name in FEATURES if full.get(name)}
+
+
+def make_specs(
+    wanted: Collection[str], settings: Mapping[str, Any], made: Mapping[str, Spec] | None = None
+) -> dict[str, Spec]:
+    """Make the specs of features from settings.
+
+    Parameters
+    ----------
+    wanted
+        Names of features.
+    settings
+        By the names of the specs' fields. A field without a setting has its default.
+    made
+        Specs that are there already, by feature: they are inputs of the others.
+
+    Returns
+    -------
+    dict
+        Feature -> spec, in the order of computation.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        A setting that has no default is missing, or a value is not allowed.
+    """
+    specs = dict(made or {})
+
+    def spec_of(name: str) -> Spec:
+        if name not in specs:
+            feature = FEATURES[name]
+            inputs = {field: spec_of(needed) for field, needed in feature.inputs.items()}
+            chosen = {field: settings[field] for field in feature.settings & settings.keys()}
+            values = {**chosen, **inputs, **feature.derived(settings, inputs)}
+            specs[name] = feature.spec_type.model_validate(values)
+        return specs[name]
+
+    return {name: spec_of(name) for name in FEATURES if name in wanted}
+
+
+def layout_of(spec: Spec) -> Layout:
+    """Return what a row of a feature with this spec is."""
+    return FEATURES[spec.feature].layout(spec)
+
+
+def warnings_of_specs(specs: Mapping[str, Spec]) -> list[str]:
+    """Return a sentence for each of these specs whose rows will be of little use."""
+    return [sentence for spec in specs.values() for sentence in FEATURES[spec.feature].warnings(spec)]
+
+
+def walk_of(specs: Mapping[str, Spec]) -> Walk | None:
+    """Return the pass through the diffusion model for those of the specs that need one; None if none does.
+
+    Raises
+    ------
+    UserError
+        One pass cannot make them.
+    """
+    pairs = []
+    for name, spec in specs.items():
+        feature = FEATURES[name]
+        if isinstance(feature, WalkFeature) and isinstance(spec, WalkSpec):
+            pairs.append((feature, spec))
+    return Walk(pairs) if pairs else None
+
+
+def producers_of(specs: Mapping[str, Spec]) -> list[Producer]:
+    """Return what makes the features of these specs, each producer after those whose rows it reads."""
+    walk = walk_of(specs)
+    found: list[Producer] = [] if walk is None else [walk]
+    for name in FEATURES:
+        feature = FEATURES[name]
+        if name in specs and isinstance(feature, SingleFeature):
+            found.append(Single(feature, specs[name]))
+    return found
+
+
+def with_image_algorithm(spec: Spec, algorithm: int) -> Spec:
+    """Return the spec that a feature has if its images were decoded by the rules of this ``ImageSpec.algorithm``.
+
+    Specs of imported features are returned as they are: their images are not part of them.
+    """
+    if isinstance(spec, ImageSpec):
+        return spec.model_copy(update={"algorithm": algorithm})
+    parts = {name: getattr(spec, name) for name in type(spec).model_fields}
+    nested = {name: part for name, part in parts.items() if isinstance(part, Spec)}
+    return spec.model_copy(update={name: with_image_algorithm(part, algorithm) for name, part in nested.items()})

@@ -1,0 +1,206 @@
+"""The pass through a diffusion model: DDIM inversion and sampling once, and all features that can be read off it.
+
+Each feature of the pass has a tap, which sees every call of the model and keeps what it needs. A pass goes no further
+than the features that an image lacks: ``first`` is one call, ``inversion`` one for each step, ``path`` inversion and
+sampling. The first call of the inversion is the one of ``first``, for any respacing, so what needs only that costs
+nothing beside anything else.
+
+DDIM is that of Song et al. 2021 (eq. 12 with eta = 0), run forwards and backwards; see
+:mod:`..models.diffusion.ddim`, which has the arithmetic of a step.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..cache.spec import Spec
+from ..choices import Precision
+from ..errors import UserError
+from ..images.spec import ImageSpec
+from ..models.diffusion.conditioning import with_classes
+from ..models.diffusion.ddim import NoiseModel, NoisePrediction, predict, used_steps
+from ..models.transfer import HostArray
+from .adm import AdmIdentity
+from .contract import Feature, Network, Producer, Route
+
+Reach = Literal["first", "inversion", "path"]
+REACHES: tuple[Reach, ...] = ("first", "inversion", "path")
+"""How far a pass goes, the shortest first."""
+CALLS = "ADM calls"
+FINITE = "finite"
+ONE_STEP = "1"
+"""Respacing of a pass of one call."""
+
+
+class WalkSpec(Spec):
+    """What decides the first call of a pass over an image."""
+
+    image: ImageSpec
+    adm: AdmIdentity
+    clip: bool = True
+    precision: Precision = "fp32"
+
+
+class PathSpec(WalkSpec):
+    """What decides a whole pass. ``real_step`` is the number of the cleanest steps that are used, 0 for all."""
+
+    steps: str = "ddim20"
+    real_step: int = Field(default=0, ge=0)
+
+
+W = TypeVar("W", bound=WalkSpec)
+
+
+class Tap:
+    """Sees the calls of a pass over a batch, and makes one feature of them.
+
+    Tensors are (B, 3, S, S) float32 on the device of the pass, which must not be waited for.
+    """
+
+    def up(self, seen: NoisePrediction) -> None:
+        """See a call of the inversion, the one for the cleanest step first."""
+
+    def down(self, state: Tensor) -> None:
+        """See the state after a call of the sampling; the last one is the reconstruction, in about [-1, 1]."""
+
+    def rows(self) -> Tensor:
+        """Return the rows (B, ...) when the pass has ended, in their stored dtype."""
+        raise NotImplementedError
+
+
+class WalkFeature(Feature[W]):
+    """A feature of the pass."""
+
+    @abstractmethod
+    def reach(self, spec: W) -> Reach:
+        """Return how far the pass must go."""
+
+    @abstractmethod
+    def tap(self, spec: W, start: Tensor) -> Tap:
+        """Return the tap for a batch of images in [-1, 1]."""
+
+
+class Walk(Producer):
+    """The pass for some features.
+
+    Parameters
+    ----------
+    features
+        Those of the pass and the spec of each.
+
+    Attributes
+    ----------
+    adm, clip, precision
+        What the specs share.
+    schedule, steps
+        The respaced schedule, and how many of its steps are used.
+
+    Raises
+    ------
+    UserError
+        The specs differ in what a pass has only once.
+    """
+
+    reads = ("image",)
+    unit = CALLS
+
+    def __init__(self, features: Iterable[tuple[WalkFeature[Any], WalkSpec]]) -> None:
+        pairs = [(feature, spec) for feature, spec in features]
+        self._features = {feature.name: feature for feature, _ in pairs}
+        self.specs: Mapping[str, WalkSpec] = {feature.name: spec for feature, spec in pairs}
+        shared = {(spec.image, spec.adm.weights, spec.clip, spec.precision) for spec in self.specs.values()}
+        paths = {(spec.steps, spec.real_step) for spec in self.specs.values() if isinstance(spec, PathSpec)}
+        if len(shared) != 1 or len(paths) > 1:
+            raise UserError(
+                f"{', '.join(self.specs)}: differ in image, model, steps, clipping or precision, so one pass cannot "
+                "compute them."
+            )
+        first = next(iter(self.specs.values()))
+        self.image, self.adm, self.clip, self.precision = first.image, first.adm, first.clip, first.precision
+        self._path = paths.pop() if paths else None
+        respacing, real_step = self._path or (ONE_STEP, 0)
+        self.schedule = self.adm.config.schedule(respacing)
+        self.steps = used_steps(self.schedule, real_step)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Settings of the specs that another feature of the same pass would have."""
+        found: dict[str, object] = {"adm": self.adm, "clip": self.clip, "precision": self.precision}
+        return found if self._path is None else {**found, "steps": self._path[0], "real_step": self._path[1]}
+
+    def calls_of(self, reach: Reach) -> int:
+        """Return the model calls of an image on a route."""
+        return {"first": 1, "inversion": self.steps, "path": 2 * self.steps}[reach]
+
+    def route(self, lacking: frozenset[str]) -> Route:
+        """See :class:`.contract.Producer`."""
+        needed = {self._features[name].reach(self.specs[name]) for name in lacking}
+        reach = max(needed, key=REACHES.index)
+        return Route(reach, self.calls_of(reach))
+
+    def queue(
+        self, network: Network, rows: Mapping[str, Tensor], keys: Sequence[str], wanted: Sequence[str], route: Route
+    ) -> dict[str, Tensor]:
+        """See :class:`.contract.Producer`; among the values is `FINITE`."""
+        with torch.inference_mode():
+            x = to_signal(rows["image"])
+            taps = {name: self._features[name].tap(self.specs[name], x) for name in wanted}
+            model = with_classes(network, self.adm.class_label, keys, x.device)
+            finite = self._walked(model, x, route.name, taps.values())
+            return {**{name: tap.rows() for name, tap in taps.items()}, FINITE: finite}
+
+    def checked(self, keys: Sequence[str], values: Mapping[str, HostArray]) -> dict[str, HostArray]:
+        """See :class:`.contract.Producer`. Eight bits would hide what is not finite."""
+        found = dict(values)
+        bad = [key for key, fine in zip(keys, found.pop(FINITE).tolist(), strict=False) if not fine]
+        if bad:
+            raise UserError(
+                f"{', '.join(found)}: the diffusion model gave NaN or Inf for {len(bad)} of {len(keys)} images "
+                f"(first: {bad[0]}), "
+                "so nothing was stored for them. Try --precision fp32; if that is set already, the weights are damaged."
+            )
+        return found
+
+    def rate_key(self) -> dict[str, object]:
+        """See :class:`.contract.Producer`."""
+        return {"adm": self.adm.weights, "size": self.image.size, "precision": self.precision}
+
+    def _walked(self, model: NoiseModel, x: Tensor, reach: str, taps: Iterable[Tap]) -> Tensor:
+        """Run the pass over images (B, 3, S, S) and return (B,) bool, whether all numbers of an image were finite.
+
+        What is not finite in a call is so in all that follow.
+        """
+        state = x
+        for step in self.schedule.ascending(1 if reach == "first" else self.steps):
+            seen = predict(model, state, step, clip=self.clip)
+            for tap in taps:
+                tap.up(seen)
+            if reach == "first":
+                return _finite(seen.eps)
+            state = step.next_signal * seen.x0 + step.next_noise * seen.eps
+        if reach == "path":
+            for step in self.schedule.descending(self.steps):
+                seen = predict(model, state, step, clip=self.clip)
+                state = step.prev_signal * seen.x0 + step.prev_noise * seen.eps
+                for tap in taps:
+                    tap.down(state)
+        return _finite(state)
+
+
+def to_signal(pixels: Tensor) -> Tensor:
+    """Map uint8 pixels to a diffusion model's float32 input in [-1, 1]: k / 255 x 2 - 1, as the reference does.
+
+    Except on a CPU, where it would change the last bits, the input has the memory format of the model's weights.
+    """
+    x = pixels.float() / 255 * 2 - 1
+    return x if x.device.type == "cpu" else x.contiguous(memory_format=torch.channels_last)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.isfinite(values).flatten(1).all(dim=1)

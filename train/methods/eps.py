@@ -1,0 +1,11 @@
+"""The first noise alone, DistilDIRE's input without the image."""
+
+from __future__ import annotations
+
+from .method import Method, MethodDefaults
+
+EPS = Method(
+    "eps",
+    scales={"eps": "stored"},
+    defaults=MethodDefaults(epochs=20, batch_size=64, lr=1e-4),
+)

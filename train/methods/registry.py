@@ -1,0 +1,50 @@
+"""The methods that there are, by name and preset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...choices import Preset
+from ...errors import UsageError
+from .cnndet import CNNDET
+from .dire import DIRE
+from .distildire import DISTILDIRE, DISTILDIRE_CODE
+from .dnf import DNF
+from .eps import EPS
+from .method import Method
+
+METHODS: dict[str, Method] = {method.name: method for method in (DISTILDIRE, DIRE, DNF, CNNDET, EPS)}
+"""By name, in the preset ``paper``."""
+
+PRESETS: dict[tuple[str, Preset], Method] = {
+    (method.name, method.preset): method for method in (*METHODS.values(), DISTILDIRE_CODE)
+}
+
+
+def find_method(name: str, preset: Preset = "paper", aug_prob: float | None = None) -> Method:
+    """Return a method's definition.
+
+    Parameters
+    ----------
+    name, preset
+        Method and preset.
+    aug_prob
+        Probability of its blur and JPEG, if not the default.
+
+    Raises
+    ------
+    UsageError
+        The method or preset does not exist, or the method has no such probability.
+    """
+    if name not in METHODS:
+        raise UsageError(f"method: unknown method {name!r}; use {', '.join(METHODS)}.")
+    if (name, preset) not in PRESETS:
+        having = ", ".join(sorted(known for known, of in PRESETS if of == preset))
+        raise UsageError(f"preset: method {name} has no preset {preset!r}; only {having or 'no method'} has it.")
+    method = PRESETS[name, preset]
+    if aug_prob is None:
+        return method
+    if method.degradation is None or not method.degradation.adjustable:
+        having = ", ".join(m.name for m in METHODS.values() if m.degradation and m.degradation.adjustable)
+        raise UsageError(f"aug_prob: method {name}, preset {preset}, has no probability to set; only {having} has one.")
+    return replace(method, degradation=replace(method.degradation, probability=aug_prob))
