@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from ..metrics.bootstrap import bootstrap_mean, interval
-from ..metrics.measures import MEASURES, Array, FloatArray, Interval, unweighted_mean
-from ..metrics.per_generator import GeneratorScores, by_family, mean_over_generators
+from ..metrics.bootstrap import bootstrap_mean
+from ..metrics.measures import MEASURES, Array, Interval, unweighted_mean
+from ..metrics.per_generator import GeneratorScores, by_family, mean_over_generators, paired_interval
 from .inputs.measured import MeasuredEvaluation, all_families, all_generators, cluster_names
 from .inputs.runs import MeanDire, Run
 from .wording import generator_title
@@ -213,16 +213,6 @@ def configurations(results: Sequence[MeasuredEvaluation]) -> list[list[MeasuredE
     return [_one_per_seed(group) for group in groups.values()]
 
 
-def mean_resamples(side: Iterable[_Scores], m: str) -> FloatArray | None:
-    """Return the mean of a measure over generators and runs in every resample; None where it is not defined."""
-    drawn = [
-        np.mean([one.replicates[m] for one in scores.values() if one.values[m] is not None], axis=0)
-        for scores in side
-        if _mean(scores, m) is not None
-    ]
-    return np.mean(drawn, axis=0) if drawn else None
-
-
 def _spreads(scores: Sequence[_Scores]) -> dict[str, MeanSpread]:
     return {m: mean_spread(mean_over_generators(one, m) for one in scores) for m in MEASURES}
 
@@ -296,7 +286,8 @@ def _difference(
     before, after = ({seed: _mean(scores, m) for seed, scores in side.items()} for side in sides)
     means = [unweighted_mean(values.values()) for values in (before, after)]
     change = None if means[0] is None or means[1] is None else means[1] - means[0]
-    bounds = _paired_interval(sides[0].values(), sides[1].values(), m) if paired and change is not None else None
+    parts = [[one for scores in side.values() for one in scores.values()] for side in sides]
+    bounds = paired_interval(*parts, m) if paired and change is not None else None
     pairs = [(before[seed], after[seed]) for seed in before if seed in after]
     changes = [b - a for a, b in pairs if a is not None and b is not None]
     return Difference(means[0], means[1], change, bounds, mean_spread(changes).spread, len(changes))
@@ -304,8 +295,3 @@ def _difference(
 
 def _mean(scores: _Scores, m: str) -> float | None:
     return unweighted_mean(one.values[m] for one in scores.values())
-
-
-def _paired_interval(first: Iterable[_Scores], second: Iterable[_Scores], m: str) -> Interval | None:
-    before, after = mean_resamples(first, m), mean_resamples(second, m)
-    return None if before is None or after is None else interval(after - before)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..cache.records.audit import HeaderAudit
 from ..errors import UserError
-from ..metrics.measures import FloatArray, Interval
+from ..metrics.measures import Interval
 from ..metrics.per_generator import interval_of_mean
 from .differences import (
     Contrast,
@@ -25,7 +25,6 @@ from .differences import (
     distillation,
     mean_spread,
 )
-from .differences import mean_resamples as resamples_of_side
 from .inputs.measured import MeasuredEvaluation, Setting
 from .inputs.runs import Run
 from .wording import method_title
@@ -386,9 +385,7 @@ def _mean(side: Sequence[MeasuredEvaluation], names: Sequence[str]) -> MeanSprea
 def _interval(side: Sequence[MeasuredEvaluation], names: Sequence[str], m: str) -> Interval | None:
     chosen = [{name: result.scores[name] for name in names} for result in side]
     same = all(result.evaluation.same_images(side[0].evaluation) for result in side)
-    drawn: FloatArray | None = resamples_of_side(chosen, m) if same else None
-    parts = [scores for one in chosen for scores in one.values()]
-    return None if drawn is None else interval_of_mean(drawn, parts, m)
+    return interval_of_mean([scores for one in chosen for scores in one.values()], m) if same else None
 
 
 def _images(results: Sequence[MeasuredEvaluation]) -> int:
