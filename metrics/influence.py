@@ -41,7 +41,7 @@ def influences(labels: Array, scores: FloatArray) -> dict[str, FloatArray]:
     """
     fake = np.asarray(labels) == 1
     _, block = np.unique(-scores, return_inverse=True)  # equal scores are one step of the curve
-    fakes, reals = (np.bincount(block, weights=one) for one in (fake.astype(float), (~fake).astype(float)))
+    fakes, reals = (np.bincount(block, weights=one).astype(np.float64) for one in (fake, ~fake))
     balanced = reals * (fakes.sum() / reals.sum())
     found = {
         "average_precision": _of_average_precision(fakes, reals, block, fake),
@@ -68,14 +68,14 @@ def _of_average_precision(fakes: FloatArray, reals: FloatArray, block: IndexArra
     by_fakes, by_reals = fakes * fp / called**2, fakes * tp / called**2
     later_fakes, later_reals = (np.cumsum(one[::-1])[::-1] for one in (by_fakes, by_reals))
     factor = reals.sum() / max(1, np.sum(~fake))  # a real's weight
-    return np.where(fake, (tp / called + later_fakes)[block], -factor * later_reals[block]) / fakes.sum()
+    return np.asarray(np.where(fake, (tp / called + later_fakes)[block], -factor * later_reals[block]) / fakes.sum())
 
 
 def _of_auc(fakes: FloatArray, reals: FloatArray, block: IndexArray, fake: Array) -> FloatArray:
     """Return the influence of each image on the AUC, but for the mean of its class; arguments as above."""
     below = (reals.sum() - np.cumsum(reals) + reals / 2) / reals.sum()
     above = (np.cumsum(fakes) - fakes / 2) / fakes.sum()
-    return np.where(fake, below[block] / fakes.sum(), above[block] / reals.sum())
+    return np.asarray(np.where(fake, below[block] / fakes.sum(), above[block] / reals.sum()))
 
 
 def _freedom(values: FloatArray, clusters: IndexArray) -> float:

@@ -30,11 +30,9 @@ from .measures import FloatArray, Interval
 
 NO_INTERVAL = frozenset({"calibration_error"})
 """Measures whose resamples do not scatter around the value: each resample adds its own noise to every bin."""
-FEW_CLUSTERS = 20
-"""Over fewer clusters of a class, intervals are too narrow."""
 
 _SHARES = frozenset({"accuracy", "calibrated_accuracy", "real_accuracy", "fake_accuracy", "equal_error_rate"})
-_RATES = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
+RATES = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
 _TAIL = 0.025
 _DRAWS = 4000
 
@@ -83,7 +81,7 @@ def interval_of(measure: str, value: float, replicates: FloatArray, basis: Basis
     kept, units = replicates[~np.isnan(replicates)], basis.units
     if measure in NO_INTERVAL or units < 2 or len(kept) < 2:
         return None
-    if measure in _RATES:
+    if measure in RATES:
         return _interval_of_rate(value, kept, units, _is_blind(measure, basis.reals))
     error = _standard_error(kept, units)
     if error == 0 or not 0 < value < 1:
@@ -128,7 +126,7 @@ def interval_of_difference(
     sides = (first[0], before), (second[0], after)
     drawn = (
         interval(after - before, _expanded_level(units))
-        if measure in _RATES
+        if measure in RATES
         else interval(_drawn_differences(*sides, basis))
     )
     assert drawn is not None  # there are replicates
@@ -177,9 +175,14 @@ def _expanded_level(units: int) -> float:
     return 1 - 2 * float(ndtr(-_quantile(units - 1) * math.sqrt(units / (units - 1))))
 
 
+def fewest_reals(rate: float) -> int:
+    """Return from how many real images on at least one lies above the threshold of a false positive rate, with 97.5 %."""
+    return math.ceil(math.log(_TAIL) / math.log1p(-rate))
+
+
 def _is_blind(measure: str, reals: int) -> bool:
     """Return whether all reals may well lie below the threshold of a rate, so that it may be anywhere above them."""
-    return measure in _RATES and (1 - _RATES[measure]) ** reals > _TAIL
+    return measure in RATES and reals < fewest_reals(RATES[measure])
 
 
 def _standard_error(replicates: FloatArray, units: int) -> float:

@@ -103,7 +103,7 @@ class CurvePoint:
         if self.before is None:
             return None
         sides = [[one for one in result.scores.values() if one.complete] for result in (self.before, self.result)]
-        return paired_interval(*sides, name)
+        return paired_interval(sides[0], sides[1], name)
 
 
 @dataclass(frozen=True)

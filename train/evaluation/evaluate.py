@@ -29,6 +29,7 @@ from ...cache.records.builds import BuildRecord
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...errors import UsageError
+from ...metrics.clusters import AUTO
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory
 from ...models.layout import move_network
@@ -45,6 +46,7 @@ from ..data.select import (
     choose_build,
     column,
     dataset_rows,
+    distinct,
     evaluation_rows,
     parse_select,
     serves,
@@ -258,6 +260,7 @@ def _store(
     """Write all files under a temporary name, then move the folder into place."""
     with temporary_folder(folder.folder, _UNFINISHED) as temporary:
         columns = with_texts(part.table.select(["key", "label", "generator", "family", "group"]))
+        columns = columns.append_column("folder", _folders(part.table))
         table = columns.append_column("score", pa.array(scores)).append_column("logit", pa.array(logits))
         pq.write_table(table, temporary / "scores.parquet", compression="zstd")
         if serves(build, split, "dire"):
@@ -273,6 +276,16 @@ def _store(
             (temporary / AUDIT).write_bytes(audit.as_json())
         (temporary / EVALUATION).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
         _put(temporary, target)
+
+
+def _folders(table: pa.Table) -> pa.Array:
+    """Return the folder of each image within its source, (N,) strings; with several sources, after the source's number."""
+    numbers = {source: number for number, source in enumerate(distinct(table, "source"))}
+    parents = [path.rpartition("/")[0] for path in table["path"].to_pylist()]
+    if len(numbers) > 1:
+        sources = table["source"].to_pylist()
+        parents = [f"{numbers[source]}/{parent}" for source, parent in zip(sources, parents, strict=True)]
+    return pa.array(parents, pa.string())
 
 
 def _put(new: Path, target: Path) -> None:
@@ -371,12 +384,12 @@ def chosen_data(
     return chosen["cache"], chosen["dataset"], {name: own[name] for name in own if name not in given}
 
 
-def stored_summary(run: Path, info: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+def stored_summary(run: Path, info: Mapping[str, Any], cluster: str = AUTO) -> tuple[Path, dict[str, Any]]:
     """Return the folder of an evaluation that `run_evaluation` returned, and its `summarise`."""
     names = ("dataset", "split", "transform", "select")
     folder = evaluation_folder(RunFolder(run).evaluations, *(info[name] for name in names))
     best = known_best(run)
-    return folder, summarise(info, folder / "scores.parquet", best.calibration if best else None)
+    return folder, summarise(info, folder / "scores.parquet", best.calibration if best else None, cluster)
 
 
 def evaluation_folder(evaluations: Path, dataset: str, split: str, transform: str, select: str | None) -> Path:
