@@ -99,8 +99,8 @@ def build(
 def train(
     run: StrPath,
     *,
-    cache: StrPath,
-    dataset: str | Sequence[str],
+    cache: StrPath | None = None,
+    dataset: str | Sequence[str] | None = None,
     profile: Profile | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -115,14 +115,15 @@ def train(
     ----------
     run : path
         Folder for the run.
-    cache : path
-        The cache's folder or URL.
-    dataset : str or sequence of str
-        Dataset to train on; several are joined.
+    cache : path, optional
+        The cache's folder or URL. Only a training that is resumed knows it.
+    dataset : str or sequence of str, optional
+        Dataset to train on; several are joined. Only a training that is resumed knows it.
     profile : {'small', 'paper'}, optional
         Defaults for other settings. A setting that is given wins.
     resume : bool
-        Continue a stopped training from its newest state, or start one that does not exist.
+        Continue a stopped training from its newest state, or start one that does not exist. What is not given is as the
+        run recorded it, whatever the profile.
     device : str
         ``auto``, ``cpu`` or ``cuda:N``.
     workers : int
@@ -141,19 +142,29 @@ def train(
     Raises
     ------
     UsageError
-        If a setting is not valid, or the process is one of several under ``torchrun``.
+        If a setting is not valid, cache or dataset is missing, or the process is one of several under ``torchrun``.
     UserError
         If the run, the cache or a feature cannot be used, or the loss diverged.
     """
     from ..cache.local_copy.reader import LocalCopy
     from ..train.config import TrainConfig
     from ..train.engine.loop import run_training
+    from ..train.runs.folder import stored_settings
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("train: several processes train together with: torchrun -m distil_cache train …")
-    given: dict[str, Any] = dict(_with_profile(profile, "train", settings))
+    stored = stored_settings(Path(run)) if resume else None
+    given: dict[str, Any] = dict(settings if stored else _with_profile(profile, "train", settings))
     given |= {key: os.fspath(given[key]) for key in _PATHS if given.get(key) is not None}
-    config = TrainConfig.checked(dataset=several(dataset), **given)
+    if dataset is not None:
+        given["dataset"] = several(dataset)
+    if stored is not None:
+        cache, given = stored[0] if cache is None else cache, {**stored[1], **given}
+    if cache is None or "dataset" not in given:
+        raise UsageError(
+            f"train: {'cache' if cache is None else 'dataset'} is missing. Only resume knows it, from the run."
+        )
+    config = TrainConfig.checked(**given)
     copy = LocalCopy.at(Path(local_copy)) if local_copy is not None else None
     result = run_training(
         config, os.fspath(cache), Path(run), resume=resume, device=device, workers=workers, local_copy=copy,

@@ -24,6 +24,7 @@ from ..storage.atomic import (
     TEMPORARY_PREFIX,
     append_line,
     cannot_write,
+    check_new_size,
     create_file,
     make_folder,
     probe_conditional_put,
@@ -295,18 +296,18 @@ class FeatureStore:
         UserError
             If the rows are too large, are not finite, or cannot be written.
         ValueError
-            If keys and rows do not fit each other.
+            If keys and rows do not fit each other, or the spec's ``storage`` takes only float16 and the rows are others.
         """
         stored = tuple(planned_keys if keys is None else keys)
         reasons = dict(rejected or {})
-        check_rows(self.feature, planned_keys, stored, reasons, rows)
+        packed = packing_of(self.spec.get("storage"))
+        check_rows(self.feature, planned_keys, stored, reasons, rows, packed)
         shard = self.shard_id(planned_keys)
         if self.has(shard):
             return self.marker(shard)
 
         form = new_format(self.form, self.codec)
         rows = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
-        packed = packing_of(self.spec.get("storage"))
         data_rows = rows if packed is None else pack(rows, packed)
         make_folder(self.shards)
         data = self.shards / f"{shard}-{secrets.token_hex(8)}{form.suffix}"
@@ -319,7 +320,9 @@ class FeatureStore:
                 dtype=cast(DType, rows.dtype.name), shape=rows.shape[1:], packed=packed, codec=codec, bytes=size, sha256=sha256,
                 merged=tuple(merged), offsets=offsets,
             )  # fmt: skip
-            created = create_file(self._marker_path(shard), marker.model_dump_json().encode() + b"\n")
+            text = marker.model_dump_json().encode() + b"\n"
+            check_new_size(self._marker_path(shard), len(text), MAX_MARKER_BYTES, "Lower --shard-size.")
+            created = create_file(self._marker_path(shard), text)
         except OSError as error:
             raise cannot_write(data, error) from error
         finally:

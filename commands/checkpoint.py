@@ -72,7 +72,8 @@ def checkpoint_export(
 
         card_path(file)  # this and the text of the card refuse before anything is written
         text = card_text(run, file.name)
-    if file.suffix == ".onnx":
+    onnx = file.suffix.lower() == ".onnx"
+    if onnx:
         from ..train.runs.onnx_export import export_onnx
 
         result = export_onnx(run, file)
@@ -83,6 +84,6 @@ def checkpoint_export(
     if text is not None:
         result["card"] = str(write_card(text, file))
     # what the reference implementation has can be predicted with from the file itself
-    readable = file.suffix != ".onnx" and result["method"] in ("distildire", "eps")
+    readable = not onnx and result["method"] in ("distildire", "eps")
     student = ["--weights", file, "--method", result["method"]] if readable else ["--run", run]
     render({**result, "next": command_line(["predict", "IMAGE", *student])}, as_json, show_checkpoint)

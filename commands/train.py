@@ -328,12 +328,10 @@ def _as_stored(
 
     What only a profile fills in gives way to what the run has.
     """
-    from ..train.runs.folder import RunFolder
+    from ..train.runs.folder import stored_settings
 
-    folder = RunFolder(run)
-    if not folder.config.is_file():
+    stored = stored_settings(run)
+    if stored is None:
         return cache, given, set()
-    record = folder.read()
     again = {name: value for name, value in given.items() if name not in by_profile}
-    stored = record.config.model_dump(exclude_none=True)
-    return cache or record.cache, {**stored, **again}, stored.keys() - again.keys()
+    return cache or stored[0], {**stored[1], **again}, stored[1].keys() - again.keys()

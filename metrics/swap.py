@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 from ..storage.json_record import find_record
 from .bootstrap import REPLICATES, cluster_numbers, interval, resamples
@@ -67,7 +68,7 @@ class Swap(BaseModel):
     fake: int = Field(ge=1)
     moved_real: int = Field(ge=0)
     moved_fake: int = Field(ge=0)
-    histories: tuple[ClassHistory, ...]
+    histories: Annotated[tuple[ClassHistory, ...], FailFast()]
     carried: float | None = Field(allow_inf_nan=False)
     interval: tuple[float, float] | None
     reason: str

@@ -67,7 +67,7 @@ def write_record(
     """
     datasets = cache.datasets()
     table = RowTable.of(rows)
-    revision = datasets.add(dataset, table.tables, [reject.as_json() for reject in set_aside])
+    revision = datasets.add(dataset, table.tables, (reject.as_json() for reject in set_aside))
     if datasets.audit(dataset, revision) is None and (found := audit()) is not None:
         datasets.add_audit(dataset, revision, found)
     if sources is not None:

@@ -36,6 +36,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+class OversizeError(UserError):
+    """A file would be larger than what is read of its kind."""
+
+
 class NoHardLinksError(UserError):
     """The file system has no hard links."""
 
@@ -260,18 +264,34 @@ def create_with(path: Path, write: Callable[[Path], object], *, needs_links: boo
     """
     try:
         with temporary_file(path, write) as temporary:
-            try:
-                return link_new(temporary, path)
-            except NoHardLinksError:
-                if needs_links:
-                    raise
-                if path_exists(path):
-                    return False
-                temporary.replace(path)
-                fsync_folder(path.parent)
-                return True
+            return place_new(temporary, path, needs_links=needs_links)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def place_new(temporary: Path, path: Path, *, needs_links: bool) -> bool:
+    """Give a flushed file its final name, unless that is taken; a file system without links is treated as by :func:`create_with`.
+
+    Returns
+    -------
+    bool
+        Whether the name was free.
+
+    Raises
+    ------
+    OSError, NoHardLinksError
+        If the file cannot get the name.
+    """
+    try:
+        return link_new(temporary, path)
+    except NoHardLinksError:
+        if needs_links:
+            raise
+        if path_exists(path):
+            return False
+        temporary.replace(path)
+        fsync_folder(path.parent)
+        return True
 
 
 @contextlib.contextmanager
@@ -402,19 +422,51 @@ def read_file(path: AnyPath, limit: int) -> bytes:
     """
     if isinstance(path, RemotePath):
         return _read_object(path, limit)
+    with _damage_of(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        check_size(path, size, limit)
+        data = file.read(min(size, limit) + 1)  # read(n) allocates n bytes, however short the file is
+    check_size(path, len(data), limit)
+    return data
+
+
+def stream_lines(path: AnyPath, longest: int) -> Iterator[bytes]:
+    """Yield the lines of a file without their ends, of which memory holds one at a time.
+
+    Parameters
+    ----------
+    path
+        The file.
+    longest
+        The most bytes that a valid line has.
+
+    Raises
+    ------
+    IntegrityError
+        If the file is absent or not a regular file, as for :func:`read_file`, or has a longer line.
+    UnreachableError
+        If the file exists and cannot be read at the moment.
+    """
+    with _damage_of(path), open_regular(path) as file:
+        while line := file.readline(longest + 2):
+            line = line.removesuffix(b"\n")
+            if len(line) > longest:
+                raise IntegrityError(f"{path}: has a line of more than {longest:,} bytes, so the file is damaged.")
+            yield line
+
+
+@contextlib.contextmanager
+def _damage_of(path: AnyPath) -> Iterator[None]:
+    """Turn errors of reading into IntegrityError if the file is absent or not a file, else into UnreachableError."""
     try:
-        with unreachable_on_error(path), open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            check_size(path, size, limit)
-            data = file.read(min(size, limit) + 1)  # read(n) allocates n bytes, however short the file is
+        with unreachable_on_error(path):
+            yield
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except UnreachableError as error:
         if isinstance(error.__cause__, IrregularFileError):
             raise IntegrityError(f"{path}: is not a regular file.") from error
         raise
-    check_size(path, len(data), limit)
-    return data
 
 
 def read_files(folder: AnyPath, names: Iterable[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
@@ -526,6 +578,26 @@ def check_size(path: AnyPath, size: int, limit: int) -> None:
     """Raise IntegrityError if a cache file is larger than any valid file of its kind."""
     if size > limit:
         raise IntegrityError(f"{path}: is larger than {limit:,} bytes, more than a valid file of this kind.")
+
+
+def check_new_size(path: AnyPath, size: int, limit: int, advice: str) -> None:
+    """Raise OversizeError if a file would be larger than what is read of its kind.
+
+    Parameters
+    ----------
+    path
+        The new file.
+    size
+        Its bytes.
+    limit
+        The most bytes that are read.
+    advice
+        What to do instead, a sentence.
+    """
+    if size > limit:
+        raise OversizeError(
+            f"{path}: was not written: it would have {size:,} bytes, and more than {limit:,} are not read. {advice}"
+        )
 
 
 def _write_new(path: Path, write: Callable[[IO[bytes]], object]) -> None:

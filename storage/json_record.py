@@ -1,16 +1,18 @@
 """Read a JSON file that somebody else may have written: bounded, a regular file, and of the expected form.
 
 pydantic keeps an error for each wrong item of a list or a mapping, some hundred bytes for every few bytes of a file. So
-lists of items that are all alike are declared with ``FailFast``, mappings with :func:`entries`, and the errors of a file
+lists of items that are all alike are :data:`Items`, or are declared with ``FailFast``. Mappings are :data:`TextByName`,
+:data:`CountByName`, :data:`NumberByName` or :data:`RecordByName`, or are declared with :func:`entries`. The errors of a file
 that has very many are not listed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, FailFast, TypeAdapter, ValidationError
 
 from ..errors import IntegrityError, UserError
 from . import AnyPath, path_exists
@@ -74,24 +76,56 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
-def entries(is_name: Callable[[str], object], kind: type | tuple[type, ...]) -> BeforeValidator:
+def entries(
+    is_name: Callable[[str], object], value: type | tuple[type, ...] | Callable[[object], bool]
+) -> BeforeValidator:
     """Return a validator of a mapping that stops at the first wrong entry, before pydantic looks at each.
 
     Parameters
     ----------
     is_name
         Whether a text may be the name of an entry.
-    kind
-        The type of the JSON values.
+    value
+        The type of the JSON values, or whether one is a value of an entry.
     """
+    is_value = (lambda found: isinstance(found, value)) if isinstance(value, (type, tuple)) else value
 
     def check(content: object) -> object:
-        for name, value in content.items() if isinstance(content, dict) else ():
-            if not is_name(name) or not isinstance(value, kind):
+        for name, found in content.items() if isinstance(content, dict) else ():
+            if not is_name(name) or not is_value(found):
                 raise ValueError(f"the entry {_shortened(name)} is not one of these")
         return content
 
     return BeforeValidator(check)
+
+
+def _is_text(name: object) -> bool:
+    return isinstance(name, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    if type(value) is int:
+        return abs(value) < 2**63
+    return value is None or (type(value) is float and math.isfinite(value))
+
+
+class _FirstOnly(FailFast):
+    """``FailFast`` in a type that may be one of a union: pydantic's own has no hash, which ``|`` asks for."""
+
+    __hash__ = object.__hash__
+
+
+Items = Annotated[list[T], _FirstOnly()]
+"""A list of which the first wrong item is reported, and no other."""
+TextByName = Annotated[dict[str, str], entries(_is_text, str)]
+CountByName = Annotated[dict[str, int], entries(_is_text, _is_count)]
+RecordByName = Annotated[dict[str, dict[str, Any]], entries(_is_text, dict)]
+NumberByName = Annotated[dict[str, float | int | None], entries(_is_text, _is_number)]
+"""Finite numbers; None for one that is not defined."""
 
 
 def _shortened(name: str) -> str:

@@ -8,6 +8,7 @@ twice is guarded by creating a file exclusively.
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -75,7 +76,7 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
     prefix
         Beginning of the name.
     """
-    for left in parent.glob(f"{prefix}*"):
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
         if left.is_dir() and not left.is_symlink():
             _delete_if_free(left)
     handle = None

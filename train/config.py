@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
 
 from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Reader, ScheduleName, ValSource
 from ..errors import UsageError
@@ -89,9 +89,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    dataset: tuple[str, ...] = Field(min_length=1)
+    dataset: Annotated[tuple[str, ...], FailFast(), Field(min_length=1)]
     select: str | None = None
-    build: tuple[str, ...] = ()
+    build: Annotated[tuple[str, ...], FailFast()] = ()
     method: str = METHOD
     preset: Preset = "paper"
     aug_prob: float | None = Field(default=None, ge=0, le=1)

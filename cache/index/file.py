@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, mo
 
 from ...errors import UnreachableError
 from ...storage import AnyPath, list_names, symlink_above
-from ...storage.atomic import create_file, make_folder
+from ...storage.atomic import check_new_size, create_file, make_folder
 from ...storage.json_record import entries
 from ...storage.trees import open_mappable
 from ..shards.keys import BINARY
@@ -145,7 +145,7 @@ def write(folder: AnyPath, segment: IndexSegment, fingerprint: str) -> bool:
     Raises
     ------
     UserError
-        If the file cannot be written.
+        If the file cannot be written; an OversizeError if its header would be larger than :func:`read` accepts.
     """
     header = Header(
         fingerprint=fingerprint,
@@ -157,6 +157,7 @@ def write(folder: AnyPath, segment: IndexSegment, fingerprint: str) -> bool:
     ).model_dump_json()
     text = header.encode()
     text += b" " * (-(_PREAMBLE + len(text)) % _ALIGNMENT)
+    check_new_size(folder, len(text), _MAX_HEADER, "The feature opens without it, more slowly, from its markers.")
     keys, row_numbers = (
         segment.keys.view(np.uint8).data,
         segment.row_numbers.astype(_ROW_NUMBER, copy=False).view(np.uint8).data,

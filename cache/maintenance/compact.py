@@ -23,6 +23,7 @@ from ...choices import COMPACT_ROWS
 from ...errors import IntegrityError, UserError
 from ...progress import Progress, Silent
 from ...storage import map_ordered
+from ...storage.atomic import OversizeError
 from ..lease import lease
 from ..records.datasets import DatasetStore
 from ..shards.format import Rows, checksum
@@ -93,7 +94,10 @@ def compact(cache: Cache, rows: int = COMPACT_ROWS, progress: Progress | None = 
                 _merge(store, group, merged)
                 progress.advance(store.folder.name, group.rows)
             if merged.into:
-                store.compact_index()
+                try:
+                    store.compact_index()
+                except OversizeError as error:  # it only makes opening fast
+                    progress.say(f"Warning: {error}")
     return {"rows": rows, "features": {name: vars(merged) for name, merged in done.items()}}
 
 

@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,7 +53,7 @@ def remove_rows(cache: Cache, dataset: str, reasons: Mapping[str, str]) -> str:
         rest, removed = table.filter(pc.invert(named)), table.filter(named)
         if not rest.num_rows:
             raise UserError(f"{dataset}: every image would be set aside, so nothing was. Build it from other files.")
-        rejects = [*datasets.rejects(dataset, before), *(_reject(row, reasons) for row in removed.to_pylist())]
+        rejects = chain(datasets.rejects(dataset, before), (_reject(row, reasons) for row in removed.to_pylist()))
         revision = datasets.add(dataset, rest, rejects)
         old = [record for record in records if record.revision == before and revision != before]
         new = [_record(cache, record, revision, rest) for record in old]

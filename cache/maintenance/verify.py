@@ -240,13 +240,18 @@ def _verify_dataset(cache: Cache, name: str) -> Iterator[Problem]:
     for revision in revisions:
         for suffix, check in (
             (".parquet", partial(_check_table, store, name, revision)),
-            (".rejects.jsonl", partial(store.rejects, name, revision)),
+            (".rejects.jsonl", partial(_check_rejects, store, name, revision)),
             (".audit.json", partial(store.audit, name, revision)),
             (".sources.json", partial(store.sources, name, revision)),
         ):
             result = _checked(folder, check)
             if isinstance(result, _Failure):
                 yield Problem(where, None, result.what, f"{where}/{revision}{suffix}", result.kind)
+
+
+def _check_rejects(store: DatasetStore, name: str, revision: str) -> None:
+    for _ in store.rejects(name, revision):
+        pass
 
 
 def _check_table(store: DatasetStore, name: str, revision: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from .parse import parse_record
 
@@ -75,7 +75,7 @@ class Check(_Record):
     level: _Area
     found: bool
     reason: str
-    carried_by: tuple[Carrier, ...]
+    carried_by: Annotated[tuple[Carrier, ...], FailFast()]
 
 
 class ContentFeature(_Record):
@@ -124,12 +124,30 @@ class HeaderAudit(_Record):
     sample: _Count
     found: bool
     sentence: str
-    checks: tuple[Check, ...]
-    told: tuple[ContentFeature, ...]
+    checks: Annotated[tuple[Check, ...], FailFast()]
+    told: Annotated[tuple[ContentFeature, ...], FailFast()]
 
     def as_json(self) -> bytes:
         """Return the content of the file."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+    def within(self, most_bytes: int) -> HeaderAudit:
+        """Return the audit with so few comparisons listed, the clearest first, that its JSON has at most so many bytes."""
+        clearest = sorted(self.checks, key=lambda check: (not check.found, check.auc is None))
+        listed, shorter = len(clearest), self
+        while len(shorter.as_json()) > most_bytes and listed > 1:
+            listed //= 2
+            shorter = self.model_copy(update={"checks": (*clearest[:listed], _sum_of(clearest[listed:]))})
+        return shorter
+
+
+def _sum_of(checks: list[Check]) -> Check:
+    """Return one comparison that stands for several that are too many to list."""
+    return Check(
+        part=f"{len(checks):,} other parts", features=checks[0].features, real=sum(check.real for check in checks),
+        fake=sum(check.fake for check in checks), auc=None, interval=None, level=checks[0].level,
+        found=any(check.found for check in checks), reason="these parts are too many to list", carried_by=(),
+    )  # fmt: skip
 
 
 def parse_audit(data: bytes, name: str) -> HeaderAudit:

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, Vali
 
 from ...errors import IntegrityError, UnreachableError, UserError
 from ...storage import AnyPath, list_matching, path_exists
-from ...storage.atomic import create_file, make_folder, read_file
+from ...storage.atomic import check_new_size, create_file, make_folder, read_file
 from ...storage.json_record import entries, first_fault
 from ..shards.marker import Keys
 from ..spec import fingerprint_of
@@ -21,6 +21,9 @@ from .datasets import DATASET
 BUILD_DIGITS = 16
 _MAX_RECORD = 2**26
 """That of a build with more than a million shards."""
+_FEWER_SHARDS = (
+    "Merge small shards with: distil-cache cache compact. Or build with a larger --shard-size, or in several datasets."
+)
 _MAX_REF = 2**20
 _MAX_RECIPE = 2**16
 """tomllib takes the square of the length for a name with many dots."""
@@ -165,11 +168,13 @@ class BuildStore:
         self.refs_folder = root / "refs"
 
     def write(self, record: BuildRecord) -> None:
-        """Store a record; an existing one is kept."""
-        make_folder(self.folder)
+        """Store a record; an existing one is kept. Raises UserError if it names more shards than a record can."""
         absent_fields = {"origin"} if record.origin is None else set()
-        text = record.model_dump_json(indent=2, exclude=absent_fields)
-        create_file(self.folder / f"{record.id}.json", text.encode() + b"\n")
+        text = record.model_dump_json(indent=2, exclude=absent_fields).encode() + b"\n"
+        path = self.folder / f"{record.id}.json"
+        check_new_size(path, len(text), _MAX_RECORD, _FEWER_SHARDS)
+        make_folder(self.folder)
+        create_file(path, text)
 
     def write_recipe(self, build_id: str, recipe: bytes) -> None:
         """Store the recipe of a build beside its record; that of an earlier build with the same record is kept."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ...errors import IntegrityError, UserError
 from ...storage import AnyPath, list_folders, list_matching, list_names, path_exists, unreachable_error
-from ...storage.atomic import create_file, create_written, flush_name, make_folder, read_file
+from ...storage.atomic import create_file, create_written, flush_name, make_folder, read_file, stream_lines
 from ...storage.disk_array import Records, group_starts, sort_records, whole_groups
 from ...storage.parquet import fetch_source, read_batches, read_bounded, read_schema
 from ...storage.regular import IrregularFileError
@@ -64,7 +64,8 @@ TablePieces = Callable[[], Iterable[pa.Table]]
 """Yields a table in pieces whenever it is called."""
 GROUP_ROWS = 2**20
 """Rows of a row group."""
-_MAX_REJECTS = 2**30
+_LONGEST_REJECT = 2**24
+"""Bytes of a line: a path and a reason."""
 REVISION_DIGITS = 16
 _BLOCK = 1 << 18
 _ATTEMPTS = 3
@@ -84,13 +85,13 @@ class DatasetStore:
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
 
-    def write(self, name: str, table: pa.Table, rejects: Sequence[Mapping[str, object]] = ()) -> str:
+    def write(self, name: str, table: pa.Table, rejects: Iterable[Mapping[str, object]] = ()) -> str:
         """Store a table and its rejects as :meth:`add` does, make it the head, and return its revision."""
         revision = self.add(name, table, rejects)
         self.move_head(name, revision)
         return revision
 
-    def add(self, name: str, table: pa.Table | TablePieces, rejects: Sequence[Mapping[str, object]] = ()) -> str:
+    def add(self, name: str, table: pa.Table | TablePieces, rejects: Iterable[Mapping[str, object]] = ()) -> str:
         """Store a table without moving the head. An existing revision keeps the files it was first written with.
 
         Parameters
@@ -100,7 +101,7 @@ class DatasetStore:
         table
             With the columns of ``SCHEMA``; or what yields its pieces, which is called more than once.
         rejects
-            A JSON object for each rejected file.
+            A JSON object for each rejected file; gone through once, or not at all.
 
         Returns
         -------
@@ -120,8 +121,8 @@ class DatasetStore:
         revision = revision_of(pieces())
         target = folder / f"{revision}.parquet"
         if not path_exists(target):  # the head, in the same folder, flushes what another process left unflushed
-            lines = "".join(json.dumps(dict(reject), sort_keys=True) + "\n" for reject in rejects)
-            create_file(folder / f"{revision}.rejects.jsonl", lines.encode())
+            lines = (json.dumps(dict(reject), sort_keys=True).encode() + b"\n" for reject in rejects)
+            create_written(folder / f"{revision}.rejects.jsonl", lambda file: file.writelines(lines))
             create_written(target, lambda file: _write_table(file, pieces()))
         return revision
 
@@ -200,20 +201,16 @@ class DatasetStore:
             return
         raise IntegrityError(f"{path}: cannot be used (it moved each time it was read). Run the command again.")
 
-    def rejects(self, name: str, revision: str | None = None) -> list[dict[str, object]]:
-        """Return the rejected files of a revision (default: the head), as recorded when it was first written."""
-        path = self._path(name, revision, ".rejects.jsonl")
-        try:
-            rows = [json.loads(line) for line in read_file(path, _MAX_REJECTS).decode().splitlines()]
-        except (ValueError, RecursionError) as error:
-            raise IntegrityError(f"{path}: is not a list of rejects, so the file is damaged.") from error
-        if not all(isinstance(row, dict) for row in rows):
-            raise IntegrityError(f"{path}: is not a list of rejects, so the file is damaged.")
-        return rows
+    def rejects(self, name: str, revision: str | None = None) -> Iterator[dict[str, object]]:
+        """Return the rejected files of a revision (default: the head), as recorded when it was first written.
+
+        The file is read as one goes through it, so an IntegrityError comes where its damage is met.
+        """
+        return _read_rejects(self._path(name, revision, ".rejects.jsonl"))
 
     def add_audit(self, name: str, revision: str, audit: HeaderAudit) -> None:
         """Store the audit of a revision; an existing one is kept."""
-        create_file(self._folder(name) / f"{revision}.audit.json", audit.as_json())
+        create_file(self._folder(name) / f"{revision}.audit.json", audit.within(MOST_BYTES).as_json())
 
     def audit(self, name: str, revision: str | None = None) -> HeaderAudit | None:
         """Return the audit of a revision (default: the head), or None; IntegrityError if it is damaged."""
@@ -223,7 +220,7 @@ class DatasetStore:
 
     def add_sources(self, name: str, revision: str, sources: SourceRecords) -> None:
         """Store the accounts of a revision's sources; existing ones are kept."""
-        create_file(self._folder(name) / f"{revision}.sources.json", sources.as_json())
+        create_file(self._folder(name) / f"{revision}.sources.json", sources.within(MOST_BYTES).as_json())
 
     def sources(self, name: str, revision: str | None = None) -> SourceRecords | None:
         """Return the accounts of a revision's sources (default: the head), or None if it has none."""
@@ -270,6 +267,17 @@ class DatasetStore:
         if number == 0:
             return 0, ""
         return number, named_revision(self._folder(name) / _head_name(number))
+
+
+def _read_rejects(path: AnyPath) -> Iterator[dict[str, object]]:
+    for line in stream_lines(path, _LONGEST_REJECT):
+        try:
+            reject = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            reject = None
+        if not isinstance(reject, dict):
+            raise IntegrityError(f"{path}: is not a list of rejects, so the file is damaged.")
+        yield reject
 
 
 def _valid(pieces: TablePieces) -> Iterator[pa.Table]:

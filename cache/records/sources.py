@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
+from ...storage.json_record import CountByName
 from .parse import parse_record
 
 _Count = Annotated[int, Field(ge=0)]
@@ -70,13 +71,13 @@ class SourceRecord(_StoredAccount):
     files: _Count
     images: _Count
     used: _Count
-    rejected: dict[str, _Count]
+    rejected: CountByName
     leaked: _Count
     not_images: _Count
     hidden: _Count
-    uncovered: tuple[UncoveredImages, ...]
-    unreadable: tuple[UnreadPlace, ...]
-    notes: tuple[str, ...]
+    uncovered: Annotated[tuple[UncoveredImages, ...], FailFast()]
+    unreadable: Annotated[tuple[UnreadPlace, ...], FailFast()]
+    notes: Annotated[tuple[str, ...], FailFast()]
 
     @model_validator(mode="after")
     def _adds_up(self) -> SourceRecord:
@@ -92,11 +93,42 @@ class SourceRecords(_StoredAccount):
     """The accounts of all sources of a revision, in the order in which they were given."""
 
     version: Literal[1] = 1
-    sources: tuple[SourceRecord, ...]
+    sources: Annotated[tuple[SourceRecord, ...], FailFast()]
 
     def as_json(self) -> bytes:
         """Return the content of the file."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+    def within(self, most_bytes: int) -> SourceRecords:
+        """Return the accounts with so few folders, places and notes listed that their JSON has at most so many bytes."""
+        listed, shorter = max(map(_longest_list, self.sources), default=0), self
+        while len(shorter.as_json()) > most_bytes and listed > 1:
+            listed //= 2
+            shorter = SourceRecords(sources=tuple(_with_fewer(source, listed) for source in self.sources))
+        return shorter
+
+
+def _longest_list(record: SourceRecord) -> int:
+    return max(len(record.uncovered), len(record.unreadable), len(record.notes))
+
+
+def _with_fewer(record: SourceRecord, most: int) -> SourceRecord:
+    """Return an account in which each list has at most ``most`` items, and one that stands for the others."""
+    uncovered = sorted(record.uncovered, key=lambda entry: -entry.images)
+    if others := uncovered[most:]:
+        images, folder = sum(entry.images for entry in others), f"{len(others):,} other folders"
+        rest = UncoveredImages(
+            folder=folder, reason="these folders are too many to list", images=images, example=others[0].example
+        )
+        uncovered = [*uncovered[:most], rest]
+    unreadable, notes = list(record.unreadable[:most]), list(record.notes[:most])
+    if more := record.unreadable[most:]:
+        unreadable.append(UnreadPlace(path=f"{len(more):,} other places", reason=more[0].reason))
+    if len(record.notes) > most:
+        notes.append(f"{len(record.notes) - most:,} other notes are not listed.")
+    return record.model_copy(
+        update={"uncovered": tuple(uncovered), "unreadable": tuple(unreadable), "notes": tuple(notes)}
+    )
 
 
 def parse_sources(data: bytes, name: str) -> SourceRecords:

@@ -8,6 +8,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
+from ...choices import PackedStorage
 from ...errors import UserError
 from ...storage import AnyPath
 from ...storage.trees import new_tree, remove_tree
@@ -37,7 +38,12 @@ class Written(NamedTuple):
 
 
 def check_rows(
-    feature: str, planned: Sequence[str], stored: Sequence[str], rejected: Mapping[str, str], rows: Rows
+    feature: str,
+    planned: Sequence[str],
+    stored: Sequence[str],
+    rejected: Mapping[str, str],
+    rows: Rows,
+    packed: PackedStorage | None = None,
 ) -> None:
     """Check the arguments of :meth:`..store.FeatureStore.commit` before anything is written.
 
@@ -53,11 +59,13 @@ def check_rows(
         Reason for each planned key that has no row.
     rows
         (N, *shape), one row for each of ``stored``.
+    packed
+        How the rows will be packed, which only float16 can be; None if they are stored as they are.
 
     Raises
     ------
     ValueError
-        For a programming error: keys and rows do not fit each other.
+        For a programming error: keys and rows do not fit each other, or rows of another dtype would be packed.
     UserError
         If the rows are too large, or hold NaN or Inf.
     """
@@ -68,6 +76,8 @@ def check_rows(
         raise ValueError("every planned key must be either stored, in the same order, or rejected")
     if rows.shape[0] != len(stored) or rows.ndim < 2 or rows.dtype.name not in get_args(DType):
         raise ValueError(f"{len(stored)} keys do not fit rows of shape {rows.shape}, {rows.dtype}")
+    if packed is not None and rows.dtype.name != "float16":
+        raise ValueError(f"{feature}: is stored as {packed}, which takes rows of float16, not of {rows.dtype.name}")
     if rows.nbytes > MAX_SHARD_BYTES or len(planned) > MAX_ROWS:
         what = f"a shard of {len(planned):,} rows and {rows.nbytes:,} bytes"
         raise UserError(f"{feature}: {what} is too large. Lower --shard-size.")

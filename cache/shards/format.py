@@ -143,7 +143,7 @@ def checksum(path: AnyPath) -> tuple[int, str]:
     Raises
     ------
     IntegrityError
-        If the object is absent.
+        If the object is absent, or is deleted meanwhile.
     UnreachableError
         If it cannot be read at the moment.
     """
@@ -151,8 +151,11 @@ def checksum(path: AnyPath) -> tuple[int, str]:
     total = 0
     for name, file_path, size in data_files(path):
         digest.update(f"{name}\0{size}\0".encode())
-        with unreachable_on_error(file_path), file_path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        try:
+            with unreachable_on_error(file_path), file_path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{file_path}: the shard's data is missing ({error.strerror}).") from error
         total += size
     return total, digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from .file import SourceAccount, Uncovered, UnreadablePlace, printable
@@ -59,7 +59,7 @@ class Leftovers:
         self._skipped["others"] += len(self._census.others[folder])
         return False
 
-    def add(self, folder: str, names: Sequence[str]) -> None:
+    def add(self, folder: str, names: Collection[str]) -> None:
         """Add the images of a folder, under the highest folder above it without a class folder."""
         if not names:
             return

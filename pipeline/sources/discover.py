@@ -48,6 +48,7 @@ from .folders.families import is_known_generator
 from .folders.layouts import LAYOUTS, FolderLayout, ImageFolder, custom_layout, family_of, is_pattern
 from .folders.metadata import METADATA, MetadataTable, column_names, discover_metadata, labelled_tables
 from .folders.recognise import LayoutFit, recognise
+from .names import Names
 from .tables.parquet import SUFFIX as PARQUET_SUFFIX
 from .tables.table import PARQUET, TABLE, discover_shards, discover_table
 from .tables.table import SUFFIXES as TABLE_SUFFIXES
@@ -299,12 +300,13 @@ def _divide(census: Census, owners: dict[str, ImageFolder], default: str) -> tup
     return FileTable(heapq.merge(*owned_folders, key=lambda file: file.path)), leftovers
 
 
-def _files_in(tree: Tree, folder: str, names: Sequence[str], owner: ImageFolder, default: str) -> Iterator[SourceFile]:
+def _files_in(tree: Tree, folder: str, names: Names, owner: ImageFolder, default: str) -> Iterator[SourceFile]:
     """Yield the files of a class folder, sorted by path."""
     root, label, split, generator, group = str(tree.root), owner.label, owner.split, owner.generator, owner.group
     family = owner.family or family_of(generator)
     start = f"{folder}/" if folder else ""
-    for name in sorted(names):
+    names.sort()
+    for name in names:
         path = start + name
         yield SourceFile(root, path, label, split or default, generator, family, group, listed=tree.listed(path))
 

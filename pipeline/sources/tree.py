@@ -27,6 +27,7 @@ from ...images.sniff import HEAD_BYTES
 from ...storage import AnyPath, Entry, list_objects
 from ...storage.regular import IrregularFileError, open_regular, read_range
 from .file import ListedObject, UnreadablePlace, printable
+from .names import Names
 from .words import SPLITS
 
 __all__ = [
@@ -66,13 +67,13 @@ class FolderListing(NamedTuple):
     path
         Posix path relative to the root; empty for the root itself.
     files
-        Names of the files directly in it, without clutter, in any order.
+        The files directly in it, without clutter, in any order.
     identity
         Device and inode of a local folder; None in an object store.
     """
 
     path: str
-    files: list[str]
+    files: Names
     identity: _Identity | None
 
 
@@ -183,9 +184,9 @@ class LocalTree(Tree):
             links.extend(sorted(linked, key=_path))  # which link is met first does not depend on the disk
             yield FolderListing(folder.path, files, folder.identity)
 
-    def _entries(self, folder: _Pending) -> tuple[list[str], list[_Pending], list[_Pending]]:
+    def _entries(self, folder: _Pending) -> tuple[Names, list[_Pending], list[_Pending]]:
         """Return the names of a folder's files, its subfolders, and the linked folders in it that may be entered."""
-        files: list[str] = []
+        files = Names()
         folders: list[_Pending] = []
         linked: list[_Pending] = []
         with os.scandir(f"{self._top}/{folder.path}" if folder.path else self._top) as entries:
@@ -286,7 +287,7 @@ class RemoteTree(Tree):
 
     def _list(self) -> Iterator[FolderListing]:
         for folder, objects in self._objects.items():
-            yield FolderListing(folder, list(objects), None)
+            yield FolderListing(folder, Names(objects), None)
 
 
 class _Pending:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from ...storage.json_record import Items
 from ...storage.text import harmless
 from ...train.runs.forms import EpochMetrics, Finite, Open
 
@@ -26,7 +27,7 @@ class GalleryForm(Open):
     dire: str | None = None
 
 
-GALLERY: TypeAdapter[list[GalleryForm]] = TypeAdapter(list[GalleryForm])
+GALLERY: TypeAdapter[list[GalleryForm]] = TypeAdapter(Items[GalleryForm])
 LINE: TypeAdapter[EpochMetrics] = TypeAdapter(EpochMetrics)
 
 

@@ -23,6 +23,7 @@ from distil_cache.cache.shards.keys import binary_keys, hex_keys, keys_of_column
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import IntegrityError
+from distil_cache.storage.atomic import OversizeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maintained_cache import keys_of
@@ -354,6 +355,19 @@ IMPOSSIBLE = {
 def test_a_file_that_cannot_be_an_index_is_ignored(store: FeatureStore, lie: str) -> None:
     forged(store, IMPOSSIBLE[lie])
     assert index_file.read_newest(store.index_folder, store.fingerprint) is None
+
+
+def test_an_index_that_could_not_be_read_again_is_not_written_and_the_older_one_stays(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, length = the_file(store), int.from_bytes(the_file(store).read_bytes()[8:16], "little")
+    for start in (12, 16, 20):
+        store.commit(keys(4, start), images(4))
+    monkeypatch.setattr(index_file, "_MAX_HEADER", length)
+    with pytest.raises(OversizeError, match=r"was not written: it would have .* more slowly, from its markers"):
+        store.compact_index()
+    assert the_file(store) == older
+    assert len(FeatureStore(store.folder).index()) == 24
 
 
 def test_a_few_new_shards_are_not_worth_a_new_file_and_many_are(store: FeatureStore) -> None:

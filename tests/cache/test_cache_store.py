@@ -192,6 +192,15 @@ def test_rows_that_do_not_fit_the_keys_are_a_value_error(store: FeatureStore) ->
         store.commit(three, images(3), keys=three[::-1])
 
 
+def test_a_shard_whose_marker_could_not_be_read_again_is_not_written(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distil_cache.cache.store.MAX_MARKER_BYTES", 500)
+    with pytest.raises(UserError, match=r"would have .* Lower --shard-size"):
+        store.commit(keys(9), images(9))
+    assert list(store.shards.iterdir()) == []
+
+
 def test_a_failed_write_leaves_nothing_and_says_so(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

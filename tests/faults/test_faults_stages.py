@@ -12,7 +12,13 @@ from fault_stages import campaign
 
 
 @pytest.mark.parametrize(
-    ("stage", "kills", "full"), [("export", 5, 2), pytest.param("train", 3, 1, marks=pytest.mark.slow)]
+    ("stage", "kills", "full"),
+    [
+        ("export", 5, 2),
+        pytest.param("train", 3, 1, marks=pytest.mark.slow),
+        pytest.param("checkpoint import", 3, 1, marks=pytest.mark.slow),
+        pytest.param("checkpoint export", 4, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_disturbed_command_leaves_nothing_half_and_the_next_run_makes_the_same(
     fast_folder: Path, stage: str, kills: int, full: int

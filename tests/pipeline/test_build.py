@@ -217,7 +217,7 @@ def test_each_kind_of_bad_file_is_rejected_with_its_reason_and_the_build_goes_on
     again = build(material, tmp_path / "c", sources=(images,))
     assert (again["adm_calls"], again["decoded"]) == (0, 0)
     assert sorted(map(str, again["rejects"])) == sorted(map(str, result["rejects"]))
-    rejects = Cache.open(tmp_path / "c").datasets().rejects("noise")
+    rejects = list(Cache.open(tmp_path / "c").datasets().rejects("noise"))
     assert len(rejects) == result["rejected"] + result["leaked"]
 
 

@@ -165,7 +165,7 @@ def test_what_is_set_aside_is_in_no_new_revision_and_stays_for_the_old_one(
     assert ([suspect["key"] for suspect in found["suspects"]], found["left"]) == ([bad], [])
     assert bad not in table(cache)["key"].to_pylist()
     assert table(cache).num_rows == 9
-    rejects = Cache.open(cache).datasets().rejects("noise")
+    rejects = list(Cache.open(cache).datasets().rejects("noise"))
     assert [(reject["reason"], reject["detail"]) for reject in rejects] == [("truncated", "half of it is grey")]
     assert Path(str(rejects[0]["path"])).is_file()
     (record,) = records(cache)

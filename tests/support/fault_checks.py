@@ -76,7 +76,7 @@ def snapshot(root: Path, *, damaged: bool = False) -> dict[str, Any]:
         "tables": {
             f"{name} {revision}": [
                 datasets.read(name, revision).to_pylist(),
-                datasets.rejects(name, revision),
+                list(datasets.rejects(name, revision)),
                 accounts.as_json().decode() if (accounts := datasets.sources(name, revision)) else None,
                 audit.as_json().decode() if (audit := datasets.audit(name, revision)) else None,
             ]

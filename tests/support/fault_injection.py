@@ -247,6 +247,7 @@ def lose_unflushed(root: Path, trace: Path) -> int:
     for name in sorted(names):
         if name in moved and (root / name).exists():  # a move is one step: it has happened or it has not
             if not (root / moved[name]).exists():
+                (root / moved[name]).parent.mkdir(exist_ok=True)  # its deletion came later, and is undone, too
                 (root / name).rename(root / moved[name])
                 lost += 1
         elif (root / name).is_dir():

@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 from distil_cache.errors import DistilCacheError, UserError
+from distil_cache.metrics.swap import Swap
+from distil_cache.report.inputs.records import GALLERY
 from distil_cache.report.inputs.runs import read_runs
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.checkpoint import load_state
-from distil_cache.train.runs.folder import RunFolder
-from distil_cache.train.runs.forms import read_evaluation
+from distil_cache.train.runs.folder import RunFolder, RunRecord
+from distil_cache.train.runs.forms import EvaluationForm, RunForm, Saved, State, SweepForm, read_evaluation
 from distil_cache.train.student import build_student
 from distil_cache.train.sweep import _note
+from pydantic import TypeAdapter, ValidationError
 from run_damage import DAMAGES, VALUES, changed, files, outcome, places, prepare
 from small_cache import make_cache, rows
 from torch.optim import Adam
@@ -162,3 +165,38 @@ def test_the_commands_end_with_a_sentence_whatever_the_run_is(tmp_path: Path) ->
         assert ended["wrong"] == "", (command, file, damage)
         fine = (command, file) in (("evaluate", "evaluation"), ("cache ls", "configuration"))
         assert (ended["code"] == 0) is fine, (command, file, damage, ended)
+
+
+MANY: dict[str, Any] = {"lists": [1] * 3000, "texts": dict.fromkeys(map(str, range(3000)))}
+WRONG: dict[str, tuple[Any, dict[str, Any]]] = {
+    "runs of a sweep": (SweepForm, {"runs": MANY["lists"]}),
+    "lines of a state": (State, {"history": MANY["lists"]}),
+    "values of a line": (State, {"history": [dict.fromkeys(map(str, range(3000)), "x")]}),
+    "drops of a state": (State, {"drops": ["x"] * 3000}),
+    "files of a state": (Saved, {"sha256": MANY["texts"]}),
+    "groups of parameters": (Saved, {"param_groups": MANY["lists"]}),
+    "notes of an evaluation": (EvaluationForm, {"notes": MANY["lists"]}),
+    "counts of an evaluation": (EvaluationForm, {"counts": dict.fromkeys(map(str, range(3000)), True)}),
+    "measures of an evaluation": (EvaluationForm, {"metrics": dict.fromkeys(map(str, range(3000)), float("nan"))}),
+    "generators of an evaluation": (EvaluationForm, {"generators": MANY["lists"]}),
+    "groups of a run": (RunForm, {"groups": MANY["lists"]}),
+    "data sets of a run": (RunForm, {"config": {"dataset": MANY["lists"]}}),
+    "others of a run": (RunForm, {"others": MANY["lists"]}),
+    "groups of a record": (RunRecord, {"groups": MANY["lists"]}),
+    "specs of a record": (RunRecord, {"specs": MANY["texts"]}),
+    "versions of a record": (RunRecord, {"versions": MANY["texts"]}),
+    "others of a record": (RunRecord, {"others": MANY["lists"]}),
+    "builds of a configuration": (TrainConfig, {"build": MANY["lists"]}),
+    "histories of a swap test": (Swap, {"histories": MANY["lists"]}),
+    "images of a gallery": (GALLERY, MANY["lists"]),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_of_many_wrong_items_in_a_record_the_first_is_enough_since_each_error_takes_memory(what: str) -> None:
+    form, content = WRONG[what]
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(form).validate_json(json.dumps(content)) if isinstance(form, type) else form.validate_json(
+            json.dumps(content)
+        )
+    assert caught.value.error_count() < 20  # with the fields that are missing

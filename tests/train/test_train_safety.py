@@ -232,6 +232,23 @@ def test_a_student_that_cannot_be_written_whole_is_a_sentence_and_nothing_is_lef
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["export.pth", "export[1].safetensors"])
+def test_an_export_deletes_what_a_killed_one_left_of_the_same_file_and_nothing_that_is_being_written(
+    tmp_path: Path, name: str
+) -> None:
+    for left in (f".tmp-{name}-{'0' * 16}", f".tmp-other-{'0' * 16}"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / name).write_bytes(b"half")
+
+    def write(path: Path) -> None:  # meanwhile another command exports the same
+        assert reference_checkpoint.create_whole(tmp_path / name, lambda other: other.write_bytes(b"first"))
+        path.write_bytes(b"second")
+
+    assert not reference_checkpoint.create_whole(tmp_path / name, write)
+    assert (tmp_path / name).read_bytes() == b"first"
+    assert {path.name for path in tmp_path.iterdir()} == {name, f".tmp-other-{'0' * 16}"}
+
+
 class Interrupting(Silent):
     """Send signals to this process once the training has begun, and note the leases in the cache."""
 

@@ -9,10 +9,19 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 from safetensors import SafetensorError, safe_open
 
 from ... import __version__
@@ -21,7 +30,7 @@ from ...metrics.calibration import Calibration
 from ...storage import path_exists
 from ...storage.atomic import append_line as append_bytes
 from ...storage.atomic import create_with
-from ...storage.json_record import read_record
+from ...storage.json_record import CountByName, RecordByName, TextByName, read_record
 from ..config import TrainConfig
 from ..methods import Method
 from ..student import SCRATCH, Student, build_student
@@ -106,22 +115,22 @@ class RunRecord(BaseModel):
     dataset: str
     revision: str
     build: str
-    fingerprints: dict[str, str]
-    specs: dict[str, dict[str, Any]] = {}
+    fingerprints: TextByName
+    specs: RecordByName = {}
     train_size: int = Field(ge=1, le=_LARGEST)
     teacher_channels: int | None = Field(ge=1, le=_LARGEST)
-    seen_generators: tuple[str, ...]
-    samples: dict[str, int]
+    seen_generators: Annotated[tuple[str, ...], FailFast()]
+    samples: CountByName
     validation: str
     created: AwareDatetime
-    versions: dict[str, str]
+    versions: TextByName
     initial_weights: str = ""
-    teacher: dict[str, str] | None = None
-    imported: dict[str, str] | None = None
-    others: tuple[TrainedOn, ...] = ()
+    teacher: TextByName | None = None
+    imported: TextByName | None = None
+    others: Annotated[tuple[TrainedOn, ...], FailFast()] = ()
     pos_weight: float = 1.0
-    begun_as: dict[str, str] | None = None
-    groups: tuple[str, ...] = ()
+    begun_as: TextByName | None = None
+    groups: Annotated[tuple[str, ...], FailFast()] = ()
     arithmetic: str = ""
 
     @model_validator(mode="before")
@@ -308,6 +317,21 @@ class RunFolder:
         return UserError(
             f"{self.folder}: has no checkpoint yet. Finish its first epoch with: distil-cache train --resume"
         )
+
+
+def stored_settings(run: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return a run's cache and the settings of its training that are not None; None if the folder holds no run yet.
+
+    Raises
+    ------
+    UserError
+        The run's record is damaged.
+    """
+    folder = RunFolder(run)
+    if not path_exists(folder.config):
+        return None
+    record = folder.read()
+    return record.cache, record.config.model_dump(exclude_none=True)
 
 
 def _unfinished_import(checkpoints: Path) -> bool:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from ...errors import UserError
 from ...metrics.calibration import CALIBRATION, Calibration, read_calibration
-from ...storage.json_record import read_record
+from ...storage.json_record import CountByName, Items, NumberByName, TextByName, read_record
 from ...storage.parquet import read_bounded
 
 BEST = "best.safetensors"
@@ -40,7 +40,7 @@ _USED = ("epoch", "step", "loss", "val_bce", "val_ap", "val_acc", "seconds")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 StateFile = Annotated[str, Field(pattern=f"^{STATE_FILE.pattern}$")]
-EpochMetrics = dict[str, Finite | int | None]
+EpochMetrics = NumberByName
 """The values of one epoch in ``metrics.jsonl``, by name; None without validation rows."""
 
 
@@ -86,11 +86,11 @@ class State(BaseModel):
     seconds: Finite = 0.0
     best_epoch: Count = 0
     best_rank: tuple[Finite, Finite] | None = None
-    drops: list[int] = []
-    history: list[EpochMetrics] = []
+    drops: Items[int] = []
+    history: Items[EpochMetrics] = []
     order: str = ""
-    restarted: list[int] = []
-    unchecked: list[int] = []
+    restarted: Items[int] = []
+    unchecked: Items[int] = []
 
     @property
     def just_best(self) -> bool:
@@ -167,8 +167,8 @@ class Saved(BaseModel):
 
     weights: StateFile
     optimiser: StateFile
-    sha256: dict[str, str] = {}
-    param_groups: list[dict[str, Any]]
+    sha256: TextByName = {}
+    param_groups: Items[dict[str, Any]]
     random: dict[str, Any]
     scaler: dict[str, Any] = {}
     progress: State
@@ -218,15 +218,15 @@ class EvaluationForm(Open):
     select: str | None = None
     origin: _Origin | None = None
     checkpoint: _Checkpoint | None = None
-    seen_generators: list[str] | None = None
-    notes: list[str] | None = None
-    set_aside: dict[str, int] | None = None
-    counts: dict[str, int] | None = None
-    metrics: dict[str, Finite | None] | None = None
-    mean: dict[str, Finite | None] | None = None
-    generators: list[_Measured] | None = None
-    fingerprints: dict[str, str] | None = None
-    versions: dict[str, str] | None = None
+    seen_generators: Items[str] | None = None
+    notes: Items[str] | None = None
+    set_aside: CountByName | None = None
+    counts: CountByName | None = None
+    metrics: NumberByName | None = None
+    mean: NumberByName | None = None
+    generators: Items[_Measured] | None = None
+    fingerprints: TextByName | None = None
+    versions: TextByName | None = None
 
 
 class _Trained(Open):
@@ -237,7 +237,7 @@ class _Trained(Open):
 
 class _Settings(Open):
     method: str
-    dataset: str | list[str]
+    dataset: str | Items[str]
     seed: int | None = None
     preset: str | None = None
     backbone: str | None = None
@@ -255,19 +255,19 @@ class RunForm(Open):
     revision: str | None = None
     build: str | None = None
     created: str | None = None
-    others: list[_Trained] | None = None
-    fingerprints: dict[str, str] | None = None
-    versions: dict[str, str] | None = None
-    samples: dict[str, int] | None = None
-    seen_generators: list[str] | None = None
-    groups: list[str] | None = None
-    imported: dict[str, str] | None = None
+    others: Items[_Trained] | None = None
+    fingerprints: TextByName | None = None
+    versions: TextByName | None = None
+    samples: CountByName | None = None
+    seen_generators: Items[str] | None = None
+    groups: Items[str] | None = None
+    imported: TextByName | None = None
 
 
 class SweepForm(Open):
     """The content of ``sweep.json``: the names of the runs."""
 
-    runs: list[str] = []
+    runs: Items[str] = []
 
 
 _SAVED: TypeAdapter[Saved] = TypeAdapter(Saved)

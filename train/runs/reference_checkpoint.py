@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ from torch import Tensor
 from ...choices import METHOD, Preset
 from ...errors import UsageError, UserError
 from ...models.weights import check_state, file_digest, read_state_dict
-from ...storage.atomic import TEMPORARY_PREFIX, cannot_write, create_with
+from ...storage.atomic import TEMPORARY_PREFIX, cannot_write, place_new
+from ...storage.locks import temporary_folder
 from ..config import TrainConfig
 from ..student import Student, build_student
 from .checkpoint import flushed, save_tensors, save_weights
@@ -174,12 +174,15 @@ def export_checkpoint(run: Path, path: Path) -> dict[str, Any]:
 
 
 def create_whole(path: Path, write: Callable[[Path], object]) -> bool:
-    """Write a complete file unless it exists; return whether it was created. ``torch.save`` stores the file name."""
+    """Write a complete file unless it exists; return whether it was created. ``torch.save`` stores the file name.
+
+    What killed commands left of the same file is deleted.
+    """
     try:
-        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
-            write(temporary)
-            return create_with(path, flushed(temporary.rename), needs_links=False)
+        with temporary_folder(path.parent, f"{TEMPORARY_PREFIX}{path.name}-") as folder:
+            temporary = folder / path.name
+            flushed(write)(temporary)
+            return place_new(temporary, path, needs_links=False)
     except OSError as error:
         raise cannot_write(path, error) from error
     except RuntimeError as error:  # what torch.save makes of an error of the system

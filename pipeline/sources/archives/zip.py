@@ -17,6 +17,7 @@ from ....images.sniff import HEAD_BYTES
 from ....storage import AnyPath, map_ordered
 from ..file import DiscoveredSource, ListedObject, SourceFile, Uncovered, printable
 from ..file_table import FileTable
+from ..names import Names
 from ..read import read_image
 from ..tree import FolderListing, Tree, is_clutter, join
 from ..words import split_of_word
@@ -85,7 +86,7 @@ class ZipTree(Tree):
         )
 
     def _list(self) -> list[FolderListing]:
-        return [FolderListing(folder, list(files), None) for folder, files in sorted(self._members.items())]
+        return [FolderListing(folder, Names(files), None) for folder, files in sorted(self._members.items())]
 
     def _entry(self, path: str) -> tuple[str, ZipEntry]:
         folder, _, name = path.rpartition("/")

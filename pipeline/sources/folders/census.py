@@ -13,49 +13,16 @@ from functools import cached_property
 from ....images.file import EXTENSIONS
 from ....images.sniff import sniff
 from ..file import UnreadablePlace, printable
+from ..names import Names
 from ..tree import Tree, join
 
-OTHER_EXTENSIONS = frozenset(
-    (
-        *("7z", "avi", "bin", "bz2", "c", "cfg", "csv", "dat", "db", "doc", "docx", "gz", "h", "h5", "hdf5", "html"),
-        *(
-            "ini",
-            "ipynb",
-            "joblib",
-            "js",
-            "json",
-            "jsonl",
-            "lmdb",
-            "log",
-            "lz4",
-            "m4a",
-            "m4v",
-            "mat",
-            "md",
-            "mdb",
-            "mkv",
-        ),
-        *(
-            "mov",
-            "mp3",
-            "mp4",
-            "mpeg",
-            "mpg",
-            "npy",
-            "npz",
-            "onnx",
-            "parquet",
-            "pdf",
-            "pickle",
-            "pkl",
-            "ply",
-            "pt",
-            "pth",
-        ),
-        *("py", "rar", "rst", "safetensors", "sh", "sqlite", "svg", "tar", "tex", "tfrecord", "tgz", "toml", "torrent"),
-        *("tsv", "txt", "wav", "webm", "xml", "xz", "yaml", "yml", "zip", "zst"),
-    )
-)
+OTHER_EXTENSIONS = frozenset({
+    "7z", "avi", "bin", "bz2", "c", "cfg", "csv", "dat", "db", "doc", "docx", "gz", "h", "h5", "hdf5", "html",
+    "ini", "ipynb", "joblib", "js", "json", "jsonl", "lmdb", "log", "lz4", "m4a", "m4v", "mat", "md", "mdb",
+    "mkv", "mov", "mp3", "mp4", "mpeg", "mpg", "npy", "npz", "onnx", "parquet", "pdf", "pickle", "pkl", "ply",
+    "pt", "pth", "py", "rar", "rst", "safetensors", "sh", "sqlite", "svg", "tar", "tex", "tfrecord", "tgz",
+    "toml", "torrent", "tsv", "txt", "wav", "webm", "xml", "xz", "yaml", "yml", "zip", "zst",
+})  # fmt: skip
 """Extensions of files that are not looked into where each look is a request."""
 
 FEATURE_FOLDERS = frozenset({"dire", "recons", "recon", "eps"})
@@ -73,7 +40,7 @@ class Census:
     base
         The folder, relative to the root, that the paths start at; empty for the root.
     images
-        Folder -> names of the images directly in it. Folders without any have an empty list. A folder comes before
+        Folder -> names of the images directly in it. Folders without any have none. A folder comes before
         those in it, and before links that lead to it.
     others
         Folder -> names of its other files, without hidden ones.
@@ -85,8 +52,8 @@ class Census:
 
     tree: Tree
     base: str
-    images: Mapping[str, list[str]]
-    others: Mapping[str, list[str]]
+    images: Mapping[str, Names]
+    others: Mapping[str, Names]
     features: frozenset[str]
     unread: int = 0
 
@@ -148,18 +115,23 @@ def take_census(tree: Tree) -> Census:
     UserError
         For links without end, see :mod:`..tree`.
     """
-    images: dict[str, list[str]] = {}
-    others: dict[str, list[str]] = {}
+    images: dict[str, Names] = {}
+    others: dict[str, Names] = {}
     doubtful: list[tuple[str, str]] = []
     unread = 0
     look = tree.opens_cheaply
     for folder in tree.listings():
         for above in reversed(list(_upwards(folder.path))):  # a store lists no folder without objects of its own
             if above not in images:
-                images[above], others[above] = [], []
+                images[above], others[above] = Names(), Names()
+        if all(
+            _extension(name) in EXTENSIONS for name in folder.files
+        ):  # most folders of images: one copy of the names
+            images[folder.path] = folder.files
+            continue
         here, rest = images[folder.path], others[folder.path]
         for name in folder.files:
-            extension = name.rpartition(".")[2].lower() if "." in name else ""
+            extension = _extension(name)
             if extension in EXTENSIONS:
                 here.append(name)
             elif look or extension not in OTHER_EXTENSIONS:
@@ -173,6 +145,10 @@ def take_census(tree: Tree) -> Census:
         is_image = isinstance(head, OSError) or sniff(head) is not None
         (images if is_image else others)[folder_path].append(name)
     return Census(tree, "", images, others, _features(images), unread)
+
+
+def _extension(name: str) -> str:
+    return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def place(path: str, reason: str) -> UnreadablePlace:
@@ -202,7 +178,7 @@ def _upwards(folder: str) -> Iterable[str]:
         yield folder
 
 
-def _cut(listed: Mapping[str, list[str]], child: str, start: str) -> dict[str, list[str]]:
+def _cut(listed: Mapping[str, Names], child: str, start: str) -> dict[str, Names]:
     return {
         folder[len(start) :]: names for folder, names in listed.items() if folder == child or folder.startswith(start)
     }

@@ -7,10 +7,12 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from distil_cache.cache.gather import gather
+from distil_cache.cache.index import file as index_file
 from distil_cache.cache.maintenance.compact import compact
 from distil_cache.cache.maintenance.gc import collect
 from distil_cache.cache.maintenance.verify import list_garbage, verify
@@ -89,6 +91,16 @@ def test_each_feature_is_a_stage_whose_rows_are_all_done_at_its_end(root: Path) 
     done = compact(Cache.open(root), 512, progress)["features"]
     assert progress.totals == {name: row["rows"] for name, row in done.items()}
     assert progress.done == Counter(progress.totals)
+
+
+def test_a_compaction_whose_index_would_be_too_large_says_so_and_merges_all_features(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_file, "_MAX_HEADER", 64)
+    progress = Recorded()
+    merged: Any = compact(Cache.open(root), rows=64, progress=progress)
+    assert len(merged["features"]) == len(progress.said) == 3
+    assert all("from its markers" in text for text in progress.said)
 
 
 def test_keys_that_cannot_be_decoded_are_remembered(root: Path) -> None:

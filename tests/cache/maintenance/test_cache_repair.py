@@ -212,7 +212,7 @@ def test_a_damaged_head_gives_way_to_the_one_before_and_damaged_rejects_to_a_not
     assert result["problems"] == []
     assert any(f"newest revision of {NAME} is now {record.revision}" in what for what in result["repaired"])
     assert cache.datasets().head(NAME) == record.revision
-    assert cache.datasets().rejects(NAME, newer.revision)[0]["reason"] == "lost"
+    assert next(cache.datasets().rejects(NAME, newer.revision))["reason"] == "lost"
 
 
 def test_a_reference_to_a_build_that_gc_removed_brings_it_back(cache: Cache, record: BuildRecord) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from distil_cache.cache.maintenance.listing import spec_summary, summary
+from distil_cache.cache.records import builds
 from distil_cache.cache.records.builds import BuildRecord, BuiltFeature
 from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.spec import Spec
@@ -138,3 +139,12 @@ def test_a_spec_in_words_names_what_it_derives_from_and_cuts_digests() -> None:
         spec_summary(Derived().canonical())
         == "algorithm 2, from toy, weights abababab…, clip yes, views identity/hflip"
     )
+
+
+def test_a_record_that_could_not_be_read_again_is_not_written(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = built(cache)
+    other = BuildRecord.new(record.dataset, record.revision, record.features | {"more": record.features["toy"]}, {})
+    monkeypatch.setattr(builds, "_MAX_RECORD", (cache.builds().folder / f"{record.id}.json").stat().st_size)
+    with pytest.raises(UserError, match=r"was not written: it would have .* a larger --shard-size"):
+        cache.builds().write(other)
+    assert cache.builds().ids() == [record.id]

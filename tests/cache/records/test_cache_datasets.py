@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,7 +49,7 @@ def test_a_table_and_its_rejects_come_back(store: DatasetStore) -> None:
     revision = store.write("photos", table(ROWS), rejects)
     assert store.read("photos").equals(table(ROWS))
     assert store.read("photos", revision).equals(table(ROWS))
-    assert store.rejects("photos") == rejects
+    assert list(store.rejects("photos")) == rejects
     assert (store.names(), store.head("photos")) == (["photos"], revision)
 
 
@@ -167,7 +169,43 @@ def test_damaged_rejects_are_one_clear_error(store: DatasetStore, text: str) -> 
     revision = store.write("d", table(ROWS))
     (store.folder / "d" / f"{revision}.rejects.jsonl").write_bytes(text.encode("latin-1"))
     with pytest.raises(IntegrityError, match="list of rejects"):
-        store.rejects("d")
+        list(store.rejects("d"))
+
+
+def test_rejects_are_read_and_written_one_at_a_time(store: DatasetStore) -> None:
+    drawn = []
+
+    def many() -> Iterator[dict[str, object]]:
+        for number in range(3000):
+            drawn.append(number)
+            yield {"path": "x" * 1000, "number": number}
+
+    tracemalloc.start()
+    store.write("d", table(ROWS), many())
+    assert [reject["number"] for reject in store.rejects("d")] == drawn == list(range(3000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_500_000  # of 3 MB
+
+
+def test_damage_behind_sound_rejects_is_found_where_it_is(store: DatasetStore) -> None:
+    revision = store.write("d", table(ROWS), [{"path": "a"}])
+    with (store.folder / "d" / f"{revision}.rejects.jsonl").open("a") as file:
+        file.write("[1]\n")
+    rejects = store.rejects("d")
+    assert next(rejects) == {"path": "a"}
+    with pytest.raises(IntegrityError, match="list of rejects"):
+        next(rejects)
+
+
+def test_a_line_of_rejects_without_an_end_is_not_read_into_memory(
+    store: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "_LONGEST_REJECT", 20)
+    revision = store.write("d", table(ROWS), [{"path": "a"}, {"path": "a" * 100}])
+    assert (store.folder / "d" / f"{revision}.rejects.jsonl").stat().st_size > 100
+    with pytest.raises(IntegrityError, match="a line of more than 20 bytes"):
+        list(store.rejects("d"))
 
 
 def test_the_scan_file_is_no_revision(store: DatasetStore) -> None:

@@ -19,9 +19,9 @@ from distil_cache.cache.lease import FOLDER as BUILDERS
 from distil_cache.cache.lease import Lease, lease, read_leases
 from distil_cache.cache.maintenance.listing import summary
 from distil_cache.cache.maintenance.trash import REMOVED
-from distil_cache.cache.records.audit import HeaderAudit
+from distil_cache.cache.records.audit import Carrier, Check, HeaderAudit
 from distil_cache.cache.records.builds import BuildRecord, BuiltFeature, Ref, _id_of, read_build
-from distil_cache.cache.records.sources import SourceRecord, SourceRecords
+from distil_cache.cache.records.sources import SourceRecord, SourceRecords, UncoveredImages, UnreadPlace
 from distil_cache.cache.set_aside import read_set_aside, write_set_aside
 from distil_cache.cache.shards.marker import Marker
 from distil_cache.cache.spec import fingerprint_of, folder_name, imported_from
@@ -44,7 +44,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "build": ("builds/*.json", lambda root: Cache.open(root).builds().all()),
     "reference": ("refs/run.json", lambda root: Cache.open(root).builds().refs()),
     "head": (f"datasets/{NAME}/HEAD-000001.json", lambda root: Cache.open(root).datasets().history(NAME)),
-    "rejects": (f"datasets/{NAME}/*.rejects.jsonl", lambda root: Cache.open(root).datasets().rejects(NAME)),
+    "rejects": (f"datasets/{NAME}/*.rejects.jsonl", lambda root: list(Cache.open(root).datasets().rejects(NAME))),
     "audit": (f"datasets/{NAME}/*.audit.json", lambda root: Cache.open(root).datasets().audit(NAME)),
     "sources": (f"datasets/{NAME}/*.sources.json", lambda root: Cache.open(root).datasets().sources(NAME)),
     "spec": (
@@ -236,6 +236,14 @@ WRONG: dict[str, tuple[type[BaseModel], object]] = {
     "reasons in an index": (Header, {"rejected": dict.fromkeys(map(str, range(3000)))}),
     "reasons of a shard in an index": (Header, {"rejected": {KEY: dict.fromkeys(map(str, range(3000)))}}),
     "shards that an index replaces": (Header, {"merged": dict.fromkeys(map(str, range(3000)))}),
+    "sources of a revision": (SourceRecords, {"sources": [1] * 3000}),
+    "folders in an account": (SourceRecord, {"uncovered": [1] * 3000}),
+    "places in an account": (SourceRecord, {"unreadable": [1] * 3000}),
+    "notes of an account": (SourceRecord, {"notes": [1] * 3000}),
+    "reasons in an account": (SourceRecord, {"rejected": dict.fromkeys(map(str, range(3000)))}),
+    "comparisons of an audit": (HeaderAudit, {"checks": [1] * 3000}),
+    "features of a comparison": (Check, {"carried_by": [1] * 3000}),
+    "reported features of an audit": (HeaderAudit, {"told": [1] * 3000}),
     "features of a lease": (Lease, {"features": [[]] * 3000}),
 }  # fmt: skip
 
@@ -252,6 +260,48 @@ def test_of_very_many_faults_their_number_is_named() -> None:
     with pytest.raises(ValidationError) as caught:
         Ref.model_validate_json(json.dumps(dict.fromkeys(map(str, range(3000)))))
     assert first_fault(caught.value) == "3,003 of its values are wrong"
+
+
+def test_an_account_of_too_many_places_lists_those_with_most_images_and_still_adds_up(root: Path) -> None:
+    uncovered = tuple(
+        UncoveredImages(folder=f"folder {n}", reason="no class", images=n, example=f"{n}.png") for n in range(1, 401)
+    )
+    unreadable = tuple(UnreadPlace(path=f"place {n}", reason="leads out") for n in range(400))
+    notes, images = tuple(f"note {n}" for n in range(400)), sum(range(1, 401))
+    whole = ACCOUNT.model_copy(
+        update={"files": 1 + images, "uncovered": uncovered, "unreadable": unreadable, "notes": notes}
+    )
+    records = SourceRecords(sources=(whole, ACCOUNT)).within(8000)
+    assert len(records.as_json()) <= 8000
+    shorter = SourceRecord.model_validate_json(records.sources[0].model_dump_json())  # it adds up
+    listed = len(shorter.uncovered) - 1
+    assert [entry.images for entry in shorter.uncovered[:-1]] == list(range(400, 400 - listed, -1))
+    assert shorter.uncovered[-1].folder == f"{400 - listed} other folders"
+    assert shorter.unreadable[-1] == UnreadPlace(path=f"{400 - listed} other places", reason="leads out")
+    assert shorter.notes[-1] == f"{400 - listed} other notes are not listed."
+    assert records.sources[1] == ACCOUNT
+    assert SourceRecords(sources=(ACCOUNT,)).within(8000) == SourceRecords(sources=(ACCOUNT,))
+
+
+def test_an_audit_of_too_many_parts_lists_the_clearest_and_counts_the_others() -> None:
+    carrier = Carrier(feature="width", auc=1, words="64 against 32")
+
+    def check(number: int) -> Check:
+        judged = number % 3 > 0
+        return Check(
+            part=f"generator {number}", features="headers", real=2, fake=1, auc=0.5 if judged else None,
+            interval=(0.4, 0.6) if judged else None, level=0.95, found=number == 200, reason="",
+            carried_by=(carrier,) if number == 200 else (),
+        )  # fmt: skip
+
+    whole = AUDIT.model_copy(update={"checks": tuple(check(number) for number in range(300))})
+    shorter = HeaderAudit.model_validate_json(whole.within(9000).as_json())
+    assert len(shorter.as_json()) <= 9000
+    assert shorter.checks[0].part == "generator 200"
+    assert all(one.auc is not None for one in shorter.checks[:-1])
+    others = 301 - len(shorter.checks)
+    assert (shorter.checks[-1].part, shorter.checks[-1].real) == (f"{others} other parts", 2 * others)
+    assert whole.within(10**6) == whole
 
 
 def test_a_reference_under_the_name_of_another_run_is_refused(root: Path) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from distil_cache.cache.gather import gather
 from distil_cache.cache.maintenance.verify import list_garbage, verify
+from distil_cache.cache.shards import format as format_module
 from distil_cache.cache.shards import registry
+from distil_cache.cache.shards.format import checksum
 from distil_cache.cache.shards.marker import Marker
 from distil_cache.cache.spec import Spec
 from distil_cache.cache.store import FORMATS, Cache, FeatureStore
@@ -185,6 +187,18 @@ def test_missing_data_is_refused(store: FeatureStore) -> None:
     shutil.rmtree(data) if data.is_dir() else data.unlink()
     with pytest.raises(IntegrityError, match="data is missing"):
         again(store).read(marker.shard)
+
+
+def test_data_that_are_deleted_while_their_checksum_is_taken_are_missing_data(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = store.commit(keys(8), some_rows(8))
+    data = store.shards / marker.data
+    listed = format_module.data_files(data)
+    shutil.rmtree(data) if data.is_dir() else data.unlink()  # as a gc does after another process has listed them
+    monkeypatch.setattr(format_module, "data_files", lambda path: listed)
+    with pytest.raises(IntegrityError, match="data is missing"):
+        checksum(data)
 
 
 def test_data_of_the_other_kind_under_a_shards_name_is_refused(store: FeatureStore) -> None:

@@ -99,6 +99,16 @@ def test_readers_see_float16_rows_in_whole_in_part_and_in_a_buffer(
     assert verify(Cache.open(tmp_path / "c")) == []
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_rows_that_cannot_be_packed_are_refused_before_anything_is_written(
+    storage: PackedStorage, dtype: str, tmp_path: Path
+) -> None:
+    store = Cache.create(tmp_path / "c").feature(Toy(storage=storage))
+    with pytest.raises(ValueError, match=f"toy: is stored as {storage}, which takes rows of float16, not of {dtype}"):
+        store.commit(sorted(keys_of(range(5))), np.ones((5, *SHAPE), dtype))
+    assert list(store.shards.iterdir()) == []
+
+
 def test_a_shard_takes_a_half_or_a_quarter_of_the_bytes_and_a_marker_of_floats_says_nothing_of_it(
     tmp_path: Path,
 ) -> None:

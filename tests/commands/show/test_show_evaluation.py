@@ -24,7 +24,10 @@ def evaluated(tmp_path: Path, scores: list[tuple[int, str, float]], threshold: f
             balanced_accuracy=1.0,
         )  # fmt: skip
     names = ("label", "generator", "score")
-    rows = [{**dict(zip(names, row, strict=True)), "group": "g", "family": "", "key": f"{i:02}"} for i, row in enumerate(scores)]
+    rows = [
+        {**dict(zip(names, row, strict=True)), "group": "g", "family": "", "key": f"{i:02}"}
+        for i, row in enumerate(scores)
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
     counts = {name: sum(row[0] == label for row in scores) for label, name in enumerate(("real", "fake"))}
     info = {"dataset": "d", "split": "test", "transform": "crop", "counts": counts, "checkpoint": {"sha256": "a"}}
