@@ -260,7 +260,7 @@ def report(
     compare : tuple of path, optional
         Two runs, or two sweeps over seeds, to compare with each other.
     cluster : str
-        Images with the same value in this column are resampled together: ``group``, ``folder``, ``generator``, ``family``;
+        Images with the same value in this column are resampled together: ``group``, ``generator``, ``family``;
         ``image`` for none. ``auto`` takes the source groups if there are enough.
     evaluate : bool
         First evaluate runs on the test images of their datasets, where that is missing.

@@ -48,7 +48,7 @@ ClusterOption = Annotated[
     typer.Option(
         "--cluster",
         metavar="COLUMN",
-        help="Resample images with the same value together: group, folder, generator or family; image for each by itself. "
+        help="Resample images with the same value together: group, generator or family; image for each by itself. "
         "auto takes source groups if each class has at least 10.",
     ),
 ]

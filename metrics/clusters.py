@@ -15,7 +15,7 @@ from ..errors import UsageError
 from .measures import Array
 
 AUTO, IMAGE = "auto", "image"
-COLUMNS = ("group", "folder", "generator", "family")
+COLUMNS = ("group", "generator", "family")
 """Columns that may name clusters."""
 CHOICES = (AUTO, IMAGE, *COLUMNS)
 FEWEST_GROUPS = 10
@@ -70,7 +70,7 @@ def choose_clusters(choice: str, keys: Array, labels: Array, columns: Mapping[st
         An image without a name in the column is a cluster of its own, together with its copies.
     labels : ndarray, (N,)
     columns : Mapping
-        The columns of `COLUMNS`, (N,) each; empty where an evaluation of an earlier version lacks it.
+        The columns of `COLUMNS`, (N,) each.
 
     Raises
     ------
@@ -87,11 +87,6 @@ def choose_clusters(choice: str, keys: Array, labels: Array, columns: Mapping[st
             return Clusters(keys, IMAGE, _fewest(keys, labels), several if shared and choice == AUTO else 0)
         return _by_column("group", keys, labels, groups)
     names = columns[choice]
-    if not len(names):
-        raise UsageError(
-            f"--cluster {choice}: the evaluation does not hold that column. Evaluate again into another run, or choose "
-            f"one of {', '.join(one for one in CHOICES if one != choice)}."
-        )
     if len(set(names.tolist())) < 2:
         raise UsageError(f"--cluster {choice}: all images have the same {choice}, so there is nothing to draw from.")
     return _by_column(choice, keys, labels, names)

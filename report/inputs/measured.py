@@ -85,7 +85,7 @@ def clusters_of(runs: Iterable[Run], choice: str) -> tuple[dict[str, str] | None
     by_setting: dict[Setting, Clusters] = {}
     for run in runs:
         for one in run.evaluations:
-            columns = {"group": one.groups, "folder": one.folders, "generator": one.generators, "family": one.families}
+            columns = {"group": one.groups, "generator": one.generators, "family": one.families}
             chosen = choose_clusters(choice, one.keys, one.labels, columns)
             by_setting.setdefault(one.setting, chosen)
             if chosen.column != IMAGE:

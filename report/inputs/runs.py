@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,6 @@ class Evaluation:
     gallery : tuple of GalleryItem
     audit : HeaderAudit or None
         The audit of the build.
-    folders : ndarray of str, (N,)
-        Folder of each image in its source; (0,) if an earlier version made the evaluation.
     """
 
     name: str
@@ -105,7 +103,6 @@ class Evaluation:
     dire: MeanDire | None
     gallery: tuple[GalleryItem, ...]
     audit: HeaderAudit | None = None
-    folders: Array = field(default_factory=lambda: np.empty(0, dtype=str))
 
     @property
     def setting(self) -> tuple[str, str, str, str, str]:
@@ -322,7 +319,6 @@ def _read_once(folder: Path) -> Evaluation:
         dire=_read_dire(folder / "dire.parquet"),
         gallery=_read_gallery(folder / "gallery"),
         audit=_read_audit(folder / AUDIT),
-        folders=_texts(table, "folder") if "folder" in table.column_names else np.empty(0, dtype=str),
     )
 
 

@@ -11,9 +11,9 @@ KEYS = np.asarray([f"k{number:03}" for number in range(80)])
 LABELS = np.repeat([0, 1], 40)
 
 
-def chosen(choice: str, groups: int = 20, folder: tuple[str, ...] = ()) -> Clusters:
+def chosen(choice: str, groups: int = 20, family: tuple[str, ...] = ()) -> Clusters:
     names = np.asarray([f"g{number % groups}" for number in range(80)])
-    columns = {"group": names, "folder": np.asarray(folder, dtype=str), "generator": names, "family": names}
+    columns = {"group": names, "generator": names, "family": np.asarray(family, dtype=str)}
     return choose_clusters(choice, KEYS, LABELS, columns)
 
 
@@ -48,11 +48,11 @@ def test_groups_that_divide_nothing_or_hold_one_image_each_are_no_clusters(group
 def test_images_and_columns_are_chosen_by_name() -> None:
     assert chosen("image").column == "image"
     assert chosen("group", 2).number == 2
-    assert chosen("folder", folder=tuple(f"f{number % 4}" for number in range(80))).number == 4
+    assert chosen("family", family=tuple(f"f{number % 4}" for number in range(80))).number == 4
 
 
 def test_an_image_without_a_name_is_its_own_cluster() -> None:
-    found = chosen("folder", folder=("",) * 40 + ("a",) * 20 + ("b",) * 20)
+    found = chosen("family", family=("",) * 40 + ("a",) * 20 + ("b",) * 20)
 
     assert len(set(found.names[:40].tolist())) == 40
     assert len(set(found.names[40:].tolist())) == 2
@@ -61,7 +61,5 @@ def test_an_image_without_a_name_is_its_own_cluster() -> None:
 def test_a_choice_that_cannot_be_made_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="is none of auto, image, group"):
         chosen("scene")
-    with pytest.raises(UsageError, match="does not hold that column"):
-        chosen("folder")
     with pytest.raises(UsageError, match="all images have the same group"):
         chosen("group", 1)

@@ -205,9 +205,12 @@ def test_source_groups_are_clusters_by_default_where_there_are_many(tmp_path):
     assert first != second
 
 
-def test_a_cluster_column_that_no_evaluation_holds_is_refused(run, tmp_path):
-    with pytest.raises(UsageError, match="does not hold that column"):
-        write_report([run], tmp_path / "out", cluster="folder")
+def test_a_cluster_column_that_does_not_divide_the_images_is_refused(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_evaluation(run, [row | {"group": "photos"} for row in rows(FAKES)])
+
+    with pytest.raises(UsageError, match="all images have the same group"):
+        write_report([run], tmp_path / "out", cluster="group")
 
 
 def test_a_generator_without_real_images_has_no_ap_and_stays_out_of_the_mean(tmp_path):

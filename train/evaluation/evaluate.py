@@ -46,7 +46,6 @@ from ..data.select import (
     choose_build,
     column,
     dataset_rows,
-    distinct,
     evaluation_rows,
     parse_select,
     serves,
@@ -260,7 +259,6 @@ def _store(
     """Write all files under a temporary name, then move the folder into place."""
     with temporary_folder(folder.folder, _UNFINISHED) as temporary:
         columns = with_texts(part.table.select(["key", "label", "generator", "family", "group"]))
-        columns = columns.append_column("folder", _folders(part.table))
         table = columns.append_column("score", pa.array(scores)).append_column("logit", pa.array(logits))
         pq.write_table(table, temporary / "scores.parquet", compression="zstd")
         if serves(build, split, "dire"):
@@ -276,16 +274,6 @@ def _store(
             (temporary / AUDIT).write_bytes(audit.as_json())
         (temporary / EVALUATION).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
         _put(temporary, target)
-
-
-def _folders(table: pa.Table) -> pa.Array:
-    """Return the folder of each image within its source, (N,) strings; with several sources, after the source's number."""
-    numbers = {source: number for number, source in enumerate(distinct(table, "source"))}
-    parents = [path.rpartition("/")[0] for path in table["path"].to_pylist()]
-    if len(numbers) > 1:
-        sources = table["source"].to_pylist()
-        parents = [f"{numbers[source]}/{parent}" for source, parent in zip(sources, parents, strict=True)]
-    return pa.array(parents, pa.string())
 
 
 def _put(new: Path, target: Path) -> None:

@@ -57,7 +57,7 @@ def summarise(
     sets = dict(test_sets(labels, column(table, "generator"), column(table, "group")))
     if len(sets) != 1:
         sets[WHOLE] = np.arange(len(labels))
-    columns = {name: column(table, name) if name in table.column_names else np.empty(0, str) for name in COLUMNS}
+    columns = {name: column(table, name) for name in COLUMNS}
     clusters = choose_clusters(cluster, column(table, "key"), labels, columns)
     measured = score_sets(labels, values, sets, clusters=clusters.names, calibrated_threshold=threshold)
     rows = []

@@ -349,17 +349,14 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def read_scores(path: Path) -> pa.Table:
-    """Return the images that an evaluation scored.
-
-    The columns are ``key``, ``generator``, ``group``, ``family``, ``label``, ``score``, and ``folder`` unless an earlier
-    version made the evaluation.
+    """Return the images that an evaluation scored: ``key``, ``generator``, ``group``, ``family``, ``label`` and ``score``.
 
     Raises
     ------
     UserError
         The table is damaged, or has scores that are no numbers.
     """
-    table = read_labelled(path, _SCORES, {"folder": "string"})
+    table = read_labelled(path, _SCORES)
     scores = table["score"].to_numpy()
     if not np.isfinite(scores).all():
         raise UserError(
@@ -369,10 +366,8 @@ def read_scores(path: Path) -> pa.Table:
     return table
 
 
-def read_labelled(path: Path, columns: Mapping[str, str], optional: Mapping[str, str] | None = None) -> pa.Table:
+def read_labelled(path: Path, columns: Mapping[str, str]) -> pa.Table:
     """Read the columns of a table of an evaluation, ``label`` among them, each as the type that is named.
-
-    Those of ``optional`` may be absent.
 
     Raises
     ------
@@ -380,12 +375,11 @@ def read_labelled(path: Path, columns: Mapping[str, str], optional: Mapping[str,
         The table is damaged.
     """
     try:
-        table = read_bounded(path, [*columns, *(optional or ())])
+        table = read_bounded(path, list(columns))
         absent = [name for name in columns if name not in table.column_names]
         if absent:
             raise ValueError(f"it has no column {absent[0]}")
-        kept = dict(columns) | {name: kind for name, kind in (optional or {}).items() if name in table.column_names}
-        table = table.select(list(kept)).cast(pa.schema(list(kept.items())))
+        table = table.select(list(columns)).cast(pa.schema(list(columns.items())))
         if not set(table["label"].to_pylist()) <= {0, 1}:
             raise ValueError("it has labels other than 0 and 1")
         return table
