@@ -9,7 +9,7 @@ difference`` is that of the AP of two detectors that share their scenes' part of
 
 Intervals are the report's, but for one thing: accuracy, AP and AUC get their standard errors and correlations from the
 influence of each image (``metrics/influence.py``) in place of 1000 resamples, which takes a hundredth of the time and
-differs by a percent or two (``--check`` measures it). Finds at a rate take resamples, so they get fewer
+differs by up to 4 % (``--check`` measures it). Finds at a rate take resamples, so they get fewer
 replicates (``--rates``).
 
 A cell is the share of the intervals that hold the truth, in percent, in bold outside of 93 to 97; behind it, if any, the
