@@ -182,6 +182,7 @@ def evaluate(
     select: str | None = None,
     test_transform: TestTransform = "crop",
     build: str | None = None,
+    cluster: str = "auto",
     device: str = "auto",
     local_copy: StrPath | None = None,
     progress: Progress | None = None,
@@ -204,6 +205,8 @@ def evaluate(
         How images get the student's side.
     build : str, optional
         Id of the build to read, if several match.
+    cluster : str
+        Column whose equal values are resampled together, as for `report`.
     device : str
         ``auto``, ``cpu`` or ``cuda:N``.
     local_copy : path, optional
@@ -231,7 +234,7 @@ def evaluate(
         Path(run), root, name, split=split, select=select, transform=test_transform, build=build, device=device,
         local_copy=copy, progress=progress or Logged(),
     )  # fmt: skip
-    folder, summary = stored_summary(Path(run), result)
+    folder, summary = stored_summary(Path(run), result, cluster)
     return EvaluationSummary.of(folder, {**result, "defaults": defaults, "summary": summary})
 
 
@@ -240,6 +243,7 @@ def report(
     out: StrPath,
     *,
     compare: tuple[StrPath, StrPath] | None = None,
+    cluster: str = "auto",
     evaluate: bool = True,
     on: Sequence[str] = (),
     device: str = "auto",
@@ -255,6 +259,9 @@ def report(
         Folder for the report.
     compare : tuple of path, optional
         Two runs, or two sweeps over seeds, to compare with each other.
+    cluster : str
+        Images with the same value in this column are resampled together: ``group``, ``generator``, ``family``;
+        ``image`` for none. ``auto`` takes the source groups if there are enough.
     evaluate : bool
         First evaluate runs on the test images of their datasets, where that is missing.
     on : sequence of str
@@ -285,7 +292,7 @@ def report(
     done: dict[str, list[dict[str, str]]] = {"evaluated": [], "not_evaluated": []}
     if evaluate:
         done = evaluate_missing([*chosen, *(pair or ())], on, device, progress or Logged())
-    content = write_report(chosen, Path(out), compare=pair)
+    content = write_report(chosen, Path(out), compare=pair, cluster=cluster)
     html = str(Path(out) / content["files"]["html"])
     return ReportSummary.of({**content, **done, "html": html})
 

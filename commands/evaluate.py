@@ -9,6 +9,7 @@ import typer
 
 from .options import (
     CACHE_HELP,
+    ClusterOption,
     DeviceOption,
     JsonOption,
     LocalCopyGibOption,
@@ -41,6 +42,7 @@ def evaluate(
     build_id: Annotated[
         str | None, typer.Option("--build", help="Build record to read, if several match.", show_default=False)
     ] = None,
+    cluster: ClusterOption = "auto",
     device: DeviceOption = "auto",
     local_copy: LocalCopyOption = None,
     local_copy_gib: LocalCopyGibOption = None,
@@ -52,17 +54,19 @@ def evaluate(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
+    from ..metrics.clusters import checked_choice
     from ..train.evaluation.evaluate import chosen_data, run_evaluation, stored_summary
     from .show.progress import RichProgress
     from .show.train import show_evaluation
 
+    checked_choice(cluster)
     root, name, defaults = chosen_data(run, cache, dataset)
     with RichProgress() as progress:
         result = run_evaluation(
             run, root, name, split=split, select=select, transform=test_transform, build=build_id,
             device=device, local_copy=open_local_copy(local_copy, local_copy_gib), progress=progress,
         )  # fmt: skip
-    _, summary = stored_summary(run, result)
+    _, summary = stored_summary(run, result, cluster)
     following = ["report", run, "--out", "report"]
     told = {**result, "defaults": defaults, "summary": summary, "next": command_line(following)}
     render(told, as_json, show_evaluation)

@@ -44,10 +44,12 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "evaluate": {
         "What to score": ("run", "cache", "dataset", "split", "select", "build_id", "test_transform"),
+        "Intervals": ("cluster",),
         "Speed": ("device", "local_copy", "local_copy_gib"),
     },
     "report": {
         "What to compare": ("runs", "compare", "out", "bench"),
+        "Intervals": ("cluster",),
         "Missing evaluations": ("evaluate", "on", "device"),
     },
     "audit": {

@@ -43,6 +43,15 @@ SelectOption = Annotated[
     str | None,
     typer.Option("--select", help='Use only matching samples, such as "generator=adm|ldm,source_group=imagenet".'),
 ]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        metavar="COLUMN",
+        help="Resample images with the same value together: group, generator or family; image for each by itself. "
+        "auto takes source groups if each class has at least 10.",
+    ),
+]
 SourcesArgument = Annotated[
     list[str] | None,
     typer.Argument(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import DeviceOption, JsonOption, command_line, render
+from .options import ClusterOption, DeviceOption, JsonOption, command_line, render
 
 
 def report(
@@ -42,6 +42,7 @@ def report(
             show_default=False,
         ),
     ] = None,
+    cluster: ClusterOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -52,6 +53,7 @@ def report(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """
+    from ..metrics.clusters import checked_choice
     from ..report import write_report
     from ..report.sections.bench import additions as costs
     from ..train.evaluation.audits import renew_image_audits
@@ -62,13 +64,14 @@ def report(
 
     if on and not evaluate:
         raise UsageError("report: --on asks for evaluations, and --no-evaluate forbids them. Omit one of them.")
+    checked_choice(cluster)
     folders = [*(runs or ()), *(compare or ())]
     done: dict[str, list[dict[str, str]]] = {"evaluated": [], "not_evaluated": []}
     if evaluate:
         with RichProgress() as progress:
             done = evaluate_missing(folders, on or (), device, progress)
         renew_image_audits(folders)
-    content = write_report(runs or [], out, additions=[costs(bench)] if bench else [], compare=compare)
+    content = write_report(runs or [], out, additions=[costs(bench)] if bench else [], compare=compare, cluster=cluster)
     begun = [run for folder in folders for run in runs_of(folder)]
     following = command_line(["predict", "IMAGE", "--run", begun[0]]) if begun else None
     render({**content, **done, "html": str(out / "report.html"), "next": following}, as_json, show_report)

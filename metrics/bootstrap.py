@@ -1,7 +1,8 @@
-"""Bootstrap intervals of all measures (Efron and Tibshirani 1993, chapter 13: percentiles of resamples).
+"""Bootstrap of all measures (Efron and Tibshirani 1993).
 
 Images are resampled with replacement, or whole clusters of images that belong together (one scene, one source). A
-resample is a row of weights: how often each image was drawn. All measures are computed from a matrix of such rows at
+resample is a row of weights: how often each image was drawn. The classes keep the ratio of the test set, which was chosen
+and not drawn: the images of each class are weighted to their number there. All measures are computed from a matrix of such rows at
 once. Measures that are sums over images take one matrix product; those that depend on the order of the scores take
 cumulative sums over the sorted images.
 """
@@ -164,29 +165,39 @@ class _SortedScores:
         self.rows = rows[order]
         self.fake = (labels[order] == 1).astype(np.float64)
         self.steps = np.append(0, np.flatnonzero(np.diff(falling)) + 1)  # where a new score begins
-        self.terms = _terms(labels[order] == 1, falling, calibrated_threshold)
+        terms = _terms(labels[order] == 1, falling, calibrated_threshold)
+        self.terms = np.hstack([terms * (1 - self.fake[:, None]), terms * self.fake[:, None]])  # of reals, of fakes
         self.calibrated = calibrated_threshold is not None
 
     def measures(self, drawn: FloatArray) -> dict[str, FloatArray]:
         """Return all measures, (replicates,) each, for counts ``drawn`` of shape (replicates, all rows)."""
         weights = drawn[:, self.rows]
-        sums = (weights @ self.terms).T
-        total, fakes, right, right_fakes, right_calibrated, squared = sums[:-CALIBRATION_BINS]
+        reals, fakes = weights @ (1 - self.fake), weights @ self.fake
         with np.errstate(divide="ignore", invalid="ignore"):
+            # the ratio of the classes is that of the test set, which was chosen: resamples keep it
+            of_fakes, of_reals = _factor(self.fake.sum(), fakes), _factor((1 - self.fake).sum(), reals)
+            sums_of_reals, sums_of_fakes = np.split((weights @ self.terms).T, 2)
+            sums = of_reals * sums_of_reals + of_fakes * sums_of_fakes
+            total, right, right_calibrated, squared = sums[:-CALIBRATION_BINS]
             values = {
                 "accuracy": right / total,
                 "brier": squared / total,
                 "calibration_error": np.abs(sums[-CALIBRATION_BINS:]).sum(axis=0) / total,
-                "real_accuracy": (right - right_fakes) / (total - fakes),
-                "fake_accuracy": right_fakes / fakes,
+                "real_accuracy": sums_of_reals[1] / sums_of_reals[0],
+                "fake_accuracy": sums_of_fakes[1] / sums_of_fakes[0],
                 "calibrated_accuracy": right_calibrated / total if self.calibrated else np.full(len(total), np.nan),
             }
-            ranking = self._ranking_measures(weights, fakes, total - fakes)
-        both = (fakes > 0) & (fakes < total)
+            ranking = self._ranking_measures(weights, fakes, reals, of_reals / of_fakes)
+        both = (fakes > 0) & (reals > 0)
         return values | {name: np.where(both, value, np.nan) for name, value in ranking.items()}
 
-    def _ranking_measures(self, weights: FloatArray, fakes: FloatArray, reals: FloatArray) -> dict[str, FloatArray]:
-        """Return the measures that depend on the order of the scores. Tied scores are one step, as in scikit-learn."""
+    def _ranking_measures(
+        self, weights: FloatArray, fakes: FloatArray, reals: FloatArray, ratio: FloatArray
+    ) -> dict[str, FloatArray]:
+        """Return the measures that depend on the order of the scores. Tied scores are one step, as in scikit-learn.
+
+        ``ratio`` (replicates,) weights the reals of each resample, so that the classes keep the ratio of the test set.
+        """
         fake_weights = weights * self.fake
         real_weights = weights - fake_weights
         if len(self.steps) < len(self.fake):
@@ -195,7 +206,7 @@ class _SortedScores:
             )
         curve = _Curve(np.cumsum(fake_weights, axis=1), np.cumsum(real_weights, axis=1), fakes, reals)
         return {
-            "average_precision": curve.average_precision(fake_weights, np.ones(len(weights))),
+            "average_precision": curve.average_precision(fake_weights, ratio),
             "balanced_average_precision": curve.average_precision(fake_weights, fakes / reals),
             "auc": (_dot(real_weights, curve.tp) - _dot(real_weights, fake_weights) / 2) / (fakes * reals),
             "tpr_at_fpr_1": curve.tpr_at(0.01),
@@ -262,16 +273,23 @@ class _Curve:
 
 
 def _terms(fake: npt.NDArray[np.bool_], scores: FloatArray, calibrated_threshold: float | None) -> FloatArray:
-    """Return each image's terms in the sums, (images, 6 + bins).
+    """Return each image's terms in the sums, (images, 4 + bins).
 
-    The columns are: 1, fake, right, right and fake, right at the calibrated threshold, squared error; then score minus
-    label, in the column of the score's bin.
+    The columns are: 1, right, right at the calibrated threshold, squared error; then score minus label, in
+    the column of the score's bin.
     """
     right = (scores > THRESHOLD) == fake
     calibrated = (scores > (THRESHOLD if calibrated_threshold is None else calibrated_threshold)) == fake
     excess = np.zeros((len(scores), CALIBRATION_BINS))
     excess[np.arange(len(scores)), calibration_bin(scores)] = scores - fake
-    return np.column_stack([np.ones(len(scores)), fake, right, right & fake, calibrated, (scores - fake) ** 2, excess])
+    return np.column_stack([np.ones(len(scores)), right, calibrated, (scores - fake) ** 2, excess])
+
+
+def _factor(images: float, drawn: FloatArray) -> FloatArray:
+    """Return what weights the drawn images of a class to as many as the test set has; NaN where none was drawn."""
+    if images == 0:
+        return np.ones_like(drawn)
+    return np.where(drawn > 0, images / drawn, np.nan)
 
 
 def _dot(left: FloatArray, right: FloatArray) -> FloatArray:

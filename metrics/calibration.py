@@ -178,9 +178,17 @@ def reliability(labels: Array, scores: Array) -> list[Bin]:
     return bins
 
 
-def share_interval(hits: float, images: int) -> Interval:
-    """Return the 95 % interval of a share (Wilson 1927), which has a sensible width even if all or none are hits."""
-    share, z2 = hits / images, _Z * _Z
+def share_interval(hits: float, images: float, quantile: float = _Z) -> Interval:
+    """Return the 95 % interval of a share (Wilson 1927), which has a sensible width even if all or none are hits.
+
+    Parameters
+    ----------
+    hits, images : float
+        Need not be whole, since images that depend on each other count as fewer.
+    quantile : float
+        97.5 % quantile of the normal distribution, or of Student's t if the number of images is an estimate.
+    """
+    share, z2 = hits / images, quantile * quantile
     centre = (share + z2 / (2 * images)) / (1 + z2 / images)
-    reach = _Z / (1 + z2 / images) * math.sqrt(share * (1 - share) / images + z2 / (4 * images * images))
-    return Interval(max(0.0, centre - reach), min(1.0, centre + reach))
+    reach = quantile / (1 + z2 / images) * math.sqrt(share * (1 - share) / images + z2 / (4 * images * images))
+    return Interval(max(0.0, centre - reach) if share > 0 else 0.0, min(1.0, centre + reach) if share < 1 else 1.0)

@@ -8,9 +8,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .bootstrap import REPLICATES, Replicates, bootstrap, cluster_numbers, interval
-from .ends import NO_INTERVAL, interval_near_the_ends
-from .measures import Array, FloatArray, IndexArray, Interval, checked, measures, test_sets, unweighted_mean
+from .bootstrap import REPLICATES, Replicates, bootstrap, cluster_numbers
+from .influence import degrees_of_freedom
+from .intervals import Basis, interval_of, interval_of_difference, least
+from .measures import (
+    Array,
+    FloatArray,
+    IndexArray,
+    Interval,
+    both_classes,
+    checked,
+    measures,
+    test_sets,
+    unweighted_mean,
+)
 
 UNKNOWN_FAMILY = "unknown"
 
@@ -31,6 +42,8 @@ class GeneratorScores:
         The same measures in every resample.
     real_units, fake_units, units
         Independent units (images, or clusters of images) of each class and of both.
+    freedom
+        Degrees of freedom of the standard errors of some measures (`influence.degrees_of_freedom`).
     """
 
     generator: str
@@ -42,6 +55,7 @@ class GeneratorScores:
     real_units: int
     fake_units: int
     units: int
+    freedom: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -51,11 +65,14 @@ class GeneratorScores:
     def interval(self, measure: str) -> Interval | None:
         """Return the 95 % interval of a measure; ``None`` where it is not defined, or none is known to hold."""
         value = self.values[measure]
-        if value is None:
-            return None
-        drawn = interval(self.replicates[measure])
-        size = (self.real + self.fake) / max(1, self.units)
-        return interval_near_the_ends(measure, value, drawn, self.real_units, self.fake_units, self.units, size)
+        return None if value is None else interval_of(measure, value, self.replicates[measure], self.basis(measure))
+
+    def basis(self, measure: str) -> Basis:
+        """Return what a measure rests on."""
+        own = {"real_accuracy": self.real_units, "fake_accuracy": self.fake_units}
+        own |= dict.fromkeys(("tpr_at_fpr_1", "tpr_at_fpr_5"), self.fake_units)
+        units = own.get(measure, self.units)
+        return Basis(units, self.real, self.freedom.get(measure, max(1.0, units - 2.0)))
 
     @property
     def accuracy(self) -> float | None:
@@ -172,6 +189,7 @@ def score_sets(
             real_units=len(np.unique(numbers[rows][truth[rows] == 0])),
             fake_units=len(np.unique(numbers[rows][truth[rows] == 1])),
             units=len(np.unique(numbers[rows])),
+            freedom=degrees_of_freedom(truth[rows], values[rows], numbers[rows]) if both_classes(truth[rows]) else {},
         )
         for generator, rows in sets.items()
     }
@@ -190,27 +208,36 @@ def mean_replicates(results: Mapping[str, GeneratorScores], measure: str) -> Flo
 
 def mean_interval(results: Mapping[str, GeneratorScores], measure: str) -> Interval | None:
     """Return the 95 % interval of the mean over generators, as `interval_of_mean`."""
-    drawn = mean_replicates(results, measure)
-    own = [r for r in results.values() if r.complete and r.values[measure] is not None]
-    return None if drawn is None else interval_of_mean(drawn, own, measure)
+    return interval_of_mean([r for r in results.values() if r.complete], measure)
 
 
-def interval_of_mean(drawn: FloatArray, parts: Sequence[GeneratorScores], measure: str) -> Interval | None:
-    """Return the 95 % interval of a mean; where no resample differs, the mean of the intervals of its parts.
+def interval_of_mean(parts: Iterable[GeneratorScores], measure: str) -> Interval | None:
+    """Return the 95 % interval of the mean of a measure over test sets that were resampled together."""
+    found = _mean_and_resamples(parts, measure)
+    return None if found is None else interval_of(measure, *found)
 
-    Parameters
-    ----------
-    drawn : ndarray, (replicates,)
-        The mean in every resample.
-    parts : sequence of GeneratorScores
-        What it is the mean of.
-    measure : str
+
+def paired_interval(
+    first: Iterable[GeneratorScores], second: Iterable[GeneratorScores], measure: str
+) -> Interval | None:
+    """Return the 95 % interval of a difference of means, the second minus the first, over the same test images.
+
+    Both sides must have been resampled alike.
     """
-    found = interval(drawn)
-    if measure in NO_INTERVAL or found is None or found.high > found.low:
-        return None if measure in NO_INTERVAL else found
-    ends = [own for part in parts if (own := part.interval(measure)) is not None]
-    return Interval(*(float(end) for end in np.mean(ends, axis=0))) if ends else None
+    before, after = _mean_and_resamples(first, measure), _mean_and_resamples(second, measure)
+    if before is None or after is None:
+        return None
+    return interval_of_difference(measure, before[:2], after[:2], least((before[2], after[2])))
+
+
+def _mean_and_resamples(parts: Iterable[GeneratorScores], measure: str) -> tuple[float, FloatArray, Basis] | None:
+    """Return the mean over the test sets that define a measure, its resamples, and what it rests on."""
+    defined = [part for part in parts if part.values[measure] is not None]
+    value = unweighted_mean(part.values[measure] for part in defined)
+    if value is None:
+        return None
+    drawn = np.mean([part.replicates[measure] for part in defined], axis=0)
+    return value, drawn, least(part.basis(measure) for part in defined)
 
 
 def by_family(results: Mapping[str, GeneratorScores]) -> dict[str, dict[str, GeneratorScores]]:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from ..metrics.bootstrap import bootstrap_mean, interval
-from ..metrics.measures import MEASURES, Array, FloatArray, Interval, unweighted_mean
-from ..metrics.per_generator import GeneratorScores, by_family, mean_over_generators
+from ..metrics.bootstrap import bootstrap_mean
+from ..metrics.measures import MEASURES, Array, Interval, unweighted_mean
+from ..metrics.per_generator import GeneratorScores, by_family, mean_over_generators, paired_interval
 from .inputs.measured import MeasuredEvaluation, all_families, all_generators, cluster_names
 from .inputs.runs import MeanDire, Run
 from .wording import generator_title
@@ -52,6 +52,10 @@ class Difference:
         Sample standard deviation of the difference over common seeds.
     seeds : int
         Number of common seeds.
+    left_out : int
+        Runs that have no partner with their seed and are not compared; 0 if no seed is common and all are.
+    unpaired : tuple of MeanSpread and int, for each side
+        Mean and spread over the seeds of each side, and their number, where no seed is common; else empty.
     """
 
     first: float | None
@@ -60,14 +64,41 @@ class Difference:
     interval: Interval | None
     spread: float | None
     seeds: int = 0
+    left_out: int = 0
+    unpaired: tuple[tuple[MeanSpread, int], ...] = ()
 
     @property
     def seed_interval(self) -> Interval | None:
-        """95 % interval of the mean difference over trainings (Student's t over common seeds); None below two seeds."""
-        if self.difference is None or self.spread is None:
+        """95 % interval of the mean difference over trainings; None below two seeds.
+
+        Student's t over common seeds; Welch's where none is common and each side has several.
+        """
+        if self.difference is None:
             return None
-        reach = float(stdtrit(self.seeds - 1, 0.975)) * self.spread / math.sqrt(self.seeds)
+        if self.spread is not None:
+            error, freedom = self.spread / math.sqrt(self.seeds), self.seeds - 1.0
+        else:
+            parts = [(one.spread**2 / number, number) for one, number in self.unpaired if one.spread is not None]
+            total = sum(part for part, _ in parts)
+            if len(parts) < 2:
+                return None
+            error = math.sqrt(total)
+            freedom = total**2 / sum(part**2 / (number - 1) for part, number in parts) if total > 0 else 1.0
+        reach = float(stdtrit(freedom, 0.975)) * error
         return Interval(self.difference - reach, self.difference + reach)
+
+    @property
+    def total_interval(self) -> Interval | None:
+        """95 % interval over other images and other trainings: both reaches, added in squares; that over images alone
+        below two seeds.
+        """
+        if self.difference is None or self.interval is None or self.seed_interval is None:
+            return self.interval
+        below, above = (
+            math.hypot(self.interval[end] - self.difference, self.seed_interval[end] - self.difference)
+            for end in (0, 1)
+        )
+        return Interval(self.difference - below, self.difference + above)
 
 
 @dataclass(frozen=True)
@@ -160,16 +191,19 @@ def contrast(first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvalu
 
     If the sides have some seeds in common, only those are compared.
     """
+    given = len(first) + len(second)
     first, second = _common_seeds(first, second)
-    paired = _paired(first, second)
+    differences = partial(
+        _differences, first, second, paired=_paired(first, second), left_out=given - len(first) - len(second)
+    )
     names = [name for name in all_generators(first) if name in all_generators(second)]
     kinds = [name for name in all_families(first) if name in all_families(second)]
     return Contrast(
         _runs(first),
         _runs(second),
-        {name: _differences(first, second, partial(_only, name=name), paired) for name in names},
-        _differences(first, second, _complete, paired),
-        {name: _differences(first, second, partial(_of_family, name=name), paired) for name in kinds},
+        {name: differences(partial(_only, name=name)) for name in names},
+        differences(_complete),
+        {name: differences(partial(_of_family, name=name)) for name in kinds},
     )
 
 
@@ -177,8 +211,10 @@ def difference_of_means(
     first: Sequence[MeasuredEvaluation], second: Sequence[MeasuredEvaluation], generators: Collection[str], m: str
 ) -> Difference:
     """Return the difference in the mean of one measure over some generators, over common seeds as in `contrast`."""
+    given = len(first) + len(second)
     first, second = _common_seeds(first, second)
-    return _difference(first, second, partial(_among, names=generators), _paired(first, second), m)
+    left_out = given - len(first) - len(second)
+    return _difference(first, second, partial(_among, names=generators), _paired(first, second), left_out, m)
 
 
 def dire_classes(dire: MeanDire, clusters: Mapping[str, str] | None) -> list[DireClass]:
@@ -211,16 +247,6 @@ def configurations(results: Sequence[MeasuredEvaluation]) -> list[list[MeasuredE
     for result in results:
         groups.setdefault(result.run.configuration(), []).append(result)
     return [_one_per_seed(group) for group in groups.values()]
-
-
-def mean_resamples(side: Iterable[_Scores], m: str) -> FloatArray | None:
-    """Return the mean of a measure over generators and runs in every resample; None where it is not defined."""
-    drawn = [
-        np.mean([one.replicates[m] for one in scores.values() if one.values[m] is not None], axis=0)
-        for scores in side
-        if _mean(scores, m) is not None
-    ]
-    return np.mean(drawn, axis=0) if drawn else None
 
 
 def _spreads(scores: Sequence[_Scores]) -> dict[str, MeanSpread]:
@@ -280,9 +306,10 @@ def _differences(
     second: Sequence[MeasuredEvaluation],
     chosen: Callable[[_Scores], _Scores],
     paired: bool,
+    left_out: int,
 ) -> dict[str, Difference]:
     """Return the difference in every measure, each the unweighted mean over the generators that ``chosen`` selects."""
-    return {m: _difference(first, second, chosen, paired, m) for m in MEASURES}
+    return {m: _difference(first, second, chosen, paired, left_out, m) for m in MEASURES}
 
 
 def _difference(
@@ -290,22 +317,20 @@ def _difference(
     second: Sequence[MeasuredEvaluation],
     chosen: Callable[[_Scores], _Scores],
     paired: bool,
+    left_out: int,
     m: str,
 ) -> Difference:
     sides = [{result.run.get("seed"): chosen(result.scores) for result in side} for side in (first, second)]
     before, after = ({seed: _mean(scores, m) for seed, scores in side.items()} for side in sides)
     means = [unweighted_mean(values.values()) for values in (before, after)]
     change = None if means[0] is None or means[1] is None else means[1] - means[0]
-    bounds = _paired_interval(sides[0].values(), sides[1].values(), m) if paired and change is not None else None
+    parts = [[one for scores in side.values() for one in scores.values()] for side in sides]
+    bounds = paired_interval(parts[0], parts[1], m) if paired and change is not None else None
     pairs = [(before[seed], after[seed]) for seed in before if seed in after]
     changes = [b - a for a, b in pairs if a is not None and b is not None]
-    return Difference(means[0], means[1], change, bounds, mean_spread(changes).spread, len(changes))
+    unpaired = () if pairs else tuple((mean_spread(one.values()), len(one)) for one in (before, after))
+    return Difference(means[0], means[1], change, bounds, mean_spread(changes).spread, len(changes), left_out, unpaired)
 
 
 def _mean(scores: _Scores, m: str) -> float | None:
     return unweighted_mean(one.values[m] for one in scores.values())
-
-
-def _paired_interval(first: Iterable[_Scores], second: Iterable[_Scores], m: str) -> Interval | None:
-    before, after = mean_resamples(first, m), mean_resamples(second, m)
-    return None if before is None or after is None else interval(after - before)

@@ -1,8 +1,8 @@
 """What the report answers: which configuration is best, whether the distillation helps, and what is missing for a claim.
 
-The verdict rests on AP, the mean over generators. A lead counts only if two 95 % intervals lie above zero: that over test
-images (paired bootstrap) and, where both sides share several seeds, that over trainings (Student's t). Otherwise it is a
-tie. A configuration is the best one only if it leads every other in this way, so choosing it among many needs no further
+The verdict rests on AP, the mean over generators. A lead counts only if its 95 % interval lies above zero. The interval is
+that over test images (paired bootstrap) and, where there are several seeds, over trainings (Student's t) together.
+Otherwise it is a tie. A configuration is the best one only if it leads every other in this way, so choosing it among many needs no further
 correction.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import UserError
-from ..metrics.measures import FloatArray, Interval
+from ..metrics.measures import Interval
 from ..metrics.per_generator import interval_of_mean
 from .differences import (
     Contrast,
@@ -24,7 +24,6 @@ from .differences import (
     distillation,
     mean_spread,
 )
-from .differences import mean_resamples as resamples_of_side
 from .inputs.measured import MeasuredEvaluation, Setting
 from .inputs.runs import Run
 from .wording import method_title
@@ -34,8 +33,6 @@ UNSEEN, SEEN, UNKNOWN = "unseen", "seen", "unknown"
 
 FEW_IMAGES = 100
 """Test sets with fewer images of a class are small."""
-FEW_CLUSTERS = 20
-"""Intervals over fewer clusters of a class are too narrow."""
 FEW_SEEDS = 3
 """Fewer seeds give no useful spread."""
 _AP, _AUC = "average_precision", "auc"
@@ -337,7 +334,7 @@ def compare_sides(
 
 
 def is_above(one: Difference) -> bool:
-    """Return whether a difference is above zero by the interval over images and by that over seeds, if there is one."""
+    """Return whether a difference is above zero by its interval over images and, where several seeds are there, seeds."""
     return _excludes(one, lambda within: within.low > 0)
 
 
@@ -347,9 +344,7 @@ def is_below(one: Difference) -> bool:
 
 
 def _excludes(one: Difference, beyond: Callable[[Interval], bool]) -> bool:
-    if one.interval is None or not beyond(one.interval):
-        return False
-    return one.seed_interval is None or beyond(one.seed_interval)
+    return one.total_interval is not None and beyond(one.total_interval)
 
 
 def _place(
@@ -381,9 +376,7 @@ def _mean(side: Sequence[MeasuredEvaluation], names: Sequence[str]) -> MeanSprea
 def _interval(side: Sequence[MeasuredEvaluation], names: Sequence[str], m: str) -> Interval | None:
     chosen = [{name: result.scores[name] for name in names} for result in side]
     same = all(result.evaluation.same_images(side[0].evaluation) for result in side)
-    drawn: FloatArray | None = resamples_of_side(chosen, m) if same else None
-    parts = [scores for one in chosen for scores in one.values()]
-    return None if drawn is None else interval_of_mean(drawn, parts, m)
+    return interval_of_mean([scores for one in chosen for scores in one.values()], m) if same else None
 
 
 def _images(results: Sequence[MeasuredEvaluation]) -> int:

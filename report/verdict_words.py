@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..metrics.clusters import FEW_CLUSTERS
 from ..metrics.measures import Interval
 from ..metrics.swap import Swap
 from .audited import audited_data, shortcut_words
 from .differences import Difference
 from .inputs.runs import Run
 from .verdict import (
-    FEW_CLUSTERS,
     FEW_IMAGES,
     FEW_SEEDS,
     SEEN,
@@ -244,7 +244,7 @@ def _tested_on(standing: Standing) -> str:
 
 def _value(place: Place) -> str:
     """Format the AP with its interval over images, and its spread over seeds if there are several."""
-    within = f" ({bounds(place.interval)})" if place.interval else ""
+    within = f" ({bounds(place.interval)} over images)" if place.interval else ""
     spread = f", ± {percent(place.ap.spread)} over {len(place.runs)} seeds" if place.ap.spread is not None else ""
     return f"{percent(place.ap.mean)}{within}{spread}"
 
@@ -270,8 +270,14 @@ def _doubt(rival: Place) -> str:
         )
     if one.seed_interval is not None and one.seed_interval.low <= 0 <= one.seed_interval.high:
         return (
-            f"These images tell it from {name} by {_points(one)} ({_interval(one)}), but the seeds do not: over "
-            f"{one.seeds} seeds the 95 % interval is {signed_bounds(one.seed_interval)}"
+            f"These images tell it from {name} by {_points(one)} ({_interval(one)}), but the seeds do not: "
+            f"{_over_seeds(one)}"
+        )
+    if one.total_interval is not None and one.total_interval.low <= 0 <= one.total_interval.high:
+        return (
+            f"Its lead over {name}, {_points(one)}, may be chance: over images ({_interval(one)}) and over seeds "
+            f"({signed_bounds(one.seed_interval or one.interval)}) together the 95 % interval is "
+            f"{signed_bounds(one.total_interval)}"
         )
     return f"Over their common seeds it does not lead {name}: {_points(one)} ({_interval(one)})"
 
@@ -296,9 +302,14 @@ def _effect(effect: Effect) -> str:
 
 
 def _over_seeds(one: Difference) -> str:
+    others = (
+        f", {one.left_out} {'run' if one.left_out == 1 else 'runs'} with other seeds left out" if one.left_out else ""
+    )
+    if one.seed_interval is not None and not one.unpaired:
+        return f"over {one.seeds} seeds {signed_bounds(one.seed_interval)}{others}"
     if one.seed_interval is not None:
-        return f"over {one.seeds} seeds {signed_bounds(one.seed_interval)}"
-    return _ONE_SEED if one.seeds == 1 else "no seed in common"
+        return f"no seed in common; over the seeds of each {signed_bounds(one.seed_interval)}"
+    return f"{_ONE_SEED}{others}" if one.seeds == 1 else "no seed in common"
 
 
 def _interval(one: Difference) -> str:

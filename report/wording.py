@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..metrics.clusters import Clusters
+from ..metrics.intervals import RATES, fewest_reals
 from ..metrics.measures import Interval
 from ..metrics.per_generator import UNKNOWN_FAMILY
 from .inputs.measured import MeasuredEvaluation
@@ -16,6 +18,8 @@ from .inputs.paper import PaperCell
 from .inputs.runs import Run
 
 MISSING = "–"
+CONFIRMED_IMAGES = 80
+"""Images of each class from which on simulations confirm the intervals."""
 FAMILIES = {"gan": "GANs", "diffusion": "diffusion models", UNKNOWN_FAMILY: "unknown family"}
 _METHODS = {
     "distildire": "DistilDIRE (image and one-step noise)",
@@ -124,10 +128,15 @@ def head_sentences(runs: Sequence[Run], measured: Mapping[tuple[str, ...], Seque
     ]
 
 
-def notes(runs: Sequence[Run], measured: Mapping[str, Sequence[MeasuredEvaluation]]) -> list[str]:
+def notes(
+    runs: Sequence[Run],
+    measured: Mapping[str, Sequence[MeasuredEvaluation]],
+    clusters: Mapping[tuple[str, ...], Clusters],
+) -> list[str]:
     """Return the warnings of the report, a sentence each.
 
-    Among them: runs without an evaluation, test sets with a single class, runs scored on different images.
+    Among them: runs without an evaluation, test sets with a single class, runs scored on different images, what is
+    resampled as a cluster (``clusters``, by setting).
     """
     found = [
         f"Run {run.name} has no evaluation. Run: distil-cache evaluate {run.name} --cache DIR --dataset NAME"
@@ -141,6 +150,10 @@ def notes(runs: Sequence[Run], measured: Mapping[str, Sequence[MeasuredEvaluatio
                 f"{title}: the test set of {generator_title(name)} has no real images (none has its name, and none is "
                 "in its source group), so it has no AP and the mean leaves it out."
             )
+        drawn = clusters.get(results[0].evaluation.setting)
+        if drawn is not None and drawn.sentence:
+            found.append(f"{title}: {drawn.sentence}.")
+        found += [f"{title}: {one}." for one in _limits_of_intervals(results)]
         rejected = results[0].evaluation.info.get("set_aside")
         if isinstance(rejected, Mapping) and rejected:
             found.append(
@@ -159,6 +172,27 @@ def notes(runs: Sequence[Run], measured: Mapping[str, Sequence[MeasuredEvaluatio
             found.append(f"{title}: no generated images, so there is no generator to test.")
         if any(not np.array_equal(r.evaluation.keys, results[0].evaluation.keys) for r in results):
             found.append(f"{title}: the runs were scored on different images, so compare their numbers with care.")
+    return found
+
+
+def _limits_of_intervals(results: Sequence[MeasuredEvaluation]) -> list[str]:
+    """Say which test sets have intervals outside of what simulations confirm (docs/measurements/coverage.md)."""
+    sizes = {name: scores for result in results for name, scores in result.scores.items() if scores.complete}
+    small = sorted(name for name, scores in sizes.items() if min(scores.real, scores.fake) < CONFIRMED_IMAGES)
+    found = []
+    if small:
+        found.append(
+            f"fewer than {CONFIRMED_IMAGES} images of a class in the test set of {listed(list(map(generator_title, small)))}, "
+            "so its intervals hold less surely than 95 %"
+        )
+    for rate in RATES.values():
+        least = fewest_reals(rate)
+        blind = sorted(name for name in sizes if sizes[name].real < least)
+        if blind:
+            found.append(
+                f"fewer than {least} real images in the test set of {listed(list(map(generator_title, blind)))}, so the "
+                f"finds at {100 * rate:g} % false positives have an upper bound alone"
+            )
     return found
 
 

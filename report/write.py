@@ -14,10 +14,11 @@ from typing import Any
 
 from .. import __version__
 from ..errors import UserError
+from ..metrics.clusters import AUTO, Clusters
 from ..storage import resolved
 from ..train.runs.forms import runs_of
 from .audited import audited_data
-from .inputs.measured import measure
+from .inputs.measured import Setting, clusters_of, measure
 from .inputs.provenance import provenance, summary_lines
 from .inputs.runs import Run, read_runs
 from .layout.figures import training_figure
@@ -63,6 +64,7 @@ def write_report(
     additions: Sequence[Addition] = (),
     clusters: Mapping[str, str] | None = None,
     compare: tuple[Path, Path] | None = None,
+    cluster: str = AUTO,
 ) -> dict[str, Any]:
     """Write the files of a report.
 
@@ -76,9 +78,11 @@ def write_report(
         Sections of the caller. They follow those of ``RUN_SECTIONS``.
     clusters : Mapping, optional
         Key of an image -> name of its cluster, such as its scene. Bootstrap intervals then resample whole clusters; an
-        image that is not listed is a cluster of its own.
+        image that is not listed is a cluster of its own. Without it, ``cluster`` decides.
     compare : tuple of Path, optional
         Two runs, or folders of sweeps over seeds, to compare with each other; read if they are not among ``runs``.
+    cluster : str
+        The column that names clusters, of ``metrics.clusters.CHOICES``.
 
     Returns
     -------
@@ -97,6 +101,9 @@ def write_report(
             f"no evaluation in {', '.join(str(run) for run in (*runs, *(compare or ())))}: there is nothing to compare. "
             "Run: distil-cache evaluate RUN"
         )
+    drawn: dict[Setting, Clusters] = {}
+    if clusters is None:
+        clusters, drawn = clusters_of(read, cluster)
     measured = measure(map(unperturbed, read), clusters)
     comparisons = [compared(setting_title(setting, measured), found, clusters) for setting, found in measured.items()]
     pair = compare_sides(measured, *(_side(read, folder) for folder in compare)) if compare else None
@@ -107,7 +114,8 @@ def write_report(
     created = datetime.now(UTC).isoformat(timespec="seconds")
     origin = plain(provenance(read))
     content: dict[str, Any] = plain(
-        _content(read, conclusion, comparisons, added, created, clustered=clusters is not None) | {"provenance": origin}
+        _content(read, conclusion, comparisons, added, created, drawn, clustered=clusters is not None)
+        | {"provenance": origin}
     )
     overview = matrices(measured)
     page: dict[str, Any] = {
@@ -148,6 +156,7 @@ def _content(
     comparisons: Sequence[Comparison],
     added: Sequence[Addition],
     created: str,
+    drawn: Mapping[Setting, Clusters],
     *,
     clustered: bool,
 ) -> dict[str, Any]:
@@ -156,9 +165,9 @@ def _content(
         "created": created,
         "program": {"name": PROGRAM, "version": __version__},
         "files": FILES,
-        **frame(clustered),
+        **frame(clustered, drawn),
         "verdict": verdict_content(conclusion),
-        "notes": notes(runs, {comparison.title: comparison.results for comparison in comparisons}),
+        "notes": notes(runs, {comparison.title: comparison.results for comparison in comparisons}, drawn),
         "runs": [run_content(run) for run in runs],
         "comparisons": [comparison.content for comparison in comparisons],
         **additions_content(added),

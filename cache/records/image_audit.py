@@ -20,11 +20,11 @@ _Area = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0)]
 
 
-class _Record(BaseModel):
+class _AuditPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ContentFold(_Record):
+class ContentFold(_AuditPart):
     """One part of a content check that was held out: what it is, its images of each class, and the AUC on them."""
 
     held_out: str
@@ -33,7 +33,7 @@ class ContentFold(_Record):
     auc: _Area
 
 
-class ContentCheck(_Record):
+class ContentCheck(_AuditPart):
     """How well the classes are told apart by what the images show. It is reported and not judged.
 
     Attributes
@@ -65,7 +65,7 @@ class ContentCheck(_Record):
     sentence: str
 
 
-class ImageAudit(_Record):
+class ImageAudit(_AuditPart):
     """What an audit found in the cached images of a revision.
 
     Attributes

@@ -119,6 +119,8 @@ def show_evaluation(result: Result) -> None:
         measures = ["at_half", *(["at_threshold"] if validated else []), "ap"]
         table.add_row(Text(row["generator"]), *counts, *(percent_with_interval(row[name]) for name in measures))
     console.print(table)
+    if note := summary["clusters"]["note"]:
+        console.print(Text(f"Note: {note}."), soft_wrap=True)
     if threshold is None:
         console.print("The run has no validated threshold, so accuracy is given at 0.5 alone.")
     else:

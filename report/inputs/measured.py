@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...metrics.clusters import IMAGE, Clusters, choose_clusters
 from ...metrics.measures import Array
 from ...metrics.per_generator import GeneratorScores, per_generator
 from .runs import Evaluation, Run
@@ -57,6 +58,40 @@ def measure(runs: Iterable[Run], clusters: Mapping[str, str] | None) -> dict[Set
 def cluster_names(keys: Array, clusters: Mapping[str, str] | None) -> Array:
     """Return the cluster of each key, (N,) str; without one it is the key itself, which keeps copies together."""
     return keys if clusters is None else np.asarray([clusters.get(key, key) for key in keys.tolist()], dtype=str)
+
+
+def clusters_of(runs: Iterable[Run], choice: str) -> tuple[dict[str, str] | None, dict[Setting, Clusters]]:
+    """Choose the clusters of the images of all evaluations by a column.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+    choice : str
+        One of ``metrics.clusters.CHOICES``.
+
+    Returns
+    -------
+    dict or None
+        Key of an image -> its cluster; None if images are drawn in all settings.
+    dict
+        What each setting draws.
+
+    Raises
+    ------
+    UsageError
+        If the column does not divide the images of a setting.
+    """
+    found: dict[str, str] = {}
+    by_setting: dict[Setting, Clusters] = {}
+    for run in runs:
+        for one in run.evaluations:
+            columns = {"group": one.groups, "generator": one.generators, "family": one.families}
+            chosen = choose_clusters(choice, one.keys, one.labels, columns)
+            by_setting.setdefault(one.setting, chosen)
+            if chosen.column != IMAGE:
+                for key, name in zip(one.keys.tolist(), chosen.names.tolist(), strict=True):
+                    found.setdefault(key, f"{one.setting[0]}: {name}")
+    return found or None, by_setting
 
 
 def all_generators(results: Iterable[MeasuredEvaluation]) -> list[str]:

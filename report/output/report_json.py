@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...metrics.bootstrap import REPLICATES
+from ...metrics.clusters import Clusters
 from ...metrics.measures import CALIBRATION_BINS, MEASURES, THRESHOLD
 from ...metrics.per_generator import GeneratorScores, by_family, mean_interval, mean_over_generators
 from ..audited import audited_data
 from ..differences import Contrast, Difference, DireClass, Distillation, MeanSpread, SeedSummary
-from ..inputs.measured import MeasuredEvaluation
+from ..inputs.measured import MeasuredEvaluation, Setting
 from ..inputs.paper import PaperCell, paper, paper_cell, paper_mean
 from ..inputs.runs import SETTING, Run
 from ..layout.page import Addition
@@ -22,11 +23,19 @@ from ..verdict_words import answers, further_sentences, missing
 _Content = dict[str, Any]
 
 
-def frame(clustered: bool) -> _Content:
+def frame(clustered: bool, drawn: Mapping[Setting, Clusters]) -> _Content:
     """Return what applies to all numbers: threshold, intervals, bins, and the paper."""
     return {
         "threshold": THRESHOLD,
-        "intervals": {"level": 0.95, "replicates": REPLICATES, "resampled": "cluster" if clustered else "image"},
+        "intervals": {
+            "level": 0.95,
+            "replicates": REPLICATES,
+            "resampled": "cluster" if clustered else "image",
+            "clusters": [
+                {"setting": dict(zip(SETTING, setting, strict=True)), "column": one.column, "number": one.number}
+                for setting, one in drawn.items()
+            ],
+        },
         "calibration_error": {"bins": CALIBRATION_BINS, "width": "equal"},
         "paper": paper()["source"],
     }
@@ -205,6 +214,8 @@ def _difference(one: Difference, sides: tuple[str, str]) -> _Content:
         "spread": one.spread,
         "seeds": one.seeds,
         "seed_interval": one.seed_interval,
+        "total_interval": one.total_interval,
+        "left_out": one.left_out,
     }
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import UserError
-from ...metrics.bootstrap import interval
 from ...metrics.measures import Interval
-from ...metrics.per_generator import mean_interval, mean_over_generators, mean_replicates
+from ...metrics.per_generator import mean_interval, mean_over_generators, paired_interval
 from ..inputs.measured import MeasuredEvaluation, measure
 from ..inputs.runs import Evaluation, Run
 from ..layout.page import Addition, Section
@@ -101,9 +100,10 @@ class CurvePoint:
 
     def change_interval(self, name: str) -> Interval | None:
         """Return the 95 % interval of the change: a paired bootstrap, which draws the same images before and after."""
-        after = mean_replicates(self.result.scores, name)
-        before = mean_replicates(self.before.scores, name) if self.before else None
-        return None if after is None or before is None else interval(after - before)
+        if self.before is None:
+            return None
+        sides = [[one for one in result.scores.values() if one.complete] for result in (self.before, self.result)]
+        return paired_interval(sides[0], sides[1], name)
 
 
 @dataclass(frozen=True)

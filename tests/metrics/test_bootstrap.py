@@ -56,10 +56,16 @@ def test_every_resample_has_what_scikit_learn_says_of_its_weights(clusters, digi
 
     times = np.concatenate(list(bootstrap.resamples(bootstrap.cluster_numbers(clusters, len(labels)), 30, 5)))
     assert len(times) == 30
-    for replicate, weights in enumerate(times):
-        kept = weights > 0
+    for replicate, counts in enumerate(times):
+        weights, kept = fixed_ratio(labels, counts), counts > 0
         for name, expected in by_sklearn(labels[kept], scores[kept], weights[kept]).items():
             assert drawn[name][replicate] == pytest.approx(expected, abs=1e-12), name
+
+
+def fixed_ratio(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Weight the drawn images so that each class has the total that it has in the test set."""
+    factors = [(labels == label).sum() / counts[labels == label].sum() for label in (0, 1)]
+    return counts * np.where(labels == 1, factors[1], factors[0])
 
 
 def test_every_resample_has_all_measures_of_its_repeated_images():
@@ -67,10 +73,24 @@ def test_every_resample_has_all_measures_of_its_repeated_images():
     drawn = bootstrap.bootstrap(labels, scores, all_rows(60), calibrated_threshold=THRESHOLD, replicates=30)["all"]
 
     assert drawn.keys() == set(measures.MEASURES)
+    compared = 0
     for replicate, weights in enumerate(np.concatenate(list(bootstrap.resamples(np.arange(60), 30, 0)))):
         rows = np.repeat(np.arange(60), weights.astype(int))
+        if labels[rows].sum() != labels.sum():
+            continue  # these keep the ratio of the classes by weights, as the test above says
+        compared += 1
         for name, expected in measures.measures(labels[rows], scores[rows], THRESHOLD).items():
             assert drawn[name][replicate] == pytest.approx(expected, abs=1e-9), name
+    assert compared > 1
+
+
+def test_the_ratio_of_the_classes_is_not_drawn():
+    labels, scores = np.repeat([0, 1], [10, 30]), np.full(40, 0.9)
+
+    drawn = bootstrap.bootstrap(labels, scores, all_rows(40), replicates=200)["all"]
+
+    np.testing.assert_allclose(drawn["accuracy"], 0.75)
+    np.testing.assert_allclose(drawn["average_precision"], 0.75)
 
 
 def test_without_resampling_the_measures_are_those_of_the_images():
@@ -87,7 +107,8 @@ def test_resamples_without_both_classes_are_left_out_of_the_interval():
     drawn = bootstrap.bootstrap([0, 1], [0.2, 0.8], all_rows(2), replicates=100)["all"]
 
     assert np.isnan(drawn["average_precision"]).any()
-    assert not np.isnan(drawn["accuracy"]).any()
+    assert np.isnan(drawn["accuracy"]).any()
+    assert not np.isnan(drawn["accuracy"]).all()
     assert bootstrap.interval(drawn["average_precision"]) == (1.0, 1.0)
     assert bootstrap.interval(drawn["calibrated_accuracy"]) is None
 

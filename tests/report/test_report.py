@@ -118,8 +118,8 @@ def test_the_effect_of_the_distillation_loss_is_the_difference_of_runs_that_shar
     found = effect["generators"]["adm-a"]["accuracy"]
     assert (effect["without"], effect["with"]) == (["kd00"], ["kd05"])
     assert found["difference"] == pytest.approx(0.1)
-    # paired: only the two images that changed sides vary, so the interval cannot reach below zero
-    assert 0.0 <= found["interval"][0] < 0.1 < found["interval"][1]
+    # paired: only two of 20 images changed sides, and as few might change back on other images
+    assert -0.1 < found["interval"][0] < 0.1 < found["interval"][1]
     assert "+10.0" in page_of(tmp_path / "out")
 
 
@@ -161,18 +161,20 @@ def test_a_crop_that_cropped_nothing_is_noted(tmp_path):
     folder = write_run(tmp_path / "kd05")
     write_evaluation(folder, rows(FAKES), transform="crop", applied="resize")
 
-    (note,) = write_report([folder], tmp_path / "out")["notes"]
+    notes = write_report([folder], tmp_path / "out")["notes"]
 
-    assert "instead of cropped" in note
+    assert sum("instead of cropped" in note for note in notes) == 1
 
 
 def test_files_that_the_build_rejected_are_counted_by_reason(tmp_path):
     folder = write_run(tmp_path / "kd05")
     write_evaluation(folder, rows(FAKES), set_aside={"leaked": 2, "label-conflict": 1})
 
-    (note,) = write_report([folder], tmp_path / "out")["notes"]
+    notes = write_report([folder], tmp_path / "out")["notes"]
 
-    assert "1 label-conflict, 2 leaked" in note
+    assert sum("1 label-conflict, 2 leaked" in note for note in notes) == 1
+    assert sum("fewer than 80 images of a class" in note for note in notes) == 1
+    assert sum("finds at 1 % false positives have an upper bound alone" in note for note in notes) == 1
 
 
 def test_intervals_resample_whole_clusters_where_they_are_given(run, tmp_path):
@@ -186,6 +188,29 @@ def test_intervals_resample_whole_clusters_where_they_are_given(run, tmp_path):
     assert by_scene["average_precision"] == by_image["average_precision"]
     assert by_scene["average_precision_interval"] != by_image["average_precision_interval"]
     assert content["intervals"]["resampled"] == "cluster"
+
+
+def test_source_groups_are_clusters_by_default_where_there_are_many(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_evaluation(run, [row | {"group": f"scene {number % 12}"} for number, row in enumerate(rows({"adm-b": 1.0}))])
+
+    by_group = write_report([run], tmp_path / "a")
+    by_image = write_report([run], tmp_path / "b", cluster="image")
+
+    assert [one["column"] for one in by_group["intervals"]["clusters"]] == ["group"]
+    assert by_group["intervals"]["resampled"] == "cluster"
+    assert any("whole clusters by `group`, 12 of the class" in note for note in by_group["notes"])
+    assert by_image["intervals"]["resampled"] == "image"
+    first, second = (result_of(one, "adm-b")["auc_interval"] for one in (by_group, by_image))
+    assert first != second
+
+
+def test_a_cluster_column_that_does_not_divide_the_images_is_refused(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_evaluation(run, [row | {"group": "photos"} for row in rows(FAKES)])
+
+    with pytest.raises(UsageError, match="all images have the same group"):
+        write_report([run], tmp_path / "out", cluster="group")
 
 
 def test_a_generator_without_real_images_has_no_ap_and_stays_out_of_the_mean(tmp_path):

@@ -82,7 +82,9 @@ def test_the_interval_of_a_change_is_paired(tmp_path: Path) -> None:
     (curves,) = robustness_curves(read_runs([run]), None)[("photos", "test", "crop", "")]
     point = curves.of("jpeg")[1][1]
     assert point.change("accuracy") == 0
-    assert point.change_interval("accuracy") == (0, 0)
+    low, high = point.change_interval("accuracy") or (0, 0)
+    assert low == pytest.approx(-high)  # on other images they might differ, in less than this share of them
+    assert 0 < high < 0.1
 
 
 def test_report_shows_table_and_figures_and_keeps_perturbed_evaluations_out_of_the_comparisons(

@@ -51,7 +51,7 @@ def test_a_lead_whose_interval_excludes_zero_is_called_best_with_its_size_and_bo
 
     assert answer.question == "Unseen generators"
     assert answer.answer == "kd is best, by 4.0 points of AP"
-    assert "AP 90.0 (88.0 to 92.0)" in answer.numbers
+    assert "AP 90.0 (88.0 to 92.0 over images)" in answer.numbers
     assert "leads plain, the next, by 4.0 points (95 % interval +1.2 to +6.9; one seed in common" in answer.numbers
     assert "adm and sd; at least 250 images of each class" in answer.numbers
 
@@ -87,13 +87,49 @@ def test_a_lead_over_images_that_the_seeds_do_not_confirm_is_a_tie():
     answer = standing_answer(standing(place("kd", 0.9), place("plain", 0.86, unsteady)))
 
     assert answer.answer == "No single best: kd and plain tie"
-    assert "but the seeds do not: over 2 seeds the 95 % interval is \N{MINUS SIGN}14.0 to +22.0" in answer.numbers
+    assert "but the seeds do not: over 2 seeds \N{MINUS SIGN}14.0 to +22.0" in answer.numbers
 
 
 def test_the_interval_over_seeds_is_students():
     # 4 +- 4.303 * 1 / sqrt(3)
     assert difference(4, 1, 7, spread=1.0, seeds=3).seed_interval == pytest.approx((0.01516, 0.06484), abs=1e-4)
     assert difference(4, 1, 7).seed_interval is None
+
+
+def test_a_lead_that_images_and_seeds_each_allow_but_not_together_is_a_tie():
+    narrow = difference(4, 0.5, 7.5, spread=1.5, seeds=3)
+    assert narrow.seed_interval is not None
+    assert narrow.seed_interval.low > 0
+
+    answer = standing_answer(standing(place("kd", 0.9), place("plain", 0.86, narrow)))
+
+    assert answer.answer == "No single best: kd and plain tie"
+    assert "together the 95 % interval is \N{MINUS SIGN}1.1 to +9.1" in answer.numbers
+
+
+def test_sides_without_a_common_seed_are_compared_over_the_seeds_of_each():
+    sides = ((MeanSpread(0.8, 0.03), 3), (MeanSpread(0.9, 0.04), 4))
+    one = Difference(0.8, 0.9, 0.1, Interval(0.05, 0.15), None, unpaired=sides)
+
+    # Welch: sqrt(0.03^2 / 3 + 0.04^2 / 4) = 0.02646 with 4.96 degrees of freedom
+    assert one.seed_interval == pytest.approx((0.1 - 2.577 * 0.02646, 0.1 + 2.577 * 0.02646), abs=1e-3)
+    answer = standing_answer(standing(place("kd", 0.9), place("plain", 0.8, one)))
+    assert "no seed in common; over the seeds of each" in answer.numbers
+
+
+def test_runs_whose_seed_the_other_side_lacks_are_counted(tmp_path):
+    runs = [write_run(tmp_path / f"kd{seed}", seed=seed) for seed in (0, 1, 2)]
+    others = [write_run(tmp_path / f"eps{seed}", method="eps", seed=seed) for seed in (0, 1)]
+    for number, run in enumerate([*runs, *others]):
+        write_evaluation(run, rows({"adm-b": 1.0 + number / 10}, **MANY))
+
+    content = write_report([*runs, *others], tmp_path / "out")
+
+    found = content["comparisons"][0]["methods"][0]["mean"]["average_precision"]
+    assert (found["seeds"], found["left_out"]) == (2, 1)
+    assert found["total_interval"][0] < found["interval"][0]
+    assert "over 2 seeds" in content["verdict"]["answers"][0]["numbers"]
+    assert "1 run with other seeds left out" in content["verdict"]["answers"][0]["numbers"]
 
 
 def test_runs_on_other_images_are_not_ranked():

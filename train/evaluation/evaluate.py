@@ -30,6 +30,7 @@ from ...cache.records.image_audit import IMAGE_AUDIT
 from ...cache.spec import fingerprint_of, without
 from ...cache.store import Cache
 from ...errors import UsageError, UserError
+from ...metrics.clusters import AUTO
 from ...metrics.measures import accuracy, auc, average_precision, test_sets, unweighted_mean
 from ...models.device import STUDENT_ARITHMETIC, choose_device, keep_freed_memory
 from ...models.layout import move_network
@@ -382,12 +383,12 @@ def chosen_data(
     return chosen["cache"], chosen["dataset"], {name: own[name] for name in own if name not in given}
 
 
-def stored_summary(run: Path, info: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+def stored_summary(run: Path, info: Mapping[str, Any], cluster: str = AUTO) -> tuple[Path, dict[str, Any]]:
     """Return the folder of an evaluation that `run_evaluation` returned, and its `summarise`."""
     names = ("dataset", "split", "transform", "select")
     folder = evaluation_folder(RunFolder(run).evaluations, *(info[name] for name in names))
     best = known_best(run)
-    return folder, summarise(info, folder / "scores.parquet", best.calibration if best else None)
+    return folder, summarise(info, folder / "scores.parquet", best.calibration if best else None, cluster)
 
 
 def evaluation_folder(evaluations: Path, dataset: str, split: str, transform: str, select: str | None) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...metrics.calibration import Calibration
+from ...metrics.clusters import AUTO, COLUMNS, choose_clusters
 from ...metrics.measures import test_sets
 from ...metrics.per_generator import GeneratorScores, score_sets
 from ..data.select import column
@@ -19,7 +20,9 @@ WHOLE = "all"
 _MEASURES = {"at_half": "accuracy", "at_threshold": "calibrated_accuracy", "ap": "average_precision"}
 
 
-def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | None) -> dict[str, Any]:
+def summarise(
+    info: Mapping[str, Any], scores: Path, calibration: Calibration | None, cluster: str = AUTO
+) -> dict[str, Any]:
     """Measure an evaluation per generator and over all images.
 
     Parameters
@@ -30,18 +33,23 @@ def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | 
         The ``scores.parquet`` beside it.
     calibration
         The threshold of the run's best student, if it has one.
+    cluster
+        What the bootstrap draws, of ``metrics.clusters.CHOICES``.
 
     Returns
     -------
     dict
         ``threshold``, the one that validation chose for this student, or None; ``validated_on``, the images that chose
         it, in words; ``rows``, one per generator and one for all images, with ``at_half``, ``at_threshold`` and ``ap``,
-        each [value, low, high] or None.
+        each [value, low, high] or None; ``clusters``, with the ``column`` and the ``number`` of clusters that intervals
+        draw, and the ``note`` on them, or an empty one.
 
     Raises
     ------
     UserError
         The scores are damaged.
+    UsageError
+        The clusters cannot be chosen so.
     """
     table = read_scores(scores)
     labels, values = column(table, "label"), table["score"].to_numpy()
@@ -51,13 +59,16 @@ def summarise(info: Mapping[str, Any], scores: Path, calibration: Calibration | 
     sets = dict(test_sets(labels, column(table, "generator"), column(table, "group")))
     if len(sets) != 1:
         sets[WHOLE] = np.arange(len(labels))
-    # images with the same bytes are resampled together, as in the report
-    measured = score_sets(labels, values, sets, clusters=column(table, "key"), calibrated_threshold=threshold)
+    columns = {name: column(table, name) for name in COLUMNS}
+    clusters = choose_clusters(cluster, column(table, "key"), labels, columns)
+    measured = score_sets(labels, values, sets, clusters=clusters.names, calibrated_threshold=threshold)
     rows = []
     for name, found in measured.items():
         cells = {cell: _cell(found, measure) for cell, measure in _MEASURES.items()}
         rows.append({"generator": name, "real": found.real, "fake": found.fake, **cells})
-    return {"threshold": threshold, "validated_on": calibration.origin if calibration else None, "rows": rows}
+    drawn = {"column": clusters.column, "number": clusters.number, "note": clusters.sentence}
+    chosen = calibration.origin if calibration else None
+    return {"threshold": threshold, "validated_on": chosen, "rows": rows, "clusters": drawn}
 
 
 def _cell(scores: GeneratorScores, measure: str) -> list[float] | None:
