@@ -252,12 +252,13 @@ def refuse_one_class(
     rejects: Sequence[Reject],
     sources: Sequence[DiscoveredSource],
 ) -> None:
-    """Raise UserError if all images are real or all generated, unless the user has said that this is meant.
+    """Raise UserError if all images are real or all generated, unless none is for training or the user says that it is meant.
 
     Folders of the sources that no class was known of are named, with the options that declare them.
     """
-    labels = {kind.label for kind in rows.counts()}
-    if config.one_class or len(labels) != 1:
+    kinds = rows.counts()
+    labels = {kind.label for kind in kinds}
+    if config.one_class or len(labels) != 1 or all(kind.split != "train" for kind in kinds):
         return
     label = labels.pop()
     of_other = sum(reject.file is not None and reject.file.label != label for reject in rejects)

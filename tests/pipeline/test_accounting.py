@@ -136,6 +136,12 @@ def test_a_source_of_one_class_is_refused_unless_it_is_meant(adm: Path, tmp_path
     assert built(adm, tmp_path / "c", sources=(real, fake), dataset="both")["notes"] == []
 
 
+def test_images_of_one_class_that_are_for_no_training_are_taken_and_noted(adm: Path, tmp_path: Path) -> None:
+    for split in ("val", "test"):
+        source = written(tmp_path / split, {f"{split}/fake/a.png": picture(1)})
+        assert "only one class: generated" in built(adm, tmp_path / "c", sources=(source,), dataset=split)["notes"][0]
+
+
 def test_a_build_without_test_images_says_how_to_have_some(adm: Path, tmp_path: Path) -> None:
     pictures = {f"{split}/{name}/{split}.png": picture(n) for n, (split, name) in enumerate(SPLIT_CLASSES)}
     source = written(tmp_path / "s", {name: data for name, data in pictures.items() if name.startswith("train")})
