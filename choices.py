@@ -56,6 +56,9 @@ Amp = Literal["off", "bf16", "fp16"]
 TestTransform = Literal["crop", "resize"]
 """How a test image gets the student's size: centre crop, as in the papers, or resize, as in training."""
 TEST_TRANSFORMS: tuple[TestTransform, ...] = get_args(TestTransform)
+ClusterColumn = Literal["auto", "image", "group", "generator", "family"]
+"""What makes test images a cluster of the bootstrap."""
+CLUSTER_COLUMNS: tuple[ClusterColumn, ...] = get_args(ClusterColumn)
 
 BenchMethod = Literal["cnndet", "dire", "dnf", "distildire", "eps"]
 """Rows of the cost table; the first four in the order of DistilDIRE's paper."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..choices import PROFILES, Profile, TestTransform
+from ..choices import PROFILES, ClusterColumn, Profile, TestTransform
 from ..errors import UsageError
 from ..progress import Progress
 from .progress import Logged
@@ -182,7 +182,7 @@ def evaluate(
     select: str | None = None,
     test_transform: TestTransform = "crop",
     build: str | None = None,
-    cluster: str = "auto",
+    cluster: ClusterColumn = "auto",
     device: str = "auto",
     local_copy: StrPath | None = None,
     progress: Progress | None = None,
@@ -243,7 +243,7 @@ def report(
     out: StrPath,
     *,
     compare: tuple[StrPath, StrPath] | None = None,
-    cluster: str = "auto",
+    cluster: ClusterColumn = "auto",
     evaluate: bool = True,
     on: Sequence[str] = (),
     device: str = "auto",

@@ -54,12 +54,10 @@ def evaluate(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..metrics.clusters import checked_choice
     from ..train.evaluation.evaluate import chosen_data, run_evaluation, stored_summary
     from .show.progress import RichProgress
     from .show.train import show_evaluation
 
-    checked_choice(cluster)
     root, name, defaults = chosen_data(run, cache, dataset)
     with RichProgress() as progress:
         result = run_evaluation(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..choices import LAYOUT_NAMES, CodecChoice, FloatStorage, TestTransform
+from ..choices import LAYOUT_NAMES, ClusterColumn, CodecChoice, FloatStorage, TestTransform
 
 if TYPE_CHECKING:
     from ..cache.local_copy.reader import LocalCopy
@@ -44,7 +44,7 @@ SelectOption = Annotated[
     typer.Option("--select", help='Use only matching samples, such as "generator=adm|ldm,source_group=imagenet".'),
 ]
 ClusterOption = Annotated[
-    str,
+    ClusterColumn,
     typer.Option(
         "--cluster",
         metavar="COLUMN",

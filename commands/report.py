@@ -53,7 +53,6 @@ def report(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
     """
-    from ..metrics.clusters import checked_choice
     from ..report import write_report
     from ..report.sections.bench import additions as costs
     from ..train.evaluation.audits import renew_image_audits
@@ -64,7 +63,6 @@ def report(
 
     if on and not evaluate:
         raise UsageError("report: --on asks for evaluations, and --no-evaluate forbids them. Omit one of them.")
-    checked_choice(cluster)
     folders = [*(runs or ()), *(compare or ())]
     done: dict[str, list[dict[str, str]]] = {"evaluated": [], "not_evaluated": []}
     if evaluate:

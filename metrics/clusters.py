@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..choices import CLUSTER_COLUMNS
 from ..errors import UsageError
 from .measures import Array
 
 AUTO, IMAGE = "auto", "image"
 COLUMNS = ("group", "generator", "family")
 """Columns that may name clusters."""
-CHOICES = (AUTO, IMAGE, *COLUMNS)
 FEWEST_GROUPS = 10
 """With fewer source groups of a class, images are drawn unless the column is named."""
 FEW_CLUSTERS = 20
@@ -65,7 +65,7 @@ def choose_clusters(choice: str, keys: Array, labels: Array, columns: Mapping[st
     Parameters
     ----------
     choice : str
-        One of `CHOICES`.
+        One of ``choices.CLUSTER_COLUMNS``.
     keys : ndarray of str, (N,)
         An image without a name in the column is a cluster of its own, together with its copies.
     labels : ndarray, (N,)
@@ -77,7 +77,8 @@ def choose_clusters(choice: str, keys: Array, labels: Array, columns: Mapping[st
     UsageError
         The choice is none of these, or the column does not divide the images.
     """
-    checked_choice(choice)
+    if choice not in CLUSTER_COLUMNS:
+        raise UsageError(f"--cluster {choice}: is none of {', '.join(CLUSTER_COLUMNS)}.")
     if choice in (AUTO, IMAGE):
         groups = columns["group"]
         counts = [len(set(groups[(labels == label) & (groups != "")].tolist())) for label in (0, 1)]
@@ -90,13 +91,6 @@ def choose_clusters(choice: str, keys: Array, labels: Array, columns: Mapping[st
     if len(set(names.tolist())) < 2:
         raise UsageError(f"--cluster {choice}: all images have the same {choice}, so there is nothing to draw from.")
     return _by_column(choice, keys, labels, names)
-
-
-def checked_choice(choice: str) -> str:
-    """Return a choice of clusters. Raises UsageError if it is none."""
-    if choice not in CHOICES:
-        raise UsageError(f"--cluster {choice}: is none of {', '.join(CHOICES)}.")
-    return choice
 
 
 def _by_column(column: str, keys: Array, labels: Array, values: Array) -> Clusters:

@@ -82,7 +82,7 @@ def write_report(
     compare : tuple of Path, optional
         Two runs, or folders of sweeps over seeds, to compare with each other; read if they are not among ``runs``.
     cluster : str
-        The column that names clusters, of ``metrics.clusters.CHOICES``.
+        The column that names clusters, of ``choices.CLUSTER_COLUMNS``.
 
     Returns
     -------

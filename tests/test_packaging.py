@@ -34,7 +34,7 @@ PACKAGES = (
 ALLOWED = {
     "storage": {"errors"},
     "models": {"choices", "errors", "progress", "storage"},
-    "metrics": {"errors", "storage"},
+    "metrics": {"choices", "errors", "storage"},
     "cache": {"choices", "errors", "progress", "storage"},
     "images": {"choices", "errors", "cache"},
     "features": {"choices", "errors", "images", "cache", "models"},

@@ -67,7 +67,7 @@ def clusters_of(runs: Iterable[Run], choice: str) -> tuple[dict[str, str] | None
     ----------
     runs : iterable of Run
     choice : str
-        One of ``metrics.clusters.CHOICES``.
+        One of ``choices.CLUSTER_COLUMNS``.
 
     Returns
     -------

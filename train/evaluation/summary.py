@@ -34,7 +34,7 @@ def summarise(
     calibration
         The threshold of the run's best student, if it has one.
     cluster
-        What the bootstrap draws, of ``metrics.clusters.CHOICES``.
+        What the bootstrap draws, of ``choices.CLUSTER_COLUMNS``.
 
     Returns
     -------
