@@ -28,7 +28,7 @@ from distil_cache.pipeline.verify_sources import verify_sources
 from distil_cache.report import write_report
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.engine.loop import run_training
-from distil_cache.train.evaluation.evaluate import run_evaluation
+from distil_cache.train.evaluation.evaluate import run_evaluation, stored_summary
 from distil_cache.train.runs.reference_checkpoint import export_checkpoint, import_checkpoint
 from pydantic import BaseModel
 
@@ -64,7 +64,7 @@ BEHIND = {
         open=set(TrainConfig.model_fields),
     ),
     "evaluate": Behind(
-        (run_evaluation,),
+        (run_evaluation, stored_summary),
         {"test_transform": "transform", "build_id": "build"},
         own={"local_copy_gib", "cache", "dataset"},
     ),

@@ -26,7 +26,7 @@ from distil_cache.cache.store import Cache, FeatureStore
 from distil_cache.errors import UserError
 from distil_cache.features.registry import with_inputs
 from distil_cache.images.file import ImageRejected
-from distil_cache.pipeline.planning.plan import PASS_FEATURES, Samples, Task, make_plan
+from distil_cache.pipeline.planning.plan import Samples, Task, make_plan
 from distil_cache.pipeline.record import write_record
 from distil_cache.pipeline.scan.conflicts import Reject
 from distil_cache.pipeline.scan.rows import ScannedRow
@@ -37,6 +37,8 @@ from fault_injection import ACTS, Watch
 
 SIDE = 16
 VIEWS = (2, 8, 4, 4)
+COMPUTED = ("eps", "recon", "dire", "noise", "teacher")
+"""Features besides the image, in the order in which they are committed."""
 
 
 class FakeImage(Spec):
@@ -153,7 +155,7 @@ def run_task(
     else:
         gather(stores["image"], task.keys)
     all_gone |= gone
-    for feature in (*PASS_FEATURES, "teacher"):
+    for feature in COMPUTED:
         keys = [key for key in task.missing.get(feature, ()) if key not in gone and key not in bad]
         if keys:
             time.sleep(order.pause * len(keys))

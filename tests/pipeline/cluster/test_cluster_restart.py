@@ -197,6 +197,15 @@ def test_a_build_whose_scheduler_does_not_come_back_ends_with_a_sentence_and_the
     assert verify(Cache.open(cache)) == []
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, also where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_ends_a_build_that_waits_for_its_scheduler(material: Path, port: int, tmp_path: Path) -> None:
     heard = Recorded()
 
@@ -256,5 +265,5 @@ def test_a_connection_that_breaks_in_a_scan_loses_no_file(material: Path, monkey
         cut(scheduler)
         found += [scanned for block in blocks for scanned in block]
     assert [said for said in heard.said if said.startswith("connected")]
-    assert [file for file, _, _ in found] == files
-    assert all(isinstance(finding, ScanEntry) for _, _, finding in found)
+    assert [scanned.file for scanned in found] == files
+    assert all(isinstance(scanned.found, ScanEntry) for scanned in found)
