@@ -16,7 +16,7 @@ def demo(
 ) -> None:
     """Run the whole system on the CPU, with real photographs and a small trained diffusion model.
 
-    Takes two to five minutes on two cores. Writes images, cache, runs and report to the folder --out. A second run reuses
+    Takes two to six minutes on two cores. Writes images, cache, runs and report to the folder --out. A second run reuses
     what is there.
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments.
