@@ -55,7 +55,6 @@ def report(
     """
     from ..report import write_report
     from ..report.sections.bench import additions as costs
-    from ..train.evaluation.audits import renew_image_audits
     from ..train.evaluation.pending import evaluate_missing
     from ..train.runs.forms import runs_of
     from .show.progress import RichProgress
@@ -68,7 +67,6 @@ def report(
     if evaluate:
         with RichProgress() as progress:
             done = evaluate_missing(folders, on or (), device, progress)
-        renew_image_audits(folders)
     content = write_report(runs or [], out, additions=[costs(bench)] if bench else [], compare=compare, cluster=cluster)
     begun = [run for folder in folders for run in runs_of(folder)]
     following = command_line(["predict", "IMAGE", "--run", begun[0]]) if begun else None

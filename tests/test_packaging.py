@@ -12,24 +12,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from package_folders import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = (
-    "api",
-    "cache",
-    "commands",
-    "demo",
-    "features",
-    "images",
-    "inference",
-    "metrics",
-    "models",
-    "pipeline",
-    "report",
-    "storage",
-    "train",
-)
 
 ALLOWED = {
     "storage": {"errors"},

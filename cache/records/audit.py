@@ -8,24 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import FailFast
 
-from .parse import parse_record
+from .parse import Area, Count, StoredRecord, parse_record
 
 AUDIT = "audit.json"
 """Name of the copy in the folder of an evaluation."""
 MOST_BYTES = 2**24
 """Largest audit file that is read."""
 
-_Area = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0)]
 
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Carrier(_Record):
+class Carrier(StoredRecord):
     """A feature that reveals the label.
 
     Attributes
@@ -39,11 +32,11 @@ class Carrier(_Record):
     """
 
     feature: str
-    auc: _Area
+    auc: Area
     words: str
 
 
-class Check(_Record):
+class Check(StoredRecord):
     """One comparison of real and generated images.
 
     Attributes
@@ -68,17 +61,17 @@ class Check(_Record):
 
     part: str
     features: str
-    real: _Count
-    fake: _Count
-    auc: _Area | None
-    interval: tuple[_Area, _Area] | None
-    level: _Area
+    real: Count
+    fake: Count
+    auc: Area | None
+    interval: tuple[Area, Area] | None
+    level: Area
     found: bool
     reason: str
     carried_by: Annotated[tuple[Carrier, ...], FailFast()]
 
 
-class ContentFeature(_Record):
+class ContentFeature(StoredRecord):
     """A feature that also depends on the content of the images, so it is reported and not judged.
 
     Attributes
@@ -92,12 +85,12 @@ class ContentFeature(_Record):
     """
 
     feature: str
-    auc: _Area
-    interval: tuple[_Area, _Area]
+    auc: Area
+    interval: tuple[Area, Area]
     words: str
 
 
-class HeaderAudit(_Record):
+class HeaderAudit(StoredRecord):
     """What a build found in the headers of a revision's files.
 
     Attributes
@@ -119,9 +112,9 @@ class HeaderAudit(_Record):
     """
 
     version: Literal[1] = 1
-    real: _Count
-    fake: _Count
-    sample: _Count
+    real: Count
+    fake: Count
+    sample: Count
     found: bool
     sentence: str
     checks: Annotated[tuple[Check, ...], FailFast()]

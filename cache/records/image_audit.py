@@ -8,32 +8,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from .audit import Check
-from .parse import parse_record
+from .parse import Area, Count, StoredRecord, parse_record
 
 IMAGE_AUDIT = "image_audit.json"
 """Name of the copy in the folder of an evaluation."""
 
-_Area = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0)]
 
-
-class _AuditPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ContentFold(_AuditPart):
+class ContentFold(StoredRecord):
     """One part of a content check that was held out: what it is, its images of each class, and the AUC on them."""
 
     held_out: str
-    real: _Count
-    fake: _Count
-    auc: _Area
+    real: Count
+    fake: Count
+    auc: Area
 
 
-class ContentCheck(_AuditPart):
+class ContentCheck(StoredRecord):
     """How well the classes are told apart by what the images show. It is reported and not judged.
 
     Attributes
@@ -55,17 +48,17 @@ class ContentCheck(_AuditPart):
     """
 
     embedding: str
-    real: _Count
-    fake: _Count
+    real: Count
+    fake: Count
     across: str
-    auc: _Area | None
-    interval: tuple[_Area, _Area] | None
+    auc: Area | None
+    interval: tuple[Area, Area] | None
     folds: tuple[ContentFold, ...]
     reason: str
     sentence: str
 
 
-class ImageAudit(_AuditPart):
+class ImageAudit(StoredRecord):
     """What an audit found in the cached images of a revision.
 
     Attributes
@@ -101,10 +94,10 @@ class ImageAudit(_AuditPart):
     dataset: str
     revision: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
     fingerprint: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
-    size: _Count
+    size: Count
     harmonize: str
-    real: _Count
-    fake: _Count
+    real: Count
+    fake: Count
     found: bool
     sentence: str
     checks: tuple[Check, ...]

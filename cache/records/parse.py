@@ -1,13 +1,24 @@
-"""Parse a record that lies beside a revision's table."""
+"""What the records beside a revision's table have in common: their models, and how they are parsed."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import IntegrityError
 from ...storage.json_record import first_fault
+
+Area = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""An AUC, or an end of its interval."""
+Count = Annotated[int, Field(ge=0)]
+
+
+class StoredRecord(BaseModel):
+    """A record, or a part of one: complete, without unknown fields, and never changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
 
 Record = TypeVar("Record", bound=BaseModel)
 

@@ -7,35 +7,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import FailFast, model_validator
 
 from ...storage.json_record import CountByName
-from .parse import parse_record
-
-_Count = Annotated[int, Field(ge=0)]
+from .parse import Count, StoredRecord, parse_record
 
 
-class _StoredAccount(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class UncoveredImages(_StoredAccount):
+class UncoveredImages(StoredRecord):
     """Images in no class folder, row or sample: their folder, why they are not taken, how many, and the first."""
 
     folder: str
     reason: str
-    images: _Count
+    images: Count
     example: str
 
 
-class UnreadPlace(_StoredAccount):
+class UnreadPlace(StoredRecord):
     """A folder or link that was not entered, and why."""
 
     path: str
     reason: str
 
 
-class SourceRecord(_StoredAccount):
+class SourceRecord(StoredRecord):
     """The account of one source; :attr:`files` is the sum of what follows.
 
     Attributes
@@ -68,13 +62,13 @@ class SourceRecord(_StoredAccount):
 
     source: str
     layout: str
-    files: _Count
-    images: _Count
-    used: _Count
+    files: Count
+    images: Count
+    used: Count
     rejected: CountByName
-    leaked: _Count
-    not_images: _Count
-    hidden: _Count
+    leaked: Count
+    not_images: Count
+    hidden: Count
     uncovered: Annotated[tuple[UncoveredImages, ...], FailFast()]
     unreadable: Annotated[tuple[UnreadPlace, ...], FailFast()]
     notes: Annotated[tuple[str, ...], FailFast()]
@@ -89,7 +83,7 @@ class SourceRecord(_StoredAccount):
         return self
 
 
-class SourceRecords(_StoredAccount):
+class SourceRecords(StoredRecord):
     """The accounts of all sources of a revision, in the order in which they were given."""
 
     version: Literal[1] = 1

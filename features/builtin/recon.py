@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from ...models.diffusion.ddim import to_uint8
 from ..contract import Layout
 from ..walk import PathSpec, Reach, Tap, WalkFeature
 
@@ -55,4 +55,4 @@ class Recon(WalkFeature[ReconSpec]):
 
 def truncated_pixels(x: Tensor) -> Tensor:
     """Return values in [-1, 1] as uint8, truncated, as DIRE's script writes them."""
-    return ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+    return to_uint8(x + 1)

@@ -115,5 +115,5 @@ def dire_image(x: Tensor, recon: Tensor) -> Tensor:
 
 
 def to_uint8(error: Tensor) -> Tensor:
-    """Quantise DIRE to 8 bits: 127.5 levels per unit, truncated (not rounded) as in the papers' code."""
+    """Quantise 0 to 2 to 8 bits: 127.5 levels per unit, truncated (not rounded) as in the papers' code."""
     return (error * 127.5).clamp(0.0, 255.0).to(torch.uint8)

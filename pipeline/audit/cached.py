@@ -101,7 +101,7 @@ def cached_images(cache: Cache, dataset: str, build: str | None, rows: Iterable[
         rows=table.chosen(splits[block["kind"]] for block in table.blocks()),
         harmonize=harmonization_of(store.spec),
         size=size if isinstance(size, int) else 0,
-        perturbed=_jpeg_perturbation(store.spec.get("perturb")),
+        perturbed=_jpeg_quality(store.spec.get("perturb"), "kind", "strength"),
         others=len({record.features["image"].fingerprint for record in records}) - 1,
     )
 
@@ -188,12 +188,12 @@ def store_audit(cache: Cache, audit: ImageAudit) -> str:
     return ""
 
 
-def _jpeg_perturbation(perturb: object) -> int:
-    """Return the quality of a perturbation ``jpeg:QUALITY`` in a spec; 0 for any other."""
-    if not isinstance(perturb, Mapping) or perturb.get("kind") != "jpeg":
+def _jpeg_quality(setting: object, codec: str, quality: str) -> int:
+    """Return the quality of a setting of a spec that compresses as JPEG, 0 for any other, from these of its fields."""
+    if not isinstance(setting, Mapping) or setting.get(codec) != "jpeg":
         return 0
-    strength = perturb.get("strength")
-    return int(strength) if isinstance(strength, (int, float)) else 0
+    found = setting.get(quality)
+    return int(found) if isinstance(found, (int, float)) else 0
 
 
 def _measured(picture: NDArray[np.uint8], row: ScannedRow, images: CachedImages) -> PixelFacts:
@@ -202,8 +202,8 @@ def _measured(picture: NDArray[np.uint8], row: ScannedRow, images: CachedImages)
         return measure_pixels(picture, standard_table(images.perturbed))
     if min(row.width, row.height) != images.size:
         return measure_pixels(picture)
-    if images.harmonize:
-        return measure_pixels(picture, standard_table(int(images.harmonize.partition(":")[2])))
+    if harmonized := _jpeg_quality(images.store.spec.get("harmonize"), "codec", "quality"):
+        return measure_pixels(picture, standard_table(harmonized))
     found = measure_pixels(picture)
     # the grid of a JPEG's own compression depends on the content, as in `checks`
     return replace(found, own_quality=found.earlier_quality) if row.format == "jpeg" else found

@@ -21,7 +21,7 @@ from ...errors import UsageError, UserError
 from ...progress import Progress, Silent
 from ...storage import AnyPath, to_path
 from ..accounting import account_for, notes_of, warnings_of
-from ..scan.rows import RowTable, dataset_rows
+from ..scan.rows import RowTable, scanned_rows
 from ..sources.discover import discover
 from ..sources.file import AS_RECOGNISED
 from ..sources.reading import parse_reading
@@ -163,7 +163,7 @@ def _audit_dataset(cache: Cache, dataset: str, build: str | None, sample: int, p
     store = cache.datasets()
     named = builds_of(cache, dataset, build)
     revision = named[-1].revision if named else store.head(dataset)
-    rows = RowTable.of(dataset_rows(store.pieces(dataset, revision)))
+    rows = RowTable.of(scanned_rows(store.pieces(dataset, revision)))
     images = cached_images(cache, dataset, build, rows)
     audit = audit_images(images, sample, progress) if images is not None and sample else None
     harmonize = images.harmonize if images is not None else ""

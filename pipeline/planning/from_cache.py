@@ -22,7 +22,7 @@ from ...errors import UsageError, UserError
 from ...features.registry import with_image_algorithm
 from ...images.spec import ImageSpec
 from ..config import BuildConfig
-from ..scan.rows import RowTable, ScannedRow, dataset_rows
+from ..scan.rows import RowTable, ScannedRow, scanned_rows
 from ..scan.scan import ScanResult
 from .plan import Samples
 
@@ -48,7 +48,7 @@ def read_origin(config: BuildConfig) -> CachedSource:
     cache = Cache.open(config.cache)
     revision = cache.datasets().head(config.origin)
     _refuse_derived(cache, config.origin)
-    rows = dataset_rows(cache.datasets().pieces(config.origin, revision))
+    rows = scanned_rows(cache.datasets().pieces(config.origin, revision))
     if config.perturb is None:
         return CachedSource(cache, _scanned(rows), None)
     derived = Derived(dataset=config.origin, revision=revision, perturbation=config.perturb)

@@ -270,7 +270,7 @@ def to_table(rows: Iterable[ScannedRow]) -> pa.Table:
     return pa.concat_tables([SCHEMA.empty_table(), *RowTable.of(rows).tables()])
 
 
-def dataset_rows(pieces: Iterable[pa.Table]) -> Iterator[ScannedRow]:
+def scanned_rows(pieces: Iterable[pa.Table]) -> Iterator[ScannedRow]:
     """Yield the rows of a dataset's table as those of a scan."""
     for piece in pieces:
         columns = (piece.column(name).to_pylist() for name in SCHEMA.names)

@@ -6,21 +6,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from package_folders import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (
-    "api",
-    "cache",
-    "commands",
-    "images",
-    "inference",
-    "metrics",
-    "models",
-    "pipeline",
-    "report",
-    "storage",
-    "train",
-)
+FOLDERS = tuple(name for name in PACKAGES if name not in ("demo", "features"))
 NAMES = frozenset({"eps", "recon", "dire", "noise", "teacher"})
 """``image`` is left out: it is no feature among others, but what all features are made of."""
 SPECS = frozenset({"EpsSpec", "ReconSpec", "DireSpec", "NoiseSpec", "TeacherSpec"})

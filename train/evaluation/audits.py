@@ -38,12 +38,16 @@ def renew_image_audits(folders: Sequence[Path]) -> None:
     for run in (run for folder in folders for run in runs_of(folder)):
         try:
             record = read_record(own_file(run / "config.json"), RUN_FORM, "the record of a run", "")
-            cache = Cache.open(record.cache) if record.cache else None
-            for folder in sorted(run.glob("evaluations/*")) if cache else ():
+            if not record.cache:
+                continue
+            cache = Cache.open(record.cache)
+            builds = cache.builds()
+            known = set(builds.ids())
+            for folder in sorted(run.glob("evaluations/*")):
                 build = read_evaluation(folder).get("build")
                 inside = folder.resolve().is_relative_to(run.resolve())  # nothing is written where a link leads
-                if cache is not None and inside and build in cache.builds().ids():
-                    _renew(folder / IMAGE_AUDIT, image_audit(cache, cache.builds().read(build)))
+                if inside and build in known:
+                    _renew(folder / IMAGE_AUDIT, image_audit(cache, builds.read(build)))
         except (DistilCacheError, OSError):
             continue  # the report says what it does not know: a moved cache or a run that may only be read is no reason
 

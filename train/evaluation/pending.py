@@ -14,6 +14,7 @@ from ...errors import DistilCacheError, StoppedError, UsageError, UserError
 from ...progress import Progress
 from ...storage.json_record import read_record
 from ..runs.forms import RUN_FORM, known_best, own_file, read_evaluation, runs_of
+from .audits import renew_image_audits
 
 TEST = "test"
 
@@ -101,6 +102,8 @@ def evaluate_missing(
 ) -> dict[str, list[dict[str, str]]]:
     """Evaluate runs on what they lack; return what was evaluated and what was not, and why.
 
+    Evaluations that are there get the audits of cached images that were made since.
+
     What the user named must succeed. A test part that is evaluated unasked may lack features; the report does without.
 
     Parameters
@@ -142,6 +145,7 @@ def evaluate_missing(
             evaluated.append({"run": str(one.run), "dataset": one.dataset, "split": one.split})
     for each in without:
         progress.say(f"{each.run}: not evaluated on {each.dataset}, split {each.split}: {each.why.rstrip('.')}.")
+    renew_image_audits(runs)
     missing = [{"run": str(one.run), "dataset": one.dataset, "split": one.split, "why": one.why} for one in without]
     return {"evaluated": evaluated, "not_evaluated": missing}
 
