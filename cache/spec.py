@@ -106,6 +106,13 @@ def with_decoding(spec: Mapping[str, object], algorithm: int) -> dict[str, objec
     return {**changed, "algorithm": algorithm} if spec.get("feature") == "image" else changed
 
 
+def image_of(spec: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the spec of the images from which a feature derives, at any depth; empty if there is none."""
+    if spec.get("feature") == "image":
+        return spec
+    return next((image for part in spec.values() if isinstance(part, Mapping) and (image := image_of(part))), {})
+
+
 def harmonization_of(spec: Mapping[str, object]) -> str:
     """Return the compression that all images of a feature got first, such as ``jpeg:95``; empty for none."""
     found = spec.get("harmonize")

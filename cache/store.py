@@ -11,14 +11,15 @@ import contextlib
 import json
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import fields
+from functools import cached_property, partial
 from itertools import compress
 from typing import cast
 
 import numpy as np
 
 from ..choices import CodecChoice
-from ..errors import IntegrityError, UnreachableError, UserError
+from ..errors import IntegrityError, ReadOnlyError, UnreachableError, UserError
 from ..storage import AnyPath, by_requests, file_in_place, list_folders, list_names, map_ordered, path_exists, to_path
 from ..storage.atomic import (
     TEMPORARY_PREFIX,
@@ -35,6 +36,8 @@ from .index import file as index_file
 from .index.index import EMPTY, Index
 from .local_copy.reader import MAX_OPEN as COPIES_OPEN
 from .local_copy.reader import LocalCopy
+from .records.about import BEFORE, About, Geometry, Known, read_about
+from .records.about import FILE as ABOUT
 from .records.builds import BuildStore, BuiltFeature
 from .records.datasets import DatasetStore
 from .shards.data import check_rows, remove_data, write_data
@@ -57,6 +60,7 @@ from .spec import Spec, fingerprint_of, folder_name
 __all__ = ["FORMATS", "MAX_OPEN", "Cache", "FeatureStore", "Marker"]
 
 FORMAT_VERSION = 1
+_OTHER_ROWS = "A feature whose rows change needs another `algorithm` in its spec."
 _SMALL = 1 << 20
 
 
@@ -125,8 +129,10 @@ class Cache:
             )
         return cls(root, local_copy)
 
-    def feature(self, spec: Spec, form: str = "zarr", codec: CodecChoice = "auto") -> FeatureStore:
-        """Return the store of a feature, creating its folder and ``spec.json`` if absent.
+    def feature(
+        self, spec: Spec, form: str = "zarr", codec: CodecChoice = "auto", about: About | None = None
+    ) -> FeatureStore:
+        """Return the store of a feature, creating its folder, ``spec.json`` and ``about.json`` if absent.
 
         Parameters
         ----------
@@ -136,11 +142,13 @@ class Cache:
             The format of new shards, a name in ``FORMATS``. Shards of all formats are read.
         codec
             How new zarr shards are compressed. Shards of all codecs are read.
+        about
+            What its rows are. It is written only where the folder does not say so yet.
 
         Raises
         ------
         IntegrityError
-            If the folder holds the spec of another feature.
+            If the folder holds the spec of another feature, or rows of another layout.
         UserError
             If the folder cannot be written.
         """
@@ -151,6 +159,11 @@ class Cache:
         store = FeatureStore(folder, form, codec)
         if store.fingerprint != spec.fingerprint():
             raise IntegrityError(f"{folder / 'spec.json'}: is the spec of another feature. {check_hint(folder)}")
+        if about is not None:
+            if not path_exists(folder / ABOUT):
+                with contextlib.suppress(ReadOnlyError):  # then no row is added either
+                    create_file(folder / ABOUT, about.json_bytes)
+            _check_layout(store, about)
         return store
 
     def open_feature(self, name_or_fingerprint: str) -> FeatureStore:
@@ -219,6 +232,9 @@ class FeatureStore:
         64 hex digits.
     feature
         Its name, such as ``eps``.
+    about
+        What its rows are, from ``about.json``; None without it, as in caches of earlier versions. Reading it raises
+        IntegrityError if it is damaged.
 
     Raises
     ------
@@ -251,6 +267,42 @@ class FeatureStore:
             raise IntegrityError(f"{folder / 'spec.json'}: does not belong to this folder. {check_hint(folder)}")
         self._index: Index | None = None
         self._opened = OpenShards(COPIES_OPEN if local_copy else REMOTE_OPEN if self.by_requests else None)
+
+    @cached_property
+    def about(self) -> About | None:
+        """See the class."""
+        return read_about(self.folder)
+
+    @property
+    def geometry(self) -> Geometry:
+        """What a row is, which decides what an augmentation may do to it.
+
+        Raises IntegrityError if nothing says so.
+        """
+        return self.about.layout.geometry if self.about else self._known().geometry
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """What the entries along the first axis of a row are computed of; empty if that is no axis of views."""
+        if self.about is not None:
+            return self.about.layout.views
+        views = self.spec.get("views")
+        return tuple(map(str, views)) if isinstance(views, list) else ()
+
+    @property
+    def description(self) -> str:
+        """What the values mean, a phrase; the feature's name if nothing says so."""
+        if self.about is not None:
+            return self.about.description
+        return BEFORE[self.feature].description if self.feature in BEFORE else self.feature
+
+    def _known(self) -> Known:
+        if self.feature not in BEFORE:
+            raise IntegrityError(
+                f"{self.folder / ABOUT}: is missing, so what the rows of {self.feature} are is not known. A build that "
+                "makes this feature writes it again."
+            )
+        return BEFORE[self.feature]
 
     @property
     def by_requests(self) -> bool:
@@ -295,6 +347,8 @@ class FeatureStore:
         ------
         UserError
             If the rows are too large, are not finite, or cannot be written.
+        IntegrityError
+            If they are not what ``about.json`` says.
         ValueError
             If keys and rows do not fit each other, or the spec's ``storage`` takes only float16 and the rows are others.
         """
@@ -302,6 +356,8 @@ class FeatureStore:
         reasons = dict(rejected or {})
         packed = packing_of(self.spec.get("storage"))
         check_rows(self.feature, planned_keys, stored, reasons, rows, packed)
+        if self.about is not None and (fault := self.about.layout.fault(rows.shape[1:], rows.dtype.name)):
+            raise IntegrityError(f"{self.folder}: would get {fault}. {_OTHER_ROWS}")
         shard = self.shard_id(planned_keys)
         if self.has(shard):
             return self.marker(shard)
@@ -551,6 +607,21 @@ class FeatureStore:
             return self.has(shard) and self.marker(shard).data == data
         except (IntegrityError, UnreachableError, OSError):
             return True  # it may name this data
+
+
+def _check_layout(store: FeatureStore, about: About) -> None:
+    """Raise IntegrityError if a feature has rows of another layout than those that would be added."""
+    there = store.about
+    if there is not None and there.layout != about.layout:
+        differing = ", ".join(
+            f"{field.name} {getattr(there.layout, field.name)} -> {getattr(about.layout, field.name)}"
+            for field in fields(about.layout)
+            if getattr(there.layout, field.name) != getattr(about.layout, field.name)
+        )
+        raise IntegrityError(
+            f"{store.folder / ABOUT}: was written by {there.provider}, and {about.provider} makes other rows ({differing}). "
+            f"{_OTHER_ROWS}"
+        )
 
 
 def default_tail(shape: tuple[int, ...]) -> tuple[int, ...]:

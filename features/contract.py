@@ -6,7 +6,6 @@ other field is a setting. Dependencies follow from that and are stated nowhere e
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from torch import Tensor
 
-from ..cache.shards.packed import packed_bytes, packing_of
+from ..cache.records.about import Layout
 from ..cache.spec import Spec
 from ..models.transfer import HostArray
 
@@ -25,37 +24,12 @@ Network = Callable[..., Tensor]
 """A frozen network on its device."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What a row is.
-
-    Attributes
-    ----------
-    shape, dtype
-        Those of one row as it is read.
-    geometry
-        ``pixels``: a row (3, S, S) that lies over the image. ``map``: anything else, such as maps of a network.
-    storage
-        As what the values are stored, if not as ``dtype``: ``int8`` or ``int4``.
-    """
-
-    shape: tuple[int, ...]
-    dtype: Literal["uint8", "float16", "float32"]
-    geometry: Literal["pixels", "map"]
-    storage: str | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Size of a row, packed and not compressed."""
-        packed = packing_of(self.storage)
-        each = {"uint8": 1, "float16": 2, "float32": 4}[self.dtype]
-        return packed_bytes(self.shape, packed) if packed else each * math.prod(self.shape)
-
-
 class Feature(ABC, Generic[S]):
     """A feature: the type of its spec, and what follows from a spec of that type."""
 
     spec_type: type[S]
+    description: str
+    """What the values mean, a phrase of plain ASCII."""
     built: Literal["on request", "for train", "always"] = "on request"
     """Whether a build that is asked for no features makes it: for which splits."""
 

@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..cache.records.about import Layout
 from ..cache.spec import Spec, SpecPart
 from ..choices import FloatStorage, ImportKind
 from ..images.spec import ImageSize
+from .rounding import float_pixels
 
 ImportOrigin = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[ -~]+\z")]
 
@@ -25,7 +27,18 @@ class ImportedFiles(SpecPart):
     origin: ImportOrigin
 
 
-class ImportedImageSpec(Spec):
+class ImportedSpec(Spec):
+    """Spec of imported rows, which are square."""
+
+    size: ImageSize
+
+    @property
+    def layout(self) -> Layout:
+        """What a row is."""
+        return Layout((3, self.size, self.size), "uint8", "pixels")
+
+
+class ImportedImageSpec(ImportedSpec):
     """The image file beside the features, uint8 (3, size, size); the diffusion model may have seen it resized.
 
     Attributes
@@ -43,8 +56,13 @@ class ImportedImageSpec(Spec):
     size: ImageSize
     resize: Literal["none", "distildire", "dire-center-crop"] = "none"
 
+    @property
+    def layout(self) -> Layout:
+        """What a row is."""
+        return Layout((3, self.size, self.size), "uint8", "image")
 
-class ImportedEpsSpec(Spec):
+
+class ImportedEpsSpec(ImportedSpec):
     """The noise in ``eps/*.pt``, (3, size, size), which DistilDIRE's script computes from the unrounded image."""
 
     feature: Literal["eps"] = "eps"
@@ -53,8 +71,13 @@ class ImportedEpsSpec(Spec):
     size: ImageSize
     storage: FloatStorage = "float16"
 
+    @property
+    def layout(self) -> Layout:
+        """What a row is."""
+        return float_pixels(self.size, self.storage)
 
-class _ImportedImage(Spec):
+
+class _ImportedImage(ImportedSpec):
     """An image computed by the scripts, uint8 (3, size, size). ``lossy``: JPEG and WebP files are accepted too."""
 
     algorithm: Literal[1] = 1
@@ -67,6 +90,11 @@ class ImportedReconSpec(_ImportedImage):
     """The reconstruction in ``recons/``."""
 
     feature: Literal["recon"] = "recon"
+
+    @property
+    def layout(self) -> Layout:
+        """What a row is."""
+        return Layout((3, self.size, self.size), "uint8", "image")
 
 
 class ImportedDireSpec(_ImportedImage):

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from graphlib import TopologicalSorter
 from typing import Any
 
+from .. import __version__
+from ..cache.records.about import About, Layout, Provider
 from ..cache.spec import Spec
 from ..images.spec import ImageSpec
 from .builtin.dire import Dire
@@ -14,7 +16,8 @@ from .builtin.image import Image
 from .builtin.noise import Noise
 from .builtin.recon import Recon
 from .builtin.teacher import Teacher
-from .contract import Feature, Layout, Producer, Single, SingleFeature
+from .contract import Feature, Producer, Single, SingleFeature
+from .imported import ImportedSpec
 from .walk import Walk, WalkFeature, WalkSpec
 
 BUILT_IN: tuple[Feature[Any], ...] = (Image(), Eps(), Recon(), Dire(), Noise(), Teacher())
@@ -80,7 +83,13 @@ def make_specs(
 
 def layout_of(spec: Spec) -> Layout:
     """Return what a row of a feature with this spec is."""
-    return FEATURES[spec.feature].layout(spec)
+    return spec.layout if isinstance(spec, ImportedSpec) else FEATURES[spec.feature].layout(spec)
+
+
+def about_of(spec: Spec) -> About:
+    """Return what readers of a feature with this spec must know."""
+    provider = Provider(distribution="distil-cache", version=__version__)
+    return About(layout=layout_of(spec), description=FEATURES[spec.feature].description, provider=provider)
 
 
 def warnings_of_specs(specs: Mapping[str, Spec]) -> list[str]:

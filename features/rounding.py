@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..cache.records.about import Layout
 from ..cache.shards.packed import BITS, BLOCK, LEAST_EXPONENT, most_exponent, packing_of
 from ..choices import FloatStorage
-from .contract import Layout
 
 
 def stored_floats(x: Tensor, storage: FloatStorage) -> Tensor:

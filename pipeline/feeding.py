@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cache.records.about import Layout
 from ..cache.shards.data import write_data
 from ..cache.shards.packed import pack, packing_of
 from ..cache.shards.registry import new_format
 from ..cache.store import default_tail
-from ..features.contract import Layout
 from ..features.registry import layout_of
 from ..images.spec import ImageSpec
 from ..models.device import device_name

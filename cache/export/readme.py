@@ -10,15 +10,6 @@ from ..maintenance.listing import spec_summary
 from ..shards.format import Rows
 from ..store import FeatureStore
 
-_MEANING = {
-    "image": "the image, RGB, channels first; all other features derive from it",
-    "eps": "the noise that the diffusion model predicts at the first step of DDIM inversion (DistilDIRE's input)",
-    "recon": "the image after DDIM inversion and sampling, RGB, 0 to 255",
-    "dire": "abs(image - reconstruction), both in [-1, 1], times 127.5 and truncated: 0 to 255",
-    "noise": "the noise along the DDIM inversion (DNF)",
-    "teacher": "the last feature map of a frozen image backbone applied to DIRE, one for each view",
-}
-
 
 class FeatureFacts:
     """What is known of one exported feature.
@@ -29,6 +20,8 @@ class FeatureFacts:
         Its settings as JSON values.
     fingerprint
         64 hex digits.
+    description
+        What the values mean.
     shape, dtype
         Those of one row.
     low, high
@@ -38,6 +31,7 @@ class FeatureFacts:
     def __init__(self, store: FeatureStore) -> None:
         self.spec = store.spec
         self.fingerprint = store.fingerprint
+        self.description = store.description
         self.shape: tuple[int, ...] = ()
         self.dtype = ""
         self.low, self.high = float("inf"), float("-inf")
@@ -102,8 +96,7 @@ def readme(about: Mapping[str, Any], facts: Mapping[str, FeatureFacts]) -> str:
     ]
     for name, fact in facts.items():
         shape = " x ".join(map(str, fact.shape))
-        meaning = _MEANING.get(name, name)
-        lines.append(f"| {name} | {fact.dtype} | {shape} | {fact.low:g} to {fact.high:g} | {meaning} |")
+        lines.append(f"| {name} | {fact.dtype} | {shape} | {fact.low:g} to {fact.high:g} | {fact.description} |")
     lines += ["", "How each was computed (`specs.json` has all settings in machine-readable form):", ""]
     lines += [f"* {sentence}" for sentence in dict.fromkeys(line for fact in facts.values() for line in fact.sentences)]
     lines += ["", "Read the tars with webdataset:", "", "```python", *_example(about), "```", ""]

@@ -30,7 +30,7 @@ from ..spec import FOLDER_NAME
 from ..store import Cache
 from .trash import DAMAGED, REMOVED, refuse_symlinks
 
-_SPEC = re.compile(r"spec\.json")
+_SPEC = re.compile(r"(spec|about)\.json")
 KILLED = "left by a killed writer"
 TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-[0-9a-f]{{16}}")
 """Names of temporary files."""

@@ -13,6 +13,7 @@ from ...errors import UnreachableError, UserError
 from ...storage import AnyPath, list_matching
 from ..lease import FOLDER as BUILDERS
 from ..lease import LEASE_FILE
+from ..spec import image_of
 from ..store import Cache, FeatureStore
 from .roots import read_marker_summaries
 
@@ -51,7 +52,7 @@ def spec_summary(spec: Mapping[str, object]) -> str:
         if name == "feature" or (name == "algorithm" and value == 1):
             continue
         if isinstance(value, dict) and "feature" in value:
-            image = _image_of(value)
+            image = image_of(value)
             perturb, algorithm = image.get("perturb"), image.get("algorithm", 1)
             perturbed = f" (perturb {spec_summary(perturb)})" if isinstance(perturb, dict) else ""
             parts.append(f"from {value['feature']}{perturbed}")
@@ -63,13 +64,6 @@ def spec_summary(spec: Mapping[str, object]) -> str:
         else:
             parts.append(f"{name} {short_value(preset_name(value) if name == 'preset' else value)}")
     return ", ".join(parts)
-
-
-def _image_of(spec: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the spec of the images from which a feature derives, at any depth; empty if there is none."""
-    if spec.get("feature") == "image":
-        return spec
-    return next((image for part in spec.values() if isinstance(part, dict) and (image := _image_of(part))), {})
 
 
 def short_value(value: object) -> str:
@@ -130,6 +124,7 @@ def _feature(folder: AnyPath, builds: list[_Item]) -> _Item:
     try:
         store = FeatureStore(folder)
         summaries = read_marker_summaries(store)
+        provider, description = store.about and str(store.about.provider), store.description
     except (UserError, UnreachableError) as error:
         return {"folder": folder.name, "problem": str(error)}
     replaced = {shard for summary in summaries.values() for shard in summary.merged}
@@ -141,6 +136,8 @@ def _feature(folder: AnyPath, builds: list[_Item]) -> _Item:
         "folder": folder.name,
         "feature": store.feature,
         "fingerprint": store.fingerprint,
+        "description": description,
+        "provider": provider,
         "shards": len(markers),
         "rows": rows,
         "bytes": size,

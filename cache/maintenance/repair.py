@@ -17,6 +17,7 @@ from ...storage.atomic import cannot_write, create_file, fsync_folder, make_fold
 from ...storage.trees import move_tree
 from .. import set_aside
 from ..index import file as index_file
+from ..records.about import FILE as ABOUT
 from ..records.builds import BuildRecord
 from ..records.datasets import OF_REVISION
 from ..shards.marker import read_marker
@@ -152,6 +153,8 @@ def _trash_file(cache: Cache, path: AnyPath) -> Iterator[str]:
     make_folder(path.parent)
     if path.name == "spec.json":
         yield f"{name} was moved to {DAMAGED}/; its shards stay, and a build with the same options writes it again"
+    elif path.name == ABOUT:
+        yield f"{name} was moved to {DAMAGED}/; its shards stay, and a build that makes this feature writes it again"
     elif path.name.startswith("HEAD-"):
         newest = cache.datasets().history(path.parent.name)[:1]
         yield (

@@ -27,6 +27,8 @@ from ...storage import (
 from .. import set_aside
 from ..index import file as index_file
 from ..index.index import Index
+from ..records.about import FILE as ABOUT
+from ..records.about import About
 from ..records.builds import REF_NAME, BuildRecord, BuiltFeature, read_ref
 from ..records.datasets import HEAD_NAME, DatasetStore, named_revision, revision_of
 from ..shards.format import checksum
@@ -154,9 +156,13 @@ def _verify_feature(folder: AnyPath) -> Iterator[Problem]:
     if isinstance(store, _Failure):
         yield Problem(folder.name, None, store.what, f"features/{folder.name}/spec.json", store.kind)
         return
+    about = _checked(folder, lambda: store.about)
+    if isinstance(about, _Failure):
+        yield Problem(folder.name, None, about.what, f"features/{folder.name}/{ABOUT}", about.kind)
+        about = None
     shards = store.marker_ids()
     checked = partial(_checked, folder)
-    checks = [partial(_check_shard, store, shard) for shard in shards]
+    checks = [partial(_check_shard, store, shard, about) for shard in shards]
     for shard, result in zip(shards, map_ordered(checked, checks, folder, max_workers=_SHARDS_AT_ONCE), strict=True):
         if isinstance(result, _Failure):
             yield Problem(folder.name, shard, result.what, kind=result.kind)
@@ -202,10 +208,12 @@ def _fits(index: Index, store: FeatureStore, shard: str) -> bool:
     )
 
 
-def _check_shard(store: FeatureStore, shard: str) -> None:
+def _check_shard(store: FeatureStore, shard: str, about: About | None) -> None:
     """Read a whole shard; IntegrityError for the first problem."""
     marker = store.marker(shard)
     path = store.shards / marker.data
+    if about is not None and (fault := about.layout.fault(marker.shape, marker.dtype)):
+        raise IntegrityError(f"{path}: has {fault}.")
     reader = store.open_shard(marker)
     size, sha256 = checksum(path)
     if (size, sha256) != (marker.bytes, marker.sha256):

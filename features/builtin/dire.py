@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...cache.records.about import Layout
 from ...models.diffusion.ddim import dire_image, to_uint8
-from ..contract import Layout
 from ..walk import PathSpec, Reach, Tap, WalkFeature
 
 
@@ -35,6 +35,7 @@ class Dire(WalkFeature[DireSpec]):
     """The reconstruction error."""
 
     spec_type = DireSpec
+    description = "abs(image - reconstruction), both in [-1, 1], times 127.5 and truncated: 0 to 255"
     built = "for train"
 
     def layout(self, spec: DireSpec) -> Layout:

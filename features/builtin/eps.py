@@ -6,9 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...cache.records.about import Layout
 from ...choices import FloatStorage
 from ...models.diffusion.ddim import NoisePrediction
-from ..contract import Layout
 from ..rounding import float_pixels, stored_floats
 from ..walk import Reach, Tap, WalkFeature, WalkSpec
 
@@ -47,6 +47,7 @@ class Eps(WalkFeature[EpsSpec]):
     """The first noise of the inversion."""
 
     spec_type = EpsSpec
+    description = "the noise that the diffusion model predicts at the first step of DDIM inversion (DistilDIRE's input)"
     built = "always"
 
     def layout(self, spec: EpsSpec) -> Layout:

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...cache.records.about import Layout
 from ...choices import FloatStorage, NoiseReduction
 from ...models.diffusion.ddim import NoisePrediction
-from ..contract import Layout
 from ..rounding import float_pixels, stored_floats
 from ..walk import PathSpec, Reach, Tap, WalkFeature
 from .eps import FirstNoise
@@ -44,6 +44,7 @@ class Noise(WalkFeature[NoiseSpec]):
     """The noise along the inversion: its mean, or the first one."""
 
     spec_type = NoiseSpec
+    description = "the noise along the DDIM inversion (DNF)"
 
     def layout(self, spec: NoiseSpec) -> Layout:
         """See :class:`..contract.Feature`."""

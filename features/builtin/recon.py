@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...cache.records.about import Layout
 from ...models.diffusion.ddim import to_uint8
-from ..contract import Layout
 from ..walk import PathSpec, Reach, Tap, WalkFeature
 
 
@@ -39,10 +39,11 @@ class Recon(WalkFeature[ReconSpec]):
     """The reconstruction."""
 
     spec_type = ReconSpec
+    description = "the image after DDIM inversion and sampling, RGB, 0 to 255"
 
     def layout(self, spec: ReconSpec) -> Layout:
         """See :class:`..contract.Feature`."""
-        return Layout((3, spec.image.size, spec.image.size), "uint8", "pixels")
+        return Layout((3, spec.image.size, spec.image.size), "uint8", "image")
 
     def reach(self, spec: ReconSpec) -> Reach:
         """See :class:`..walk.WalkFeature`."""

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...cache.records.about import Layout, View
 from ...cache.spec import Spec
 from ...choices import Precision, Preset
 from ...errors import IntegrityError
@@ -23,11 +24,10 @@ from ...models.device import HALF_TYPES
 from ...models.input_size import paper_size
 from ...models.layout import memory_layout
 from ...models.transfer import HostArray
-from ..contract import Layout, Network, SingleFeature
+from ..contract import Network, SingleFeature
 from ..imported import ImportedDireSpec
 from .dire import DireSpec
 
-View = Literal["identity", "hflip"]
 Positive = Annotated[float, Field(gt=0)]
 MOST_ZEROS = 0.95
 """Share of zeros beyond which maps have little to teach."""
@@ -68,12 +68,13 @@ class Teacher(SingleFeature[TeacherSpec]):
     """The map of a frozen backbone, float16 (V, C, h, w)."""
 
     spec_type = TeacherSpec
+    description = "the last feature map of a frozen image backbone applied to DIRE, one for each view"
     built = "for train"
     unit = "teacher"
 
     def layout(self, spec: TeacherSpec) -> Layout:
         """See :class:`..contract.Feature`."""
-        return Layout((len(spec.views), *map_shape(spec)), "float16", "map")
+        return Layout((len(spec.views), *map_shape(spec)), "float16", "map", views=spec.views)
 
     def derived(self, settings: Mapping[str, Any], inputs: Mapping[str, Spec]) -> Mapping[str, object]:
         """See :class:`..contract.Feature`; from ``preset`` and, if it is given, ``train_size``."""

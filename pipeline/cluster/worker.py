@@ -19,7 +19,7 @@ from ... import __version__
 from ...cache.lease import FOLDER as LEASES
 from ...cache.store import Cache
 from ...errors import UserError
-from ...features.registry import with_image_algorithm
+from ...features.registry import about_of, with_image_algorithm
 from ...models.device import check_precision, choose_device, device_name, keep_freed_memory, unusable_gpu
 from ...progress import Silent
 from ...storage import path_exists
@@ -168,7 +168,9 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
     setup = BuildResources(
         device=device,
         specs=specs,
-        stores={feature: cache.feature(spec, config.format, config.codec) for feature, spec in specs.items()},
+        stores={
+            feature: cache.feature(spec, config.format, config.codec, about_of(spec)) for feature, spec in specs.items()
+        },
         originals=None if request.pictures is None else cache.open_feature(request.pictures),
         predecessors=find_predecessors(cache, specs),
     )

@@ -23,7 +23,7 @@ from ...cache.set_aside import read_set_aside
 from ...cache.spec import Spec
 from ...cache.store import Cache, FeatureStore
 from ...errors import UsageError, UserError
-from ...features.registry import FEATURES, producers_of
+from ...features.registry import FEATURES, about_of, producers_of
 from ...images.file import ImageRejected, Reason, rejection
 from ...models.backbones import load_teacher
 from ...models.device import arithmetic, choose_device, keep_freed_memory
@@ -121,7 +121,9 @@ def run_import(config: ImportConfig, progress: Progress) -> dict[str, Any]:
     if not scanned.rows:
         raise _nothing_usable(config, scanned.rejects)
     with lease(cache.root, "import", [spec.folder for spec in specs.values()], config.dataset):
-        stores = {feature: cache.feature(spec, config.format, config.codec) for feature, spec in specs.items()}
+        stores = {
+            feature: cache.feature(spec, config.format, config.codec, about_of(spec)) for feature, spec in specs.items()
+        }
         context = _ImportContext(
             rows={row.key: row for row in reversed(scanned.rows)},
             samples={sample.file.location: sample for sample in found},

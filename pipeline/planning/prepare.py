@@ -18,7 +18,7 @@ from ...cache.store import Cache, FeatureStore
 from ...choices import IMAGE_ALGORITHMS
 from ...errors import ReadOnlyError, UserError
 from ...features.contract import Producer
-from ...features.registry import producers_of, with_image_algorithm
+from ...features.registry import about_of, producers_of, with_image_algorithm
 from ...images.spec import ImageSpec
 from ...models.device import check_precision, choose_device, keep_freed_memory
 from ...models.diffusion.checkpoints import OFFICIAL, read_config
@@ -324,4 +324,6 @@ def _stores(
         return {}
     there = {folder.name for folder in cache.feature_folders()}
     wanted = {feature: spec for feature, spec in specs.items() if create or spec.folder in there}
-    return {feature: cache.feature(spec, config.format, config.codec) for feature, spec in wanted.items()}
+    return {
+        feature: cache.feature(spec, config.format, config.codec, about_of(spec)) for feature, spec in wanted.items()
+    }

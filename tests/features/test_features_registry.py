@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from distil_cache.cache.records.about import Layout
 from distil_cache.cache.spec import Spec
 from distil_cache.errors import UserError
 from distil_cache.features.adm import AdmIdentity
-from distil_cache.features.contract import Feature, Layout
+from distil_cache.features.contract import Feature
 from distil_cache.features.registry import (
     BUILT_IN,
     FEATURES,

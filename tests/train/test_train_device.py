@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -272,7 +272,7 @@ def test_a_step_on_cuda_stays_there_and_its_maps_keep_their_channels_innermost(
             else None
         )
         batch = fake_batch(dict.fromkeys(("image", "eps", "dire"), (3, 64, 64)))
-        prepare = ExampleBuilder(definition, 32, config.seed, online)
+        prepare = ExampleBuilder(definition, 32, config.seed, online, {})
         with Watch("cuda") as watch:
             example = prepare(batch, 1)
             with MixedPrecision("off", CUDA).forward():
@@ -289,6 +289,8 @@ def test_a_step_on_cuda_stays_there_and_its_maps_keep_their_channels_innermost(
 def test_an_evaluation_stays_on_cuda_and_copies_by_pinned_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     class Rows:
         """Two batches as the readers make them for CUDA."""
+
+        geometry: ClassVar[dict[str, str]] = {"image": "image", "eps": "pixels"}
 
         def __len__(self) -> int:
             return 4

@@ -7,15 +7,18 @@ import io
 import numpy as np
 import pytest
 import torch
+from distil_cache.errors import UsageError
 from distil_cache.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from distil_cache.train.data.augment import (
     VALIDATION,
     Degrader,
     MixDraws,
+    check_augmentations,
     cutmix,
     gaussian_blur,
     mix_draws,
     sample_draws,
+    test_input,
     train_input,
 )
 from distil_cache.train.data.dataset import Batch
@@ -144,7 +147,7 @@ def test_cutmix_labels_count_more_than_was_pasted_as_in_the_published_code() -> 
 
 def test_half_of_the_batches_are_mixed_under_official_code_and_the_cached_batch_is_left_as_it_is() -> None:
     method = find_method("distildire", "official-code")
-    prepare = ExampleBuilder(method, 16, seed=0, teacher=None)
+    prepare = ExampleBuilder(method, 16, seed=0, teacher=None, geometry={})
     image = random_images(3, 16)
     mixes = 0
     for first in range(300):
@@ -244,3 +247,43 @@ def test_the_published_code_of_distildire_validates_on_clean_images() -> None:
     settings = find_method("distildire", "official-code").degradation
     assert settings is not None
     assert settings.of_validation() is None
+
+
+BOTH = ("identity", "hflip")
+
+
+@pytest.mark.parametrize(
+    ("changes", "geometry", "views", "refused"),
+    [
+        ({}, "image", (), ""),
+        ({}, "pixels", (), ""),
+        ({}, "map", (), "mirrors images, and eps is a map"),
+        ({}, "vector", ("identity",), "mirrors images, and eps is a vector"),
+        ({"window": "resize"}, "vector", BOTH, ""),
+        ({"window": "resize", "flips": False}, "vector", (), ""),
+        ({}, "map", BOTH, "crops images at random, and eps is a map"),
+        ({"window": "resize", "cutmix": 0.5}, "map", BOTH, "mixes images, and eps is a map"),
+        ({"cutmix": 0.5}, "pixels", (), ""),
+    ],
+)
+def test_an_augmentation_is_refused_unless_its_effect_on_every_feature_is_known(
+    changes: dict[str, object], geometry: str, views: tuple[str, ...], refused: str
+) -> None:
+    method = cropping(**changes)
+    if not refused:
+        check_augmentations(method, {"eps": geometry}, {"eps": views})  # type: ignore[dict-item]
+        return
+    with pytest.raises(UsageError, match=refused):
+        check_augmentations(method, {"eps": geometry}, {"eps": views})  # type: ignore[dict-item]
+
+
+def test_what_does_not_lie_over_the_image_is_used_whole() -> None:
+    method = cropping(scales={"image": "stored", "eps": "stored"}, window="resize")
+    features = {"image": random_images(3), "eps": torch.randn(3, 3, 28, 28)}
+    flip = torch.tensor([True, False, True])
+    trained = train_input(features, flip, method, 28, geometry={"image": "image", "eps": "map"})
+    tested = test_input(features, method, 28, "crop", {"image": "image", "eps": "map"})
+    assert torch.equal(trained[:, 3:], features["eps"])
+    assert torch.equal(tested[:, 3:], features["eps"])
+    assert torch.equal(trained[:, :3], train_input(features, flip, method, 28)[:, :3])
+    assert not torch.equal(trained[:, 3:], train_input(features, flip, method, 28)[:, 3:])

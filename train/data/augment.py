@@ -1,7 +1,9 @@
 """Augmentation: random draws, crop and flip, CutMix, blur and JPEG, and the scaling of the student's input.
 
-An augmentation is used only if its effect on every cached feature is known: one window and one flip for all features
-of a sample, chosen before it is read. The teacher's map is not touched here: the flip selects its cached view. The
+An augmentation is used only if its effect on every cached feature is known, which its geometry decides (see
+:data:`...cache.records.about.Geometry`): one window and one flip for all features of a sample that lie over the image,
+chosen before it is read. Maps and vectors are not touched here: the flip selects their cached view, and a random crop or
+CutMix, of which the cache holds no row, is refused beside them. The
 order in training is: resize or random crop, flip, scale. A test uses the centre crop of the training size, one window
 for all features (``crop``, as in the papers), or a resize (``resize``). The antialiased resize from 256 to 224 lowers
 the standard deviation of white noise to 0.58 and the crop leaves it at 1, so the two differ for eps.
@@ -18,8 +20,9 @@ happen where the rows are read. CNNDet's code also blurs and compresses validati
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +32,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from ...cache.records.about import OVER_IMAGE, Geometry, can_mirror
 from ...choices import TEST_TRANSFORMS, TestTransform
 from ...errors import UsageError
 from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, per_channel, resize
@@ -38,6 +42,8 @@ from ..methods.method import Degradation, Method, Scale
 
 _Array = npt.NDArray[np.float64]
 
+ALL_PIXELS: Mapping[str, Geometry] = MappingProxyType({})
+"""Says of no feature that it is anything else than pixels."""
 SAMPLE, BATCH, VALIDATION = 1, 2, 3
 """Last numbers of the seed sequences. They prevent collisions: numpy pads seeds with zeros, and shuffling uses two."""
 
@@ -84,8 +90,43 @@ def checked_transform(name: str) -> TestTransform:
     raise UsageError(f"--test-transform: unknown transform {name!r}; use {' or '.join(TEST_TRANSFORMS)}.")
 
 
+def check_augmentations(method: Method, geometry: Mapping[str, Geometry], views: Mapping[str, Collection[str]]) -> None:
+    """Refuse an augmentation whose effect on a feature is not known.
+
+    Parameters
+    ----------
+    method
+        The method of the training.
+    geometry, views
+        Of each feature that the training reads.
+
+    Raises
+    ------
+    UsageError
+        The method mirrors, crops at random or mixes, and a feature has no row for that.
+    """
+    for name, kind in geometry.items():
+        if method.flips and not can_mirror(kind, views[name]):
+            raise UsageError(
+                f"method {method.name}: mirrors images, and {name} is a {kind} of the plain image alone, which does not "
+                "say what the mirrored one would give. Use a method without flips, or build the feature with both views."
+            )
+        changes = {"crops images at random": method.window == "random-crop", "mixes images": method.cutmix > 0}
+        for what, done in changes.items():
+            if done and kind not in OVER_IMAGE:
+                raise UsageError(
+                    f"method {method.name}: {what}, and {name} is a {kind} of the whole image, which does not say what a "
+                    "part of it would give. Use a method that takes whole images."
+                )
+
+
 def train_input(
-    features: Mapping[str, Tensor], flip: Tensor, method: Method, size: int, drawn: SampleDraws | None = None
+    features: Mapping[str, Tensor],
+    flip: Tensor,
+    method: Method,
+    size: int,
+    drawn: SampleDraws | None = None,
+    geometry: Mapping[str, Geometry] = ALL_PIXELS,
 ) -> Tensor:
     """Make the student's input of a training batch.
 
@@ -103,6 +144,8 @@ def train_input(
         Side of the input in pixels.
     drawn
         Random numbers of the samples, required by a method with random crops.
+    geometry
+        Of the features; one that is left out is pixels.
 
     Returns
     -------
@@ -112,16 +155,24 @@ def train_input(
     parts = {}
     for name in method.inputs:
         x = as_float(features[name])
-        if method.window == "random-crop" and x.shape[-1] > size:
-            assert drawn is not None
-            x = crop(x, size, drawn)
-        else:
-            x = resize(x, size)
-        parts[name] = flipped(x, flip) if method.flips else x
+        if geometry.get(name, "pixels") in OVER_IMAGE:
+            if method.window == "random-crop" and x.shape[-1] > size:
+                assert drawn is not None
+                x = crop(x, size, drawn)
+            else:
+                x = resize(x, size)
+            x = flipped(x, flip) if method.flips else x
+        parts[name] = x
     return normalised_input(parts, method)
 
 
-def test_input(features: Mapping[str, Tensor], method: Method, size: int, transform: TestTransform) -> Tensor:
+def test_input(
+    features: Mapping[str, Tensor],
+    method: Method,
+    size: int,
+    transform: TestTransform,
+    geometry: Mapping[str, Geometry] = ALL_PIXELS,  # noqa: PT028  (no test)
+) -> Tensor:
     """Make the student's input of a test batch.
 
     A stored image that is not larger than ``size`` has no window to crop, so it is resized under either transform.
@@ -136,6 +187,8 @@ def test_input(features: Mapping[str, Tensor], method: Method, size: int, transf
         Side of the input in pixels.
     transform
         ``crop`` or ``resize``.
+    geometry
+        Of the features; one that is left out is pixels.
 
     Returns
     -------
@@ -145,7 +198,9 @@ def test_input(features: Mapping[str, Tensor], method: Method, size: int, transf
     parts = {}
     for name in method.inputs:
         x = as_float(features[name])
-        parts[name] = center_crop(x, size) if transform == "crop" and x.shape[-1] > size else resize(x, size)
+        if geometry.get(name, "pixels") in OVER_IMAGE:
+            x = center_crop(x, size) if transform == "crop" and x.shape[-1] > size else resize(x, size)
+        parts[name] = x
     return normalised_input(parts, method)
 
 

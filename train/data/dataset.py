@@ -1,7 +1,7 @@
 """Batches from the cache: a few contiguous reads for each block of neighbouring rows, in the order of ``shuffle``.
 
 The flip of a sample is drawn before its features are read, so only the required view is read of a feature that has
-views: one with ``views`` in its spec, which are the first axis of its rows. Small rows are read block by block. Rows of
+views, which are the first axis of its rows. Small rows are read block by block. Rows of
 more than 64 KiB, such as those of 256 pixels, are decoded one by one anyway, so they are read straight into their batch;
 but block by block from an object store, where a request costs more than the rows. Memory is bounded whatever the size of
 the dataset: the rows of two pools, two pieces or batches begun by each reader, and two finished batches. Only the table
@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from ...cache.gather import read_rows
+from ...cache.records.about import OVER_IMAGE
 from ...cache.records.builds import BuildRecord
 from ...cache.shards.keys import binary_keys, keys_of_column
+from ...cache.spec import image_of
 from ...cache.store import Cache, FeatureStore
-from ...errors import UserError
+from ...errors import UsageError, UserError
 from .readers import ImageTransform, LoaderOptions, ReadRequest, RowLocation, buffer, read_ahead
 from .select import column, missing_feature
 from .shuffle import (
@@ -99,17 +101,37 @@ class FeatureDataset:
         Names of the features.
     split, purpose
         The split, and what needs the features, for error messages.
+    mirrored
+        Whether samples will be mirrored, so that of a feature with views that of each sample's flip is read. Otherwise
+        the plain one is.
+
+    Attributes
+    ----------
+    geometry
+        Feature -> what a row is, see :data:`...cache.records.about.Geometry`.
 
     Raises
     ------
     UserError
         The build lacks a feature for some row.
+    UsageError
+        A feature lacks the view that would be read.
     """
 
     def __init__(
-        self, cache: Cache, build: BuildRecord, table: pa.Table, features: Sequence[str], *, split: str, purpose: str
+        self,
+        cache: Cache,
+        build: BuildRecord,
+        table: pa.Table,
+        features: Sequence[str],
+        *,
+        split: str,
+        purpose: str,
+        mirrored: bool = True,
     ) -> None:
         self.stores = {name: cache.open_feature(build.features[name].folder) for name in features}
+        self.geometry = {name: store.geometry for name, store in self.stores.items()}
+        self._views = {name: _views(store, mirrored=mirrored) for name, store in self.stores.items() if store.views}
         self.table = _decoded(cache, build, table)
         self.label = column(self.table, "label")
         self._locations: dict[str, tuple[_Array, _Array]] = {}
@@ -123,7 +145,6 @@ class FeatureDataset:
                 )
             self._locations[name] = shard, row
         self._blocks = ReadBlocks.of(*next(iter(self._locations.values())))
-        self._views = {name: _views(store) for name, store in self.stores.items() if "views" in store.spec}
         self._types = {name: self._type(name) for name in self.stores if len(self)}
         self._gap = {
             name: _read_over(self.stores[name]) // (math.prod(s) * t.itemsize) for name, (s, t) in self._types.items()
@@ -137,6 +158,16 @@ class FeatureDataset:
         """Return the shape of one stored row of a feature."""
         store, (shard, _) = self.stores[feature], self._locations[feature]
         return tuple(store.marker(store.index().shards[shard[0]]).shape)
+
+    def image_side(self) -> int:
+        """Return the side in pixels of the images that the rows were computed of."""
+        for name, store in self.stores.items():
+            if self.geometry[name] in OVER_IMAGE:
+                return self.row_shape(name)[-1]
+            size = image_of(store.spec).get("size")
+            if isinstance(size, int):
+                return size
+        raise UserError(f"{', '.join(self.stores)}: do not say of which images they were computed. Build them again.")
 
     def not_finite(self, batch: Batch) -> str | None:
         """Return the first feature of a batch with a value that is no finite number, its image and shard, as a phrase."""
@@ -288,12 +319,12 @@ def _read_over(store: FeatureStore) -> int:
     return READ_OVER_REMOTE_BYTES if store.by_requests else READ_OVER_BYTES
 
 
-def _views(store: FeatureStore) -> IntArray:
-    """Return the stored views of a plain and of a mirrored sample, (2,)."""
-    views = store.spec.get("views")
-    if not isinstance(views, list) or not {"identity", "hflip"} <= set(views):
-        raise UserError(
-            f"{store.folder.name}: has the views {views}, but training mirrors images, so it needs identity and "
-            f"hflip. Build `{store.feature}` with both."
+def _views(store: FeatureStore, *, mirrored: bool) -> IntArray:
+    """Return the stored views of a plain and of a mirrored sample, (2,); of the plain one twice if none is mirrored."""
+    wanted = ("identity", "hflip" if mirrored else "identity")
+    if not set(wanted) <= set(store.views):
+        needs = "training mirrors images, so it needs identity and hflip" if mirrored else "it needs identity"
+        raise UsageError(
+            f"{store.folder.name}: has the views {list(store.views)}, but {needs}. Build `{store.feature}` with them."
         )
-    return np.array([views.index("identity"), views.index("hflip")])
+    return np.array([store.views.index(view) for view in wanted])

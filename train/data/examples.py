@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...cache.records.about import Geometry
 from ...choices import BACKBONE
 from ...errors import UserError
 from ...models.backbones import HALF, Triple, backbone_entry, load_teacher, per_channel, resize
@@ -85,12 +86,23 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class ExampleBuilder:
-    """Makes the examples of one training. ``teacher`` is None if cached maps serve, or if the method needs none."""
+    """Makes the examples of one training.
+
+    Attributes
+    ----------
+    method, size, seed
+        Method, side of the student's input in pixels, and seed of the training.
+    teacher
+        None if cached maps serve, or if the method needs none.
+    geometry
+        What the rows of each feature are.
+    """
 
     method: Method
     size: int
     seed: int
     teacher: OnlineTeacher | None
+    geometry: Mapping[str, Geometry]
 
     def __call__(self, batch: Batch, epoch: int) -> Example:
         """Prepare a batch of an epoch, from 1. The result, mixing included, depends only on (seed, epoch, rows)."""
@@ -101,7 +113,7 @@ class ExampleBuilder:
             if drawn.mix < method.cutmix:
                 features, label = cutmix(features, label, drawn)
         window = sample_draws(self.seed, epoch, rows) if method.window == "random-crop" else None
-        x = train_input(features, batch.flip, method, self.size, window)
+        x = train_input(features, batch.flip, method, self.size, window, self.geometry)
         if self.teacher is None:
             return Example(x, label, features.get("teacher"))
         flip = batch.flip if method.flips else batch.flip.new_zeros(batch.flip.shape)

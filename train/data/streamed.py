@@ -41,7 +41,7 @@ class StreamedDataset(FeatureDataset):
 
     Parameters
     ----------
-    cache, build, table, features, split, purpose
+    cache, build, table, features, split, purpose, mirrored
         As for :class:`FeatureDataset`.
     export
         Folder of an export to stream in place of the cache's shards.
@@ -61,9 +61,10 @@ class StreamedDataset(FeatureDataset):
         *,
         split: str,
         purpose: str,
+        mirrored: bool = True,
         export: Path | None = None,
     ) -> None:
-        super().__init__(cache, build, table, features, split=split, purpose=purpose)
+        super().__init__(cache, build, table, features, split=split, purpose=purpose, mirrored=mirrored)
         self._source: TarSource = (
             shard_source(self.table, self.stores)
             if export is None

@@ -79,7 +79,7 @@ def plan_training(
     steps = steps_of_epoch(config, len(train), len(val), 1)
 
     method, cached = config.definition, spec_of_teacher(cache, rows.builds[0])
-    image = train.row_shape(method.inputs[0])[-1]
+    image = train.image_side()
     side = int(str(cached["size"])) if cached else None
     taught = train.row_shape("teacher")[1:] if "teacher" in config.training_features else None
     teacher = None if cached is None or taught is None else f"cached maps of {cached['backbone']}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ...errors import UsageError, UserError
 from ...models.device import STUDENT_ARITHMETIC
 from ...models.layout import move_network
 from ..config import PLATEAUS, TrainConfig
-from ..data.augment import VALIDATION, Degrader
+from ..data.augment import VALIDATION, Degrader, check_augmentations
 from ..data.dataset import Batch, FeatureDataset
 from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
@@ -163,7 +164,7 @@ def open_session(
     train, val = open_rows(config, cache, rows)
     steps = steps_of_epoch(config, len(train), len(val), ranks.share.ranks)
 
-    image = train.row_shape(method.inputs[0])[-1]
+    image = train.image_side()
     cached = spec_of_teacher(cache, build)
     online = open_online_teacher(config, cached, image) if config.online else None
     teacher_side = online.size if online else int(str(cached["size"])) if cached else None
@@ -216,7 +217,7 @@ def open_session(
         val=val if len(val) else None,
         student=student,
         optimiser=make_optimiser(student, config, ranks.device),
-        prepare=ExampleBuilder(method, size, config.seed, _on_device(online, ranks.device)),
+        prepare=ExampleBuilder(method, size, config.seed, _on_device(online, ranks.device), train.geometry),
         degrade=Degrader(degradation, config.seed) if degradation else None,
         degrade_val=Degrader(of_validation, config.seed, VALIDATION) if of_validation else None,
         precision=MixedPrecision(config.amp, ranks.device),
@@ -260,13 +261,16 @@ def rows_of(config: TrainConfig, cache: Cache, known: RunRecord | None) -> Train
 def open_rows(config: TrainConfig, cache: Cache, rows: TrainingRows) -> tuple[FeatureDataset, FeatureDataset]:
     """Open the features of the training and of the validation rows. Raises UserError if a row lacks one, or a shard is no tar."""
     method, build = config.definition, rows.builds[0]
-    purpose = f"method {method.name}"
-    val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose)
-    features = config.training_features
-    if config.reader == "cache":
-        return FeatureDataset(cache, build, rows.train, features, split="train", purpose=purpose), val
-    export = Path(config.export) if config.export else None
-    return StreamedDataset(cache, build, rows.train, features, split="train", purpose=purpose, export=export), val
+    purpose, features = f"method {method.name}", config.training_features
+    stores = {name: cache.open_feature(build.features[name].folder) for name in features}
+    geometry = {name: store.geometry for name, store in stores.items()}
+    check_augmentations(method, geometry, {name: store.views for name, store in stores.items()})
+    val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose, mirrored=False)
+    opened: Callable[..., FeatureDataset] = FeatureDataset
+    if config.reader == "webdataset":
+        opened = partial(StreamedDataset, export=Path(config.export) if config.export else None)
+    train = opened(cache, build, rows.train, features, split="train", purpose=purpose, mirrored=method.flips)
+    return train, val
 
 
 def spec_of_teacher(cache: Cache, build: BuildRecord) -> Mapping[str, Any] | None:

@@ -152,7 +152,13 @@ def run_evaluation(
 
     with lease(cache.root, "evaluate", [feature.folder for feature in source.features.values()]):
         part = FeatureDataset(
-            cache, source, table, record.method.inputs, split=split, purpose=f"method {record.method.name}"
+            cache,
+            source,
+            table,
+            record.method.inputs,
+            split=split,
+            purpose=f"method {record.method.name}",
+            mirrored=False,
         )
         chosen_device = choose_device(device)
         keep_freed_memory(chosen_device)
@@ -170,7 +176,7 @@ def run_evaluation(
             loading=LoaderOptions(pin=chosen_device.type == "cuda"),
         )
         scores = probability(logits)
-        cropped = chosen == "crop" and part.row_shape(record.method.inputs[0])[-1] > record.train_size
+        cropped = chosen == "crop" and part.image_side() > record.train_size
         info = {
             **identity,
             "method": record.method.name,
@@ -271,13 +277,17 @@ def _store(
         table = columns.append_column("score", pa.array(scores)).append_column("logit", pa.array(logits))
         pq.write_table(table, temporary / "scores.parquet", compression="zstd")
         if serves(build, split, "dire"):
-            dire = FeatureDataset(cache, build, part.table, ("dire",), split=split, purpose="the mean DIRE")
+            dire = FeatureDataset(
+                cache, build, part.table, ("dire",), split=split, purpose="the mean DIRE", mirrored=False
+            )
             means = with_texts(dire.table.select(["key", "label", "generator", "group"]))
             means = means.append_column("mean_dire", pa.array(_mean_dire(dire)))
             pq.write_table(means, temporary / "dire.parquet", compression="zstd")
         images = tuple(name for name in ("image", "eps", "dire") if serves(build, split, name))
         if images:
-            gallery = FeatureDataset(cache, build, part.table, images, split=split, purpose="the gallery")
+            gallery = FeatureDataset(
+                cache, build, part.table, images, split=split, purpose="the gallery", mirrored=False
+            )
             write_gallery(temporary / "gallery", gallery, logits, scores)
         if (headers := header_audit(cache, build)) is not None:
             (temporary / AUDIT).write_bytes(headers.as_json())

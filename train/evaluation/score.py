@@ -73,7 +73,7 @@ def predict(
     def scored(batch: Batch) -> tuple[IntArray, HostCopy]:
         with torch.inference_mode(), arithmetic(STUDENT_PRECISION, device):
             inputs = {name: batch.features[name].to(device, non_blocking=True) for name in method.inputs}
-            logit, _ = student(test_input(inputs, method, size, transform))
+            logit, _ = student(test_input(inputs, method, size, transform, part.geometry))
             return batch.rows, HostCopy({"logit": logit})
 
     for rows, copy in one_behind(map(scored, part.in_order(batch_size, loading, change)), device):

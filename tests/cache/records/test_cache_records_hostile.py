@@ -19,6 +19,7 @@ from distil_cache.cache.lease import FOLDER as BUILDERS
 from distil_cache.cache.lease import Lease, lease, read_leases
 from distil_cache.cache.maintenance.listing import summary
 from distil_cache.cache.maintenance.trash import REMOVED
+from distil_cache.cache.records.about import About, Layout, Provider
 from distil_cache.cache.records.audit import Carrier, Check, HeaderAudit
 from distil_cache.cache.records.builds import BuildRecord, BuiltFeature, Ref, _id_of, read_build
 from distil_cache.cache.records.sources import SourceRecord, SourceRecords, UncoveredImages, UnreadPlace
@@ -28,11 +29,15 @@ from distil_cache.cache.spec import fingerprint_of, folder_name, imported_from
 from distil_cache.cache.store import Cache
 from distil_cache.errors import DistilCacheError, UserError
 from distil_cache.storage.json_record import first_fault
-from maintained_cache import NAME, Picture, build, key_of, train
+from maintained_cache import NAME, SIDE, Picture, build, key_of, train
 from pydantic import BaseModel, ValidationError
 from run_damage import changed, places
 
 KEY = key_of("set aside")
+ABOUT = About(
+    layout=Layout((3, SIDE, SIDE), "uint8", "image"), description="the image",
+    provider=Provider(distribution="distil-cache", version="1"),
+)  # fmt: skip
 AUDIT = HeaderAudit(real=1, fake=1, sample=1, found=False, sentence="", checks=(), told=())
 ACCOUNT = SourceRecord(
     source="/pictures", layout="cnndet", files=1, images=1, used=1, rejected={"truncated": 0}, leaked=0, not_images=0,
@@ -51,6 +56,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
         "features/image-*/spec.json",
         lambda root: [summary(Cache.open(root)), [imported_from(store.spec) for store in Cache.open(root).features()]],
     ),
+    "about": ("features/image-*/about.json", lambda root: [store.geometry for store in Cache.open(root).features()]),
     "marker": (
         "features/image-*/shards/*.json",
         lambda root: [marker for store in Cache.open(root).features() for marker in store.markers()],
@@ -105,6 +111,7 @@ FREE = {
     "lease": {("host",), ("dataset",), ("features", 0)},
     "audit": {("sentence",)},
     "sources": {("sources", 0, "source"), ("sources", 0, "layout"), ("sources", 0, "notes", 0)},
+    "about": {("description",)},
     "marker": {("rejected", "*")},
     "set aside": {(KEY,)},
 }
@@ -119,7 +126,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache.builds().add_ref("run", record.id, "/runs/run")
     cache.datasets().add_audit(NAME, record.revision, AUDIT)
     cache.datasets().add_sources(NAME, record.revision, SourceRecords(sources=(ACCOUNT,)))
-    write_set_aside(cache.feature(Picture()), {KEY: "changed: its file"})
+    write_set_aside(cache.feature(Picture(), about=ABOUT), {KEY: "changed: its file"})
     with lease(root, "build", ["image-0123456789abcdef"], NAME) as path:
         shutil.copy(path, root / "kept")
     shutil.move(root / "kept", path)
