@@ -120,8 +120,8 @@ def build(
     features: Annotated[
         list[str] | None,
         typer.Option(
-            help="Features to compute (image, eps, recon, dire, noise, teacher), for all splits or, as in "
-            "test:image,eps, for one. Repeatable. Default: image,eps, and for train also dire,teacher.",
+            help="Features to compute, such as image,eps,dire, for all splits or, as in test:image,eps, for one. "
+            "The reference lists all. Repeatable. Default: image,eps, and for train also dire,teacher.",
             show_default=False,
         ),
     ] = None,

@@ -15,12 +15,14 @@ from .builtin.eps import Eps
 from .builtin.image import Image
 from .builtin.noise import Noise
 from .builtin.recon import Recon
+from .builtin.stepwise import Stepwise
 from .builtin.teacher import Teacher
+from .builtin.trajectory import Trajectory
 from .contract import Feature, Producer, Single, SingleFeature
 from .imported import ImportedSpec
 from .walk import Walk, WalkFeature, WalkSpec
 
-BUILT_IN: tuple[Feature[Any], ...] = (Image(), Eps(), Recon(), Dire(), Noise(), Teacher())
+BUILT_IN: tuple[Feature[Any], ...] = (Image(), Eps(), Recon(), Dire(), Noise(), Teacher(), Stepwise(), Trajectory())
 
 
 def in_order(features: Iterable[Feature[Any]]) -> dict[str, Feature[Any]]:

@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..images.spec import ImageSpec
 from ..models.diffusion.conditioning import with_classes
 from ..models.diffusion.ddim import NoiseModel, NoisePrediction, predict, used_steps
+from ..models.diffusion.noise_schedule import Step
 from ..models.transfer import HostArray
 from .adm import AdmIdentity
 from .contract import Feature, Network, Producer, Route
@@ -36,6 +37,8 @@ CALLS = "ADM calls"
 FINITE = "finite"
 ONE_STEP = "1"
 """Respacing of a pass of one call."""
+_BYTES = 4
+"""Bytes of a value of a state, float32."""
 
 
 class WalkSpec(Spec):
@@ -53,6 +56,11 @@ class PathSpec(WalkSpec):
     steps: str = "ddim20"
     real_step: int = Field(default=0, ge=0)
 
+    @property
+    def used_steps(self) -> int:
+        """Number of steps of the inversion, and of the sampling. Raises UserError as `used_steps` does."""
+        return used_steps(self.adm.config.schedule(self.steps), self.real_step)
+
 
 W = TypeVar("W", bound=WalkSpec)
 
@@ -63,11 +71,11 @@ class Tap:
     Tensors are (B, 3, S, S) float32 on the device of the pass, which must not be waited for.
     """
 
-    def up(self, seen: NoisePrediction) -> None:
-        """See a call of the inversion, the one for the cleanest step first."""
+    def up(self, step: Step, state: Tensor, seen: NoisePrediction) -> None:
+        """See a call of the inversion, the one for the cleanest step first; ``state`` is what the model was given."""
 
-    def down(self, state: Tensor) -> None:
-        """See the state after a call of the sampling; the last one is the reconstruction, in about [-1, 1]."""
+    def down(self, step: Step, seen: NoisePrediction, cleaner: Tensor) -> None:
+        """See a call of the sampling and the state after it; the last one is the reconstruction, in about [-1, 1]."""
 
     def rows(self) -> Tensor:
         """Return the rows (B, ...) when the pass has ended, in their stored dtype."""
@@ -84,6 +92,10 @@ class WalkFeature(Feature[W]):
     @abstractmethod
     def tap(self, spec: W, start: Tensor) -> Tap:
         """Return the tap for a batch of images in [-1, 1]."""
+
+    def held(self, spec: W) -> int:
+        """Return how many states of each image a tap keeps at a time, if they are more than a few."""
+        return 0
 
 
 class Walk(Producer):
@@ -134,6 +146,12 @@ class Walk(Producer):
         found: dict[str, object] = {"adm": self.adm, "clip": self.clip, "precision": self.precision}
         return found if self._path is None else {**found, "steps": self._path[0], "real_step": self._path[1]}
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the states of an image that the taps keep."""
+        states = sum(self._features[name].held(spec) for name, spec in self.specs.items())
+        return states * 3 * self.image.size**2 * _BYTES
+
     def calls_of(self, reach: Reach) -> int:
         """Return the model calls of an image on a route."""
         return {"first": 1, "inversion": self.steps, "path": 2 * self.steps}[reach]
@@ -180,7 +198,7 @@ class Walk(Producer):
         for step in self.schedule.ascending(1 if reach == "first" else self.steps):
             seen = predict(model, state, step, clip=self.clip)
             for tap in taps:
-                tap.up(seen)
+                tap.up(step, state, seen)
             if reach == "first":
                 return _finite(seen.eps)
             state = step.next_signal * seen.x0 + step.next_noise * seen.eps
@@ -189,7 +207,7 @@ class Walk(Producer):
                 seen = predict(model, state, step, clip=self.clip)
                 state = step.prev_signal * seen.x0 + step.prev_noise * seen.eps
                 for tap in taps:
-                    tap.down(state)
+                    tap.down(step, seen, state)
         return _finite(state)
 
 

@@ -170,7 +170,9 @@ class FeatureMaker:
         identity, size = walk.adm, walk.image.size
         if self._asked != "auto":
             return given_batch(self._asked, self.device, identity.config, size)
-        return automatic_batch(identity.weights, walk.precision, self.device, self.adm, size, identity.class_label)
+        return automatic_batch(
+            identity.weights, walk.precision, self.device, self.adm, size, identity.class_label, held=walk.held_bytes
+        )
 
     def _batch(self, images: int) -> BatchSize:
         """Return the batch size for ``images`` images; running out of memory lowers the limit permanently."""

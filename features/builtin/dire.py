@@ -7,7 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from ...cache.records.about import Layout
-from ...models.diffusion.ddim import dire_image, to_uint8
+from ...models.diffusion.ddim import NoisePrediction, dire_image, to_uint8
+from ...models.diffusion.noise_schedule import Step
 from ..walk import PathSpec, Reach, Tap, WalkFeature
 
 
@@ -24,8 +25,8 @@ class _Error(Tap):
     def __init__(self, start: Tensor) -> None:
         self._start = self._state = start
 
-    def down(self, state: Tensor) -> None:
-        self._state = state
+    def down(self, step: Step, seen: NoisePrediction, cleaner: Tensor) -> None:
+        self._state = cleaner
 
     def rows(self) -> Tensor:
         return to_uint8(dire_image(self._start, self._state))

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...cache.records.about import Layout
 from ...choices import FloatStorage
 from ...models.diffusion.ddim import NoisePrediction
+from ...models.diffusion.noise_schedule import Step
 from ..rounding import float_pixels, stored_floats
 from ..walk import Reach, Tap, WalkFeature, WalkSpec
 
@@ -32,7 +33,7 @@ class FirstNoise(Tap):
         self._storage = storage
         self._noise: Tensor | None = None
 
-    def up(self, seen: NoisePrediction) -> None:
+    def up(self, step: Step, state: Tensor, seen: NoisePrediction) -> None:
         """See :class:`..walk.Tap`."""
         if self._noise is None:
             self._noise = seen.eps

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...cache.records.about import Layout
 from ...choices import FloatStorage, NoiseReduction
 from ...models.diffusion.ddim import NoisePrediction
+from ...models.diffusion.noise_schedule import Step
 from ..rounding import float_pixels, stored_floats
 from ..walk import PathSpec, Reach, Tap, WalkFeature
 from .eps import FirstNoise
@@ -32,7 +33,7 @@ class _MeanNoise(Tap):
         self._total = torch.zeros_like(start)
         self._calls = 0
 
-    def up(self, seen: NoisePrediction) -> None:
+    def up(self, step: Step, state: Tensor, seen: NoisePrediction) -> None:
         self._total += seen.eps
         self._calls += 1
 

@@ -7,7 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from ...cache.records.about import Layout
-from ...models.diffusion.ddim import to_uint8
+from ...models.diffusion.ddim import NoisePrediction, to_uint8
+from ...models.diffusion.noise_schedule import Step
 from ..walk import PathSpec, Reach, Tap, WalkFeature
 
 
@@ -27,8 +28,8 @@ class _Reconstruction(Tap):
     def __init__(self) -> None:
         self._state: Tensor | None = None
 
-    def down(self, state: Tensor) -> None:
-        self._state = state
+    def down(self, step: Step, seen: NoisePrediction, cleaner: Tensor) -> None:
+        self._state = cleaner
 
     def rows(self) -> Tensor:
         assert self._state is not None

@@ -14,6 +14,7 @@ from ...cache.spec import Spec
 from ...choices import Precision
 from ...errors import UsageError
 from ...features.contract import Network, Producer
+from ...features.registry import walk_of
 from ...features.walk import Walk
 from ...models.backbones import load_teacher
 from ...models.device import HALF_TYPES, arithmetic
@@ -89,7 +90,9 @@ def adm_batch(config: BuildConfig, device: torch.device, model: Adm, size: int, 
         return BatchSize(host_memory(config, specs).bounded_batch())
     most = None if device.type != "cpu" else max(1, host_memory(config, specs, 0).largest_batch(free_limit()))
     found = find_adm(config.adm, config.adm_config, class_label=config.class_label, sha256=config.sha256)
-    return automatic_batch(found.digest, config.precision, device, model, size, config.class_label, most)
+    walk = walk_of(specs)
+    held = 0 if walk is None else walk.held_bytes
+    return automatic_batch(found.digest, config.precision, device, model, size, config.class_label, most, held)
 
 
 def given_batch(images: int, device: torch.device, flags: AdmConfig, size: int) -> BatchSize:
@@ -112,17 +115,25 @@ def automatic_batch(
     size: int,
     class_label: str | None,
     most: int | None = None,
+    held: int = 0,
 ) -> BatchSize:
-    """Return the batch size for a model (by the digest of its weights) and images of ``size`` pixels, at most ``most``."""
+    """Return the batch size for a model (by the digest of its weights) and images of ``size`` pixels, at most ``most``.
+
+    ``held`` are the bytes an image that a pass keeps beside its calls.
+    """
 
     def attempt(images: int) -> None:
+        beside = torch.ones(images * held, dtype=torch.uint8, device=device)  # zeros would take no memory on a CPU
         told = with_classes(model, class_label, [""] * images, device)
         with arithmetic(precision, device), torch.inference_mode():
             told(
                 torch.zeros(images, 3, size, size, device=device), torch.zeros(images, dtype=torch.int64, device=device)
             )
+        del beside
 
     identity: dict[str, str | int] = {"model": digest, "size": size, "precision": precision}
+    if held:
+        identity["held"] = held
     limits = [limit for limit in (most, most_images(model.config.largest_map(size), device)) if limit is not None]
     return remembered_size(identity, device, attempt, min(limits, default=None))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class HostMemory:
     decoding
         Images that are being decoded, at most.
     call
-        A call of the ADM; None if no feature needs it.
+        A call of the ADM, with the states that a pass keeps beside it; None if no feature needs it.
     """
 
     limit: int | None
@@ -130,12 +130,15 @@ def host_memory(config: BuildConfig, specs: Mapping[str, Spec], decoding: int | 
     walk = walk_of(specs)
     allowed = decoding_bytes(config.memory_bytes)
     rows = sum(layout_of(spec).bytes for spec in specs.values()) * config.shard_size * _TASKS
+    call = None if walk is None else call_memory(walk.adm.config, image_size(specs), config.precision)
+    if walk is not None and call is not None:
+        call = replace(call, image=call.image + walk.held_bytes)
     return HostMemory(
         limit=config.memory_bytes,
         rows=rows,
         backbones=sum(_BACKBONE for producer in producers_of(specs) if not isinstance(producer, Walk)),
         decoding=allowed if decoding is None or config.memory_bytes is not None else min(allowed, decoding),
-        call=None if walk is None else call_memory(walk.adm.config, image_size(specs), config.precision),
+        call=call,
     )
 
 

@@ -187,7 +187,7 @@ def _occurrences(keys: KeyArray, splits: NDArray[np.integer[Any]], first: int) -
     return found
 
 
-_PLANNED = np.dtype([("group", ">u8"), ("row", ">u8"), ("number", ">u8"), ("missing", "u1"), ("key", BINARY)])
+_PLANNED = np.dtype([("group", ">u8"), ("row", ">u8"), ("number", ">u8"), ("missing", ">u4"), ("key", BINARY)])
 """A sample of a task: its group, its row there, its shard's number, and a bit for each feature that it lacks.
 
 The group is the number of the image shard, or for new images ``_NEW`` and more: the split times ``_PIECES``, and the
@@ -195,7 +195,7 @@ number of the new shard.
 """
 _NEW = 2**40
 _PIECES = 2**40
-_TASK_ROW = np.dtype([("key", BINARY), ("missing", "u1")])
+_TASK_ROW = np.dtype([("key", BINARY), ("missing", ">u4")])
 
 
 class TaskList(LazySequence[Task]):
@@ -322,7 +322,7 @@ class _LookedUp:
     shard, row
         int32 (N,), shard and row of its image; -1 if the cache lacks it.
     missing
-        uint8 (N,), a bit for each wanted feature that the cache lacks.
+        uint32 (N,), a bit for each wanted feature that the cache lacks.
     requested
         Feature -> bool (N,), whether it is wanted.
     """
@@ -332,7 +332,7 @@ class _LookedUp:
     number: NDArray[np.int64]
     shard: NDArray[np.int32]
     row: NDArray[np.int32]
-    missing: NDArray[np.uint8]
+    missing: NDArray[np.uint32]
     requested: Mapping[str, _Mask]
 
 
@@ -362,7 +362,7 @@ def _looked_up(
         decodable = ~np.isin(block["key"], left_out) if len(left_out) else np.ones(len(block), bool)
         keys, split, number = block["key"][decodable], split[decodable], number[decodable]
         shard, row = image.locate(keys)
-        missing = np.zeros(len(keys), np.uint8)
+        missing = np.zeros(len(keys), np.uint32)
         requested = {feature: inside[split] for feature, inside in within.items()}
         for bit, feature in enumerate(wanted):
             lacks = shard < 0
@@ -370,7 +370,7 @@ def _looked_up(
                 asked = np.flatnonzero(requested[feature])
                 lacks = np.zeros(len(keys), bool)
                 lacks[asked] = indexes[feature].locate(keys[asked])[0] < 0
-            missing |= (lacks.astype(np.uint8) << bit).astype(np.uint8)
+            missing |= lacks.astype(np.uint32) << np.uint32(bit)
         yield _LookedUp(keys, split, number, shard, row, missing, requested)
 
 

@@ -6,6 +6,7 @@ batch but not by the neighbours of an image.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -41,6 +42,42 @@ def plain_features(
         "noise first": noises[0].half(),
     }
     return {name: row[0].numpy() for name, row in rows.items()}
+
+
+def plain_stepwise(
+    model: Callable[[Tensor, Tensor], Tensor], image: Array, schedule: NoiseSchedule, batch: int, *, clip: bool = True
+) -> tuple[Array, int]:
+    """Return SeDID's errors by their definition, two calls each beside those of the states, and the calls; (N - 1,)."""
+    x, calls = torch.from_numpy(np.stack([image] * batch)).float() / 255 * 2 - 1, 0
+    errors = []
+    steps = list(schedule.ascending())
+    for step, above in itertools.pairwise(steps):
+        noise, clean = _predicted(model, x, step.timestep, step.recip, step.recipm1, clip)
+        there = step.next_signal * clean + step.next_noise * noise
+        noise, clean = _predicted(model, there, above.timestep, above.recip, above.recipm1, clip)
+        back = above.prev_signal * clean + above.prev_noise * noise
+        errors.append(((back - x) ** 2).flatten(1).mean(1)[0])
+        x, calls = there, calls + 2
+    return torch.stack(errors).numpy(), calls
+
+
+def plain_trajectory(
+    model: Callable[[Tensor, Tensor], Tensor], image: Array, schedule: NoiseSchedule, batch: int, *, clip: bool = True
+) -> Array:
+    """Return the mean absolute differences of the states of both ways by noise level, the clean one first; (N,)."""
+    x = torch.from_numpy(np.stack([image] * batch)).float() / 255 * 2 - 1
+    steps = list(schedule.ascending())
+    up, state = {-1: x, 0: x}, x  # the image is both the clean state and that of the first timestep
+    for level, step in enumerate(steps):
+        noise, clean = _predicted(model, state, step.timestep, step.recip, step.recipm1, clip)
+        state = step.next_signal * clean + step.next_noise * noise
+        up[level + 1] = state
+    down = {}
+    for level, step in reversed(list(enumerate(steps))):
+        noise, clean = _predicted(model, state, step.timestep, step.recip, step.recipm1, clip)
+        state = step.prev_signal * clean + step.prev_noise * noise
+        down[level - 1] = state
+    return torch.stack([(up[level] - down[level]).abs().flatten(1).mean(1)[0] for level in sorted(down)]).numpy()
 
 
 def _predicted(
