@@ -203,7 +203,7 @@ def product_context(
     specs = make_specs(["image", "eps", "dire", "teacher"], settings, {"image": ImageSpec(size=subject.side)})
     models = Models(config, device, subject.side, specs)
     models.adm, models.adm_batch = model, batch
-    models.teacher, models.teacher_batch = subject.teacher, BatchSize(min(32, batch.size))
+    models.others["teacher"], models.single_batch = subject.teacher, BatchSize(min(32, batch.size))
     unused: Any = None  # the images are at hand
     return TaskContext(config, producers_of(specs), specs, {}, unused, models, Silent())
 

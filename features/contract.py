@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, get_origin
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
 from ..cache.records.about import Layout
 from ..cache.spec import Spec
+from ..errors import IntegrityError
 from ..models.transfer import HostArray
+from ..progress import Progress
 
 S = TypeVar("S", bound=Spec)
 
@@ -78,8 +81,32 @@ class Feature(ABC, Generic[S]):
         return {}
 
 
+class NetworkSource(Protocol):
+    """Where a frozen network comes from, as the options of a build name it."""
+
+    def digest(self, progress: Progress | None = None) -> str:
+        """Return the digest of its weights (SHA-256).
+
+        Raises
+        ------
+        AbsentWeightsError
+            They would have to be downloaded, and that is forbidden.
+        UserError
+            They cannot be obtained, or do not fit.
+        """
+        ...
+
+    def fields(self, digest: str) -> Mapping[str, object]:
+        """Return the fields of the feature's spec that name the network with weights of this digest."""
+        ...
+
+    def load(self) -> nn.Module:
+        """Load the network: on the CPU, in evaluation mode, without gradients, float32."""
+        ...
+
+
 class SingleFeature(Feature[S]):
-    """A feature of which one call of a network makes the rows of a batch.
+    """A feature whose rows are made of others by itself: by one call of a network, or by arithmetic alone.
 
     Attributes
     ----------
@@ -88,24 +115,31 @@ class SingleFeature(Feature[S]):
     """
 
     unit: str
+    remedy = "What it is computed of is damaged: run `cache verify`."
+    """What to do if values are not finite."""
+
+    def network(self, options: Mapping[str, Any]) -> NetworkSource | None:
+        """Return where the network comes from, by the options of a build; None without one."""
+        return None
 
     @abstractmethod
-    def rows(self, network: Network, inputs: Mapping[str, Tensor], spec: S) -> Tensor:
+    def rows(self, network: Network | None, inputs: Mapping[str, Tensor], spec: S) -> Tensor:
         """Compute the rows of a batch, (B, ...) in their stored dtype.
 
         Parameters
         ----------
         network
-            The network.
+            The network; None for a feature without one.
         inputs
             Rows of the inputs (B, ...) by feature, on the network's device, which must not be waited for.
         spec
             The spec.
         """
 
-    @abstractmethod
     def check(self, rows: HostArray, spec: S) -> None:
         """Raise IntegrityError if rows must not be stored."""
+        if not np.isfinite(rows).all():
+            raise IntegrityError(f"{self.name}: a value is not a finite number, so nothing was stored. {self.remedy}")
 
     def warnings_about(self, rows: HostArray, spec: S) -> list[str]:
         """Return sentences about the first rows (N, ...) of a build if they are of little use."""
@@ -118,7 +152,7 @@ class SingleFeature(Feature[S]):
 
 @dataclass(frozen=True)
 class Route:
-    """A way through a producer, and the network calls that an image takes there."""
+    """A way through a producer, and the network calls that an image takes there; one if there is no network."""
 
     name: str
     calls: int
@@ -147,14 +181,19 @@ class Producer(ABC):
 
     @abstractmethod
     def queue(
-        self, network: Network, rows: Mapping[str, Tensor], keys: Sequence[str], wanted: Sequence[str], route: Route
+        self,
+        network: Network | None,
+        rows: Mapping[str, Tensor],
+        keys: Sequence[str],
+        wanted: Sequence[str],
+        route: Route,
     ) -> dict[str, Tensor]:
         """Queue the work on a batch and return tensors on the device, without waiting for it.
 
         Parameters
         ----------
         network
-            The network.
+            The network; None if the producer has none.
         rows
             Rows (B, ...) of `reads`, on the device.
         keys
@@ -214,38 +253,48 @@ class Producer(ABC):
 
 
 class Single(Producer):
-    """Makes one feature by one call of its network.
+    """Makes one feature of others.
 
     Parameters
     ----------
     feature, spec
         The feature and its spec.
+
+    Attributes
+    ----------
+    feature
+        The feature.
     """
 
     def __init__(self, feature: SingleFeature[Any], spec: Spec) -> None:
         self.specs = {feature.name: spec}
         self.reads = tuple(feature.inputs.values())
         self.unit = feature.unit
-        self._feature, self._spec = feature, spec
+        self.feature, self._spec = feature, spec
 
     def route(self, lacking: frozenset[str]) -> Route:
         """See :class:`Producer`."""
-        return Route(self._feature.name, 1)
+        return Route(self.feature.name, 1)
 
     def queue(
-        self, network: Network, rows: Mapping[str, Tensor], keys: Sequence[str], wanted: Sequence[str], route: Route
+        self,
+        network: Network | None,
+        rows: Mapping[str, Tensor],
+        keys: Sequence[str],
+        wanted: Sequence[str],
+        route: Route,
     ) -> dict[str, Tensor]:
         """See :class:`Producer`."""
-        return {self._feature.name: self._feature.rows(network, rows, self._spec)}
+        return {self.feature.name: self.feature.rows(network, rows, self._spec)}
 
     def checked(self, keys: Sequence[str], values: Mapping[str, HostArray]) -> dict[str, HostArray]:
         """See :class:`Producer`."""
-        self._feature.check(values[self._feature.name], self._spec)
+        self.feature.check(values[self.feature.name], self._spec)
         return dict(values)
 
     def rate_key(self) -> dict[str, object]:
         """See :class:`Producer`."""
-        return self._feature.rate_key(self._spec)
+        return self.feature.rate_key(self._spec)
 
 
 def _specs_in(annotation: object) -> Iterator[type[Spec]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from graphlib import TopologicalSorter
+from types import MappingProxyType
 from typing import Any
 
 from .. import __version__
 from ..cache.records.about import About, Layout, Provider
 from ..cache.spec import Spec
 from ..images.spec import ImageSpec
+from .builtin.bands import Bands
 from .builtin.dire import Dire
 from .builtin.eps import Eps
 from .builtin.image import Image
@@ -18,11 +20,21 @@ from .builtin.recon import Recon
 from .builtin.stepwise import Stepwise
 from .builtin.teacher import Teacher
 from .builtin.trajectory import Trajectory
-from .contract import Feature, Producer, Single, SingleFeature
+from .contract import Feature, NetworkSource, Producer, Single, SingleFeature
 from .imported import ImportedSpec
 from .walk import Walk, WalkFeature, WalkSpec
 
-BUILT_IN: tuple[Feature[Any], ...] = (Image(), Eps(), Recon(), Dire(), Noise(), Teacher(), Stepwise(), Trajectory())
+BUILT_IN: tuple[Feature[Any], ...] = (
+    Image(),
+    Eps(),
+    Recon(),
+    Dire(),
+    Noise(),
+    Teacher(),
+    Stepwise(),
+    Trajectory(),
+    Bands(),
+)
 
 
 def in_order(features: Iterable[Feature[Any]]) -> dict[str, Feature[Any]]:
@@ -46,7 +58,10 @@ def with_inputs(wanted: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str
 
 
 def make_specs(
-    wanted: Collection[str], settings: Mapping[str, Any], made: Mapping[str, Spec] | None = None
+    wanted: Collection[str],
+    settings: Mapping[str, Any],
+    made: Mapping[str, Spec] | None = None,
+    own: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
 ) -> dict[str, Spec]:
     """Make the specs of features from settings.
 
@@ -58,6 +73,8 @@ def make_specs(
         By the names of the specs' fields. A field without a setting has its default.
     made
         Specs that are there already, by feature: they are inputs of the others.
+    own
+        Settings of a single feature, by its name.
 
     Returns
     -------
@@ -75,8 +92,9 @@ def make_specs(
         if name not in specs:
             feature = FEATURES[name]
             inputs = {field: spec_of(needed) for field, needed in feature.inputs.items()}
-            chosen = {field: settings[field] for field in feature.settings & settings.keys()}
-            values = {**chosen, **inputs, **feature.derived(settings, inputs)}
+            given = {**settings, **own.get(name, {})}
+            chosen = {field: given[field] for field in feature.settings & given.keys()}
+            values = {**chosen, **inputs, **feature.derived(given, inputs)}
             specs[name] = feature.spec_type.model_validate(values)
         return specs[name]
 
@@ -97,6 +115,25 @@ def about_of(spec: Spec) -> About:
 def warnings_of_specs(specs: Mapping[str, Spec]) -> list[str]:
     """Return a sentence for each of these specs whose rows will be of little use."""
     return [sentence for spec in specs.values() for sentence in FEATURES[spec.feature].warnings(spec)]
+
+
+def networks_of(features: Iterable[str], options: Mapping[str, Any]) -> dict[str, NetworkSource]:
+    """Return where the networks of features come from, by feature; those of the diffusion model's pass are left out.
+
+    Parameters
+    ----------
+    features
+        Names of features.
+    options
+        Options of a build by name.
+    """
+    found = {}
+    for name in features:
+        feature = FEATURES[name]
+        source = feature.network(options) if isinstance(feature, SingleFeature) else None
+        if source is not None:
+            found[name] = source
+    return found
 
 
 def walk_of(specs: Mapping[str, Spec]) -> Walk | None:

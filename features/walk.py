@@ -163,9 +163,15 @@ class Walk(Producer):
         return Route(reach, self.calls_of(reach))
 
     def queue(
-        self, network: Network, rows: Mapping[str, Tensor], keys: Sequence[str], wanted: Sequence[str], route: Route
+        self,
+        network: Network | None,
+        rows: Mapping[str, Tensor],
+        keys: Sequence[str],
+        wanted: Sequence[str],
+        route: Route,
     ) -> dict[str, Tensor]:
         """See :class:`.contract.Producer`; among the values is `FINITE`."""
+        assert network is not None
         with torch.inference_mode():
             x = to_signal(rows["image"])
             taps = {name: self._features[name].tap(self.specs[name], x) for name in wanted}

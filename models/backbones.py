@@ -179,6 +179,27 @@ def load_teacher(
     return LoadedTeacher(model, weights_digest(state), source)
 
 
+@dataclass(frozen=True)
+class BackboneSource:
+    """A frozen backbone as options name it; arguments as for `load_teacher`."""
+
+    name: str
+    weights: str | Path | None = None
+    sha256: tuple[str, ...] = ()
+
+    def digest(self, progress: Progress | None = None) -> str:
+        """Return the digest of its weights. Raises UserError as `load_teacher`."""
+        return load_teacher(self.name, self.weights, progress, sha256=self.sha256).digest
+
+    def fields(self, digest: str) -> dict[str, object]:
+        """Return what a spec says of it."""
+        return {"backbone": self.name, "weights": digest}
+
+    def load(self) -> nn.Module:
+        """Load it. Raises UserError as `load_teacher`."""
+        return load_teacher(self.name, self.weights, sha256=self.sha256).model
+
+
 def teacher_file(
     name: str, weights: str | Path | None = None, progress: Progress | None = None, *, sha256: Sequence[str] = ()
 ) -> tuple[Path, str, str | None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from ..models.diffusion.ddim import used_steps
 from ..storage import AnyPath
 from ..storage.atomic import read_lines
 from .config import BuildConfig
-from .execution.networks import adm_batch, adm_on, compiled, teacher_batch, teacher_on
+from .execution.networks import adm_batch, adm_on, compiled, network_on, single_batch
 from .feeding import Feeding, feeding
 from .planning.estimate import device_hours, image_size, predicted_calls
 from .planning.host_memory import planned_memory
@@ -98,15 +99,15 @@ class DeviceRate:
         Name of the device.
     adm_calls
         Images x ADM calls a second; None if unknown.
-    teacher_rows
-        Images through the teacher a second; None if unknown.
+    rows
+        Unit -> images a second of what is made without the ADM, as far as known; None if ``adm_calls`` includes it.
     source
         Description of where the numbers come from.
     """
 
     device: str
     adm_calls: float | None
-    teacher_rows: float | None
+    rows: Mapping[str, float] | None
     source: str
 
 
@@ -148,7 +149,7 @@ def _on_device(
     plan = ready.plan
     calls = predicted_calls(plan, ready.producers)
     adm_calls = calls.pop(CALLS, 0)
-    hours = device_hours(adm_calls, calls.total(), rate.adm_calls, rate.teacher_rows)
+    hours = device_hours(adm_calls, calls, rate.adm_calls, rate.rows)
     asked = _asked_images(rate, config, ready, hours)
     share = None
     if fed is not None and asked is not None and not rate.device.startswith("CPU "):  # which feeds itself
@@ -156,7 +157,8 @@ def _on_device(
     return {
         "device": rate.device,
         "adm_calls_per_second": rate.adm_calls,
-        "teacher_rows_per_second": rate.teacher_rows,
+        "teacher_rows_per_second": None if rate.rows is None else rate.rows.get("teacher"),
+        "rows_per_second": rate.rows,
         "source": rate.source,
         "device_hours": hours,
         "hours": None if hours is None else hours / cost_request.processes,
@@ -184,27 +186,29 @@ def known_rates(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | N
     A build's log takes precedence over a measurement: it covers more work, although its seconds include the teacher's.
     """
     rates: dict[str, DeviceRate] = {}
-    single = _single(specs)
-    teachers = {device: rate for device, rate, _ in remembered(None if single is None else single.rate_key())}
+    rows: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for single in _singles(specs):
+        for device, rate, _ in remembered(single.rate_key()):
+            rows[device][single.unit] = rate
     for device, calls, date in remembered(_adm_key(config, specs)):
-        rates[device] = DeviceRate(device, calls, teachers.get(device), f"measured on {date}")
+        rates[device] = DeviceRate(device, calls, rows[device], f"measured on {date}")
     for device, calls, source in _logged(config, specs, cache):
         rates[device] = DeviceRate(device, calls, None, source)
     return [rates[device] for device in sorted(rates)]
 
 
 def calibrate(config: BuildConfig, specs: Mapping[str, Spec], device: torch.device) -> DeviceRate:
-    """Measure the ADM, and the teacher if it is wanted, on a device for a few seconds each, and store the rates."""
+    """Measure the ADM and what else is wanted on a device, for a few seconds each, and store the rates."""
     name = device_name(device, of_machine=True)
-    calls = rows = None
-    adm, single = _adm_key(config, specs), _single(specs)
+    calls, rows = None, {}
+    adm = _adm_key(config, specs)
     with arithmetic(config.precision, device):
         if adm is not None:
             calls = _measure_adm(config, specs, device)
             remember(name, adm, calls)
-        if single is not None:
-            rows = _measure_single(config, single, specs, device)
-            remember(name, single.rate_key(), rows)
+        for single in _singles(specs):
+            rows[single.unit] = _measure_single(config, single, specs, device)
+            remember(name, single.rate_key(), rows[single.unit])
     return DeviceRate(name, calls, rows, "measured now")
 
 
@@ -227,8 +231,8 @@ def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.d
 
 
 def _measure_single(config: BuildConfig, producer: Single, specs: Mapping[str, Spec], device: torch.device) -> float:
-    """Return images a second of a feature that one call makes."""
-    model, size = teacher_on(config, device), teacher_batch(config, device).size
+    """Return images a second of a feature that is made of others."""
+    model, size = network_on(producer, config, device), single_batch(config, device).size
     (wanted,) = producer.specs
     shapes = {feature: layout_of(specs[feature]).shape for feature in producer.reads}
 
@@ -266,9 +270,9 @@ def _adm_key(config: BuildConfig, specs: Mapping[str, Spec]) -> dict[str, object
     return None if walk is None else {**walk.rate_key(), "compile": config.compile}
 
 
-def _single(specs: Mapping[str, Spec]) -> Single | None:
-    """Return the producer that calls another network than the ADM, if there is one."""
-    return next((producer for producer in producers_of(specs) if isinstance(producer, Single)), None)
+def _singles(specs: Mapping[str, Spec]) -> list[Single]:
+    """Return the producers of what is made without the ADM."""
+    return [producer for producer in producers_of(specs) if isinstance(producer, Single)]
 
 
 def _logged(config: BuildConfig, specs: Mapping[str, Spec], cache: Cache | None) -> Iterator[tuple[str, float, str]]:

@@ -26,9 +26,10 @@ from .audit.summary import audit_result, summarise
 from .config import BuildConfig
 from .execution.tasks import TaskReport
 from .planning.estimate import predicted_calls
+from .planning.make_specs import UNKNOWN_WEIGHTS
 from .planning.plan import Plan, PlanPartition, Samples
 from .planning.predecessors import without_predecessors
-from .planning.prepare import UNKNOWN_WEIGHTS, BuildPlan, refuse_one_class
+from .planning.prepare import BuildPlan, refuse_one_class
 from .record import write_record
 from .scan.conflicts import Reject
 from .scan.rows import RowTable

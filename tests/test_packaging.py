@@ -23,7 +23,7 @@ ALLOWED = {
     "metrics": {"choices", "errors", "storage"},
     "cache": {"choices", "errors", "progress", "storage"},
     "images": {"choices", "errors", "cache"},
-    "features": {"choices", "errors", "images", "cache", "models", "__version__"},
+    "features": {"choices", "errors", "images", "cache", "models", "__version__", "progress"},
     "pipeline": {
         "choices",
         "errors",

@@ -19,7 +19,7 @@ from ...cache.records.about import Layout, View
 from ...cache.spec import Spec
 from ...choices import Precision, Preset
 from ...errors import IntegrityError
-from ...models.backbones import HALF, Triple, backbone_entry, build_backbone, per_channel, resize
+from ...models.backbones import HALF, BackboneSource, Triple, backbone_entry, build_backbone, per_channel, resize
 from ...models.device import HALF_TYPES
 from ...models.input_size import paper_size
 from ...models.layout import memory_layout
@@ -84,8 +84,13 @@ class Teacher(SingleFeature[TeacherSpec]):
         mean, std = normalisation(settings["backbone"], preset)
         return {"size": settings.get("train_size") or default_train_size(side, preset), "mean": mean, "std": std}
 
-    def rows(self, network: Network, inputs: Mapping[str, Tensor], spec: TeacherSpec) -> Tensor:
+    def network(self, options: Mapping[str, Any]) -> BackboneSource:
         """See :class:`..contract.SingleFeature`."""
+        return BackboneSource(options["teacher"], options["teacher_weights"], options["sha256"])
+
+    def rows(self, network: Network | None, inputs: Mapping[str, Tensor], spec: TeacherSpec) -> Tensor:
+        """See :class:`..contract.SingleFeature`."""
+        assert network is not None
         return teacher_views(network, inputs["dire"], spec)
 
     def check(self, rows: HostArray, spec: TeacherSpec) -> None:

@@ -28,7 +28,7 @@ from ..execution.context import TaskContext
 from ..execution.deviation import deviation_on
 from ..execution.load import TaskImages
 from ..execution.tasks import TaskReport, run_task, still_missing
-from ..planning.make_specs import backbone_digest, flags_and_digest, specs_of_build
+from ..planning.make_specs import flags_and_digest, network_fields, specs_of_build
 from ..planning.plan import Task
 from ..planning.predecessors import find_predecessors
 from ..planning.prepare import BuildResources
@@ -159,8 +159,8 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
             f"{cache.root}: is not the same folder on the worker and on the build's machine. Use a shared one."
         )
     flags, adm_digest = flags_and_digest(config, images_only=set(request.fingerprints) == {"image"})
-    digest = backbone_digest(config, request.fingerprints)
-    made = specs_of_build(config, flags, adm_digest, request.fingerprints, digest)
+    networks, _ = network_fields(config, request.fingerprints)
+    made = specs_of_build(config, flags, adm_digest, request.fingerprints, networks)
     specs = {feature: with_image_algorithm(spec, request.image_algorithm) for feature, spec in made.items()}
     for feature, fingerprint in request.fingerprints.items():
         if specs[feature].fingerprint() != fingerprint:

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from ...cache.spec import Spec
 from ...choices import Precision
 from ...errors import UsageError
-from ...features.contract import Network, Producer
+from ...features.contract import Network, Producer, Single
 from ...features.registry import walk_of
-from ...features.walk import Walk
-from ...models.backbones import load_teacher
 from ...models.device import HALF_TYPES, arithmetic
 from ...models.diffusion.checkpoints import find_adm, load_adm
 from ...models.diffusion.conditioning import with_classes
@@ -30,7 +28,8 @@ from ..config import BuildConfig
 from ..planning.host_memory import check_memory, free_limit, host_memory
 from .batches import CPU_BATCH, CUDA_VALUES, BatchSize, most_images, remembered_size
 
-TEACHER_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
+SINGLE_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
+"""Automatic batch of what is made by one call of another network, or by none."""
 
 
 def adm_on(config: BuildConfig, device: torch.device, *, reduced: bool = True) -> Adm:
@@ -73,9 +72,10 @@ def compiled(model: Adm) -> NoiseModel:
     return call
 
 
-def teacher_on(config: BuildConfig, device: torch.device) -> nn.Module:
-    """Load the frozen backbone onto the device."""
-    return move_network(load_teacher(config.teacher, config.teacher_weights, sha256=config.sha256).model, device)
+def network_on(producer: Single, config: BuildConfig, device: torch.device) -> nn.Module | None:
+    """Load the network of a feature onto the device; None for a feature without one."""
+    source = producer.feature.network(dict(config))
+    return None if source is None else move_network(source.load(), device)
 
 
 def adm_batch(config: BuildConfig, device: torch.device, model: Adm, size: int, specs: Mapping[str, Spec]) -> BatchSize:
@@ -138,16 +138,16 @@ def automatic_batch(
     return remembered_size(identity, device, attempt, min(limits, default=None))
 
 
-def teacher_batch(config: BuildConfig, device: torch.device) -> BatchSize:
-    """Return the teacher's batch size. It does not depend on the ADM, which a build may not need."""
-    return BatchSize(TEACHER_BATCH[device.type] if config.batch_size == "auto" else config.batch_size)
+def single_batch(config: BuildConfig, device: torch.device) -> BatchSize:
+    """Return the batch size without the ADM. It does not depend on the ADM's, which a build may not need."""
+    return BatchSize(SINGLE_BATCH[device.type] if config.batch_size == "auto" else config.batch_size)
 
 
 class Models:
     """The networks of a build on its device, each loaded on first use.
 
-    The teacher's batch size does not depend on whether the ADM was loaded, so a build that was interrupted between the
-    two writes the same bytes.
+    Other batch sizes do not depend on whether the ADM was loaded, so a build that was interrupted between the two writes
+    the same bytes.
 
     Parameters
     ----------
@@ -159,23 +159,34 @@ class Models:
         Side of the cached image in pixels.
     specs
         By feature.
+
+    Attributes
+    ----------
+    others
+        The networks of other features than the ADM's that are loaded, by feature.
     """
 
     def __init__(self, config: BuildConfig, device: torch.device, size: int, specs: Mapping[str, Spec]) -> None:
         self.device = device
+        self.others: dict[str, nn.Module | None] = {}
         self._config, self._size, self._specs = config, size, specs
 
     def load(self, producer: Producer) -> None:
         """Load the network of a producer, unless it is loaded, and find its batch size."""
         _ = self.batch(producer), self.network(producer)
 
-    def network(self, producer: Producer) -> Network:
-        """Return the network of a producer."""
-        return self.adm if isinstance(producer, Walk) else self.teacher
+    def network(self, producer: Producer) -> Network | None:
+        """Return the network of a producer; None if it has none."""
+        if not isinstance(producer, Single):
+            return self.adm
+        name = producer.feature.name
+        if name not in self.others:
+            self.others[name] = network_on(producer, self._config, self.device)
+        return self.others[name]
 
     def batch(self, producer: Producer) -> BatchSize:
         """Return the batch size of a producer."""
-        return self.adm_batch if isinstance(producer, Walk) else self.teacher_batch
+        return self.single_batch if isinstance(producer, Single) else self.adm_batch
 
     @cached_property
     def adm(self) -> NoiseModel:
@@ -197,11 +208,6 @@ class Models:
         return adm_on(self._config, self.device)
 
     @cached_property
-    def teacher(self) -> nn.Module:
-        """The frozen backbone."""
-        return teacher_on(self._config, self.device)
-
-    @cached_property
-    def teacher_batch(self) -> BatchSize:
-        """Batch size of the teacher."""
-        return teacher_batch(self._config, self.device)
+    def single_batch(self) -> BatchSize:
+        """Batch size of what is made without the ADM."""
+        return single_batch(self._config, self.device)

@@ -28,19 +28,21 @@ def image_size(specs: Mapping[str, Spec]) -> int:
     return image.size
 
 
-def device_hours(adm_calls: int, teacher_rows: int, adm_rate: float | None, teacher_rate: float | None) -> float | None:
+def device_hours(
+    adm_calls: int, rows: Mapping[str, int], adm_rate: float | None, row_rates: Mapping[str, float] | None
+) -> float | None:
     """Return the hours that one device needs.
 
     Parameters
     ----------
     adm_calls
         Images x ADM calls.
-    teacher_rows
-        Images through the teacher.
+    rows
+        Unit -> images of what is made without the ADM.
     adm_rate
         Images x ADM calls a second; None if unknown.
-    teacher_rate
-        Images through the teacher a second; None if ``adm_rate`` includes the teacher.
+    row_rates
+        Unit -> images a second, as far as known; None if ``adm_rate`` includes them.
 
     Returns
     -------
@@ -50,5 +52,5 @@ def device_hours(adm_calls: int, teacher_rows: int, adm_rate: float | None, teac
     if adm_calls and adm_rate is None:
         return None
     seconds = adm_calls / adm_rate if adm_rate else 0.0
-    seconds += teacher_rows / teacher_rate if teacher_rate else 0.0
+    seconds += sum(rows[unit] / rate for unit, rate in (row_rates or {}).items())
     return seconds / 3600

@@ -16,8 +16,7 @@ import torch
 
 from ...cache.spec import Spec
 from ...errors import UsageError
-from ...features.registry import layout_of, producers_of, walk_of
-from ...features.walk import Walk
+from ...features.registry import layout_of, networks_of, walk_of
 from ...images.budget import BUDGET_BYTES
 from ...models.diffusion.call_memory import CallMemory, call_memory
 from ...models.free_memory import available_bytes, resident_bytes
@@ -136,7 +135,7 @@ def host_memory(config: BuildConfig, specs: Mapping[str, Spec], decoding: int | 
     return HostMemory(
         limit=config.memory_bytes,
         rows=rows,
-        backbones=sum(_BACKBONE for producer in producers_of(specs) if not isinstance(producer, Walk)),
+        backbones=_BACKBONE * len(networks_of(specs, dict(config))),
         decoding=allowed if decoding is None or config.memory_bytes is not None else min(allowed, decoding),
         call=call,
     )

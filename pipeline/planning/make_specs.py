@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from ...cache.spec import Spec
 from ...choices import STORED_PRESETS
 from ...errors import UsageError
 from ...features.adm import AdmIdentity
-from ...features.registry import make_specs
+from ...features.registry import make_specs, networks_of
 from ...images.perturb import check_perturbation
 from ...images.spec import ImageSpec, parse_harmonization, parse_perturbation
-from ...models.backbones import load_teacher
 from ...models.diffusion.checkpoints import find_adm, find_flags
 from ...models.diffusion.unet import AdmConfig
+from ...models.download import AbsentWeightsError
 from ...progress import Progress
 from ..config import BuildConfig
+
+UNKNOWN_WEIGHTS = "0" * 64
+"""Stands for the digest of weights that a dry run has not got."""
 
 
 def specs_of_build(
@@ -23,7 +26,7 @@ def specs_of_build(
     flags: AdmConfig,
     adm_digest: str | None,
     features: Collection[str],
-    teacher_digest: str | None,
+    networks: Mapping[str, Mapping[str, object]],
 ) -> dict[str, Spec]:
     """Return feature -> spec for the wanted features.
 
@@ -37,8 +40,8 @@ def specs_of_build(
         Digest of the ADM's weights; None if the image is the only feature.
     features
         Wanted features.
-    teacher_digest
-        Digest of the teacher's weights; None if the teacher is not wanted.
+    networks
+        Feature -> fields of its spec that name its network, see `network_fields`.
 
     Raises
     ------
@@ -67,12 +70,10 @@ def specs_of_build(
         "precision": config.precision,
         "storage": config.storage,
         "reduction": config.noise,
-        "backbone": config.teacher,
-        "weights": teacher_digest,
         "preset": config.preset,
         "train_size": config.train_size,
     }
-    return make_specs(features, settings, {"image": image})
+    return make_specs(features, settings, {"image": image}, networks)
 
 
 def flags_and_digest(
@@ -89,14 +90,32 @@ def flags_and_digest(
     return found.config, found.digest
 
 
-def backbone_digest(config: BuildConfig, features: Collection[str], *, progress: Progress | None = None) -> str | None:
-    """Return the digest of the teacher's weights; None if no feature needs it.
+def network_fields(
+    config: BuildConfig, features: Collection[str], progress: Progress | None = None
+) -> tuple[dict[str, Mapping[str, object]], list[str]]:
+    """Return what the specs of features say of their networks, those of the diffusion model's pass left out.
 
-    Raises UserError as :func:`...models.backbones.load_teacher` does.
+    Returns
+    -------
+    dict
+        Feature -> fields of its spec.
+    list
+        Of a dry run: a sentence for each file of weights that is not here. The digest of such a network is unknown.
+
+    Raises
+    ------
+    UserError
+        Weights cannot be obtained, or do not fit.
     """
-    if "teacher" not in features:
-        return None
-    return load_teacher(config.teacher, config.teacher_weights, progress, sha256=config.sha256).digest
+    fields, absent = {}, []
+    for name, source in networks_of(features, dict(config)).items():
+        try:
+            digest = source.digest(progress)
+        except AbsentWeightsError as error:  # only in a dry run
+            absent.append(str(error))
+            digest = UNKNOWN_WEIGHTS
+        fields[name] = source.fields(digest)
+    return fields, absent
 
 
 def _check_size(size: int, flags: AdmConfig) -> None:

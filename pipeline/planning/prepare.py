@@ -37,14 +37,12 @@ from ..sources.file_table import FileTable
 from ..split_by import assign_splits
 from .from_cache import cached_images, read_origin
 from .host_memory import check_memory
-from .make_specs import backbone_digest, flags_and_digest, specs_of_build
+from .make_specs import UNKNOWN_WEIGHTS, flags_and_digest, network_fields, specs_of_build
 from .plan import Plan, PlanPartition, Samples, make_plan
 from .predecessors import find_predecessors
 from .wanted import only_images, parse_features, wanted_features
 
 _FOLDERS_NAMED = 5
-UNKNOWN_WEIGHTS = "0" * 64
-"""Stands for the digest of weights that a dry run has not got."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +174,9 @@ def prepare(
     if origin is None:
         refuse_one_class(config, scanned.rows, scanned.rejects, sources)
     wanted = wanted_features(lists, {kind.split for kind in scanned.rows.counts()})
-    try:
-        digest = backbone_digest(config, wanted, progress=progress)
-    except AbsentWeightsError as error:
-        absent.append(str(error))
-        digest = UNKNOWN_WEIGHTS
-    specs = specs_of_build(config, flags, adm_digest, wanted, digest)
+    networks, lacking = network_fields(config, wanted, progress)
+    absent += lacking
+    specs = specs_of_build(config, flags, adm_digest, wanted, networks)
     image = specs["image"]
     assert isinstance(image, ImageSpec)
     may_write, held_lease = True, ""

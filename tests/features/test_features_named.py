@@ -22,7 +22,7 @@ OTHER_MEANING = frozenset({
     "pipeline/sources/folders/layouts",  # the folders of DIRE's data
 })  # fmt: skip
 """Modules in which such a word is no feature."""
-MOST = 37
+MOST = 36
 
 
 def names_in(code: str) -> set[str]:

@@ -49,7 +49,7 @@ class Later(Feature[Any]):
 def test_a_feature_comes_after_those_that_it_is_made_of_whatever_the_order_of_the_list() -> None:
     assert list(in_order([Later("c", "b"), Later("b", "a"), Later("a")])) == ["a", "b", "c"]
     assert next(iter(in_order(reversed(BUILT_IN)))) == "image"
-    assert list(FEATURES) == ["image", "eps", "recon", "dire", "noise", "stepwise", "trajectory", "teacher"]
+    assert list(FEATURES) == ["image", "eps", "recon", "dire", "noise", "stepwise", "trajectory", "bands", "teacher"]
 
 
 def test_a_wanted_feature_brings_along_what_it_is_made_of_for_its_splits_alone() -> None:

@@ -42,11 +42,13 @@ def plan(material: Path, cache: Path, quote: CostRequest | None = None, **change
 
 
 def test_hours_follow_from_calls_and_rates() -> None:
-    assert device_hours(7200, 0, 2.0, None) == 1.0
-    assert device_hours(7200, 3600, 2.0, 1.0) == 2.0
-    assert device_hours(7200, 3600, 2.0, None) == 1.0
-    assert device_hours(0, 0, None, None) == 0.0
-    assert device_hours(1, 0, None, 5.0) is None
+    rows = {"teacher": 3600, "bands": 7200}
+    assert device_hours(7200, {}, 2.0, {}) == 1.0
+    assert device_hours(7200, rows, 2.0, {"teacher": 1.0}) == 2.0
+    assert device_hours(7200, rows, 2.0, {"teacher": 1.0, "bands": 2.0}) == 3.0
+    assert device_hours(7200, rows, 2.0, None) == 1.0
+    assert device_hours(0, {}, None, {}) == 0.0
+    assert device_hours(1, {}, None, {"teacher": 5.0}) is None
 
 
 def test_without_a_measured_rate_there_is_no_estimate_and_the_plan_says_so(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +13,15 @@ import torch
 from distil_cache.choices import Precision
 from distil_cache.features.adm import AdmIdentity
 from distil_cache.features.builtin.teacher import teacher_views
+from distil_cache.features.contract import Single
 from distil_cache.features.registry import make_specs, producers_of
 from distil_cache.images.spec import ImageSpec
-from distil_cache.models.backbones import build_backbone
+from distil_cache.models.backbones import BackboneSource, build_backbone
 from distil_cache.models.device import HALF_TYPES, arithmetic
 from distil_cache.models.diffusion.checkpoints import OFFICIAL
 from distil_cache.models.diffusion.unet import AdmConfig
 from distil_cache.models.layout import memory_layout
+from distil_cache.pipeline.config import BuildConfig
 from distil_cache.pipeline.execution import compute, networks
 from distil_cache.pipeline.execution.batches import BatchSize
 from distil_cache.pipeline.execution.networks import given_batch
@@ -146,9 +149,11 @@ def test_a_teacher_is_placed_with_channels_innermost(monkeypatch: pytest.MonkeyP
         def to(self, device: torch.device, memory_format: torch.memory_format) -> tuple[object, ...]:
             return device, memory_format
 
-    monkeypatch.setattr(networks, "load_teacher", lambda *_, sha256: SimpleNamespace(model=Noted()))
-    config: Any = SimpleNamespace(teacher="small", teacher_weights=None, sha256=())
-    assert networks.teacher_on(config, GPU) == (GPU, torch.channels_last)
+    monkeypatch.setattr(BackboneSource, "load", lambda _: Noted())
+    config = BuildConfig.checked(cache=Path("c"), dataset="d", origin="d", teacher="small")
+    (producer,) = producers_of({"teacher": specs_of(CONFIG, "fp32")["teacher"]})
+    assert isinstance(producer, Single)
+    assert networks.network_on(producer, config, GPU) == (GPU, torch.channels_last)
 
 
 def test_a_student_keeps_to_the_device_and_waits_for_nothing(gpu: None) -> None:

@@ -145,7 +145,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(networks, "adm_on", refuse)
-    monkeypatch.setattr(networks, "teacher_on", refuse)
+    monkeypatch.setattr(networks, "network_on", refuse)
 
 
 @pytest.mark.usefixtures("no_models")
