@@ -60,9 +60,11 @@ ClusterColumn = Literal["auto", "image", "group", "generator", "family"]
 """What makes test images a cluster of the bootstrap."""
 CLUSTER_COLUMNS: tuple[ClusterColumn, ...] = get_args(ClusterColumn)
 
-BenchMethod = Literal["cnndet", "dire", "dnf", "distildire", "eps"]
+BenchMethod = Literal["cnndet", "dire", "dnf", "distildire", "eps", "probe", "mean_dire", "sedid"]
 """Rows of the cost table; the first four in the order of DistilDIRE's paper."""
 BENCH_METHODS: tuple[BenchMethod, ...] = get_args(BenchMethod)
+BENCH_PAPERS = BENCH_METHODS[:5]
+"""Those that are measured unless others are named."""
 LineForm = Literal["jsonl", "csv"]
 """Formats of predictions that are written line by line."""
 FileForm = Literal["json", "jsonl", "csv"]

@@ -28,7 +28,7 @@ from distil_cache.models.device import keep_freed_memory
 from distil_cache.models.diffusion.checkpoints import load_adm
 from distil_cache.models.diffusion.unet import Adm
 from distil_cache.pipeline.execution.networks import placed
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 
 WAYS: dict[str, dict[str, str]] = {
     "glibc": {},
@@ -56,12 +56,12 @@ def calls(model: Adm, images: int) -> Callable[[], object]:
 
 def steps(backbone: str, images: int, size: int) -> Callable[[], object]:
     """Training steps of a student on image and eps."""
-    student = build_student(backbone, 6).train()
+    student = PixelStudent.of(backbone, 6).train()
     optimizer = torch.optim.Adam(student.parameters(), 1e-4)
     x, label = torch.randn(images, 6, size, size), torch.rand(images).round()
 
     def step() -> object:
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(student(x)[0].flatten(), label)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(student({"x": x})[0].flatten(), label)
         optimizer.zero_grad()
         loss.backward()
         return optimizer.step()

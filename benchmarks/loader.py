@@ -31,7 +31,7 @@ from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.examples import OnlineTeacher
 from distil_cache.train.loss import losses
 from distil_cache.train.methods.registry import METHODS
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 from loader_peers import Loading, peers
 from PIL import Image
 
@@ -185,7 +185,7 @@ def _resized(load: Loading) -> Loading:
 
     def resize() -> Iterator[dict[str, torch.Tensor]]:
         for features in load():
-            yield {"x": train_input(features, flip, METHOD, TRAIN_SIDE)}
+            yield train_input(features, flip, METHOD, TRAIN_SIDE)
 
     return resize
 
@@ -201,7 +201,7 @@ def _steps(cached: FeatureDataset, online: FeatureDataset) -> Comparison:
     """One step of ResNet-50 on a small batch, reading included."""
     teacher = build_backbone("resnet50").eval().requires_grad_(requires_grad=False)
     run = OnlineTeacher(teacher, TRAIN_SIDE, IMAGENET_MEAN, IMAGENET_STD, {})
-    student = build_student("resnet50", METHOD.channels)
+    student = PixelStudent.of("resnet50", 3 * len(METHOD.inputs))
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-4)
 
     def step(part: FeatureDataset, target: Callable[[Batch], torch.Tensor]) -> Callable[[], object]:

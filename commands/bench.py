@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..choices import ADM, BACKBONE, BENCH_METHODS, ROUNDS, Precision
+from ..choices import ADM, BACKBONE, BENCH_METHODS, BENCH_PAPERS, ROUNDS, Precision
 from .options import (
     AdmConfigOption,
     AdmOption,
@@ -37,7 +37,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar=f"[{'|'.join(BENCH_METHODS)}]",
-            help="Only this method. Repeatable. Default: all.",
+            help="Only this method. Repeatable. Default: the first five.",
             show_default=False,
         ),
     ] = None,
@@ -72,7 +72,7 @@ def bench(
 
     config = BenchConfig(
         adm=adm, adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()), random_adm=random_adm,
-        methods=tuple(method or BENCH_METHODS), backbone=backbone, size=size, batch_size=batch_size,
+        methods=tuple(method or BENCH_PAPERS), backbone=backbone, size=size, batch_size=batch_size,
         rounds=rounds, device=device, precision=precision, timed=timing,
     )  # fmt: skip
     with RichProgress() as progress:

@@ -104,6 +104,10 @@ class NetworkSource(Protocol):
         """Load the network: on the CPU, in evaluation mode, without gradients, float32."""
         ...
 
+    def build(self) -> nn.Module:
+        """Build the network with random weights, in evaluation mode."""
+        ...
+
 
 class SingleFeature(Feature[S]):
     """A feature whose rows are made of others by itself: by one call of a network, or by arithmetic alone.
@@ -121,6 +125,13 @@ class SingleFeature(Feature[S]):
     def network(self, options: Mapping[str, Any]) -> NetworkSource | None:
         """Return where the network comes from, by the options of a build; None without one."""
         return None
+
+    def options(self, spec: S) -> Mapping[str, Any]:
+        """Return the options of a build that name the network of a spec, for `network`, with its published weights.
+
+        The option with the name of the feature and ``_weights`` names a file of other weights.
+        """
+        return {}
 
     @abstractmethod
     def rows(self, network: Network | None, inputs: Mapping[str, Tensor], spec: S) -> Tensor:

@@ -117,6 +117,21 @@ def warnings_of_specs(specs: Mapping[str, Spec]) -> list[str]:
     return [sentence for spec in specs.values() for sentence in FEATURES[spec.feature].warnings(spec)]
 
 
+def all_specs(specs: Mapping[str, Spec]) -> dict[str, Spec]:
+    """Return specs by feature, with those of everything that these are made of, in the order of computation."""
+    found: dict[str, Spec] = {}
+
+    def add(spec: Spec) -> None:
+        for field in type(spec).model_fields:
+            if isinstance(part := getattr(spec, field), Spec):
+                add(part)
+        found.setdefault(spec.feature, spec)
+
+    for spec in specs.values():
+        add(spec)
+    return {name: found[name] for name in FEATURES if name in found}
+
+
 def networks_of(features: Iterable[str], options: Mapping[str, Any]) -> dict[str, NetworkSource]:
     """Return where the networks of features come from, by feature; those of the diffusion model's pass are left out.
 

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from ..choices import FRAMES, IMAGE_ALGORITHMS, METHOD, Precision, TestTransform
-from ..errors import UserError
+from ..errors import UsageError, UserError
+from ..features.walk import WalkSpec
 from ..images.file import Limits
 from ..metrics.calibration import Calibration
 from ..models.device import STUDENT_PRECISION, arithmetic, choose_device
@@ -36,7 +37,7 @@ from ..train.data.augment import test_input
 from ..train.evaluation.score import probability
 from ..train.runs.folder import RunFolder, RunRecord
 from ..train.runs.reference_checkpoint import read_checkpoint
-from ..train.student import Student
+from ..train.students.student import Student
 from .decode import DecodedInput, InputDecoder, InputItem, Source
 from .explain import SHOWN, Explainer
 from .feature_specs import FeatureSpecs, read_feature_specs
@@ -68,6 +69,9 @@ class Options(BaseModel):
         What the SHA-256 of a downloaded ``adm`` must be.
     cache : path or None
         Cache of the run; needed only for runs of versions that did not record the specs of their features.
+    weights_of : tuple of str
+        ``FEATURE=FILE`` each: weights of the network of a feature, as a file or an address; by default the published
+        ones. They must be those of the training.
     explain : Path or None
         New or empty folder for a PNG with image, eps and DIRE per image.
     frames : int
@@ -91,12 +95,24 @@ class Options(BaseModel):
     class_label: str | None = None
     sha256: tuple[str, ...] = ()
     cache: PathField | None = None
+    weights_of: tuple[str, ...] = ()
     explain: Path | None = None
     frames: int = Field(default=FRAMES, ge=1, le=MAX_FRAMES)
     device: str = "auto"
     precision: Precision | None = None
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     workers: int = Field(default_factory=default_threads, ge=1, le=256)
+
+    @property
+    def weights_by_feature(self) -> dict[str, str]:
+        """``weights_of`` by feature. Raises UsageError for what has another form."""
+        found = {}
+        for text in self.weights_of:
+            name, equals, file = text.partition("=")
+            if not (name and equals and file):
+                raise UsageError(f"--weights-of {text}: write FEATURE=FILE, such as embedding=resnet50.pth.")
+            found[name] = file
+        return found
 
     @classmethod
     def checked(cls, **values: object) -> Options:
@@ -201,9 +217,9 @@ class Detector:
         self.feature_specs = read_feature_specs(record, options.cache)
         wanted = sorted({*record.method.inputs, *(SHOWN if options.explain else ())} - {"image"})
         asked = AdmRequest(options.adm, options.adm_config, options.class_label, options.sha256)
-        adm = find_adm_for_run(self.feature_specs, wanted, asked)
-        specs = {name: self.feature_specs.spec(name, adm.identity, options.precision) for name in wanted} if adm else {}
-        self.maker = FeatureMaker(specs, adm, self.device, options.batch_size)
+        adm = find_adm_for_run(self.feature_specs, self.feature_specs.needs_adm(wanted), asked)
+        specs = self.feature_specs.specs(wanted, adm.identity if adm else None, options.precision)
+        self.maker = FeatureMaker(specs, adm, self.device, options.batch_size, options.weights_by_feature)
         self.notes = _notes(self.feature_specs, record, threshold, options, self.maker)
         self.decoder = InputDecoder(self.feature_specs.image, Limits(), options.frames, options.workers)
         self._explainer = Explainer(options.explain) if options.explain else None
@@ -325,7 +341,9 @@ class Detector:
         with torch.inference_mode(), arithmetic(STUDENT_PRECISION, self.device):
             for start in range(0, len(rows["image"]), step):
                 batch = {name: rows[name][start : start + step] for name in self.record.method.inputs}
-                x = test_input(batch, self.record.method, self.record.train_size, self.options.transform)
+                x = test_input(
+                    batch, self.record.method, self.record.train_size, self.options.transform, self.record.geometry
+                )
                 parts.append(self._student(x)[0])
             return torch.cat(parts)
 
@@ -380,7 +398,9 @@ def _notes(
         found.append(
             f"the student was trained on images perturbed by {perturb}, so each image is perturbed in the same way"
         )
-    trained_in = {spec.precision for spec in feature_specs.adm_features.values()} - {options.precision}
+    trained_in = {spec.precision for spec in feature_specs.features.values() if isinstance(spec, WalkSpec)} - {
+        options.precision
+    }
     if options.precision and trained_in and maker.specs:
         found.append(
             f"features are computed in {options.precision}; those of the training in {', '.join(sorted(trained_in))}"

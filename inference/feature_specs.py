@@ -7,7 +7,7 @@ such specs: its features are assumed to be made as in the reference, and the not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -17,8 +17,8 @@ from ..cache.store import Cache
 from ..choices import Precision, StoredPreset
 from ..errors import UserError
 from ..features.adm import AdmIdentity
-from ..features.registry import FEATURES, make_specs, walk_of
-from ..features.walk import WalkSpec
+from ..features.registry import FEATURES, all_specs, make_specs, walk_of, with_inputs
+from ..features.walk import WalkFeature, WalkSpec
 from ..images.spec import ImageSpec
 from ..storage import AnyPath, to_path
 from ..train.runs.folder import RunRecord
@@ -34,8 +34,8 @@ class FeatureSpecs:
     Attributes
     ----------
     image : ImageSpec
-    adm_features : Mapping
-        Specs of the features that the ADM makes, by name, as far as the run has them.
+    features : Mapping
+        Specs of the run's features and of all that these are made of, by name.
     adm : AdmIdentity or None
         The model that made them; None if there is none or it is unknown.
     assumption : str
@@ -45,31 +45,55 @@ class FeatureSpecs:
     """
 
     image: ImageSpec
-    adm_features: Mapping[str, WalkSpec]
+    features: Mapping[str, Spec]
     adm: AdmIdentity | None
     assumption: str = ""
     default_adm: str | None = None
 
-    def spec(self, feature: str, adm: AdmIdentity, precision: Precision | None = None) -> WalkSpec:
-        """Return the spec of a feature that the ADM makes: the run's, else one with the settings of its other features.
+    def needs_adm(self, features: Collection[str]) -> list[str]:
+        """Return those of some features that the ADM makes, or that are made of what it makes, sorted."""
+
+        def parts(name: str) -> Iterable[str]:
+            own = self.features.get(name)
+            return with_inputs({name: frozenset({""})}) if own is None else all_specs({name: own})
+
+        return sorted(name for name in features if any(isinstance(FEATURES[part], WalkFeature) for part in parts(name)))
+
+    def specs(
+        self, features: Iterable[str], adm: AdmIdentity | None, precision: Precision | None = None
+    ) -> dict[str, Spec]:
+        """Return the specs of features and of all that they are made of, by name and in the order of computation.
+
+        They are the run's, else such with the settings of its other features.
 
         Parameters
         ----------
-        feature : str
-            Its name.
-        adm : AdmIdentity
-            Model for a feature that the run does not have.
+        features : iterable of str
+            Their names.
+        adm : AdmIdentity or None
+            Model for features that the run does not have.
         precision : str, optional
-            Replaces the run's.
+            Replaces the run's in what the ADM makes.
+
+        Raises
+        ------
+        UserError
+            The run does not say which network makes a feature.
         """
-        own = self.adm_features.get(feature)
-        if own is None:
-            walk = walk_of(self.adm_features)
-            settings = {"adm": adm} if walk is None else {**walk.settings, "adm": adm}
-            made = make_specs([feature], settings, {"image": self.image})[feature]
-            assert isinstance(made, WalkSpec)
-            own = made
-        return own if precision is None else own.model_copy(update={"precision": precision})
+        found = {}
+        walk = walk_of(self.features)
+        settings = {**({} if walk is None else walk.settings), "adm": adm}
+        for name in features:
+            try:
+                found[name] = self.features.get(name) or make_specs([name], settings, {"image": self.image})[name]
+            except (ValidationError, LookupError) as error:
+                raise UserError(
+                    f"predict: the run does not say which network makes its {name}. Train again."
+                ) from error
+        return {
+            name: spec.model_copy(update={"precision": precision}) if precision and isinstance(spec, WalkSpec) else spec
+            for name, spec in all_specs(found).items()
+        }
 
 
 def read_feature_specs(record: RunRecord, cache: AnyPath | None) -> FeatureSpecs:
@@ -129,26 +153,15 @@ def _parsed(
         raise UserError(
             f"run {record.run}: its features have settings unknown to this version. Install the version that trained it."
         ) from error
-    nested = {part.feature: part for spec in specs.values() for part in _parts(spec)}
-    adm_features = {name: spec for name, spec in {**nested, **specs}.items() if isinstance(spec, WalkSpec)}
-    images = {spec.image for spec in adm_features.values()} | {
-        spec for spec in specs.values() if isinstance(spec, ImageSpec)
-    }
-    adms = {spec.adm.weights: spec.adm for spec in adm_features.values()}
+    features = {name: part for spec in specs.values() for name, part in all_specs({spec.feature: spec}).items()}
+    parts = [part for spec in specs.values() for part in all_specs({spec.feature: spec}).values()]
+    images = {part for part in parts if isinstance(part, ImageSpec)}
+    adms = {part.adm.weights: part.adm for part in parts if isinstance(part, WalkSpec)}
     if len(images) != 1 or len(adms) > 1:
         raise UserError(
             f"run {record.run}: its features were made from different images or models, so they cannot be computed together."
         )
-    return FeatureSpecs(images.pop(), adm_features, next(iter(adms.values()), None))
-
-
-def _parts(spec: Spec) -> Iterator[Spec]:
-    """Yield the specs of the features that a feature is made of, at any depth."""
-    for name in type(spec).model_fields:
-        part = getattr(spec, name)
-        if isinstance(part, Spec):
-            yield part
-            yield from _parts(part)
+    return FeatureSpecs(images.pop(), features, next(iter(adms.values()), None))
 
 
 def _in_cache(record: RunRecord, cache: AnyPath | None) -> dict[str, Mapping[str, object]]:

@@ -9,21 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..cache.records.about import Layout
+from ..cache.spec import Spec
+from ..choices import Precision
 from ..errors import UsageError, UserError
-from ..features.contract import Route
-from ..features.registry import walk_of
-from ..features.walk import FINITE, Walk, WalkSpec
+from ..features.contract import Network, Producer, Route, Single
+from ..features.registry import layout_of, producers_of, walk_of
+from ..features.walk import FINITE, Walk
 from ..models.device import arithmetic, check_precision
 from ..models.diffusion.unet import Adm
+from ..models.layout import move_network
 from ..models.transfer import HostArray, HostCopy, to_device
 from ..pipeline.execution.batches import BatchSize, pad_batch, start_batches
-from ..pipeline.execution.networks import automatic_batch, given_batch, placed
+from ..pipeline.execution.networks import SINGLE_BATCH, automatic_batch, given_batch, placed
 from .find_adm import AdmFile
+from .find_network import find_network
 
 IMAGES_WITHOUT_ADM = 64
 """Images per pass if only the student runs."""
@@ -36,7 +42,7 @@ class StartedFeatures:
     Attributes
     ----------
     rows
-        Feature -> rows (N, 3, S, S) on the device, in their stored dtypes.
+        Feature -> rows (N, ...) on the device, in their stored dtypes; of views the plain one.
     check
         Waits for the rows. Raises UserError if the model returned NaN or Inf.
     """
@@ -52,15 +58,15 @@ class StartedFeatures:
 
 
 class FeatureMaker:
-    """Computes features of images on a device. The ADM is loaded when it is first needed.
+    """Computes features of images on a device. Networks are loaded when they are first needed.
 
     Parameters
     ----------
     specs : Mapping
-        Feature -> spec. All have the same image, model, steps, clipping and precision. Without specs nothing is
-        computed.
+        Feature -> spec, with all that these are made of. What the ADM makes has the same image, model, steps, clipping
+        and precision. ``image`` is given and not computed.
     adm : AdmFile or None
-        The model; may be None without specs.
+        The diffusion model; may be None if no feature needs one.
     device : torch.device
     batch_size : int or 'auto'
         Images per ADM call. Batches are padded to a number, as in a build; ``auto`` takes what the device's memory
@@ -76,29 +82,27 @@ class FeatureMaker:
 
     def __init__(
         self,
-        specs: Mapping[str, WalkSpec],
+        specs: Mapping[str, Spec],
         adm: AdmFile | None,
         device: torch.device,
         batch_size: Literal["auto"] | int = "auto",
+        weights: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.specs = dict(specs)
+        self.specs = {name: spec for name, spec in specs.items() if name != "image"}
         self.adm_file = adm
         self.device = device
-        self._asked = batch_size
+        self._asked, self._weights = batch_size, weights
         self._walk = walk_of(self.specs)
+        self._producers = producers_of(self.specs)
+        self._plain = {name: plain_view(layout_of(spec)) for name, spec in self.specs.items()}
+        self._networks: dict[str, Network | None] = {}
         if self._walk is not None:
             self._check(self._walk)
-
-    @cached_property
-    def _route(self) -> Route:
-        """The pass that makes all features."""
-        assert self._walk is not None
-        return self._walk.route(frozenset(self.specs))
 
     @property
     def calls(self) -> int:
         """ADM calls per image."""
-        return 0 if self._walk is None else self._route.calls
+        return 0 if self._walk is None else _whole(self._walk).calls
 
     def make(self, images: HostArray, keys: Sequence[str]) -> dict[str, HostArray]:
         """Compute the features of some images.
@@ -112,7 +116,7 @@ class FeatureMaker:
         Returns
         -------
         dict
-            Feature -> rows (N, 3, S, S) in their stored dtypes.
+            Feature -> rows (N, ...) in their stored dtypes; of views the plain one.
 
         Raises
         ------
@@ -124,18 +128,22 @@ class FeatureMaker:
     def start(self, images: HostArray, keys: Sequence[str]) -> StartedFeatures:
         """Do the same as :meth:`make`, but return while the device computes; errors of its values come with the arrays."""
         made: dict[str, list[Tensor]] = {name: [] for name in self.specs}
-        walk = self._walk
-        if walk is None:
+        if not self.specs:
             return StartedFeatures({}, lambda: None)
 
         def launch(batch: Sequence[int], size: int) -> HostCopy:
+            rows_of = pad_batch(batch, size)
+            rows = {"image": to_device(images[rows_of], self.device)}
+            told = [keys[row] for row in rows_of]
             with torch.inference_mode():
-                rows_of = pad_batch(batch, size)
-                read = {"image": to_device(images[rows_of], self.device)}
-                rows = walk.queue(self.adm, read, [keys[row] for row in rows_of], list(self.specs), self._route)
-                copy = HostCopy({FINITE: rows.pop(FINITE)})
-            for name, values in rows.items():
-                made[name].append(values[: len(batch)])
+                for producer in self._producers:
+                    read = {name: rows[name] for name in producer.reads}
+                    network = self._network(producer)
+                    rows |= producer.queue(network, read, told, list(producer.specs), _whole(producer))
+                finite = rows.pop(FINITE) if FINITE in rows else torch.ones(size, dtype=torch.bool, device=self.device)
+                copy = HostCopy({FINITE: finite})
+            for name, view in self._plain.items():
+                made[name].append((rows[name] if view is None else rows[name][:, view])[: len(batch)])
             return copy
 
         def land(batch: Sequence[int], values: dict[str, HostArray]) -> None:
@@ -144,7 +152,7 @@ class FeatureMaker:
                     "predict: the diffusion model returned NaN or Inf for an image. Choose a --precision with a wider range."
                 )
 
-        with arithmetic(walk.precision, self.device):
+        with arithmetic(self._precision, self.device):
             check = start_batches(range(len(images)), self._batch(len(images)), launch, land)
         with torch.inference_mode():
             return StartedFeatures({name: torch.cat(rows) for name, rows in made.items()}, check)
@@ -154,6 +162,24 @@ class FeatureMaker:
         if not self.specs:
             return IMAGES_WITHOUT_ADM
         return self._batch(images).size if images else self._limit.size
+
+    @property
+    def _precision(self) -> Precision:
+        """The precision of the features, one for all."""
+        found: Precision = "fp32"
+        for spec in self.specs.values():
+            found = getattr(spec, "precision", found)
+        return found if self._walk is None else self._walk.precision
+
+    def _network(self, producer: Producer) -> Network | None:
+        """Return the network of a producer on the device."""
+        if not isinstance(producer, Single):
+            return self.adm
+        name = producer.feature.name
+        if name not in self._networks:
+            found = find_network(producer.feature, self.specs[name], self._weights.get(name))
+            self._networks[name] = None if found is None else move_network(found, self.device)
+        return self._networks[name]
 
     @cached_property
     def adm(self) -> Adm:
@@ -166,7 +192,8 @@ class FeatureMaker:
     def _limit(self) -> BatchSize:
         """The largest batch of one call."""
         walk = self._walk
-        assert walk is not None
+        if walk is None:
+            return BatchSize(SINGLE_BATCH[self.device.type] if self._asked == "auto" else self._asked)
         identity, size = walk.adm, walk.image.size
         if self._asked != "auto":
             return given_batch(self._asked, self.device, identity.config, size)
@@ -197,3 +224,13 @@ class FeatureMaker:
                 f"{walk.image.size} pixels."
             )
         check_precision(walk.precision, self.device)
+
+
+def plain_view(layout: Layout) -> int | None:
+    """Return the place of the plain image's view along the first axis of a row; None if that is no axis of views."""
+    return layout.views.index("identity") if layout.views else None
+
+
+def _whole(producer: Producer) -> Route:
+    """Return the route that makes all features of a producer."""
+    return producer.route(frozenset(producer.specs))

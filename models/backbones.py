@@ -199,6 +199,10 @@ class BackboneSource:
         """Load it. Raises UserError as `load_teacher`."""
         return load_teacher(self.name, self.weights, sha256=self.sha256).model
 
+    def build(self) -> nn.Module:
+        """Build it with random weights, in evaluation mode."""
+        return build_backbone(self.name).eval()
+
 
 def teacher_file(
     name: str, weights: str | Path | None = None, progress: Progress | None = None, *, sha256: Sequence[str] = ()

@@ -431,7 +431,7 @@ def cnndet_rows() -> Iterator[Row]:
         yield levels(f"blur and JPEG of a {name} image", "CNNDet", ours, given[f"augment.{name}"])
     cached = {name: image_of("distildire", inputs[name]) for name in ("same", "wide")}
     for name, what, on_purpose in (("same", "stored at its size", False), ("wide", "resized", True)):
-        x = test_input({"image": torch.from_numpy(cached[name])[None]}, method, CROP, "crop")[0].numpy()
+        x = test_input({"image": torch.from_numpy(cached[name])[None]}, method, CROP, "crop")["image"][0].numpy()
         yield floats(
             f"validation input of an image {what}",
             "CNNDet",
@@ -440,7 +440,9 @@ def cnndet_rows() -> Iterator[Row]:
             bound=0.01 if on_purpose else 1e-6,
             on_purpose=on_purpose,
         )
-    dire = test_input({"dire": torch.from_numpy(cached["same"])[None]}, find_method("dire"), CROP, "crop")[0].numpy()
+    dire = test_input({"dire": torch.from_numpy(cached["same"])[None]}, find_method("dire"), CROP, "crop")["dire"][
+        0
+    ].numpy()
     yield floats("validation input of a DIRE image", "DIRE", dire, vectors("dire")["transform.same"], bound=1e-6)
     traces = json.loads((VECTORS / "plateau.json").read_text())
     epochs = sum(len(trace["accuracy"]) for trace in traces)

@@ -148,7 +148,7 @@ class TrainConfig(BaseModel):
     @property
     def distillation(self) -> float:
         """Lambda in the loss: 0 for a method without a teacher."""
-        return self.kd_weight if self.definition.distils else 0.0
+        return self.kd_weight if self.definition.target else 0.0
 
     @property
     def online(self) -> bool:

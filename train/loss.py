@@ -17,7 +17,7 @@ class Losses(NamedTuple):
 
 
 def losses(
-    logit: Tensor, label: Tensor, student: Tensor, teacher: Tensor | None, weight: float, pos_weight: float = 1.0
+    logit: Tensor, label: Tensor, student: Tensor | None, teacher: Tensor | None, weight: float, pos_weight: float = 1.0
 ) -> Losses:
     """Compute the loss of one batch, in float32.
 
@@ -30,7 +30,7 @@ def losses(
     label : Tensor, shape (B,)
         1 for generated; between 0 and 1 for mixed images.
     student, teacher : Tensor, shape (B, C, h, w)
-        Last feature maps, before pooling and after the activation, not normalised. ``teacher`` may be None.
+        Last feature maps, before pooling and after the activation, not normalised; None without a teacher.
     weight
         Lambda.
     pos_weight
@@ -38,7 +38,7 @@ def losses(
     """
     factor = None if pos_weight == 1.0 else logit.new_full((), pos_weight).float()
     bce = F.binary_cross_entropy_with_logits(logit.float(), label.float(), pos_weight=factor)
-    if teacher is None:
+    if teacher is None or student is None:
         return Losses(bce, bce, bce.new_zeros(()))
     kd = F.mse_loss(student.float(), teacher.float())
     return Losses(bce + weight * kd, bce, kd)

@@ -88,6 +88,10 @@ class Teacher(SingleFeature[TeacherSpec]):
         """See :class:`..contract.SingleFeature`."""
         return BackboneSource(options["teacher"], options["teacher_weights"], options["sha256"])
 
+    def options(self, spec: TeacherSpec) -> Mapping[str, Any]:
+        """See :class:`..contract.SingleFeature`."""
+        return {"teacher": spec.backbone, "teacher_weights": None, "sha256": ()}
+
     def rows(self, network: Network | None, inputs: Mapping[str, Tensor], spec: TeacherSpec) -> Tensor:
         """See :class:`..contract.SingleFeature`."""
         assert network is not None

@@ -8,23 +8,28 @@ usual; they take time but few operations.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ...cache.records.about import Layout
+from ...features.contract import Single
+from ...features.registry import layout_of
 from ...models.diffusion.unet import Adm, AdmConfig
 from ...train.methods.method import Method
-from ...train.student import build_student
-from .method_runner import walk_for
+from .method_runner import MethodPlan
 from .result import Flops, MethodCosts, Parameters
 
 
-def count_flops(module: nn.Module, *inputs: Tensor) -> int:
-    """Count the FLOPs of one call of a module: two per multiply-add of its convolutions and matrix products."""
+def count_flops(function: Callable[..., object], *inputs: object) -> int:
+    """Count the FLOPs of one call: two per multiply-add of its convolutions and matrix products."""
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
-        module(*inputs)
+        function(*inputs)
     return counter.get_total_flops()
 
 
@@ -51,17 +56,40 @@ class FlopCounter:
 
     def __call__(self, method: Method) -> MethodCosts:
         """Count the costs of one method."""
-        walk, side = walk_for(method, self._config, self._size, self._steps), method.side(self._size, None)
+        plan = MethodPlan.of(method, self._config, self._size, self._steps)
+        walk = plan.walk
         calls = 0 if walk is None else walk.route(frozenset(walk.specs)).calls
-        with torch.device("meta"):
-            student = build_student(self._backbone, method.channels).eval()
-            x = torch.zeros(1, method.channels, side, side)
-        of_student = count_flops(student, x)
+        with FakeTensorMode():
+            student = plan.random_student(self._backbone).eval()
+            rows = {name: _empty_row(layout_of(spec)) for name, spec in plan.specs.items()}
+            of_student = count_flops(student, plan.student_input(rows))
+            others = [_counted(plan, producer, rows) for producer in plan.producers if isinstance(producer, Single)]
         of_call = self._adm_flops if calls else 0
+        of_others = sum(flops for flops, _ in others)
         return MethodCosts(
             method=method.name,
+            title=method.title or method.name,
             adm_calls=calls,
-            student_size=side,
-            parameters=Parameters(adm=self._adm_parameters if calls else 0, student=parameters(student)),
-            flops=Flops(adm_call=of_call, student=of_student, image=calls * of_call + of_student),
+            student_size=plan.side,
+            parameters=Parameters(
+                adm=self._adm_parameters if calls else 0,
+                student=parameters(student),
+                others=sum(weights for _, weights in others),
+            ),
+            flops=Flops(
+                adm_call=of_call, student=of_student, others=of_others, image=calls * of_call + of_others + of_student
+            ),
         )
+
+
+def _empty_row(layout: Layout) -> Tensor:
+    """Return a row of a feature without values, (1, ...)."""
+    return torch.empty(1, *layout.shape, dtype=getattr(torch, layout.dtype))
+
+
+def _counted(plan: MethodPlan, producer: Single, rows: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return the FLOPs of a feature that is made of others, and the parameters of its network."""
+    network, wanted = plan.random_network(producer), list(producer.specs)
+    read, route = {name: rows[name] for name in producer.reads}, producer.route(frozenset(wanted))
+    flops = count_flops(producer.queue, network, read, [""], wanted, route)
+    return flops, 0 if network is None else parameters(network)

@@ -6,18 +6,23 @@ in an evaluation. Only the students' weights are random, since the speed does no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from ...cache.records.about import Layout
+from ...cache.spec import Spec
 from ...choices import Precision
 from ...features.adm import AdmIdentity
-from ...features.registry import make_specs, walk_of
+from ...features.contract import Network, Producer, Single
+from ...features.registry import layout_of, make_specs, networks_of, producers_of, with_inputs
 from ...features.walk import Walk
 from ...images.spec import ImageSpec
 from ...models.device import STUDENT_PRECISION, arithmetic, check_precision
@@ -25,12 +30,14 @@ from ...models.diffusion.checkpoints import read_adm
 from ...models.diffusion.unet import Adm, AdmConfig
 from ...models.layout import move_network
 from ...models.transfer import to_device
+from ...pipeline.config import BuildConfig
 from ...pipeline.execution.networks import placed
 from ...train.data.augment import test_input
 from ...train.methods.method import Method
 from ...train.methods.registry import METHODS
 from ...train.runs.checkpoint import load_weights
-from ...train.student import Student, build_student
+from ...train.students.student import Student, input_shapes
+from ..features import plain_view
 from .timing import PassTimer
 
 TO_DEVICE, ADM, STUDENT, TO_HOST = "to the device", "ADM", "student", "to the host"
@@ -94,17 +101,13 @@ class MethodRunner:
 
     Attributes
     ----------
-    adm, walk : Adm and Walk, or None
-        The diffusion model and the pass through it; None if no feature needs them.
-    side : int
-        Side length of the student's input in pixels.
+    networks : Mapping
+        Network of each producer of ``plan``, by the unit that it counts; None for one without a network.
     """
 
-    method: Method
+    plan: MethodPlan
     student: Student
-    adm: Adm | None
-    walk: Walk | None
-    side: int
+    networks: Mapping[str, Network | None]
     device: torch.device
 
     def __call__(self, pixels: NDArray[np.uint8], clock: PassTimer) -> NDArray[np.float32]:
@@ -112,14 +115,15 @@ class MethodRunner:
         with torch.inference_mode():
             image = to_device(pixels, self.device)
             clock.mark(TO_DEVICE)
-            features = {"image": image}
-            if self.walk is not None and self.adm is not None:
-                with arithmetic(self.walk.precision, self.device):
-                    route = self.walk.route(frozenset(self.walk.specs))
-                    features |= self.walk.queue(self.adm, features, [""] * len(image), list(self.walk.specs), route)
-                clock.mark(ADM)
+            rows = {"image": image}
+            for producer in self.plan.producers:
+                with arithmetic(self.plan.precision, self.device):
+                    read, wanted = {name: rows[name] for name in producer.reads}, list(producer.specs)
+                    route = producer.route(frozenset(wanted))
+                    rows |= producer.queue(self.networks[producer.unit], read, [""] * len(image), wanted, route)
+                clock.mark(ADM if isinstance(producer, Walk) else producer.unit)
             with arithmetic(STUDENT_PRECISION, self.device):
-                logit, _ = self.student(test_input(features, self.method, self.side, "crop"))
+                logit, _ = self.student(self.plan.student_input(rows))
                 probability = torch.sigmoid(logit)
             clock.mark(STUDENT)
             values: NDArray[np.float32] = probability.cpu().numpy()
@@ -143,32 +147,84 @@ def load_job_adm(job: MethodJob, device: torch.device) -> Adm:
 
 def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], Adm]) -> MethodRunner:
     """Load a job's student onto the device, and the diffusion model by calling ``adm`` if the method needs it."""
-    method = METHODS[job.method]
-    student = build_student(job.backbone, method.channels)
+    config = AdmConfig.model_validate(job.flags)
+    plan = MethodPlan.of(METHODS[job.method], config, job.size, job.steps, job.class_label, job.precision)
+    student = plan.random_student(job.backbone)
     load_weights(Path(job.student), student)
-    walk = walk_for(method, AdmConfig.model_validate(job.flags), job.size, job.steps, job.class_label, job.precision)
-    return MethodRunner(
-        method=method,
-        student=move_network(student.eval().requires_grad_(False), device),
-        adm=None if walk is None else adm(),
-        walk=walk,
-        side=method.side(job.size, None),
-        device=device,
-    )
+    networks: dict[str, Network | None] = {}
+    for producer in plan.producers:
+        found = plan.random_network(producer) if isinstance(producer, Single) else adm()
+        networks[producer.unit] = found if found is None or isinstance(producer, Walk) else move_network(found, device)
+    return MethodRunner(plan, move_network(student.eval().requires_grad_(False), device), networks, device)
 
 
-def walk_for(
-    method: Method,
-    config: AdmConfig,
-    size: int,
-    steps: str,
-    class_label: str | None = None,
-    precision: Precision = "fp32",
-) -> Walk | None:
-    """Return the pass that makes a method's inputs from images of ``size`` pixels; None for a method that needs none."""
-    adm = AdmIdentity.of(UNKNOWN_WEIGHTS, config, class_label)
-    settings = {"adm": adm, "steps": steps, "precision": precision}
-    return walk_of(make_specs(method.inputs, settings, {"image": ImageSpec(size=size)}))
+@dataclass(frozen=True)
+class MethodPlan:
+    """What makes a method's inputs, from images of a size by a diffusion model.
+
+    Attributes
+    ----------
+    specs : Mapping
+        Specs of the inputs and of all that they are made of, by feature.
+    producers : sequence of Producer
+        What makes them, in the order of computation.
+    side : int
+        Side length of what lies over the image in the student's input, in pixels.
+    """
+
+    method: Method
+    specs: Mapping[str, Spec]
+    producers: Sequence[Producer]
+    side: int
+    precision: Precision
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        config: AdmConfig,
+        size: int,
+        steps: str,
+        class_label: str | None = None,
+        precision: Precision = "fp32",
+    ) -> Self:
+        """Return the plan with the default options of a build."""
+        wanted = with_inputs({name: frozenset({""}) for name in method.inputs})
+        networks = {name: source.fields(UNKNOWN_WEIGHTS) for name, source in networks_of(wanted, _options()).items()}
+        adm = AdmIdentity.of(UNKNOWN_WEIGHTS, config, class_label)
+        settings = {"adm": adm, "steps": steps, "precision": precision, "preset": method.preset}
+        specs = make_specs(wanted, settings, {"image": ImageSpec(size=size)}, networks)
+        return cls(method, specs, producers_of(specs), method.side(size, None), precision)
+
+    @property
+    def walk(self) -> Walk | None:
+        """The pass through the diffusion model; None for a method that needs none."""
+        return next((producer for producer in self.producers if isinstance(producer, Walk)), None)
+
+    @cached_property
+    def _layouts(self) -> dict[str, Layout]:
+        return {name: layout_of(self.specs[name]) for name in self.method.inputs}
+
+    def random_student(self, backbone: str) -> Student:
+        """Build the method's student."""
+        shapes = input_shapes(self.method.inputs, self._layouts, self.side)
+        return self.method.student(self.method, shapes, backbone, None)
+
+    def random_network(self, producer: Single) -> nn.Module | None:
+        """Build the network of a feature; None for a feature without one."""
+        source = producer.feature.network(_options())
+        return None if source is None else source.build()
+
+    def student_input(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the student's input of an evaluation from the rows of the features."""
+        views = {name: plain_view(layout) for name, layout in self._layouts.items()}
+        plain = {name: rows[name] if view is None else rows[name][:, view] for name, view in views.items()}
+        geometry = {name: layout.geometry for name, layout in self._layouts.items()}
+        return test_input(plain, self.method, self.side, "crop", geometry)
+
+
+def _options() -> dict[str, Any]:
+    return {name: field.default for name, field in BuildConfig.model_fields.items()}
 
 
 def noise_images(count: int, size: int) -> NDArray[np.uint8]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...choices import BENCH_METHODS
 from ...errors import UserError
@@ -18,14 +18,6 @@ from ...storage.regular import read_regular
 
 METHODS_IN_ORDER = BENCH_METHODS
 """Rows of the table; the first four in the order of DistilDIRE's paper."""
-
-TITLES = {
-    "cnndet": "CNNDet",
-    "dire": "DIRE",
-    "dnf": "DNF on an ADM's noise",
-    "distildire": "DistilDIRE",
-    "eps": "eps alone",
-}
 
 REFERENCE_METHOD = "dire"
 """The method with which the others are compared."""
@@ -46,22 +38,24 @@ class _Frozen(BaseModel):
 
 
 class Parameters(_Frozen):
-    """Numbers of parameters; ``adm`` is 0 if the method needs no diffusion model."""
+    """Numbers of parameters; ``adm`` is 0 if the method needs no diffusion model, ``others`` are of other networks."""
 
     adm: _Count
     student: _Count
+    others: _Count = 0
 
     @property
     def total(self) -> int:
-        """Parameters of ADM and student."""
-        return self.adm + self.student
+        """Parameters of all networks."""
+        return self.adm + self.student + self.others
 
 
 class Flops(_Frozen):
-    """FLOPs of one ADM call on one image (0 without ADM), of the student, and of the whole image."""
+    """FLOPs of one ADM call on one image (0 without ADM), of the student, of other networks, and of the whole image."""
 
     adm_call: _Count
     student: _Count
+    others: _Count = 0
     image: _Count
 
 
@@ -143,6 +137,8 @@ class MethodCosts(_Frozen):
 
     Attributes
     ----------
+    title : str
+        The method's name as shown.
     adm_calls : int
         Per image.
     student_size : int
@@ -154,6 +150,7 @@ class MethodCosts(_Frozen):
     """
 
     method: str
+    title: str
     adm_calls: _Count
     student_size: Annotated[int, Field(ge=1)]
     parameters: Parameters
@@ -162,10 +159,11 @@ class MethodCosts(_Frozen):
     cold: Cold | None = None
     dire: Ratios = Ratios()
 
-    @property
-    def title(self) -> str:
-        """The method's name as shown."""
-        return TITLES.get(self.method, self.method)
+    @model_validator(mode="before")
+    @classmethod
+    def _has_title(cls, values: Any) -> Any:
+        """Name a method of a file without titles, which earlier versions wrote."""
+        return {"title": values.get("method"), **values} if isinstance(values, dict) else values
 
 
 class Conditions(_Frozen):

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ...choices import ADM, BACKBONE, ROUNDS, STEPS, Precision
+from ...choices import ADM, BACKBONE, BENCH_PAPERS, ROUNDS, STEPS, Precision
 from ...errors import UsageError, UserError
 from ...images.decode import decode
 from ...images.spec import MAX_SIZE, MIN_SIZE, ImageSpec
@@ -32,10 +32,17 @@ from ...pipeline.record import versions
 from ...progress import Progress, Silent
 from ...train.methods.registry import METHODS, find_method
 from ...train.runs.checkpoint import replace_text, save_weights
-from ...train.student import build_student
 from .cold_start import ColdStart, cold_start
 from .flops import FlopCounter
-from .method_runner import MethodJob, MethodRunner, load_job_adm, load_method_runner, noise_images, set_up_process
+from .method_runner import (
+    MethodJob,
+    MethodPlan,
+    MethodRunner,
+    load_job_adm,
+    load_method_runner,
+    noise_images,
+    set_up_process,
+)
 from .random_adm import BenchModel, find_model, random_adm
 from .result import METHODS_IN_ORDER, Cold, Conditions, Costs, MethodCosts, with_ratios
 from .timing import PassTimer, Work, device_waiter, medians, time_interleaved
@@ -77,7 +84,7 @@ class BenchConfig:
     class_label: str | None = None
     sha256: tuple[str, ...] = ()
     random_adm: bool = False
-    methods: tuple[str, ...] = METHODS_IN_ORDER
+    methods: tuple[str, ...] = BENCH_PAPERS
     backbone: str = BACKBONE
     size: int | None = None
     batch_size: int = 1
@@ -196,12 +203,13 @@ def _jobs(
 ) -> dict[str, MethodJob]:
     """Write random weights, and return the job of each method."""
     adm = model.path or folder / "adm.safetensors"
-    if model.path is None and any(METHODS[name].inputs != ("image",) for name in names):
+    plans = {name: MethodPlan.of(METHODS[name], model.config, size, STEPS) for name in names}
+    if model.path is None and any(plan.walk for plan in plans.values()):
         save_file(random_adm(model.config).state_dict(), adm)
     jobs = {}
     for name in names:
         student = folder / f"{name}.safetensors"
-        save_weights(student, build_student(config.backbone, METHODS[name].channels), {})
+        save_weights(student, plans[name].random_student(config.backbone), {})
         jobs[name] = MethodJob(
             method=name,
             adm=str(adm),

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from distil_cache.choices import STEPS
+from distil_cache.features.contract import Single
 from distil_cache.inference.bench.flops import FlopCounter, count_flops
-from distil_cache.inference.bench.method_runner import MethodRunner, noise_images, walk_for
+from distil_cache.inference.bench.method_runner import MethodPlan, MethodRunner, noise_images
 from distil_cache.inference.bench.run import BenchConfig, run_bench
 from distil_cache.inference.bench.timing import PassTimer
 from distil_cache.models.diffusion.blocks import AttentionBlock, ResBlock
 from distil_cache.models.diffusion.checkpoints import OFFICIAL
 from distil_cache.models.diffusion.unet import Adm
 from distil_cache.train.methods.registry import METHODS
-from distil_cache.train.student import build_student
 from small_models import CONFIG, SIDE
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -85,9 +85,12 @@ def test_a_method_makes_as_many_adm_calls_as_are_counted_and_gives_probabilities
     adm = Adm(CONFIG).eval()
     calls: list[int] = []
     adm.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
-    walk = walk_for(method, CONFIG, SIDE, "ddim4")
-    student = build_student("small", method.channels).eval()
-    way = MethodRunner(method, student, adm, walk, method.side(SIDE, None), torch.device("cpu"))
+    plan = MethodPlan.of(method, CONFIG, SIDE, "ddim4")
+    networks = {
+        producer.unit: plan.random_network(producer) if isinstance(producer, Single) else adm
+        for producer in plan.producers
+    }
+    way = MethodRunner(plan, plan.random_student("small").eval(), networks, torch.device("cpu"))
     found = way(noise_images(2, SIDE), PassTimer(lambda: None))
     assert calls == [2] * FlopCounter(CONFIG, SIDE, "ddim4", "small")(method).adm_calls
     assert found.shape == (2,)

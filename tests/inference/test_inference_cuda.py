@@ -23,7 +23,8 @@ from distil_cache.models.diffusion.unet import AdmConfig
 from distil_cache.models.layout import memory_layout
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.runs.folder import RECORD_VERSION, RunRecord, now, versions
-from distil_cache.train.student import Student, build_student
+from distil_cache.train.students.pixels import PixelStudent
+from distil_cache.train.students.student import Student
 from fake_cuda import CudaLog, fake_adm, fake_cuda, on_fake_cuda, on_host
 from image_bytes import noise
 from small_models import CONFIG, SIDE, write_adm
@@ -42,7 +43,7 @@ def detector_on_gpu(
     with _disable_current_modes():
         adm = str(write_adm(folder / "adm.safetensors", config=config))
         identity = AdmIdentity.of(find_adm(adm, class_label=label).digest, config, label)
-        student = build_student("small", TrainConfig.checked(dataset="d", method=method).definition.channels)
+        student = PixelStudent.of("small", 3 * len(TrainConfig.checked(dataset="d", method=method).definition.inputs))
     shared: dict[str, Any] = {"image": ImageSpec(size=SIDE), "adm": identity, "precision": precision}
     specs = {
         "image": shared["image"], "eps": EpsSpec(**shared), "dire": DireSpec(**shared, steps="ddim2"),

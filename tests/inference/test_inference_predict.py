@@ -27,7 +27,7 @@ from distil_cache.models.weights import read_state_dict
 from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.forms import BEST
 from distil_cache.train.runs.reference_checkpoint import import_checkpoint
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 from image_bytes import bad_files, noise, saved
 from old_builds import earlier_version
 from PIL import Image
@@ -315,7 +315,7 @@ def test_a_harmonised_run_harmonises_what_it_predicts(tmp_path: Path) -> None:
 
 def test_a_reference_checkpoint_predicts_with_and_without_a_run(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    state = build_student("resnet50", 6).state_dict()
+    state = PixelStudent.of("resnet50", 6).state_dict()
     torch.save({"model": {f"module.{k}": v for k, v in state.items()}, "optimizer": {}}, tmp_path / "official.pth")
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "official.safetensors")
     flags = AdmConfig(

@@ -19,13 +19,13 @@ from distil_cache.models.diffusion.unet import Adm
 from distil_cache.pipeline.importing.import_config import ImportConfig
 from distil_cache.pipeline.importing.importer import run_import
 from distil_cache.progress import Silent
-from distil_cache.train.student import Student
+from distil_cache.train.students.pixels import PixelStudent
 from loose_files import write_distildire
 from predict_runs import build, detector, train
 from small_models import write_adm, write_images, write_teacher
 
 GPU = torch.device("cuda", 1)
-KINDS = {Adm: "Adm", Student: "Student", type(build_backbone("small")): "Backbone"}
+KINDS = {Adm: "Adm", PixelStudent: "Student", type(build_backbone("small")): "Backbone"}
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from distil_cache.pipeline.execution import compute, networks
 from distil_cache.pipeline.execution.batches import BatchSize
 from distil_cache.pipeline.execution.networks import given_batch
 from distil_cache.progress import Silent
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 from fake_cuda import GPU, CudaLog, fake_adm, fake_cuda, on_fake_cuda
 from small_models import CONFIG, TINY_FLAGS
 from torch.utils._python_dispatch import _disable_current_modes
@@ -158,9 +158,9 @@ def test_a_teacher_is_placed_with_channels_innermost(monkeypatch: pytest.MonkeyP
 
 def test_a_student_keeps_to_the_device_and_waits_for_nothing(gpu: None) -> None:
     with _disable_current_modes(), torch.device("meta"):
-        student = build_student("resnet50", 6).eval()
+        student = PixelStudent.of("resnet50", 6).eval()
     student = on_fake_cuda(student, memory_layout(GPU))
     with CudaLog() as log:
-        logit, _ = student(torch.empty(2, 6, 64, 64, device=GPU).to(memory_format=memory_layout(GPU)))
+        logit, _ = student({"x": torch.empty(2, 6, 64, 64, device=GPU).to(memory_format=memory_layout(GPU))})
         assert torch.sigmoid(logit).device == GPU
     assert (log.on_host, log.waits, log.reordered) == ([], [], [])

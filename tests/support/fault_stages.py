@@ -185,10 +185,10 @@ def put_beside(name: str, start: Path) -> None:
             (start / "beside" / "images" / f"{number}.png").write_bytes(saved(noise(40, 40, seed=number)))
     else:
         import torch
-        from distil_cache.train.student import build_student
+        from distil_cache.train.students.pixels import PixelStudent
 
         torch.manual_seed(0)
-        student = build_student("resnet50", 6)
+        student = PixelStudent.of("resnet50", 6)
         state = {k: v for k, v in student.state_dict().items() if not k.startswith("projection.")}
         torch.save({"model": state, "optimizer": {}, "total_steps": 0}, start / "beside" / "theirs.pth")
 

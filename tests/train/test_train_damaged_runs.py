@@ -20,7 +20,7 @@ from distil_cache.train.evaluation.evaluate import run_evaluation
 from distil_cache.train.runs.checkpoint import load_state
 from distil_cache.train.runs.folder import RunFolder, RunRecord
 from distil_cache.train.runs.forms import EvaluationForm, RunForm, Saved, State, SweepForm, read_evaluation
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 from distil_cache.train.sweep import _note
 from pydantic import TypeAdapter, ValidationError
 from run_damage import DAMAGES, VALUES, changed, files, outcome, places, prepare
@@ -30,7 +30,7 @@ from torch.optim import Adam
 
 def resumed(run: Path) -> None:
     record = RunFolder(run).read()
-    student = build_student(record.config.backbone, record.method.channels, record.teacher_channels)
+    student = PixelStudent.of(record.config.backbone, 3 * len(record.method.inputs), record.teacher_channels)
     load_state(run / "checkpoints", student, Adam(student.parameters()))
 
 

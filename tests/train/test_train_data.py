@@ -21,7 +21,7 @@ from distil_cache.cache.records.datasets import SCHEMA
 from distil_cache.cache.store import FORMATS, MAX_OPEN, Cache
 from distil_cache.errors import UserError
 from distil_cache.images.spec import ImageSpec
-from distil_cache.train.data.augment import checked_transform, normalize, test_input
+from distil_cache.train.data.augment import checked_transform, normalize
 from distil_cache.train.data.dataset import Batch, FeatureDataset
 from distil_cache.train.data.readers import AHEAD, LoaderOptions, ReaderPool
 from distil_cache.train.data.shuffle import (
@@ -35,6 +35,7 @@ from distil_cache.train.data.shuffle import (
     shuffled,
 )
 from distil_cache.train.methods.registry import METHODS
+from joined_input import test_input
 from small_cache import darker, make_cache, make_specs, rows, values_of
 from torch import Tensor
 

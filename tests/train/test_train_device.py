@@ -35,7 +35,8 @@ from distil_cache.train.engine.session import Session, make_optimiser
 from distil_cache.train.evaluation.score import predict
 from distil_cache.train.loss import losses
 from distil_cache.train.runs.checkpoint import State, load_state, save_state
-from distil_cache.train.student import Student, build_student
+from distil_cache.train.students.pixels import PixelStudent
+from distil_cache.train.students.student import Student
 from fake_cuda import GPU as CUDA
 from fake_cuda import CudaLog, fake_cuda, on_fake_cuda
 from safetensors.torch import load_file
@@ -260,7 +261,7 @@ def test_a_step_on_cuda_stays_there_and_its_maps_keep_their_channels_innermost(
 ) -> None:
     config = TrainConfig.checked(**SETTINGS, **changes)
     definition = config.definition
-    student, teacher = build_student(backbone, definition.channels, 128), build_backbone("small")
+    student, teacher = PixelStudent.of(backbone, 3 * len(definition.inputs), 128), build_backbone("small")
     with FakeTensorMode():
         monkeypatch.setattr(
             augment, "to_device", lambda rows, device: torch.empty(rows.shape, dtype=torch.int64, device=device)
@@ -307,7 +308,7 @@ def test_an_evaluation_stays_on_cuda_and_copies_by_pinned_memory_alone(monkeypat
 
     method = TrainConfig.checked(**SETTINGS).definition
     with fake_cuda(monkeypatch), torch.no_grad():
-        student = on_fake_cuda(build_student("small", method.channels), memory_layout(CUDA))
+        student = on_fake_cuda(PixelStudent.of("small", 3 * len(method.inputs)), memory_layout(CUDA))
         rows: Any = Rows()
         with CudaLog() as log:
             logits = predict(student, rows, method, size=32, transform="crop", batch_size=2, device=CUDA)
@@ -331,7 +332,7 @@ def test_students_and_teachers_are_placed_with_channels_innermost_on_cuda_alone(
 def test_the_update_on_cuda_is_one_kernel_that_asks_for_no_value(monkeypatch: pytest.MonkeyPatch, amp: Any) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(amp_common, "amp_definitely_not_available", lambda: False)
-    student = build_student("small", 3)
+    student = PixelStudent.of("small", 3)
     with FakeTensorMode():
         on_fake_cuda(student, memory_layout(CUDA))
         optimiser = make_optimiser(student, TrainConfig.checked(**SETTINGS), CUDA)
@@ -349,9 +350,9 @@ def test_the_update_on_cuda_is_one_kernel_that_asks_for_no_value(monkeypatch: py
 def test_the_moments_of_a_saved_state_take_the_layout_of_the_weights(tmp_path: Path) -> None:
     def made(layout: torch.memory_format) -> tuple[Student, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        student = build_student("small", 3).to(memory_format=layout)  # type: ignore[call-overload]
+        student = PixelStudent.of("small", 3).to(memory_format=layout)  # type: ignore[call-overload]
         optimiser = make_optimiser(student, TrainConfig.checked(**SETTINGS), torch.device("cpu"))
-        student(torch.ones(2, 3, 32, 32))[0].sum().backward()
+        student({"x": torch.ones(2, 3, 32, 32)})[0].sum().backward()
         optimiser.step()
         return student, optimiser
 

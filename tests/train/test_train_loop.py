@@ -25,7 +25,7 @@ from distil_cache.train.engine.loop import run_training
 from distil_cache.train.loss import losses
 from distil_cache.train.methods.registry import METHODS
 from distil_cache.train.runs.checkpoint import seed_everything
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 from recorded_progress import Signalling
 from run_state import newest
 from safetensors.torch import load_file
@@ -90,7 +90,7 @@ def test_loss_of_the_first_batch_is_what_the_formula_gives_by_hand(made: Made, t
     with torch.no_grad():
         target = teacher_network()((resize_and_flip(dire.float() / 255) - 0.5) / 0.5)
     torch.manual_seed(3)
-    student = build_student("small", 6)
+    student = PixelStudent.of("small", 6)
     features = student.student_backbone(x)
     logit = student.student_head[2](features.mean(dim=(2, 3))).squeeze(1)
     bce = -(label * torch.log(torch.sigmoid(logit)) + (1 - label) * torch.log(1 - torch.sigmoid(logit))).mean()
@@ -212,8 +212,8 @@ def test_without_a_teacher_only_the_inputs_are_read(
 def test_a_student_of_another_width_is_projected_to_the_teachers(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its map at 28 pixels is 1x1, the teacher's is 4x4"):
         run_training(settings(epochs=1, backbone="efficientnet_lite0"), made[0].root, tmp_path / "run")
-    student = build_student("small", 6, teacher_channels=256)
-    features = student(torch.randn(2, 6, 28, 28))[1]
+    student = PixelStudent.of("small", 6, teacher_channels=256)
+    features = student({"x": torch.randn(2, 6, 28, 28)})[1]
     assert student.projection(features).shape == (2, 256, 4, 4)
 
 
@@ -242,7 +242,7 @@ def test_training_from_cached_teacher_equals_training_with_the_teacher_online(ma
 def student_after(epochs: int, part: FeatureDataset, target: Callable[[Batch], Tensor]) -> tuple[list[float], Tensor]:
     """The losses, and all weights as one vector, of a student trained against ``target`` of each batch."""
     seed_everything(0)
-    student = build_student("small", 6)
+    student = PixelStudent.of("small", 6)
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-3)
     totals = []
     for batch in (batch for epoch in range(1, epochs + 1) for batch in part.epoch(0, epoch, 16)):

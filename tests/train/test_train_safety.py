@@ -34,7 +34,7 @@ from distil_cache.train.runs import folder as folder_module
 from distil_cache.train.runs.checkpoint import save_weights
 from distil_cache.train.runs.folder import RunFolder
 from distil_cache.train.runs.lock import RunLock
-from distil_cache.train.student import build_student
+from distil_cache.train.students.pixels import PixelStudent
 from run_state import as_of_before, best, best_file, newest
 from safetensors.torch import load_file
 from small_cache import make_cache, rows
@@ -213,7 +213,7 @@ def test_a_lock_that_is_a_link_out_of_the_run_writes_nothing_there(cache: Path, 
 
 @pytest.mark.parametrize("kind", ["student", "export.safetensors", "export.pth"])
 def test_a_student_that_cannot_be_written_whole_is_a_sentence_and_nothing_is_left(tmp_path: Path, kind: str) -> None:
-    student, path = build_student("small", 3), tmp_path / kind
+    student, path = PixelStudent.of("small", 3), tmp_path / kind
     tensors = student.state_dict()
     writers: dict[str, Callable[[], object]] = {
         "student": lambda: save_weights(path, student, {"epoch": "1"}),
@@ -361,7 +361,7 @@ def test_what_a_killed_import_left_is_taken_over_and_a_student_of_a_training_is_
     tmp_path: Path, epoch: str, *, free: bool
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    save_weights(folder.checkpoints / "best.safetensors", build_student("small", 3), {"epoch": epoch})
+    save_weights(folder.checkpoints / "best.safetensors", PixelStudent.of("small", 3), {"epoch": epoch})
     assert folder.is_free() is free
 
 

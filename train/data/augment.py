@@ -36,7 +36,6 @@ from ...cache.records.about import OVER_IMAGE, Geometry, can_mirror
 from ...choices import TEST_TRANSFORMS, TestTransform
 from ...errors import UsageError
 from ...models.backbones import IMAGENET_MEAN, IMAGENET_STD, per_channel, resize
-from ...models.layout import memory_layout
 from ...models.transfer import to_device
 from ..methods.method import Degradation, Method, Scale
 
@@ -127,7 +126,7 @@ def train_input(
     size: int,
     drawn: SampleDraws | None = None,
     geometry: Mapping[str, Geometry] = ALL_PIXELS,
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Make the student's input of a training batch.
 
     A stored image that is not larger than ``size`` has no window to crop, so it is resized.
@@ -149,8 +148,8 @@ def train_input(
 
     Returns
     -------
-    Tensor, shape (B, channels, size, size)
-        float32.
+    dict
+        Feature -> (B, *shape) float32, in the order of the method.
     """
     parts = {}
     for name in method.inputs:
@@ -163,7 +162,7 @@ def train_input(
                 x = resize(x, size)
             x = flipped(x, flip) if method.flips else x
         parts[name] = x
-    return normalised_input(parts, method)
+    return scaled_input(parts, method)
 
 
 def test_input(
@@ -172,7 +171,7 @@ def test_input(
     size: int,
     transform: TestTransform,
     geometry: Mapping[str, Geometry] = ALL_PIXELS,  # noqa: PT028  (no test)
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Make the student's input of a test batch.
 
     A stored image that is not larger than ``size`` has no window to crop, so it is resized under either transform.
@@ -192,8 +191,8 @@ def test_input(
 
     Returns
     -------
-    Tensor, shape (B, channels, size, size)
-        float32.
+    dict
+        Feature -> (B, *shape) float32, in the order of the method.
     """
     parts = {}
     for name in method.inputs:
@@ -201,7 +200,7 @@ def test_input(
         if geometry.get(name, "pixels") in OVER_IMAGE:
             x = center_crop(x, size) if transform == "crop" and x.shape[-1] > size else resize(x, size)
         parts[name] = x
-    return normalised_input(parts, method)
+    return scaled_input(parts, method)
 
 
 test_input.__test__ = False  # type: ignore[attr-defined]  # pytest must not collect it
@@ -271,16 +270,15 @@ def normalize(x: Tensor) -> Tensor:
 
 
 def scaled(x: Tensor, scale: Scale) -> Tensor:
-    """Bring values of `as_float` to a method's scale."""
+    """Bring values of `as_float` to a method's scale; what is ``standard`` the student itself knows."""
     if scale == "imagenet":
         return normalize(x)
     return x * 2 - 1 if scale == "signed" else x
 
 
-def normalised_input(parts: Mapping[str, Tensor], method: Method) -> Tensor:
-    """Return features (B, 3, size, size) of `as_float`, scaled and concatenated as the method's student takes them."""
-    joined = torch.cat([scaled(x, method.scales[name]) for name, x in parts.items()], dim=1)
-    return joined.contiguous(memory_format=memory_layout(joined.device))
+def scaled_input(parts: Mapping[str, Tensor], method: Method) -> dict[str, Tensor]:
+    """Return features of `as_float`, scaled as the method's student takes them."""
+    return {name: scaled(x, method.scales[name]) for name, x in parts.items()}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...cache.gather import read_rows
-from ...cache.records.about import OVER_IMAGE
+from ...cache.records.about import OVER_IMAGE, Layout, View
 from ...cache.records.builds import BuildRecord
 from ...cache.shards.keys import binary_keys, keys_of_column
 from ...cache.spec import image_of
@@ -158,6 +158,12 @@ class FeatureDataset:
         """Return the shape of one stored row of a feature."""
         store, (shard, _) = self.stores[feature], self._locations[feature]
         return tuple(store.marker(store.index().shards[shard[0]]).shape)
+
+    def layout(self, feature: str) -> Layout:
+        """Return what a stored row of a feature is."""
+        store, (shard, _) = self.stores[feature], self._locations[feature]
+        marker = store.marker(store.index().shards[shard[0]])
+        return Layout(tuple(marker.shape), marker.dtype, store.geometry, views=cast(tuple[View, ...], store.views))
 
     def image_side(self) -> int:
         """Return the side in pixels of the images that the rows were computed of."""

@@ -77,9 +77,9 @@ class OnlineTeacher:
 
 
 class Example(NamedTuple):
-    """Floats that a step learns from: input (B, channels, size, size), label (B,), teacher map (B, C, h, w) or None."""
+    """Floats that a step learns from: input by feature (B, ...), label (B,), teacher map (B, C, h, w) or None."""
 
-    x: Tensor
+    x: Mapping[str, Tensor]
     label: Tensor
     teacher: Tensor | None
 
@@ -115,7 +115,7 @@ class ExampleBuilder:
         window = sample_draws(self.seed, epoch, rows) if method.window == "random-crop" else None
         x = train_input(features, batch.flip, method, self.size, window, self.geometry)
         if self.teacher is None:
-            return Example(x, label, features.get("teacher"))
+            return Example(x, label, None if method.target is None else features.get(method.target))
         flip = batch.flip if method.flips else batch.flip.new_zeros(batch.flip.shape)
         return Example(x, label, self.teacher(features["dire"], flip))
 

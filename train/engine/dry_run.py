@@ -23,7 +23,8 @@ from ..data.select import column
 from ..runs.checkpoint import read_progress
 from ..runs.folder import RunFolder, RunRecord
 from ..runs.forms import LAST
-from ..student import SCRATCH, build_student, check_map, initialise
+from ..students.pixels import PixelStudent, check_map
+from ..students.student import SCRATCH, input_shapes
 from .loop import is_over
 from .session import (
     check_smallest_batch,
@@ -89,11 +90,12 @@ def plan_training(
         taught, teacher = _shape(name, side), f"{name}, run during the training"
         absent += _absent(lambda: teacher_file(name, config.teacher_weights))
     size = side_of_input(config, image, side)
-    check_smallest_batch(config, len(train), method.channels, size)
-    if taught is not None:
-        with torch.device("meta"):
-            student = build_student(config.backbone, method.channels, taught[0])
-            check_map(student, config.backbone, method.channels, size, taught)
+    shapes = input_shapes(method.inputs, {name: train.layout(name) for name in method.inputs}, size)
+    check_smallest_batch(config, len(train), shapes)
+    with torch.device("meta"):
+        student = method.student(method, shapes, config.backbone, taught[0] if taught else None)
+        if taught is not None:
+            check_map(student, config.backbone, shapes, taught)
     initial, lacking = _initial(config, begun=path_exists(folder.checkpoints / LAST))
     return {
         "dry_run": True,
@@ -148,14 +150,15 @@ def _initial(config: TrainConfig, *, begun: bool) -> tuple[str, list[str]]:
         if not begun:
             run_to_start_from(config)
         return f"the best student of {config.init_from}", []
+    if not config.definition.backbone:
+        return SCRATCH if config.definition.learns else "its definition", []
     start = backbone_entry(config.backbone).start
     requested = config.initial_weights or config.definition.initial
     if requested == SCRATCH or (start is None and config.initial_weights is None):
         return SCRATCH, []
     if start is None:  # refused in the words of the training
         with torch.device("meta"):
-            student = build_student(config.backbone, config.definition.channels)
-            return initialise(student, config.backbone, config.definition, requested), []
+            return PixelStudent.of(config.backbone, 3).initialise(config.backbone, config.definition, requested), []
     return start.name, _absent(lambda: start.fetch(None))
 
 

@@ -33,7 +33,7 @@ from .logger import MetricsLogger
 from .lr_schedule import LrSchedule, rank
 from .resume import resume, save
 from .session import Session, check_stream, open_session
-from .validate import clean_logits, validate, validation_scores
+from .validate import binary_cross_entropy, clean_logits, score_rows, validate, validation_scores
 
 _Values = tuple[float, float, float]
 
@@ -228,7 +228,10 @@ def _train(session: Session, folder: RunFolder, progress: Progress) -> None:
         interruptible() as stopped,
     ):
         while not session.schedule.ended(state):
-            _train_epoch(session, model, folder, state, logger, stopped)
+            if session.config.epochs:
+                _train_epoch(session, model, folder, state, logger, stopped)
+            else:
+                _score_rows(session, state)
             _finish_epoch(session, folder, state, logger)
 
 
@@ -278,6 +281,15 @@ def _train_epoch(
         )
 
 
+def _score_rows(session: Session, state: State) -> None:
+    """Count the loss of the training rows of a student that nothing teaches: its first and only epoch, without a step."""
+    began = time.perf_counter()
+    rows = session.train
+    logits = score_rows(session, rows)
+    bce = binary_cross_entropy(logits, rows.label)
+    _count(state, (bce, bce, 0.0), len(rows), time.perf_counter() - began)
+
+
 class _StepQueue:
     """Queues the remaining steps of an epoch and counts them in ``state``; none after ``ended`` is set."""
 
@@ -302,10 +314,10 @@ class _StepQueue:
             with ranks.part(self._model, last=part is parts[-1]):
                 with precision.forward():
                     logit, features = self._model(part.x)
-                    mapped = student.projection(features)
+                    mapped = student.projected(features)
                 loss = losses(logit, part.label, mapped, part.teacher, config.distillation, session.record.pos_weight)
-                precision.backward(loss.total * ranks.share_of_loss(len(part.x), batch.whole))
-            part_losses.append(torch.stack(loss).detach() * len(part.x))
+                precision.backward(loss.total * ranks.share_of_loss(len(part.label), batch.whole))
+            part_losses.append(torch.stack(loss).detach() * len(part.label))
         here = torch.stack(part_losses).sum(dim=0)
         stop = here.new_full((1,), float(self._stopped.is_set()))
         values = HostCopy({"values": ranks.sum(torch.cat([here, stop]))})

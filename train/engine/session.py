@@ -21,7 +21,7 @@ from ...errors import UsageError, UserError
 from ...models.device import STUDENT_ARITHMETIC
 from ...models.layout import move_network
 from ..config import PLATEAUS, TrainConfig
-from ..data.augment import VALIDATION, Degrader, check_augmentations
+from ..data.augment import VALIDATION, Degrader, check_augmentations, test_input
 from ..data.dataset import Batch, FeatureDataset
 from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
@@ -33,7 +33,8 @@ from ..methods.method import Method
 from ..runs.checkpoint import seed_everything
 from ..runs.folder import RECORD_VERSION, BestStudent, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
 from ..runs.forms import LAST, State
-from ..student import Student, build_student, check_map, initialise
+from ..students.pixels import check_map
+from ..students.student import Labelled, Shapes, Student, input_shapes
 from .amp import MixedPrecision
 from .distributed import ProcessGroup
 from .lr_schedule import LrSchedule
@@ -105,11 +106,10 @@ class Session:
         """
         count = max(1, min(self.config.accumulate, whole // (2 * self.ranks.share.ranks)))
         teachers = [None] * count if example.teacher is None else example.teacher.tensor_split(count)
+        inputs = {name: x.tensor_split(count) for name, x in example.x.items()}
         return [
-            Example(x, label, teacher)
-            for x, label, teacher in zip(
-                example.x.tensor_split(count), example.label.tensor_split(count), teachers, strict=True
-            )
+            Example({name: parts[number] for name, parts in inputs.items()}, label, teacher)
+            for number, (label, teacher) in enumerate(zip(example.label.tensor_split(count), teachers, strict=True))
         ]
 
     def set_rate(self, state: State) -> float:
@@ -171,15 +171,19 @@ def open_session(
     size = side_of_input(config, image, teacher_side)
     shape = online.shape() if online else train.row_shape("teacher")[1:] if "teacher" in features else None
 
-    check_smallest_batch(config, len(train), method.channels, size)
+    layouts = {name: train.layout(name) for name in method.inputs}
+    shapes = input_shapes(method.inputs, layouts, size)
+    check_smallest_batch(config, len(train), shapes)
     seed_everything(config.seed)
-    student = build_student(config.backbone, method.channels, shape[0] if shape else None)
+    student = method.student(method, shapes, config.backbone, shape[0] if shape else None)
     if shape:
-        check_map(student, config.backbone, method.channels, size, shape)
+        check_map(student, config.backbone, shapes, shape)
     begun_as, initial = known.begun_as if known else None, known.initial_weights if known else ""
     if not (run.checkpoints / LAST).exists():
         begun_as = start_from_run(student, config) if config.init_from else None
-        initial = "" if config.init_from else initialise(student, config.backbone, method, config.initial_weights)
+        initial = "" if config.init_from else student.initialise(config.backbone, method, config.initial_weights)
+        if not config.init_from:
+            student.prepare(lambda: _plain_rows(train, method, size, config.batch_size))
     if not ranks.first:
         ranks.seed(config.seed)
     ranks.normalise_together(student)
@@ -208,6 +212,8 @@ def open_session(
         begun_as=begun_as,
         groups=tuple(distinct(train.table, "group")),
         arithmetic=STUDENT_ARITHMETIC,
+        layouts=layouts,
+        title=method.title,
         **_datasets(rows),
     )
     return Session(
@@ -298,15 +304,23 @@ def steps_of_epoch(config: TrainConfig, train: int, val: int, processes: int) ->
     return len(sizes)
 
 
-def check_smallest_batch(config: TrainConfig, train: int, channels: int, size: int) -> None:
+def _plain_rows(train: FeatureDataset, method: Method, size: int, batch_size: int) -> Labelled:
+    """Read the training rows once, as a test of resized images sees them."""
+    for batch in train.in_order(batch_size):
+        inputs = {name: batch.features[name] for name in method.inputs}
+        yield test_input(inputs, method, size, "resize", train.geometry), batch.label
+
+
+def check_smallest_batch(config: TrainConfig, train: int, shapes: Shapes) -> None:
     """Raise UserError if a batch has so few values that batch normalisation has no variance to divide by."""
     if min(batch_sizes(train, config.batch_size), default=0) != 1:
         return
     with torch.device("meta"):
-        student = build_student(config.backbone, channels).train()
+        student = config.definition.student(config.definition, shapes, config.backbone, None).train()
         try:
-            student(torch.zeros(1, channels, size, size))
+            student({name: torch.zeros(1, *shape) for name, shape in shapes.items()})
         except ValueError as error:
+            size = next(iter(shapes.values()))[-1]
             where = f"--batch-size {config.batch_size}" if config.batch_size == 1 else f"{train:,} sample"
             raise UserError(
                 f"{where}: a batch of one image of {size} pixels leaves batch normalisation a single value per channel in "

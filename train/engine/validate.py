@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
@@ -45,9 +47,9 @@ def validate(session: Session, epoch: int) -> tuple[EpochMetrics, Logits | None]
     if session.val is None:
         return {"val_bce": None, "val_ap": None, "val_acc": None}, None
     change = functools.partial(session.degrade_val, epoch=epoch) if session.degrade_val else None
-    logits = _logits(session, session.val, change)
+    logits = score_rows(session, session.val, change)
     labels = session.val.label
-    bce = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float()).item()
+    bce = binary_cross_entropy(logits, labels)
     if not math.isfinite(bce):
         return {"val_bce": bce, "val_ap": None, "val_acc": None}, None
     scores = probability(logits)
@@ -64,10 +66,16 @@ def clean_logits(session: Session, validated: Logits | None) -> Logits | None:
 
     Those of `validate` are returned unless it degraded the images. Every process must call this.
     """
-    return validated if session.val is None or session.degrade_val is None else _logits(session, session.val)
+    return validated if session.val is None or session.degrade_val is None else score_rows(session, session.val)
 
 
-def _logits(session: Session, rows: FeatureDataset, change: ImageTransform | None = None) -> Logits:
+def binary_cross_entropy(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
+    """Return the mean cross-entropy of logits and labels, (rows,) each."""
+    return F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float()).item()
+
+
+def score_rows(session: Session, rows: FeatureDataset, change: ImageTransform | None = None) -> Logits:
+    """Return the logit of every row, (rows,) float32. Several processes share the rows; each must call this."""
     return predict(
         session.student,
         rows,

@@ -17,7 +17,7 @@ from ..data.dataset import Batch, FeatureDataset
 from ..data.readers import ImageTransform, LoaderOptions
 from ..data.shuffle import IntArray
 from ..methods.method import Method
-from ..student import Student
+from ..students.student import Student
 
 Logits = npt.NDArray[np.float32]
 """The logit of every row, (rows,)."""

@@ -6,6 +6,7 @@ from .method import UNTIL_PLATEAU, Degradation, Method
 
 CNNDET = Method(
     "cnndet",
+    title="CNNDet",
     scales={"image": "imagenet"},
     window="random-crop",
     degradation=Degradation(probability=0.5, blur=(0.0, 3.0), jpeg=(30, 100), adjustable=True, validated=True),

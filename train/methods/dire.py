@@ -6,6 +6,7 @@ from .method import UNTIL_PLATEAU, Method
 
 DIRE = Method(
     "dire",
+    title="DIRE",
     scales={"dire": "imagenet"},
     window="random-crop",
     initial="imagenet",

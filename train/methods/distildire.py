@@ -11,16 +11,18 @@ from .method import Degradation, Method, MethodDefaults
 
 DISTILDIRE = Method(
     "distildire",
+    title="DistilDIRE",
     scales={"image": "imagenet", "eps": "stored"},
-    distils=True,
+    target="teacher",
     defaults=MethodDefaults(epochs=20, batch_size=64, lr=1e-4, kd_weight=0.5),
 )
 
 DISTILDIRE_CODE = Method(
     "distildire",
+    title="DistilDIRE",
     preset="official-code",
     scales={"image": "signed", "eps": "stored"},
-    distils=True,
+    target="teacher",
     online=True,
     whole=True,
     flips=False,

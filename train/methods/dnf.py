@@ -6,6 +6,7 @@ from .method import UNTIL_PLATEAU, Method
 
 DNF = Method(
     "dnf",
+    title="DNF on an ADM's noise",
     scales={"noise": "stored"},
     whole=True,
     head=0.02,

@@ -6,6 +6,7 @@ from .method import Method, MethodDefaults
 
 EPS = Method(
     "eps",
+    title="eps alone",
     scales={"eps": "stored"},
     defaults=MethodDefaults(epochs=20, batch_size=64, lr=1e-4),
 )

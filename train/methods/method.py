@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ...choices import InitialWeights, Preset, ScheduleName
 from ...models.input_size import paper_size
 
-CHANNELS_PER_FEATURE = 3
+if TYPE_CHECKING:
+    from ..students.student import Shapes, Student
 
-Scale = Literal["imagenet", "signed", "stored"]
-"""``imagenet``: 0..1, normalised by ImageNet's mean and deviation. ``signed``: -1..1. ``stored``: the stored values."""
+Scale = Literal["imagenet", "signed", "stored", "standard"]
+"""``imagenet``: 0..1, normalised by ImageNet's mean and deviation. ``signed``: -1..1. ``stored``: the stored values.
+``standard``: those less their mean, by their standard deviation, both of the training rows.
+"""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,38 @@ class Degradation:
         return replace(self, blur=(sigma, sigma), jpeg=(quality, quality))
 
 
+class StudentFactory(Protocol):
+    """Builds the student of a method. It imports torch when it is called, so that a method is known without it."""
+
+    def __call__(self, method: Method, shapes: Shapes, backbone: str, teacher_channels: int | None) -> Student:
+        """Build a student with random weights from torch's generator.
+
+        Parameters
+        ----------
+        method
+            The method.
+        shapes
+            Of its input, by feature.
+        backbone
+            Name of the backbone, for a student that has one.
+        teacher_channels
+            Channels of the teacher's map, or None.
+
+        Raises
+        ------
+        UserError
+            The backbone is unknown, or the student cannot take such features.
+        """
+        ...
+
+
+def pixel_student(method: Method, shapes: Shapes, backbone: str, teacher_channels: int | None) -> Student:
+    """Build a convolutional network, see :class:`..students.pixels.PixelStudent`."""
+    from ..students.pixels import PixelStudent, check_pixels
+
+    return PixelStudent.of(backbone, check_pixels(shapes, method), teacher_channels)
+
+
 @dataclass(frozen=True)
 class Method:
     """One detection method.
@@ -86,11 +121,17 @@ class Method:
     Attributes
     ----------
     scales
-        Cached features of the input and the scaling of each, concatenated along the channels in this order.
+        Cached features of the input and the scaling of each, in the order in which the student takes them.
     defaults
-        Default settings of a training.
-    distils
-        Whether the loss has a term for the teacher's map of the DIRE image.
+        Default settings of a training. A method of no epochs has nothing to learn by steps.
+    title
+        What reports and tables call it.
+    student
+        Builds its student.
+    backbone
+        Whether that has a backbone.
+    target
+        The cached feature that the loss compares the student's map with, or None: the teacher's map of the DIRE image.
     online
         Whether the teacher must run during training, on the cached DIRE; its cached maps cannot serve.
     window
@@ -116,7 +157,10 @@ class Method:
     name: str
     scales: Mapping[str, Scale]
     defaults: MethodDefaults
-    distils: bool = False
+    title: str = ""
+    student: StudentFactory = pixel_student
+    backbone: bool = True
+    target: str | None = None
     online: bool = False
     window: Literal["resize", "random-crop"] = "resize"
     whole: bool = False
@@ -131,13 +175,13 @@ class Method:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Cached features of the student's input, in the order of its channels."""
+        """Cached features of the student's input, in the order in which it takes them."""
         return tuple(self.scales)
 
     @property
-    def channels(self) -> int:
-        """Channels of the student's input."""
-        return CHANNELS_PER_FEATURE * len(self.scales)
+    def learns(self) -> bool:
+        """Whether its student is trained by steps."""
+        return self.defaults.epochs > 0
 
     def training_features(self, distillation: float, *, online: bool = False) -> tuple[str, ...]:
         """Return the cached features that training reads.
@@ -149,9 +193,9 @@ class Method:
         online
             Whether the teacher runs online, so that DIRE is read instead of the teacher's maps.
         """
-        if not self.distils or distillation == 0:
+        if self.target is None or distillation == 0:
             return self.inputs
-        return (*self.inputs, "dire" if online or self.online else "teacher")
+        return (*self.inputs, "dire" if online or self.online else self.target)
 
     def side(self, image: int, teacher: int | None) -> int:
         """Return the default side of the student's input in pixels.

@@ -12,8 +12,12 @@ from .distildire import DISTILDIRE, DISTILDIRE_CODE
 from .dnf import DNF
 from .eps import EPS
 from .method import Method
+from .probe import PROBE
+from .score import MEAN_DIRE, SEDID
 
-METHODS: dict[str, Method] = {method.name: method for method in (DISTILDIRE, DIRE, DNF, CNNDET, EPS)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (DISTILDIRE, DIRE, DNF, CNNDET, EPS, PROBE, MEAN_DIRE, SEDID)
+}
 """By name, in the preset ``paper``."""
 
 PRESETS: dict[tuple[str, Preset], Method] = {

@@ -25,6 +25,7 @@ from pydantic import (
 from safetensors import SafetensorError, safe_open
 
 from ... import __version__
+from ...cache.records.about import Geometry, Layout
 from ...errors import UsageError, UserError
 from ...metrics.calibration import Calibration
 from ...storage import path_exists
@@ -33,7 +34,7 @@ from ...storage.atomic import create_with
 from ...storage.json_record import CountByName, RecordByName, TextByName, read_record
 from ..config import TrainConfig
 from ..methods.method import Method
-from ..student import SCRATCH, Student, build_student
+from ..students.student import SCRATCH, Student, input_shapes
 from .checkpoint import flushed, load_weights, replace_text
 from .forms import BEST, own_file, read_saved, stored_calibration
 from .lock import leftover
@@ -104,6 +105,10 @@ class RunRecord(BaseModel):
         Run, epoch and digest of the student that a fine-tuning started from.
     arithmetic
         How the student computes on a GPU where ``--amp`` does not select another type.
+    layouts
+        What the stored rows of each input are; empty in runs of versions all of whose inputs lay over the image.
+    title
+        What tables call the method.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,6 +137,8 @@ class RunRecord(BaseModel):
     begun_as: TextByName | None = None
     groups: Annotated[tuple[str, ...], FailFast()] = ()
     arithmetic: str = ""
+    layouts: dict[str, Layout] = {}
+    title: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -157,6 +164,16 @@ class RunRecord(BaseModel):
     def method(self) -> Method:
         """The method of the training."""
         return self.config.definition
+
+    @property
+    def geometry(self) -> dict[str, Geometry]:
+        """What the rows of each input are, of those that need not lie over the image."""
+        return {name: layout.geometry for name, layout in self.layouts.items()}
+
+    def build_student(self) -> Student:
+        """Build the run's student with random weights. Raises UserError if this version has no such network."""
+        shapes = input_shapes(self.method.inputs, self.layouts, self.train_size)
+        return self.method.student(self.method, shapes, self.config.backbone, self.teacher_channels)
 
     def notes(self) -> list[str]:
         """Return what a reader of this run's results must know, a phrase each."""
@@ -292,7 +309,7 @@ class RunFolder:
             The folder is not a run, has no checkpoint, or is damaged.
         """
         record = self.read()
-        student = build_student(record.config.backbone, record.method.channels, record.teacher_channels)
+        student = record.build_student()
         while True:
             newest = read_saved(self.checkpoints)
             best = newest.best if newest else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import __version__
+from ...cache.records.about import OVER_IMAGE, Layout
 from ...choices import TestTransform
 from ...errors import UserError
 from ...models.weights import file_digest
-from ..data.augment import center_crop, normalised_input
+from ..data.augment import center_crop, scaled_input
 from ..methods.method import Method
-from ..student import Student
-from .folder import BestStudent, RunFolder
+from ..students.student import Shapes, Student, input_shapes
+from .folder import BestStudent, RunFolder, RunRecord
 from .reference_checkpoint import create_whole
 
 OPSET = 18
@@ -36,7 +37,7 @@ TOLERANCE = 1e-4
 TRANSFORM: TestTransform = "crop"
 """Test transform inside the graph, as ``evaluate`` and ``predict`` have it by default."""
 _BYTES = ("image", "recon", "dire")
-"""Features that are stored as uint8; the graph takes all others as float32."""
+"""Features that are stored as uint8, in runs whose record does not say; the graph takes all others as float32."""
 _CHECKED = 3
 """Random images on which a file is compared with its student."""
 
@@ -50,25 +51,29 @@ class ScoredFeatures(nn.Module):
         The student, in evaluation mode.
     method
         Its method.
+    whole
+        Features that it takes as they are, since they do not lie over the image.
     stored, size
-        Side of the stored features and of the student's input in pixels.
+        Side of the other features and of the student's input in pixels.
     """
 
     _weights: Tensor
 
-    def __init__(self, student: Student, method: Method, stored: int, size: int) -> None:
+    def __init__(self, student: Student, method: Method, whole: Collection[str], stored: int, size: int) -> None:
         super().__init__()
-        self._student, self._method, self._size = student, method, size
+        self._student, self._method, self._whole, self._size = student, method, frozenset(whole), size
         self._crops = stored > size
         self.register_buffer("_weights", resize_weights(stored, size))
 
     def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
-        """Score features, (N, 3, S, S) each in the order of the method's inputs; return logit and score, (N,) each."""
+        """Score features, (N, ...) each in the order of the method's inputs; return logit and score, (N,) each."""
         parts = {}
         for name, stored in zip(self._method.inputs, features, strict=True):
             x = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
-            parts[name] = center_crop(x, self._size) if self._crops else self._weights @ x @ self._weights.T
-        logit = self._student(normalised_input(parts, self._method))[0]
+            if name not in self._whole:
+                x = center_crop(x, self._size) if self._crops else self._weights @ x @ self._weights.T
+            parts[name] = x
+        logit = self._student(scaled_input(parts, self._method))[0]
         return logit, logit.sigmoid()
 
 
@@ -109,8 +114,11 @@ def export_onnx(run: Path, path: Path) -> dict[str, Any]:
     if path.exists():
         raise UserError(f"{path}: exists already. Choose another name.")
     stored = _stored_side(best)
-    module = ScoredFeatures(best.student, method, stored, record.train_size).eval()
-    examples = _examples(method.inputs, stored)
+    layouts = _layouts(record, stored)
+    whole = [name for name, layout in layouts.items() if layout.geometry not in OVER_IMAGE]
+    module = ScoredFeatures(best.student, method, whole, stored, record.train_size).eval()
+    shapes = input_shapes(method.inputs, layouts, stored)
+    examples = _examples(layouts, shapes)
     program = _program(module, method.inputs, examples)
     threshold = best.calibration.threshold if best.calibration and best.calibration.beats_chance else None
     facts = {
@@ -132,11 +140,10 @@ def export_onnx(run: Path, path: Path) -> dict[str, Any]:
         )
     if not create_whole(path, partial(_write, program)):
         raise UserError(f"{path}: exists already. Choose another name.")
-    kinds = ", ".join(f"{name} {'uint8' if name in _BYTES else 'float32'}" for name in method.inputs)
     return {
         "file": str(path),
         "method": method.name,
-        "input": f"{kinds}; (N, 3, {stored}, {stored}) each",
+        "input": _input_words(layouts, shapes),
         "output": "logit float32, score float32; (N,) each",
         "opset": OPSET,
         "transform": facts["transform"],
@@ -155,15 +162,32 @@ def _stored_side(best: BestStudent) -> int:
     return best.record.train_size
 
 
-def _examples(inputs: Sequence[str], stored: int) -> tuple[Tensor, ...]:
+def _layouts(record: RunRecord, stored: int) -> dict[str, Layout]:
+    """Return what the rows of each input are; of runs whose record does not say, that they lie over the image."""
+    of_before = {
+        name: Layout((3, stored, stored), "uint8" if name in _BYTES else "float32", "pixels")
+        for name in record.method.inputs
+    }
+    return {name: record.layouts.get(name, layout) for name, layout in of_before.items()}
+
+
+def _examples(layouts: Mapping[str, Layout], shapes: Shapes) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
-    shape = (_CHECKED, 3, stored, stored)
     return tuple(
-        torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        if name in _BYTES
-        else torch.randn(shape, generator=generator)
-        for name in inputs
+        torch.randint(0, 256, (_CHECKED, *shapes[name]), dtype=torch.uint8, generator=generator)
+        if layout.dtype == "uint8"
+        else torch.randn((_CHECKED, *shapes[name]), generator=generator)
+        for name, layout in layouts.items()
     )
+
+
+def _input_words(layouts: Mapping[str, Layout], shapes: Shapes) -> str:
+    """Say types and shapes of the graph's inputs."""
+    kinds = {name: "uint8" if layout.dtype == "uint8" else "float32" for name, layout in layouts.items()}
+    words = {name: f"(N, {', '.join(map(str, shapes[name]))})" for name in kinds}
+    if len(set(words.values())) == 1:
+        return f"{', '.join(f'{name} {kind}' for name, kind in kinds.items())}; {next(iter(words.values()))} each"
+    return ", ".join(f"{name} {kind} {words[name]}" for name, kind in kinds.items())
 
 
 def _program(module: ScoredFeatures, inputs: Sequence[str], examples: tuple[Tensor, ...]) -> torch.onnx.ONNXProgram:

@@ -25,7 +25,8 @@ from ...models.weights import check_state, file_digest, read_state_dict
 from ...storage.atomic import TEMPORARY_PREFIX, cannot_write, place_new
 from ...storage.locks import temporary_folder
 from ..config import TrainConfig
-from ..student import Student, build_student
+from ..students.pixels import PixelStudent
+from ..students.student import Student
 from .checkpoint import flushed, save_tensors, save_weights
 from .folder import IMPORTED_EPOCH, RunFolder, RunRecord, new_run_id, now, versions
 from .forms import BEST
@@ -100,7 +101,7 @@ def read_checkpoint(path: Path, method: str = METHOD, run: str = UNKNOWN) -> tup
     config = TrainConfig.checked(
         dataset=UNKNOWN, method=method, preset=preset, backbone=ARCHITECTURE, train_size=IMAGE_SIDE
     )
-    student = build_student(ARCHITECTURE, config.definition.channels)
+    student = PixelStudent.of(ARCHITECTURE, 3 * len(config.definition.inputs))
     state = official_state(read_state_dict(path))
     check_state(student, state, f"{path} for method {method}")
     non_finite = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]

@@ -1,0 +1,1 @@
+"""Students: what is trained, from scaled features to a logit. A method names its own."""
