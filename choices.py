@@ -118,12 +118,12 @@ ROUNDS = 5
 
 PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     "small": {
-        "build": {"adm": "demo", "teacher": "efficientnet_lite0", "train_size": 96},
+        "build": {"adm": "demo", "teacher": "efficientnet_lite0", "train_size": 96, "embedding": "efficientnet_lite0"},
         "train": {"backbone": "small32", "epochs": 40, "batch_size": 16, "lr": 1e-3},
         "bench": {"adm": "demo", "backbone": "small32"},
     },
     "paper": {
-        "build": {"adm": ADM, "teacher": BACKBONE, "steps": STEPS},
+        "build": {"adm": ADM, "teacher": BACKBONE, "steps": STEPS, "embedding": BACKBONE},
         "train": {"backbone": BACKBONE},
         "bench": {"adm": ADM, "backbone": BACKBONE},
     },

@@ -147,7 +147,7 @@ def train(
         If the run, the cache or a feature cannot be used, or the loss diverged.
     """
     from ..cache.local_copy.reader import LocalCopy
-    from ..train.config import TrainConfig
+    from ..train.config import TrainConfig, without_unused
     from ..train.engine.loop import run_training
     from ..train.runs.folder import stored_settings
 
@@ -155,6 +155,7 @@ def train(
         raise UsageError("train: several processes train together with: torchrun -m distil_cache train …")
     stored = stored_settings(Path(run)) if resume else None
     given: dict[str, Any] = dict(settings if stored else _with_profile(profile, "train", settings))
+    given = without_unused(given, given.keys() - settings.keys())
     given |= {key: os.fspath(given[key]) for key in _PATHS if given.get(key) is not None}
     if dataset is not None:
         given["dataset"] = several(dataset)

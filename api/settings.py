@@ -52,6 +52,8 @@ class BuildSettings(TypedDict, total=False):
     teacher: str
     teacher_weights: StrPath | None
     train_size: int | None
+    embedding: str
+    embedding_weights: StrPath | None
     precision: Precision
     real: Sequence[StrPath]
     fake: Sequence[str]

@@ -36,6 +36,7 @@ from .options import (
     ColumnsOption,
     DatasetOption,
     DeviceOption,
+    EmbeddingWeightsOption,
     JsonOption,
     LabelsOption,
     LayoutOption,
@@ -157,10 +158,16 @@ def build(
             show_default=False,
         ),
     ] = None,
-    teacher: Annotated[str, typer.Option(help="Teacher backbone: resnet50 or efficientnet_lite0.")] = BACKBONE,
+    teacher: Annotated[
+        str, typer.Option(help="Teacher backbone: resnet50, efficientnet_lite0 or timm:NAME.")
+    ] = BACKBONE,
     teacher_weights: TeacherWeightsOption = None,
+    embedding: Annotated[
+        str, typer.Option(help="Backbone of the feature embedding: resnet50, efficientnet_lite0 or timm:NAME.")
+    ] = BACKBONE,
+    embedding_weights: EmbeddingWeightsOption = None,
     precision: Annotated[
-        Precision, typer.Option(help="Precision of ADM and teacher; part of a feature's fingerprint.")
+        Precision, typer.Option(help="Precision of ADM, teacher and embedding; part of a feature's fingerprint.")
     ] = "fp32",
     storage: StorageOption = "float16",
     device: DeviceOption = "auto",
@@ -263,7 +270,8 @@ def build(
         adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()),
         preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
-        teacher=teacher, teacher_weights=teacher_weights, precision=precision, storage=storage, device=device,
+        teacher=teacher, teacher_weights=teacher_weights, embedding=embedding, embedding_weights=embedding_weights,
+        precision=precision, storage=storage, device=device,
         batch_size=number_or_auto("--batch-size", batch_size), memory=memory, shard_size=shard_size, compile=compile_adm,
         format=form, codec=codec, min_side=min_side, max_pixels=max_pixels, rehash=rehash, one_class=one_class,
         from_cache=from_cache, perturb=tuple(perturb or ()), splits=splits, name=derived_name,

@@ -135,6 +135,14 @@ TeacherWeightsOption = Annotated[
         show_default=False,
     ),
 ]
+EmbeddingWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embedding-weights",
+        help="Weights of the backbone of the feature embedding, likewise. Default: published ones.",
+        show_default=False,
+    ),
+]
 AdmBatchOption = Annotated[
     str, typer.Option("--batch-size", help="Images per ADM call: a number, or auto to find what fits in memory.")
 ]

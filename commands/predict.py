@@ -76,6 +76,14 @@ def predict(
     ] = None,
     test_transform: TransformOption = "crop",
     frames: Annotated[int, typer.Option(help="Evenly spaced frames to score per video.")] = FRAMES,
+    weights_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FEATURE=FILE",
+            help="Weights of the network of a feature, a file or an address. Repeatable. Default: published ones.",
+            show_default=False,
+        ),
+    ] = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -123,7 +131,7 @@ def predict(
     options = {
         "threshold": threshold, "adm": adm, "adm_config": adm_config, "class_label": class_label,
         "sha256": tuple(sha256 or ()), "cache": cache, "transform": test_transform,
-        "frames": frames, "explain": explain, "device": device, "precision": precision,
+        "weights_of": tuple(weights_of or ()), "frames": frames, "explain": explain, "device": device, "precision": precision,
         "batch_size": number_or_auto("--batch-size", batch_size),
     } | ({} if workers is None else {"workers": workers})  # fmt: skip
 

@@ -5,12 +5,13 @@ An option that is not given is not passed on: the configuration takes its defaul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Reader, ScheduleName, ValSource
+from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Profile, Reader, ScheduleName, ValSource
 from ..errors import UsageError
 from .command import typed_again
 from .options import (
@@ -45,7 +46,10 @@ def train(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="Method: distildire, dire, dnf, cnndet or eps.", show_default=METHOD),
+        typer.Option(
+            help="Method: distildire, dire, dnf, cnndet, eps, probe, mean_dire, sedid, or a file NAME.toml.",
+            show_default=METHOD,
+        ),
     ] = None,
     preset: Annotated[
         Preset | None,
@@ -59,7 +63,9 @@ def train(
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Student backbone: resnet50, efficientnet_lite0, small or small32.", show_default=BACKBONE),
+        typer.Option(
+            help="Student backbone: resnet50, efficientnet_lite0, small, small32 or timm:NAME.", show_default=BACKBONE
+        ),
     ] = None,
     initial_weights: Annotated[
         InitialWeights | None,
@@ -253,7 +259,7 @@ def train(
 
     Exit codes: 0 success, 1 failure, 2 invalid arguments, 4 the cache is damaged.
     """
-    from ..train.config import TrainConfig
+    from ..train.config import TrainConfig, without_unused
     from ..train.engine.loop import run_training
     from ..train.sweep import parse_sweep, plan_sweep, run_sweep
     from .show.progress import RichProgress
@@ -277,7 +283,9 @@ def train(
     typed, kept = given.keys() - by_profile, set[str]()
     if grid:
         given = {name: value for name, value in given.items() if name not in by_profile & grid.keys()}
-    elif resume:
+    else:
+        given = without_unused(given, by_profile)
+    if resume and not grid:
         cache, given, kept = _as_stored(run, cache, given, by_profile)
     for option, value in (("--cache", cache), ("--dataset", given.get("dataset"))):
         if value is None and (sweep is None or option == "--cache"):
@@ -300,7 +308,7 @@ def train(
         ]
         told = {
             "dry_run": True,
-            "profile": profile_settings(ctx, None if resume else profile),
+            "profile": _profile_used(ctx, None if resume else profile, given),
             "given": sorted({*typed, *grid}),
             "kept": sorted(kept),
             "runs": plans,
@@ -316,9 +324,18 @@ def train(
         else:
             result = run_training(TrainConfig.checked(**given), cache, run, resume=resume, **how)
     if result:
-        result["profile"] = profile_settings(ctx, None if resume else profile)
+        result["profile"] = _profile_used(ctx, None if resume else profile, given)
         result["next"] = command_line(["report", run, "--out", "report"])
         render(result, as_json, show_sweep if sweep else show_train)
+
+
+def _profile_used(ctx: typer.Context, profile: Profile | None, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a profile filled in, as `profile_settings` does, without what the method has no use for."""
+    found = profile_settings(ctx, profile)
+    if found is None:
+        return None
+    used = {name: value for name, value in found["settings"].items() if name.replace("-", "_") in given}
+    return {**found, "settings": used}
 
 
 def _as_stored(

@@ -13,6 +13,7 @@ from ..cache.spec import Spec
 from ..images.spec import ImageSpec
 from .builtin.bands import Bands
 from .builtin.dire import Dire
+from .builtin.embedding import PooledFeatures
 from .builtin.eps import Eps
 from .builtin.image import Image
 from .builtin.noise import Noise
@@ -34,6 +35,7 @@ BUILT_IN: tuple[Feature[Any], ...] = (
     Stepwise(),
     Trajectory(),
     Bands(),
+    PooledFeatures(),
 )
 
 

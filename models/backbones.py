@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..progress import Progress
+from .backbone_entry import BackboneBuilder, BackboneEntry, Interpolation, PublishedWeights, Triple
 from .download import WeightsFile, download, weights_folder
 from .efficientnet_lite import FEATURE_CHANNELS, EfficientNetLite0
 from .remote_weights import weights_path
+from .timm_backbones import timm_entry
 from .weights import check_state, load_frozen, read_state_dict, read_weights, split_choice, weights_digest
-
-Triple = tuple[float, float, float]
-_Builder = Callable[[int], nn.Module]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -46,49 +45,6 @@ RESNET50_V1 = WeightsFile(
     sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
 )
 """torchvision's IMAGENET1K_V1 (76.1 % top-1): the ``pretrained=True`` that CNNDet and DIRE start from."""
-
-
-@dataclass(frozen=True)
-class PublishedWeights:
-    """Default weights of a backbone: their name and how to get the file."""
-
-    name: str
-    fetch: Callable[[Progress | None], Path]
-
-
-@dataclass(frozen=True)
-class BackboneEntry:
-    """A registered backbone.
-
-    Attributes
-    ----------
-    build
-        Builds the network with random weights for a number of input channels.
-    channels
-        Channels of the feature map.
-    description
-        One line for the list of backbones.
-    mean, std
-        Normalisation of images in [0, 1] that the published weights were trained with.
-    classifier
-        Key prefix of the classifier behind the feature map; these keys of weights files are ignored.
-    published
-        Weights of the network as a teacher; None if there are none.
-    start
-        ImageNet weights that a student may start from; by default those of ``published``.
-    stem
-        Name of the first convolution's weight, the only tensor whose shape depends on the number of input channels.
-    """
-
-    build: _Builder
-    channels: int
-    description: str
-    mean: Triple
-    std: Triple
-    classifier: str
-    published: PublishedWeights | None
-    start: PublishedWeights | None
-    stem: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +70,7 @@ def register(
     classifier: str = "fc.",
     published: PublishedWeights | None = None,
     start: PublishedWeights | None = None,
-) -> Callable[[_Builder], _Builder]:
+) -> Callable[[BackboneBuilder], BackboneBuilder]:
     """Register the decorated function, which builds a backbone for a number of input channels.
 
     Parameters
@@ -125,7 +81,7 @@ def register(
         See `BackboneEntry`.
     """
 
-    def add(build: _Builder) -> _Builder:
+    def add(build: BackboneBuilder) -> BackboneBuilder:
         BACKBONES[name] = BackboneEntry(
             build, channels, description, mean, std, classifier, published, start or published, stem
         )
@@ -135,19 +91,29 @@ def register(
 
 
 def backbone_entry(name: str) -> BackboneEntry:
-    """Return the entry of a registered backbone. Raises UserError, listing the names, for an unknown one."""
+    """Return the entry of a registered backbone, or of ``timm:NAME``.
+
+    Raises UserError, listing the names, for an unknown one.
+    """
+    if name.startswith("timm:"):
+        return timm_entry(name)
     if name not in BACKBONES:
-        raise UserError(f"backbone {name}: unknown. Choose one of: {', '.join(sorted(BACKBONES))}.")
+        raise UserError(f"backbone {name}: unknown. Choose one of: {', '.join(sorted(BACKBONES))}, or timm:NAME.")
     return BACKBONES[name]
 
 
 def build_backbone(name: str, in_channels: int = 3) -> nn.Module:
-    """_Builder a backbone with random weights from torch's generator, in training mode."""
+    """Build a backbone with random weights from torch's generator, in training mode."""
     return backbone_entry(name).build(in_channels)
 
 
 def load_teacher(
-    name: str, weights: str | Path | None = None, progress: Progress | None = None, *, sha256: Sequence[str] = ()
+    name: str,
+    weights: str | Path | None = None,
+    progress: Progress | None = None,
+    *,
+    sha256: Sequence[str] = (),
+    pooled: bool = False,
 ) -> LoadedTeacher:
     """Load a backbone as a teacher: on the CPU, evaluation mode, no gradients, float32.
 
@@ -163,6 +129,8 @@ def load_teacher(
         Reports a download, and what was looked through to find the weights.
     sha256
         What the SHA-256 of a download must be.
+    pooled
+        Load it up to its pooled features in place of its map.
 
     Raises
     ------
@@ -175,7 +143,8 @@ def load_teacher(
     if stored.note and progress is not None:
         progress.say(f"{source}: {stored.note}.")
     state = {key: value for key, value in stored.tensors.items() if not key.startswith(entry.classifier)}
-    model = load_frozen(lambda: entry.build(3), state, f"{path} for teacher {name}")
+    build = entry.pooled if pooled else lambda: entry.build(3)
+    model = load_frozen(build, state, f"{path} for teacher {name}")
     return LoadedTeacher(model, weights_digest(state), source)
 
 
@@ -186,22 +155,32 @@ class BackboneSource:
     name: str
     weights: str | Path | None = None
     sha256: tuple[str, ...] = ()
+    pooled: bool = False
 
     def digest(self, progress: Progress | None = None) -> str:
         """Return the digest of its weights. Raises UserError as `load_teacher`."""
-        return load_teacher(self.name, self.weights, progress, sha256=self.sha256).digest
+        return self._loaded(progress).digest
 
     def fields(self, digest: str) -> dict[str, object]:
-        """Return what a spec says of it."""
-        return {"backbone": self.name, "weights": digest}
+        """Return what a spec says of it; of its pooled features also the input that its weights were trained with."""
+        named: dict[str, object] = {"backbone": self.name, "weights": digest}
+        if not self.pooled:
+            return named
+        entry = backbone_entry(self.name)
+        inputs = {"size": entry.size, "interpolation": entry.interpolation, "mean": entry.mean, "std": entry.std}
+        return {**named, **inputs}
 
     def load(self) -> nn.Module:
         """Load it. Raises UserError as `load_teacher`."""
-        return load_teacher(self.name, self.weights, sha256=self.sha256).model
+        return self._loaded().model
 
     def build(self) -> nn.Module:
         """Build it with random weights, in evaluation mode."""
-        return build_backbone(self.name).eval()
+        entry = backbone_entry(self.name)
+        return (entry.pooled() if self.pooled else entry.build(3)).eval()
+
+    def _loaded(self, progress: Progress | None = None) -> LoadedTeacher:
+        return load_teacher(self.name, self.weights, progress, sha256=self.sha256, pooled=self.pooled)
 
 
 def teacher_file(
@@ -259,10 +238,15 @@ def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.stack([like.new_full((), value) for value in values])[:, None, None]
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Resize images (B, C, H, W) to size x size, bilinear and antialiased; a no-op for images of that size."""
+def resize(images: Tensor, size: int, interpolation: Interpolation = "bilinear") -> Tensor:
+    """Resize images (B, C, H, W) to size x size, antialiased; a no-op for images of that size.
+
+    ``bicubic`` overshoots at edges and is clamped to 0..1, as 8-bit images are.
+    """
     if images.shape[-2:] == (size, size):
         return images
+    if interpolation == "bicubic":
+        return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
@@ -294,7 +278,7 @@ def _find_efficientnet_lite0(progress: Progress | None) -> Path:
     stem="conv1.weight",
 )
 def _resnet50(in_channels: int) -> nn.Module:
-    """_Builder torchvision's network under its own key names: its children run one after the other."""
+    """Build torchvision's network under its own key names: its children run one after the other."""
     from torchvision.models import resnet50  # as slow to import as torch, and many commands do not need it
 
     children = OrderedDict(resnet50(weights=None).named_children())

@@ -316,6 +316,9 @@ def load_frozen(build: Callable[[], ModuleT], state: Mapping[str, Tensor], sourc
         name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         for name, value in state.items()
     }
+    if any(name not in state for name, _ in module.named_buffers()):  # computed when it is built, and in no file
+        with torch.random.fork_rng(devices=[]):
+            module = build()
     module.load_state_dict(owned, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 

@@ -149,6 +149,8 @@ class BuildConfig(BaseModel):
     teacher: str = BACKBONE
     teacher_weights: str | Path | None = None
     train_size: ImageSize | None = None
+    embedding: str = BACKBONE
+    embedding_weights: str | Path | None = None
     precision: Precision = "fp32"
     storage: FloatStorage = "float16"
 
@@ -186,7 +188,8 @@ class BuildConfig(BaseModel):
         parse_harmonization(self.harmonize)
         if self.class_label is not None:
             ClassLabel.parse(self.class_label)
-        if check_sha256(self.sha256) and Path(self.adm).exists() and not is_address(str(self.teacher_weights)):
+        others = (self.teacher_weights, self.embedding_weights)
+        if check_sha256(self.sha256) and Path(self.adm).exists() and not any(is_address(str(name)) for name in others):
             raise UsageError("--sha256: applies to weights that are downloaded, and these are local files.")
         parse_reading(self.labels, self.columns, self.path_prefix)
         check_layout(self.layout)

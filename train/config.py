@@ -7,18 +7,22 @@ method's definition (``methods.py``); the other defaults are ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
 
 from ..choices import BACKBONE, LR_FACTOR, METHOD, Amp, InitialWeights, Preset, Reader, ScheduleName, ValSource
 from ..errors import UsageError
+from .methods.custom import SUFFIX, CustomMethod, read_method
 from .methods.method import Method
 from .methods.registry import find_method
 
 PLATEAUS = ("plateau", "accuracy-plateau")
 """Schedules that follow the validation."""
+
+NO_BACKBONE = "none"
+"""The backbone of a student that has none."""
 
 _SERVES = {
     "patience": PLATEAUS,
@@ -27,6 +31,17 @@ _SERVES = {
     "drop_every": ("step",),
 }
 """Settings of the learning rate that only some schedules use."""
+
+
+def without_unused(settings: Mapping[str, Any], filled_in: Collection[str]) -> dict[str, Any]:
+    """Leave out the settings that a profile filled in and that the method has no use for."""
+    given = dict(settings)
+    name, custom = given.get("method") or METHOD, None
+    if name.endswith(SUFFIX):
+        name, custom = read_method(name)
+    method = find_method(name, given.get("preset") or "paper", custom=custom)
+    unused = {"backbone": not method.backbone, "epochs": not method.learns}
+    return {key: value for key, value in given.items() if not (unused.get(key) and key in filled_in)}
 
 
 class TrainConfig(BaseModel):
@@ -41,7 +56,10 @@ class TrainConfig(BaseModel):
     build
         Ids of builds, at most one per dataset; the other datasets use the one that fits.
     method, preset, aug_prob
-        A definition of ``methods.py``, and the probability of its blur and JPEG.
+        A definition of ``methods``, and the probability of its blur and JPEG. A name that ends with ``.toml`` is read as a
+        file; it becomes the name of the file without its ending.
+    custom
+        The content of such a file.
     kd_weight
         Lambda of the distillation loss; ignored by methods without a teacher.
     pos_weight
@@ -94,6 +112,7 @@ class TrainConfig(BaseModel):
     select: str | None = None
     build: Annotated[tuple[str, ...], FailFast()] = ()
     method: str = METHOD
+    custom: CustomMethod | None = None
     preset: Preset = "paper"
     aug_prob: float | None = Field(default=None, ge=0, le=1)
     kd_weight: float = Field(ge=0)
@@ -104,7 +123,7 @@ class TrainConfig(BaseModel):
     backbone: str = BACKBONE
     initial_weights: InitialWeights | None = None
     init_from: str | None = None
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     accumulate: int = Field(default=1, ge=1)
     lr: float = Field(gt=0)
@@ -143,7 +162,7 @@ class TrainConfig(BaseModel):
     @property
     def definition(self) -> Method:
         """The method's definition."""
-        return find_method(self.method, self.preset, self.aug_prob)
+        return find_method(self.method, self.preset, self.aug_prob, self.custom)
 
     @property
     def distillation(self) -> float:
@@ -170,8 +189,17 @@ class TrainConfig(BaseModel):
         for name in ("method", "preset"):
             if not isinstance(given.get(name, ""), str):
                 raise ValueError(f"{name}: must be a text.")
-        method = find_method(given.get("method", METHOD), given.get("preset", "paper"), given.get("aug_prob"))
+        if given.get("method", "").endswith(SUFFIX):
+            given["method"], given["custom"] = read_method(given["method"])
+        if isinstance(given.get("custom"), Mapping):
+            given["custom"] = CustomMethod.model_validate(given["custom"])
+        custom = given.get("custom")
+        if custom is not None and not isinstance(custom, CustomMethod):
+            raise ValueError("custom: must be a table.")
+        method = find_method(given.get("method", METHOD), given.get("preset", "paper"), given.get("aug_prob"), custom)
         settings = {**vars(method.defaults), "pos_weight": method.pos_weight, "lr_factor": LR_FACTOR, **given}
+        if not method.backbone:
+            settings.setdefault("backbone", NO_BACKBONE)
         unused = [name for name, of in _SERVES.items() if settings["schedule"] not in of and name not in given]
         return {name: value for name, value in settings.items() if name not in unused}
 
@@ -182,6 +210,14 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        method = self.definition
+        if not method.backbone and (self.backbone != NO_BACKBONE or self.initial_weights):
+            what = "initial_weights" if self.initial_weights else "backbone"
+            raise ValueError(f"{what}: the student of method {self.method} has no backbone. Omit it.")
+        if method.learns and self.epochs < 1:
+            raise ValueError(f"epochs: method {self.method} learns by steps, so it needs at least one epoch.")
+        if not method.learns and self.epochs:
+            raise ValueError(f"epochs: method {self.method} has nothing to learn by steps. Omit them.")
         for name, schedules in _SERVES.items():
             if getattr(self, name) is not None and self.schedule not in schedules:
                 raise ValueError(

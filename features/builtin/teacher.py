@@ -8,7 +8,7 @@ Teacher(flip(x)) is not flip(Teacher(x)), so the flipped view is stored beside t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,16 +19,15 @@ from ...cache.records.about import Layout, View
 from ...cache.spec import Spec
 from ...choices import Precision, Preset
 from ...errors import IntegrityError
-from ...models.backbones import HALF, BackboneSource, Triple, backbone_entry, build_backbone, per_channel, resize
-from ...models.device import HALF_TYPES
+from ...models.backbone_entry import Triple
+from ...models.backbones import HALF, BackboneSource, backbone_entry, build_backbone, resize
 from ...models.input_size import paper_size
-from ...models.layout import memory_layout
 from ...models.transfer import HostArray
 from ..contract import Network, SingleFeature
 from ..imported import ImportedDireSpec
+from ..views import Positive, of_views
 from .dire import DireSpec
 
-Positive = Annotated[float, Field(gt=0)]
 MOST_ZEROS = 0.95
 """Share of zeros beyond which maps have little to teach."""
 _ADVICE = "Choose a larger --train-size or another --teacher, or take those of --profile small."
@@ -146,16 +145,7 @@ def teacher_views(network: Network, dire: Tensor, spec: TeacherSpec) -> Tensor:
     Tensor, shape (B, V, C, h, w)
         float16.
     """
-    images = resize(dire.float() / 255, spec.size)
-    mean, std = per_channel(spec.mean, images), per_channel(spec.std, images)
-    views = []
-    half = HALF_TYPES.get(spec.precision)
-    with torch.inference_mode(), torch.autocast(images.device.type, dtype=half, enabled=half is not None):
-        for view in spec.views:
-            flipped = images.flip(-1) if view == "hflip" else images
-            x = ((flipped - mean) / std).contiguous(memory_format=memory_layout(images.device))
-            views.append(network(x).half())
-    return torch.stack(views, dim=1)
+    return of_views(network, resize(dire.float() / 255, spec.size), spec)
 
 
 def map_shape(spec: TeacherSpec) -> tuple[int, ...]:

@@ -59,9 +59,10 @@ class FlopCounter:
         plan = MethodPlan.of(method, self._config, self._size, self._steps)
         walk = plan.walk
         calls = 0 if walk is None else walk.route(frozenset(walk.specs)).calls
+        layouts = {name: layout_of(spec) for name, spec in plan.specs.items()}
         with FakeTensorMode():
             student = plan.random_student(self._backbone).eval()
-            rows = {name: _empty_row(layout_of(spec)) for name, spec in plan.specs.items()}
+            rows = {name: _empty_row(layout) for name, layout in layouts.items()}
             of_student = count_flops(student, plan.student_input(rows))
             others = [_counted(plan, producer, rows) for producer in plan.producers if isinstance(producer, Single)]
         of_call = self._adm_flops if calls else 0

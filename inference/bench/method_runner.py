@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -166,6 +165,8 @@ class MethodPlan:
     ----------
     specs : Mapping
         Specs of the inputs and of all that they are made of, by feature.
+    layouts : Mapping
+        Of the inputs, by feature.
     producers : sequence of Producer
         What makes them, in the order of computation.
     side : int
@@ -174,6 +175,7 @@ class MethodPlan:
 
     method: Method
     specs: Mapping[str, Spec]
+    layouts: Mapping[str, Layout]
     producers: Sequence[Producer]
     side: int
     precision: Precision
@@ -194,20 +196,17 @@ class MethodPlan:
         adm = AdmIdentity.of(UNKNOWN_WEIGHTS, config, class_label)
         settings = {"adm": adm, "steps": steps, "precision": precision, "preset": method.preset}
         specs = make_specs(wanted, settings, {"image": ImageSpec(size=size)}, networks)
-        return cls(method, specs, producers_of(specs), method.side(size, None), precision)
+        layouts = {name: layout_of(specs[name]) for name in method.inputs}
+        return cls(method, specs, layouts, producers_of(specs), method.side(size, None), precision)
 
     @property
     def walk(self) -> Walk | None:
         """The pass through the diffusion model; None for a method that needs none."""
         return next((producer for producer in self.producers if isinstance(producer, Walk)), None)
 
-    @cached_property
-    def _layouts(self) -> dict[str, Layout]:
-        return {name: layout_of(self.specs[name]) for name in self.method.inputs}
-
     def random_student(self, backbone: str) -> Student:
         """Build the method's student."""
-        shapes = input_shapes(self.method.inputs, self._layouts, self.side)
+        shapes = input_shapes(self.method.inputs, self.layouts, self.side)
         return self.method.student(self.method, shapes, backbone, None)
 
     def random_network(self, producer: Single) -> nn.Module | None:
@@ -217,9 +216,9 @@ class MethodPlan:
 
     def student_input(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the student's input of an evaluation from the rows of the features."""
-        views = {name: plain_view(layout) for name, layout in self._layouts.items()}
+        views = {name: plain_view(layout) for name, layout in self.layouts.items()}
         plain = {name: rows[name] if view is None else rows[name][:, view] for name, view in views.items()}
-        geometry = {name: layout.geometry for name, layout in self._layouts.items()}
+        geometry = {name: layout.geometry for name, layout in self.layouts.items()}
         return test_input(plain, self.method, self.side, "crop", geometry)
 
 

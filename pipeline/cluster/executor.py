@@ -162,8 +162,9 @@ def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> Ope
     changes: dict[str, object] = {"cache": config.cache.absolute()}
     if config.adm_config is not None:
         changes["adm_config"] = config.adm_config.absolute()
-    if config.teacher_weights is not None:
-        changes["teacher_weights"] = absolute_name(str(config.teacher_weights))
+    for field in ("teacher_weights", "embedding_weights"):
+        if (weights := getattr(config, field)) is not None:
+            changes[field] = absolute_name(str(weights))
     if split_choice(config.adm)[0] not in (*SHIPPED, *OFFICIAL):
         changes["adm"] = absolute_name(config.adm)
     if placement.workers is not None:

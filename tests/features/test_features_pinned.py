@@ -17,7 +17,7 @@ from distil_cache.cache.gather import gather
 from distil_cache.cache.spec import Spec
 from distil_cache.cli import app
 from distil_cache.features.adm import AdmIdentity
-from distil_cache.features.registry import FEATURES, make_specs, walk_of
+from distil_cache.features.registry import make_specs, walk_of
 from distil_cache.images.spec import ImageSpec
 from distil_cache.models.backbones import HALF, build_backbone, load_teacher
 from distil_cache.models.diffusion.checkpoints import load_adm
@@ -124,7 +124,7 @@ def specs_with(reduction: str) -> dict[str, Spec]:
     """Return the specs of all features, with four steps."""
     values = {"steps": "ddim4", "reduction": reduction, "backbone": "small", "weights": "0" * 64, "preset": "paper"}
     adm = AdmIdentity.of("0" * 64, CONFIG)
-    return make_specs(FEATURES, {**values, "adm": adm}, {"image": ImageSpec(size=16)})
+    return make_specs(["image", *COMPUTED], {**values, "adm": adm}, {"image": ImageSpec(size=16)})
 
 
 @settings(max_examples=200)

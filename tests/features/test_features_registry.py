@@ -22,18 +22,20 @@ from distil_cache.features.registry import (
     with_inputs,
 )
 from distil_cache.images.spec import ImageSpec
-from distil_cache.models.backbones import build_backbone
+from distil_cache.models.backbones import BackboneSource, build_backbone
 from distil_cache.models.diffusion.unet import Adm
 from pydantic import ValidationError
 from small_models import CONFIG, SIDE
 
+POOLED = BackboneSource("small", pooled=True)
+EMBEDDING = POOLED.fields("0" * 64)
 TRAIN, TEST = frozenset({"train"}), frozenset({"test"})
 
 
 def specs(wanted: tuple[str, ...] = tuple(FEATURES), **changes: Any) -> dict[str, Spec]:
     settings = {"steps": "ddim4", "backbone": "small", "weights": "0" * 64, "preset": "paper", **changes}
     adm = AdmIdentity.of("0" * 64, CONFIG)
-    return make_specs(wanted, {"adm": adm, **settings}, {"image": ImageSpec(size=SIDE)})
+    return make_specs(wanted, {"adm": adm, **settings}, {"image": ImageSpec(size=SIDE)}, {"embedding": EMBEDDING})
 
 
 class Later(Feature[Any]):
@@ -49,7 +51,18 @@ class Later(Feature[Any]):
 def test_a_feature_comes_after_those_that_it_is_made_of_whatever_the_order_of_the_list() -> None:
     assert list(in_order([Later("c", "b"), Later("b", "a"), Later("a")])) == ["a", "b", "c"]
     assert next(iter(in_order(reversed(BUILT_IN)))) == "image"
-    assert list(FEATURES) == ["image", "eps", "recon", "dire", "noise", "stepwise", "trajectory", "bands", "teacher"]
+    assert list(FEATURES) == [
+        "image",
+        "eps",
+        "recon",
+        "dire",
+        "noise",
+        "stepwise",
+        "trajectory",
+        "embedding",
+        "bands",
+        "teacher",
+    ]
 
 
 def test_a_wanted_feature_brings_along_what_it_is_made_of_for_its_splits_alone() -> None:
@@ -81,7 +94,8 @@ def test_rows_are_what_the_layout_says(storage: str) -> None:
     made = specs(storage=storage)
     rows = {"image": torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)}
     for producer in producers_of(made):
-        network = Adm(CONFIG).eval() if "eps" in producer.specs else build_backbone("small").eval()
+        networks = {"teacher": build_backbone("small").eval(), "embedding": POOLED.build(), "bands": None}
+        network = networks.get(producer.unit, Adm(CONFIG).eval())
         wanted = list(producer.specs)
         queued = producer.queue(network, rows, ["0" * 32] * 2, wanted, producer.route(frozenset(wanted)))
         rows |= {name: torch.from_numpy(x) for name, x in producer.checked(

@@ -58,10 +58,11 @@ def official() -> dict[str, Any]:
 
 def test_the_official_architecture_has_its_known_size_and_dire_forty_calls_of_it(official: dict[str, Any]) -> None:
     dire, distildire, cnndet = official["dire"], official["distildire"], official["cnndet"]
-    assert dire["parameters"] == {"adm": 552_814_086, "student": 23_510_081}
+    assert dire["parameters"] == {"adm": 552_814_086, "student": 23510081, "others": 0}
     assert distildire["parameters"] == {
         "adm": 552_814_086,
         "student": 23_519_489,
+        "others": 0,
     }  # 3 more input channels, 64 filters of 7x7
     assert cnndet["parameters"]["adm"] == 0
     assert round(dire["flops"]["adm_call"] / 1e9, 1) == 2239.7

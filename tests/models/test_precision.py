@@ -157,7 +157,8 @@ class Blocks:
         self.open.pop()
 
     def note(self, module: torch.nn.Module, inputs: Any) -> None:
-        if type(module) in KINDS and not inputs[0].is_meta:  # where shapes are asked for, nothing is computed
+        first = next(iter(inputs[0].values())) if isinstance(inputs[0], dict) else inputs[0]
+        if type(module) in KINDS and not first.is_meta:  # where shapes are asked for, nothing is computed
             self.seen.setdefault(KINDS[type(module)], set()).add(tuple(dict.fromkeys(self.open)))
 
     def taken(self) -> dict[str, set[tuple[Precision, ...]]]:

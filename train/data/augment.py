@@ -119,6 +119,16 @@ def check_augmentations(method: Method, geometry: Mapping[str, Geometry], views:
                 )
 
 
+def check_scales(method: Method, geometry: Mapping[str, Geometry]) -> None:
+    """Raise UsageError if a feature that is no image is to be scaled as one."""
+    for name, scale in method.scales.items():
+        if scale in ("imagenet", "signed") and geometry[name] not in OVER_IMAGE:
+            raise UsageError(
+                f"method {method.name}: scales {name} as an image ({scale}), and it is a {geometry[name]}. Use `stored` or, "
+                "with a linear student, `standard`."
+            )
+
+
 def train_input(
     features: Mapping[str, Tensor],
     flip: Tensor,

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ...cache.records.about import Geometry
 from ...choices import BACKBONE
 from ...errors import UserError
-from ...models.backbones import HALF, Triple, backbone_entry, load_teacher, per_channel, resize
+from ...models.backbone_entry import Triple
+from ...models.backbones import HALF, backbone_entry, load_teacher, per_channel, resize
 from ...models.layout import memory_layout
 from ..config import TrainConfig
 from ..methods.method import Method

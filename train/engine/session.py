@@ -21,7 +21,7 @@ from ...errors import UsageError, UserError
 from ...models.device import STUDENT_ARITHMETIC
 from ...models.layout import move_network
 from ..config import PLATEAUS, TrainConfig
-from ..data.augment import VALIDATION, Degrader, check_augmentations, test_input
+from ..data.augment import VALIDATION, Degrader, check_augmentations, check_scales, test_input
 from ..data.dataset import Batch, FeatureDataset
 from ..data.examples import Example, ExampleBuilder, OnlineTeacher, open_online_teacher
 from ..data.readers import LoaderOptions, ReaderPool
@@ -270,6 +270,7 @@ def open_rows(config: TrainConfig, cache: Cache, rows: TrainingRows) -> tuple[Fe
     purpose, features = f"method {method.name}", config.training_features
     stores = {name: cache.open_feature(build.features[name].folder) for name in features}
     geometry = {name: store.geometry for name, store in stores.items()}
+    check_scales(method, geometry)
     check_augmentations(method, geometry, {name: store.views for name, store in stores.items()})
     val = FeatureDataset(cache, build, rows.val, method.inputs, split=rows.val_split, purpose=purpose, mirrored=False)
     opened: Callable[..., FeatureDataset] = FeatureDataset

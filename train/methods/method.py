@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pydantic import ConfigDict
+
 from ...choices import InitialWeights, Preset, ScheduleName
 from ...models.input_size import paper_size
 
@@ -35,6 +37,8 @@ class MethodDefaults:
     patience, min_lr
         Used by ``accuracy-plateau`` only.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     epochs: int
     batch_size: int = 64
@@ -111,7 +115,7 @@ def pixel_student(method: Method, shapes: Shapes, backbone: str, teacher_channel
     """Build a convolutional network, see :class:`..students.pixels.PixelStudent`."""
     from ..students.pixels import PixelStudent, check_pixels
 
-    return PixelStudent.of(backbone, check_pixels(shapes, method), teacher_channels)
+    return PixelStudent.of(backbone, check_pixels(shapes, method.name), teacher_channels)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ...choices import Preset
 from ...errors import UsageError
 from .cnndet import CNNDET
+from .custom import CustomMethod
 from .dire import DIRE
 from .distildire import DISTILDIRE, DISTILDIRE_CODE
 from .dnf import DNF
@@ -25,7 +26,9 @@ PRESETS: dict[tuple[str, Preset], Method] = {
 }
 
 
-def find_method(name: str, preset: Preset = "paper", aug_prob: float | None = None) -> Method:
+def find_method(
+    name: str, preset: Preset = "paper", aug_prob: float | None = None, custom: CustomMethod | None = None
+) -> Method:
     """Return a method's definition.
 
     Parameters
@@ -34,14 +37,20 @@ def find_method(name: str, preset: Preset = "paper", aug_prob: float | None = No
         Method and preset.
     aug_prob
         Probability of its blur and JPEG, if not the default.
+    custom
+        What a file says of a method of this name.
 
     Raises
     ------
     UsageError
         The method or preset does not exist, or the method has no such probability.
     """
-    if name not in METHODS:
-        raise UsageError(f"method: unknown method {name!r}; use {', '.join(METHODS)}.")
+    if custom is not None and name in METHODS:
+        raise UsageError(f"method: {name} is the name of a method that there is. Give your file another name.")
+    if custom is None and name not in METHODS:
+        raise UsageError(f"method: unknown method {name!r}; use {', '.join(METHODS)}, or a file NAME.toml.")
+    if custom is not None and preset == "paper" and aug_prob is None:
+        return custom.method(name)
     if (name, preset) not in PRESETS:
         having = ", ".join(sorted(known for known, of in PRESETS if of == preset))
         raise UsageError(f"preset: method {name} has no preset {preset!r}; only {having or 'no method'} has it.")

@@ -286,6 +286,10 @@ class RunFolder:
         differing = [name for name in new if old[name] != new[name] and (fixed or name != "epochs")]
         if differing or new["epochs"] < old["epochs"]:
             name = (differing or ["epochs"])[0]
+            if name == "custom":
+                raise UserError(
+                    f"{self.folder}: holds a training of another {record.config.method}.toml. Choose another --run folder."
+                )
             other = f"{self.folder}: holds a training with {name} {_words(old[name])}, not {_words(new[name])}"
             raise UserError(f"{other}. Choose another --run folder.")
         if not resume:

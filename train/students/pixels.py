@@ -10,7 +10,7 @@ stays random. A backbone without such weights starts from scratch, and the run's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,7 @@ from ...choices import InitialWeights
 from ...errors import UserError
 from ...models.backbones import backbone_entry, build_backbone, start_from_imagenet
 from ...models.layout import memory_layout
-from .student import SCRATCH, Shapes, Student
-
-if TYPE_CHECKING:
-    from ..methods.method import Method
+from .student import SCRATCH, Shapes, Start, Student
 
 
 class PixelStudent(Student):
@@ -71,7 +68,7 @@ class PixelStudent(Student):
         assert isinstance(linear, nn.Linear)
         return linear
 
-    def initialise(self, backbone: str, method: Method, requested: InitialWeights | None) -> str:
+    def initialise(self, backbone: str, method: Start, requested: InitialWeights | None) -> str:
         """See :class:`.student.Student`. A backbone that lacks the weights of the method's choice starts from scratch."""
         self.draw_head(method)
         if (requested or method.initial) == SCRATCH:
@@ -87,13 +84,13 @@ class PixelStudent(Student):
             ) from error
 
 
-def check_pixels(shapes: Shapes, method: Method) -> int:
+def check_pixels(shapes: Shapes, method: str) -> int:
     """Return the channels of all features together. Raises UserError if one does not lie over the others."""
     sides = {shape[1:] for shape in shapes.values()}
     if len(sides) != 1 or any(len(shape) != 3 for shape in shapes.values()):
         listed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
         raise UserError(
-            f"method {method.name}: its student takes images of one side, and the features are {listed}. A linear student "
+            f"method {method}: its student takes images of one side, and the features are {listed}. A linear student "
             "takes any."
         )
     return sum(shape[0] for shape in shapes.values())

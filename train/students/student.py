@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -11,14 +11,30 @@ from ...cache.records.about import OVER_IMAGE, Layout
 from ...choices import InitialWeights
 from ...errors import UserError
 
-if TYPE_CHECKING:
-    from ..methods.method import Method
-
 SCRATCH = "scratch"
 Shapes = Mapping[str, tuple[int, ...]]
 """Feature -> shape of a student's input of one sample."""
 Labelled = Iterable[tuple[Mapping[str, Tensor], Tensor]]
 """Batches of a training: inputs by feature, as for ``Student.forward``, and labels (B,), 1 for generated."""
+
+
+class Start(Protocol):
+    """What a method says of the initial weights of its student; see :class:`..methods.method.Method`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        ...
+
+    @property
+    def initial(self) -> InitialWeights:
+        """What the backbone starts from."""
+        ...
+
+    @property
+    def head(self) -> float | None:
+        """Standard deviation of the head's weights; None for PyTorch's rule."""
+        ...
 
 
 class Student(nn.Module):
@@ -51,7 +67,7 @@ class Student(nn.Module):
     def prepare(self, rows: Callable[[], Labelled]) -> None:
         """Take from the training rows, which ``rows`` reads once a call, what is not learned by steps."""
 
-    def initialise(self, backbone: str, method: Method, requested: InitialWeights | None) -> str:
+    def initialise(self, backbone: str, method: Start, requested: InitialWeights | None) -> str:
         """Give a student with random weights its initial ones, and return a description of them.
 
         Parameters
@@ -73,7 +89,7 @@ class Student(nn.Module):
         self.draw_head(method)
         return SCRATCH
 
-    def draw_head(self, method: Method) -> None:
+    def draw_head(self, method: Start) -> None:
         """Draw the weights of the head from the normal distribution of the method, if it has one."""
         if method.head is not None and self.head is not None:
             nn.init.normal_(self.head.weight, 0.0, method.head)
