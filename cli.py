@@ -20,6 +20,7 @@ from .commands.checkpoint import checkpoint_app
 from .commands.command import Command, Group
 from .commands.demo import demo
 from .commands.evaluate import evaluate
+from .commands.features import features
 from .commands.predict import predict
 from .commands.report import report
 from .commands.train import train
@@ -58,6 +59,7 @@ app.command(cls=Command)(report)
 app.command(cls=Command)(audit)
 app.command(cls=Command)(predict)
 app.command(cls=Command)(bench)
+app.command(cls=Command)(features)
 app.command(cls=Command)(demo)
 app.add_typer(cache_app, name="cache")
 app.add_typer(checkpoint_app, name="checkpoint")

@@ -65,6 +65,7 @@ class BuildSettings(TypedDict, total=False):
     columns: str | None
     path_prefix: Sequence[str]
     features: Sequence[str]
+    set: Sequence[str]
     min_side: int
     max_pixels: int
     rehash: bool

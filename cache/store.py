@@ -199,6 +199,13 @@ class Cache:
         has_spec = map_ordered(lambda folder: path_exists(folder / "spec.json"), folders, self.root)
         return list(compress(folders, has_spec))
 
+    def provider_of(self, feature: str) -> str | None:
+        """Return the package that computed rows of a feature with this name, and its version; None if nothing says so."""
+        for folder in list_folders(self.root / "features"):
+            if folder.name.rpartition("-")[0] == feature and (about := read_about(folder)) is not None:
+                return str(about.provider)
+        return None
+
     def datasets(self) -> DatasetStore:
         """Return the cache's datasets."""
         return DatasetStore(self.root / "datasets")

@@ -134,6 +134,15 @@ def build(
     noise: Annotated[
         NoiseReduction, typer.Option(help="For the feature noise: mean over the inversion steps, or the first step.")
     ] = "mean",
+    set_fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FEATURE.FIELD=VALUE",
+            help="A setting of one feature alone, such as bands.rings=8; distil-cache features lists them. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(help="Side length of the cached image in pixels. Default: the ADM's.", show_default=False),
@@ -268,7 +277,7 @@ def build(
         split=split, split_by=split_by, split_seed=split_seed, cache=cache, dataset=dataset, layout=layout,
         labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()), adm=adm,
         adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()),
-        preset=preset, features=tuple(features or ()), steps=steps, real_step=real_step,
+        preset=preset, features=tuple(features or ()), set=tuple(set_fields or ()), steps=steps, real_step=real_step,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, embedding=embedding, embedding_weights=embedding_weights,
         precision=precision, storage=storage, device=device,

@@ -15,7 +15,7 @@ _ADM = ("adm", "adm_config", "class_label", "sha256")
 
 PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "build": {
-        "What to build": ("sources", "cache", "dataset", "profile", "features"),
+        "What to build": ("sources", "cache", "dataset", "profile", "features", "set_fields"),
         "Reading the sources": (
             *("real", "fake", *_SOURCE_READING, "split", "split_by", "split_seed"),
             *("one_class", "min_side", "max_pixels", "rehash"),
@@ -71,6 +71,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Diffusion model": (*_ADM, "random_adm", "precision"),
         "Speed": ("device",),
     },
+    "features": {},
     "demo": {},
     "cache ls": {},
     "cache diff": {"What to compare": ("cache", "a", "b")},
@@ -124,6 +125,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "distil-cache bench --profile small",
         "distil-cache bench --random-adm --no-timing --out bench.json",
     ),
+    "features": ("distil-cache features", "distil-cache features --json"),
     "demo": ("distil-cache demo", "distil-cache demo --out /tmp/demo --json"),
     "cache ls": ("distil-cache cache ls c", "distil-cache cache ls s3://BUCKET/FOLDER --json"),
     "cache diff": (

@@ -1,16 +1,18 @@
-"""The features that there are, in the order in which they can be computed, and what follows from all of their specs."""
+"""The features that there are, of this package and of others, and what follows from all of their specs."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from graphlib import TopologicalSorter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from .. import __version__
 from ..cache.records.about import About, Layout, Provider
 from ..cache.spec import Spec
 from ..images.spec import ImageSpec
+from ..plugins import Package, Registry, same_distribution
 from .builtin.bands import Bands
 from .builtin.dire import Dire
 from .builtin.embedding import PooledFeatures
@@ -24,6 +26,10 @@ from .builtin.trajectory import Trajectory
 from .contract import Feature, NetworkSource, Producer, Single, SingleFeature
 from .imported import ImportedSpec
 from .walk import Walk, WalkFeature, WalkSpec
+
+_NAME = re.compile(r"[a-z0-9_]{1,40}")
+RESERVED = frozenset({"by", "harmonize", "imported", "perturb"})
+"""Names of neither a feature nor a field of a spec but theirs: readers look for them at any depth of a spec."""
 
 BUILT_IN: tuple[Feature[Any], ...] = (
     Image(),
@@ -46,17 +52,63 @@ def in_order(features: Iterable[Feature[Any]]) -> dict[str, Feature[Any]]:
     return {name: named[name] for name in order.static_order()}
 
 
-FEATURES = in_order(BUILT_IN)
-"""By name, in the order of computation."""
+def checked(name: str, loaded: object, package: Package) -> Feature[Any]:
+    """Return the feature that an entry point of another package loaded, a class; ValueError if it cannot be used."""
+    if not (isinstance(loaded, type) and issubclass(loaded, (SingleFeature, WalkFeature))):
+        raise ValueError("it is no class derived from SingleFeature or WalkFeature.")
+    try:
+        feature = loaded()
+    except TypeError as error:  # it lacks a method
+        raise ValueError(f"{error}.") from error
+    kind = getattr(feature, "spec_type", None)
+    if not (isinstance(kind, type) and issubclass(kind, Spec)):
+        raise ValueError("its spec_type is no class derived from Spec.")
+    if feature.name != name or not _NAME.fullmatch(name) or name in RESERVED:
+        raise ValueError(
+            f"its spec names the feature {feature.name!r}, and the entry point {name!r}: both must be the same, of small "
+            f"letters, digits and underscores, and none of {', '.join(sorted(RESERVED))}."
+        )
+    taken = (RESERVED - {"by"}) & kind.model_fields.keys()
+    if taken:
+        raise ValueError(f"its spec has a field {min(taken)!r}, a name that has a meaning of its own.")
+    by = kind.model_fields.get("by")
+    if by is None or get_args(by.annotation) != (by.default,) or not same_distribution(str(by.default), package.name):
+        raise ValueError(f"its spec must have the field: by: Literal[{package.name!r}] = {package.name!r}.")
+    absent = [needed for needed in feature.inputs.values() if needed not in FEATURES]
+    if absent:
+        raise ValueError(f"it is made of {absent[0]}, which no package here provides.")
+    return feature
+
+
+FEATURES: Registry[Feature[Any]] = Registry("feature", in_order(BUILT_IN), checked)
+"""By name."""
+
+
+def with_their_inputs(names: Iterable[str]) -> dict[str, Feature[Any]]:
+    """Return features with all that they are made of, by name, in the order of computation."""
+    needed: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in needed:
+            needed.add(name)
+            pending += FEATURES[name].inputs.values()
+    return in_order(FEATURES[name] for name in FEATURES if name in needed)
 
 
 def with_inputs(wanted: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
     """Add the features that the wanted ones (feature -> splits) are made of, and sort them in the order of computation."""
-    full = dict(wanted)
-    for name in reversed(FEATURES):
-        for needed in FEATURES[name].inputs.values() if full.get(name) else ():
+    full = {name: splits for name, splits in wanted.items() if splits}
+    order = with_their_inputs(full)
+    for name in reversed(order):
+        for needed in order[name].inputs.values():
             full[needed] = full.get(needed, frozenset()) | full[name]
-    return {name: full[name] for name in FEATURES if full.get(name)}
+    return {name: full[name] for name in order}
+
+
+def needs_adm(names: Iterable[str]) -> bool:
+    """Return whether the diffusion model makes any of these features, or of what they are made of."""
+    return any(isinstance(feature, WalkFeature) for feature in with_their_inputs(names).values())
 
 
 def make_specs(
@@ -96,11 +148,11 @@ def make_specs(
             inputs = {field: spec_of(needed) for field, needed in feature.inputs.items()}
             given = {**settings, **own.get(name, {})}
             chosen = {field: given[field] for field in feature.settings & given.keys()}
-            values = {**chosen, **inputs, **feature.derived(given, inputs)}
+            values = {**chosen, **inputs, **feature.derived(given, inputs), **own.get(name, {})}
             specs[name] = feature.spec_type.model_validate(values)
         return specs[name]
 
-    return {name: spec_of(name) for name in FEATURES if name in wanted}
+    return {name: spec_of(name) for name in with_their_inputs(wanted) if name in wanted}
 
 
 def layout_of(spec: Spec) -> Layout:
@@ -110,7 +162,8 @@ def layout_of(spec: Spec) -> Layout:
 
 def about_of(spec: Spec) -> About:
     """Return what readers of a feature with this spec must know."""
-    provider = Provider(distribution="distil-cache", version=__version__)
+    package = FEATURES.package(spec.feature) or Package("distil-cache", __version__)
+    provider = Provider(distribution=package.name, version=package.version)
     return About(layout=layout_of(spec), description=FEATURES[spec.feature].description, provider=provider)
 
 
@@ -173,8 +226,7 @@ def producers_of(specs: Mapping[str, Spec]) -> list[Producer]:
     """Return what makes the features of these specs, each producer after those whose rows it reads."""
     walk = walk_of(specs)
     found: list[Producer] = [] if walk is None else [walk]
-    for name in FEATURES:
-        feature = FEATURES[name]
+    for name, feature in with_their_inputs(specs).items():
         if name in specs and isinstance(feature, SingleFeature):
             found.append(Single(feature, specs[name]))
     return found

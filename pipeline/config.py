@@ -127,6 +127,8 @@ class BuildConfig(BaseModel):
         Dataset whose cached images are used in place of ``sources``, see :mod:`.planning.from_cache`.
     splits
         Splits of ``origin`` to use; empty for the default.
+    set
+        ``FEATURE.FIELD=VALUE`` each: fields of the specs of single features, see :mod:`.planning.own_settings`.
     memory
         Most memory of each process of a build on a CPU, such as ``8GiB``; see :mod:`.execution.host_memory`.
     """
@@ -153,6 +155,7 @@ class BuildConfig(BaseModel):
     embedding_weights: str | Path | None = None
     precision: Precision = "fp32"
     storage: FloatStorage = "float16"
+    set: tuple[str, ...] = ()
 
     sources: tuple[PathField, ...] = ()
     real: tuple[PathField, ...] = ()

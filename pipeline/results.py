@@ -209,6 +209,7 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
     plan = ready.plan
     rows, rejects = _known_usable(ready)
     at_least = without_predecessors(plan, ready.predecessors)
+    calls = predicted_calls(plan, ready.producers)
     features = {
         name: {
             "fingerprint": None if _needs_unknown_weights(spec) else spec.fingerprint(),
@@ -227,7 +228,8 @@ def plan_result(config: BuildConfig, ready: BuildPlan, began: float) -> BuildRes
         "samples": plan.wanted["image"],
         "occurrences": len(rows),
         "decoded": plan.missing["image"],
-        "adm_calls": predicted_calls(plan, ready.producers)[CALLS],
+        "adm_calls": calls[CALLS],
+        "calls": {unit: number for unit, number in calls.items() if number},
         "adm_calls_at_least": predicted_calls(at_least, ready.producers)[CALLS],
         "features": features,
         "rejects_file": None,

@@ -21,13 +21,6 @@ MISSING = "–"
 CONFIRMED_IMAGES = 80
 """Images of each class from which on simulations confirm the intervals."""
 FAMILIES = {"gan": "GANs", "diffusion": "diffusion models", UNKNOWN_FAMILY: "unknown family"}
-_METHODS = {
-    "distildire": "DistilDIRE (image and one-step noise)",
-    "dire": "DIRE (reconstruction error)",
-    "dnf": "DNF (noise of an ADM, not of DNF's own network)",
-    "eps": "one-step noise alone",
-    "cnndet": "CNNDet (image alone)",
-}
 
 
 def generator_title(name: str) -> str:
@@ -212,8 +205,8 @@ def _uncropped(result: MeasuredEvaluation) -> bool:
 
 def _trained(runs: Sequence[Run]) -> str:
     first = runs[0]
-    method = str(first.get("method"))
-    text = f"{listed([run.name for run in runs])}: {_METHODS.get(method, method)}"
+    text = f"{listed([run.name for run in runs])}: {first.title}"
+    text += f", which sees {listed(first.inputs)}" if first.inputs else ""
     if first.kd_weight is not None:
         text += f", distillation weight {first.kd_weight:g}" if first.kd_weight else ", without the distillation loss"
     text += f", preset {first.get('preset')}" if first.get("preset") not in (None, "paper") else ""

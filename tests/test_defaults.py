@@ -56,7 +56,7 @@ class Behind:
 BEHIND = {
     "build": Behind(
         (build_requests, run_builds, Placement.checked, CostRequest.checked, BuildConfig),
-        {"form": "format", "compile_adm": "compile", "derived_name": "name"},
+        {"form": "format", "compile_adm": "compile", "derived_name": "name", "set_fields": "set"},
     ),
     "train": Behind(
         (TrainConfig, run_training),
@@ -78,6 +78,7 @@ BEHIND = {
     ),
     "bench": Behind((BenchConfig, run_bench), {"method": "methods", "timing": "timed"}, open={"method"}),
     "demo": Behind((run_demo,)),
+    "features": Behind(),
     "cache ls": Behind(),
     "cache diff": Behind((diff,)),
     "cache verify": Behind((verify_sources,), own={"repair", "labels", "columns", "path_prefix", "more_sources"}),

@@ -175,6 +175,11 @@ class TrainConfig(BaseModel):
         return self.distillation > 0 and (self.teacher_online or self.definition.online)
 
     @property
+    def target(self) -> str | None:
+        """The cached feature that the loss compares the student's map with; None without one."""
+        return self.definition.target if self.distillation > 0 and not self.online else None
+
+    @property
     def training_features(self) -> tuple[str, ...]:
         """Cached features that the training reads."""
         return self.definition.training_features(self.distillation, online=self.online)

@@ -136,7 +136,8 @@ def run_bench(config: BenchConfig, progress: Progress | None = None, out: Path |
     )
     size = _side(config.size, model.config)
     count = FlopCounter(model.config, size, STEPS, config.backbone)
-    rows = [count(METHODS[name]) for name in METHODS_IN_ORDER if name in names]
+    others = [name for name in dict.fromkeys(names) if name not in METHODS_IN_ORDER]
+    rows = [count(METHODS[name]) for name in (*METHODS_IN_ORDER, *others) if name in names]
     decoding = None
     if config.timed:
         rows, decoding = _timed(config, model, size, device, rows, progress or Silent())

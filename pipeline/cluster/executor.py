@@ -12,6 +12,7 @@ from functools import partial
 from ... import __version__
 from ...cache.store import FeatureStore
 from ...errors import UserError
+from ...features.registry import FEATURES
 from ...models.addresses import absolute_name
 from ...models.diffusion.checkpoints import OFFICIAL, SHIPPED
 from ...models.weights import split_choice
@@ -180,6 +181,7 @@ def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> Ope
         image_algorithm=ready.specs["image"].algorithm,
         lease=ready.lease,
         pictures=ready.originals.folder.name if ready.originals else None,
+        packages={feature: str(package) for feature in ready.specs if (package := FEATURES.package(feature))},
     )
 
 

@@ -36,6 +36,8 @@ class OpenBuild(BaseModel):
         Name of the build's lease, which proves that both see the same cache.
     pictures
         Folder of the cached images to perturb, if any.
+    packages
+        Feature -> the package that provides it, with its version, for features of other packages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +48,7 @@ class OpenBuild(BaseModel):
     image_algorithm: int = IMAGE_ALGORITHMS[0]
     lease: str
     pictures: str | None
+    packages: dict[str, str] = {}
 
 
 def write_task(task: Task, files: Mapping[str, SourceFile]) -> str:

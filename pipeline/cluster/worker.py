@@ -19,7 +19,7 @@ from ... import __version__
 from ...cache.lease import FOLDER as LEASES
 from ...cache.store import Cache
 from ...errors import UserError
-from ...features.registry import about_of, with_image_algorithm
+from ...features.registry import FEATURES, about_of, needs_adm, with_image_algorithm
 from ...models.device import check_precision, choose_device, device_name, keep_freed_memory, unusable_gpu
 from ...progress import Silent
 from ...storage import path_exists
@@ -144,6 +144,14 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         raise UserError(
             f"the worker runs distil-cache {__version__}, the build {request.version}: install the same version."
         )
+    for feature in request.fingerprints:
+        here = FEATURES.package(feature) if feature in FEATURES else None
+        there = request.packages.get(feature)
+        if (here and str(here)) != there:
+            raise UserError(
+                f"{feature}: is provided by {there or 'distil-cache'} where the build runs, and by {here or 'nothing'} on the "
+                "worker. Install the same there."
+            )
     config = BuildConfig.model_validate(request.config)
     device = choose_device(config.device)
     if config.device == "auto" and (fault := unusable_gpu()):
@@ -158,7 +166,7 @@ def open_build(request: OpenBuild, files: Mapping[str, SourceFile]) -> TaskConte
         raise UserError(
             f"{cache.root}: is not the same folder on the worker and on the build's machine. Use a shared one."
         )
-    flags, adm_digest = flags_and_digest(config, images_only=set(request.fingerprints) == {"image"})
+    flags, adm_digest = flags_and_digest(config, needed=needs_adm(request.fingerprints))
     networks, _ = network_fields(config, request.fingerprints)
     made = specs_of_build(config, flags, adm_digest, request.fingerprints, networks)
     specs = {feature: with_image_algorithm(spec, request.image_algorithm) for feature, spec in made.items()}

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...cache.store import FeatureStore
-from ...features.registry import FEATURES
 from ...features.walk import CALLS
 from ...models.device import arithmetic, device_name, is_out_of_memory
 from ...models.transfer import HostArray
@@ -196,7 +195,7 @@ def _finish(
     taken_over = {feature: len(rows) for feature, rows in images.taken.items() if rows}
     computed = {"image": len(images.keys) - taken_over.get("image", 0)} if task.image_shard is None else {}
     committed = dict(shards)
-    for feature in FEATURES:
+    for feature in context.specs:
         keys = images.lacking(task, feature)
         rows = _rows_of(feature, task, images, made)
         if rows is not None and keys:

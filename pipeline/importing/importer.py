@@ -375,7 +375,7 @@ def _import_task(task: Task, context: _ImportContext, totals: _ImportTotals) -> 
         outcomes = dict(zip(task.keys, pool.map(read_one, task.keys), strict=True))
     totals.unusable |= {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ImageRejected)}
     read = {key: outcome for key, outcome in outcomes.items() if not isinstance(outcome, ImageRejected)}
-    for feature in FEATURES:
+    for feature in context.specs:
         rows = {key: found[feature] for key, found in read.items() if feature in found}
         if rows:
             context.stores[feature].commit(tuple(rows), np.stack(list(rows.values())))

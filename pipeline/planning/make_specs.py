@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from pydantic import ValidationError
+
 from ...cache.spec import Spec
 from ...choices import STORED_PRESETS
 from ...errors import UsageError
@@ -15,7 +17,9 @@ from ...models.diffusion.checkpoints import find_adm, find_flags
 from ...models.diffusion.unet import AdmConfig
 from ...models.download import AbsentWeightsError
 from ...progress import Progress
+from ...storage.json_record import first_fault
 from ..config import BuildConfig
+from .own_settings import parse_set
 
 UNKNOWN_WEIGHTS = "0" * 64
 """Stands for the digest of weights that a dry run has not got."""
@@ -37,7 +41,7 @@ def specs_of_build(
     flags
         Flags of the ADM.
     adm_digest
-        Digest of the ADM's weights; None if the image is the only feature.
+        Digest of the ADM's weights; None if no feature needs the ADM.
     features
         Wanted features.
     networks
@@ -46,8 +50,15 @@ def specs_of_build(
     Raises
     ------
     UserError, UsageError
-        For steps, sizes or teachers that do not exist or do not fit the ADM.
+        For steps, sizes or teachers that do not exist or do not fit the ADM, and for settings of a feature that do not fit
+        each other, or are of a feature that is not wanted.
     """
+    alone = parse_set(config.set, config.cache)
+    for name in alone:
+        if name not in features:
+            raise UsageError(
+                f"--set {name}.…: this build makes no {name}. Name it with --features, or leave the option out."
+            )
     schedule = flags.schedule(config.steps)
     if config.real_step > len(schedule):
         raise UsageError(f"--real-step {config.real_step}: --steps {config.steps} has only {len(schedule)} steps.")
@@ -60,10 +71,7 @@ def specs_of_build(
     harmonization = parse_harmonization(config.harmonize)
     preset = STORED_PRESETS[config.image_preset]
     image = ImageSpec(size=size, preset=preset, harmonize=harmonization, perturb=perturbation)
-    if adm_digest is None:
-        return {"image": image}
-    settings = {
-        "adm": AdmIdentity.of(adm_digest, flags, config.class_label),
+    settings: dict[str, object] = {
         "steps": config.steps,
         "real_step": config.real_step % len(schedule),  # 0 also means all steps
         "clip": config.clip,
@@ -73,18 +81,24 @@ def specs_of_build(
         "preset": config.preset,
         "train_size": config.train_size,
     }
-    return make_specs(features, settings, {"image": image}, networks)
+    if adm_digest is not None:
+        settings["adm"] = AdmIdentity.of(adm_digest, flags, config.class_label)
+    own = {name: {**networks.get(name, {}), **alone.get(name, {})} for name in features}
+    try:
+        return make_specs(features, settings, {"image": image}, own)
+    except ValidationError as error:
+        raise UsageError(f"{error.title}: {first_fault(error)}.") from error
 
 
 def flags_and_digest(
-    config: BuildConfig, *, images_only: bool, progress: Progress | None = None
+    config: BuildConfig, *, needed: bool, progress: Progress | None = None
 ) -> tuple[AdmConfig, str | None]:
     """Return the ADM's flags and the digest of its weights.
 
-    With ``images_only`` no weights are needed, and the digest is None. Raises UserError as
+    If the model is not ``needed``, the digest is None and no weights are looked for. Raises UserError as
     :func:`...models.diffusion.checkpoints.find_adm` does.
     """
-    if images_only:
+    if not needed:
         return find_flags(config.adm, config.adm_config), None
     found = find_adm(config.adm, config.adm_config, progress, class_label=config.class_label, sha256=config.sha256)
     return found.config, found.digest

@@ -38,9 +38,10 @@ from ..split_by import assign_splits
 from .from_cache import cached_images, read_origin
 from .host_memory import check_memory
 from .make_specs import UNKNOWN_WEIGHTS, flags_and_digest, network_fields, specs_of_build
+from .own_settings import parse_set
 from .plan import Plan, PlanPartition, Samples, make_plan
 from .predecessors import find_predecessors
-from .wanted import only_images, parse_features, wanted_features
+from .wanted import lists_need_adm, parse_features, wanted_features
 
 _FOLDERS_NAMED = 5
 
@@ -151,12 +152,13 @@ def prepare(
     keep_freed_memory(device)
     if scanner is None:
         check_precision(config.precision, device)
-    lists = parse_features(config.features)
+    lists = parse_features(config.features, config.cache)
+    parse_set(config.set, config.cache)
     sources = _discover(config)
     origin = None if config.origin is None else read_origin(config)
     absent: list[str] = []
     try:
-        flags, adm_digest = flags_and_digest(config, images_only=only_images(lists), progress=progress)
+        flags, adm_digest = flags_and_digest(config, needed=lists_need_adm(lists), progress=progress)
     except AbsentWeightsError as error:  # only in a dry run
         absent.append(str(error))
         flags, adm_digest = _flags_without_weights(config, error), UNKNOWN_WEIGHTS

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from ...errors import UsageError
-from ...features.registry import FEATURES, with_inputs
+from ...cache.store import Cache
+from ...errors import UsageError, UserError
+from ...features.registry import BUILT_IN, FEATURES, needs_adm, with_inputs
+from ...plugins import absent
+from ...storage import AnyPath
 
-OTHER_DEFAULT = tuple(name for name, feature in FEATURES.items() if feature.built == "always")
-TRAIN_DEFAULT = tuple(name for name, feature in FEATURES.items() if feature.built != "on request")
+OTHER_DEFAULT = tuple(feature.name for feature in BUILT_IN if feature.built == "always")
+TRAIN_DEFAULT = tuple(feature.name for feature in BUILT_IN if feature.built != "on request")
+"""What is made unasked. Installing another package changes neither."""
 
 
-def parse_features(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def parse_features(options: Sequence[str], cache: AnyPath | None = None) -> dict[str, tuple[str, ...]]:
     """Parse ``--features``: ``["image,eps,dire", "test:image,eps"]`` -> ``{"*": (…), "test": (…)}``.
 
-    A list without a split applies to every split without a list of its own.
+    A list without a split applies to every split without a list of its own. The cache may know of features that nothing
+    here provides.
 
     Raises
     ------
+    UserError
+        For the feature of a package that is not installed, see `unknown_feature`.
     UsageError
         For an unknown feature, an empty list, or two lists for one split.
     """
@@ -28,7 +35,7 @@ def parse_features(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
         names = tuple(name.strip() for name in text.split(",") if name.strip())
         for name in names:
             if name not in FEATURES:
-                raise UsageError(f"--features {option}: unknown feature {name!r}; there are {', '.join(FEATURES)}.")
+                raise unknown_feature(f"--features {option}", name, cache)
         if not names or not split:
             raise UsageError(f"--features {option}: write a list such as image,eps or test:image,eps.")
         if split in lists:
@@ -37,9 +44,17 @@ def parse_features(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return lists
 
 
-def only_images(lists: dict[str, tuple[str, ...]]) -> bool:
-    """Check whether only images are wanted, for any splits of the dataset. Then no diffusion model is needed."""
-    return "*" in lists and {name for names in lists.values() for name in names} == {"image"}
+def unknown_feature(option: str, name: str, cache: AnyPath | None) -> UserError:
+    """Return the error for a feature that nothing installed here provides; it names the package if the cache does."""
+    provider = None if cache is None else Cache(cache).provider_of(name)
+    if provider is not None:
+        return absent("feature", name, provider)
+    return UsageError(f"{option}: unknown feature {name!r}; there are {', '.join(FEATURES)}.")
+
+
+def lists_need_adm(lists: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether the diffusion model makes any of the wanted features, or what they are made of, in any split."""
+    return "*" not in lists or needs_adm(name for names in lists.values() for name in names)
 
 
 def wanted_features(lists: dict[str, tuple[str, ...]], splits: Iterable[str]) -> dict[str, frozenset[str]]:

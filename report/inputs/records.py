@@ -6,25 +6,37 @@ read; fields that are not named here pass unchecked and are only copied to ``rep
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
 from ...storage.json_record import Items
 from ...storage.text import harmless
 from ...train.runs.forms import EpochMetrics, Finite, Open
 
+_FEATURE = re.compile(r"[a-z0-9_]{1,40}")
+
 
 class GalleryForm(Open):
-    """An entry of ``gallery.json``; images are names of PNG files."""
+    """An entry of ``gallery.json``; each further field is a feature, and the name of its PNG file or None."""
 
     key: str
     label: Annotated[int, Field(ge=0, le=1)]
     generator: str
     score: Finite
-    image: str | None = None
-    eps: str | None = None
-    dire: str | None = None
+
+    @model_validator(mode="after")
+    def _names_files(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if not _FEATURE.fullmatch(name) or not (value is None or isinstance(value, str)):
+                raise ValueError("an image is no name of a file, or not that of a feature")
+        return self
+
+    @property
+    def images(self) -> dict[str, str]:
+        """Feature -> name of its PNG file."""
+        return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
 
 
 GALLERY: TypeAdapter[list[GalleryForm]] = TypeAdapter(Items[GalleryForm])

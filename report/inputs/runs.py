@@ -27,6 +27,7 @@ from ...storage.json_record import MOST_BYTES as MOST_RECORD_BYTES
 from ...storage.json_record import first_fault, read_record
 from ...storage.text import harmless, visible
 from ...train.config import TrainConfig
+from ...train.methods.registry import BUILT_IN
 from ...train.runs.forms import (
     EVALUATION,
     EVALUATION_FORM,
@@ -42,14 +43,13 @@ from .records import GALLERY, LINE, as_stored
 SETTING = ("dataset", "revision", "split", "transform", "select")
 """Names of the parts of a setting: results of one setting are compared with each other."""
 
-_GALLERY = ("image", "eps", "dire")
 _DIRE = {"key": "string", "generator": "string", "label": "int64", "mean_dire": "double"}
 _MOST_PNG = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """One evaluated image, and PNG files of its ``image``, ``eps`` and ``dire``, as far as they exist."""
+    """One evaluated image, and PNG files of it and of the features that lie over it."""
 
     key: str
     label: int
@@ -88,7 +88,7 @@ class Evaluation:
         0 real, 1 generated.
     scores : ndarray of float64, (N,)
         Probability of generated.
-    dire : MeanDire or None
+    mean_dire : MeanDire or None
     gallery : tuple of GalleryItem
     audit : HeaderAudit or None
         The audit of the source files by the build.
@@ -104,7 +104,7 @@ class Evaluation:
     groups: Array
     families: Array
     scores: Array
-    dire: MeanDire | None
+    mean_dire: MeanDire | None
     gallery: tuple[GalleryItem, ...]
     audit: HeaderAudit | None = None
     image_audit: ImageAudit | None = None
@@ -167,6 +167,19 @@ class Run:
         return self.config["config"].get(name) if found is None else found
 
     @property
+    def title(self) -> str:
+        """What the method is called: by its record, in which earlier versions left it out, else its name."""
+        name = str(self.get("method"))
+        known = BUILT_IN.get(name)
+        return str(self.get("title") or (known.title if known else name))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The features that its student sees, as far as that is known."""
+        known = BUILT_IN.get(str(self.get("method")))
+        return tuple(map(str, self.get("layouts") or (known.inputs if known else ())))
+
+    @property
     def kd_weight(self) -> float | None:
         """Weight of the distillation loss; None for methods without it, and if unknown."""
         value = self.get("kd_weight")
@@ -189,8 +202,8 @@ class Run:
         dropped = {"seed", "build", "dataset"} | ({"kd_weight"} if besides_distillation else set())
         kept = {name: value for name, value in _settings(self.config).items() if name not in dropped}
         read = dict(self.get("fingerprints") or {})
-        if besides_distillation:
-            read.pop("teacher", None)
+        if besides_distillation and self.inputs:
+            read = {name: fingerprint for name, fingerprint in read.items() if name in self.inputs}
         revisions = [self.get("revision"), *(other.get("revision") for other in self.get("others") or ())]
         return json.dumps([kept, revisions, read], sort_keys=True, default=str)
 
@@ -317,7 +330,7 @@ def _read_once(folder: Path) -> Evaluation:
         groups=_texts(table, "group"),
         families=_texts(table, "family"),
         scores=table["score"].to_numpy().astype(np.float64),
-        dire=_read_dire(folder / "dire.parquet"),
+        mean_dire=_read_dire(folder / "dire.parquet"),
         gallery=_read_gallery(folder / "gallery"),
         audit=_read_audit(folder / AUDIT),
         image_audit=_read_image_audit(folder / IMAGE_AUDIT),
@@ -362,9 +375,7 @@ def _read_gallery(folder: Path) -> tuple[GalleryItem, ...]:
             label=entry.label,
             generator=visible(entry.generator),
             score=entry.score,
-            images={
-                name: _gallery_png(folder, file) for name in _GALLERY if (file := getattr(entry, name)) is not None
-            },
+            images={name: _gallery_png(folder, file) for name, file in entry.images.items()},
         )
         for entry in entries
     )

@@ -49,7 +49,7 @@ class Comparison:
     seeds: Sequence[SeedSummary]
     distillation: Sequence[Distillation]
     methods: Sequence[Contrast]
-    dire: Sequence[DireClass]
+    mean_dire: Sequence[DireClass]
     gallery: Gallery | None
     tables: Sequence[Table]
     figures: Sequence[Figure]
@@ -64,7 +64,7 @@ class Comparison:
             "over_seeds": [seeds_content(one) for one in self.seeds],
             "distillation": [distillation_content(one) for one in self.distillation],
             "methods": [methods_content(one) for one in self.methods],
-            "mean_dire": [dire_content(one) for one in self.dire],
+            "mean_dire": [dire_content(one) for one in self.mean_dire],
         }
 
 
@@ -81,7 +81,7 @@ def compare(title: str, results: Sequence[MeasuredEvaluation], clusters: Mapping
         Key of an image -> its cluster, as in ``write_report``.
     """
     seeds, effects, pairs = over_seeds(results), distillation(results), between_methods(results)
-    with_dire = next((r.evaluation.dire for r in results if r.evaluation.dire is not None), None)
+    with_dire = next((r.evaluation.mean_dire for r in results if r.evaluation.mean_dire is not None), None)
     classes = dire_classes(with_dire, clusters) if with_dire is not None else []
     tables = [results_table(title, results)]
     tables += [seeds_table(title, seeds)] if seeds else []
@@ -97,7 +97,7 @@ def compare(title: str, results: Sequence[MeasuredEvaluation], clusters: Mapping
         seeds=seeds,
         distillation=effects,
         methods=pairs,
-        dire=classes,
+        mean_dire=classes,
         gallery=shown,
         tables=tables,
         figures=comparison_figures(title, results, classes),

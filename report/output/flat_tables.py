@@ -175,7 +175,7 @@ def _numbers(comparisons: Sequence[Comparison]) -> dict[str, list[_Row]]:
         found["seeds"] += [row for summary in one.seeds for row in seed_rows(one.setting, summary)]
         found["differences"] += [row for effect in one.distillation for row in distillation_rows(one.setting, effect)]
         found["differences"] += [row for pair in one.methods for row in difference_rows(one.setting, "methods", pair)]
-        found["mean_dire"] += [dire_row(one.setting, kind) for kind in one.dire]
+        found["mean_dire"] += [dire_row(one.setting, kind) for kind in one.mean_dire]
     return found
 
 

@@ -15,5 +15,6 @@ PACKAGES = (
     "pipeline",
     "report",
     "storage",
+    "testing",
     "train",
 )

@@ -279,8 +279,8 @@ def test_a_step_on_cuda_stays_there_and_its_maps_keep_their_channels_innermost(
             with MixedPrecision("off", CUDA).forward():
                 logit, features = student(example.x)
                 mapped = student.projection(features)
-            found = losses(logit, example.label, mapped, example.teacher, 1.0, 2.0)
-            assert (example.teacher is None) == (online is None)
+            found = losses(logit, example.label, mapped, example.taught, 1.0, 2.0)
+            assert (example.taught is None) == (online is None)
             assert torch.stack(found).device == CUDA
             student.eval()
             student(make_test_input(batch.features, definition, 32, "crop"))

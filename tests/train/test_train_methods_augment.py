@@ -146,7 +146,7 @@ def test_cutmix_labels_count_more_than_was_pasted_as_in_the_published_code() -> 
 
 def test_half_of_the_batches_are_mixed_under_official_code_and_the_cached_batch_is_left_as_it_is() -> None:
     method = find_method("distildire", "official-code")
-    prepare = ExampleBuilder(method, 16, seed=0, teacher=None, geometry={})
+    prepare = ExampleBuilder(method, 16, seed=0, online=None, geometry={})
     image = random_images(3, 16)
     mixes = 0
     for first in range(300):

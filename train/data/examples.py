@@ -78,11 +78,11 @@ class OnlineTeacher:
 
 
 class Example(NamedTuple):
-    """Floats that a step learns from: input by feature (B, ...), label (B,), teacher map (B, C, h, w) or None."""
+    """Floats that a step learns from: input by feature (B, ...), label (B,), the teacher's map (B, C, h, w) or None."""
 
     x: Mapping[str, Tensor]
     label: Tensor
-    teacher: Tensor | None
+    taught: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class ExampleBuilder:
     ----------
     method, size, seed
         Method, side of the student's input in pixels, and seed of the training.
-    teacher
-        None if cached maps serve, or if the method needs none.
+    online
+        The teacher; None if cached maps serve, or if the method needs none.
     geometry
         What the rows of each feature are.
     """
@@ -102,7 +102,7 @@ class ExampleBuilder:
     method: Method
     size: int
     seed: int
-    teacher: OnlineTeacher | None
+    online: OnlineTeacher | None
     geometry: Mapping[str, Geometry]
 
     def __call__(self, batch: Batch, epoch: int) -> Example:
@@ -115,10 +115,10 @@ class ExampleBuilder:
                 features, label = cutmix(features, label, drawn)
         window = sample_draws(self.seed, epoch, rows) if method.window == "random-crop" else None
         x = train_input(features, batch.flip, method, self.size, window, self.geometry)
-        if self.teacher is None:
+        if self.online is None:
             return Example(x, label, None if method.target is None else features.get(method.target))
         flip = batch.flip if method.flips else batch.flip.new_zeros(batch.flip.shape)
-        return Example(x, label, self.teacher(features["dire"], flip))
+        return Example(x, label, self.online(features[method.online_input], flip))
 
 
 def open_online_teacher(config: TrainConfig, cached: Mapping[str, Any] | None, image_side: int) -> OnlineTeacher:

@@ -82,7 +82,7 @@ def plan_training(
     method, cached = config.definition, spec_of_teacher(cache, rows.builds[0])
     image = train.image_side()
     side = int(str(cached["size"])) if cached else None
-    taught = train.row_shape("teacher")[1:] if "teacher" in config.training_features else None
+    taught = train.row_shape(config.target)[1:] if config.target else None
     teacher = None if cached is None or taught is None else f"cached maps of {cached['backbone']}"
     absent: list[str] = []
     if config.online:

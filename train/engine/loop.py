@@ -315,7 +315,7 @@ class _StepQueue:
                 with precision.forward():
                     logit, features = self._model(part.x)
                     mapped = student.projected(features)
-                loss = losses(logit, part.label, mapped, part.teacher, config.distillation, session.record.pos_weight)
+                loss = losses(logit, part.label, mapped, part.taught, config.distillation, session.record.pos_weight)
                 precision.backward(loss.total * ranks.share_of_loss(len(part.label), batch.whole))
             part_losses.append(torch.stack(loss).detach() * len(part.label))
         here = torch.stack(part_losses).sum(dim=0)

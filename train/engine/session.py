@@ -29,7 +29,9 @@ from ..data.rows import TrainingRows, find_rows
 from ..data.select import distinct
 from ..data.shuffle import batch_sizes
 from ..data.streamed import StreamedDataset
+from ..methods.distildire import DISTILDIRE
 from ..methods.method import Method
+from ..methods.registry import METHODS
 from ..runs.checkpoint import seed_everything
 from ..runs.folder import RECORD_VERSION, BestStudent, RunFolder, RunRecord, TrainedOn, new_run_id, now, versions
 from ..runs.forms import LAST, State
@@ -105,7 +107,7 @@ class Session:
         All processes have the same number of parts, and no part of the batch has fewer than two examples.
         """
         count = max(1, min(self.config.accumulate, whole // (2 * self.ranks.share.ranks)))
-        teachers = [None] * count if example.teacher is None else example.teacher.tensor_split(count)
+        teachers = [None] * count if example.taught is None else example.taught.tensor_split(count)
         inputs = {name: x.tensor_split(count) for name, x in example.x.items()}
         return [
             Example({name: parts[number] for name, parts in inputs.items()}, label, teacher)
@@ -169,7 +171,7 @@ def open_session(
     online = open_online_teacher(config, cached, image) if config.online else None
     teacher_side = online.size if online else int(str(cached["size"])) if cached else None
     size = side_of_input(config, image, teacher_side)
-    shape = online.shape() if online else train.row_shape("teacher")[1:] if "teacher" in features else None
+    shape = online.shape() if online else train.row_shape(config.target)[1:] if config.target else None
 
     layouts = {name: train.layout(name) for name in method.inputs}
     shapes = input_shapes(method.inputs, layouts, size)
@@ -214,6 +216,7 @@ def open_session(
         arithmetic=STUDENT_ARITHMETIC,
         layouts=layouts,
         title=method.title,
+        provider="" if config.custom else str(METHODS.package(method.name) or ""),
         **_datasets(rows),
     )
     return Session(
@@ -281,8 +284,9 @@ def open_rows(config: TrainConfig, cache: Cache, rows: TrainingRows) -> tuple[Fe
 
 
 def spec_of_teacher(cache: Cache, build: BuildRecord) -> Mapping[str, Any] | None:
-    """Return the spec of a build's cached teacher maps; None if it has none."""
-    return cache.open_feature(build.features["teacher"].folder).spec if "teacher" in build.features else None
+    """Return the spec of a build's cached teacher maps, which DistilDIRE learns from; None if it has none."""
+    maps = build.features.get(str(DISTILDIRE.target))
+    return cache.open_feature(maps.folder).spec if maps else None
 
 
 def steps_of_epoch(config: TrainConfig, train: int, val: int, processes: int) -> int:
@@ -332,8 +336,7 @@ def check_smallest_batch(config: TrainConfig, train: int, shapes: Shapes) -> Non
 def side_of_input(config: TrainConfig, image: int, teacher: int | None) -> int:
     """Return the requested side, or the method's. Raises UserError unless the student sees the pixels of its teacher."""
     side = config.train_size or config.definition.side(image, teacher)
-    taught = config.online or "teacher" in config.training_features
-    if taught and side != teacher:
+    if (config.online or config.target) and side != teacher:
         raise UserError(
             f"train_size {side}: the teacher's input has {teacher} pixels, and the student's must have the same. "
             f"Omit it, or build `teacher` with --train-size {side}."

@@ -124,6 +124,8 @@ class Method:
 
     Attributes
     ----------
+    name
+        As it is chosen: small letters, digits and underscores.
     scales
         Cached features of the input and the scaling of each, in the order in which the student takes them.
     defaults
@@ -137,7 +139,9 @@ class Method:
     target
         The cached feature that the loss compares the student's map with, or None: the teacher's map of the DIRE image.
     online
-        Whether the teacher must run during training, on the cached DIRE; its cached maps cannot serve.
+        Whether the teacher must run during training; its cached maps cannot serve.
+    online_input
+        The cached feature that it sees then.
     window
         Resize the image to the student's side, or crop a random square of that side.
     whole
@@ -166,6 +170,7 @@ class Method:
     backbone: bool = True
     target: str | None = None
     online: bool = False
+    online_input: str = "dire"
     window: Literal["resize", "random-crop"] = "resize"
     whole: bool = False
     flips: bool = True
@@ -195,11 +200,11 @@ class Method:
         distillation
             Weight of the distillation loss; with 0, no feature is read for it.
         online
-            Whether the teacher runs online, so that DIRE is read instead of the teacher's maps.
+            Whether the teacher runs online, so that what it sees is read instead of its maps.
         """
         if self.target is None or distillation == 0:
             return self.inputs
-        return (*self.inputs, "dire" if online or self.online else self.target)
+        return (*self.inputs, self.online_input if online or self.online else self.target)
 
     def side(self, image: int, teacher: int | None) -> int:
         """Return the default side of the student's input in pixels.

@@ -28,6 +28,7 @@ from ... import __version__
 from ...cache.records.about import Geometry, Layout
 from ...errors import UsageError, UserError
 from ...metrics.calibration import Calibration
+from ...plugins import absent
 from ...storage import path_exists
 from ...storage.atomic import append_line as append_bytes
 from ...storage.atomic import create_with
@@ -36,7 +37,7 @@ from ..config import TrainConfig
 from ..methods.method import Method
 from ..students.student import SCRATCH, Student, input_shapes
 from .checkpoint import flushed, load_weights, replace_text
-from .forms import BEST, own_file, read_saved, stored_calibration
+from .forms import BEST, RUN_FORM, own_file, read_saved, stored_calibration
 from .lock import leftover
 
 RECORD_VERSION = 3
@@ -107,8 +108,8 @@ class RunRecord(BaseModel):
         How the student computes on a GPU where ``--amp`` does not select another type.
     layouts
         What the stored rows of each input are; empty in runs of versions all of whose inputs lay over the image.
-    title
-        What tables call the method.
+    title, provider
+        The method's title, and the package that provides it with its version; empty for this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -139,6 +140,7 @@ class RunRecord(BaseModel):
     arithmetic: str = ""
     layouts: dict[str, Layout] = {}
     title: str = ""
+    provider: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -242,6 +244,9 @@ class RunFolder:
         try:
             return read_record(own_file(self.config), _FORM, "a run's configuration", "Train again into a new folder.")
         except UsageError as error:  # a method that does not exist
+            stored = read_record(own_file(self.config), RUN_FORM, "a run's configuration", "Train again.")
+            if stored.provider:
+                raise absent("method", str(stored.config.method), stored.provider) from error
             raise UserError(
                 f"{self.config}: is not a run's configuration ({error}) Train again into a new folder."
             ) from error

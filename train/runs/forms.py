@@ -262,6 +262,8 @@ class RunForm(Open):
     seen_generators: Items[str] | None = None
     groups: Items[str] | None = None
     imported: TextByName | None = None
+    title: str = ""
+    provider: str = ""
 
 
 class SweepForm(Open):
