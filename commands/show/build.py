@@ -54,8 +54,8 @@ def show_build(result: Result) -> None:
         console.print(Text(f"Warning: {result['audit']['warning']}", style="yellow"), soft_wrap=True)
     show_rejects(console, result)
     if plan:
-        teacher = result["features"].get("teacher", {"missing": 0})
-        show_estimate(console, result["estimate"], computes=bool(result["adm_calls"] or teacher["missing"]))
+        lacking = [row["missing"] for name, row in result["features"].items() if name != "image"]
+        show_estimate(console, result["estimate"], computes=any(lacking))
     elif result["part"] and result["build"] is None:
         part = result["part"]
         console.print(
@@ -227,10 +227,11 @@ def _show_feeding(console: Console, estimate: Result) -> None:
         if asked is None or one["busy"] is None:
             continue
         total = {name: rate * fed["processes"] for name, rate in asked.items()}
+        planned = total.pop("plan")
+        rest = ", ".join(f"{rate:,.3g} of {name} alone" for name, rate in total.items())
         console.print(
             Text(
-                f"{one['device']}: {devices} on such a machine would take {total['plan']:,.3g} images/s of this plan "
-                f"({total['eps']:,.3g} of eps alone, {total['dire']:,.3g} with DIRE)."
+                f"{one['device']}: {devices} on such a machine would take {planned:,.3g} images/s of this plan ({rest})."
             ),
             soft_wrap=True,
         )

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from ...cache.lease import lease
 from ...cache.local_copy.reader import LocalCopy
+from ...cache.records.about import OVER_IMAGE
 from ...cache.records.audit import AUDIT
 from ...cache.records.builds import BuildRecord
 from ...cache.records.image_audit import IMAGE_AUDIT
@@ -53,6 +54,7 @@ from ..data.select import (
     serves,
     with_texts,
 )
+from ..methods.score import MEAN_DIRE
 from ..runs.folder import RunFolder, RunRecord, versions
 from ..runs.forms import EVALUATION, known_best, read_evaluation
 from .audits import header_audit, image_audit
@@ -60,6 +62,7 @@ from .gallery import write_gallery
 from .score import predict, probability
 from .summary import summarise
 
+(_DIRE,) = MEAN_DIRE.inputs
 _LONGEST_NAME = 255
 _PLAIN_SPLIT = re.compile(r"[A-Za-z0-9._]{1,64}")
 _SHOWN = {"generators", "mean", "metrics", "counts"}
@@ -276,14 +279,18 @@ def _store(
         columns = with_texts(part.table.select(["key", "label", "generator", "family", "group"]))
         table = columns.append_column("score", pa.array(scores)).append_column("logit", pa.array(logits))
         pq.write_table(table, temporary / "scores.parquet", compression="zstd")
-        if serves(build, split, "dire"):
+        if serves(build, split, _DIRE):
             dire = FeatureDataset(
-                cache, build, part.table, ("dire",), split=split, purpose="the mean DIRE", mirrored=False
+                cache, build, part.table, (_DIRE,), split=split, purpose="the mean DIRE", mirrored=False
             )
             means = with_texts(dire.table.select(["key", "label", "generator", "group"]))
             means = means.append_column("mean_dire", pa.array(_mean_dire(dire)))
             pq.write_table(means, temporary / "dire.parquet", compression="zstd")
-        images = tuple(name for name in ("image", "eps", "dire") if serves(build, split, name))
+        images = tuple(
+            name
+            for name, feature in build.features.items()
+            if serves(build, split, name) and cache.open_feature(feature.folder).geometry in OVER_IMAGE
+        )
         if images:
             gallery = FeatureDataset(
                 cache, build, part.table, images, split=split, purpose="the gallery", mirrored=False
@@ -329,7 +336,7 @@ def _mean_dire(part: FeatureDataset) -> npt.NDArray[np.float32]:
     """Return the mean DIRE of every row over channels and pixels, float32 in 0..1."""
     means: npt.NDArray[np.float32] = np.zeros(len(part), dtype=np.float32)
     for batch in part.in_order(64):
-        means[batch.rows] = batch.features["dire"].float().mean(dim=(1, 2, 3)).numpy() / 255
+        means[batch.rows] = batch.features[_DIRE].float().mean(dim=(1, 2, 3)).numpy() / 255
     return means
 
 

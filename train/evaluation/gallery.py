@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 12
 MISTAKES = 8
+_COLOURS = 3
 EPS_RANGE = 3.0
 """Noise is drawn from black at -3 to white at 3: three standard deviations of white noise."""
 
@@ -31,14 +32,14 @@ def write_gallery(folder: Path, part: FeatureDataset, logits: _Array, scores: _A
     folder
         Where to write; must not exist.
     part
-        Rows with some of image, eps and dire.
+        Rows with features that lie over the image; those of three channels are drawn.
     logits, scores : ndarray, shape (rows,)
         The student's outputs.
     """
     folder.mkdir()
     keys, generators = column(part.table, "key"), column(part.table, "generator")
     rows = chosen_rows(keys, part.label, logits)
-    images = {name: part.read(name, rows) for name in part.stores if len(rows)}
+    images = {name: part.read(name, rows) for name in part.stores if len(rows) and part.row_shape(name)[0] == _COLOURS}
     entries = []
     for index, row in enumerate(rows):
         entry: dict[str, Any] = {
@@ -46,9 +47,6 @@ def write_gallery(folder: Path, part: FeatureDataset, logits: _Array, scores: _A
             "label": int(part.label[row]),
             "generator": str(generators[row]),
             "score": float(scores[row]),
-            "image": None,
-            "eps": None,
-            "dire": None,
         }
         for name, values in images.items():
             entry[name] = f"{keys[row]}-{name}.png"
