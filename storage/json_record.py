@@ -2,17 +2,20 @@
 
 pydantic keeps an error for each wrong item of a list or a mapping, some hundred bytes for every few bytes of a file. So
 lists of items that are all alike are :data:`Items`, or are declared with ``FailFast``. Mappings are :data:`TextByName`,
-:data:`CountByName`, :data:`NumberByName` or :data:`RecordByName`, or are declared with :func:`entries`. The errors of a file
-that has very many are not listed.
+:data:`CountByName`, :data:`NumberByName` or :data:`RecordByName`, or are declared with :func:`entries`. No object may have more
+than `MOST_NAMES` names, for each one that its form does not know would be an error. The errors of a file that has very
+many are not listed.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, FailFast, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, FailFast, TypeAdapter, ValidationError
 
 from ..errors import IntegrityError, UserError
 from . import AnyPath, path_exists
@@ -21,11 +24,27 @@ from .text import visible
 
 MOST_BYTES = 64 * 2**20
 """Largest record that is read."""
+MOST_NAMES = 500_000
+"""Names in one object of a record. There may be one for each shard of a cache."""
 _MOST_FAULTS = 1000
 _LONGEST_NAME = 200
 """Characters of a name in a message: the name of a field that does not exist may be as long as the file."""
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class InvalidRecordError(ValueError):
+    """A JSON text is not what it should be; the message says why in a few words."""
+
+
+def parse_model(model: type[Model], text: bytes) -> Model:
+    """Validate a JSON text, with memory in proportion to its length. Raises InvalidRecordError."""
+    _check_names(text)
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise InvalidRecordError(first_fault(error)) from error
 
 
 def read_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> T:
@@ -48,11 +67,15 @@ def read_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> 
         If the file is missing, too large, not a regular file, or does not hold that.
     """
     try:
-        return form.validate_json(read_file(path, MOST_BYTES))
+        text = read_file(path, MOST_BYTES)
+        _check_names(text)
+        return form.validate_json(text)
     except IntegrityError as error:
         raise UserError(f"{error} {advice}") from error
     except ValidationError as error:
         raise UserError(f"{path}: is not {what} ({first_fault(error)}). {advice}") from error
+    except InvalidRecordError as error:
+        raise UserError(f"{path}: is not {what} ({error}). {advice}") from error
 
 
 def find_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> T | None:
@@ -126,6 +149,21 @@ CountByName = Annotated[dict[str, int], entries(_is_text, _is_count)]
 RecordByName = Annotated[dict[str, dict[str, Any]], entries(_is_text, dict)]
 NumberByName = Annotated[dict[str, float | int | None], entries(_is_text, _is_number)]
 """Finite numbers; None for one that is not defined."""
+
+
+def _check_names(text: bytes) -> None:
+    """Raise InvalidRecordError if an object of a JSON text has more than `MOST_NAMES` names, each counted when it comes.
+
+    A text that is no JSON passes: its form refuses it.
+    """
+
+    def check(pairs: list[tuple[str, object]]) -> None:
+        if len(pairs) > MOST_NAMES:
+            raise InvalidRecordError(f"one object has {len(pairs):,} names")
+
+    if text.count(b":") > MOST_NAMES:
+        with suppress(json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            json.loads(text, object_pairs_hook=check)
 
 
 def _shortened(name: str) -> str:

@@ -26,12 +26,12 @@ from typing import IO, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from ...errors import UnreachableError
 from ...storage import AnyPath, list_names, symlink_above
 from ...storage.atomic import check_new_size, create_file, make_folder
-from ...storage.json_record import entries
+from ...storage.json_record import InvalidRecordError, entries, parse_model
 from ...storage.trees import open_mappable
 from ..shards.keys import BINARY
 from ..shards.marker import Key, Keys, Reasons, is_id
@@ -220,8 +220,8 @@ def read(path: AnyPath, fingerprint: str) -> IndexSegment:
         text = file.read(length)
         digest = hashlib.sha256(text)
         try:
-            header = Header.model_validate_json(text)
-        except ValidationError as error:
+            header = parse_model(Header, text)
+        except InvalidRecordError as error:
             raise ValueError("its header is not valid") from error
         total = sum(header.rows)
         start = _PREAMBLE + length

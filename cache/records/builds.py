@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field
 
 from ...errors import IntegrityError, UnreachableError, UserError
 from ...storage import AnyPath, list_matching, path_exists
 from ...storage.atomic import check_new_size, create_file, make_folder, read_file
-from ...storage.json_record import entries, first_fault
+from ...storage.json_record import InvalidRecordError, entries, parse_model
 from ..shards.marker import Keys
 from ..spec import fingerprint_of
 from .datasets import DATASET
@@ -269,6 +269,6 @@ def _id_of(dataset: str, revision: str, features: Mapping[str, BuiltFeature]) ->
 
 def _read(path: AnyPath, model: type[_Model], most_bytes: int) -> _Model:
     try:
-        return model.model_validate_json(read_file(path, most_bytes))
-    except ValidationError as error:
-        raise IntegrityError(f"{path}: is not a valid record ({first_fault(error)}).") from error
+        return parse_model(model, read_file(path, most_bytes))
+    except InvalidRecordError as error:
+        raise IntegrityError(f"{path}: is not a valid record ({error}).") from error

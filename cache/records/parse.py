@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import IntegrityError
-from ...storage.json_record import first_fault
+from ...storage.json_record import InvalidRecordError, parse_model
 
 Area = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """An AUC, or an end of its interval."""
@@ -41,8 +41,6 @@ def parse_record(record: type[Record], data: bytes, name: str, what: str) -> Rec
         If it is not valid.
     """
     try:
-        return record.model_validate_json(data)
-    except ValidationError as error:
-        raise IntegrityError(
-            f"{name}: is not a valid {what} ({first_fault(error)}), so the file is damaged."
-        ) from error
+        return parse_model(record, data)
+    except InvalidRecordError as error:
+        raise IntegrityError(f"{name}: is not a valid {what} ({error}), so the file is damaged.") from error

@@ -16,7 +16,6 @@ from pydantic import (
     FailFast,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -25,7 +24,7 @@ from ...choices import PackedStorage
 from ...errors import IntegrityError
 from ...storage import AnyPath
 from ...storage.atomic import read_file
-from ...storage.json_record import entries, first_fault
+from ...storage.json_record import InvalidRecordError, entries, parse_model
 from .packed import packed_bytes
 
 MAX_SHARD_BYTES = 16 * 2**30
@@ -191,9 +190,9 @@ def read_marker(path: AnyPath) -> Marker:
 def parse_marker(text: bytes, path: AnyPath) -> Marker:
     """Validate the content of the marker at ``path``; errors as for :func:`read_marker`."""
     try:
-        marker = Marker.model_validate_json(text)
-    except ValidationError as error:
-        raise IntegrityError(f"{path}: is not a valid marker ({first_fault(error)}). {check_hint(path)}") from error
+        marker = parse_model(Marker, text)
+    except InvalidRecordError as error:
+        raise IntegrityError(f"{path}: is not a valid marker ({error}). {check_hint(path)}") from error
     if path.name != f"{marker.shard}.json":
         raise IntegrityError(f"{path}: is the marker of another shard, {marker.shard}. {check_hint(path)}")
     return marker

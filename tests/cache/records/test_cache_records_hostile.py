@@ -27,8 +27,9 @@ from distil_cache.cache.set_aside import read_set_aside, write_set_aside
 from distil_cache.cache.shards.marker import Marker
 from distil_cache.cache.spec import fingerprint_of, folder_name, imported_from
 from distil_cache.cache.store import Cache
-from distil_cache.errors import DistilCacheError, UserError
-from distil_cache.storage.json_record import first_fault
+from distil_cache.errors import DistilCacheError, IntegrityError, UserError
+from distil_cache.storage import json_record
+from distil_cache.storage.json_record import InvalidRecordError, first_fault, parse_model
 from maintained_cache import NAME, SIDE, Picture, build, key_of, train
 from pydantic import BaseModel, ValidationError
 from run_damage import changed, places
@@ -267,6 +268,30 @@ def test_of_very_many_faults_their_number_is_named() -> None:
     with pytest.raises(ValidationError) as caught:
         Ref.model_validate_json(json.dumps(dict.fromkeys(map(str, range(3000)))))
     assert first_fault(caught.value) == "3,003 of its values are wrong"
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_of_too_many_names_in_one_object_none_becomes_an_error(monkeypatch: pytest.MonkeyPatch, inner: bool) -> None:
+    monkeypatch.setattr(json_record, "MOST_NAMES", 20)
+    names = dict.fromkeys(map(str, range(21)), 0)
+    with pytest.raises(InvalidRecordError, match="one object has 21 names") as caught:
+        parse_model(Ref, json.dumps([{"a": 1}, names] if inner else names).encode())
+    assert caught.value.__cause__ is None
+    with pytest.raises(InvalidRecordError, match="one object has 30 names"):
+        parse_model(Ref, b"{" + b",".join([b'"run":0'] * 30) + b"}")
+    several = json.dumps([{str(n): 0} for n in range(21)]).encode()
+    with pytest.raises(InvalidRecordError, match="should be an object"):
+        parse_model(Ref, several)
+    with pytest.raises(InvalidRecordError, match="nvalid JSON"):
+        parse_model(Ref, b":" * 21)
+
+
+def test_a_record_of_too_many_names_is_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_record, "MOST_NAMES", 20)
+    path = next(root.glob("builds/*.json"))
+    path.write_text(json.dumps(dict.fromkeys(map(str, range(21)), 0)))
+    with pytest.raises(IntegrityError, match=r"is not a valid record \(one object has 21 names\)"):
+        read_build(path)
 
 
 def test_an_account_of_too_many_places_lists_those_with_most_images_and_still_adds_up(root: Path) -> None:
