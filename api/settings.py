@@ -17,6 +17,7 @@ from ..choices import (
     ImagePreset,
     InitialWeights,
     NoiseReduction,
+    PassCalls,
     Precision,
     Preset,
     Reader,
@@ -47,6 +48,7 @@ class BuildSettings(TypedDict, total=False):
     image_size: int | None
     steps: str
     real_step: int
+    calls: PassCalls
     clip: bool
     noise: NoiseReduction
     teacher: str

@@ -16,6 +16,7 @@ from ..train.data.shuffle import ReadBlocks, shuffled
 from .rows import RowReader
 
 Sample = dict[str, Any]
+_NO_EPOCH = -1
 
 
 class _Joined:
@@ -81,8 +82,12 @@ class FeatureRows(Dataset[Sample]):
 class FeatureStream(IterableDataset[Sample]):
     """A dataset that yields its rows in an order of its own: every row once, neighbours of eight random blocks mixed.
 
-    The order follows from the seed and the epoch alone. Worker processes of a ``DataLoader`` share the rows; several
-    training processes do not: give them :class:`FeatureRows`.
+    Each pass has a new order, which follows from the seed and torch's random numbers, as that of a shuffling
+    ``DataLoader`` does; after :meth:`set_epoch`, from the seed and the epoch alone. Worker processes of a ``DataLoader``
+    share the rows; several training processes do not: give them :class:`FeatureRows`.
+
+    A stream has no length. A ``DataLoader`` would take it for the number of its batches, but each worker process ends
+    with a batch that is not full, and trainers stop at that number.
 
     Parameters
     ----------
@@ -96,20 +101,26 @@ class FeatureStream(IterableDataset[Sample]):
         self._joined = _Joined(readers, table, columns)
         first = next(iter(readers.values()))
         self._blocks = ReadBlocks.of(first.shard, first.row)
-        self._seed, self._epoch = seed, 1
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self._joined)
+        self._seed = seed
+        self._passes = 0
+        self._epoch = torch.full((), _NO_EPOCH).share_memory_()  # so that worker processes see when it changes
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 1, whose order is used from now on."""
-        self._epoch = epoch
+        """Choose the epoch, from 0, whose order is used from now on."""
+        if epoch < 0:
+            raise UsageError(f"epoch {epoch}: epochs are counted from 0 or 1.")
+        self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the samples, or this worker's."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        order = shuffled(self._blocks, self._seed, self._epoch)
+        epoch = int(self._epoch)
+        if epoch == _NO_EPOCH and worker:  # the same in all workers of a pass; those that persist keep their seed
+            epoch = worker.seed - worker.id + self._passes
+            self._passes += 1
+        elif epoch == _NO_EPOCH:
+            epoch = int(torch.empty((), dtype=torch.int64).random_())
+        order = shuffled(self._blocks, self._seed, epoch)
         for pool in np.unique(order.pool)[number::workers]:
             yield from self._joined.samples(order.rows[order.pool == pool])

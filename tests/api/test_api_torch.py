@@ -81,6 +81,37 @@ def test_a_stream_has_every_row_once_in_an_order_of_seed_and_epoch(data: dc.Data
     assert sorted(order(0, 1, workers=2)) == data.keys
 
 
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_a_stream_has_a_new_order_in_each_pass_that_the_seed_of_torch_repeats(
+    data: dc.DatasetView, workers: int, persistent: bool
+) -> None:
+    def passes() -> list[list[str]]:
+        torch.manual_seed(5)
+        stream = data.to_torch("eps", streaming=True)
+        loader = DataLoader(stream, batch_size=16, num_workers=workers, persistent_workers=persistent)
+        return [[key for batch in loader for key in batch["key"]] for _ in range(2)]
+
+    first, second = passes()
+    assert sorted(first) == sorted(second) == data.keys
+    assert first != second
+    assert passes() == [first, second]
+
+
+def test_worker_processes_that_persist_see_the_epoch(data: dc.DatasetView) -> None:
+    stream = data.to_torch("eps", streaming=True)
+    loader = DataLoader(stream, batch_size=16, num_workers=1, persistent_workers=True)
+    orders = []
+    for epoch in (1, 2, 1):
+        stream.set_epoch(epoch)
+        orders.append([key for batch in loader for key in batch["key"]])
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_a_stream_has_no_length_at_which_a_trainer_would_stop(data: dc.DatasetView) -> None:
+    with pytest.raises(TypeError, match="has no len"):
+        len(DataLoader(data.to_torch("eps", streaming=True), num_workers=2))
+
+
 def test_a_stream_joins_rows_as_they_belong_together(data: dc.DatasetView) -> None:
     expected = dict(zip(data.keys, data.feature("eps").numpy(), strict=True))
     for sample in data.to_torch("image", "eps", streaming=True):
