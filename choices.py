@@ -23,6 +23,8 @@ STORED_PRESETS: dict[ImagePreset, StoredPreset] = {
 }
 NoiseReduction = Literal["mean", "first"]
 """The DNF noise: the mean over the inversion, or its first step."""
+PassCalls = Literal["all", "fewer"]
+"""At which steps of inversion and sampling the ADM is called: at all, or at about half of them."""
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """Precision of ADM and teacher; part of what a feature is."""
 PackedStorage = Literal["int8", "int4"]

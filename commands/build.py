@@ -19,6 +19,7 @@ from ..choices import (
     TRIES,
     ImagePreset,
     NoiseReduction,
+    PassCalls,
     Precision,
     Preset,
     ShardForm,
@@ -130,6 +131,13 @@ def build(
         str, typer.Option(help="DDIM steps of inversion and sampling (timestep respacing): ddimN, N, or a,b,c.")
     ] = STEPS,
     real_step: Annotated[int, typer.Option(help="Invert only the first N steps; 0 inverts all.")] = 0,
+    calls: Annotated[
+        PassCalls,
+        typer.Option(
+            help="At which steps the ADM is called: at all, or at about half of them, with the noise in between from "
+            "those calls. That changes recon, dire, noise and teacher a little."
+        ),
+    ] = "all",
     clip: Annotated[bool, typer.Option(help="Clip the predicted x0 to [-1, 1] at each step, as DIRE does.")] = True,
     noise: Annotated[
         NoiseReduction, typer.Option(help="For the feature noise: mean over the inversion steps, or the first step.")
@@ -278,6 +286,7 @@ def build(
         labels=labels, columns=columns, path_prefix=tuple(path_prefix or ()), adm=adm,
         adm_config=adm_config, class_label=class_label, sha256=tuple(sha256 or ()),
         preset=preset, features=tuple(features or ()), set=tuple(set_fields or ()), steps=steps, real_step=real_step,
+        calls=calls,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, embedding=embedding, embedding_weights=embedding_weights,
         precision=precision, storage=storage, device=device,

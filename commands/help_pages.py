@@ -22,7 +22,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "Instead of sources": ("from_cache", "perturb", "splits", "derived_name"),
         "Image": ("image_size", "image_preset", "harmonize"),
-        "Diffusion model": (*_ADM, "steps", "real_step", "clip", "noise", "precision", "storage"),
+        "Diffusion model": (*_ADM, "steps", "real_step", "calls", "clip", "noise", "precision", "storage"),
         "Teacher": ("teacher", "teacher_weights", "train_size", "preset"),
         "Embedding": ("embedding", "embedding_weights"),
         "Speed and storage": ("device", "batch_size", "memory", "compile_adm", "shard_size", "form", "codec"),

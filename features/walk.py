@@ -13,19 +13,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from ..cache.spec import Spec
-from ..choices import Precision
+from ..choices import PassCalls, Precision
 from ..errors import UserError
 from ..images.spec import ImageSpec
 from ..models.diffusion.conditioning import with_classes
-from ..models.diffusion.ddim import NoiseModel, NoisePrediction, predict, used_steps
+from ..models.diffusion.ddim import NoiseModel, NoisePrediction, used_steps
 from ..models.diffusion.noise_schedule import Step
+from ..models.diffusion.pass_calls import predictor_of, steps_called
 from ..models.transfer import HostArray
 from .adm import AdmIdentity
 from .contract import Feature, Network, Producer, Route
@@ -51,10 +52,21 @@ class WalkSpec(Spec):
 
 
 class PathSpec(WalkSpec):
-    """What decides a whole pass. ``real_step`` is the number of the cleanest steps that are used, 0 for all."""
+    """What decides a whole pass.
+
+    Attributes
+    ----------
+    real_step
+        Number of the cleanest steps that are used, 0 for all.
+    calls
+        At which of them the model is called; ``fewer`` approximates the rest, see :mod:`..models.diffusion.pass_calls`.
+    """
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"calls"})
 
     steps: str = "ddim20"
     real_step: int = Field(default=0, ge=0)
+    calls: PassCalls = "all"
 
     @property
     def used_steps(self) -> int:
@@ -112,6 +124,8 @@ class Walk(Producer):
         What the specs share.
     schedule, steps
         The respaced schedule, and how many of its steps are used.
+    called
+        At which of them the model is called.
 
     Raises
     ------
@@ -127,16 +141,16 @@ class Walk(Producer):
         self._features = {feature.name: feature for feature, _ in pairs}
         self.specs: Mapping[str, WalkSpec] = {feature.name: spec for feature, spec in pairs}
         shared = {(spec.image, spec.adm.weights, spec.clip, spec.precision) for spec in self.specs.values()}
-        paths = {(spec.steps, spec.real_step) for spec in self.specs.values() if isinstance(spec, PathSpec)}
+        paths = {(spec.steps, spec.real_step, spec.calls) for spec in self.specs.values() if isinstance(spec, PathSpec)}
         if len(shared) != 1 or len(paths) > 1:
             raise UserError(
-                f"{', '.join(self.specs)}: differ in image, model, steps, clipping or precision, so one pass cannot "
-                "compute them."
+                f"{', '.join(self.specs)}: differ in image, model, steps, calls, clipping or precision, so one pass "
+                "cannot compute them."
             )
         first = next(iter(self.specs.values()))
         self.image, self.adm, self.clip, self.precision = first.image, first.adm, first.clip, first.precision
         self._path = paths.pop() if paths else None
-        respacing, real_step = self._path or (ONE_STEP, 0)
+        respacing, real_step, self.called = self._path or (ONE_STEP, 0, "all")
         self.schedule = self.adm.config.schedule(respacing)
         self.steps = used_steps(self.schedule, real_step)
 
@@ -144,17 +158,22 @@ class Walk(Producer):
     def settings(self) -> dict[str, object]:
         """Settings of the specs that another feature of the same pass would have."""
         found: dict[str, object] = {"adm": self.adm, "clip": self.clip, "precision": self.precision}
-        return found if self._path is None else {**found, "steps": self._path[0], "real_step": self._path[1]}
+        if self._path is not None:
+            found |= zip(("steps", "real_step", "calls"), self._path, strict=True)
+        return found
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the states of an image that the taps keep."""
+        """Bytes of the states of an image that the taps keep, and of the noise that stands in for calls."""
         states = sum(self._features[name].held(spec) for name, spec in self.specs.items())
+        if self.called == "fewer":
+            states += self.steps
         return states * 3 * self.image.size**2 * _BYTES
 
     def calls_of(self, reach: Reach) -> int:
         """Return the model calls of an image on a route."""
-        return {"first": 1, "inversion": self.steps, "path": 2 * self.steps}[reach]
+        up, down = steps_called(self.called, self.steps)
+        return {"first": 1, "inversion": len(up), "path": len(up) + len(down)}[reach]
 
     def route(self, lacking: frozenset[str]) -> Route:
         """See :class:`.contract.Producer`."""
@@ -201,16 +220,18 @@ class Walk(Producer):
         What is not finite in a call is so in all that follow.
         """
         state = x
-        for step in self.schedule.ascending(1 if reach == "first" else self.steps):
-            seen = predict(model, state, step, clip=self.clip)
+        steps = list(self.schedule.ascending(1 if reach == "first" else self.steps))
+        predictor = predictor_of(self.called, model, steps, clip=self.clip)
+        for index, step in enumerate(steps):
+            seen = predictor.up(index, state)
             for tap in taps:
                 tap.up(step, state, seen)
             if reach == "first":
                 return _finite(seen.eps)
             state = step.next_signal * seen.x0 + step.next_noise * seen.eps
         if reach == "path":
-            for step in self.schedule.descending(self.steps):
-                seen = predict(model, state, step, clip=self.clip)
+            for index, step in reversed(list(enumerate(steps))):
+                seen = predictor.down(index, state)
                 state = step.prev_signal * seen.x0 + step.prev_noise * seen.eps
                 for tap in taps:
                     tap.down(step, seen, state)

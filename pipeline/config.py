@@ -22,6 +22,7 @@ from ..choices import (
     FloatStorage,
     ImagePreset,
     NoiseReduction,
+    PassCalls,
     Precision,
     Preset,
     ShardForm,
@@ -146,6 +147,7 @@ class BuildConfig(BaseModel):
     image_size: ImageSize | None = None
     steps: str = STEPS
     real_step: int = Field(default=0, ge=0)
+    calls: PassCalls = "all"
     clip: bool = True
     noise: NoiseReduction = "mean"
     teacher: str = BACKBONE

@@ -28,6 +28,7 @@ from ..images.budget import decoding_bytes
 from ..models.device import arithmetic, device_name
 from ..models.diffusion.conditioning import with_classes
 from ..models.diffusion.ddim import used_steps
+from ..models.diffusion.pass_calls import steps_called
 from ..storage import AnyPath
 from ..storage.atomic import read_lines
 from .config import BuildConfig
@@ -176,7 +177,8 @@ def _asked_images(
     walk = walk_of(ready.specs)
     if walk is None or rate.adm_calls is None or not hours or not images:
         return None
-    dire = 2 * used_steps(walk.adm.config.schedule(config.steps), config.real_step)
+    steps = used_steps(walk.adm.config.schedule(config.steps), config.real_step)
+    dire = sum(map(len, steps_called(config.calls, steps)))
     return {"plan": images / (hours * 3600), "eps": rate.adm_calls, "dire": rate.adm_calls / dire}
 
 

@@ -74,11 +74,18 @@ def predict(model: NoiseModel, x: Tensor, step: Step, *, clip: bool = True) -> N
     NaN propagates to all later states. So does Inf, which clipping would hide.
     """
     t = torch.full((len(x),), step.timestep, dtype=torch.int64, device=x.device)
-    raw = model(x, t)[:, :3].float()
+    return denoised(x, model(x, t)[:, :3].float(), step, clip=clip)
+
+
+def denoised(x: Tensor, noise: Tensor, step: Step, *, clip: bool = True) -> NoisePrediction:
+    """Return the clean image that noise (B, 3, H, W) float32 leaves of the state x at a step, and the noise that fits it.
+
+    NaN and Inf are kept as in `predict`.
+    """
     scaled = step.recip * x
-    x0 = scaled - step.recipm1 * raw
+    x0 = scaled - step.recipm1 * noise
     if clip:
-        x0 = x0.clamp(-1.0, 1.0).where(raw.isfinite(), torch.nan)
+        x0 = x0.clamp(-1.0, 1.0).where(noise.isfinite(), torch.nan)
     return NoisePrediction(eps=(scaled - x0) / step.recipm1, x0=x0)
 
 

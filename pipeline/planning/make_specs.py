@@ -74,6 +74,7 @@ def specs_of_build(
     settings: dict[str, object] = {
         "steps": config.steps,
         "real_step": config.real_step % len(schedule),  # 0 also means all steps
+        "calls": config.calls,
         "clip": config.clip,
         "precision": config.precision,
         "storage": config.storage,

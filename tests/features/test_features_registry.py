@@ -117,7 +117,7 @@ def test_a_row_takes_the_bytes_of_its_numbers_and_less_if_it_is_packed() -> None
 
 def test_one_pass_cannot_make_features_that_differ_in_what_it_has_once() -> None:
     mixed = {"eps": specs()["eps"], "dire": specs(clip=False)["dire"]}
-    with pytest.raises(UserError, match="eps, dire: differ in image, model, steps, clipping or precision"):
+    with pytest.raises(UserError, match="eps, dire: differ in image, model, steps, calls, clipping or precision"):
         walk_of(mixed)
     with pytest.raises(UserError, match="dire, noise: differ in image, model, steps"):
         walk_of({"dire": specs()["dire"], "noise": specs(steps="ddim2")["noise"]})

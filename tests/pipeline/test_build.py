@@ -138,6 +138,17 @@ def test_the_first_noise_of_dnf_is_eps_and_costs_one_call(material: Path, tmp_pa
     np.testing.assert_array_equal(eps, noise)
 
 
+def test_fewer_calls_make_another_dire_and_the_same_eps(material: Path, built: Any, tmp_path: Path) -> None:
+    plan = build(material, tmp_path / "c", features=("image,eps,dire",), calls="fewer", dry_run=True)
+    result = build(material, tmp_path / "c", features=("image,eps,dire",), calls="fewer")
+    assert plan["adm_calls"] == result["adm_calls"] == 20 * 6  # of four steps all but the third are called, both ways
+    features = features_of(result)
+    assert features["eps"] == features_of(built[1])["eps"]
+    keys = store(tmp_path / "c", "dire").markers()[0].keys
+    fewer, every = (gather(store(cache, "dire"), keys) for cache in (tmp_path / "c", built[0]))
+    assert not np.array_equal(fewer, every)
+
+
 @pytest.mark.parametrize("features", ["recon", "eps,recon", "eps,noise,recon", "eps,noise"])
 def test_a_partial_inversion_is_partial_whatever_else_is_made_in_the_same_pass(
     material: Path, tmp_path: Path, features: str
@@ -245,6 +256,7 @@ def test_pt_and_safetensors_of_the_same_weights_are_the_same_adm(material: Path,
         ({"adm": "other"}, {"eps", "recon", "dire", "noise", "teacher"}),
         ({"steps": "ddim2"}, {"recon", "dire", "noise", "teacher"}),
         ({"real_step": 2}, {"recon", "dire", "noise", "teacher"}),
+        ({"calls": "fewer"}, {"recon", "dire", "noise", "teacher"}),
         ({"clip": False}, {"eps", "recon", "dire", "noise", "teacher"}),
         ({"image_size": 32}, {"image", "eps", "recon", "dire", "noise", "teacher"}),
         ({"image_preset": "dire"}, {"image", "eps", "recon", "dire", "noise", "teacher"}),

@@ -143,7 +143,9 @@ def test_a_full_disk_is_noticed_when_data_are_added_and_nothing_is_said_of_it_la
         "except TemporaryFolderError as error:\n"
         "    print(error)\n"
     )
-    uncounted = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it writes files
+    uncounted = {
+        name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")
+    }  # it writes files
     command = [sys.executable, "-X", "dev", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=uncounted)
     assert "TMPDIR" in done.stdout, done.stderr
