@@ -103,7 +103,8 @@ class FeatureStream(IterableDataset[Sample]):
         self._blocks = ReadBlocks.of(first.shard, first.row)
         self._seed = seed
         self._passes = 0
-        self._epoch = torch.full((), _NO_EPOCH).share_memory_()  # so that worker processes see when it changes
+        self._epoch = torch.full((), _NO_EPOCH)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # so that worker processes see when it changes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose order is used from now on."""
