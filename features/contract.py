@@ -81,6 +81,18 @@ class Feature(ABC, Generic[S]):
         return {}
 
 
+FINITE = "finite"
+"""Name of (B,) bool among the values of a producer: whether all numbers of an image were finite."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Rows of eight bits, which hide what was not finite, and (B,) bool, whether all numbers of an image were."""
+
+    rows: Tensor
+    finite: Tensor
+
+
 class NetworkSource(Protocol):
     """Where a frozen network comes from, as the options of a build name it."""
 
@@ -134,7 +146,7 @@ class SingleFeature(Feature[S]):
         return {}
 
     @abstractmethod
-    def rows(self, network: Network | None, inputs: Mapping[str, Tensor], spec: S) -> Tensor:
+    def rows(self, network: Network | None, inputs: Mapping[str, Tensor], spec: S) -> Tensor | Hidden:
         """Compute the rows of a batch, (B, ...) in their stored dtype.
 
         Parameters
@@ -296,12 +308,20 @@ class Single(Producer):
         route: Route,
     ) -> dict[str, Tensor]:
         """See :class:`Producer`."""
-        return {self.feature.name: self.feature.rows(network, rows, self._spec)}
+        made = self.feature.rows(network, rows, self._spec)
+        if isinstance(made, Hidden):
+            return {self.feature.name: made.rows, FINITE: made.finite}
+        return {self.feature.name: made}
 
     def checked(self, keys: Sequence[str], values: Mapping[str, HostArray]) -> dict[str, HostArray]:
         """See :class:`Producer`."""
-        self.feature.check(values[self.feature.name], self._spec)
-        return dict(values)
+        found, name = dict(values), self.feature.name
+        if FINITE in found and not found.pop(FINITE)[: len(keys)].all():
+            raise IntegrityError(
+                f"{name}: a value is not a finite number, so nothing was stored. {self.feature.remedy}"
+            )
+        self.feature.check(found[name], self._spec)
+        return found
 
     def rate_key(self) -> dict[str, object]:
         """See :class:`Producer`."""

@@ -28,13 +28,12 @@ from ..models.diffusion.ddim import NoiseModel, NoisePrediction, predict, used_s
 from ..models.diffusion.noise_schedule import Step
 from ..models.transfer import HostArray
 from .adm import AdmIdentity
-from .contract import Feature, Network, Producer, Route
+from .contract import FINITE, Feature, Network, Producer, Route
 
 Reach = Literal["first", "inversion", "path"]
 REACHES: tuple[Reach, ...] = ("first", "inversion", "path")
 """How far a pass goes, the shortest first."""
 CALLS = "ADM calls"
-FINITE = "finite"
 ONE_STEP = "1"
 """Respacing of a pass of one call."""
 _BYTES = 4

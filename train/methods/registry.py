@@ -14,10 +14,10 @@ from .dnf import DNF
 from .eps import EPS
 from .method import Method
 from .probe import PROBE
-from .score import MEAN_DIRE, SEDID
+from .score import AEROBLADE, MEAN_DIRE, SEDID
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (DISTILDIRE, DIRE, DNF, CNNDET, EPS, PROBE, MEAN_DIRE, SEDID)
+    method.name: method for method in (DISTILDIRE, DIRE, DNF, CNNDET, EPS, PROBE, MEAN_DIRE, SEDID, AEROBLADE)
 }
 """By name, in the preset ``paper``."""
 
