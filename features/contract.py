@@ -6,6 +6,7 @@ other field is a setting. Dependencies follow from that and are stated nowhere e
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cached_property
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, get_origin
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..cache.records.about import Layout
@@ -119,6 +121,13 @@ class NetworkSource(Protocol):
     def build(self) -> nn.Module:
         """Build the network with random weights, in evaluation mode."""
         ...
+
+
+@functools.cache
+def network_bytes(source: NetworkSource) -> int:
+    """Return the bytes of a network's parameters in float32."""
+    with torch.device("meta"):
+        return sum(parameter.nbytes for parameter in source.build().parameters())
 
 
 class SingleFeature(Feature[S]):
