@@ -96,7 +96,11 @@ class Hidden:
 
 
 class NetworkSource(Protocol):
-    """Where a frozen network comes from, as the options of a build name it."""
+    """Where a frozen network comes from, as the options of a build name it. Equal sources name the same network."""
+
+    def __hash__(self) -> int:
+        """Return the hash of the options."""
+        ...
 
     def digest(self, progress: Progress | None = None) -> str:
         """Return the digest of its weights (SHA-256).
