@@ -6,7 +6,15 @@ from pathlib import Path
 
 LEFT_OUT = {
     *("torch", "torchvision"),  # gigabytes
-    *("bokeh", "onnx", "onnxruntime", "onnxscript", "tensorboard", "timm"),  # only what needs torch imports these
+    *(
+        "bokeh",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "tensorboard",
+        "timm",
+        "diffusers",
+    ),  # only what needs torch imports these
     *("axe-core-python", "build", "mypy", "pre-commit", "pytest-cov", "ruff"),  # tools of other checks
     "distil-cache",  # its extra for the documentation
 }

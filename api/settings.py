@@ -56,6 +56,8 @@ class BuildSettings(TypedDict, total=False):
     train_size: int | None
     embedding: str
     embedding_weights: StrPath | None
+    autoencoder: str | None
+    lpips: str | None
     precision: Precision
     real: Sequence[StrPath]
     fake: Sequence[str]

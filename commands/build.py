@@ -183,6 +183,22 @@ def build(
         str, typer.Option(help="Backbone of the feature embedding: resnet50, efficientnet_lite0 or timm:NAME.")
     ] = BACKBONE,
     embedding_weights: EmbeddingWeightsOption = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Autoencoder of the feature vae: a folder of diffusers' AutoencoderKL, or hf:OWNER/REPO/FOLDER.",
+            show_default=False,
+        ),
+    ] = None,
+    lpips: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='Weights of LPIPS for the feature vae_error: the state dict of lpips.LPIPS(net="vgg").',
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Precision of ADM, teacher and embedding; part of a feature's fingerprint.")
     ] = "fp32",
@@ -289,6 +305,7 @@ def build(
         calls=calls,
         clip=clip, noise=noise, image_size=image_size, image_preset=image_preset, harmonize=harmonize, train_size=train_size,
         teacher=teacher, teacher_weights=teacher_weights, embedding=embedding, embedding_weights=embedding_weights,
+        autoencoder=autoencoder, lpips=lpips,
         precision=precision, storage=storage, device=device,
         batch_size=number_or_auto("--batch-size", batch_size), memory=memory, shard_size=shard_size, compile=compile_adm,
         format=form, codec=codec, min_side=min_side, max_pixels=max_pixels, rehash=rehash, one_class=one_class,

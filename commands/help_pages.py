@@ -24,7 +24,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Image": ("image_size", "image_preset", "harmonize"),
         "Diffusion model": (*_ADM, "steps", "real_step", "calls", "clip", "noise", "precision", "storage"),
         "Teacher": ("teacher", "teacher_weights", "train_size", "preset"),
-        "Embedding": ("embedding", "embedding_weights"),
+        "Other networks": ("embedding", "embedding_weights", "autoencoder", "lpips"),
         "Speed and storage": ("device", "batch_size", "memory", "compile_adm", "shard_size", "form", "codec"),
         "Several processes": ("workers", "scheduler", "array", "tries"),
         "Planning": ("dry_run", "price", "calibrate", "write_recipe"),

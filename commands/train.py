@@ -47,7 +47,7 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help="Method: distildire, dire, dnf, cnndet, eps, probe, mean_dire, sedid, or a file NAME.toml.",
+            help="Method: distildire, dire, dnf, cnndet, eps, probe, mean_dire, sedid, aeroblade, or a file NAME.toml.",
             show_default=METHOD,
         ),
     ] = None,

@@ -6,6 +6,7 @@ other field is a setting. Dependencies follow from that and are stated nowhere e
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cached_property
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, get_origin
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..cache.records.about import Layout
@@ -81,8 +83,24 @@ class Feature(ABC, Generic[S]):
         return {}
 
 
+FINITE = "finite"
+"""Name of (B,) bool among the values of a producer: whether all numbers of an image were finite."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Rows of eight bits, which hide what was not finite, and (B,) bool, whether all numbers of an image were."""
+
+    rows: Tensor
+    finite: Tensor
+
+
 class NetworkSource(Protocol):
-    """Where a frozen network comes from, as the options of a build name it."""
+    """Where a frozen network comes from, as the options of a build name it. Equal sources name the same network."""
+
+    def __hash__(self) -> int:
+        """Return the hash of the options."""
+        ...
 
     def digest(self, progress: Progress | None = None) -> str:
         """Return the digest of its weights (SHA-256).
@@ -107,6 +125,13 @@ class NetworkSource(Protocol):
     def build(self) -> nn.Module:
         """Build the network with random weights, in evaluation mode."""
         ...
+
+
+@functools.cache
+def network_bytes(source: NetworkSource) -> int:
+    """Return the bytes of a network's parameters in float32."""
+    with torch.device("meta"):
+        return sum(parameter.nbytes for parameter in source.build().parameters())
 
 
 class SingleFeature(Feature[S]):
@@ -134,7 +159,7 @@ class SingleFeature(Feature[S]):
         return {}
 
     @abstractmethod
-    def rows(self, network: Network | None, inputs: Mapping[str, Tensor], spec: S) -> Tensor:
+    def rows(self, network: Network | None, inputs: Mapping[str, Tensor], spec: S) -> Tensor | Hidden:
         """Compute the rows of a batch, (B, ...) in their stored dtype.
 
         Parameters
@@ -296,12 +321,20 @@ class Single(Producer):
         route: Route,
     ) -> dict[str, Tensor]:
         """See :class:`Producer`."""
-        return {self.feature.name: self.feature.rows(network, rows, self._spec)}
+        made = self.feature.rows(network, rows, self._spec)
+        if isinstance(made, Hidden):
+            return {self.feature.name: made.rows, FINITE: made.finite}
+        return {self.feature.name: made}
 
     def checked(self, keys: Sequence[str], values: Mapping[str, HostArray]) -> dict[str, HostArray]:
         """See :class:`Producer`."""
-        self.feature.check(values[self.feature.name], self._spec)
-        return dict(values)
+        found, name = dict(values), self.feature.name
+        if FINITE in found and not found.pop(FINITE)[: len(keys)].all():
+            raise IntegrityError(
+                f"{name}: a value is not a finite number, so nothing was stored. {self.feature.remedy}"
+            )
+        self.feature.check(found[name], self._spec)
+        return found
 
     def rate_key(self) -> dict[str, object]:
         """See :class:`Producer`."""

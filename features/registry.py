@@ -23,6 +23,8 @@ from .builtin.recon import Recon
 from .builtin.stepwise import Stepwise
 from .builtin.teacher import Teacher
 from .builtin.trajectory import Trajectory
+from .builtin.vae import Autoencoded
+from .builtin.vae_error import AutoencoderError
 from .contract import Feature, NetworkSource, Producer, Single, SingleFeature
 from .imported import ImportedSpec
 from .walk import Walk, WalkFeature, WalkSpec
@@ -42,6 +44,8 @@ BUILT_IN: tuple[Feature[Any], ...] = (
     Trajectory(),
     Bands(),
     PooledFeatures(),
+    Autoencoded(),
+    AutoencoderError(),
 )
 
 

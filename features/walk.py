@@ -29,13 +29,12 @@ from ..models.diffusion.noise_schedule import Step
 from ..models.diffusion.pass_calls import predictor_of, steps_called
 from ..models.transfer import HostArray
 from .adm import AdmIdentity
-from .contract import Feature, Network, Producer, Route
+from .contract import FINITE, Feature, Network, Producer, Route
 
 Reach = Literal["first", "inversion", "path"]
 REACHES: tuple[Reach, ...] = ("first", "inversion", "path")
 """How far a pass goes, the shortest first."""
 CALLS = "ADM calls"
-FINITE = "finite"
 ONE_STEP = "1"
 """Respacing of a pass of one call."""
 _BYTES = 4

@@ -19,9 +19,9 @@ from ..cache.records.about import Layout
 from ..cache.spec import Spec
 from ..choices import Precision
 from ..errors import UsageError, UserError
-from ..features.contract import Network, Producer, Route, Single
+from ..features.contract import FINITE, Network, Producer, Route, Single
 from ..features.registry import layout_of, producers_of, walk_of
-from ..features.walk import FINITE, Walk
+from ..features.walk import Walk
 from ..models.device import arithmetic, check_precision
 from ..models.diffusion.unet import Adm
 from ..models.layout import move_network
@@ -94,7 +94,7 @@ class FeatureMaker:
         self._asked, self._weights = batch_size, weights
         self._walk = walk_of(self.specs)
         self._producers = producers_of(self.specs)
-        self._plain = {name: plain_view(layout_of(spec)) for name, spec in self.specs.items()}
+        self._layouts = {name: layout_of(spec) for name, spec in self.specs.items()}
         self._networks: dict[str, Network | None] = {}
         if self._walk is not None:
             self._check(self._walk)
@@ -136,20 +136,24 @@ class FeatureMaker:
             rows = {"image": to_device(images[rows_of], self.device)}
             told = [keys[row] for row in rows_of]
             with torch.inference_mode():
+                finite = torch.ones(size, dtype=torch.bool, device=self.device)
                 for producer in self._producers:
                     read = {name: rows[name] for name in producer.reads}
                     network = self._network(producer)
                     rows |= producer.queue(network, read, told, list(producer.specs), _whole(producer))
-                finite = rows.pop(FINITE) if FINITE in rows else torch.ones(size, dtype=torch.bool, device=self.device)
+                    finite = finite & rows.pop(FINITE) if FINITE in rows else finite
                 copy = HostCopy({FINITE: finite})
-            for name, view in self._plain.items():
+            for name, layout in self._layouts.items():
+                if rows[name].shape[1:] != layout.shape:
+                    raise UserError(f"predict: `{name}` lacks its network. Name its weights: --weights-of {name}=FILE.")
+                view = plain_view(layout)
                 made[name].append((rows[name] if view is None else rows[name][:, view])[: len(batch)])
             return copy
 
         def land(batch: Sequence[int], values: dict[str, HostArray]) -> None:
             if not values[FINITE][: len(batch)].all():
                 raise UserError(
-                    "predict: the diffusion model returned NaN or Inf for an image. Choose a --precision with a wider range."
+                    "predict: a network returned NaN or Inf for an image. Choose a --precision with a wider range."
                 )
 
         with arithmetic(self._precision, self.device):

@@ -155,6 +155,8 @@ class BuildConfig(BaseModel):
     train_size: ImageSize | None = None
     embedding: str = BACKBONE
     embedding_weights: str | Path | None = None
+    autoencoder: str | None = None
+    lpips: str | None = None
     precision: Precision = "fp32"
     storage: FloatStorage = "float16"
     set: tuple[str, ...] = ()
@@ -193,7 +195,7 @@ class BuildConfig(BaseModel):
         parse_harmonization(self.harmonize)
         if self.class_label is not None:
             ClassLabel.parse(self.class_label)
-        others = (self.teacher_weights, self.embedding_weights)
+        others = (self.teacher_weights, self.embedding_weights, self.autoencoder, self.lpips)
         if check_sha256(self.sha256) and Path(self.adm).exists() and not any(is_address(str(name)) for name in others):
             raise UsageError("--sha256: applies to weights that are downloaded, and these are local files.")
         parse_reading(self.labels, self.columns, self.path_prefix)

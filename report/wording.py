@@ -13,6 +13,7 @@ from ..metrics.clusters import Clusters
 from ..metrics.intervals import RATES, fewest_reals
 from ..metrics.measures import Interval
 from ..metrics.per_generator import UNKNOWN_FAMILY
+from ..train.config import NO_BACKBONE
 from .inputs.measured import MeasuredEvaluation
 from .inputs.paper import PaperCell
 from .inputs.runs import Run
@@ -210,7 +211,7 @@ def _trained(runs: Sequence[Run]) -> str:
     if first.kd_weight is not None:
         text += f", distillation weight {first.kd_weight:g}" if first.kd_weight else ", without the distillation loss"
     text += f", preset {first.get('preset')}" if first.get("preset") not in (None, "paper") else ""
-    text += f", backbone {first.get('backbone')}" if first.get("backbone") else ""
+    text += f", backbone {first.get('backbone')}" if first.get("backbone") not in (None, NO_BACKBONE) else ""
     if first.get("imported"):
         return f"{text}; its weights were trained elsewhere."
     seeds = [str(run.get("seed")) for run in runs]
@@ -222,7 +223,7 @@ def _trained(runs: Sequence[Run]) -> str:
     if first.seen:
         text += f", whose generated images come from {listed([generator_title(name) for name in sorted(first.seen)])}"
     epochs = sorted({len(run.history) for run in runs})
-    if epochs != [0]:
+    if epochs != [0] and first.get("epochs") != 0:
         text += f", for {' or '.join(map(str, epochs))} {'epoch' if epochs == [1] else 'epochs'}"
     return text + "."
 

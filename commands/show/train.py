@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
+from ...train.config import NO_BACKBONE
 from .build import show_counts
 from .format import Result, cell, count, new_console, new_table, percent, percent_with_interval, show_next, show_profile
 
@@ -55,9 +56,10 @@ def show_plans(result: Result) -> None:
         by = "the profile" if by == "default" and option in filled else by
         table.add_row(option, Text(_listed(value)), by)
     console.print(table)
-    console.print(
-        Text(f"The student's input has {first['train_size']} pixels; it starts from {first['initial_weights']}.")
-    )
+    side = f"{first['train_size']} pixels"
+    if first["settings"]["backbone"] == NO_BACKBONE:
+        side = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in first["input"].items())
+    console.print(Text(f"The student's input has {side}; it starts from {first['initial_weights']}."))
     if first["teacher"]:
         console.print(Text(f"Teacher: {first['teacher']}."))
     per_epoch = count(first["steps_per_epoch"], "step")

@@ -163,7 +163,7 @@ def _request(config: BuildConfig, ready: BuildPlan, placement: Placement) -> Ope
     changes: dict[str, object] = {"cache": config.cache.absolute()}
     if config.adm_config is not None:
         changes["adm_config"] = config.adm_config.absolute()
-    for field in ("teacher_weights", "embedding_weights"):
+    for field in ("teacher_weights", "embedding_weights", "autoencoder", "lpips"):
         if (weights := getattr(config, field)) is not None:
             changes[field] = absolute_name(str(weights))
     if split_choice(config.adm)[0] not in (*SHIPPED, *OFFICIAL):

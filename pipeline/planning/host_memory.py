@@ -16,6 +16,7 @@ import torch
 
 from ...cache.spec import Spec
 from ...errors import UsageError
+from ...features.contract import NetworkSource, network_bytes
 from ...features.registry import layout_of, networks_of, walk_of
 from ...images.budget import BUDGET_BYTES
 from ...models.diffusion.call_memory import CallMemory, call_memory
@@ -32,6 +33,8 @@ _TASKS = 3
 """Tasks whose rows are in memory: one is loaded, one computed, one written."""
 _BACKBONE = 256 * 2**20
 """A backbone, its weights and a batch; ResNet-50's weights are 98 MiB."""
+_MAPS = 64 * 2**20
+"""Maps of a batch of a larger network than those."""
 _DECODING_SHARE = 8
 
 
@@ -135,10 +138,15 @@ def host_memory(config: BuildConfig, specs: Mapping[str, Spec], decoding: int | 
     return HostMemory(
         limit=config.memory_bytes,
         rows=rows,
-        backbones=_BACKBONE * len(networks_of(specs, dict(config))),
+        backbones=sum(_network(source) for source in networks_of(specs, dict(config)).values()),
         decoding=allowed if decoding is None or config.memory_bytes is not None else min(allowed, decoding),
         call=call,
     )
+
+
+def _network(source: NetworkSource) -> int:
+    """Return what a network takes: its weights twice while they are read, and the maps of a batch."""
+    return max(_BACKBONE, 2 * network_bytes(source) + _MAPS)
 
 
 def free_limit() -> int:

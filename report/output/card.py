@@ -140,18 +140,14 @@ def _training(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield "images", ", ".join(f"{count:,} {name}" for name, count in record.samples.items())
     yield "validated on", record.validation
     yield "generators seen", ", ".join(record.seen_generators) or "not known"
-    yield (
-        "student",
-        f"{record.config.backbone}, input of {record.train_size} pixels, from {record.initial_weights or '?'}",
-    )
     config = record.config
-    yield (
-        "settings",
-        (
-            f"at most {config.epochs} epochs, batches of {config.batch_size}, Adam at {config.lr:g}, "
-            f"distillation weight {config.distillation:g}, seed {config.seed}"
-        ),
+    of_pixels = f"{config.backbone}, input of {record.train_size} pixels, from {record.initial_weights or '?'}"
+    yield "student", of_pixels if record.method.backbone else f"{record.title}: no backbone"
+    learned = (
+        f"at most {config.epochs} epochs, batches of {config.batch_size}, Adam at {config.lr:g}, "
+        f"distillation weight {config.distillation:g}, seed {config.seed}"
     )
+    yield "settings", learned if record.method.learns else "none: nothing is learned by steps"
     yield "software", ", ".join(f"{name} {version}" for name, version in record.versions.items())
 
 

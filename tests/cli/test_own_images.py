@@ -56,7 +56,10 @@ def test_three_commands_lead_from_a_folder_to_a_report_without_a_network(
     assert CliRunner().invoke(app, audit).exit_code == 0
     plan = CliRunner().invoke(app, planned)
     assert plan.exit_code == 0, plan.output
-    assert "Profile small: --adm demo, --teacher efficientnet_lite0, --train-size 96, --embedding efficientnet_lite0." in plan.stdout
+    assert (
+        "Profile small: --adm demo, --teacher efficientnet_lite0, --train-size 96, --embedding efficientnet_lite0."
+        in plan.stdout
+    )
     assert plan.stdout.endswith(f"\nNext: {shlex.join(['distil-cache', *build])}\n")
     written = CliRunner().invoke(app, [*build, "--write-recipe", "build.toml"])
     assert written.stdout.endswith("\nNext: distil-cache build build.toml\n")

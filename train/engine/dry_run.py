@@ -62,7 +62,8 @@ def plan_training(
         ``run``, its folder; ``state``, a phrase on what is there; ``settings``, those that are not None; ``builds``, one
         a dataset; ``features``, which are read; ``counts``, the images by split (``train`` or ``val``), label and
         generator; ``samples``, their sums; ``validation``, where the validation images come from; ``train_size``, the
-        side of the student's input in pixels; ``steps_per_epoch`` and ``steps``; ``initial_weights``, a phrase;
+        side of the student's input in pixels, of what lies over the image; ``input``, the shape of each feature of it;
+        ``steps_per_epoch`` and ``steps``; ``initial_weights``, a phrase;
         ``teacher``, where its maps come from, or None; ``absent``, a sentence for each file of weights that the training
         would download.
 
@@ -110,6 +111,7 @@ def plan_training(
         "train_size": size,
         "steps_per_epoch": steps,
         "steps": steps * config.epochs,
+        "input": {name: list(shape) for name, shape in shapes.items()},
         "initial_weights": initial,
         "teacher": teacher,
         "absent": [*absent, *lacking],

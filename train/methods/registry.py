@@ -16,13 +16,13 @@ from .dnf import DNF
 from .eps import EPS
 from .method import Method
 from .probe import PROBE
-from .score import MEAN_DIRE, SEDID
+from .score import AEROBLADE, MEAN_DIRE, SEDID
 
 _NAME = re.compile(r"[a-z0-9_]{1,40}")
 _TITLE = re.compile(r"[ -~]{1,200}")
 
 BUILT_IN: dict[str, Method] = {
-    method.name: method for method in (DISTILDIRE, DIRE, DNF, CNNDET, EPS, PROBE, MEAN_DIRE, SEDID)
+    method.name: method for method in (DISTILDIRE, DIRE, DNF, CNNDET, EPS, PROBE, MEAN_DIRE, SEDID, AEROBLADE)
 }
 """The methods of this package by name, in the preset ``paper``."""
 

@@ -1,9 +1,10 @@
 """Detectors that learn nothing: a number by definition, and a threshold from validation.
 
 ``mean_dire`` is the mean of DIRE. The hypothesis of Wang et al. 2023 is that a diffusion model reconstructs generated
-images better than real ones, so that a small error means generated. ``sedid`` is SeDID's statistic (arXiv 2307.06272): a
-small error of a step means that the model has met such images, generated ones. Both keep the sign of their definition on
-data that contradict it.
+images better than real ones, so that a small error means generated. ``sedid`` is SeDID's statistic (arXiv 2307.06272):
+a small error of a step means that the model has met such images, generated ones. ``aeroblade`` is AEROBLADE's (Ricker
+et al. 2024): an autoencoder reconstructs what a latent diffusion model generated better than real images. All keep the
+sign of their definition on data that contradict it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,19 @@ MEAN_DIRE = Method(
     whole=True,
     flips=False,
     defaults=MethodDefaults(epochs=0),
+)
+
+AEROBLADE = Method(
+    "aeroblade",
+    title="AEROBLADE",
+    scales={"vae_error": "stored"},
+    student=score_student,
+    backbone=False,
+    whole=True,
+    flips=False,
+    defaults=MethodDefaults(epochs=0),
+    caveat="its distance was chosen among L1, L2 and the layers of LPIPS by the classes of the training images, and comes "
+    "from one autoencoder; AEROBLADE takes the second layer, and the least of several autoencoders",
 )
 
 SEDID = Method(
