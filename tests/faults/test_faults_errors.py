@@ -17,7 +17,7 @@ from fault_checks import folder_in_memory
 from patience import PATIENCE
 
 SUPPORT = Path(__file__).parents[1] / "support"
-SHARES = {"gc": ("EACCES,EIO", 1, 9), "repair": ("EIO", 3, 19)}
+SHARES = {"gc": ("EIO", 1, 23), "repair": ("EIO", 5, 41)}
 """Command -> errors, and of how many listings and of how many looks one fails."""
 
 

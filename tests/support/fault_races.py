@@ -254,7 +254,7 @@ def changing(folder: Path, form: str) -> Iterator[dict[str, Any]]:
         rewrite()
     wrong: list[str] = []
     try:
-        for _ in range(8):
+        for _ in range(4):
             in_child(lambda: build(order))
             wrong += in_child(lambda: problems(order.cache))[1]
     finally:

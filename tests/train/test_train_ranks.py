@@ -146,6 +146,7 @@ def test_each_process_reads_its_own_rows_and_every_row_is_read_by_one(two: Torch
         assert sum(decoded) < 1.5 * count, stage  # small rows between two of its own are read over
 
 
+@pytest.mark.slow
 def test_processes_begin_an_epoch_whose_order_has_changed_again_together(two: Torchrun, tmp_path: Path) -> None:
     again, beginning = tmp_path / "again", tmp_path / "beginning"
     for run in (again, beginning):
