@@ -94,8 +94,8 @@ PathPrefixOption = Annotated[
 ]
 ADM_HELP = (
     "Diffusion model: a checkpoint (.pt, .safetensors), a name (adm256, lsun-bedroom, adm64-cond, adm128-cond, "
-    "adm256-cond, adm512-cond, demo, demo-b), hf:OWNER/REPO/FILE, or an https:// URL with --sha256. FILE#SET chooses one "
-    "of several sets of weights, such as model.pt#ema."
+    "adm256-cond, adm512-cond, demo, demo-b), hf:OWNER/REPO/FILE, an https:// URL with --sha256, or a folder (also "
+    "hf:OWNER/REPO) with a DDPM of diffusers. FILE#SET chooses one of several sets of weights, such as model.pt#ema."
 )
 AdmOption = Annotated[
     str,

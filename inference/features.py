@@ -23,7 +23,7 @@ from ..features.contract import FINITE, Network, Producer, Route, Single
 from ..features.registry import layout_of, producers_of, walk_of
 from ..features.walk import Walk
 from ..models.device import arithmetic, check_precision
-from ..models.diffusion.unet import Adm
+from ..models.diffusion.kinds import DiffusionModel
 from ..models.layout import move_network
 from ..models.transfer import HostArray, HostCopy, to_device
 from ..pipeline.execution.batches import BatchSize, pad_batch, start_batches
@@ -186,7 +186,7 @@ class FeatureMaker:
         return self._networks[name]
 
     @cached_property
-    def adm(self) -> Adm:
+    def adm(self) -> DiffusionModel:
         """The diffusion model on its device."""
         assert self.adm_file is not None
         assert self._walk is not None

@@ -11,7 +11,7 @@ from ..features.adm import AdmIdentity
 from ..models.class_label import ClassLabel
 from ..models.diffusion.checkpoints import OFFICIAL, SHIPPED, digests_of_sets, find_adm, locate_adm, read_adm
 from ..models.diffusion.infer_flags import ANCHOR
-from ..models.diffusion.unet import Adm
+from ..models.diffusion.kinds import DiffusionModel
 from ..models.download import weights_folder
 from ..models.weights import file_weights_digest, split_choice
 from .feature_specs import FeatureSpecs
@@ -62,7 +62,7 @@ class AdmFile:
     choice: str | None = None
     notes: tuple[str, ...] = ()
 
-    def load(self) -> Adm:
+    def load(self) -> DiffusionModel:
         """Load the model: float32, on the CPU, in evaluation mode, without gradients."""
         return read_adm(self.path, self.identity.config, self.choice)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -20,6 +19,7 @@ from ..errors import UsageError, UserError
 from ..progress import Progress
 from ..storage.json_record import read_record
 from .addresses import is_address
+from .diffusers_library import diffusers_library
 from .remote_weights import fetch_weights
 from .weights import file_weights_digest, load_frozen, read_state_dict
 
@@ -108,7 +108,7 @@ class AutoencoderSource:
     def _network(self) -> nn.Module:
         settings = self._config().model_dump(exclude={"class_name"})
         try:
-            network: nn.Module = _library().AutoencoderKL(**settings)
+            network: nn.Module = diffusers_library().AutoencoderKL(**settings)
         except (ValueError, TypeError, AssertionError) as error:
             raise UserError(f"{self.name}/{CONFIG}: diffusers cannot build such an autoencoder ({error}).") from error
         return network
@@ -130,13 +130,3 @@ def autoencoder_source(name: str | None, sha256: tuple[str, ...] = ()) -> Autoen
             "vae: needs an autoencoder. Name its folder: build --autoencoder FOLDER, predict --weights-of vae=FOLDER."
         )
     return AutoencoderSource(name, sha256)
-
-
-def _library() -> ModuleType:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError(
-            "diffusers: is not installed. Install it with: pip install 'distil-cache[diffusers]'"
-        ) from error
-    return diffusers

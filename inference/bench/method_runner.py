@@ -140,8 +140,9 @@ def set_up_process(job: MethodJob) -> torch.device:
 
 def load_job_adm(job: MethodJob, device: torch.device) -> Adm:
     """Load the job's diffusion model onto the device."""
-    model = read_adm(Path(job.adm), AdmConfig.model_validate(job.flags), job.choice)
-    return placed(model, job.precision, device)
+    model = placed(read_adm(Path(job.adm), AdmConfig.model_validate(job.flags), job.choice), job.precision, device)
+    assert isinstance(model, Adm)
+    return model
 
 
 def load_method_runner(job: MethodJob, device: torch.device, adm: Callable[[], Adm]) -> MethodRunner:

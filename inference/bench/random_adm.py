@@ -73,6 +73,8 @@ def find_model(
         check_classes(adm, OFFICIAL[adm].config, class_label)
         return BenchModel(adm, OFFICIAL[adm].config)
     found = find_adm(adm, adm_config, progress, class_label=class_label, sha256=sha256)
+    if not isinstance(found.config, AdmConfig):
+        raise UsageError(f"bench: counts the calls of a guided-diffusion ADM, and {adm} is another kind of model.")
     return BenchModel(found.source, found.config, found.path, found.digest, found.choice)
 
 

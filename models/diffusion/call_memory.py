@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ...choices import Precision
 from ..device import HALF_TYPES
+from .ddpm import DdpmConfig, measured, parameter_bytes
+from .kinds import DiffusionConfig
 from .unet import Adm, AdmConfig
 from .winograd import BLOCK_BYTES, WinogradConv2d, has_worthwhile_size, use_winograd
 
@@ -49,8 +51,10 @@ class CallMemory:
         return self.weights + self.sums + images * self.image
 
 
-def call_memory(config: AdmConfig, side: int, precision: Precision) -> CallMemory:
+def call_memory(config: DiffusionConfig, side: int, precision: Precision) -> CallMemory:
     """Return the memory of a call on images of ``side`` pixels, on a CPU."""
+    if isinstance(config, DdpmConfig):
+        return CallMemory(parameter_bytes(config), 0, measured(config, side).alive)
     with torch.device("meta"):
         model = Adm(config).eval().requires_grad_(False)
     image = _BYTES * max(_live_values(config, side))

@@ -34,7 +34,10 @@ from ..weights import (
     read_weights,
     split_choice,
 )
+from .ddpm import ANCHOR as DDPM_ANCHOR
+from .ddpm import WEIGHTS, DdpmConfig, folder_file, is_folder, load_ddpm, read_ddpm_config
 from .infer_flags import ANCHOR, Shapes, infer_flags, why_another_network
+from .kinds import DiffusionConfig, DiffusionModel
 from .unet import Adm, AdmConfig, is_flag
 
 OFFICIAL_URL = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
@@ -129,7 +132,7 @@ class FoundAdm:
     """
 
     path: Path
-    config: AdmConfig
+    config: DiffusionConfig
     digest: str
     source: str
     choice: str | None = None
@@ -140,8 +143,8 @@ class FoundAdm:
 class LoadedAdm:
     """A diffusion model ready for extraction: float32, on the CPU, evaluation mode, no gradients."""
 
-    model: Adm
-    config: AdmConfig
+    model: DiffusionModel
+    config: DiffusionConfig
     digest: str
     source: str
 
@@ -164,7 +167,7 @@ def load_adm(
     return LoadedAdm(read_adm(found.path, found.config, found.choice), found.config, found.digest, found.source)
 
 
-def read_adm(path: Path, config: AdmConfig, choice: str | None = None) -> Adm:
+def read_adm(path: Path, config: DiffusionConfig, choice: str | None = None) -> DiffusionModel:
     """Load a weights file with known flags: float32, on the CPU, evaluation mode, no gradients.
 
     Raises
@@ -172,6 +175,8 @@ def read_adm(path: Path, config: AdmConfig, choice: str | None = None) -> Adm:
     UserError
         The weights do not fit the flags; the message names the first key that differs.
     """
+    if isinstance(config, DdpmConfig):
+        return load_ddpm(path, config)
     return load_frozen(lambda: Adm(config), read_weights(path, ANCHOR, choice).tensors, str(path))
 
 
@@ -189,7 +194,7 @@ def find_adm(
     ----------
     weights
         A name in `SHIPPED` or `OFFICIAL`, a file, or an address as in `..remote_weights`. ``#SET`` at its end chooses
-        one of several sets of weights.
+        one of several sets of weights. A folder, or a repository of the Hub, is a DDPM of diffusers, see `.ddpm`.
     config
         JSON file with the guided-diffusion flags, for a file of unknown origin.
     progress
@@ -206,6 +211,8 @@ def find_adm(
     """
     source = str(weights)
     location, choice = split_choice(source)
+    if location not in (*SHIPPED, *OFFICIAL) and is_folder(location):
+        return _find_ddpm(location, config, progress, class_label, check_sha256(sha256))
     if location in OFFICIAL and not Path(location).is_file():
         check_classes(source, OFFICIAL[location].config, class_label)  # before a download of gigabytes
     path = locate_adm(location, progress, sha256)
@@ -217,7 +224,21 @@ def find_adm(
     return found
 
 
-def check_classes(source: str, flags: AdmConfig, class_label: str | None) -> None:
+def _find_ddpm(
+    folder: str, config: Path | None, progress: Progress | None, class_label: str | None, sha256: tuple[str, ...]
+) -> FoundAdm:
+    """Find the weights and the configuration of a DDPM; see `find_adm`."""
+    if config is not None:
+        raise UsageError(f"--adm-config: {folder} says itself what it is. Leave the option out.")
+    found = read_ddpm_config(folder, progress)
+    check_classes(folder, found, class_label)
+    path = folder_file(folder, WEIGHTS, progress, sha256)
+    if not path.is_file():
+        raise UserError(f"--adm {folder}: has no {WEIGHTS}. Save the model with safe_serialization=True.")
+    return FoundAdm(path, found, file_weights_digest(path), folder)
+
+
+def check_classes(source: str, flags: DiffusionConfig, class_label: str | None) -> None:
     """Raise UserError or UsageError unless there is a choice of classes exactly for a class-conditional model."""
     if class_label is not None:
         ClassLabel.parse(class_label)
@@ -231,13 +252,15 @@ def check_classes(source: str, flags: AdmConfig, class_label: str | None) -> Non
         )
 
 
-def find_flags(weights: str | Path, config: Path | None = None) -> AdmConfig:
+def find_flags(weights: str | Path, config: Path | None = None) -> DiffusionConfig:
     """Return a diffusion model's flags as `find_adm` does, but without its weights: nothing is downloaded.
 
     The flags of a model at an address are read from its file if it was downloaded before.
     """
     location, choice = split_choice(str(weights))
     official = OFFICIAL.get(location)
+    if location not in (*SHIPPED, *OFFICIAL) and is_folder(location):
+        return read_ddpm_config(location)
     return official.config if official else _config_of(locate_adm(location), choice, config)[0]
 
 
@@ -250,6 +273,8 @@ def digests_of_sets(path: Path) -> dict[str, str]:
         The file cannot be read, or holds no ADM.
     """
     content = read_content(path, shapes_only=True)
+    if DDPM_ANCHOR in content:
+        return {file_weights_digest(path): ""}
     sets = find_sets(content, ANCHOR)
     if not sets:
         names = tensor_names(content)
@@ -266,6 +291,8 @@ def locate_adm(name: str, progress: Progress | None = None, sha256: Sequence[str
         return _shipped(name)
     if name in OFFICIAL and not Path(name).is_file():
         return _official_file(name, progress, check_sha256(sha256))
+    if is_folder(name):
+        return folder_file(name, WEIGHTS, progress, check_sha256(sha256))
     path = weights_path(name, sha256, progress)
     if not path.exists():
         names = ", ".join([*SHIPPED, *OFFICIAL])

@@ -146,10 +146,15 @@ def respace(text: str, *, noise_schedule: str = "linear", steps: int = 1000) -> 
     UserError
         There is no such respacing.
     """
-    kept = timesteps_of(text, steps)
-    full = full_schedule(noise_schedule, steps).alphas_cumprod[list(kept)]
-    betas = 1.0 - full / np.append(1.0, full[:-1])
-    return NoiseSchedule(kept, betas, (1.0 - betas).cumprod())
+    return respaced(text, betas_of(noise_schedule, steps))
+
+
+def respaced(text: str, betas: _Floats) -> NoiseSchedule:
+    """Keep some of the timesteps of a schedule with these betas, (steps,) float64; see `respace`."""
+    kept = timesteps_of(text, len(betas))
+    full = (1.0 - betas).cumprod()[list(kept)]
+    own = 1.0 - full / np.append(1.0, full[:-1])
+    return NoiseSchedule(kept, own, (1.0 - own).cumprod())
 
 
 def timesteps_of(text: str, steps: int = 1000) -> tuple[int, ...]:

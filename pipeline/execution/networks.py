@@ -20,7 +20,8 @@ from ...models.diffusion.checkpoints import find_adm, load_adm
 from ...models.diffusion.conditioning import with_classes
 from ...models.diffusion.ddim import NoiseModel
 from ...models.diffusion.fused_norm import fault_on, kind_of, use_fused_norms
-from ...models.diffusion.unet import Adm, AdmConfig
+from ...models.diffusion.kinds import DiffusionConfig, DiffusionModel
+from ...models.diffusion.unet import Adm
 from ...models.diffusion.winograd import use_winograd
 from ...models.layout import move_network
 from ...models.user_cache import user_cache_folder
@@ -32,13 +33,13 @@ SINGLE_BATCH = {"cpu": CPU_BATCH, "cuda": 32}
 """Automatic batch of what is made by one call of another network, or by none."""
 
 
-def adm_on(config: BuildConfig, device: torch.device, *, reduced: bool = True) -> Adm:
+def adm_on(config: BuildConfig, device: torch.device, *, reduced: bool = True) -> DiffusionModel:
     """Load the diffusion model onto the device, in the build's precision or in float32."""
     model = load_adm(config.adm, config.adm_config, class_label=config.class_label, sha256=config.sha256).model
     return placed(model, config.precision if reduced else "fp32", device)
 
 
-def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
+def placed(model: DiffusionModel, precision: Precision, device: torch.device) -> DiffusionModel:
     """Convert a loaded diffusion model to its precision and move it to its device.
 
     The memory format is channels-last: cuDNN's half-precision convolutions need it for full speed, oneDNN's avoid
@@ -47,14 +48,14 @@ def placed(model: Adm, precision: Precision, device: torch.device) -> Adm:
     """
     if precision in HALF_TYPES:
         model.to_half(HALF_TYPES[precision])
-    elif device.type == "cpu":
+    elif device.type == "cpu" and isinstance(model, Adm):
         use_winograd(model)
-    if device.type == "cuda" and not fault_on(device):
+    if device.type == "cuda" and isinstance(model, Adm) and not fault_on(device):
         use_fused_norms(model)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def compiled(model: Adm) -> NoiseModel:
+def compiled(model: DiffusionModel) -> NoiseModel:
     """Compile a model for the batch shape of a build; the next build reuses the code from disk.
 
     No CUDA graphs: PyTorch keeps their memory for each thread, and versions of it fail in any but the first, while a
@@ -78,7 +79,9 @@ def network_on(producer: Single, config: BuildConfig, device: torch.device) -> n
     return None if source is None else move_network(source.load(), device)
 
 
-def adm_batch(config: BuildConfig, device: torch.device, model: Adm, size: int, specs: Mapping[str, Spec]) -> BatchSize:
+def adm_batch(
+    config: BuildConfig, device: torch.device, model: DiffusionModel, size: int, specs: Mapping[str, Spec]
+) -> BatchSize:
     """Return the configured batch size, or find one for images of ``size`` pixels; see :mod:`.batches`.
 
     The model is not a compiled one, which would be compiled again for each size that is tried.
@@ -95,7 +98,7 @@ def adm_batch(config: BuildConfig, device: torch.device, model: Adm, size: int, 
     return automatic_batch(found.digest, config.precision, device, model, size, config.class_label, most, held)
 
 
-def given_batch(images: int, device: torch.device, flags: AdmConfig, size: int) -> BatchSize:
+def given_batch(images: int, device: torch.device, flags: DiffusionConfig, size: int) -> BatchSize:
     """Return a batch size that the user chose. Raises UsageError if a feature map would be too large for CUDA."""
     values = flags.largest_map(size)
     most = most_images(values, device)
@@ -111,7 +114,7 @@ def automatic_batch(
     digest: str,
     precision: Precision,
     device: torch.device,
-    model: Adm,
+    model: DiffusionModel,
     size: int,
     class_label: str | None,
     most: int | None = None,
@@ -204,7 +207,7 @@ class Models:
         return "compiled" if self._config.compile else kind_of(self._eager_adm)
 
     @cached_property
-    def _eager_adm(self) -> Adm:
+    def _eager_adm(self) -> DiffusionModel:
         return adm_on(self._config, self.device)
 
     @cached_property

@@ -14,7 +14,7 @@ from ...features.registry import make_specs, networks_of
 from ...images.perturb import check_perturbation
 from ...images.spec import ImageSpec, parse_harmonization, parse_perturbation
 from ...models.diffusion.checkpoints import find_adm, find_flags
-from ...models.diffusion.unet import AdmConfig
+from ...models.diffusion.kinds import DiffusionConfig
 from ...models.download import AbsentWeightsError
 from ...progress import Progress
 from ...storage.json_record import first_fault
@@ -27,7 +27,7 @@ UNKNOWN_WEIGHTS = "0" * 64
 
 def specs_of_build(
     config: BuildConfig,
-    flags: AdmConfig,
+    flags: DiffusionConfig,
     adm_digest: str | None,
     features: Collection[str],
     networks: Mapping[str, Mapping[str, object]],
@@ -93,7 +93,7 @@ def specs_of_build(
 
 def flags_and_digest(
     config: BuildConfig, *, needed: bool, progress: Progress | None = None
-) -> tuple[AdmConfig, str | None]:
+) -> tuple[DiffusionConfig, str | None]:
     """Return the ADM's flags and the digest of its weights.
 
     If the model is not ``needed``, the digest is None and no weights are looked for. Raises UserError as
@@ -133,7 +133,7 @@ def network_fields(
     return fields, absent
 
 
-def _check_size(size: int, flags: AdmConfig) -> None:
+def _check_size(size: int, flags: DiffusionConfig) -> None:
     """Raise UsageError for a size that the UNet cannot halve once per level."""
     factor = 2 ** (len(flags.multipliers()) - 1)
     if size % factor:

@@ -22,7 +22,7 @@ from ...features.registry import about_of, producers_of, with_image_algorithm
 from ...images.spec import ImageSpec
 from ...models.device import check_precision, choose_device, keep_freed_memory
 from ...models.diffusion.checkpoints import OFFICIAL, read_config
-from ...models.diffusion.unet import AdmConfig
+from ...models.diffusion.kinds import DiffusionConfig
 from ...models.download import AbsentWeightsError
 from ...models.weights import split_choice
 from ...progress import Progress
@@ -231,7 +231,7 @@ def plan_again(config: BuildConfig, ready: BuildPlan, without: Collection[str]) 
     return make_plan(samples, ready.wanted, indexes, config.shard_size, unusable=ready.set_aside)
 
 
-def _flags_without_weights(config: BuildConfig, absent: AbsentWeightsError) -> AdmConfig:
+def _flags_without_weights(config: BuildConfig, absent: AbsentWeightsError) -> DiffusionConfig:
     """Return the flags of an ADM whose weights are not here. Raises UserError if only the weights could tell them."""
     location, _ = split_choice(config.adm)
     if location in OFFICIAL:
