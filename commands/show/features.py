@@ -18,13 +18,18 @@ def show_features(result: Result) -> None:
     for row in result["features"]:
         if row["problem"]:
             broken.append(row["problem"])
+        if row["description"] is None:
             continue
-        calls = ", ".join(f"{number:,} {unit}" for unit, number in row["calls"].items())
+        calls = ", ".join(f"{number:,} {unit}" for unit, number in (row["calls"] or {}).items())
         of = "" if row["provider"].startswith(_OWN) else f" ({row['provider']})"
         table.add_row(
-            row["name"], f"{row['description']}{of}", row["geometry"], calls or "-", ", ".join(row["settings"]) or "-"
+            row["name"],
+            f"{row['description']}{of}",
+            row["geometry"] or "-",
+            calls or "-",
+            ", ".join(row["settings"]) or "-",
         )
     console = new_console()
     console.print(table)
-    for sentence in broken:
+    for sentence in dict.fromkeys(broken):
         console.print(Text(sentence), soft_wrap=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ... import __version__
 from ...choices import ADM
 from ...errors import UserError
-from ...features.registry import FEATURES, about_of, networks_of, producers_of
+from ...features.registry import FEATURES, layout_of, networks_of, producers_of, with_their_inputs
 from ...models.diffusion.checkpoints import OFFICIAL
+from ...plugins import Package
 from ..config import BuildConfig
 from .make_specs import UNKNOWN_WEIGHTS, specs_of_build
 from .own_settings import settable
@@ -23,8 +25,8 @@ def list_features() -> list[dict[str, Any]]:
     list of dict
         ``name``; ``provider``, package and version; ``geometry``, ``shape`` and ``dtype`` of a row; ``inputs``, the
         features that it is made of; ``settings``, the fields that ``--set`` takes; ``calls`` of an image by unit, without
-        those of its inputs; ``description``. For a feature that cannot be used, ``problem``, a sentence, and None for all
-        others.
+        those of its inputs; ``description``; ``problem``, a sentence on what a build needs for it, or why it cannot be used
+        at all. What is not known is None.
     """
     config = BuildConfig.checked(cache="cache", dataset="dataset", sources=("source",))
     return [{"name": name, **dict.fromkeys(_FACTS), **_facts(name, config)} for name in FEATURES]
@@ -33,20 +35,26 @@ def list_features() -> list[dict[str, Any]]:
 def _facts(name: str, config: BuildConfig) -> dict[str, Any]:
     try:
         feature = FEATURES[name]
-        sources = networks_of([name], dict(config))
-        networks = {of: source.fields(UNKNOWN_WEIGHTS) for of, source in sources.items()}
-        spec = specs_of_build(config, OFFICIAL[ADM].config, UNKNOWN_WEIGHTS, {"image", name}, networks)[name]
-        about = about_of(spec)
     except UserError as error:
         return {"problem": str(error)}
-    producers = producers_of({name: spec})
-    return {
-        "provider": str(about.provider),
-        "geometry": about.layout.geometry,
-        "shape": list(about.layout.shape),
-        "dtype": about.layout.dtype,
+    package = FEATURES.package(name) or Package("distil-cache", __version__)
+    known = {
+        "provider": str(package),
         "inputs": sorted(set(feature.inputs.values())),
         "settings": settable(feature),
-        "calls": {producer.unit: producer.route(frozenset({name})).calls for producer in producers},
-        "description": about.description,
+        "description": feature.description,
+    }
+    try:
+        of_all = with_their_inputs([name])
+        networks = {of: source.fields(UNKNOWN_WEIGHTS) for of, source in networks_of(of_all, dict(config)).items()}
+        spec = specs_of_build(config, OFFICIAL[ADM].config, UNKNOWN_WEIGHTS, {"image", *of_all}, networks)[name]
+        layout = layout_of(spec)
+    except UserError as error:
+        return {**known, "problem": str(error)}
+    return {
+        **known,
+        "geometry": layout.geometry,
+        "shape": list(layout.shape),
+        "dtype": layout.dtype,
+        "calls": {one.unit: one.route(frozenset({name})).calls for one in producers_of({name: spec})},
     }

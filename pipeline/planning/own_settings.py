@@ -15,7 +15,9 @@ from ...storage import AnyPath
 from ...storage.json_record import first_fault
 from .wanted import unknown_feature
 
-OF_THE_BUILD = frozenset({"adm", "backbone", "clip", "precision", "real_step", "steps", "weights"})
+OF_THE_BUILD = frozenset(
+    {"adm", "backbone", "calls", "clip", "flags", "lpips", "precision", "real_step", "steps", "weights"}
+)
 """Fields that say which networks were called and how. The options of a build that load the networks set them."""
 
 

@@ -30,7 +30,7 @@ _KNOWN = (
     r"(builds|refs)/[^/.]+\.json",
     r"builds/[0-9a-f]+\.toml",
     r"builders/[^/]+\.json",
-    r"features/[^/]+/(spec\.json|log\.jsonl|(shards|removed)/[0-9a-f]{32}\.json|index/\d{6}\.index)",
+    r"features/[^/]+/(spec\.json|about\.json|log\.jsonl|(shards|removed)/[0-9a-f]{32}\.json|index/\d{6}\.index)",
     r"(builds|datasets/[^/]+)/(removed|damaged)/[^/]+",
     r"features/[^/]+/damaged/.+",
 )

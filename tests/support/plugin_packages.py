@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,14 @@ def install_example(site: Path) -> Path:
     for package in tomllib.loads((SOURCE / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]:
         shutil.copytree(SOURCE / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
     return write_package(site, project["name"], project["version"], project["entry-points"], {})
+
+
+def install_with_pip(site: Path) -> None:
+    """Install the same package with pip, which needs setuptools and no network."""
+    copy = site.parent / "source"
+    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__", "test_*", "*.json"))
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", str(site), str(copy)], check=True)
 
 
 def forget() -> None:
