@@ -26,5 +26,5 @@ def show_features(result: Result) -> None:
         )
     console = new_console()
     console.print(table)
-    for sentence in broken:
+    for sentence in dict.fromkeys(broken):
         console.print(Text(sentence), soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...choices import ADM
 from ...errors import UserError
-from ...features.registry import FEATURES, about_of, networks_of, producers_of
+from ...features.registry import FEATURES, about_of, networks_of, producers_of, with_inputs
 from ...models.diffusion.checkpoints import OFFICIAL
 from ..config import BuildConfig
 from .make_specs import UNKNOWN_WEIGHTS, specs_of_build
@@ -33,7 +33,7 @@ def list_features() -> list[dict[str, Any]]:
 def _facts(name: str, config: BuildConfig) -> dict[str, Any]:
     try:
         feature = FEATURES[name]
-        sources = networks_of([name], dict(config))
+        sources = networks_of(with_inputs({name: frozenset({""})}), dict(config))
         networks = {of: source.fields(UNKNOWN_WEIGHTS) for of, source in sources.items()}
         spec = specs_of_build(config, OFFICIAL[ADM].config, UNKNOWN_WEIGHTS, {"image", name}, networks)[name]
         about = about_of(spec)
