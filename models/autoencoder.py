@@ -127,6 +127,7 @@ def autoencoder_source(name: str | None, sha256: tuple[str, ...] = ()) -> Autoen
     """Return the source that an option names. Raises UsageError if it names none."""
     if not name:
         raise UsageError(
-            "vae: needs an autoencoder. Name its folder: build --autoencoder FOLDER, predict --weights-of vae=FOLDER."
+            "vae, and vae_error with it, needs an autoencoder. Name its folder: build --autoencoder FOLDER, or predict "
+            "--weights-of vae=FOLDER."
         )
     return AutoencoderSource(name, sha256)

@@ -169,7 +169,7 @@ def test_a_folder_that_is_no_autoencoder_is_one_sentence(tmp_path: Path, config:
 def test_a_side_that_it_cannot_halve_is_refused_and_so_is_a_build_without_an_autoencoder(folder: Path) -> None:
     with pytest.raises(UserError, match=f"takes sides divisible by {FACTOR}, not 17 pixels"):
         layout_of(specs(folder, False, side=17)["vae"])
-    with pytest.raises(UsageError, match="vae: needs an autoencoder"):
+    with pytest.raises(UsageError, match="vae, and vae_error with it, needs an autoencoder"):
         networks_of(["vae"], {"autoencoder": None, "sha256": ()})
     assert FEATURES["vae_error"].inputs == {"image": "image", "vae": "vae"}
 
