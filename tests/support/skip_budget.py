@@ -23,7 +23,7 @@ EXPECTED = (
     "(only glibc has mallopt|looks into /proc|there is no /proc)",  # macOS
     "resident memory is counted in another unit",
     "this Pillow has no .*",
-    "this PyTorch (has flags alone|raises RuntimeError)",
+    "this PyTorch (has flags alone|raises RuntimeError|takes fake CUDA tensors to the driver)",
 )
 """Patterns of reasons that a machine, its user or the versions of its libraries explain."""
 
