@@ -21,7 +21,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
 
@@ -78,8 +78,15 @@ class CustomMethod(BaseModel):
     @field_validator("inputs", mode="before")
     @classmethod
     def _in_order(cls, value: Any) -> Any:
-        """Take a table of a TOML file; a record has a list, since the order counts."""
-        return tuple(value.items()) if isinstance(value, Mapping) else value
+        """Take a table of a TOML file; a record has a list of pairs, since the order counts."""
+        if isinstance(value, list | tuple) and all(isinstance(item, list | tuple) for item in value):
+            return value
+        if not value or not isinstance(value, Mapping):
+            raise ValueError('inputs: write a table, [inputs], with a line for each feature, such as eps = "stored".')
+        for feature, scale in value.items():
+            if scale not in get_args(Scale):
+                raise ValueError(f"inputs: {feature} = {scale!r} is no scale. There are {', '.join(get_args(Scale))}.")
+        return tuple(value.items())
 
     @field_validator("defaults", mode="before")
     @classmethod
@@ -136,5 +143,13 @@ def read_method(path: str) -> tuple[str, CustomMethod]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise UsageError(f"--method {path}: {f'{where}: ' if where else ''}{message}") from error
+        match first["type"]:
+            case "value_error":
+                message = str(first["msg"]).removeprefix("Value error, ")  # it says where by itself
+            case "extra_forbidden" | "unexpected_keyword_argument":
+                message = f"{where}: there is no such setting."
+            case "missing":
+                message = f"{where}: is missing."
+            case _:
+                message = f"{where}: {first['msg']}."
+        raise UsageError(f"--method {path}: {message}") from error
