@@ -115,7 +115,7 @@ def test_a_recipe_may_name_a_profile(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('sources = "p"\ncache = "c"\ndataset = "d"\nprofile = "small"\nteacher = "resnet50"\n')
     found = parsed(f"build {path}").params
-    assert (found["adm"], found["teacher"], found["sources"]) == ("demo", "resnet50", ["p"])
+    assert (found["adm"], found["teacher"], list(found["sources"])) == ("demo", "resnet50", ["p"])
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,6 @@ from image_bytes import noise
 from small_models import CONFIG, SIDE, write_adm
 from torch.utils._python_dispatch import _disable_current_modes
 
-pytestmark = pytest.mark.skipif(  # 2.9 does when a fake tensor is made outside the mode of the others, 2.12 does not
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),
-    reason="this PyTorch takes fake CUDA tensors to the driver",
-)
-
 CONDITIONAL = CONFIG.model_copy(update={"class_cond": True})
 BATCH = 2
 IMAGES = 5
