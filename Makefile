@@ -81,7 +81,7 @@ $(VENV)/.no-torch-installed: pyproject.toml .ci/without_torch.py | $(VENV)/bin/p
 $(VENV)/.oldest-installed: pyproject.toml .ci/oldest.py | $(VENV)/bin/python
 	$(BIN)/python .ci/oldest.py > $(VENV)/oldest.txt
 	$(BIN)/python -m pip install --quiet --no-compile --requirement $(VENV)/oldest.txt \
-	    pytest pytest-xdist hypothesis webdataset
+	    pytest pytest-xdist hypothesis webdataset timm diffusers
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
