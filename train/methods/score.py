@@ -26,39 +26,35 @@ def score_student(method: Method, shapes: Shapes, backbone: str, teacher_channel
     return ScoreStudent(shapes, SMALL_IS_GENERATED)
 
 
-MEAN_DIRE = Method(
-    "mean_dire",
-    title="Mean DIRE",
-    scales={"dire": "stored"},
-    student=score_student,
-    backbone=False,
-    whole=True,
-    flips=False,
-    defaults=MethodDefaults(epochs=0),
-)
+def _score(name: str, title: str, feature: str, caveat: str = "") -> Method:
+    """Return the method that learns nothing but where the middle of a feature lies."""
+    return Method(
+        name,
+        title=title,
+        scales={feature: "stored"},
+        student=score_student,
+        backbone=False,
+        whole=True,
+        flips=False,
+        defaults=MethodDefaults(epochs=0),
+        caveat=caveat,
+    )
 
-AEROBLADE = Method(
+
+MEAN_DIRE = _score("mean_dire", "Mean DIRE", "dire")
+
+AEROBLADE = _score(
     "aeroblade",
-    title="AEROBLADE",
-    scales={"vae_error": "stored"},
-    student=score_student,
-    backbone=False,
-    whole=True,
-    flips=False,
-    defaults=MethodDefaults(epochs=0),
-    caveat="its distance was chosen among L1, L2 and the layers of LPIPS by the classes of the training images, and comes "
+    "AEROBLADE",
+    "vae_error",
+    "its distance was chosen among L1, L2 and the layers of LPIPS by the classes of the training images, and comes "
     "from one autoencoder; AEROBLADE takes the second layer, and the least of several autoencoders",
 )
 
-SEDID = Method(
+SEDID = _score(
     "sedid",
-    title="SeDID's step error",
-    scales={"stepwise": "stored"},
-    student=score_student,
-    backbone=False,
-    whole=True,
-    flips=False,
-    defaults=MethodDefaults(epochs=0),
-    caveat="its step was chosen by the classes of the training images, and its diffusion model need not be the one that "
+    "SeDID's step error",
+    "stepwise",
+    "its step was chosen by the classes of the training images, and its diffusion model need not be the one that "
     "generated the images, as it is in SeDID",
 )
