@@ -40,11 +40,7 @@ class InvalidRecordError(ValueError):
 
 def parse_model(model: type[Model], text: bytes) -> Model:
     """Validate a JSON text, with memory in proportion to its length. Raises InvalidRecordError."""
-    _check_names(text)
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        raise InvalidRecordError(first_fault(error)) from error
+    return _validated(model.model_validate_json, text)
 
 
 def read_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> T:
@@ -67,13 +63,9 @@ def read_record(path: AnyPath, form: TypeAdapter[T], what: str, advice: str) -> 
         If the file is missing, too large, not a regular file, or does not hold that.
     """
     try:
-        text = read_file(path, MOST_BYTES)
-        _check_names(text)
-        return form.validate_json(text)
+        return _validated(form.validate_json, read_file(path, MOST_BYTES))
     except IntegrityError as error:
         raise UserError(f"{error} {advice}") from error
-    except ValidationError as error:
-        raise UserError(f"{path}: is not {what} ({first_fault(error)}). {advice}") from error
     except InvalidRecordError as error:
         raise UserError(f"{path}: is not {what} ({error}). {advice}") from error
 
@@ -149,6 +141,15 @@ CountByName = Annotated[dict[str, int], entries(_is_text, _is_count)]
 RecordByName = Annotated[dict[str, dict[str, Any]], entries(_is_text, dict)]
 NumberByName = Annotated[dict[str, float | int | None], entries(_is_text, _is_number)]
 """Finite numbers; None for one that is not defined."""
+
+
+def _validated(validate: Callable[[bytes], T], text: bytes) -> T:
+    """Validate a JSON text, with memory in proportion to its length. Raises InvalidRecordError."""
+    _check_names(text)
+    try:
+        return validate(text)
+    except ValidationError as error:
+        raise InvalidRecordError(first_fault(error)) from error
 
 
 def _check_names(text: bytes) -> None:
