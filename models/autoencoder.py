@@ -51,11 +51,6 @@ class AutoencoderConfig(BaseModel):
     use_post_quant_conv: bool = True
 
     @property
-    def factor(self) -> int:
-        """By how much the encoder lowers the resolution."""
-        return int(2 ** (len(self.block_out_channels) - 1))
-
-    @property
     def flags(self) -> dict[str, str | int | bool]:
         """The settings as scalars, lists joined by commas."""
         values = self.model_dump(exclude={"class_name"})

@@ -61,9 +61,7 @@ class EveryCall:
         """See :class:`Predictor`."""
         return predict(self._model, state, self._steps[index], clip=self._clip)
 
-    def down(self, index: int, state: Tensor) -> NoisePrediction:
-        """See :class:`Predictor`."""
-        return predict(self._model, state, self._steps[index], clip=self._clip)
+    down = up
 
 
 class FewerCalls:
