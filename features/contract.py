@@ -87,6 +87,11 @@ FINITE = "finite"
 """Name of (B,) bool among the values of a producer: whether all numbers of an image were finite."""
 
 
+def all_finite(values: Tensor) -> Tensor:
+    """Return (B,) bool, whether all numbers (B, ...) of an image are finite."""
+    return torch.isfinite(values).flatten(1).all(dim=1)
+
+
 @dataclass(frozen=True)
 class Hidden:
     """Rows of eight bits, which hide what was not finite, and (B,) bool, whether all numbers of an image were."""
@@ -175,7 +180,11 @@ class SingleFeature(Feature[S]):
     def check(self, rows: HostArray, spec: S) -> None:
         """Raise IntegrityError if rows must not be stored."""
         if not np.isfinite(rows).all():
-            raise IntegrityError(f"{self.name}: a value is not a finite number, so nothing was stored. {self.remedy}")
+            raise self.not_finite()
+
+    def not_finite(self) -> IntegrityError:
+        """Return the error about a value that is not a finite number."""
+        return IntegrityError(f"{self.name}: a value is not a finite number, so nothing was stored. {self.remedy}")
 
     def warnings_about(self, rows: HostArray, spec: S) -> list[str]:
         """Return sentences about the first rows (N, ...) of a build if they are of little use."""
@@ -239,6 +248,16 @@ class Producer(ABC):
         route
             The route.
         """
+
+    @property
+    def whole_route(self) -> Route:
+        """The route that makes all of `specs`."""
+        return self.route(frozenset(self.specs))
+
+    def queue_all(self, network: Network | None, rows: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
+        """Queue the work on images that lack all of `specs`; see :meth:`queue`. ``rows`` may have more than it reads."""
+        read = {name: rows[name] for name in self.reads}
+        return self.queue(network, read, keys, list(self.specs), self.whole_route)
 
     @abstractmethod
     def checked(self, keys: Sequence[str], values: Mapping[str, HostArray]) -> dict[str, HostArray]:
@@ -330,9 +349,7 @@ class Single(Producer):
         """See :class:`Producer`."""
         found, name = dict(values), self.feature.name
         if FINITE in found and not found.pop(FINITE)[: len(keys)].all():
-            raise IntegrityError(
-                f"{name}: a value is not a finite number, so nothing was stored. {self.feature.remedy}"
-            )
+            raise self.feature.not_finite()
         self.feature.check(found[name], self._spec)
         return found
 

@@ -29,7 +29,7 @@ from ..models.diffusion.noise_schedule import Step
 from ..models.diffusion.pass_calls import predictor_of, steps_called
 from ..models.transfer import HostArray
 from .adm import AdmIdentity
-from .contract import FINITE, Feature, Network, Producer, Route
+from .contract import FINITE, Feature, Network, Producer, Route, all_finite
 
 Reach = Literal["first", "inversion", "path"]
 REACHES: tuple[Reach, ...] = ("first", "inversion", "path")
@@ -226,7 +226,7 @@ class Walk(Producer):
             for tap in taps:
                 tap.up(step, state, seen)
             if reach == "first":
-                return _finite(seen.eps)
+                return all_finite(seen.eps)
             state = step.next_signal * seen.x0 + step.next_noise * seen.eps
         if reach == "path":
             for index, step in reversed(list(enumerate(steps))):
@@ -234,7 +234,7 @@ class Walk(Producer):
                 state = step.prev_signal * seen.x0 + step.prev_noise * seen.eps
                 for tap in taps:
                     tap.down(step, seen, state)
-        return _finite(state)
+        return all_finite(state)
 
 
 def to_signal(pixels: Tensor) -> Tensor:
@@ -244,7 +244,3 @@ def to_signal(pixels: Tensor) -> Tensor:
     """
     x = pixels.float() / 255 * 2 - 1
     return x if x.device.type == "cpu" else x.contiguous(memory_format=torch.channels_last)
-
-
-def _finite(values: Tensor) -> Tensor:
-    return torch.isfinite(values).flatten(1).all(dim=1)

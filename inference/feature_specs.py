@@ -17,7 +17,7 @@ from ..cache.store import Cache
 from ..choices import Precision, StoredPreset
 from ..errors import UserError
 from ..features.adm import AdmIdentity
-from ..features.registry import FEATURES, all_specs, make_specs, walk_of, with_inputs
+from ..features.registry import FEATURES, all_specs, make_specs, walk_of, with_their_inputs
 from ..features.walk import WalkFeature, WalkSpec
 from ..images.spec import ImageSpec
 from ..storage import AnyPath, to_path
@@ -55,7 +55,7 @@ class FeatureSpecs:
 
         def parts(name: str) -> Iterable[str]:
             own = self.features.get(name)
-            return with_inputs({name: frozenset({""})}) if own is None else all_specs({name: own})
+            return with_their_inputs([name]) if own is None else all_specs({name: own})
 
         return sorted(name for name in features if any(isinstance(FEATURES[part], WalkFeature) for part in parts(name)))
 
@@ -153,7 +153,6 @@ def _parsed(
         raise UserError(
             f"run {record.run}: its features have settings unknown to this version. Install the version that trained it."
         ) from error
-    features = {name: part for spec in specs.values() for name, part in all_specs({spec.feature: spec}).items()}
     parts = [part for spec in specs.values() for part in all_specs({spec.feature: spec}).values()]
     images = {part for part in parts if isinstance(part, ImageSpec)}
     adms = {part.adm.weights: part.adm for part in parts if isinstance(part, WalkSpec)}
@@ -161,7 +160,7 @@ def _parsed(
         raise UserError(
             f"run {record.run}: its features were made from different images or models, so they cannot be computed together."
         )
-    return FeatureSpecs(images.pop(), features, next(iter(adms.values()), None))
+    return FeatureSpecs(images.pop(), {part.feature: part for part in parts}, next(iter(adms.values()), None))
 
 
 def _in_cache(record: RunRecord, cache: AnyPath | None) -> dict[str, Mapping[str, object]]:

@@ -19,7 +19,7 @@ from ..cache.records.about import Layout
 from ..cache.spec import Spec
 from ..choices import Precision
 from ..errors import UsageError, UserError
-from ..features.contract import FINITE, Network, Producer, Route, Single
+from ..features.contract import FINITE, Network, Producer, Single
 from ..features.registry import layout_of, producers_of, walk_of
 from ..features.walk import Walk
 from ..models.device import arithmetic, check_precision
@@ -102,7 +102,7 @@ class FeatureMaker:
     @property
     def calls(self) -> int:
         """ADM calls per image."""
-        return 0 if self._walk is None else _whole(self._walk).calls
+        return 0 if self._walk is None else self._walk.whole_route.calls
 
     def make(self, images: HostArray, keys: Sequence[str]) -> dict[str, HostArray]:
         """Compute the features of some images.
@@ -138,9 +138,7 @@ class FeatureMaker:
             with torch.inference_mode():
                 finite = torch.ones(size, dtype=torch.bool, device=self.device)
                 for producer in self._producers:
-                    read = {name: rows[name] for name in producer.reads}
-                    network = self._network(producer)
-                    rows |= producer.queue(network, read, told, list(producer.specs), _whole(producer))
+                    rows |= producer.queue_all(self._network(producer), rows, told)
                     finite = finite & rows.pop(FINITE) if FINITE in rows else finite
                 copy = HostCopy({FINITE: finite})
             for name, layout in self._layouts.items():
@@ -233,8 +231,3 @@ class FeatureMaker:
 def plain_view(layout: Layout) -> int | None:
     """Return the place of the plain image's view along the first axis of a row; None if that is no axis of views."""
     return layout.views.index("identity") if layout.views else None
-
-
-def _whole(producer: Producer) -> Route:
-    """Return the route that makes all features of a producer."""
-    return producer.route(frozenset(producer.specs))

@@ -235,7 +235,6 @@ def _measure_adm(config: BuildConfig, specs: Mapping[str, Spec], device: torch.d
 def _measure_single(config: BuildConfig, producer: Single, specs: Mapping[str, Spec], device: torch.device) -> float:
     """Return images a second of a feature that is made of others."""
     model, size = network_on(producer, config, device), single_batch(config, device).size
-    (wanted,) = producer.specs
     shapes = {feature: layout_of(specs[feature]).shape for feature in producer.reads}
 
     def call() -> None:
@@ -243,7 +242,7 @@ def _measure_single(config: BuildConfig, producer: Single, specs: Mapping[str, S
             feature: torch.randint(0, 256, (size, *shape), dtype=torch.uint8, device=device)
             for feature, shape in shapes.items()
         }
-        producer.queue(model, rows, [""] * size, [wanted], producer.route(frozenset({wanted})))
+        producer.queue_all(model, rows, [""] * size)
 
     return size * _per_second(call, device)
 

@@ -23,6 +23,7 @@ from ..cache.spec import Spec
 from ..features.adm import AdmIdentity
 from ..features.contract import Producer
 from ..features.registry import about_of, layout_of, make_specs, producers_of
+from ..features.walk import Walk
 from ..images.spec import ImageSpec
 from ..models.diffusion.checkpoints import find_adm, load_adm
 
@@ -102,10 +103,10 @@ def _rows(producer: Producer, inputs: Mapping[str, Rows]) -> Rows:
     """Return the rows of the one feature that a producer makes, as they are stored."""
     (name,) = producer.specs
     keys = [f"{number:032x}" for number in range(IMAGES)]
-    network = load_adm(_ADM).model if producer.unit == "ADM calls" else None
+    network = load_adm(_ADM).model if isinstance(producer, Walk) else None
     read = {feature: torch.from_numpy(np.ascontiguousarray(rows)) for feature, rows in inputs.items()}
     with torch.inference_mode():
-        queued = producer.queue(network, read, keys, [name], producer.route(frozenset({name})))
+        queued = producer.queue_all(network, read, keys)
     return producer.checked(keys, {feature: rows.numpy() for feature, rows in queued.items()})[name]
 
 

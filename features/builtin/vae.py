@@ -21,7 +21,7 @@ from ...errors import UserError
 from ...images.spec import ImageSpec
 from ...models.autoencoder import AutoencoderSource, autoencoder_source
 from ...models.device import HALF_TYPES
-from ..contract import Hidden, Network, SingleFeature
+from ..contract import Hidden, Network, SingleFeature, all_finite
 from ..walk import to_signal
 
 
@@ -73,8 +73,7 @@ class Autoencoded(SingleFeature[VaeSpec]):
         x, half = to_signal(inputs["image"]), HALF_TYPES.get(spec.precision)
         with torch.inference_mode(), torch.autocast(x.device.type, dtype=half, enabled=half is not None):
             decoded = network(x).float()
-        finite = torch.isfinite(decoded).flatten(1).all(dim=1)
-        return Hidden(((decoded / 2 + 0.5).clamp(0, 1) * 255).to(torch.uint8), finite)
+        return Hidden(((decoded / 2 + 0.5).clamp(0, 1) * 255).to(torch.uint8), all_finite(decoded))
 
     def rate_key(self, spec: VaeSpec) -> dict[str, object]:
         """See :class:`..contract.SingleFeature`."""

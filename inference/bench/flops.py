@@ -58,7 +58,7 @@ class FlopCounter:
         """Count the costs of one method."""
         plan = MethodPlan.of(method, self._config, self._size, self._steps)
         walk = plan.walk
-        calls = 0 if walk is None else walk.route(frozenset(walk.specs)).calls
+        calls = 0 if walk is None else walk.whole_route.calls
         layouts = {name: layout_of(spec) for name, spec in plan.specs.items()}
         with FakeTensorMode():
             student = plan.random_student(self._backbone).eval()
@@ -90,7 +90,6 @@ def _empty_row(layout: Layout) -> Tensor:
 
 def _counted(plan: MethodPlan, producer: Single, rows: Mapping[str, Tensor]) -> tuple[int, int]:
     """Return the FLOPs of a feature that is made of others, and the parameters of its network."""
-    network, wanted = plan.random_network(producer), list(producer.specs)
-    read, route = {name: rows[name] for name in producer.reads}, producer.route(frozenset(wanted))
-    flops = count_flops(producer.queue, network, read, [""], wanted, route)
+    network = plan.random_network(producer)
+    flops = count_flops(producer.queue_all, network, rows, [""])
     return flops, 0 if network is None else parameters(network)

@@ -21,7 +21,7 @@ from ...cache.spec import Spec
 from ...choices import Precision
 from ...features.adm import AdmIdentity
 from ...features.contract import Network, Producer, Single
-from ...features.registry import layout_of, make_specs, networks_of, producers_of, with_inputs
+from ...features.registry import layout_of, make_specs, networks_of, producers_of, with_their_inputs
 from ...features.walk import Walk
 from ...images.spec import ImageSpec
 from ...models.device import STUDENT_PRECISION, arithmetic, check_precision
@@ -117,9 +117,7 @@ class MethodRunner:
             rows = {"image": image}
             for producer in self.plan.producers:
                 with arithmetic(self.plan.precision, self.device):
-                    read, wanted = {name: rows[name] for name in producer.reads}, list(producer.specs)
-                    route = producer.route(frozenset(wanted))
-                    rows |= producer.queue(self.networks[producer.unit], read, [""] * len(image), wanted, route)
+                    rows |= producer.queue_all(self.networks[producer.unit], rows, [""] * len(image))
                 clock.mark(ADM if isinstance(producer, Walk) else producer.unit)
             with arithmetic(STUDENT_PRECISION, self.device):
                 logit, _ = self.student(self.plan.student_input(rows))
@@ -192,7 +190,7 @@ class MethodPlan:
         precision: Precision = "fp32",
     ) -> Self:
         """Return the plan with the default options of a build."""
-        wanted = with_inputs({name: frozenset({""}) for name in method.inputs})
+        wanted = with_their_inputs(method.inputs)
         networks = {name: source.fields(UNKNOWN_WEIGHTS) for name, source in networks_of(wanted, _options()).items()}
         adm = AdmIdentity.of(UNKNOWN_WEIGHTS, config, class_label)
         settings = {"adm": adm, "steps": steps, "precision": precision, "preset": method.preset}
